@@ -1,0 +1,1 @@
+"""What is learned: encoders, masked autoencoders, CNN branches, fusion, self-supervised methods."""

@@ -1,0 +1,1 @@
+"""How things are trained: store, dataset, transforms, engine, checkpoints, scores.  Knows no concrete model."""

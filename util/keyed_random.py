@@ -1,0 +1,88 @@
+"""Random numbers that belong to the sample, not to the machine.
+
+Every crop carries a 64-bit key made from (seed, epoch, record, visit).  Whatever is drawn for it (crop start,
+augmentation, mask) is a pure function of that key and of a counter, evaluated by integer arithmetic on whatever
+device holds the batch.  So 1 process or 8, 0 workers or 16, CPU or GPU, and a resumed run all see the same views.
+
+The generator is SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014) used in
+counter mode: number n of key k is mix(k + (n + 1) * GAMMA).
+"""
+import math
+
+import numpy as np
+import torch
+
+GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)  # written as signed 64-bit integers: torch has no full set of unsigned ones
+MIX1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+MIX2 = 0x94D049BB133111EB - (1 << 64)
+DRAW_STRIDE = 1 << 32                   # numbers one draw may take for one sample
+
+
+def _shift(x, bits):
+    """Logical right shift of signed 64-bit integers."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x):
+    """SplitMix64's finaliser; multiplication wraps modulo 2**64."""
+    x = (x ^ _shift(x, 30)) * MIX1
+    x = (x ^ _shift(x, 27)) * MIX2
+    return x ^ _shift(x, 31)
+
+
+def sample_keys(seed: int, epoch: int, records: np.ndarray, visits: np.ndarray) -> np.ndarray:
+    """Keys of crops: int64 (n,), from the run's seed, the epoch, the record's row in the store and which visit of it
+    in this epoch (0, 1, ...).  Distinct arguments give distinct, well mixed keys."""
+    key = np.zeros(len(records), np.int64)
+    with np.errstate(over="ignore"):
+        for part in (np.int64(seed), np.int64(epoch), records.astype(np.int64), visits.astype(np.int64)):
+            key = _mix((key ^ part) * np.int64(1) + np.int64(GAMMA))
+    return key
+
+
+class KeyedRandom:
+    """Draws for a batch of keys.
+
+    Args:
+        keys: int64 tensor (batch,), on the device where numbers are wanted.
+        stream: draws of different streams with the same keys are independent (e.g. view 0, view 1).
+
+    Every method returns a tensor (batch, *shape) on that device.  Draws follow each other: calling twice gives
+    different numbers, and the n-th call of the same stream always gives the same ones.  A row depends on its own
+    key alone, so ``KeyedRandom(keys).uniform(3)[rows] == KeyedRandom(keys[rows]).uniform(3)``.
+    """
+
+    def __init__(self, keys: torch.Tensor, stream: int = 0):
+        self.keys = _mix(keys ^ (stream * MIX1 % (1 << 63))) if stream else keys
+        self.draws = 0
+
+    def fork(self, stream: int) -> "KeyedRandom":
+        """An independent generator for the same samples (one a view, say)."""
+        return KeyedRandom(self.keys, stream)
+
+    def _bits(self, shape):
+        count = math.prod(shape)
+        if count >= DRAW_STRIDE:
+            raise ValueError(f"one draw of {count} numbers a sample is more than {DRAW_STRIDE}")
+        counter = torch.arange(1, count + 1, device=self.keys.device) + self.draws * DRAW_STRIDE
+        self.draws += 1
+        return _mix(self.keys[:, None] + counter * GAMMA).view(len(self.keys), *shape)
+
+    def uniform(self, *shape: int) -> torch.Tensor:
+        """float32 in [0, 1), a multiple of 2**-24."""
+        return _shift(self._bits(shape), 40).float() * 2.0 ** -24
+
+    def normal(self, *shape: int) -> torch.Tensor:
+        """Standard normal float32 by Box and Muller, both uniforms from one 64-bit number."""
+        bits = self._bits(shape)
+        radius = 1 - _shift(bits, 40).float() * 2.0 ** -24          # in (0, 1]
+        angle = (_shift(bits, 16) & 0xFFFFFF).float() * (2.0 ** -23 * math.pi)
+        return (-2 * radius.log()).sqrt() * angle.cos()
+
+    def integers(self, high, *shape: int) -> torch.Tensor:
+        """int64 in [0, high); ``high`` is an int or a tensor that broadcasts to (batch, *shape)."""
+        return (self.uniform(*shape).double() * high).long()
+
+    def permutation(self, n: int) -> torch.Tensor:
+        """(batch, n): a random order of 0..n-1 for every sample."""
+        return self.uniform(n).argsort(dim=1, stable=True)
