@@ -1,0 +1,41 @@
+"""The twelve standard leads and how people name subsets of them."""
+from util.errors import ConfigError
+
+LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+_BY_LOWER = {lead.lower(): lead for lead in LEADS}
+SUBSETS = {
+    "12lead": LEADS,
+    "limb_lead": LEADS[:6],
+    "lead1": ("I",),
+    "lead2": ("II",),
+}
+
+
+def standard_lead(name: str) -> str | None:
+    """The standard spelling of a lead name in any case ("avr" -> "aVR"), or None if it is not one of the twelve."""
+    return _BY_LOWER.get(name.strip().lower())
+
+
+def parse_leads(value) -> tuple[str, ...]:
+    """Lead names from the config's ``dataset.lead``: a published word (12lead, limb_lead, lead1, lead2), one lead name,
+    or a list of lead names.  The order given is kept.
+
+    Raises:
+        ConfigError: unknown or repeated names.
+    """
+    if isinstance(value, str) and value in SUBSETS:
+        return SUBSETS[value]
+    names = [value] if isinstance(value, str) else list(value)
+    leads = tuple(standard_lead(str(name)) for name in names)
+    unknown = [str(name) for name, lead in zip(names, leads) if lead is None]
+    if unknown or not leads:
+        raise ConfigError(f"dataset.lead: unknown lead {', '.join(unknown) or '(none given)'}; "
+                          f"use one of {', '.join(SUBSETS)} or a list of {', '.join(LEADS)}")
+    if len(set(leads)) < len(leads):
+        raise ConfigError(f"dataset.lead names a lead twice: {', '.join(leads)}")
+    return leads
+
+
+def lead_index(leads) -> list[int]:
+    """Rows of these leads among the twelve."""
+    return [LEADS.index(lead) for lead in leads]
