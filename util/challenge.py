@@ -1,0 +1,56 @@
+"""The PhysioNet/CinC Challenge 2020's scored diagnoses and its weight matrix.
+
+27 SNOMED CT codes are scored; three pairs mean the same and are merged, the first code standing for both, which leaves
+24 classes in the order of the Challenge's weight table.  The tables are CSV files in ``util/tables``.
+
+Perez Alday et al.: Classification of 12-lead ECGs: the PhysioNet/Computing in Cardiology Challenge 2020,
+Physiological Measurement 41 (2020) 124003.
+"""
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+
+TABLES = Path(__file__).parent / "tables"
+
+
+def _read_weights(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
+    """Class codes and the square weight matrix of a CSV whose first row and first column are the codes."""
+    with open(path, newline="", encoding="utf-8") as file:
+        (_, *columns), *rows = csv.reader(file)
+    if [row[0] for row in rows] != columns:
+        raise ValueError(f"{path}: the codes of the rows and of the columns differ")
+    return tuple(columns), np.array([[float(weight) for weight in row[1:]] for row in rows])
+
+
+def _read_classes(path: Path) -> list[dict[str, str]]:
+    """One dict a scored code: code, abbreviation, name, and class (the code of the class that it belongs to)."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+CLASSES, WEIGHTS = _read_weights(TABLES / "challenge_weights.csv")  # 24 codes; (24, 24), [true class, output class]
+WEIGHTS.flags.writeable = False                                     # shared by everyone who imports it
+_ROWS = _read_classes(TABLES / "challenge_classes.csv")
+_BY_CODE = {row["code"]: row for row in _ROWS}
+ABBREVIATIONS = tuple(_BY_CODE[code]["abbreviation"] for code in CLASSES)
+NAMES = tuple(_BY_CODE[code]["name"] for code in CLASSES)
+CODE_TO_CLASS = {row["code"]: CLASSES.index(row["class"]) for row in _ROWS}  # all 27 codes
+NORMAL = CLASSES.index("426783006")  # sinus rhythm: what the Challenge's "inactive" classifier always answers
+
+
+def labels_from_dx(dx) -> np.ndarray:
+    """Labels from diagnoses.
+
+    Args:
+        dx: one string a record, SNOMED CT codes separated by spaces or commas, as in ``records.csv`` or a header.
+
+    Returns:
+        bool (records, 24).  Codes that the Challenge does not score are ignored; a record may have no label at all.
+    """
+    labels = np.zeros((len(dx), len(CLASSES)), bool)
+    for row, text in enumerate(dx):
+        codes = re.split(r"[,\s]+", text)
+        labels[row, [CODE_TO_CLASS[code] for code in codes if code in CODE_TO_CLASS]] = True
+    return labels
