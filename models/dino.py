@@ -1,0 +1,126 @@
+"""DINO (Caron et al., Emerging properties in self-supervised vision transformers, ICCV 2021) for any encoder of the
+registry, on signals or spectrograms."""
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from models.ema import fit_statistics, follow, momentum_at, slow_copy
+from models.heads import DINOHead, embedding_health
+from models.registry import build_model, register
+from models.views import DINO_SIGNAL_VIEWS, Views, encode_views
+from util.errors import ConfigError
+
+
+def teacher_temperature_at(epoch: float, start: float, end: float, warmup_epochs: float) -> float:
+    """Linear from ``start`` at epoch 0 to ``end`` at ``warmup_epochs``, then constant."""
+    return start + (end - start) * min(epoch / warmup_epochs, 1.0) if warmup_epochs else end
+
+
+class DINOLoss(nn.Module):
+    """Cross-entropy of the student's views against the centred, sharpened teacher's (algorithm 1, section 3.1).
+
+    Args:
+        outputs: number of prototypes.
+        student_temperature: tau_s.
+        centre_momentum: of the running mean of the teacher's logits.
+    """
+
+    def __init__(self, outputs: int, student_temperature: float = 0.1, centre_momentum: float = 0.9):
+        super().__init__()
+        self.student_temperature, self.centre_momentum = student_temperature, centre_momentum
+        self.register_buffer("centre", torch.zeros(outputs))
+
+    def forward(self, student, teacher, teacher_temperature: float):
+        """student logits (views, batch, outputs), teacher logits (global views, batch, outputs) of the first of
+        these views -> {"loss", "teacher_entropy", "kl"}, means over the batch of this process and, for the loss, over
+        all pairs of a teacher's view and another view of the student."""
+        with torch.autocast(student.device.type, enabled=False):
+            student = student.float() / self.student_temperature
+            log_target = ((teacher.detach().float() - self.centre) / teacher_temperature).log_softmax(-1)
+            target = log_target.exp()
+            # -sum_k p_k log q_k = logsumexp(s) - sum_k p_k s_k, for logits s of q: no (pairs, batch, outputs) tensor
+            cross_entropy = student.logsumexp(-1) - torch.einsum("tbk,vbk->tvb", target, student)
+            others = 1 - torch.eye(*cross_entropy.shape[:2], device=student.device)
+            globals_, views, batch = cross_entropy.shape
+            loss = (cross_entropy * others[..., None]).sum() / (globals_ * (views - 1) * batch)
+        entropy = -(target * log_target).sum(-1).mean()
+        return {"loss": loss, "teacher_entropy": entropy, "kl": loss.detach() - entropy}
+
+    @torch.no_grad()
+    def update_centre(self, teacher):
+        """Move the centre towards the mean over views, batch and processes of the teacher's logits (equation 4)."""
+        mean = teacher.float().mean((0, 1))
+        if dist.is_initialized():
+            dist.all_reduce(mean)
+            mean /= dist.get_world_size()
+        self.centre.lerp_(mean, 1 - self.centre_momentum)
+
+
+class DINO(nn.Module):
+    """The student learns to give, for every view, what its slow teacher gives for the other, global ones.
+
+    Args:
+        encoder, head: the student's; the teacher's are their slow copies.
+        views: ``Views``; the teacher sees the global ones.
+        loss: ``DINOLoss``.
+        teacher_temperature: (start, end, warm-up epochs).
+        momentum: (start, end) of the teacher's momentum over the run.
+        freeze_last_layer: epochs, from the start, without change of the prototypes.
+    """
+
+    def __init__(self, encoder, head, views, loss, teacher_temperature, momentum, freeze_last_layer):
+        super().__init__()
+        if views.global_count < 1 or views.count < 2:
+            raise ConfigError(f"dino needs 2 or more views, of them 1 or more with 'global: true'; the configuration "
+                              f"makes {views.count} and {views.global_count}")
+        self.encoder, self.head = encoder, head
+        self.teacher_encoder, self.teacher_head = slow_copy(encoder), slow_copy(head)
+        self.views, self.loss = views, loss
+        self.teacher_temperature, self.momentum = teacher_temperature, momentum
+        self.freeze_last_layer = freeze_last_layer
+
+    @property
+    def exports(self):
+        """Encoders worth keeping, by name."""
+        return {"student": self.encoder, "teacher": self.teacher_encoder}
+
+    def fit_statistics(self, batches):
+        """Fit the input statistics of both encoders on crops (batch, leads, time) in mV, where they have any."""
+        fit_statistics(batches, self.encoder, self.teacher_encoder)
+
+    def forward(self, batch):
+        """batch {"signal", "random", "epoch", "progress"} -> {"loss", "teacher_entropy", "kl", "embedding_std",
+        "alignment", "uniformity", "momentum"}; while training it also moves the centre."""
+        views = self.views(batch["signal"], batch["random"])
+        with torch.no_grad():
+            _, teacher = self.teacher_head(encode_views(self.teacher_encoder, views[:self.views.global_count]))
+        embedding, student = self.head(encode_views(self.encoder, views), batch["epoch"] < self.freeze_last_layer)
+        out = self.loss(student, teacher, teacher_temperature_at(batch["epoch"], *self.teacher_temperature))
+        if self.training:
+            self.loss.update_centre(teacher)
+        momentum = torch.tensor(momentum_at(batch["progress"], *self.momentum))
+        return {**out, **embedding_health(embedding[0], embedding[1]), "momentum": momentum}
+
+    def after_step(self, progress: float):
+        """Move the teacher towards the student; progress of the run in [0, 1]."""
+        momentum = momentum_at(progress, *self.momentum)
+        follow(self.teacher_encoder, self.encoder, momentum)
+        follow(self.teacher_head, self.head, momentum)
+
+
+@register
+def dino(encoder="xresnet1d50", encoder_args=None, views=DINO_SIGNAL_VIEWS, head_width=512, head_out=65536,
+         bottleneck=128, student_temperature=0.1, teacher_temperature=0.04, warmup_teacher_temperature=0.04,
+         warmup_teacher_epochs=30, centre_momentum=0.9, momentum=0.996, momentum_end=1.0, freeze_last_layer=1):
+    """DINO around the encoder of this name, built with ``encoder_args``.
+
+    Head MLP width-head_width-head_width-bottleneck and ``head_out`` prototypes.  The teacher's temperature goes from
+    ``warmup_teacher_temperature`` to ``teacher_temperature`` in ``warmup_teacher_epochs``, its momentum on a cosine
+    from ``momentum`` to ``momentum_end`` (published: constant 0.996) over the run; the prototypes stay as they are for
+    ``freeze_last_layer`` epochs.
+    """
+    built = build_model(encoder, num_classes=None, **(encoder_args or {}))
+    return DINO(built, DINOHead(built.width, head_width, bottleneck, head_out), Views(views),
+                DINOLoss(head_out, student_temperature, centre_momentum),
+                (warmup_teacher_temperature, teacher_temperature, warmup_teacher_epochs),
+                (momentum, momentum_end), freeze_last_layer)

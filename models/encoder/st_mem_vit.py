@@ -1,0 +1,54 @@
+"""ST-MEM's encoder: a ViT whose tokens are patches of single leads (Na et al., ICLR 2024).
+
+Each lead's tokens stand between two separators and carry that lead's embedding, so the encoder takes any set of leads.
+"""
+import torch
+import torch.nn as nn
+from einops import rearrange
+
+from models.blocks import patch_embedding
+from models.encoder.vit import TransformerEncoder, encoder_factory
+
+
+class ST_MEM_ViT(TransformerEncoder):
+    """Tokens: every patch of every lead.  Feature: mean over leads and patches, then norm.  Args: ``TransformerEncoder``.
+
+    Position row 0 belongs to the separator in front of a lead, the last row to the one behind it.
+    """
+
+    def __init__(self, *, num_classes=None, **options):
+        super().__init__(**options)
+        patches = self.seq_len // self.patch_size
+        self.pos_embedding = nn.Parameter(torch.randn(1, patches + 2, self.width))
+        self.sep_embedding = nn.Parameter(torch.randn(self.width))
+        self.to_patch_embedding = patch_embedding(self.patch_size, self.width)
+        self.lead_embeddings = nn.ParameterList(nn.Parameter(torch.randn(self.width)) for _ in self.known_leads)
+        self._add_blocks(num_classes)
+
+    def patchify(self, series):
+        """(batch, leads, time) -> (batch, leads, patches, patch_size)."""
+        self.check_length(series)
+        return rearrange(series, "b l (n p) -> b l n p", p=self.patch_size)
+
+    def wrap_leads(self, tokens, rows):
+        """Separators around each lead and lead embeddings on all its tokens.
+
+        (batch, leads, n, width) -> (batch, leads, n + 2, width); ``rows`` are the leads' indices among the known ones.
+        """
+        shape = (*tokens.shape[:2], 1, self.width)
+        left = (self.sep_embedding + self.pos_embedding[0, 0]).expand(shape)
+        right = (self.sep_embedding + self.pos_embedding[0, -1]).expand(shape)
+        lead = torch.stack([self.lead_embeddings[row] for row in rows])
+        return torch.cat([left, tokens, right], dim=2) + lead[:, None]
+
+    def forward_features(self, series, leads=None):
+        rows = self.input_leads(series, leads)
+        patches = self.patchify(series)
+        tokens = self.to_patch_embedding(patches) + self.pos_embedding[:, 1:patches.shape[2] + 1]
+        tokens = rearrange(self.wrap_leads(tokens, rows), "b l n d -> b (l n) d")
+        tokens = rearrange(self.run_blocks(tokens), "b (l n) d -> b l n d", l=len(rows))
+        return self.norm(tokens[:, :, 1:-1].mean(dim=(1, 2)))
+
+
+st_mem_vit_base = encoder_factory(ST_MEM_ViT, "st_mem_vit_base", "base")
+st_mem_vit_small = encoder_factory(ST_MEM_ViT, "st_mem_vit_small", "small")

@@ -1,0 +1,141 @@
+"""Plain ViT over time patches of all leads together: the encoder of MTAE (Na et al., ICLR 2024).
+
+Also home of ``TransformerEncoder``, what the three ViT encoders have in common.
+"""
+import torch
+import torch.nn as nn
+from einops import rearrange, repeat
+
+from models.blocks import Block, patch_embedding
+from models.registry import register
+from util.leads import LEADS, parse_leads
+
+SIZES = {"base": {"width": 768, "depth": 12, "heads": 12}, "small": {"width": 384, "depth": 12, "heads": 6}}
+
+
+class TransformerEncoder(nn.Module):
+    """Blocks, final norm, head and the bookkeeping of leads.
+
+    ``known_leads`` are the leads this encoder has an embedding for; ``leads`` are those of its input, in input order.
+    The two differ when a 12-lead encoder is used with fewer leads.
+
+    Args:
+        seq_len: longest input, in samples; shorter multiples of ``patch_size`` are accepted.
+        patch_size: samples a patch.
+        num_leads: how many leads the encoder knows; 12 means all standard leads.
+        leads: names of the input's leads (default: all that it knows).  With ``num_leads`` < 12 it knows these alone.
+        num_classes: width of the linear head; None for none.
+    """
+
+    def __init__(self, *, seq_len, patch_size, num_leads, leads, width, depth, heads, drop_out_rate=0.0,
+                 attn_drop_out_rate=0.0, drop_path_rate=0.0):
+        super().__init__()
+        self.leads = parse_leads(leads) if leads is not None else LEADS[:num_leads]
+        self.known_leads = LEADS if num_leads == 12 else self.leads
+        if len(self.known_leads) != num_leads:
+            raise ValueError(f"num_leads {num_leads} does not fit the leads {', '.join(self.leads)}: "
+                             f"use {len(self.leads)}, or 12 for an encoder that knows all leads")
+        self.seq_len, self.patch_size, self.width, self.depth = seq_len, patch_size, width, depth
+        self._block_options = [dict(dropout=drop_out_rate, attention_dropout=attn_drop_out_rate,
+                                    drop_path=drop_path_rate * i / max(depth - 1, 1)) for i in range(depth)]
+        self._heads = heads
+
+    def _add_blocks(self, num_classes):
+        """Register what follows the embeddings, in the order of the published state dict."""
+        for i, options in enumerate(self._block_options):
+            setattr(self, f"block{i}", Block(self.width, self._heads, **options))
+        self.norm = nn.LayerNorm(self.width)
+        self.reset_head(num_classes)
+
+    def reset_head(self, num_classes):
+        """A fresh linear head, or none."""
+        self.head = nn.Identity() if num_classes is None else nn.Linear(self.width, num_classes)
+
+    def run_blocks(self, tokens):
+        """(batch, tokens, width) through all blocks; no final norm."""
+        for i in range(self.depth):
+            tokens = getattr(self, f"block{i}")(tokens)
+        return tokens
+
+    def input_leads(self, series, leads=None):
+        """Rows of ``known_leads`` that the input's rows are.
+
+        Raises:
+            ValueError: the number of rows is not the number of leads, or a lead is unknown to this encoder.
+        """
+        leads = self.leads if leads is None else parse_leads(leads)
+        if series.shape[1] != len(leads):
+            raise ValueError(f"the input has {series.shape[1]} leads but the encoder was told of {len(leads)} "
+                             f"({', '.join(leads)}); name the input's leads, e.g. leads=['II']")
+        unknown = [lead for lead in leads if lead not in self.known_leads]
+        if unknown:
+            raise ValueError(f"this encoder has no embedding for lead {', '.join(unknown)}; "
+                             f"it knows {', '.join(self.known_leads)}")
+        return [self.known_leads.index(lead) for lead in leads]
+
+    def check_length(self, series):
+        """Refuse lengths without a position for every patch."""
+        time = series.shape[-1]
+        if time % self.patch_size or not 0 < time <= self.seq_len:
+            raise ValueError(f"the input has {time} samples; it must be a multiple of {self.patch_size} "
+                             f"and at most seq_len = {self.seq_len}")
+
+    def forward_features(self, series, leads=None):
+        raise NotImplementedError
+
+    def forward(self, series, leads=None):
+        """(batch, leads, time) -> (batch, num_classes), or (batch, width) without a head."""
+        return self.head(self.forward_features(series, leads))
+
+
+class ViT(TransformerEncoder):
+    """Tokens are ``patch_size`` samples of all leads together; the feature is the class token after the norm.
+
+    Args: see ``TransformerEncoder``.  Leads that are missing from the input are filled with zeros, since every patch
+    vector has a place for each lead.
+    """
+
+    def __init__(self, *, num_classes=None, **options):
+        super().__init__(**options)
+        patches = self.seq_len // self.patch_size
+        self.pos_embedding = nn.Parameter(torch.randn(1, patches + 1, self.width))
+        self.cls_embedding = nn.Parameter(torch.randn(self.width))
+        self.to_patch_embedding = patch_embedding(self.patch_size * len(self.known_leads), self.width)
+        self._add_blocks(num_classes)
+
+    def patchify(self, series, leads=None):
+        """(batch, leads, time) -> (batch, patches, patch_size * known leads), sample-major, lead fastest."""
+        self.check_length(series)
+        rows = self.input_leads(series, leads)
+        if rows != list(range(len(self.known_leads))):
+            full = series.new_zeros(series.shape[0], len(self.known_leads), series.shape[2])
+            full[:, rows] = series
+            series = full
+        return rearrange(series, "b l (n p) -> b n (p l)", p=self.patch_size)
+
+    def with_class_token(self, tokens):
+        """Prepend the class token with its position (row 0)."""
+        token = self.cls_embedding + self.pos_embedding[:, 0]
+        return torch.cat([repeat(token, "1 d -> b 1 d", b=len(tokens)), tokens], dim=1)
+
+    def forward_features(self, series, leads=None):
+        patches = self.patchify(series, leads)
+        tokens = self.to_patch_embedding(patches) + self.pos_embedding[:, 1:patches.shape[1] + 1]
+        return self.norm(self.run_blocks(self.with_class_token(tokens))[:, 0])
+
+
+def encoder_factory(encoder_class, name, size, patch_size=75):
+    """A registered function ``name`` that builds ``encoder_class`` in one of ``SIZES``."""
+    def factory(*, num_classes=None, seq_len=2250, patch_size=patch_size, num_leads=12, leads=None,
+                drop_out_rate=0.0, attn_drop_out_rate=0.0, drop_path_rate=0.0):
+        return encoder_class(num_classes=num_classes, seq_len=seq_len, patch_size=patch_size, num_leads=num_leads,
+                             leads=leads, drop_out_rate=drop_out_rate, attn_drop_out_rate=attn_drop_out_rate,
+                             drop_path_rate=drop_path_rate, **SIZES[size])
+    factory.__name__ = factory.__qualname__ = name
+    factory.__module__ = encoder_class.__module__
+    factory.__doc__ = f"{encoder_class.__name__} of {size} size: {SIZES[size]}."
+    return register(factory)
+
+
+vit_base = encoder_factory(ViT, "vit_base", "base")
+vit_small = encoder_factory(ViT, "vit_small", "small")

@@ -1,0 +1,165 @@
+"""What ST-MEM, MTAE and MLAE share: random masking, decoder, loss, initialisation (He et al., CVPR 2022, on ECGs)."""
+import torch
+import torch.nn as nn
+
+from models.blocks import Block, sincos_positions
+from models.encoder.vit import SIZES
+from models.registry import register
+
+DECODER = {"width": 256, "depth": 4, "heads": 4}
+
+
+def draw_mask(noise, mask_ratio):
+    """Which tokens stay, from uniform noise (..., n): the ``int(n * (1 - mask_ratio))`` with the smallest noise.
+
+    Returns:
+        keep (..., kept) indices in noise order; restore (..., n), the inverse permutation that puts
+        [kept tokens, masked tokens] back in place; mask (..., n) float32, 0 kept and 1 masked.
+
+    Raises:
+        ValueError: a ratio that keeps or masks nothing (the loss would be undefined).
+    """
+    n = noise.shape[-1]
+    kept = int(n * (1 - mask_ratio))
+    if not 0 < kept < n:
+        raise ValueError(f"mask_ratio {mask_ratio} keeps {kept} of {n} tokens; at least one must be kept and one masked")
+    order = noise.argsort(dim=-1)
+    restore = order.argsort(dim=-1)
+    return order[..., :kept], restore, (restore >= kept).float()
+
+
+def take(tokens, index):
+    """tokens (..., n, width) at index (..., k) -> (..., k, width)."""
+    return tokens.gather(-2, index[..., None].expand(*index.shape, tokens.shape[-1]))
+
+
+class MaskedAutoencoder(nn.Module):
+    """Base of the three masked autoencoders.  A subclass says how to make patches, encode and decode.
+
+    Args:
+        encoder: built without a head; its position table is replaced by the frozen sine-cosine one.
+        target_width: values a patch.
+        positions: tokens with a position of their own; ``zero_rows_behind`` as in ``sincos_positions``.
+        norm_pix_loss: standardise each target patch (unbiased variance, eps 1e-6).
+        mask_ratio: share of tokens to mask.
+        decoder_norm_eps: 1e-6 in the published factories.
+    """
+
+    def __init__(self, encoder, *, target_width, positions, zero_rows_behind=0, norm_pix_loss=True, mask_ratio=0.75,
+                 decoder_norm_eps=1e-6):
+        super().__init__()
+        width, depth, heads = DECODER["width"], DECODER["depth"], DECODER["heads"]
+        self.norm_pix_loss, self.mask_ratio = norm_pix_loss, mask_ratio
+        self.mask_embedding = nn.Parameter(torch.zeros(1, 1, width))
+        self.decoder_pos_embed = nn.Parameter(sincos_positions(width, positions, zero_rows_behind), requires_grad=False)
+        self.encoder = encoder
+        encoder.pos_embedding = nn.Parameter(sincos_positions(encoder.width, positions, zero_rows_behind),
+                                             requires_grad=False)
+        # The published checkpoints hold the patch embedding under this name, too (one storage).
+        self.to_patch_embedding = encoder.to_patch_embedding
+        self.to_decoder_embedding = nn.Linear(encoder.width, width)
+        self.decoder_blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.decoder_norm = nn.LayerNorm(width, eps=decoder_norm_eps)
+        self.decoder_head = nn.Linear(width, target_width)
+        self._initialise()
+
+    def _initialise(self):
+        """Linear: Xavier uniform, zero bias; learned tokens: normal(0.02); LayerNorm keeps 1 and 0."""
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            if parameter.ndim == 2:
+                nn.init.xavier_uniform_(parameter)
+            elif "embedding" in name and "to_" not in name:
+                nn.init.normal_(parameter, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def patches(self, series):
+        """Target patches: (batch, leads, time) -> (batch, ..., tokens, target_width)."""
+        raise NotImplementedError
+
+    def encode(self, patches, keep):
+        """Latents of the kept tokens."""
+        raise NotImplementedError
+
+    def decode(self, latent, restore):
+        """Latents -> predicted patches, shaped like ``patches(series)``."""
+        raise NotImplementedError
+
+    def fill_masked(self, visible, restore):
+        """Mask tokens at the masked places: (..., kept, width) -> (..., n, width)."""
+        masked = restore.shape[-1] - visible.shape[-2]
+        tokens = self.mask_embedding.to(visible.dtype).expand(*visible.shape[:-2], masked, visible.shape[-1])
+        return take(torch.cat([visible, tokens], dim=-2), restore)
+
+    def run_decoder(self, tokens):
+        for block in self.decoder_blocks:
+            tokens = block(tokens)
+        return self.decoder_head(self.decoder_norm(tokens))
+
+    def loss(self, target, pred, mask):
+        """Mean squared error of a patch, averaged over the masked patches."""
+        if self.norm_pix_loss:
+            variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
+            target = (target - mean) / (variance + 1e-6).sqrt()
+        error = (pred.to(target.dtype) - target).square().mean(dim=-1)
+        return (error * mask).sum() / mask.sum()
+
+    def forward(self, batch, mask_ratio=None, noise=None):
+        """Mask, rebuild, compare.
+
+        Args:
+            batch: (batch, leads, time) signal, or the engine's dict with "signal" and "random".
+            mask_ratio: overrides the one given at construction.
+            noise: uniform masking noise, one number a token; drawn if None (from the samples' own random numbers
+                when the batch carries them).
+
+        Returns:
+            {"loss", "pred" (batch, ..., tokens, target_width), "mask" (batch, ..., tokens) 1 = masked}.
+        """
+        random = None
+        if isinstance(batch, dict):
+            batch, random = batch["signal"], batch.get("random")
+        target = self.patches(batch)
+        shape = target.shape[1:-1]
+        if noise is None:
+            noise = random.uniform(*shape) if random else torch.rand(len(batch), *shape, device=batch.device)
+        keep, restore, mask = draw_mask(noise, self.mask_ratio if mask_ratio is None else mask_ratio)
+        pred = self.decode(self.encode(target, keep), restore)
+        return {"loss": self.loss(target, pred, mask), "pred": pred, "mask": mask}
+
+    def reconstruct(self, batch):
+        """For figures: the signal, its reconstruction in the signal's own units, and what was masked.
+
+        Returns:
+            signal, reconstruction, both (batch, leads, time), and bool mask (batch, leads, time).  Visible patches of
+            the reconstruction are the decoder's output as well; with norm_pix_loss each patch is scaled back by the
+            target's mean and standard deviation.
+        """
+        out = self(batch)
+        signal = batch["signal"] if isinstance(batch, dict) else batch
+        target, pred = self.patches(signal), out["pred"].float()
+        if self.norm_pix_loss:
+            variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
+            pred = pred * (variance + 1e-6).sqrt() + mean
+        mask = out["mask"][..., None].expand(target.shape)
+        return signal, self.unpatch(pred), self.unpatch(mask) > 0.5
+
+    def unpatch(self, patches):
+        """Inverse of ``patches``."""
+        raise NotImplementedError
+
+
+def mae_factory(model_class, encoder_class, name, size, patch_size=75):
+    """A registered function ``name`` that builds a pre-training model around ``encoder_class`` in one of ``SIZES``."""
+    def factory(*, seq_len=2250, patch_size=patch_size, num_leads=12, leads=None, norm_pix_loss=True, mask_ratio=0.75,
+                drop_path_rate=0.0):
+        encoder = encoder_class(seq_len=seq_len, patch_size=patch_size, num_leads=num_leads, leads=leads,
+                                drop_path_rate=drop_path_rate, **SIZES[size])
+        return model_class(encoder, norm_pix_loss=norm_pix_loss, mask_ratio=mask_ratio)
+    factory.__name__ = factory.__qualname__ = name
+    factory.__module__ = model_class.__module__
+    factory.__doc__ = f"{model_class.__name__} with a {size} encoder {SIZES[size]} and decoder {DECODER}."
+    return register(factory)

@@ -1,0 +1,23 @@
+"""MLAE: masked lead autoencoder (Na et al., ICLR 2024, appendix): whole leads are masked."""
+from models.encoder.mlae_vit import MLAE_ViT
+from models.mae import mae_factory
+from models.mtae import ClassTokenAutoencoder
+
+
+class MLAE(ClassTokenAutoencoder):
+    """pred (batch, leads, seq_len)."""
+
+    def __init__(self, encoder, **options):
+        super().__init__(encoder, target_width=encoder.seq_len, positions=len(encoder.known_leads), **options)
+
+    def patches(self, series):
+        self.encoder.check_length(series)
+        self.encoder.input_leads(series)
+        return series
+
+    def unpatch(self, patches):
+        return patches
+
+
+mlae_vit_base_dec256d4b = mae_factory(MLAE, MLAE_ViT, "mlae_vit_base_dec256d4b", "base", patch_size=1)
+mlae_vit_small_dec256d4b = mae_factory(MLAE, MLAE_ViT, "mlae_vit_small_dec256d4b", "small", patch_size=1)

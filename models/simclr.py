@@ -1,0 +1,91 @@
+"""SimCLR (Chen, Kornblith, Norouzi, Hinton, ICML 2020) for any encoder of the registry."""
+import torch
+import torch.distributed as dist
+from einops import rearrange
+from torch import nn
+from torch.nn import functional as F
+
+from models.ema import fit_statistics
+from models.heads import embedding_health, mlp
+from models.registry import build_model, register
+from models.views import CONTRASTIVE_VIEWS, Views, encode_views
+from util.errors import ConfigError
+
+
+class _Gather(torch.autograd.Function):
+    """x of every process, (world, *x.shape); each x gets the gradient of every process's use of it, summed.
+
+        rank 0: x0          rank 0: x0 x1
+        rank 1: x1   ->     rank 1: x0 x1
+    """
+
+    @staticmethod
+    def forward(ctx, x):
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank()]
+
+
+def nt_xent(first, second, temperature: float) -> torch.Tensor:
+    """NT-Xent, equation 1 of the paper, mean over the anchors of this process.
+
+    Args:
+        first, second: embeddings (batch, d) of the two views, of any length; the same batch on every process.
+        temperature: tau.
+
+    An anchor's candidates are all views of all samples of all processes but itself.  Every process holds the loss of
+    its own anchors, so the mean over processes, and DDP's mean of gradients, are those of one process with all samples.
+    """
+    batch = len(first)
+    with torch.autocast(first.device.type, enabled=False):
+        own = F.normalize(torch.stack([first, second]).float(), dim=-1)         # (2, batch, d)
+        gathered = _Gather.apply(own) if dist.is_initialized() else own[None]   # (world, 2, batch, d)
+        candidates = rearrange(gathered, "world view batch d -> (view world batch) d")
+        similarity = rearrange(own, "view batch d -> (view batch) d") @ candidates.T / temperature
+        total = len(candidates) // 2
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        place = rank * batch + torch.arange(batch, device=own.device)
+        itself = torch.cat([place, place + total])
+        partner = torch.cat([place + total, place])
+        return F.cross_entropy(similarity.scatter(1, itself[:, None], -torch.inf), partner)
+
+
+class SimCLR(nn.Module):
+    """Two views of a crop attract each other and repel those of all other crops.
+
+    Args:
+        encoder: encoder, see ``simclr``.
+        head: (batch, encoder.width) -> (batch, d).
+        views: ``Views`` of two views.
+        temperature: NT-Xent's.
+    """
+
+    def __init__(self, encoder, head, views, temperature: float):
+        super().__init__()
+        if views.count != 2:
+            raise ConfigError(f"simclr needs 2 views, the configuration makes {views.count}")
+        self.encoder, self.head, self.views, self.temperature = encoder, head, views, temperature
+
+    def fit_statistics(self, batches):
+        """Fit the encoder's input statistics on crops (batch, leads, time) in mV, where it has any."""
+        fit_statistics(batches, self.encoder)
+
+    def forward(self, batch):
+        """batch {"signal", "random"} -> {"loss", "embedding_std", "alignment", "uniformity"}."""
+        views = self.views(batch["signal"], batch["random"])
+        first, second = self.head(encode_views(self.encoder, views))
+        return {"loss": nt_xent(first, second, self.temperature), **embedding_health(first, second)}
+
+
+@register
+def simclr(encoder="xresnet1d50", encoder_args=None, views=CONTRASTIVE_VIEWS, head_width=512, head_out=128,
+           temperature=0.1):
+    """SimCLR around the encoder of this name, built with ``encoder_args``; head MLP width-head_width-head_out."""
+    built = build_model(encoder, num_classes=None, **(encoder_args or {}))
+    return SimCLR(built, mlp(built.width, head_width, head_out), Views(views), temperature)
