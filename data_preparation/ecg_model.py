@@ -1,0 +1,463 @@
+"""A heart dipole that beats according to a list of findings, seen through the twelve leads.
+
+The heart is one moving current dipole (McSharry et al. 2003, A dynamical model for generating synthetic
+electrocardiogram signals, IEEE Trans. Biomed. Eng. 50; Sameni et al. 2007, Multichannel ECG and noise modeling,
+EURASIP J. Adv. Signal Process.).  Its path over a beat is a sum of Gaussians, here in time relative to the beat rather
+than in phase, so that PR, QRS and QT are exact.  Dower's matrix turns the dipole into potentials (Dower, Machado and
+Osborne 1980, On deriving the electrocardiogram from vectorcardiographic leads, Clin. Cardiol. 3).  Noise enters at the
+ten electrodes, before the leads are formed, so that Einthoven's and Goldberger's identities hold for noise as well.
+
+    findings = Findings(rhythm="sinus", rate=72, pr=0.16, ...)
+    signal = simulate(findings, fs=500, samples=5000, mains=50, rng=np.random.default_rng(0))     # mV (samples, 12)
+
+Wave tables give vectors as (I, A, Z): what the wave writes in lead I, in lead aVF times 2/sqrt(3), and Frank's Z
+(to the back), in mV.  In (I, A) an angle is the frontal axis as it is read from the leads.
+"""
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from scipy.signal import butter, lfilter
+
+# Rows V1..V6, I, II of Dower's matrix; columns Frank's X (to the left), Y (to the feet), Z (to the back).
+DOWER = np.array([[-0.515, 0.157, -0.917], [0.044, 0.164, -1.387], [0.882, 0.098, -1.277], [1.213, 0.127, -0.601],
+                  [1.125, 0.127, -0.086], [0.831, 0.076, 0.230], [0.632, -0.235, 0.059], [0.235, 1.066, -0.132]])
+_I, _II = DOWER[6], DOWER[7]
+_FRONTAL = np.stack([_I, (_II - _I / 2) * 2 / np.sqrt(3), [0, 0, 1]])       # (X, Y, Z) -> (I, A, Z)
+TO_FRANK = np.linalg.inv(_FRONTAL).T                                        # rows (I, A, Z) @ TO_FRANK = (X, Y, Z)
+
+# Potentials against Wilson's central terminal of the electrodes RA, LA, LL, C1..C6 from the dipole ...
+TO_ELECTRODES = np.stack([-(_I + _II) / 3, (2 * _I - _II) / 3, (2 * _II - _I) / 3, *DOWER[:6]], axis=1)    # (3, 9)
+# ... and the twelve leads from the potentials of those electrodes.
+TO_LEADS = np.zeros((9, 12))
+TO_LEADS[:3, :6] = np.array([[-1, 1, 0], [-1, 0, 1], [0, -1, 1], [1, -.5, -.5], [-.5, 1, -.5], [-.5, -.5, 1]]).T
+TO_LEADS[:3, 6:] = -1 / 3
+TO_LEADS[3:, 6:] = np.eye(6)
+
+EDGE = 2.3              # a Gaussian of the QRS begins and ends this many standard deviations from its centre
+LIMB = DOWER @ TO_FRANK.T                                                   # (8, 3): V1..V6, I, II from (I, A, Z)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is drawn for one patient; the diagnoses follow from it (see ``diagnoses``).
+
+    Attributes:
+        rhythm: sinus, fibrillation, flutter, junctional, or paced.
+        rate: mean ventricular rate, beats a minute.
+        swing: peak-to-peak respiratory change of the sinus RR interval, seconds.
+        conduction: normal, rbbb, irbbb, lbbb, nsivcb or lafb.
+        pr, qrs: intervals in seconds.
+        qtc: QT interval at one beat a second with a narrow QRS (Bazett), seconds.
+        axis: frontal QRS axis in degrees, from the net QRS areas in I and aVF.
+        voltage: largest peak-to-peak QRS among the limb leads, mV.
+        t_wave: normal, inverted, flat or biphasic; t_site: where an inverted T lies (anterior, lateral, inferior).
+        q_site: where there is a pathological Q wave (none, anterior, lateral, inferior).
+        st: none, depressed or elevated; st_site as t_site.
+        ectopy: none, pac or pvc; ectopics: how many of them for 10 seconds.
+        fibrillating_atria: a paced heart over atrial fibrillation, without P waves.
+        atrial_rate: flutter waves a minute.
+        noise: factor on every disturbance.
+        age: years; male: sex.
+    """
+    rhythm: str = "sinus"
+    rate: float = 72.0
+    swing: float = 0.04
+    conduction: str = "normal"
+    pr: float = 0.16
+    qrs: float = 0.09
+    qtc: float = 0.41
+    axis: float = 45.0
+    voltage: float = 1.2
+    t_wave: str = "normal"
+    t_site: str = "anterior"
+    q_site: str = "none"
+    st: str = "none"
+    st_site: str = "lateral"
+    ectopy: str = "none"
+    ectopics: int = 0
+    fibrillating_atria: bool = False
+    atrial_rate: float = 300.0
+    noise: float = 1.0
+    age: int = 60
+    male: bool = True
+
+
+class Waves(NamedTuple):
+    """Gaussians: centre and standard deviations before and after it in seconds (k,), vectors (k, 3)."""
+    centre: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    vector: np.ndarray
+
+
+class Beats(NamedTuple):
+    """Ventricular beats: QRS onset in seconds, QT interval in seconds, kind (0 the rhythm's own, 1 PAC, 2 PVC)."""
+    onset: np.ndarray
+    qt: np.ndarray
+    kind: np.ndarray
+
+
+# ---- Wave tables -----------------------------------------------------------------------------------------------------
+# QRS rows: centre and standard deviation as shares of the QRS duration, then (I, A, Z) in mV at the normal axis.
+QRS = {
+    "normal": [(.18, .07, -.10, -.05, -.32), (.42, .10, .62, .75, .10), (.60, .09, .15, .20, .60),
+               (.79, .08, -.12, -.10, .38)],
+    "lafb": [(.17, .07, -.16, .26, -.22), (.44, .10, .55, -.55, .15), (.64, .10, .10, -.55, .50),
+             (.82, .07, .0, -.12, .25)],
+    "rbbb": [(.13, .05, -.10, -.05, -.32), (.29, .070, .62, .75, .05), (.41, .06, .15, .20, .45)],
+    "irbbb": [(.16, .06, -.10, -.05, -.30), (.36, .085, .62, .75, .10), (.51, .07, .15, .20, .50)],
+    "lbbb": [(.17, .07, .15, .12, .05), (.37, .085, .80, .50, .75), (.62, .105, .70, .35, 1.15),
+             (.82, .075, .25, .10, .45)],
+    "nsivcb": [(.14, .055, -.05, -.02, -.22), (.33, .075, .55, .60, .05), (.57, .085, .45, .50, .45),
+               (.80, .08, -.22, -.15, .42)],
+}
+# Late right and anterior forces of a blocked right bundle; they keep their direction whatever the axis.
+TERMINAL = {"rbbb": [(.66, .10, -.26, .02, -.58), (.84, .07, -.16, .0, -.30)], "irbbb": [(.76, .085, -.14, .02, -.42)]}
+# Dead muscle: forces point away from it for the first 40 ms and more.
+Q_WAVE = {"anterior": [(.25, .10, .02, .0, .75)], "lateral": [(.22, .09, -.45, .05, .02)],
+          "inferior": [(.22, .09, .05, -.55, .0)]}
+# Ventricular origins: right outflow tract, left ventricle, apex of the right ventricle (where the pacing lead lies).
+ECTOPIC = {
+    "outflow": [(.34, .12, .10, 1.05, .60), (.62, .13, .15, 1.00, 1.00)],
+    "left": [(.34, .12, -.35, -.85, -.55), (.62, .13, -.55, -.70, -1.0)],
+    "apex": [(.34, .11, .55, -.55, .60), (.62, .13, .65, -.80, .95)],
+}
+T_NORMAL = (.22, .22, -.24)
+T_INVERTED = {"anterior": (.06, .14, .36), "lateral": (-.24, .02, -.02), "inferior": (.10, -.27, -.16)}
+ST_ELEVATED = {"anterior": (.03, .02, -.22), "lateral": (.14, .04, -.05), "inferior": (.0, .20, -.03)}
+ST_DEPRESSED = {"anterior": (-.03, -.04, .14), "lateral": (-.08, -.08, .02), "inferior": (-.04, -.12, .04)}
+P_SINUS = [(.036, .016, .05, .10, -.06), (.066, .018, .06, .06, .05)]       # right, then left atrium; seconds
+P_ECTOPIC = [(.036, .015, -.02, .06, .03), (.062, .016, .02, .09, -.04)]
+P_RETROGRADE = [(.040, .018, .01, -.11, .02)]
+
+
+def _waves(rows, scale=1.0) -> Waves:
+    rows = np.asarray(rows, float)
+    return Waves(rows[:, 0] * scale, rows[:, 1] * scale, rows[:, 1] * scale, rows[:, 2:])
+
+
+def _join(*parts: Waves) -> Waves:
+    return Waves(*(np.concatenate(column) for column in zip(*parts)))
+
+
+def _vary(waves: Waves, rng, spread) -> Waves:
+    """No two hearts alike: every wave a little larger or smaller, and turned a little."""
+    size = np.exp(spread * rng.standard_normal((len(waves.centre), 1)))
+    turn = 0.5 * spread * rng.standard_normal(waves.vector.shape) * np.linalg.norm(waves.vector, axis=1)[:, None]
+    return waves._replace(vector=waves.vector * size + turn)
+
+
+def _net(waves: Waves) -> np.ndarray:
+    """Net area (I, A, Z) in mV s."""
+    return ((waves.before + waves.after)[:, None] * np.sqrt(np.pi / 2) * waves.vector).sum(axis=0)
+
+
+def _turn_to_axis(movable: Waves, fixed: Waves, axis: float) -> Waves:
+    """Rotate ``movable`` in the frontal plane so that movable and fixed together have this axis (degrees)."""
+    target = np.deg2rad(axis)
+    area, rest = _net(movable)[:2], _net(fixed)[:2]
+    across = rest @ [-np.sin(target), np.cos(target)]           # the part of ``fixed`` that would tilt the sum
+    tilt = np.arcsin(np.clip(-across / np.hypot(*area), -0.9, 0.9))
+    angle = target + tilt - np.arctan2(area[1], area[0])
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    vector = movable.vector.copy()
+    vector[:, :2] = vector[:, :2] @ rotation
+    return movable._replace(vector=vector)
+
+
+def limb_voltage(waves: Waves) -> float:
+    """Largest peak-to-peak deflection of these waves among the six limb leads, mV."""
+    time = np.arange(-0.05, 0.3, 0.002)
+    offset = time[:, None] - waves.centre
+    width = np.where(offset < 0, waves.before, waves.after)
+    path = np.exp(-0.5 * (offset / width) ** 2) @ (waves.vector @ TO_FRANK)
+    return np.ptp(path @ TO_ELECTRODES[:, :3] @ TO_LEADS[:3, :6], axis=0).max()
+
+
+def qrs_waves(findings: Findings, rng) -> Waves:
+    """The QRS of the rhythm's own beats, with onset at 0, the drawn duration, axis and voltage."""
+    if findings.rhythm == "paced":
+        movable, fixed = _waves(ECTOPIC["apex"], findings.qrs), _waves(np.zeros((0, 5)))
+    else:
+        rows = QRS[findings.conduction]
+        if findings.q_site != "none":
+            rows = rows[1:]                                     # the septal q is lost in the pathological one
+        late = TERMINAL.get(findings.conduction, []) + Q_WAVE.get(findings.q_site, [])
+        movable, fixed = _waves(rows, findings.qrs), _waves(np.reshape(late, (-1, 5)), findings.qrs)
+    movable, fixed = _vary(movable, rng, 0.15), _vary(fixed, rng, 0.12)
+    waves = _join(_turn_to_axis(movable, fixed, findings.axis), fixed)
+    return waves._replace(vector=waves.vector * (findings.voltage / limb_voltage(waves)))
+
+
+def _t_shape(vector, qrs_scale=1.0, width=1.0) -> Waves:
+    """A T wave that ends at time 0: slow rise, faster fall."""
+    after = 0.030 * width
+    return Waves(np.array([-EDGE * after]), np.array([1.55 * after]), np.array([after]),
+                 np.array([vector]) * qrs_scale)
+
+
+def t_waves(findings: Findings, qrs: Waves, rng) -> Waves:
+    """ST segment and T wave with the end of T at time 0, at a heart rate of 60 a minute."""
+    size = (findings.voltage / 1.2) ** 0.7 * np.exp(0.2 * rng.standard_normal())
+    width = np.clip(findings.qtc / 0.41, 0.9, 1.25) * rng.uniform(0.95, 1.15)
+    if findings.conduction == "lbbb" or findings.rhythm == "paced":
+        return secondary_t(qrs, width)
+    vector = np.array(T_NORMAL) * [1, 1, rng.uniform(0.5, 1.4)]
+    if findings.conduction in ("rbbb", "irbbb"):                # T turns away from the terminal forces: V1, V2 inverted
+        vector += [.05, .0, .38 if findings.conduction == "rbbb" else .14]
+    if findings.t_wave == "inverted":
+        vector = np.array(T_INVERTED[findings.t_site])
+        size = max(size, 0.75)
+    elif findings.t_wave == "flat":
+        size *= 0.12
+    waves = _t_shape(vector, size, width)
+    if findings.t_wave == "biphasic":
+        early = waves._replace(centre=waves.centre - 0.075, vector=waves.vector * 0.5)
+        waves = _join(early, waves._replace(vector=-0.6 * waves.vector))
+    if findings.st != "none":
+        vector = (ST_ELEVATED if findings.st == "elevated" else ST_DEPRESSED)[findings.st_site]
+        waves = _join(waves, _st_segment(np.array(vector) * min(1.2, max(0.7, size)), findings))
+    return waves
+
+
+def _st_segment(vector, findings) -> Waves:
+    """A plateau between the J point and the T wave."""
+    start, end = findings.qrs - 0.39, -0.14
+    centre = np.linspace(start + 0.02, end, 3)
+    width = np.full(3, 0.035)
+    return Waves(centre, np.full(3, 0.022), width, np.outer([0.55, 0.6, 0.6], vector))
+
+
+def secondary_t(qrs: Waves, width=1.0) -> Waves:
+    """T wave and sloping ST segment of a ventricle that was activated abnormally: against the QRS."""
+    vector = -_net(qrs) * 6.5
+    after = 0.034 * width
+    return Waves(np.array([-EDGE * after, -0.16]), np.array([0.050 * width, 0.05]), np.array([after, 0.06]),
+                 np.stack([vector, 0.45 * vector]))
+
+
+# ---- Rhythm ----------------------------------------------------------------------------------------------------------
+def _intervals(findings: Findings, count: int, breath: float, rng) -> np.ndarray:
+    """RR intervals (count,) in seconds, without ectopic beats."""
+    mean = 60 / findings.rate
+    if findings.rhythm == "fibrillation":                       # irregularly irregular: no memory from beat to beat
+        variation = rng.uniform(0.19, 0.28)
+        return np.maximum(mean * rng.gamma(variation ** -2, variation ** 2, count), 0.30)
+    if findings.rhythm == "paced":
+        return np.full(count, mean)
+    time = mean * np.arange(count)
+    slow = 0.012 * mean * np.sin(2 * np.pi * 0.1 * time + rng.uniform(0, 2 * np.pi))      # Mayer waves
+    wander = 0.008 * mean * rng.standard_normal(count)
+    if findings.rhythm == "junctional":
+        return mean + wander
+    return mean + findings.swing / 2 * np.sin(2 * np.pi * breath * time + rng.uniform(0, 2 * np.pi)) + slow + wander
+
+
+def _flutter_intervals(findings: Findings, count: int, rng) -> np.ndarray:
+    """Whole numbers of flutter waves, near the drawn ventricular rate."""
+    cycle = 60 / findings.atrial_rate
+    ratio = findings.atrial_rate / findings.rate
+    low = max(2, int(ratio))
+    steps = low + (rng.random(count) < ratio - low)
+    return steps * cycle * (1 + 0.004 * rng.standard_normal(count))
+
+
+def beats(findings: Findings, duration: float, breath: float, rng) -> Beats:
+    """All beats whose waves may touch the record of ``duration`` seconds."""
+    count = int(duration / 60 * findings.rate * 1.6) + 8
+    draw = _flutter_intervals if findings.rhythm == "flutter" else None
+    rr = draw(findings, count, rng) if draw else _intervals(findings, count, breath, rng)
+    kind = np.zeros(count, int)
+    start = -rng.uniform(0.6, 1.6) * rr[0]
+    if findings.ectopy != "none":
+        first = np.searchsorted(start + np.cumsum(rr), 0.5) + 1
+        last = np.searchsorted(start + np.cumsum(rr), duration - 1.2)
+        where = _ectopic_places(first, max(last, first + 1), findings.ectopics * duration / 10, rng)
+        kind[where] = 1 if findings.ectopy == "pac" else 2
+        early = rng.uniform(0.56, 0.70) if findings.ectopy == "pac" else rng.uniform(0.52, 0.66)
+        early = early + 0.02 * rng.standard_normal(len(where))
+        pause = 1.08 if findings.ectopy == "pac" else 2 - early     # a PVC leaves the sinus node alone: full pause
+        rr[where], rr[where + 1] = rr[where] * early, rr[where] * pause
+    onset = start + np.concatenate([[0], np.cumsum(rr)])
+    mean = 60 / findings.rate
+    before = np.concatenate([[mean], rr])
+    wide = 0.485 * max(0.0, findings.qrs - 0.10)                # Bogossian's allowance for a wide QRS
+    qt = findings.qtc * np.sqrt(0.85 * mean + 0.15 * np.minimum(before, 1.5 * mean)) + wide
+    keep = (onset > -1.2) & (onset < duration + 0.6)
+    return Beats(onset[keep], qt[keep], np.concatenate([[0], kind])[keep])
+
+
+def _ectopic_places(first, last, wanted, rng):
+    """Beat numbers (never neighbours) that come early."""
+    slots = np.arange(first, last, 2)
+    count = int(np.clip(round(wanted), 1, len(slots)))
+    return np.sort(rng.choice(slots, count, replace=False))
+
+
+def flutter_or_fibrillation(findings: Findings, first_beat: float, time: np.ndarray, rng) -> np.ndarray:
+    """Atrial activity without P waves, as a dipole (n, 3) in mV: sawtooth waves whose amplitude and period wander
+    (Stridh and Sornmo 2001, Spatiotemporal QRST cancellation techniques for analysis of atrial fibrillation)."""
+    if findings.rhythm == "flutter":
+        phase = 2 * np.pi * findings.atrial_rate / 60 * (time - first_beat + 0.05)
+        harmonics, size = 5, rng.uniform(0.10, 0.17)
+        vector = np.array([.05, .95, .45])
+        envelope = 1.0
+    else:
+        frequency = rng.uniform(4.8, 7.5)
+        drift = sum(rng.uniform(0.3, 1.0) / f * np.sin(2 * np.pi * f * time + rng.uniform(0, 6.3)) * 0.35
+                    for f in (0.13, 0.31, 0.83, 1.7))
+        phase = 2 * np.pi * frequency * time + 2 * np.pi * drift
+        harmonics, size = 3, rng.uniform(0.03, 0.09)
+        vector = np.array([-.12, .30, -1.0])
+        envelope = 1 + 0.35 * np.sin(2 * np.pi * rng.uniform(.2, .5) * time) \
+            + 0.25 * np.sin(2 * np.pi * rng.uniform(.7, 1.3) * time)
+    saw = sum(np.sin(k * phase) / k * 0.85 ** k for k in range(1, harmonics + 1))
+    turned = sum(np.sin(k * phase + 0.9) / k * 0.85 ** k for k in range(1, 3))
+    path = np.outer(envelope * saw, vector) + np.outer(envelope * turned, 0.25 * vector[::-1])
+    return size * path @ TO_FRANK
+
+
+# ---- From beats to leads ---------------------------------------------------------------------------------------------
+def place(waves: Waves, at: np.ndarray, stretch=1.0) -> Waves:
+    """The same waves at every time of ``at`` (b,); ``stretch`` (scalar or (b,)) widens them."""
+    stretch = np.broadcast_to(stretch, at.shape)[:, None]
+    count = len(at)
+    return Waves((at[:, None] + stretch * waves.centre).ravel(), (stretch * waves.before).ravel(),
+                 (stretch * waves.after).ravel(), np.tile(waves.vector, (count, 1)))
+
+
+def render(waves: Waves, samples: int, fs: float) -> np.ndarray:
+    """Sum of the Gaussians on the sample grid (samples, 3).  Each is computed on its own +-5 standard deviations only:
+    all of them at once, as one ragged array."""
+    low = np.clip(np.ceil((waves.centre - 5 * waves.before) * fs).astype(int), 0, samples)
+    high = np.clip(np.floor((waves.centre + 5 * waves.after) * fs).astype(int) + 1, 0, samples)
+    count = np.maximum(high - low, 0)
+    event = np.repeat(np.arange(len(count)), count)
+    sample = np.arange(count.sum()) + np.repeat(low - np.cumsum(count) + count, count)
+    offset = sample / fs - waves.centre[event]
+    value = np.exp(-0.5 * (offset / np.where(offset < 0, waves.before[event], waves.after[event])) ** 2)
+    axes = [np.bincount(sample, value * waves.vector[event, axis], samples) for axis in range(3)]
+    return np.stack(axes, axis=1)
+
+
+def _atrial_waves(findings: Findings, beat: Beats, rng) -> list[Waves]:
+    """P waves of the beats that have one."""
+    size = np.exp(0.2 * rng.standard_normal())
+    if findings.rhythm == "junctional":
+        delay = rng.choice([0.09, -0.11])                       # after the QRS or shortly before it
+        return [place(_waves(P_RETROGRADE), beat.onset + delay)] if rng.random() < 0.6 else []
+    if findings.rhythm in ("fibrillation", "flutter") or findings.fibrillating_atria:
+        return []
+    sinus = _vary(_waves(P_SINUS), rng, 0.15)
+    own = beat.onset[beat.kind == 0] - findings.pr
+    early = beat.onset[beat.kind == 1] - findings.pr - 0.01
+    parts = [place(sinus._replace(vector=size * sinus.vector), own)]
+    return parts + [place(_vary(_waves(P_ECTOPIC), rng, 0.2), early)]
+
+
+def _ventricular_waves(findings: Findings, beat: Beats, rng) -> list[Waves]:
+    """QRS, ST and T of all beats, and the pacing spikes."""
+    qrs = qrs_waves(findings, rng)
+    t = t_waves(findings, qrs, rng)
+    own = beat.kind < 2
+    rate_factor = np.clip(np.sqrt(60 / findings.rate), 0.65, 1.15)
+    parts = [place(qrs, beat.onset[own]), place(t, (beat.onset + beat.qt)[own], rate_factor)]
+    if findings.rhythm == "paced":
+        tip = Waves(np.array([-0.004]), np.array([0.0008]), np.array([0.0016]),
+                    np.array([[.30, -.75, .45]]) * rng.uniform(0.8, 2.0))
+        parts.append(place(tip, beat.onset[own]))
+    if findings.ectopy == "pvc":
+        origin = ECTOPIC[rng.choice(list(ECTOPIC))]
+        wide = _vary(_waves(origin, rng.uniform(0.14, 0.17)), rng, 0.12)
+        wide = wide._replace(vector=wide.vector * rng.uniform(0.9, 1.4) * (max(findings.voltage, 0.6) / 1.2) ** 0.5)
+        early = beat.onset[beat.kind == 2]
+        parts += [place(wide, early),
+                  place(secondary_t(wide), early + np.minimum(0.44, 0.95 * beat.qt[beat.kind == 2] + 0.05))]
+    return parts
+
+
+def _breathing(waves: Waves, breath: float, rng) -> Waves:
+    """Breathing turns and moves the heart; every beat also differs a little from the last."""
+    phase = 2 * np.pi * breath * waves.centre
+    size = 1 + rng.uniform(0.01, 0.05) * np.sin(phase) + 0.012 * rng.standard_normal(len(phase))
+    turn = np.deg2rad(rng.uniform(1, 4)) * np.sin(phase + 1)
+    x, y, z = (waves.vector @ TO_FRANK).T * size
+    return waves._replace(vector=np.stack([x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn), z], 1))
+
+
+def _disturbances(findings: Findings, samples, fs, mains, breath, rng) -> np.ndarray:
+    """Noise of the nine electrodes (samples, 9) in mV: baseline wander, mains hum, muscles."""
+    time = np.arange(samples) / fs
+    frequency = np.concatenate([[breath], rng.uniform(0.04, 0.5, 5)])
+    level = np.concatenate([[0.025], 0.012 / (frequency[1:] / 0.1).clip(0.5)]) * np.exp(0.4 * rng.standard_normal(6))
+    angle = 2 * np.pi * np.outer(time, frequency)
+    basis = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+    wander = basis @ (np.tile(level, 2)[:, None] * rng.standard_normal((12, 9)))
+    hum_level = 0.004 * np.exp(0.7 * rng.standard_normal(9)) * (rng.random() < 0.7)
+    hum = np.sin(2 * np.pi * mains * (1 + 1e-4 * rng.standard_normal()) * time + rng.uniform(0, 6.3))
+    muscle = _muscle(samples, fs, rng)
+    envelope = 1 + 0.5 * np.sin(2 * np.pi * rng.uniform(0.05, 0.3) * time + rng.uniform(0, 6.3))
+    strength = 0.006 * np.exp(0.45 * rng.standard_normal() + 0.25 * rng.standard_normal(9))
+    return findings.noise * (wander + hum[:, None] * hum_level + muscle * envelope[:, None] * strength)
+
+
+def _muscle(samples, fs, rng):
+    """Electromyogram: white noise between 15 Hz and 100 Hz, of unit variance."""
+    b, a = butter(1, [15, min(100, 0.45 * fs)], "bandpass", fs=fs)
+    noise = lfilter(b, a, rng.standard_normal((samples, 9), dtype=np.float32), axis=0)
+    return noise / noise.std()
+
+
+def simulate(findings: Findings, fs: float, samples: int, mains: float, rng: np.random.Generator) -> np.ndarray:
+    """One recording.
+
+    Args:
+        findings: what the heart has.
+        fs: sampling rate in Hz.
+        samples: length.
+        mains: mains frequency in Hz.
+        rng: every random number of the record comes from here.
+
+    Returns:
+        float64 (samples, 12) in mV, leads in the order of ``util.leads.LEADS``.
+    """
+    breath = rng.uniform(0.2, 0.33) if findings.swing < 0.12 else rng.uniform(0.13, 0.22)
+    beat = beats(findings, samples / fs, breath, rng)
+    waves = _join(*_atrial_waves(findings, beat, rng), *_ventricular_waves(findings, beat, rng))
+    dipole = render(_breathing(waves, breath, rng), samples, fs)
+    if findings.rhythm in ("fibrillation", "flutter") or findings.fibrillating_atria:
+        dipole += flutter_or_fibrillation(findings, beat.onset[0], np.arange(samples) / fs, rng)
+    gain = np.concatenate([rng.uniform(0.98, 1.02, 3), rng.uniform(0.88, 1.12, 6)])      # contact and placement
+    electrodes = dipole @ (TO_ELECTRODES * gain)
+    electrodes += _disturbances(findings, samples, fs, mains, breath, rng)
+    return electrodes @ TO_LEADS
+
+
+# ---- What a reader would write under it ------------------------------------------------------------------------------
+def diagnoses(findings: Findings) -> list[str]:
+    """Abbreviations of the Challenge's diagnoses (and a few unscored ones: MI, STD, JR) that these findings mean."""
+    f = findings
+    if f.rhythm == "paced":
+        return ["PR"] + ["AF"] * f.fibrillating_atria + _ectopy(f)
+    slow, fast = f.rate < 60, f.rate > 100
+    names = {"fibrillation": ["AF"], "flutter": ["AFL"], "junctional": ["JR"]}.get(f.rhythm, [])
+    if f.rhythm == "sinus":
+        irregular = f.swing >= 0.12
+        names = ["SB"] * slow + ["STach"] * fast + ["SA"] * irregular
+        names += ["IAVB"] * (f.pr > 0.20) + ["LPR"] * (f.pr > 0.24)
+        if not (slow or fast or irregular):
+            names = ["NSR"] + names
+    elif slow:
+        names.append("Brady")
+    names += {"rbbb": ["RBBB"], "irbbb": ["IRBBB"], "lbbb": ["LBBB"], "nsivcb": ["NSIVCB"],
+              "lafb": ["LAnFB"]}.get(f.conduction, [])
+    names += ["LAD"] * (-90 <= f.axis < -30) + ["RAD"] * (90 < f.axis <= 180)
+    names += ["LQRSV"] * (f.voltage < 0.5) + ["LQT"] * (f.qtc > 0.46) + ["QAb"] * (f.q_site != "none")
+    names += {"inverted": ["TInv"], "flat": ["TAb"], "biphasic": ["TAb"]}.get(f.t_wave, [])
+    names += {"elevated": ["MI"], "depressed": ["STD"]}.get(f.st, [])
+    return names + _ectopy(f)
+
+
+def _ectopy(findings):
+    return {"pac": ["PAC"], "pvc": ["PVC"]}.get(findings.ectopy, [])

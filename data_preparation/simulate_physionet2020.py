@@ -1,0 +1,324 @@
+"""Simulated 12-lead ECGs, written as the files of the PhysioNet/CinC Challenge 2020.
+
+Everything in this project runs on a machine without data: simulate, then prepare the folder as if it were PhysioNet's.
+
+    python data_preparation/simulate_physionet2020.py --output_dir data_folder/datasets --records 400 --seed 0
+
+writes six databases with their own sampling rates and lengths, 1000 records a sub folder, each record a text header
+(.hea: rate, leads, checksums, age, sex, SNOMED CT codes) and a MATLAB v4 file (.mat: int16 ``val``, 12 x samples).
+Record i depends on (seed, i) alone: more records later leave the first ones as they were, and the number of processes
+changes nothing.  The hearts are those of ``ecg_model.py``; the diagnoses follow from their parameters.
+"""
+import argparse
+import json
+import os
+import struct
+import sys
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from data_preparation.ecg_model import Findings, diagnoses, simulate  # noqa: E402
+from util.challenge import ABBREVIATIONS, CLASSES  # noqa: E402
+from util.errors import ECGError  # noqa: E402
+from util.figures import plot_ecg  # noqa: E402
+from util.leads import LEADS  # noqa: E402
+
+COUNTS_PER_MV = 1000
+RECORDS_A_FOLDER = 1000
+
+
+class Database(NamedTuple):
+    """How one source database looks: share of all records, rate in Hz, length range in seconds, share of the records
+    that last 10 s, mains in Hz, record names, age of patients too old to name, codes that it prefers, whether it
+    leaves normal rhythm unsaid beside ischaemia, and how its header's comments begin."""
+    share: float
+    fs: int
+    seconds: tuple[float, float]
+    ten_seconds: float
+    mains: int
+    name: str
+    over_89: str
+    codes: dict[str, str]
+    terse: bool
+    comment: str
+
+
+DATABASES = {
+    "cpsc_2018": Database(0.16, 500, (6, 60), 0.7, 50, "A{:04d}", "92", {"RBBB": "59118001"}, True, "#"),
+    "cpsc_2018_extra": Database(0.08, 500, (8, 60), 0.7, 50, "Q{:04d}", "92",
+                                {"PAC": "63593006", "SB": "426627000"}, True, "#"),
+    "st_petersburg_incart": Database(0.0035, 257, (30, 60), 0, 50, "I{:04d}", "90",
+                                     {"PAC": "63593006", "SB": "426627000", "RBBB": "59118001"}, True, "#"),
+    "ptb": Database(0.012, 1000, (30, 60), 0, 50, "S{:04d}", "90", {}, True, "#"),
+    "ptb-xl": Database(0.5045, 500, (10, 10), 1, 50, "HR{:05d}", "300", {"PVC": "427172004"}, False, "# "),
+    "georgia": Database(0.24, 500, (10, 10), 1, 60, "E{:05d}", "90", {"RBBB": "59118001", "PVC": "17338001"}, False, "#"),
+}
+FULL_INCART_SECONDS = 1800
+UNSCORED = {"MI": "164865005", "STD": "429622005", "JR": "426995002"}
+CODES = dict(zip(ABBREVIATIONS, CLASSES)) | {"RBBB": "713427006"} | UNSCORED
+SITES = ("anterior", "lateral", "inferior")
+
+
+# ---- Patients --------------------------------------------------------------------------------------------------------
+def _choose(rng, **shares) -> str:
+    """One of the names, by their shares of 1; what is missing to 1 goes to the first."""
+    names, weights = list(shares), np.array(list(shares.values()))
+    weights[0] += 1 - weights.sum()
+    return str(rng.choice(names, p=weights))
+
+
+def draw_findings(rng: np.random.Generator) -> Findings:
+    """One patient: nearly a third is healthy, the others have one or several findings that can go together."""
+    healthy = rng.random() < 0.28
+    rhythm = "sinus" if healthy else _choose(rng, sinus=0, fibrillation=.13, flutter=.04, paced=.04, junctional=.025)
+    known = {"rhythm": rhythm, "noise": float(np.exp(0.4 * rng.standard_normal())), "male": bool(rng.random() < 0.53)}
+    known |= _draw_rate(rng, rhythm, healthy)
+    known |= _draw_conduction(rng, rhythm, healthy, known["rate"])
+    known |= _draw_repolarisation(rng, known, healthy)
+    known["voltage"] = float(rng.uniform(0.27, 0.44) if not healthy and rng.random() < 0.045
+                             else np.clip(1.25 * np.exp(0.28 * rng.standard_normal()), 0.65, 2.4))
+    known |= _draw_ectopy(rng, known, healthy)
+    known["age"] = _draw_age(rng, known, healthy)
+    return Findings(**known)
+
+
+def _draw_rate(rng, rhythm, healthy) -> dict:
+    if rhythm == "fibrillation":
+        return {"rate": rng.uniform(45, 57) if rng.random() < 0.08 else rng.uniform(63, 140)}
+    if rhythm == "flutter":
+        atrial = rng.uniform(250, 330)
+        ratio = rng.choice([2, 3, 4, 2.5, 3.4], p=[.35, .15, .25, .1, .15])
+        return {"atrial_rate": atrial, "rate": atrial / ratio}
+    if rhythm == "paced":
+        return {"rate": rng.choice([60.5, 65, 70, 75, 80]), "fibrillating_atria": bool(rng.random() < 0.25)}
+    if rhythm == "junctional":
+        return {"rate": rng.uniform(38, 56)}
+    kind = "normal" if healthy else _choose(rng, normal=0, slow=.16, fast=.14, irregular=.09)
+    rate = {"slow": (41, 58), "fast": (103, 145)}.get(kind, (62, 97 if kind == "normal" else 84))
+    rate = rng.uniform(*rate) if kind != "normal" else float(np.clip(74 + 9 * rng.standard_normal(), *rate))
+    if kind == "irregular":
+        return {"rate": rate, "swing": rng.uniform(0.16, 0.30) * 60 / rate * 1.1}
+    return {"rate": rate, "swing": rng.uniform(0.01, 0.07) * 60 / max(rate, 60)}
+
+
+def _draw_conduction(rng, rhythm, healthy, rate) -> dict:
+    """PR, bundle branches, QRS duration, axis."""
+    if rhythm == "paced":
+        return {"qrs": rng.uniform(.15, .18), "axis": rng.uniform(-85, -55), "pr": rng.uniform(.15, .19)}
+    pr = float(np.clip(0.155 + 0.018 * rng.standard_normal(), 0.12, 0.192))
+    if not healthy and rhythm == "sinus" and rng.random() < 0.13 and rate < 105:
+        pr = rng.uniform(0.212, 0.33 if rate < 90 else 0.24)
+    kind = "normal" if healthy else _choose(rng, normal=0, rbbb=.09, irbbb=.055, lbbb=.06, nsivcb=.05, lafb=.06)
+    low, high = {"rbbb": (.125, .155), "irbbb": (.104, .118), "lbbb": (.130, .170), "nsivcb": (.116, .138),
+                 "lafb": (.092, .112)}.get(kind, (.078, .102))
+    axis = float(np.clip(42 + 24 * rng.standard_normal(), -22, 82))
+    deviation = "none" if healthy else _choose(rng, none=0, left=.09, right=.05)
+    if kind == "lafb":
+        axis = rng.uniform(-75, -47)
+    elif deviation == "left" or (kind == "lbbb" and rng.random() < 0.3):
+        axis = rng.uniform(-70, -35)
+    elif deviation == "right" and kind != "lbbb":
+        axis = rng.uniform(97, 140)
+    return {"pr": pr, "conduction": kind, "qrs": rng.uniform(low, high), "axis": axis}
+
+
+def _draw_repolarisation(rng, known, healthy) -> dict:
+    """QT, T wave, Q wave, ST segment.  Where the ventricle is activated abnormally, T and ST say nothing more."""
+    qtc = float(np.clip(0.408 + 0.016 * rng.standard_normal(), 0.370, 0.440))
+    if healthy or known["rhythm"] == "paced":
+        return {"qtc": qtc}
+    if rng.random() < 0.06 and known["rate"] < 100:
+        qtc = rng.uniform(0.485, 0.56)
+    found = {"qtc": qtc}
+    if known["conduction"] in ("rbbb", "lbbb", "nsivcb"):
+        return found
+    site = SITES[rng.integers(3)]
+    found |= {"t_site": site, "st_site": site}
+    if rng.random() < 0.06:
+        found |= {"q_site": site, "t_wave": "inverted" if rng.random() < 0.35 else "normal"}
+    elif rng.random() < 0.22:
+        found["t_wave"] = _choose(rng, flat=.40, biphasic=.15, inverted=.45)
+    elif rng.random() < 0.09:
+        found["st"] = "elevated" if rng.random() < 0.5 else "depressed"
+    return found
+
+
+def _draw_ectopy(rng, known, healthy) -> dict:
+    if healthy:
+        return {}
+    allowed = {"pvc": .07} | ({"pac": .08} if known["rhythm"] == "sinus" and known["rate"] < 105 else {})
+    kind = _choose(rng, none=0, **allowed)
+    return {"ectopy": kind, "ectopics": 0 if kind == "none" else int(1 + rng.poisson(0.8))}
+
+
+def _draw_age(rng, known, healthy) -> int:
+    old = known["rhythm"] in ("fibrillation", "flutter", "paced") or known.get("conduction") in ("lbbb", "rbbb")
+    mean = 73 if old else 48 if healthy else 62
+    return int(np.clip(mean + (10 if old else 16) * rng.standard_normal(), 18, 97))
+
+
+def dx_codes(names: list[str], database: Database) -> list[str]:
+    """SNOMED CT codes of the diagnoses as this database writes them."""
+    if database.terse and {"MI", "STD"} & set(names):
+        names = [name for name in names if name != "NSR"]
+    return [(CODES | database.codes)[name] for name in names]
+
+
+# ---- Records ---------------------------------------------------------------------------------------------------------
+def database_of(index: int) -> str:
+    """Source database of record i: the first six are one of each, then the golden ratio spreads them by share."""
+    if index < len(DATABASES):
+        return list(DATABASES)[index]
+    edges = np.cumsum([database.share for database in DATABASES.values()])
+    place = np.searchsorted(edges, index * 0.6180339887498949 % 1.0, side="right")
+    return list(DATABASES)[min(place, len(DATABASES) - 1)]
+
+
+def simulated_record(seed: int, index: int, full_length: bool = False):
+    """Record i of a seed.
+
+    Returns:
+        database name, Findings, age as text, SNOMED CT codes, int16 counts (samples, 12).
+    """
+    rng = np.random.default_rng([seed, index])
+    name = database_of(index)
+    database = DATABASES[name]
+    findings = draw_findings(rng)
+    low, high = database.seconds
+    seconds = 10.0 if rng.random() < database.ten_seconds else low * (high / low) ** rng.random()
+    if full_length and name == "st_petersburg_incart":
+        seconds = FULL_INCART_SECONDS
+    signal = simulate(findings, database.fs, int(seconds * database.fs), database.mains, rng)
+    counts = np.clip(np.rint(signal * COUNTS_PER_MV), -32767, 32767).astype("<i2")
+    age = str(findings.age) if findings.age < 90 else database.over_89
+    if rng.random() < 0.01:
+        age = "NaN"
+    return name, findings, age, dx_codes(diagnoses(findings), database), counts
+
+
+def header_text(record: str, database: Database, counts: np.ndarray, age: str, sex: str, dx: list[str]) -> str:
+    """The WFDB header, with every lead's first sample and 16-bit checksum."""
+    lines = [f"{record} 12 {database.fs} {len(counts)} 05-Feb-2020 11:39:16"]
+    checksum = counts.sum(axis=0, dtype=np.int64).astype(np.int16)
+    for lead, first, total in zip(LEADS, counts[0], checksum):
+        lines.append(f"{record}.mat 16+24 {COUNTS_PER_MV}/mV 16 0 {first} {total} 0 {lead}")
+    about = {"Age": age, "Sex": sex, "Dx": ",".join(dx), "Rx": "Unknown", "Hx": "Unknown", "Sx": "Unknown"}
+    return "\n".join(lines + [f"{database.comment}{key}: {value}" for key, value in about.items()]) + "\n"
+
+
+def matlab_bytes(counts: np.ndarray) -> bytes:
+    """MATLAB v4 file of int16 ``val`` (12, samples), little endian, column-major: a 24-byte header, then the samples."""
+    return struct.pack("<5i4s", 30, counts.shape[1], len(counts), 0, 4, b"val\0") + counts.astype("<i2").tobytes()
+
+
+def write_record(index: int, number: int, seed: int, folder: Path, full_length: bool) -> list[str]:
+    """Simulate record i, which is the ``number``-th of its database, and write its two files.  Returns its codes."""
+    name, findings, age, dx, counts = simulated_record(seed, index, full_length)
+    record = DATABASES[name].name.format(number)
+    place = folder / name / f"g{number // RECORDS_A_FOLDER + 1}"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / f"{record}.mat").write_bytes(matlab_bytes(counts))
+    sex = "Male" if findings.male else "Female"
+    (place / f"{record}.hea").write_text(header_text(record, DATABASES[name], counts, age, sex, dx), encoding="ascii")
+    return dx
+
+
+def numbers_in_databases(records: int) -> list[int]:
+    """The running number, from 1, of every record within its database."""
+    seen = Counter()
+    numbers = []
+    for index in range(records):
+        name = database_of(index)
+        seen[name] += 1
+        numbers.append(seen[name])
+    return numbers
+
+
+def prepare_folder(folder: Path, settings: dict):
+    """Create the folder, or go on in one that a run with the same settings has begun.
+
+    Raises:
+        ECGError: something else is there already.
+    """
+    note = folder / "simulation.json"
+    if folder.exists():
+        if not folder.is_dir():
+            raise ECGError(f"{folder} is a file; give a folder as --output_dir")
+        if any(folder.iterdir()) and (not note.is_file() or json.loads(note.read_text()) != settings):
+            raise ECGError(f"{folder} already holds other files; give an empty folder as --output_dir or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(settings, indent=1) + "\n")
+
+
+def simulate_folder(folder: Path, records: int, seed: int, workers: int, full_length: bool = False) -> Counter:
+    """Write all records with this many processes.  Returns how many records carry each code."""
+    prepare_folder(folder, {"records": records, "seed": seed, "full_length": full_length})
+    work = partial(write_record, seed=seed, folder=folder, full_length=full_length)
+    indices, numbers = range(records), numbers_in_databases(records)
+    totals = Counter()
+    progress = partial(tqdm, total=records, unit="record", desc="simulating")
+    if workers <= 1:
+        for dx in progress(map(work, indices, numbers)):
+            totals.update(dx)
+        return totals
+    with ProcessPoolExecutor(workers) as pool:
+        for dx in progress(pool.map(work, indices, numbers, chunksize=8)):
+            totals.update(dx)
+    return totals
+
+
+def draw_class_figures(folder: Path, seed: int, search: int = 3000) -> list[str]:
+    """One PNG a class: the record of 10 s with the fewest other diagnoses.  Returns the classes that had none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    best = {}
+    for index in range(search):
+        names = diagnoses(draw_findings(np.random.default_rng([seed, index])))
+        for name in names if DATABASES[database_of(index)].seconds == (10, 10) else []:
+            if name not in best or len(names) < best[name][1]:
+                best[name] = index, len(names)
+    for name, (index, _) in tqdm(sorted(best.items()), desc="drawing", unit="figure"):
+        database, findings, _, _, counts = simulated_record(seed, index)
+        title = f"{' + '.join(diagnoses(findings))}   simulated, {findings.rate:.0f}/min, axis {findings.axis:.0f}°"
+        plot_ecg(counts / COUNTS_PER_MV, DATABASES[database].fs, folder / f"{name}.png", title=title)
+    return sorted(set(ABBREVIATIONS) - {{"RBBB": "CRBBB"}.get(name, name) for name in best})
+
+
+def parse_arguments(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, required=True, help="empty folder to fill")
+    parser.add_argument("--records", type=int, default=400, help="how many; 400 make a demo (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument("--full_length", action="store_true", help="INCART's 30 minutes instead of 30 to 60 s")
+    parser.add_argument("--figures", type=Path, help="also draw one ECG of every diagnosis into this folder")
+    return parser.parse_args(argv)
+
+
+def main(argv=None) -> int:
+    """Command line; see the module's text."""
+    args = parse_arguments(argv)
+    try:
+        if args.records < 1 or args.seed < 0:
+            raise ECGError("--records must be at least 1 and --seed at least 0")
+        totals = simulate_folder(args.output_dir, args.records, args.seed, args.workers, args.full_length)
+        names = {code: name for name, code in CODES.items()}
+        print(f"{args.records} records in {args.output_dir}:",
+              ", ".join(f"{names.get(code, code)} {count}" for code, count in totals.most_common()))
+        if args.figures:
+            draw_class_figures(args.figures, args.seed)
+            print(f"one figure a diagnosis in {args.figures}")
+    except ECGError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

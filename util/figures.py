@@ -1,0 +1,131 @@
+"""ECGs on paper, for people: 25 mm/s, 10 mm/mV, one small square 40 ms by 0.1 mV.
+
+Figures are made without pyplot, so that they neither need a display nor leave anything behind in the process.
+"""
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from util.leads import LEADS
+
+MM_PER_SECOND, MM_PER_MV = 25, 10
+MM_PER_INCH = 25.4
+THIN, THICK, INK = "#f8d3d3", "#ee9c9c", "#151515"
+MARGIN = 6                      # mm of paper around the traces
+PULSE = 5                       # mm: width of the calibration pulse
+CLINICAL = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"))
+
+
+def _paper(width: float, height: float) -> tuple[Figure, object]:
+    """A figure of this many mm in true size, with an axis in mm and ECG paper on it."""
+    figure = Figure(figsize=(width / MM_PER_INCH, height / MM_PER_INCH), dpi=120, facecolor="white")
+    FigureCanvasAgg(figure)
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.set(xlim=(0, width), ylim=(0, height))
+    axis.set_axis_off()
+    for step, colour, line in ((1, THIN, 0.4), (5, THICK, 0.6)):
+        across = [[(0, y), (width, y)] for y in np.arange(0, height + 0.1, step)]
+        upright = [[(x, 0), (x, height)] for x in np.arange(0, width + 0.1, step)]
+        axis.add_collection(LineCollection(across + upright, colors=colour, linewidths=line, zorder=0))
+    return figure, axis
+
+
+def _trace(axis, x, baseline, signal, fs, name):
+    """One lead from x on; what lies beyond 2.2 mV is cut off so that rows stay legible."""
+    time = np.arange(len(signal)) / fs
+    value = np.clip(signal, -2.2, 2.2)
+    axis.plot(x + time * MM_PER_SECOND, baseline + value * MM_PER_MV, color=INK, linewidth=0.7)
+    axis.text(x + 1, baseline + 9, name, fontsize=8, color=INK, va="bottom")
+
+
+def _calibration(axis, baseline):
+    """The 1 mV pulse before a row."""
+    x = MARGIN + np.array([0, 1, 1, PULSE - 1, PULSE - 1, PULSE])
+    axis.plot(x, baseline + np.array([0, 0, 1, 1, 0, 0]) * MM_PER_MV, color=INK, linewidth=0.7)
+
+
+def _rows(leads, seconds):
+    """Rows of (lead, start, stop) in seconds: the clinical 3 x 4 with lead II below for 12 leads, else a stack."""
+    if set(leads) != set(LEADS):
+        return [[(lead, 0.0, seconds)] for lead in leads]
+    quarter = seconds / 4
+    return [[(lead, k * quarter, (k + 1) * quarter) for k, lead in enumerate(row)] for row in CLINICAL] \
+        + [[("II", 0.0, seconds)]]
+
+
+def plot_ecg(signal_mv: np.ndarray, fs: float, path, title: str | None = None, lead_names=LEADS, seconds: float = 10):
+    """Draw an ECG as a cardiologist reads it and write it as PNG.
+
+    Args:
+        signal_mv: (samples, leads) in mV; NaN leaves a gap.
+        fs: sampling rate in Hz.
+        path: PNG file to write.
+        title: line above the traces.
+        lead_names: the columns.  All twelve are laid out 3 x 4 with a rhythm strip of lead II, fewer are stacked.
+        seconds: how much of the record to show, from its start.
+    """
+    signal = np.asarray(signal_mv, float)
+    lead_names = tuple(lead_names)
+    if signal.ndim != 2 or signal.shape[1] != len(lead_names):
+        raise ValueError(f"signal of shape {signal.shape} does not fit (samples, {len(lead_names)} leads)")
+    signal = signal[:int(round(seconds * fs))]
+    signal = signal - np.nanmedian(np.where(np.isnan(signal).all(axis=0), 0, signal), axis=0)
+    seconds = len(signal) / fs
+    rows = _rows(lead_names, seconds)
+    row_height = 25 if len(rows) > 6 else 30
+    width = 2 * MARGIN + PULSE + 2 + seconds * MM_PER_SECOND
+    height = 2 * MARGIN + row_height * len(rows) + 8
+    figure, axis = _paper(width, height)
+    for number, row in enumerate(rows):
+        baseline = height - MARGIN - 8 - row_height * (number + 0.5)
+        _calibration(axis, baseline)
+        for lead, start, stop in row:
+            first, last = int(round(start * fs)), int(round(stop * fs))
+            x = MARGIN + PULSE + 2 + start * MM_PER_SECOND
+            _trace(axis, x, baseline, signal[first:last, lead_names.index(lead)], fs, lead)
+    axis.text(MARGIN, height - 4, title or "", fontsize=9, va="top")
+    axis.text(width - MARGIN, 2, f"25 mm/s   10 mm/mV   {fs:g} Hz", fontsize=7, ha="right")
+    figure.savefig(path, format="png")
+
+
+def plot_reconstruction(signal: np.ndarray, reconstruction: np.ndarray, mask: np.ndarray, fs: float, path=None,
+                        lead_names=LEADS) -> Figure:
+    """One ECG, what was hidden of it, and what the model made of the rest.
+
+    Args:
+        signal, reconstruction: (leads, time), both in mV or both standardised.
+        mask: bool (leads, time), True where the model did not see the signal; shaded.
+        fs: sampling rate in Hz.
+        path: PNG file to write, or None.
+        lead_names: the rows.
+
+    Returns:
+        The figure, for TensorBoard.
+    """
+    signal, reconstruction, mask = (np.asarray(a) for a in (signal, reconstruction, mask))
+    if not signal.shape == reconstruction.shape == mask.shape == (len(lead_names), signal.shape[-1]):
+        raise ValueError(f"signal {signal.shape}, reconstruction {reconstruction.shape} and mask {mask.shape} "
+                         f"should all be ({len(lead_names)} leads, time)")
+    figure = Figure(figsize=(12, 1 + 1.1 * len(lead_names)), dpi=80, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(lead_names), 1, sharex=True, squeeze=False)[:, 0]
+    time = np.arange(signal.shape[1]) / fs
+    for axis, name, line, guess, hidden in zip(axes, lead_names, signal, reconstruction, mask.astype(bool)):
+        axis.plot(time, line, color=INK, linewidth=0.8, label="recorded")
+        axis.plot(time, np.where(hidden, guess, np.nan), color="#d62728", linewidth=0.9, label="reconstructed")
+        for start, stop in _runs(hidden):
+            axis.axvspan(start / fs, stop / fs, color="#c9d6ea", linewidth=0, zorder=0)
+        axis.set_ylabel(name, rotation=0, ha="right", va="center")
+        axis.margins(x=0)
+    axes[0].legend(loc="upper right", ncols=2, fontsize=7)
+    axes[-1].set_xlabel("seconds")
+    if path is not None:
+        figure.savefig(path, format="png")
+    return figure
+
+
+def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
+    """Start and end (exclusive) of every run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist()))
