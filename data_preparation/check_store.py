@@ -1,0 +1,36 @@
+"""Check a store: its files fit each other and no byte has changed since it was written.
+
+    python data_preparation/check_store.py ./data_folder/data_summary_without_preprocessing
+    python data_preparation/check_store.py ./data_folder/data_summary_without_preprocessing/fs100
+
+Prints a line a store; exits with 0 if all are sound, else with 2.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from util.errors import StoreError
+from util.store import RecordStore
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path, help="folder of one rate, or the folder that holds fs100, fs250, ...")
+    path = parser.parse_args(argv).store
+    damaged = 0
+    for folder in [path] if (path / "meta.json").exists() else sorted(path.glob("fs*")) or [path]:
+        try:
+            store = RecordStore(folder)
+            store.verify_blocks()
+            print(f"sound    {folder}: {len(store)} records, {store.meta['samples'] / store.fs / 3600:.2f} hours at "
+                  f"{store.fs} Hz, {len(store.meta['blocks'])} blocks")
+        except StoreError as error:
+            damaged += 1
+            print(f"damaged  {error}")
+    return 2 if damaged else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

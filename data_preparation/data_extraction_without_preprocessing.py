@@ -1,0 +1,327 @@
+"""WFDB recordings -> resampled shards.  First of the two steps from downloaded databases to a store.
+
+    python data_preparation/data_extraction_without_preprocessing.py
+    python data_preparation/data_extraction_without_preprocessing.py --input_dir my_ecgs --target_fs 100 --workers 8
+
+Every .hea under the input folder, at any depth, is read; its leads are put in standard order by name, and each is
+resampled from itself (FFT).  Nothing is filtered.  The output folder holds
+
+    shards/         the signals, int16, one count = 1 microvolt unless a record needs more range
+    records.csv     what was kept, one row a record
+    skipped.csv     what was left out, with the reason
+    extraction.json written last: the next step, reformat_memmap.py, starts from it
+
+A run that was killed goes on where it stopped when the same command is given again; of a changed input only the
+shards that hold changed, new or removed records are made again.
+"""
+import argparse
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import re
+import signal as signals
+import sys
+import threading
+import zlib
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from util.challenge import CODE_TO_CLASS
+from util.errors import ECGError, RecordError
+from util.store import ROW_BYTES, safe_cell, write_json, write_table
+from util.wfdb_io import find_headers, read_header, read_signal, resample
+
+INPUT_DIR = "./data_folder/datasets"
+OUTPUT_DIR = "./data_folder/extracted_data_without_preprocessing"
+SHARD_VERSION = 1
+SHARD_RECORDS = 64              # on average; at most twice as many
+MIN_SECONDS = 2.0
+# The six databases of the Challenge, by every folder name under which they are published, without case and signs.
+DATABASES = {
+    "cpsc_2018": ("cpsc2018", "icbeb2018", "physionetchallenge2020trainingcpsc"),
+    "cpsc_2018_extra": ("cpsc2018extra", "cpsc20182", "icbeb20182", "physionetchallenge2020training2"),
+    "st_petersburg_incart": ("stpetersburgincart", "stpetersburg", "incart", "physionetchallenge2020trainingstpetersburg"),
+    "ptb": ("ptb", "physionetchallenge2020trainingptb"),
+    "ptb-xl": ("ptbxl", "physionetchallenge2020trainingptbxl"),
+    "georgia": ("georgia", "physionetchallenge2020traininge"),
+}
+_BY_ALIAS = {alias: name for name, aliases in DATABASES.items() for alias in aliases}
+
+
+def database_of(relative_path, input_name):
+    """Database of a record from the folders above it: the first that is one of the Challenge's, under any of its
+    published names; else the top folder ("training" and the Challenge's g1, g2, ... do not count), or the input
+    folder's own name."""
+    folders = relative_path.split("/")[:-1]
+    for folder in [*folders, input_name]:
+        known = _BY_ALIAS.get(re.sub(r"[^a-z0-9]", "", folder.lower().removeprefix("wfdb_")))
+        if known:
+            return known
+    own = [name for name in folders if not re.fullmatch(r"training|g[0-9]+", name.lower())]
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", own[0] if own else input_name).lstrip("-.") or "unnamed"
+
+
+# ---------------------------------------------------------------------------------------------------- plan
+
+def plan_shards(input_dir, target_fs, min_seconds):
+    """Which records go into which shard.
+
+    A shard ends at a record whose name hashes to a multiple of SHARD_RECORDS, so that a record added or removed
+    changes one shard and leaves the others as they are.
+
+    Returns:
+        (shards, duplicates): dicts with name, paths, databases and settings; rows for skipped.csv.
+    """
+    input_dir = Path(input_dir)
+    if not input_dir.is_dir():
+        raise ECGError(f"no folder {input_dir}: put the databases there or name another with --input_dir")
+    paths = [path.relative_to(input_dir).as_posix() for path in find_headers(input_dir)]
+    if not paths:
+        raise ECGError(f"no .hea file under {input_dir}: put WFDB recordings there or name another --input_dir")
+    shards, duplicates, chunk, first = [], [], [], {}
+    name = input_dir.resolve().name
+    for path in paths:
+        record = Path(path).stem
+        if first.setdefault(record, path) != path:
+            duplicates.append({"record": record, "database": database_of(path, name), "path": path,
+                               "reason": f"duplicate record name: the first is {first[record]}"})
+            continue
+        chunk.append(path)
+        if len(chunk) == 2 * SHARD_RECORDS or zlib.crc32(os.fsencode(path)) % SHARD_RECORDS == 0:
+            shards.append(chunk)
+            chunk = []
+    settings = {"version": SHARD_VERSION, "target_fs": target_fs, "min_seconds": min_seconds}
+    return [_shard(paths, name, settings) for paths in [*shards, chunk] if paths], duplicates
+
+
+def _shard(paths, input_name, settings):
+    shard = {"paths": paths, "databases": [database_of(path, input_name) for path in paths], "settings": settings}
+    return {"name": hashlib.sha256(json.dumps(shard).encode()).hexdigest()[:20], **shard}
+
+
+def shard_files(folder, shard):
+    """(json file, {fs: signal file}) of a shard."""
+    return (folder / f"{shard['name']}.json",
+            {fs: folder / f"{shard['name']}-fs{fs}.dat" for fs in shard["settings"]["target_fs"]})
+
+
+def load_finished(folder, shard, input_dir):
+    """The table of a shard that is complete and whose input files are what they were, else None."""
+    table_file, signal_files = shard_files(folder, shard)
+    try:
+        table = json.loads(table_file.read_text("utf-8"))
+        sizes = {str(fs): file.stat().st_size for fs, file in signal_files.items()}
+    except (OSError, ValueError):
+        return None
+    unchanged = sizes == table["bytes"] and all(_file_state(input_dir, path) == state
+                                                for path, state in table["inputs"].items())
+    return table if unchanged else None
+
+
+def _file_state(input_dir, path):
+    """Size and time of change of an input file; None where there is none."""
+    try:
+        status = os.stat(Path(input_dir) / path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+# ---------------------------------------------------------------------------------------------------- one shard
+
+def extract_shard(shard, input_dir, folder):
+    """Read, resample and write the records of one shard; returns how many it had.
+
+    The signal files are renamed into place first and the table last: a shard with a table is complete.
+    """
+    table_file, signal_files = shard_files(folder, shard)
+    partial = {fs: file.with_suffix(f".{os.getpid()}.tmp") for fs, file in signal_files.items()}
+    outputs = {fs: open(path, "wb") for fs, path in partial.items()}
+    table = {"inputs": {}, "records": [], "skipped": []}
+    try:
+        for path, database in zip(shard["paths"], shard["databases"]):
+            row = {"record": Path(path).stem, "database": database, "path": path}
+            try:
+                row |= _extract_record(Path(input_dir), path, shard["settings"], table["inputs"])
+            except RecordError as error:
+                table["skipped"].append(row | {"reason": str(error)})
+                continue
+            counts = row.pop("counts")
+            for fs, file in outputs.items():
+                file.write(counts[fs].data)
+            table["records"].append(row)
+        table["bytes"] = {str(fs): file.tell() for fs, file in outputs.items()}
+        for file in outputs.values():
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        for file in outputs.values():
+            file.close()
+    for fs, file in signal_files.items():
+        os.replace(partial[fs], file)
+    write_json(table_file, table)
+    return len(shard["paths"])
+
+
+def _extract_record(input_dir, path, settings, inputs):
+    """Row of one record, with its counts by rate; the files that it depends on are noted in ``inputs``."""
+    inputs[path] = _file_state(input_dir, path)
+    try:
+        header = read_header(input_dir / path)
+        for file in header.signal_files:
+            file = file.relative_to(input_dir).as_posix()
+            inputs[file] = _file_state(input_dir, file)
+        recording = read_signal(header, settings["min_seconds"])
+        resampled = {fs: resample(recording.signal, header.fs, fs) for fs in settings["target_fs"]}
+    except RecordError:
+        raise
+    except Exception as error:      # a record nobody has foreseen must not end a run over all the others
+        raise RecordError(f"unexpected failure: {type(error).__name__}: {error}") from error
+    counts, scales = {}, {}
+    for fs, signal in resampled.items():
+        counts[fs], scales[str(fs)] = quantise(signal)
+    flags = list(recording.flags)
+    if max(scales.values()) > 1:
+        flags.append(f"peak {np.abs(recording.signal).max():.1f} mV")
+    return {"fs_original": header.fs, "n_original": len(recording.signal),
+            "age": None if math.isnan(header.age) else header.age, "sex": header.sex, "dx": header.dx,
+            "flags": "; ".join(flags), "scale_uv": scales, "counts": counts,
+            "length": {str(fs): len(count) for fs, count in counts.items()}}
+
+
+def quantise(signal):
+    """float32 mV -> (int16 counts, microvolts per count): 1 unless the record needs more range; nothing is clipped."""
+    peak_uv = float(np.abs(signal).max()) * 1000
+    scale_uv = int(peak_uv / 32767.4) + 1
+    return np.rint(signal * np.float32(1000 / scale_uv)).astype("<i2"), scale_uv
+
+
+# ---------------------------------------------------------------------------------------------------- the run
+
+def _start_worker():
+    """A worker leaves Ctrl-C to the main process and ends when the main process is gone, however that died."""
+    signals.signal(signals.SIGINT, signals.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def run_shards(shards, input_dir, folder, workers, progress):
+    """Extract shards, in this process (workers 1) or in several."""
+    if workers == 1:
+        for shard in shards:
+            progress.update(extract_shard(shard, input_dir, folder))
+        return
+    pool = ProcessPoolExecutor(min(workers, len(shards)), multiprocessing.get_context("spawn"), _start_worker)
+    try:
+        jobs = [pool.submit(extract_shard, shard, input_dir, folder) for shard in shards]
+        for job in as_completed(jobs):
+            progress.update(job.result())
+    except BrokenProcessPool:
+        raise ECGError("a worker process was killed, perhaps for want of memory; the same command goes on where it "
+                       "stopped, --workers 1 needs least") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def extract(input_dir, output_dir, target_fs, workers, min_seconds=MIN_SECONDS):
+    """Extract every record under ``input_dir``; returns (rows kept, rows skipped)."""
+    output_dir, shard_dir = Path(output_dir), Path(output_dir) / "shards"
+    shards, skipped = plan_shards(input_dir, target_fs, min_seconds)
+    shard_dir.mkdir(parents=True, exist_ok=True)
+    (output_dir / "extraction.json").unlink(missing_ok=True)    # from here on the folder is incomplete
+    todo = [shard for shard in shards if load_finished(shard_dir, shard, input_dir) is None]
+    total = sum(len(shard["paths"]) for shard in shards)
+    done = total - sum(len(shard["paths"]) for shard in todo)
+    with tqdm(total=total, initial=done, unit="record", desc="extracting") as progress:
+        if todo:
+            run_shards(todo, input_dir, shard_dir, workers, progress)
+    _remove_strangers(shard_dir, shards)
+    tables = [json.loads(shard_files(shard_dir, shard)[0].read_text("utf-8")) for shard in shards]
+    kept = [row for table in tables for row in table["records"]]
+    skipped = sorted(skipped + [row for table in tables for row in table["skipped"]], key=lambda row: row["path"])
+    write_table(output_dir / "records.csv", RECORD_COLUMNS, map(_readable, kept))
+    write_table(output_dir / "skipped.csv", ("record", "path", "reason"), skipped)
+    write_json(output_dir / "extraction.json", {
+        "version": SHARD_VERSION, "target_fs": target_fs, "min_seconds": min_seconds,
+        "shards": [shard["name"] for shard in shards]})
+    return kept, skipped
+
+
+RECORD_COLUMNS = ("record", "database", "path", "fs_original", "seconds", "age", "sex", "dx", "flags")
+
+
+def _readable(row):
+    return row | {"seconds": f"{row['n_original'] / row['fs_original']:g}", "dx": " ".join(row["dx"]),
+                  "fs_original": f"{row['fs_original']:g}", "age": "" if row["age"] is None else f"{row['age']:g}"}
+
+
+def _remove_strangers(folder, shards):
+    """Delete what earlier runs left behind: unfinished files, shards of other inputs or settings."""
+    wanted = {file.name for shard in shards for file in (lambda pair: [pair[0], *pair[1].values()])(
+        shard_files(folder, shard))}
+    for file in folder.iterdir():
+        if file.name not in wanted and re.fullmatch(r"[0-9a-f]{20}(-fs[0-9]+)?\..+", file.name):
+            file.unlink()
+
+
+def summary(kept, skipped):
+    """Table of found, kept, skipped, hours and scored records by database, as text."""
+    lines = [f"{'database':<24}{'found':>8}{'kept':>8}{'skipped':>9}{'hours':>10}{'scored':>8}"]
+    for name in [*sorted({row["database"] for row in kept + skipped}), None]:
+        mine = [row for row in kept if name in (row["database"], None)]
+        out = sum(name in (row["database"], None) for row in skipped)
+        hours = sum(row["n_original"] / row["fs_original"] for row in mine) / 3600
+        scored = sum(any(code in CODE_TO_CLASS for code in row["dx"]) for row in mine)
+        lines.append(f"{name or 'all':<24}{len(mine) + out:>8}{len(mine):>8}{out:>9}{hours:>10.2f}{scored:>8}")
+    return "\n".join(lines)
+
+
+def parse_arguments(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input_dir", default=INPUT_DIR, help="folder with the databases (default: %(default)s)")
+    parser.add_argument("--output_dir", default=OUTPUT_DIR, help="default: %(default)s")
+    parser.add_argument("--target_fs", type=int, nargs="+", default=[100, 250], metavar="HZ",
+                        help="sampling rates to make; CNNs use 100, ST-MEM 250 (default: 100 250)")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
+                        help="processes; one record each is in memory at a time (default: %(default)s, your cores)")
+    parser.add_argument("--min_seconds", type=float, default=MIN_SECONDS, metavar="S",
+                        help="shorter records are skipped (default: %(default)s)")
+    args = parser.parse_args(argv)
+    if args.workers < 1 or not all(20 <= fs <= 10_000 for fs in args.target_fs) or not args.min_seconds >= 0:
+        parser.error("--workers must be at least 1, --target_fs 20 to 10000 Hz, --min_seconds at least 0")
+    args.target_fs = sorted(set(args.target_fs))
+    return args
+
+
+def main(argv=None):
+    args = parse_arguments(argv)
+    try:
+        kept, skipped = extract(args.input_dir, args.output_dir, args.target_fs, args.workers, args.min_seconds)
+    except OSError as error:
+        print(f"error: cannot write to {args.output_dir}: {error}", file=sys.stderr)
+        return 2
+    except ECGError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(summary(kept, skipped))
+    flagged = sum(bool(row["flags"]) for row in kept)
+    print(f"{flagged} kept records carry a remark (column flags of {args.output_dir}/records.csv); "
+          f"reasons of the {len(skipped)} skipped: {args.output_dir}/skipped.csv")
+    for row in skipped[:5]:
+        print(f"  skipped {safe_cell(row['path'])}: {safe_cell(row['reason'])}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

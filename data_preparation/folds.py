@@ -1,0 +1,79 @@
+"""Stratified folds: every label spread evenly, one patient's records together.
+
+Iterative stratification (Sechidis, Tsoumakas, Vlahavas: On the stratification of multi-label data, ECML PKDD 2011):
+the rarest label left is dealt out first, each record to the fold that still wants most of it.  Here the unit that is
+dealt is a patient; a record without a patient id is its own.
+"""
+import zlib
+
+import numpy as np
+
+from util.store import NO_FOLD, N_FOLDS
+
+
+def assign_folds(databases, labels, patients, n_folds=N_FOLDS, seed=0):
+    """Folds of every record, dealt out within each database.
+
+    Args:
+        databases: list of names (N).
+        labels: bool (N, classes).
+        patients: list of ids (N), "" where unknown; the same id in two databases is two patients.
+
+    Returns:
+        int64 (N,): 0 to n_folds - 1, or NO_FOLD for records without any label.  The folds of one database do not
+        depend on the others.
+    """
+    databases, folds = np.asarray(databases), np.full(len(labels), NO_FOLD)
+    for database in sorted(set(databases.tolist())):
+        rows = np.flatnonzero((databases == database) & labels.any(1))
+        groups = _group_numbers([patients[row] for row in rows])
+        rng = np.random.default_rng([seed, zlib.crc32(database.encode())])
+        folds[rows] = stratify(labels[rows], groups, n_folds, rng)
+    return folds
+
+
+def _group_numbers(patients):
+    """Consecutive group numbers (n,); every empty id is a group of its own."""
+    numbers = {}
+    return np.array([numbers.setdefault(patient or row, len(numbers)) for row, patient in enumerate(patients)],
+                    np.int64)
+
+
+def stratify(labels, groups, n_folds, rng):
+    """Iterative stratification of groups.
+
+    Args:
+        labels: bool (n, classes).
+        groups: int64 (n,), numbered from 0 without gaps; records of a group share a fold.
+        rng: numpy Generator; breaks ties.
+
+    Returns:
+        int64 (n,) folds.
+    """
+    n_groups = int(groups.max()) + 1 if len(groups) else 0
+    counts = np.zeros((n_groups, labels.shape[1]))          # (groups, classes): records of a group with a label
+    np.add.at(counts, groups, labels)
+    sizes = np.bincount(groups, minlength=n_groups).astype(float)
+    wanted = np.tile(counts.sum(0) / n_folds, (n_folds, 1))  # (folds, classes): records with a label still wanted
+    room = np.full(n_folds, sizes.sum() / n_folds)           # (folds,): records still wanted
+    fold_of_group = np.full(n_groups, -1)
+    left, order = counts.sum(0), rng.random(n_groups)
+    while (fold_of_group < 0).any():
+        label = np.where(left > 0, left, np.inf).argmin() if (left > 0).any() else None
+        weight = sizes if label is None else counts[:, label]
+        chosen = np.flatnonzero((fold_of_group < 0) & (weight > 0))
+        # Large groups first: they are the hardest to place; equals in random order.
+        for group in chosen[np.lexsort((order[chosen], -sizes[chosen], -weight[chosen]))]:
+            fold = _neediest_fold(room if label is None else wanted[:, label], room, rng)
+            fold_of_group[group] = fold
+            wanted[fold] -= counts[group]
+            room[fold] -= sizes[group]
+        left -= counts[chosen].sum(0)
+    return fold_of_group[groups] if n_groups else np.zeros(0, np.int64)
+
+
+def _neediest_fold(first, second, rng):
+    """The fold that wants most by the first measure, then by the second, then by lot."""
+    best = np.flatnonzero(first > first.max() - 1e-9)
+    best = best[second[best] > second[best].max() - 1e-9]
+    return best[0] if len(best) == 1 else best[int(rng.random() * len(best))]

@@ -1,0 +1,381 @@
+"""RecordStore: all recordings of one sampling rate in one folder, read through a memory map.
+
+A store is three files.  ``signals.dat`` holds the records end to end, int16, time-major, twelve columns in the order
+of LEADS.  ``records.csv`` has one readable row a record.  ``meta.json`` holds the format version, fs, exact sums of
+every fold for standardisation, and checksums.  Opening costs no signal memory, and processes share the pages.
+"""
+import csv
+import json
+import math
+import os
+import re
+import shutil
+import zlib
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from util.challenge import CLASSES, labels_from_dx
+from util.errors import StoreError
+from util.leads import LEADS
+
+FORMAT = "ECG record store"
+VERSION = 1
+BLOCK_BYTES = 1 << 24           # signals.dat is checksummed in blocks of 16 MiB
+ROW_BYTES = 2 * len(LEADS)      # one instant, all leads
+N_FOLDS = 10
+NO_FOLD = -1                    # records without a scored diagnosis
+COLUMNS = ("record", "database", "fs_original", "start", "length", "scale", "age", "sex", "dx", "fold", "patient",
+           "flags", "path")
+_TEXT = ("record", "database", "sex", "dx", "patient", "flags", "path")
+_REMAKE = "make the store again with data_preparation/reformat_memmap.py"
+
+
+class RecordStore:
+    """A store, opened read-only.
+
+    Args:
+        path: the folder of one sampling rate, for example ``./data_folder/data_summary_without_preprocessing/fs100``.
+
+    Attributes:
+        path: that folder (Path).
+        fs: sampling rate in Hz (int).
+        leads: the twelve lead names, in the order of the columns.
+        records: pandas DataFrame, one row a record, columns COLUMNS.  ``start`` and ``length`` are in samples at fs,
+            ``scale`` is mV per count, ``dx`` is space separated SNOMED CT codes, ``fold`` is -1 for records without a
+            scored diagnosis; ``flags`` and ``patient`` may be empty.
+        meta: the contents of meta.json.
+
+    A store pickles as its path: a DataLoader worker maps the same pages and copies nothing.
+
+    Raises:
+        StoreError: missing, damaged, of another version, or records.csv and signals.dat disagree.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.meta = _read_meta(self.path)
+        self.fs = self.meta["fs"]
+        self.leads = LEADS
+        self.records = _read_records(self.path, self.meta)
+        self._start = self.records["start"].to_numpy()
+        self._length = self.records["length"].to_numpy()
+        self._scale = self.records["scale"].to_numpy(np.float32)
+        samples = self.meta["samples"]
+        signals = np.memmap(self.path / "signals.dat", "<i2", "r", shape=(samples, len(LEADS)))
+        self._signals = signals.view(np.ndarray)    # same read-only pages without memmap's cost at every slice
+
+    def __reduce__(self):
+        return RecordStore, (self.path,)
+
+    def __len__(self):
+        return len(self._length)
+
+    @cached_property
+    def labels(self):
+        """bool (N, 24): the Challenge's classes, in the order of util.challenge.CLASSES."""
+        return labels_from_dx(self.records["dx"].tolist())
+
+    def counts(self, i, start=0, length=None):
+        """int16 (length, 12): a read-only view of record i from sample ``start``, by default to its end.
+
+        Raises:
+            IndexError: outside of the record.
+        """
+        size = int(self._length[i])
+        length = size - start if length is None else length
+        if not 0 <= start <= start + length <= size:
+            raise IndexError(f"samples {start} to {start + length} of record {i}, which has {size}")
+        first = int(self._start[i]) + start
+        return self._signals[first:first + length]
+
+    def read(self, i, start=0, length=None, leads=None):
+        """float32 (length, leads) in mV; ``leads`` are names, by default all twelve."""
+        counts = self.counts(i, start, length)
+        if leads is not None:
+            counts = counts[:, [LEADS.index(lead) for lead in leads]]
+        return counts * self._scale[i]
+
+    def statistics(self, folds=None):
+        """Mean and standard deviation of each lead in mV, two float64 (12,), over the records of these folds (default:
+        every record of the store, those without a fold included).  Exact, whatever the set: meta.json keeps each
+        fold's integer sums.
+
+        Raises:
+            StoreError: no record in these folds.
+        """
+        kept = self.meta["sums"] if folds is None else {str(fold): self.meta["sums"].get(str(fold)) for fold in folds}
+        parts = [part for part in kept.values() if part]
+        n = sum(part["samples"] for part in parts)
+        if n == 0:
+            raise StoreError(f"{self.path}: no record in folds {', '.join(kept)}")
+        return lead_statistics(n, *([sum(column) for column in zip(*(part[key] for part in parts))]
+                                    for key in ("sum", "squares")))
+
+    def verify_blocks(self):
+        """Compare signals.dat with its checksums.
+
+        Raises:
+            StoreError: naming the damaged blocks and the records in them.
+        """
+        found = _block_checksums(self.path / "signals.dat")
+        damaged = [block for block, (a, b) in enumerate(zip(found, self.meta["blocks"])) if a != b]
+        if damaged:
+            rows = BLOCK_BYTES / ROW_BYTES
+            ends = self._start + self._length
+            hit = [name for name, start, end in zip(self.records["record"], self._start, ends)
+                   if any(start < (block + 1) * rows and end > block * rows for block in damaged)]
+            raise StoreError(f"{self.path}/signals.dat was changed or damaged: {len(damaged)} of {len(found)} blocks "
+                             f"differ from their checksums (records {hit[0]} to {hit[-1]}); {_REMAKE}")
+
+
+def lead_statistics(n, sums, squares):
+    """Mean and population standard deviation in mV, float64 (12,), from exact integer sums over n samples in
+    microvolts: var = (n S2 - S1^2) / n^2, in integers, so that nothing cancels."""
+    mean = np.array([s / n for s in sums])
+    std = np.array([math.sqrt((n * s2 - s * s) / (n * n)) for s, s2 in zip(sums, squares)])
+    return mean * 1e-3, std * 1e-3
+
+
+# ---------------------------------------------------------------------------------------------------- opening
+
+def _read_meta(folder):
+    if not folder.is_dir():
+        raise StoreError(f"no store at {folder}: make one with data_preparation/reformat_memmap.py")
+    if not (folder / "meta.json").is_file():
+        inside = sorted(path.parent.name for path in folder.glob("fs*/meta.json"))
+        cure = f"name the folder of one rate: {folder / inside[0]}" if inside else _REMAKE
+        raise StoreError(f"{folder} is not a store (no meta.json); {cure}")
+    try:
+        meta = json.loads((folder / "meta.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"{folder}/meta.json is unreadable ({error}); {_REMAKE}") from None
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise StoreError(f"{folder}/meta.json does not describe a record store; {_REMAKE}")
+    if meta.get("version") != VERSION:
+        raise StoreError(f"{folder} has store version {meta.get('version')}, this code reads {VERSION}; {_REMAKE}")
+    _check_meta(folder, meta)
+    return meta
+
+
+def _check_meta(folder, meta):
+    problem = _meta_problem(meta)
+    named = re.fullmatch(r"fs([0-9]+)", folder.name)
+    if not problem and named and int(named[1]) != meta["fs"]:
+        problem = f"fs is {meta['fs']} in a folder named {folder.name}"
+    if problem:
+        raise StoreError(f"{folder}/meta.json is damaged ({problem}); {_REMAKE}")
+    size = (folder / "signals.dat").stat().st_size if (folder / "signals.dat").is_file() else None
+    if size is None:
+        raise StoreError(f"{folder}/signals.dat is missing; {_REMAKE}")
+    if size != meta["samples"] * ROW_BYTES:
+        raise StoreError(f"{folder}/signals.dat has {size} bytes where meta.json says {meta['samples'] * ROW_BYTES}: "
+                         f"truncated or changed; {_REMAKE}")
+
+
+def _is_count(value):
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 53
+
+
+def _meta_problem(meta):
+    """What is wrong with the entries of meta.json, or None."""
+    fixed = {"leads": list(LEADS), "dtype": "int16", "classes": list(CLASSES), "block_bytes": BLOCK_BYTES}
+    for key, value in fixed.items():
+        if meta.get(key) != value:
+            return f"{key} is not what this code writes"
+    for key in ("fs", "samples", "records", "folds"):
+        if not _is_count(meta.get(key)):
+            return f"{key} is not a positive integer"
+    blocks = -(-meta["samples"] * ROW_BYTES // BLOCK_BYTES)
+    if not isinstance(meta.get("blocks"), list) or len(meta["blocks"]) != blocks:
+        return "blocks does not fit the number of samples"
+    if not isinstance(meta.get("records_crc32"), str):
+        return "records_crc32 is missing"
+    sums = meta.get("sums")
+    if not isinstance(sums, dict) or not all(_is_sums(part) for part in sums.values()):
+        return "sums is not a table of sums by fold"
+    if sum(part["samples"] for part in sums.values()) != meta["samples"]:
+        return "sums does not fit the number of samples"
+    return None
+
+
+def _is_sums(part):
+    return isinstance(part, dict) and _is_count(part.get("samples")) and all(
+        isinstance(part.get(key), list) and len(part[key]) == len(LEADS) and
+        all(type(value) is int for value in part[key]) for key in ("sum", "squares")) and all(
+        part["samples"] * s2 >= s * s for s, s2 in zip(part["sum"], part["squares"]))
+
+
+def _read_records(folder, meta):
+    path = folder / "records.csv"
+    if not path.is_file():
+        raise StoreError(f"{path} is missing; {_REMAKE}")
+    if _checksum(path.read_bytes()) != meta["records_crc32"]:
+        raise StoreError(f"{path} was changed after the store was made (its checksum differs); {_REMAKE}")
+    types = {column: str for column in _TEXT} | {"fs_original": float, "start": np.int64, "length": np.int64,
+                                                 "scale": float, "age": float, "fold": np.int64}
+    try:
+        records = pd.read_csv(path, dtype=types, keep_default_na=False, na_values={"age": [""]}, encoding="utf-8")
+    except (ValueError, OverflowError) as error:
+        raise StoreError(f"{path} is unreadable ({error}); {_REMAKE}") from None
+    problem = _records_problem(records, meta)
+    if problem:
+        raise StoreError(f"{path} does not fit the store: {problem}; {_REMAKE}")
+    return records
+
+
+def _records_problem(records, meta):
+    """Where records.csv contradicts itself or signals.dat, or None."""
+    missing = [column for column in COLUMNS if column not in records]
+    if missing:
+        return f"no column {', '.join(missing)}"
+    if len(records) != meta["records"]:
+        return f"{len(records)} rows for {meta['records']} records"
+    start, length = records["start"].to_numpy(), records["length"].to_numpy()
+    scale, fold = records["scale"].to_numpy(), records["fold"].to_numpy()
+    if (length < 1).any() or (start[1:] != (start + length)[:-1]).any() or start[0] != 0:
+        return "the records do not lie end to end"
+    if start[-1] + length[-1] != meta["samples"]:
+        return f"the records end at sample {start[-1] + length[-1]} of {meta['samples']}"
+    if not (np.isfinite(scale) & (scale > 0)).all():
+        return "a scale is not a positive number"
+    if fold.min() < NO_FOLD or fold.max() >= meta["folds"]:
+        return f"a fold is outside of {NO_FOLD} to {meta['folds'] - 1}"
+    if records["record"].duplicated().any():
+        return f"record {records['record'][records['record'].duplicated()].iloc[0]} appears twice"
+    return None
+
+
+def _checksum(data, start=0):
+    return f"{zlib.crc32(data, start):08x}"
+
+
+def _block_checksums(path):
+    with open(path, "rb") as file:
+        return [_checksum(block) for block in iter(lambda: file.read(BLOCK_BYTES), b"")]
+
+
+# ---------------------------------------------------------------------------------------------------- writing
+
+def write_store(folder, fs, rows, command):
+    """Write a store into a new folder, record by record, in memory that does not grow with their number.
+
+    Args:
+        folder: must not exist.
+        fs: sampling rate in Hz (int).
+        rows: iterable of (row, counts): ``counts`` int16 (n, 12); ``row`` a dict with record, database, fs_original,
+            scale_uv (integer microvolts per count), age (years or None), sex, dx (list of codes), fold and, if known,
+            patient, flags, path.
+        command: the command lines that made it (list of strings); no times and no paths of this machine in them, so
+            that the same input gives the same bytes.
+
+    Raises:
+        StoreError: no record, or it cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True)
+        table, sums = [], {}
+        with open(folder / "signals.dat", "wb") as file:
+            start = 0
+            for row, counts in rows:
+                file.write(np.ascontiguousarray(counts, "<i2").data)
+                _add_sums(sums.setdefault(row["fold"], [0, [0] * len(LEADS), [0] * len(LEADS)]), counts,
+                          row["scale_uv"])
+                table.append(_table_row(row, start, len(counts)))
+                start += len(counts)
+            _sync(file)
+        if not table:
+            raise StoreError(f"{folder}: no record to write")
+        write_table(folder / "records.csv", COLUMNS, table)
+        _write_meta(folder, fs, start, len(table), sums, command)
+    except OSError as error:
+        raise StoreError(f"cannot write the store {folder}: {error}") from error
+
+
+def _write_meta(folder, fs, samples, records, sums, command):
+    total = [sum(part[0] for part in sums.values())] + [
+        [sum(column) for column in zip(*(part[k] for part in sums.values()))] for k in (1, 2)]
+    mean, std = lead_statistics(*total)
+    meta = {"format": FORMAT, "version": VERSION, "fs": fs, "leads": list(LEADS), "dtype": "int16",
+            "classes": list(CLASSES), "records": records, "samples": samples, "folds": N_FOLDS, "command": command,
+            "mean_mv": mean.tolist(), "std_mv": std.tolist(),
+            "sums": {str(fold): {"samples": n, "sum": s, "squares": s2}
+                     for fold, (n, s, s2) in sorted(sums.items())},
+            "records_crc32": _checksum((folder / "records.csv").read_bytes()),
+            "block_bytes": BLOCK_BYTES, "blocks": _block_checksums(folder / "signals.dat")}
+    write_json(folder / "meta.json", meta)
+
+
+def _add_sums(total, counts, scale_uv):
+    """Add a record's exact sums, in integer microvolts: samples, sum and sum of squares of each lead."""
+    wide = counts.astype(np.int64)
+    total[0] += len(counts)
+    for k, part in ((1, wide.sum(0) * scale_uv), (2, (wide * wide).sum(0) * scale_uv ** 2)):
+        total[k] = [a + int(b) for a, b in zip(total[k], part)]
+
+
+def _table_row(row, start, length):
+    number = {"fs_original": f"{row['fs_original']:.12g}", "start": start, "length": length,
+              "scale": repr(row["scale_uv"] / 1000), "fold": row["fold"],
+              "age": "" if row["age"] is None else f"{row['age']:g}"}
+    text = {key: row.get(key, "") for key in ("record", "database", "sex", "patient", "flags", "path")}
+    return number | text | {"dx": " ".join(row["dx"])}
+
+
+def publish(new, folder):
+    """Put the complete folder ``new`` in the place of ``folder``, whose earlier contents, if any, are removed.
+
+    Raises:
+        StoreError: ``folder`` holds something that is not a store.
+    """
+    new, folder = Path(new), Path(folder)
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        if any(folder.iterdir()) and not (folder / "meta.json").exists():
+            raise StoreError(f"{folder} exists and is not a store; move it away or choose another --output_dir")
+        os.rename(folder, old)
+    os.rename(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def safe_cell(value):
+    """A cell of a CSV file that no spreadsheet takes for a formula and no reader for several lines: text that starts
+    with = + - or @ gets an apostrophe in front; control characters become blanks."""
+    if not isinstance(value, str):
+        return value
+    text = value.encode("utf-8", "backslashreplace").decode("utf-8")
+    text = "".join(c if c.isprintable() else " " for c in text).strip()
+    return "'" + text if text[:1] in ("=", "+", "-", "@") and not _NUMBER.fullmatch(text) else text
+
+
+_NUMBER = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?", re.IGNORECASE)
+
+
+def write_table(path, columns, rows):
+    """Write dict rows as a CSV file (UTF-8, one line end everywhere, safe cells), complete or not at all."""
+    partial = Path(f"{path}.{os.getpid()}.tmp")
+    with open(partial, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([safe_cell(row[column]) for column in columns] for row in rows)
+        _sync(file)
+    os.replace(partial, path)
+
+
+def write_json(path, value):
+    """Write plain values as JSON, complete or not at all."""
+    partial = Path(f"{path}.{os.getpid()}.tmp")
+    with open(partial, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, allow_nan=False)
+        file.write("\n")
+        _sync(file)
+    os.replace(partial, path)
+
+
+def _sync(file):
+    file.flush()
+    os.fsync(file.fileno())
