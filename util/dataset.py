@@ -1,0 +1,291 @@
+"""Crops of a RecordStore: which records, which windows, in which order, and their labels.
+
+The loader's workers only copy int16 samples out of the memmap.  Everything random is decided beforehand from the
+samples' keys (util/keyed_random.py), so neither the number of workers nor that of processes changes what is seen.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from util.challenge import ABBREVIATIONS, CLASSES
+from util.errors import ConfigError
+from util.keyed_random import KeyedRandom, sample_keys
+from util.leads import lead_index
+
+FOLDS = 10
+CROP_STREAM = 1       # streams of KeyedRandom: the crop's place, and what the device draws (transforms, masks, views)
+DEVICE_STREAM = 2
+
+
+# ============ which windows of a record ============
+@dataclass(frozen=True)
+class Cropping:
+    """Windows of ``length`` samples.  ``kind`` is random, center, segments (``count`` spread evenly from the start to
+    the end) or moving (every ``stride`` samples; a last window that does not fit is left out)."""
+    kind: str
+    length: int
+    count: int = 1
+    stride: int = 0
+
+    def starts(self, samples: int) -> np.ndarray:
+        """First samples of the fixed windows of a record; a record shorter than the window has the one window at 0,
+        which the dataset pads."""
+        spare = samples - self.length
+        if spare <= 0:
+            return np.zeros(1, np.int64)
+        if self.kind == "moving":
+            return np.arange(0, spare + 1, self.stride)
+        if self.kind == "segments":
+            # Equals the published arange(0, L-crop+1, (L-crop)//(n-1)) where that gives n segments.
+            step = spare // (self.count - 1) if self.count > 1 else 0
+            return np.unique(np.minimum(np.arange(self.count) * step, spare))
+        return np.array([spare // 2])
+
+
+def parse_cropping(transforms: list, where: str) -> Cropping:
+    """The cropping that must stand first in a list of transforms.
+
+    Raises:
+        ConfigError: none there, or wrong arguments.
+    """
+    kinds = {"random_crop": ("crop_length",), "center_crop": ("crop_length",),
+             "n_crop": ("crop_length", "num_segments"), "moving_window_crop": ("crop_length", "crop_stride")}
+    first = transforms[0] if transforms else None
+    name, args = next(iter(first.items())) if isinstance(first, dict) and first else (first, {})
+    if name not in kinds:
+        raise ConfigError(f"{where} must begin with a cropping: {', '.join(kinds)} (found {name!r})")
+    if not isinstance(args, dict) or set(args) != set(kinds[name]) or \
+            not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in args.values()):
+        raise ConfigError(f"{where}: {name} takes positive whole numbers {', '.join(kinds[name])}, not {args!r}")
+    length = args["crop_length"]
+    return {"random_crop": Cropping("random", length), "center_crop": Cropping("center", length),
+            "n_crop": Cropping("segments", length, count=args.get("num_segments", 1)),
+            "moving_window_crop": Cropping("moving", length, stride=args.get("crop_stride", 1))}[name]
+
+
+# ============ reading ============
+class CropDataset(Dataset):
+    """Reads crops: indexed by a list of (row of the store, first sample, key) it returns one batch.
+
+    Args:
+        store: RecordStore.
+        leads: names, in the order wanted.
+        length: samples a crop.  A shorter record is padded at its end with each lead's mean.
+        labels: (records of the store, classes) or None; handed on as float32 (multi-label) or int64 (multi-class).
+
+    A batch: "counts" int16 (batch, length, leads), "scale" float32 (batch,) mV a count, "key" and "record" int64
+    (batch,), and "label".  Raw counts travel from worker to device at half the size of float32.
+    """
+
+    def __init__(self, store, leads, length, labels=None):
+        self.store, self.length, self.labels = store, length, labels
+        self.columns = lead_index(leads)
+        self.samples = store.records["length"].to_numpy()
+        self.scale = store.records["scale"].to_numpy(np.float32)
+
+    def __len__(self):
+        return len(self.store)
+
+    def __getitems__(self, items):
+        counts = np.empty((len(items), self.length, len(self.columns)), np.int16)
+        for place, (row, start, _) in enumerate(items):
+            samples = min(self.length, self.samples[row] - start)
+            crop = self.store.counts(row, start, samples)[:, self.columns]
+            counts[place, :samples] = crop
+            if samples < self.length:
+                counts[place, samples:] = crop.mean(axis=0).round()
+        rows = np.array([row for row, _, _ in items])
+        batch = {"counts": torch.from_numpy(counts), "scale": torch.from_numpy(self.scale[rows]),
+                 "key": torch.tensor([key for _, _, key in items], dtype=torch.int64),
+                 "record": torch.from_numpy(rows)}
+        if self.labels is not None:
+            batch["label"] = torch.from_numpy(self.labels[rows])
+        return batch
+
+
+def to_device(batch: dict, device) -> dict:
+    """Move a batch and make "signal" float32 (batch, leads, time) in mV and "random" from it."""
+    batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+    batch["signal"] = batch.pop("counts").transpose(1, 2) * batch.pop("scale")[:, None, None]
+    batch["random"] = KeyedRandom(batch["key"], DEVICE_STREAM)
+    return batch
+
+
+# ============ order ============
+class TrainingBatches:
+    """Batch sampler of one process: every epoch a new order of the records, each with ``crops`` random crops.
+
+    All processes compute the same order; of every global batch of batch_size * world records, process r takes the
+    r-th part.  The last records that do not fill a step (``accumulate`` global batches) are left out of this epoch.
+
+    Args:
+        rows: rows of the store to visit; samples: their lengths; length: samples a crop.
+
+    Raises:
+        ConfigError: fewer records than one step needs.
+    """
+
+    def __init__(self, rows, samples, length, *, batch_size, accumulate=1, crops=1, seed=0, rank=0, world=1,
+                 steps=None):
+        self.rows, self.samples, self.length = np.asarray(rows), np.asarray(samples), length
+        self.batch_size, self.accumulate, self.crops = batch_size, accumulate, crops
+        self.seed, self.rank, self.world = seed, rank, world
+        per_step = batch_size * accumulate * world
+        self.steps = len(self.rows) // per_step
+        if not self.steps:
+            raise ConfigError(f"{len(self.rows)} training records are fewer than one step's batch of {per_step} "
+                              f"(dataloader.batch_size {batch_size} x train.accum_iter {accumulate} x {world} "
+                              "processes); make the batch smaller")
+        if steps is not None:
+            self.steps = min(self.steps, steps)
+        self.epoch, self.first_step = 0, 0
+
+    def set_epoch(self, epoch: int, first_step: int = 0):
+        """Choose the epoch, and how many of its steps to pass over (resuming)."""
+        self.epoch, self.first_step = epoch, first_step
+
+    def __len__(self):
+        return (self.steps - self.first_step) * self.accumulate
+
+    def __iter__(self):
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.rows))
+        for batch in range(self.first_step * self.accumulate, self.steps * self.accumulate):
+            begin = (batch * self.world + self.rank) * self.batch_size
+            yield self.items(np.repeat(order[begin:begin + self.batch_size], self.crops))
+
+    def items(self, places):
+        """(row, start, key) of a random crop for each place in ``rows``; crop n of a record is its visit n."""
+        rows = self.rows[places]
+        keys = sample_keys(self.seed, self.epoch, rows, np.arange(len(rows)) % self.crops)
+        spare = torch.from_numpy(np.maximum(self.samples[places] - self.length, 0))
+        starts = KeyedRandom(torch.from_numpy(keys), CROP_STREAM).integers(spare[:, None] + 1, 1)[:, 0]
+        return list(zip(rows.tolist(), starts.tolist(), keys.tolist()))
+
+
+class EvaluationBatches:
+    """Batch sampler of fixed crops: every window of every record once over all processes.
+
+    Batches are made up alike whatever the number of processes, and dealt out in turn, so that 1 or 8 processes
+    compute the same numbers.
+    """
+
+    def __init__(self, rows, samples, cropping, *, batch_size, seed=0, rank=0, world=1):
+        self.items = [(int(row), int(start), int(row)) for row, n in zip(rows, samples)
+                      for start in cropping.starts(int(n))]
+        self.batches = range(rank, -(-len(self.items) // batch_size), world)
+        self.batch_size = batch_size
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        for batch in self.batches:
+            yield self.items[batch * self.batch_size:(batch + 1) * self.batch_size]
+
+
+def make_loader(dataset, batches, *, num_workers=0, pin_memory=False) -> DataLoader:
+    """A DataLoader whose workers return whole batches."""
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=_whole, num_workers=num_workers,
+                      pin_memory=pin_memory and torch.cuda.is_available(), prefetch_factor=4 if num_workers else None)
+
+
+def _whole(batch):
+    return batch
+
+
+# ============ labels and folds ============
+def parse_classes(value) -> dict[str, set[str]]:
+    """``dataset.classes`` as {name: SNOMED CT codes}.
+
+    Raises:
+        ConfigError: neither challenge2020 nor a mapping of lists of codes.
+    """
+    if value == "challenge2020":
+        from util.challenge import CODE_TO_CLASS
+        return {ABBREVIATIONS[i]: {code for code, c in CODE_TO_CLASS.items() if c == i} for i in range(len(CLASSES))}
+    if not isinstance(value, dict) or len(value) < 2:
+        raise ConfigError("dataset.classes must be challenge2020 or a mapping of at least two classes, "
+                          "{name: [SNOMED CT codes]}")
+    classes = {str(name): {str(code) for code in (codes if isinstance(codes, list) else [codes])}
+               for name, codes in value.items()}
+    bad = [code for codes in classes.values() for code in codes if not code.isdigit()]
+    if bad:
+        raise ConfigError(f"dataset.classes: {bad[0]!r} is not a SNOMED CT code (digits only)")
+    return classes
+
+
+def make_labels(store, classes: dict, task: str):
+    """Labels of every record and which records have one.
+
+    Returns:
+        multilabel: float32 (records, classes), and True where at least one class applies;
+        multiclass: int64 (records,), and True where exactly one class applies.
+    """
+    matrix = np.zeros((len(store), len(classes)), bool)
+    class_of = {}
+    for column, codes in enumerate(classes.values()):
+        for code in codes:
+            class_of.setdefault(code, []).append(column)
+    for row, dx in enumerate(store.records["dx"]):
+        for code in str(dx).split():
+            matrix[row, class_of.get(code, [])] = True
+    if task == "multiclass":
+        return matrix.argmax(axis=1), matrix.sum(axis=1) == 1
+    return matrix.astype(np.float32), matrix.any(axis=1)
+
+
+def choose_rows(store, *, databases=None, max_records=None, seed=0) -> np.ndarray:
+    """Rows of these databases; with ``max_records`` a seeded subset, in store order.
+
+    Raises:
+        ConfigError: a database that the store does not hold.
+    """
+    keep = np.ones(len(store), bool)
+    if databases is not None:
+        known = sorted(store.records["database"].unique())
+        unknown = sorted(set(map(str, databases)) - set(known))
+        if unknown:
+            raise ConfigError(f"dataset.databases: the store has no {', '.join(unknown)}; it holds {', '.join(known)}")
+        keep = store.records["database"].isin(list(map(str, databases))).to_numpy()
+    rows = np.flatnonzero(keep)
+    if max_records is not None and len(rows) > max_records:
+        rows = np.sort(np.random.default_rng([seed, 1]).permutation(rows)[:max_records])
+    return rows
+
+
+def parse_folds(value) -> list[int]:
+    """``dataset.fold`` as a list of test folds.
+
+    Raises:
+        ConfigError: not a fold 0-9, a list of them, or 'all'.
+    """
+    folds = list(range(FOLDS)) if value == "all" else value if isinstance(value, list) else [value]
+    if not folds or not all(isinstance(f, int) and not isinstance(f, bool) and 0 <= f < FOLDS for f in folds):
+        raise ConfigError(f"dataset.fold must be a fold 0-{FOLDS - 1}, a list of them, or 'all', not {value!r}")
+    return folds
+
+
+def split_rows(store, rows, fold: int, *, protocol="nested", label_fraction=1.0, seed=0) -> dict[str, np.ndarray]:
+    """Rows of train, valid (selection) and test for test fold ``fold``.
+
+    nested: test on ``fold``, select on fold + 1 (mod 10), train on the other eight.  published: select and report on
+    ``fold``, train on the other nine.  Records without a fold are in none.  ``label_fraction`` keeps that share of the
+    training rows, drawn by ``seed``.
+
+    Raises:
+        ConfigError: a part is empty.
+    """
+    folds = store.records["fold"].to_numpy()[rows]
+    select = (fold + 1) % FOLDS if protocol == "nested" else fold
+    train = rows[(folds >= 0) & (folds != fold) & (folds != select)]
+    if label_fraction < 1:
+        count = max(1, round(len(train) * label_fraction))
+        train = np.sort(np.random.default_rng([seed, 2]).permutation(train)[:count])
+    parts = {"train": train, "valid": rows[folds == select], "test": rows[folds == fold]}
+    for name, part in parts.items():
+        if not len(part):
+            raise ConfigError(f"no labelled records for the {name} part of fold {fold}: the store has "
+                              f"{len(rows)} usable records; prepare more data or choose another fold")
+    return parts
