@@ -56,6 +56,7 @@ def stratify(labels, groups, n_folds, rng):
     sizes = np.bincount(groups, minlength=n_groups).astype(float)
     wanted = np.tile(counts.sum(0) / n_folds, (n_folds, 1))  # (folds, classes): records with a label still wanted
     room = np.full(n_folds, sizes.sum() / n_folds)           # (folds,): records still wanted
+    share = 1 / np.maximum(counts.sum(0), 1)                 # a rare label weighs as much as a common one
     fold_of_group = np.full(n_groups, -1)
     left, order = counts.sum(0), rng.random(n_groups)
     while (fold_of_group < 0).any():
@@ -64,7 +65,8 @@ def stratify(labels, groups, n_folds, rng):
         chosen = np.flatnonzero((fold_of_group < 0) & (weight > 0))
         # Large groups first: they are the hardest to place; equals in random order.
         for group in chosen[np.lexsort((order[chosen], -sizes[chosen], -weight[chosen]))]:
-            fold = _neediest_fold(room if label is None else wanted[:, label], room, rng)
+            first = room if label is None else wanted[:, label]
+            fold = _neediest_fold(first, wanted @ (counts[group] * share), room, rng)
             fold_of_group[group] = fold
             wanted[fold] -= counts[group]
             room[fold] -= sizes[group]
@@ -72,8 +74,10 @@ def stratify(labels, groups, n_folds, rng):
     return fold_of_group[groups] if n_groups else np.zeros(0, np.int64)
 
 
-def _neediest_fold(first, second, rng):
-    """The fold that wants most by the first measure, then by the second, then by lot."""
-    best = np.flatnonzero(first > first.max() - 1e-9)
-    best = best[second[best] > second[best].max() - 1e-9]
+def _neediest_fold(label, all_labels, room, rng):
+    """The fold that wants most of this label, then of all the labels of the group, then of records, then by lot."""
+    best = np.flatnonzero(label > label.max() - 1e-9)
+    for measure in (all_labels, room):
+        if len(best) > 1:
+            best = best[measure[best] > measure[best].max() - 1e-9]
     return best[0] if len(best) == 1 else best[int(rng.random() * len(best))]
