@@ -1,0 +1,170 @@
+"""Checkpoints: plain tensors and numbers, written whole or not at all, never unpickled.
+
+A checkpoint is a dict {"model", "optimizer", "scheduler", "scaler", "epoch", "step", "rng", "config", "metrics",
+"version"}; ``epoch`` and ``step`` say where to go on.  ``encoder.pth`` holds {"model": state dict of the encoder, ...}
+under the published key names.
+"""
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+
+from util.errors import CheckpointError
+
+VERSION = 1
+LAST = "checkpoint-last.pth"
+
+
+def save(content: dict, path) -> None:
+    """Write to a temporary file, sync, rename: ``path`` is the old file or the whole new one at any instant.
+
+    Raises:
+        CheckpointError: the disk is full, or the folder cannot be written; an older file stays as it was.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save({**content, "version": VERSION}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        kept = f"; the older {path.name} is intact" if path.exists() else ""
+        raise CheckpointError(f"cannot write {path}: {error}{kept}. Free some space or choose another --output_dir "
+                              "and go on with --resume auto") from error
+
+
+def _sync_folder(folder):
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def load(path, what="checkpoint") -> dict:
+    """A dict of tensors and plain values from ``path``, on the CPU, by PyTorch's restricted reader: a file that would
+    run code is refused.
+
+    Raises:
+        CheckpointError: missing, damaged, not a dict, or holding anything but tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no {what} at {path}; check the path")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(f"{path} holds more than tensors and plain values, so it was not opened: loading it could "
+                              "run code. If you trust its author, save its state dict anew") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is damaged or no {what}: {str(error).splitlines()[0]}. "
+                              "Use an older checkpoint or train again") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a {what}")
+    return content
+
+
+def load_training(path) -> dict:
+    """A training checkpoint, checked for its parts and version.
+
+    Raises:
+        CheckpointError: as ``load``; also an encoder file or another version given to resume from.
+    """
+    content = load(path)
+    missing = [key for key in ("model", "optimizer", "epoch", "step", "rng", "metrics", "config") if key not in content]
+    if missing or content["optimizer"] is None:
+        raise CheckpointError(f"{path} cannot be resumed from: it lacks {', '.join(missing) or 'the optimizer'}. Give a "
+                              "checkpoint-*.pth of this project; encoder.pth goes to --encoder_path")
+    if content.get("version") != VERSION:
+        raise CheckpointError(f"{path} is a checkpoint of version {content.get('version')}; this code reads {VERSION}")
+    return content
+
+
+def find_resume(resume: str, folder) -> Path | None:
+    """The checkpoint to go on from: None for '', and for 'auto' where the run has none yet."""
+    if not resume:
+        return None
+    if resume == "auto":
+        last = Path(folder) / LAST
+        return last if last.exists() else None
+    return Path(resume)
+
+
+def prune(folder, keep_last: int) -> None:
+    """Delete all but the newest ``keep_last`` of checkpoint-<epoch>.pth (0: keep all)."""
+    numbered = sorted((p for p in Path(folder).glob("checkpoint-*.pth") if p.stem[11:].isdigit()),
+                      key=lambda p: int(p.stem[11:]))
+    for path in numbered[:-keep_last] if keep_last else []:
+        path.unlink()
+
+
+# ============ pre-trained weights ============
+def read_encoder(path) -> dict:
+    """The encoder's state dict from encoder.pth, a pre-training checkpoint (its ``encoder.`` part), a fine-tuned
+    checkpoint, or a bare state dict.
+
+    Raises:
+        CheckpointError: as ``load``, or no tensors in it.
+    """
+    content = load(path, "encoder file")
+    state = content["model"] if isinstance(content.get("model"), dict) else content
+    state = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    if any(name.startswith("encoder.") for name in state):
+        state = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
+    if not state:
+        raise CheckpointError(f"{path} holds no tensors")
+    leads = content.get("leads")
+    return {"state": state, "leads": leads if isinstance(leads, list) else None}
+
+
+def load_encoder(model, path) -> str:
+    """Load pre-trained weights into ``model``: everything but the head must be there and fit.
+
+    Returns:
+        A line for people: how many tensors matched, and which were left to train anew.
+
+    Raises:
+        CheckpointError: nothing matched, a shape differs, or anything but the head is missing or left over.
+    """
+    found = read_encoder(path)
+    adapt = getattr(model, "adapt_leads", lambda state, leads: state)
+    given = {name: value for name, value in adapt(found["state"], found["leads"]).items() if not _is_head(name)}
+    own = model.state_dict()
+    wanted = {name for name in own if not _is_head(name)}
+    matched = sorted(wanted & set(given))
+    misfits = [name for name in matched if own[name].shape != given[name].shape]
+    problems = [f"{name} is {tuple(given[name].shape)} in the file but {tuple(own[name].shape)} here" for name in misfits]
+    problems += [f"{name} is missing in the file" for name in sorted(wanted - set(given))]
+    problems += [f"{name} of the file has no place here" for name in sorted(set(given) - wanted)]
+    if not matched or problems:
+        raise CheckpointError(f"{path} does not fit the model: {len(matched)} of {len(wanted)} encoder tensors match; "
+                              f"{'; '.join(problems[:4])}{' ...' if len(problems) > 4 else ''}. Check model_name, "
+                              "model.* and dataset.lead against the pre-training run's config.yaml")
+    model.load_state_dict({**own, **{name: given[name] for name in matched}})
+    return f"loaded {len(matched)} of {len(wanted)} encoder tensors from {path}; the head starts anew"
+
+
+def _is_head(name):
+    return name.startswith(("head.", "extra_heads."))
+
+
+# ============ random states ============
+def random_state() -> dict:
+    """State of torch's generators in this process (dropout and the like; data and views need none)."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict) -> None:
+    """Undo ``random_state``."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

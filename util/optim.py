@@ -1,0 +1,91 @@
+"""Optimisers, parameter groups and schedules.  Schedules are pure functions of the position in the run."""
+import math
+
+import torch
+
+from util.errors import ConfigError
+from util.lars import LARS
+
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD, "lars": LARS}
+FUSED = ("adamw", "adam", "sgd")  # one kernel for all parameters
+
+
+def parameter_groups(model, weight_decay: float, decay_all: bool = False) -> list[dict]:
+    """Weight matrices and kernels are decayed; biases, norms, tokens and position embeddings are not.
+
+    ``decay_all`` decays everything, as the published ST-MEM scripts did.  Frozen parameters may be thawed later
+    (freeze_epochs), so all of them are listed except those that never learn (no gradient at construction).
+    """
+    decayed, spared = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            matrix = parameter.ndim >= 2 and "weight" in name.rpartition(".")[2]
+            (decayed if matrix or decay_all else spared).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay, "decayed": True},
+              {"params": spared, "weight_decay": 0.0, "decayed": False}]
+    return [group for group in groups if group["params"]]
+
+
+def make_optimizer(model, train: dict) -> torch.optim.Optimizer:
+    """The optimiser of the config's ``train`` section.
+
+    Raises:
+        ConfigError: unknown optimiser or arguments.
+    """
+    name = train["optimizer"]
+    if name not in OPTIMIZERS:
+        raise ConfigError(f"train.optimizer: unknown optimizer {name!r}; known: {', '.join(OPTIMIZERS)}")
+    groups = parameter_groups(model, train["weight_decay"], train["decay_all"])
+    if not groups:
+        raise ConfigError("nothing to train: no parameter of the model takes a gradient")
+    kwargs = dict(train["optimizer_kwargs"])
+    if "betas" in kwargs:
+        kwargs["betas"] = tuple(kwargs["betas"])
+    if name in FUSED:
+        kwargs.setdefault("fused", True)
+    try:
+        return OPTIMIZERS[name](groups, lr=train["lr"], **kwargs)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"train.optimizer_kwargs {train['optimizer_kwargs']}: {error}") from None
+
+
+def resolve_lr(train: dict, batch_size: int, world: int) -> float:
+    """lr, or blr * effective batch / 256 where lr is null (linear scaling, Goyal et al. 2017).
+
+    Raises:
+        ConfigError: neither is given.
+    """
+    if train["lr"] is not None:
+        return train["lr"]
+    if train["blr"] is None:
+        raise ConfigError("give train.lr, or train.blr to scale with the batch size")
+    return train["blr"] * batch_size * train["accum_iter"] * world / 256
+
+
+def lr_at(epoch: float, *, lr: float, min_lr: float, warmup_epochs: float, epochs: float) -> float:
+    """Learning rate at a position in epochs: linear from 0 over the warm-up, then half a cosine down to min_lr,
+    where it stays (the published schedule rose again past its end)."""
+    if epoch < warmup_epochs:
+        return lr * epoch / warmup_epochs
+    done = min((epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-9), 1.0)
+    return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def weight_decay_at(epoch: float, *, start: float, end: float | None, epochs: float) -> float:
+    """Half a cosine from ``start`` to ``end`` over the run; constant where ``end`` is None (DINO, section A)."""
+    if end is None:
+        return start
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(epoch / epochs, 1.0)))
+
+
+def apply_schedules(optimizer, train: dict, epoch: float) -> float:
+    """Set learning rate and weight decay for a position in epochs; returns the learning rate."""
+    epoch_for_lr = math.floor(epoch) if train["lr_update"] == "epoch" else epoch
+    lr = lr_at(epoch_for_lr, lr=train["lr"], min_lr=train["min_lr"], warmup_epochs=train["warmup_epochs"],
+               epochs=train["epochs"])
+    decay = weight_decay_at(epoch, start=train["weight_decay"], end=train["weight_decay_end"], epochs=train["epochs"])
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+        if group["decayed"]:
+            group["weight_decay"] = decay
+    return lr
