@@ -13,7 +13,7 @@ ten electrodes, before the leads are formed, so that Einthoven's and Goldberger'
 Wave tables give vectors as (I, A, Z): what the wave writes in lead I, in lead aVF times 2/sqrt(3), and Frank's Z
 (to the back), in mV.  In (I, A) an angle is the frontal axis as it is read from the leads.
 """
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +35,6 @@ TO_LEADS[:3, 6:] = -1 / 3
 TO_LEADS[3:, 6:] = np.eye(6)
 
 EDGE = 2.3              # a Gaussian of the QRS begins and ends this many standard deviations from its centre
-LIMB = DOWER @ TO_FRANK.T                                                   # (8, 3): V1..V6, I, II from (I, A, Z)
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Findings:
         axis: frontal QRS axis in degrees, from the net QRS areas in I and aVF.
         voltage: largest peak-to-peak QRS among the limb leads, mV.
         t_wave: normal, inverted, flat or biphasic; t_site: where an inverted T lies (anterior, lateral, inferior).
-        q_site: where there is a pathological Q wave (none, anterior, lateral, inferior).
+        q_site: where there is a pathological Q wave (none, anterior, lateral, inferior); with normal conduction only.
         st: none, depressed or elevated; st_site as t_site.
         ectopy: none, pac or pvc; ectopics: how many of them for 10 seconds.
         fibrillating_atria: a paced heart over atrial fibrillation, without P waves.
@@ -101,33 +100,34 @@ class Beats(NamedTuple):
 # ---- Wave tables -----------------------------------------------------------------------------------------------------
 # QRS rows: centre and standard deviation as shares of the QRS duration, then (I, A, Z) in mV at the normal axis.
 QRS = {
-    "normal": [(.18, .07, -.10, -.05, -.32), (.42, .10, .62, .75, .10), (.60, .09, .15, .20, .60),
-               (.79, .08, -.12, -.10, .38)],
-    "lafb": [(.17, .07, -.16, .26, -.22), (.44, .10, .55, -.55, .15), (.64, .10, .10, -.55, .50),
+    "normal": [(.18, .075, -.10, -.05, -.30), (.41, .115, .62, .75, .08), (.61, .10, .15, .20, .55),
+               (.79, .085, -.12, -.10, .36)],
+    "lafb": [(.17, .07, -.08, .28, -.20), (.44, .10, .55, -.55, .15), (.64, .10, .10, -.55, .50),
              (.82, .07, .0, -.12, .25)],
     "rbbb": [(.13, .05, -.10, -.05, -.32), (.29, .070, .62, .75, .05), (.41, .06, .15, .20, .45)],
     "irbbb": [(.16, .06, -.10, -.05, -.30), (.36, .085, .62, .75, .10), (.51, .07, .15, .20, .50)],
-    "lbbb": [(.17, .07, .15, .12, .05), (.37, .085, .80, .50, .75), (.62, .105, .70, .35, 1.15),
-             (.82, .075, .25, .10, .45)],
+    "lbbb": [(.17, .07, .15, .12, .05), (.37, .085, .80, .50, .60), (.62, .105, .70, .35, .90),
+             (.82, .075, .25, .10, .40)],
     "nsivcb": [(.14, .055, -.05, -.02, -.22), (.33, .075, .55, .60, .05), (.57, .085, .45, .50, .45),
                (.80, .08, -.22, -.15, .42)],
+    "infarcted": [(.58, .11, .55, .66, .08), (.75, .085, .15, .20, .45), (.87, .06, -.10, -.08, .28)],
 }
 # Late right and anterior forces of a blocked right bundle; they keep their direction whatever the axis.
-TERMINAL = {"rbbb": [(.66, .10, -.26, .02, -.58), (.84, .07, -.16, .0, -.30)], "irbbb": [(.76, .085, -.14, .02, -.42)]}
-# Dead muscle: forces point away from it for the first 40 ms and more.
-Q_WAVE = {"anterior": [(.25, .10, .02, .0, .75)], "lateral": [(.22, .09, -.45, .05, .02)],
-          "inferior": [(.22, .09, .05, -.55, .0)]}
+TERMINAL = {"rbbb": [(.64, .10, -.24, .02, -.55), (.80, .09, -.17, .0, -.26)], "irbbb": [(.76, .085, -.14, .02, -.42)]}
+# Dead muscle: for the first 40 ms and more the forces point away from it.
+Q_WAVE = {"anterior": [(.24, .10, .02, .0, .62), (.50, .12, .03, .0, .50)], "lateral": [(.27, .11, -.42, .05, .02)],
+          "inferior": [(.27, .11, .06, -.50, .0)]}
 # Ventricular origins: right outflow tract, left ventricle, apex of the right ventricle (where the pacing lead lies).
 ECTOPIC = {
-    "outflow": [(.34, .12, .10, 1.05, .60), (.62, .13, .15, 1.00, 1.00)],
-    "left": [(.34, .12, -.35, -.85, -.55), (.62, .13, -.55, -.70, -1.0)],
-    "apex": [(.34, .11, .55, -.55, .60), (.62, .13, .65, -.80, .95)],
+    "outflow": [(.36, .13, .10, 1.20, .55), (.66, .14, .12, .70, .95)],
+    "left": [(.34, .13, -.35, -1.0, -.50), (.64, .14, -.55, -.60, -1.0)],
+    "apex": [(.33, .12, .60, -.50, .50), (.64, .14, .40, -.90, .90)],
 }
-T_NORMAL = (.22, .22, -.24)
+T_NORMAL = (.17, .18, -.15)
 T_INVERTED = {"anterior": (.06, .14, .36), "lateral": (-.24, .02, -.02), "inferior": (.10, -.27, -.16)}
 ST_ELEVATED = {"anterior": (.03, .02, -.22), "lateral": (.14, .04, -.05), "inferior": (.0, .20, -.03)}
-ST_DEPRESSED = {"anterior": (-.03, -.04, .14), "lateral": (-.08, -.08, .02), "inferior": (-.04, -.12, .04)}
-P_SINUS = [(.036, .016, .05, .10, -.06), (.066, .018, .06, .06, .05)]       # right, then left atrium; seconds
+ST_DEPRESSED = {"anterior": (-.04, -.05, .20), "lateral": (-.14, -.12, .02), "inferior": (-.05, -.20, .04)}
+P_SINUS = [(.038, .0165, .025, .085, -.04), (.066, .0175, .04, .05, .05)]       # right, then left atrium; seconds
 P_ECTOPIC = [(.036, .015, -.02, .06, .03), (.062, .016, .02, .09, -.04)]
 P_RETROGRADE = [(.040, .018, .01, -.11, .02)]
 
@@ -180,9 +180,7 @@ def qrs_waves(findings: Findings, rng) -> Waves:
     if findings.rhythm == "paced":
         movable, fixed = _waves(ECTOPIC["apex"], findings.qrs), _waves(np.zeros((0, 5)))
     else:
-        rows = QRS[findings.conduction]
-        if findings.q_site != "none":
-            rows = rows[1:]                                     # the septal q is lost in the pathological one
+        rows = QRS[findings.conduction if findings.q_site == "none" else "infarcted"]
         late = TERMINAL.get(findings.conduction, []) + Q_WAVE.get(findings.q_site, [])
         movable, fixed = _waves(rows, findings.qrs), _waves(np.reshape(late, (-1, 5)), findings.qrs)
     movable, fixed = _vary(movable, rng, 0.15), _vary(fixed, rng, 0.12)
@@ -190,22 +188,22 @@ def qrs_waves(findings: Findings, rng) -> Waves:
     return waves._replace(vector=waves.vector * (findings.voltage / limb_voltage(waves)))
 
 
-def _t_shape(vector, qrs_scale=1.0, width=1.0) -> Waves:
-    """A T wave that ends at time 0: slow rise, faster fall."""
-    after = 0.030 * width
-    return Waves(np.array([-EDGE * after]), np.array([1.55 * after]), np.array([after]),
-                 np.array([vector]) * qrs_scale)
+def _t_shape(vector, size=1.0, width=1.0) -> Waves:
+    """A T wave that ends at time 0: the ST segment leads into a slow rise, then a faster fall."""
+    after = 0.034 * width
+    return Waves(np.array([-EDGE * after, -4.3 * after]), np.array([1.5, 1.8]) * after, np.array([1.0, 1.8]) * after,
+                 np.outer([1, 0.16], vector) * size)
 
 
 def t_waves(findings: Findings, qrs: Waves, rng) -> Waves:
     """ST segment and T wave with the end of T at time 0, at a heart rate of 60 a minute."""
-    size = (findings.voltage / 1.2) ** 0.7 * np.exp(0.2 * rng.standard_normal())
+    size = (findings.voltage / 1.2) ** 0.7 * np.exp(0.25 * rng.standard_normal())
     width = np.clip(findings.qtc / 0.41, 0.9, 1.25) * rng.uniform(0.95, 1.15)
     if findings.conduction == "lbbb" or findings.rhythm == "paced":
         return secondary_t(qrs, width)
     vector = np.array(T_NORMAL) * [1, 1, rng.uniform(0.5, 1.4)]
     if findings.conduction in ("rbbb", "irbbb"):                # T turns away from the terminal forces: V1, V2 inverted
-        vector += [.05, .0, .38 if findings.conduction == "rbbb" else .14]
+        vector += [.05, .0, .36 if findings.conduction == "rbbb" else .10]
     if findings.t_wave == "inverted":
         vector = np.array(T_INVERTED[findings.t_site])
         size = max(size, 0.75)
@@ -231,8 +229,9 @@ def _st_segment(vector, findings) -> Waves:
 
 def secondary_t(qrs: Waves, width=1.0) -> Waves:
     """T wave and sloping ST segment of a ventricle that was activated abnormally: against the QRS."""
-    vector = -_net(qrs) * 6.5
-    after = 0.034 * width
+    span = np.ptp(np.concatenate([qrs.centre - EDGE * qrs.before, qrs.centre + EDGE * qrs.after]))
+    vector = -0.65 * _net(qrs) / span
+    after = 0.036 * width
     return Waves(np.array([-EDGE * after, -0.16]), np.array([0.050 * width, 0.05]), np.array([after, 0.06]),
                  np.stack([vector, 0.45 * vector]))
 
@@ -243,7 +242,13 @@ def _intervals(findings: Findings, count: int, breath: float, rng) -> np.ndarray
     mean = 60 / findings.rate
     if findings.rhythm == "fibrillation":                       # irregularly irregular: no memory from beat to beat
         variation = rng.uniform(0.19, 0.28)
-        return np.maximum(mean * rng.gamma(variation ** -2, variation ** 2, count), 0.30)
+        rr = np.maximum(mean * rng.gamma(variation ** -2, variation ** 2, count), 0.32)
+        shown = int(count / 1.6)
+        return rr * mean / rr[:shown].mean()
+    if findings.rhythm == "flutter":                            # whole numbers of flutter waves
+        cycle, ratio = 60 / findings.atrial_rate, findings.atrial_rate / findings.rate
+        steps = np.floor(ratio + 1e-9) + (rng.random(count) < (ratio + 1e-9) % 1)
+        return steps * cycle * (1 + 0.004 * rng.standard_normal(count))
     if findings.rhythm == "paced":
         return np.full(count, mean)
     time = mean * np.arange(count)
@@ -254,31 +259,12 @@ def _intervals(findings: Findings, count: int, breath: float, rng) -> np.ndarray
     return mean + findings.swing / 2 * np.sin(2 * np.pi * breath * time + rng.uniform(0, 2 * np.pi)) + slow + wander
 
 
-def _flutter_intervals(findings: Findings, count: int, rng) -> np.ndarray:
-    """Whole numbers of flutter waves, near the drawn ventricular rate."""
-    cycle = 60 / findings.atrial_rate
-    ratio = findings.atrial_rate / findings.rate
-    low = max(2, int(ratio))
-    steps = low + (rng.random(count) < ratio - low)
-    return steps * cycle * (1 + 0.004 * rng.standard_normal(count))
-
-
 def beats(findings: Findings, duration: float, breath: float, rng) -> Beats:
     """All beats whose waves may touch the record of ``duration`` seconds."""
     count = int(duration / 60 * findings.rate * 1.6) + 8
-    draw = _flutter_intervals if findings.rhythm == "flutter" else None
-    rr = draw(findings, count, rng) if draw else _intervals(findings, count, breath, rng)
-    kind = np.zeros(count, int)
+    rr = _intervals(findings, count, breath, rng)
     start = -rng.uniform(0.6, 1.6) * rr[0]
-    if findings.ectopy != "none":
-        first = np.searchsorted(start + np.cumsum(rr), 0.5) + 1
-        last = np.searchsorted(start + np.cumsum(rr), duration - 1.2)
-        where = _ectopic_places(first, max(last, first + 1), findings.ectopics * duration / 10, rng)
-        kind[where] = 1 if findings.ectopy == "pac" else 2
-        early = rng.uniform(0.56, 0.70) if findings.ectopy == "pac" else rng.uniform(0.52, 0.66)
-        early = early + 0.02 * rng.standard_normal(len(where))
-        pause = 1.08 if findings.ectopy == "pac" else 2 - early     # a PVC leaves the sinus node alone: full pause
-        rr[where], rr[where + 1] = rr[where] * early, rr[where] * pause
+    rr, kind = _ectopic_beats(findings, rr, start, duration, rng)
     onset = start + np.concatenate([[0], np.cumsum(rr)])
     mean = 60 / findings.rate
     before = np.concatenate([[mean], rr])
@@ -288,11 +274,22 @@ def beats(findings: Findings, duration: float, breath: float, rng) -> Beats:
     return Beats(onset[keep], qt[keep], np.concatenate([[0], kind])[keep])
 
 
-def _ectopic_places(first, last, wanted, rng):
-    """Beat numbers (never neighbours) that come early."""
-    slots = np.arange(first, last, 2)
-    count = int(np.clip(round(wanted), 1, len(slots)))
-    return np.sort(rng.choice(slots, count, replace=False))
+def _ectopic_beats(findings: Findings, rr, start, duration, rng):
+    """Let some beats (never two in a row) come early.  Returns the intervals and the kind of beat that ends each."""
+    kind = np.zeros(len(rr), int)
+    if findings.ectopy == "none":
+        return rr, kind
+    time = start + np.cumsum(rr)
+    first = np.searchsorted(time, 0.5) + 1
+    slots = np.arange(first, max(np.searchsorted(time, duration - 1.2), first + 1), 2)
+    wanted = int(np.clip(round(findings.ectopics * duration / 10), 1, len(slots)))
+    where = np.sort(rng.choice(slots, wanted, replace=False))
+    atrial = findings.ectopy == "pac"
+    early = rng.uniform(*((0.56, 0.70) if atrial else (0.52, 0.66))) + 0.02 * rng.standard_normal(wanted)
+    pause = 1.08 if atrial else 2 - early                       # a PVC leaves the sinus node alone: full pause
+    rr[where], rr[where + 1] = rr[where] * early, rr[where] * pause
+    kind[where] = 1 if atrial else 2
+    return rr, kind
 
 
 def flutter_or_fibrillation(findings: Findings, first_beat: float, time: np.ndarray, rng) -> np.ndarray:
@@ -308,8 +305,8 @@ def flutter_or_fibrillation(findings: Findings, first_beat: float, time: np.ndar
         drift = sum(rng.uniform(0.3, 1.0) / f * np.sin(2 * np.pi * f * time + rng.uniform(0, 6.3)) * 0.35
                     for f in (0.13, 0.31, 0.83, 1.7))
         phase = 2 * np.pi * frequency * time + 2 * np.pi * drift
-        harmonics, size = 3, rng.uniform(0.03, 0.09)
-        vector = np.array([-.12, .30, -1.0])
+        harmonics, size = 3, rng.uniform(0.04, 0.11)
+        vector = np.array([-.12, .40, -1.0])
         envelope = 1 + 0.35 * np.sin(2 * np.pi * rng.uniform(.2, .5) * time) \
             + 0.25 * np.sin(2 * np.pi * rng.uniform(.7, 1.3) * time)
     saw = sum(np.sin(k * phase) / k * 0.85 ** k for k in range(1, harmonics + 1))
@@ -378,12 +375,13 @@ def _ventricular_waves(findings: Findings, beat: Beats, rng) -> list[Waves]:
 
 
 def _breathing(waves: Waves, breath: float, rng) -> Waves:
-    """Breathing turns and moves the heart; every beat also differs a little from the last."""
+    """Breathing turns and moves the heart; every beat also differs a little.  Vectors leave as (X, Y, Z)."""
     phase = 2 * np.pi * breath * waves.centre
     size = 1 + rng.uniform(0.01, 0.05) * np.sin(phase) + 0.012 * rng.standard_normal(len(phase))
     turn = np.deg2rad(rng.uniform(1, 4)) * np.sin(phase + 1)
     x, y, z = (waves.vector @ TO_FRANK).T * size
-    return waves._replace(vector=np.stack([x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn), z], 1))
+    x, y = x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)
+    return waves._replace(vector=np.stack([x, y, z], axis=1))
 
 
 def _disturbances(findings: Findings, samples, fs, mains, breath, rng) -> np.ndarray:
@@ -391,7 +389,7 @@ def _disturbances(findings: Findings, samples, fs, mains, breath, rng) -> np.nda
     time = np.arange(samples) / fs
     frequency = np.concatenate([[breath], rng.uniform(0.04, 0.5, 5)])
     level = np.concatenate([[0.025], 0.012 / (frequency[1:] / 0.1).clip(0.5)]) * np.exp(0.4 * rng.standard_normal(6))
-    angle = 2 * np.pi * np.outer(time, frequency)
+    angle = 2 * np.pi * np.outer(time, frequency)               # the same slow movements reach all electrodes
     basis = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
     wander = basis @ (np.tile(level, 2)[:, None] * rng.standard_normal((12, 9)))
     hum_level = 0.004 * np.exp(0.7 * rng.standard_normal(9)) * (rng.random() < 0.7)
@@ -450,7 +448,7 @@ def diagnoses(findings: Findings) -> list[str]:
             names = ["NSR"] + names
     elif slow:
         names.append("Brady")
-    names += {"rbbb": ["RBBB"], "irbbb": ["IRBBB"], "lbbb": ["LBBB"], "nsivcb": ["NSIVCB"],
+    names += {"rbbb": ["CRBBB"], "irbbb": ["IRBBB"], "lbbb": ["LBBB"], "nsivcb": ["NSIVCB"],
               "lafb": ["LAnFB"]}.get(f.conduction, [])
     names += ["LAD"] * (-90 <= f.axis < -30) + ["RAD"] * (90 < f.axis <= 180)
     names += ["LQRSV"] * (f.voltage < 0.5) + ["LQT"] * (f.qtc > 0.46) + ["QAb"] * (f.q_site != "none")
