@@ -39,14 +39,15 @@ class BYOL(nn.Module):
         fit_statistics(batches, self.encoder, self.target_encoder)
 
     def forward(self, batch):
-        """batch {"signal", "random", "progress"} -> {"loss", "embedding_std", "alignment", "uniformity", "momentum"}."""
+        """batch {"signal", "random", "progress"} -> {"loss", "embedding_std", "alignment", "uniformity",
+        "momentum"}."""
         views = self.views(batch["signal"], batch["random"])
         projections = self._head(self.projector, encode_views(self.encoder, views))
         predictions = self._head(self.predictor, projections)
         with torch.no_grad():
             targets = self._head(self.target_projector, encode_views(self.target_encoder, views))
         loss = byol_loss(predictions[0], targets[1]) + byol_loss(predictions[1], targets[0])
-        momentum = torch.tensor(momentum_at(batch["progress"], *self.momentum))
+        momentum = loss.detach().new_full((), momentum_at(batch["progress"], *self.momentum))
         return {"loss": loss, **embedding_health(*projections), "momentum": momentum}
 
     @staticmethod

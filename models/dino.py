@@ -98,7 +98,7 @@ class DINO(nn.Module):
         out = self.loss(student, teacher, teacher_temperature_at(batch["epoch"], *self.teacher_temperature))
         if self.training:
             self.loss.update_centre(teacher)
-        momentum = torch.tensor(momentum_at(batch["progress"], *self.momentum))
+        momentum = out["kl"].new_full((), momentum_at(batch["progress"], *self.momentum))
         return {**out, **embedding_health(embedding[0], embedding[1]), "momentum": momentum}
 
     def after_step(self, progress: float):

@@ -1,0 +1,238 @@
+"""Distribution, independence and keys of every view transform."""
+import copy
+
+import pytest
+import torch
+
+from models import views as module
+from models.views import (CONTRASTIVE_VIEWS, DINO_SIGNAL_VIEWS, DINO_SPECTROGRAM_VIEWS, VIEWS, Views, encode_views,
+                          frame_crop, frequency_cutout, gaussian_noise, parse_transform, random_resized_crop, time_out)
+from tiny_encoder import tiny_encoder
+from util.errors import ConfigError
+from util.keyed_random import KeyedRandom
+
+ARGUMENTS = {
+    "random_resized_crop": {"ratio": [0.1, 0.5], "length": 100},
+    "time_out": {"ratio": [0.2, 0.4]},
+    "gaussian_noise": {"sigma": [0.005, 0.025]},
+    "frame_crop": {"ratio": [0.3, 0.6], "frames": 21},
+    "frequency_cutout": {},
+    "time_cutout": {"ratio": [0.1, 0.35]},
+}
+
+
+def ones_like_input(name, batch):
+    """Input of a transform without a zero in it."""
+    shape = (12, 250) if name in ("random_resized_crop", "time_out", "gaussian_noise") else (12, 13, 21)
+    return torch.rand(batch, *shape, generator=torch.Generator().manual_seed(1)) + 1
+
+
+def random_for(samples, start=0):
+    return KeyedRandom(torch.arange(start, start + samples))
+
+
+def assert_uniform(values, low, high, tolerance=0.03):
+    """Mean and standard deviation of U(low, high), and no value outside."""
+    values = values.double()
+    assert values.min() >= low - 1e-6 and values.max() <= high + 1e-6
+    assert values.mean() == pytest.approx((low + high) / 2, abs=tolerance * (high - low))
+    assert values.std() == pytest.approx((high - low) / 12 ** 0.5, abs=tolerance * (high - low))
+
+
+def windows_of(zeroed):
+    """Start and width of the one run of True in every row (..., length)."""
+    steps = torch.diff(zeroed.int(), dim=-1, prepend=torch.zeros_like(zeroed[..., :1], dtype=torch.int))
+    assert ((steps == 1).sum(-1) == 1).all(), "one window a row"
+    return zeroed.int().argmax(-1), zeroed.sum(-1)
+
+
+# ============ what holds for every transform ============
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_rows_depend_on_their_own_key_and_crop_alone(name):
+    x = ones_like_input(name, 8)
+    before = x.clone()
+    whole = VIEWS[name](x, random_for(8), **ARGUMENTS[name])
+    assert torch.equal(x, before), "the input was changed"
+    rows = torch.tensor([5, 2])
+    assert torch.equal(VIEWS[name](x[rows], KeyedRandom(rows), **ARGUMENTS[name]), whole[rows])
+    other = x.clone()
+    other[3] = torch.randn_like(other[3])
+    changed = VIEWS[name](other, random_for(8), **ARGUMENTS[name]) != whole
+    assert changed[3].any() and not changed[[0, 1, 2, 4, 5, 6, 7]].any()
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_samples_with_equal_crops_get_different_views(name):
+    x = ones_like_input(name, 1)
+    x = x.repeat(64, *[1] * (x.ndim - 1))
+    out = VIEWS[name](x, random_for(64), **ARGUMENTS[name]).flatten(1)
+    assert len(out.unique(dim=0)) > 30      # frame_crop has some 90 windows to choose from
+
+
+# ============ time-out ============
+def test_time_out_windows_are_uniform_in_width_and_place():
+    zeroed = time_out(torch.ones(400, 12, 250), random_for(400), [0.2, 0.4]) == 0
+    start, width = windows_of(zeroed)
+    assert_uniform(width / 250, 0.2, 0.4)
+    assert_uniform(start / (250 - width), 0, 1)
+
+
+def test_time_out_is_drawn_for_each_lead_on_its_own():
+    zeroed = time_out(torch.ones(2000, 12, 250), random_for(2000), [0.2, 0.4]) == 0
+    start, width = windows_of(zeroed)
+    place = start / (250 - width)
+    for draw in (place, width.float()):
+        correlation = torch.corrcoef(draw.T)
+        assert (correlation - torch.eye(12)).abs().max() < 0.1
+    assert abs(torch.corrcoef(torch.stack([place.flatten(), width.flatten().float()]))[0, 1]) < 0.03
+
+
+def test_time_cutout_zeroes_frames_of_a_lead_at_all_frequencies():
+    zeroed = VIEWS["time_cutout"](torch.ones(2000, 12, 13, 21), random_for(2000), [0.1, 0.35]) == 0
+    assert (zeroed == zeroed[:, :, :1]).all()
+    start, width = windows_of(zeroed[:, :, 0])
+    assert set(width.unique().tolist()) == {2, 3, 4, 5, 6, 7}
+    assert_uniform(start / (21 - width), 0, 1, tolerance=0.05)
+    assert (torch.corrcoef(start.float().T) - torch.eye(12)).abs().max() < 0.1
+
+
+# ============ noise ============
+def test_gaussian_noise_has_one_sigma_a_sample():
+    noise = gaussian_noise(torch.zeros(500, 12, 250), random_for(500), [0.005, 0.025])
+    assert noise.mean().abs() < 1e-4
+    sigma = noise.std((1, 2))
+    assert_uniform(sigma.clamp(0.005, 0.025), 0.005, 0.025, tolerance=0.06)
+    assert sigma.min() > 0.0049 and sigma.max() < 0.0256
+    by_lead = noise.std(2) / sigma[:, None]
+    assert by_lead.sub(1).abs().max() < 0.25, "a sample's leads share its sigma"
+    standard = noise / sigma[:, None, None]
+    assert standard.pow(4).mean() == pytest.approx(3, abs=0.05)
+    assert (torch.corrcoef(standard.transpose(0, 1).flatten(1)) - torch.eye(12)).abs().max() < 0.02
+
+
+# ============ random resized crop ============
+def test_random_resized_crop_of_a_ramp_shows_windows_of_uniform_width_and_place():
+    ramp = torch.arange(250.).expand(4000, 12, 250)
+    out = random_resized_crop(ramp, random_for(4000), [0.1, 0.5], 100)
+    assert out.shape == (4000, 12, 100)
+    assert (out == out[:, :1]).all(), "leads share the window"
+    step = (out[:, 0, 60] - out[:, 0, 40]) / 20                    # ratio * 250 / 100
+    assert_uniform(step * 100 / 250, 0.1, 0.5)
+    start = out[:, 0, 50] - 50.5 * step + 0.5
+    place = start / (250 - 100 * step)
+    assert_uniform(place.clamp(0, 1), 0, 1)
+    assert place.min() > -1e-3 and place.max() < 1 + 1e-3
+    inner = out[:, 0, 1:-1].diff(dim=-1)
+    assert torch.allclose(inner, step[:, None].expand_as(inner), atol=1e-3), "linear in between"
+
+
+def test_random_resized_crop_of_everything_is_the_crop():
+    x = torch.randn(3, 12, 250)
+    assert torch.allclose(random_resized_crop(x, random_for(3), [1, 1], 250), x, atol=2e-4)
+
+
+def test_random_resized_crop_is_linear_interpolation():
+    """Against numpy.interp, row by row; windows and values of a short, irregular signal."""
+    import numpy as np
+    x = torch.randn(50, 2, 30)
+    ramp = torch.arange(30.).expand(50, 1, 30)
+    both = torch.cat([x, ramp], dim=1)
+    out = random_resized_crop(both, random_for(50), [0.2, 0.9], 17)
+    for sample in range(50):
+        for lead in range(2):
+            expected = np.interp(out[sample, 2].numpy(), np.arange(30), x[sample, lead].numpy())
+            assert np.allclose(out[sample, lead].numpy(), expected, atol=1e-4)
+
+
+# ============ spectrogram transforms ============
+def test_frame_crop_moves_uniform_windows_to_the_front_and_pads_with_zeros():
+    frames = torch.arange(1., 22).expand(4000, 12, 13, 21)
+    out = frame_crop(frames, random_for(4000), [0.3, 0.6], 21)
+    assert out.shape == (4000, 12, 13, 21) and (out == out[:, :1, :1]).all()
+    row = out[:, 0, 0]
+    width = (row > 0).sum(1)
+    assert set(width.unique().tolist()) == set(range(6, 14))       # 6.3 and 12.6 frames, rounded
+    start = row[:, 0] - 1
+    expected = torch.arange(21)[None] + row[:, :1]
+    assert torch.equal(row, torch.where(torch.arange(21)[None] < width[:, None], expected, 0.))
+    for one in width.unique():
+        places = start[width == one]
+        assert set(places.int().tolist()) == set(range(21 - one + 1))
+        assert places.mean() == pytest.approx((21 - one.item()) / 2, abs=1.2)
+
+
+def test_defect_6_frequency_cutout_is_applied():
+    """One frequency row a lead is zero in all frames, drawn for each lead, each row as often as any other."""
+    x = torch.ones(2000, 12, 13, 21)
+    zeroed = frequency_cutout(x, random_for(2000)) == 0
+    rows = zeroed.all(-1)
+    assert torch.equal(zeroed, rows[..., None].expand_as(zeroed))
+    assert (rows.sum(-1) == 1).all()
+    row = rows.int().argmax(-1)
+    share = torch.bincount(row.flatten(), minlength=13) / row.numel()
+    assert (share - 1 / 13).abs().max() < 0.006
+    assert (torch.corrcoef(row.float().T) - torch.eye(12)).abs().max() < 0.1
+
+
+def test_defect_6_frequency_cutout_is_part_of_the_default_spectrogram_views(monkeypatch):
+    monkeypatch.setattr(module, "_spectrogram_on", lambda device, fs: lambda x: torch.ones(len(x), 12, 13, 21))
+    for view in Views(DINO_SPECTROGRAM_VIEWS)(torch.zeros(40, 12, 250), random_for(40)):
+        first_frames = view[..., 0]                      # never padding, sometimes in the time cut-out of a lead
+        assert ((first_frames == 0).sum(-1) >= 1).all()
+        assert ((first_frames == 0).sum(-1) == 1).float().mean() > 0.6
+
+
+# ============ lists of views ============
+@pytest.mark.parametrize("specs, lengths, teacher", [
+    (CONTRASTIVE_VIEWS, [250, 250], 0), (DINO_SIGNAL_VIEWS, [250, 250] + [100] * 8, 2)])
+def test_default_views(specs, lengths, teacher):
+    before = copy.deepcopy(specs)
+    made = Views(specs)
+    signal = torch.randn(4, 12, 250)
+    kept = signal.clone()
+    views = made(signal, random_for(4))
+    assert [view.shape for view in views] == [(4, 12, length) for length in lengths]
+    assert made.count == len(views) and made.global_count == teacher
+    assert torch.equal(signal, kept) and specs == before
+    assert all(not torch.equal(a, b) for i, a in enumerate(views) for b in views[:i] if a.shape == b.shape)
+
+
+def test_view_n_is_the_transforms_with_fork_n():
+    signal, random = torch.randn(4, 12, 250), random_for(4)
+    views = Views(CONTRASTIVE_VIEWS)(signal, random)
+    for n, view in enumerate(views):
+        draws = random.fork(1 + n)
+        expected = gaussian_noise(time_out(signal, draws, [0.2, 0.4]), draws, [0.005, 0.025])
+        assert torch.equal(view, expected)
+    again = Views(CONTRASTIVE_VIEWS)(signal, random)
+    assert all(torch.equal(a, b) for a, b in zip(views, again)), "the batch's own generator was used up"
+
+
+def test_global_views_come_first_whatever_the_order_in_the_file():
+    made = Views(DINO_SIGNAL_VIEWS[::-1])
+    assert [view.shape[-1] for view in made(torch.randn(2, 12, 250), random_for(2))] == [250, 250] + [100] * 8
+
+
+def test_encode_views_calls_the_encoder_once_for_each_shape():
+    encoder = tiny_encoder()
+    views = [torch.randn(3, 12, length) for length in (250, 100, 250, 100, 100)]
+    features = encode_views(encoder, views)
+    assert encoder.calls == [(6, 12, 250), (9, 12, 100)]
+    for view, feature in zip(views, features):
+        assert torch.allclose(encoder.forward_features(view), feature, atol=1e-6)
+
+
+@pytest.mark.parametrize("entry, words", [
+    ("cutmix", "time_out"), ({"time_out": {"width": 1}}, "ratio"), ({"time_out": None}, "ratio"),
+    ({"time_out": {"ratio": [0.4, 0.2]}}, "low <= high"), ({"time_out": {"ratio": 0.3}}, "low <= high"),
+    ({"time_out": {"ratio": [0, 2]}}, "<= 1"), ({"frequency_cutout": {"rows": 2}}, "no arguments"),
+    ({"time_out": {"ratio": [0, 1]}, "gaussian_noise": {"sigma": [0, 1]}}, "known ones")])
+def test_a_wrong_transform_is_an_error_that_lists_what_is_known(entry, words):
+    with pytest.raises(ConfigError, match=words):
+        parse_transform(entry)
+
+
+@pytest.mark.parametrize("spec", [{"counts": 2, "transforms": []}, {"count": 2}, {"count": 0, "transforms": []}, "two"])
+def test_a_wrong_view_is_an_error_that_lists_the_keys(spec):
+    with pytest.raises(ConfigError, match="count, global, transforms"):
+        Views([spec])
