@@ -40,10 +40,11 @@ def challenge_sums(labels, outputs, weights=WEIGHTS) -> tuple[float, float, floa
 
 
 def _challenge_sums(labels, outputs, weights):
-    true = labels.astype(float)
+    # C order, so that the rounding, too, is the same however the arrays lie in memory
+    true, answer = labels.astype(float, order="C"), outputs.astype(float, order="C")
     credit = true @ weights  # (records, classes): of each output, before normalisation
     size = row_sum(labels)
-    observed = np.vecdot(credit, outputs.astype(float)) / np.maximum(row_sum(labels | outputs), 1)
+    observed = np.vecdot(credit, answer) / np.maximum(row_sum(labels | outputs), 1)
     inactive = credit[:, NORMAL] / (size + ~labels[:, NORMAL])  # this union holds sinus rhythm at least
     perfect = np.vecdot(credit, true) / np.maximum(size, 1)
     return observed.sum(), inactive.sum(), perfect.sum()

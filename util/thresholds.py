@@ -1,0 +1,306 @@
+"""Thresholds that turn 24 class scores into outputs, searched for the best Challenge score.
+
+A class is output where its score is at least its threshold (``score >= threshold``), here and in everything that reads
+``thresholds.json``.  ``search_published`` is the published search, ``search_ascent`` the default one.
+
+Both rest on one identity.  With V = L W, a record's part of the Challenge score's numerator s(O) is
+sum(V_i * O_i) / max(|L_i or O_i|, 1).  While the other classes stay, switching one class on adds a fixed number to
+each record's part: its gain.  So s(O) at every threshold of a class is a cumulative sum of gains from the highest
+score down, and no candidate needs scoring anew.
+"""
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from util.challenge import ABBREVIATIONS, CLASSES, WEIGHTS
+from util.errors import ECGError
+from util.scores import challenge_score, challenge_sums, check_scores, row_sum
+
+PUBLISHED_CANDIDATES = (0.1, 0.2, 0.3, 0.4, 0.5)
+TIE = 1e-12  # Challenge scores nearer than this are equal but for rounding
+VERSION = 1  # of thresholds.json
+
+
+@dataclass(frozen=True, eq=False)
+class Thresholds:
+    """The result of a search.
+
+    Attributes:
+        thresholds: float64 (24,); a class is output where its score is at least this.
+        score: the Challenge score of these thresholds on the search set.
+        n_records: size of the search set.
+        method: how they were found, in words.
+        sweeps: passes over all classes; an ascent's last one changed nothing.
+        shared: indices of the rare classes that share one threshold; empty if every class has its own.
+    """
+    thresholds: np.ndarray
+    score: float
+    n_records: int
+    method: str
+    sweeps: int = 1
+    shared: tuple[int, ...] = ()
+
+
+def apply_thresholds(scores, thresholds) -> np.ndarray:
+    """Outputs, bool (records, classes): ``score >= threshold``, compared in float64."""
+    return np.asarray(scores, np.float64) >= np.asarray(thresholds, np.float64)
+
+
+def score_curve(labels, scores, thresholds, candidates) -> np.ndarray:
+    """The Challenge score as a function of each class's own threshold while the other classes keep theirs.
+
+    Args:
+        labels: bool (records, 24).
+        scores: float (records, 24).
+        thresholds: (24,), held for the other classes.
+        candidates: rising, (K,) the same for every class or (K, 24).
+
+    Returns:
+        float64 (K, 24): entry [k, c] is the score with class c at ``candidates[k]`` or ``candidates[k, c]``.
+    """
+    problem = _Problem(labels, scores)
+    candidates = np.asarray(candidates, np.float64)
+    if np.any(np.diff(candidates, axis=0) < 0):
+        raise ValueError("candidates must rise")
+    columns = np.broadcast_to(candidates.T, (len(CLASSES), len(candidates)))
+    state = _State(problem, thresholds)
+    return np.stack([state.curve(_Coordinate(problem, [c], column)) for c, column in enumerate(columns)], axis=1)
+
+
+def search_published(labels, scores) -> Thresholds:
+    """The published search: thresholds 0.1, 0.2 ... 0.5 for one class at a time while all the others stay at 0.1, in
+    one pass; of equally good thresholds the lowest.  Arguments as for ``search_ascent``."""
+    curves = score_curve(labels, scores, np.full(len(CLASSES), PUBLISHED_CANDIDATES[0]), PUBLISHED_CANDIDATES)
+    best = np.argmax(curves >= curves.max(axis=0) - TIE, axis=0)
+    thresholds = np.array(PUBLISHED_CANDIDATES)[best]
+    score = challenge_score(labels, apply_thresholds(scores, thresholds))
+    return Thresholds(thresholds, score, len(labels), "published")
+
+
+def search_ascent(labels, scores, starts=None, max_candidates=512, min_positives=0, seed=0) -> Thresholds:
+    """Coordinate ascent: set one class after the other to its best threshold until no single change helps.
+
+    Args:
+        labels: bool (records, 24).
+        scores: float (records, 24), no NaN.
+        starts: thresholds to start from, each (24,); default ``default_starts(labels, scores, seed)``.  The published
+            search's result is always one more, so that the ascent never ends below it.
+        max_candidates: most thresholds tried for a class, see ``candidate_thresholds``; None: no limit.
+        min_positives: two or more classes with fewer positive records than this share one threshold, since so few
+            records say little about each.  Should that end below the published search, the rare classes keep the
+            published thresholds instead and only the others are searched.
+        seed: of the random starts.
+
+    Returns:
+        the best of all starts.  The order of the records does not matter; the same input gives the same result.
+    """
+    problem = _Problem(labels, scores)
+    rare = np.flatnonzero(problem.labels.sum(axis=0) < min_positives)
+    shared = rare if len(rare) > 1 else rare[:0]
+    single = [_coordinate(problem, [c], max_candidates) for c in range(len(CLASSES)) if c not in shared]
+    coordinates = single + ([_coordinate(problem, shared, max_candidates)] if len(shared) else [])
+    published = search_published(labels, scores)
+    starts = default_starts(labels, scores, seed) if starts is None else starts
+    ends = [_climb(problem, coordinates, _with_shared(start, shared)) for start in (published.thresholds, *starts)]
+    best = max(ends, key=lambda end: round(end.score, 12))  # the first of equals
+    if best.score < published.score:
+        best = _climb(problem, single, published.thresholds)
+        return replace(best, method="ascent, rare classes as published")
+    return replace(best, shared=tuple(shared.tolist()))
+
+
+def default_starts(labels, scores, seed=0) -> list[np.ndarray]:
+    """Where the ascent starts, each (24,): 0.5 for all; thresholds that output each class as often as it is present;
+    and four that output it as often as present times a random factor between 1/3 and 3."""
+    share = np.mean(labels, axis=0)
+    factors = 3.0 ** np.random.default_rng(seed).uniform(-1, 1, (4, len(CLASSES)))
+    counts = np.round(np.vstack([share, factors * share]) * len(scores)).astype(int)
+    rising = np.sort(np.asarray(scores, np.float64), axis=0)
+    return [np.full(len(CLASSES), 0.5), *np.take_along_axis(rising, -np.clip(counts, 1, len(scores)), axis=0)]
+
+
+def candidate_thresholds(scores, max_candidates=512) -> np.ndarray:
+    """Useful thresholds for these scores, rising, float64, (at most max_candidates,).
+
+    They lie midway between neighbouring distinct scores, with one below them all (always on) and one above (never on).
+    Where that makes too many, half of those kept are the highest, where a rare class is decided, and the others are
+    taken at even steps from the rest.
+    """
+    values = np.unique(np.asarray(scores, np.float64))
+    middle = values[:-1] + np.diff(values) / 2
+    middle = np.where(middle > values[:-1], middle, values[1:])  # neighbouring doubles have no number between them
+    never = np.nextafter(max(values[-1], 1.0), np.inf)           # above 1, too, where later probabilities may lie
+    every = np.concatenate([[min(values[0], 0.0)], middle, [never]])
+    if max_candidates is None or len(every) <= max_candidates:
+        return every
+    if max_candidates < 2:
+        raise ValueError(f"max_candidates is {max_candidates}, but always on and never on already make 2")
+    top = max_candidates // 2
+    steps = np.linspace(0, len(every) - top - 1, max_candidates - top).round().astype(int)
+    return np.concatenate([every[steps], every[-top:]])
+
+
+def save_thresholds(path, found: Thresholds):
+    """Write ``thresholds.json``: readable, one entry a class with its code and abbreviation."""
+    classes = [{"code": code, "abbreviation": name, "threshold": float(threshold), "shared": c in found.shared}
+               for c, (code, name, threshold) in enumerate(zip(CLASSES, ABBREVIATIONS, found.thresholds))]
+    content = {"version": VERSION, "rule": "score >= threshold", "method": found.method, "sweeps": found.sweeps,
+               "challenge_score": found.score, "n_records": found.n_records, "classes": classes}
+    Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def load_thresholds(path) -> Thresholds:
+    """Read what ``save_thresholds`` wrote.
+
+    Raises:
+        ECGError: the file is missing, is not of this kind or version, or its classes or numbers are wrong.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if content["version"] != VERSION:
+            raise ValueError(f"its version is {content['version']}, this code reads {VERSION}")
+        classes = content["classes"]
+        if tuple(entry["code"] for entry in classes) != CLASSES:
+            raise ValueError("its classes are not the Challenge's 24 in the Challenge's order")
+        thresholds = np.array([float(entry["threshold"]) for entry in classes])
+        if not np.all(np.isfinite(thresholds)):
+            raise ValueError(f"threshold of {ABBREVIATIONS[np.argmin(np.isfinite(thresholds))]} is not a number")
+        return Thresholds(thresholds, float(content["challenge_score"]), int(content["n_records"]), content["method"],
+                          int(content["sweeps"]), tuple(c for c, entry in enumerate(classes) if entry["shared"]))
+    except OSError as error:
+        raise ECGError(f"{path}: cannot be read ({error.strerror}); make it with experiments/threshold_search.py")
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise ECGError(f"{path}: not a usable thresholds file: {reason}; make it anew with "
+                       f"experiments/threshold_search.py")
+
+
+class _Problem:
+    """Labels and scores of the search set with all that no threshold changes.
+
+    Attributes:
+        labels: bool (records, 24).
+        scores: float64 (24, records).
+        credit: L W, (24, records).
+        free: bool (24, records), where an output of the class would enlarge the union of labels and outputs.
+        inactive, perfect: values of s(O) that score 0 and 1.
+    """
+
+    def __init__(self, labels, scores):
+        self.labels, scores = check_scores(labels, scores)
+        if self.labels.shape[1] != len(CLASSES):
+            raise ValueError(f"the Challenge score needs {len(CLASSES)} classes, not {self.labels.shape[1]}")
+        self.scores = np.ascontiguousarray(scores.T, np.float64)
+        self.credit = np.ascontiguousarray((self.labels.astype(float) @ WEIGHTS).T)
+        self.free = np.ascontiguousarray(~self.labels.T)
+        _, self.inactive, self.perfect = challenge_sums(self.labels, self.labels)
+
+    def to_score(self, numerators):
+        """Challenge scores of values of s(O)."""
+        span = self.perfect - self.inactive
+        return (numerators - self.inactive) / span if span else np.zeros_like(numerators)
+
+
+class _Coordinate:
+    """One class, or several that move together, along rising candidate thresholds.
+
+    A record's classes switch on one after the other, from its highest score down; rows are in that order.
+
+    Attributes:
+        classes: their indices (g,).
+        candidates: thresholds (K,).
+        passed: (g * records,), how many candidates each score is at least.
+        credit: (g, records), cumulative over the record's classes switched on so far.
+        growth: (g, records), likewise of the union of labels and outputs.
+    """
+
+    def __init__(self, problem, classes, candidates):
+        self.classes, self.candidates = np.asarray(classes), candidates
+        scores = problem.scores[self.classes]
+        falling = np.argsort(-scores, axis=0)
+        self.passed = np.searchsorted(candidates, np.take_along_axis(scores, falling, axis=0).ravel(), side="right")
+        self.credit = np.take_along_axis(problem.credit[self.classes], falling, axis=0).cumsum(axis=0)
+        self.growth = np.take_along_axis(problem.free[self.classes], falling, axis=0).cumsum(axis=0, dtype=float)
+
+
+class _State:
+    """Thresholds together with the parts of s(O) at them, kept up to date while single coordinates move.
+
+    Attributes:
+        thresholds: (24,).
+        outputs: bool (24, records).
+        credit, union: (records,), sum(V_i * O_i) and |L_i or O_i|.
+    """
+
+    def __init__(self, problem, thresholds):
+        self.problem = problem
+        self.thresholds = np.array(thresholds, np.float64)
+        self.outputs = problem.scores >= self.thresholds[:, None]
+        self.refresh()
+
+    def refresh(self):
+        """Compute the parts anew, so that rounding does not pile up."""
+        self.credit = np.einsum("cn,cn->n", self.problem.credit, self.outputs)
+        self.union = row_sum(self.problem.labels | self.outputs.T)
+
+    def score(self) -> float:
+        """The Challenge score of the present thresholds."""
+        return self.problem.to_score(np.sum(self.credit / np.maximum(self.union, 1)))
+
+    def curve(self, coordinate) -> np.ndarray:
+        """The Challenge score at each of the coordinate's candidates, (K,), the other classes held."""
+        credit, union = self._without(coordinate.classes)
+        off = credit / np.maximum(union, 1)
+        on = (credit + coordinate.credit) / np.maximum(union + coordinate.growth, 1)
+        gains = np.diff(on, axis=0, prepend=off[None])
+        by_place = np.bincount(coordinate.passed, gains.ravel(), minlength=len(coordinate.candidates) + 1)
+        return self.problem.to_score(off.sum() + by_place[:0:-1].cumsum()[::-1])
+
+    def improve(self, coordinate) -> bool:
+        """Move the coordinate to its best candidate, the lowest of equals, if that is better than where it is."""
+        curve = self.curve(coordinate)
+        best = np.argmax(curve >= curve.max() - TIE)
+        if curve[best] <= self.score() + TIE:
+            return False
+        classes = coordinate.classes
+        credit, union = self._without(classes)
+        self.thresholds[classes] = coordinate.candidates[best]
+        self.outputs[classes] = self.problem.scores[classes] >= coordinate.candidates[best]
+        self.credit = credit + self._credit(classes)
+        self.union = union + self._growth(classes)
+        return True
+
+    def _without(self, classes):
+        """``credit`` and ``union`` with these classes switched off."""
+        return self.credit - self._credit(classes), self.union - self._growth(classes)
+
+    def _credit(self, classes):
+        return np.einsum("cn,cn->n", self.problem.credit[classes], self.outputs[classes])
+
+    def _growth(self, classes):
+        return np.sum(self.outputs[classes] & self.problem.free[classes], axis=0)
+
+
+def _coordinate(problem, classes, max_candidates):
+    return _Coordinate(problem, classes, candidate_thresholds(problem.scores[classes], max_candidates))
+
+
+def _with_shared(thresholds, shared):
+    """A copy in which the shared classes have one threshold, their median."""
+    thresholds = np.array(thresholds, np.float64)
+    if len(shared):
+        thresholds[shared] = np.median(thresholds[shared])
+    return thresholds
+
+
+def _climb(problem, coordinates, start) -> Thresholds:
+    """Sweep over the coordinates until none improves."""
+    state, sweeps, moved = _State(problem, start), 0, True
+    while moved:
+        state.refresh()
+        moved = any([state.improve(coordinate) for coordinate in coordinates])  # a list: each has its turn
+        sweeps += 1
+    score = challenge_score(problem.labels, state.outputs.T)
+    return Thresholds(state.thresholds, score, len(problem.labels), "ascent", sweeps)
