@@ -186,9 +186,11 @@ class EvaluationBatches:
 
 
 def make_loader(dataset, batches, *, num_workers=0, pin_memory=False) -> DataLoader:
-    """A DataLoader whose workers return whole batches."""
+    """A DataLoader whose workers return whole batches and live as long as it does."""
+    # A generator of its own: the loader would otherwise draw from torch's global one at every epoch.
     return DataLoader(dataset, batch_sampler=batches, collate_fn=_whole, num_workers=num_workers,
-                      pin_memory=pin_memory and torch.cuda.is_available(), prefetch_factor=4 if num_workers else None)
+                      persistent_workers=num_workers > 0, prefetch_factor=4 if num_workers else None,
+                      pin_memory=pin_memory and torch.cuda.is_available(), generator=torch.Generator())
 
 
 def _whole(batch):

@@ -78,11 +78,15 @@ def weight_decay_at(epoch: float, *, start: float, end: float | None, epochs: fl
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(epoch / epochs, 1.0)))
 
 
+def schedule_lr(train: dict, epoch: float) -> float:
+    """Learning rate of the config's ``train`` section at a position in epochs."""
+    return lr_at(math.floor(epoch) if train["lr_update"] == "epoch" else epoch, lr=train["lr"], min_lr=train["min_lr"],
+                 warmup_epochs=train["warmup_epochs"], epochs=train["epochs"])
+
+
 def apply_schedules(optimizer, train: dict, epoch: float) -> float:
     """Set learning rate and weight decay for a position in epochs; returns the learning rate."""
-    epoch_for_lr = math.floor(epoch) if train["lr_update"] == "epoch" else epoch
-    lr = lr_at(epoch_for_lr, lr=train["lr"], min_lr=train["min_lr"], warmup_epochs=train["warmup_epochs"],
-               epochs=train["epochs"])
+    lr = schedule_lr(train, epoch)
     decay = weight_decay_at(epoch, start=train["weight_decay"], end=train["weight_decay_end"], epochs=train["epochs"])
     for group in optimizer.param_groups:
         group["lr"] = lr
