@@ -67,7 +67,8 @@ def area_loop(labels, scores):
     for (tp0, fp0, _), (tp1, fp1, precision) in zip(points, points[1:]):
         roc += (fp1 - fp0) * (tp1 + tp0) / 2
         prc += (tp1 - tp0) * precision
-    return roc / (positives * negatives) if positives and negatives else np.nan, prc / positives if positives else np.nan
+    roc = roc / (positives * negatives) if positives and negatives else np.nan
+    return roc, prc / positives if positives else np.nan
 
 
 @pytest.mark.parametrize("name", list(GOLDEN))
