@@ -18,6 +18,7 @@ from functools import lru_cache
 import torch
 from einops import rearrange
 
+from models.spectrogram import Spectrogram
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
 
@@ -97,7 +98,6 @@ def gaussian_noise(x, random, sigma):
 # ============ transforms of a spectrogram ============
 @lru_cache
 def _spectrogram_on(device, fs):
-    from models.spectrogram import Spectrogram
     return Spectrogram(fs).to(device)
 
 

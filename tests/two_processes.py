@@ -61,10 +61,10 @@ def run_processes(function, world: int = 2, *args, timeout: float = 120) -> list
     Raises:
         RuntimeError: a rank failed (its traceback is the message), or time ran out.
     """
-    # a server that has torch already and forks from there: seconds faster than a new interpreter each time, and safe,
-    # as it has never started a thread
+    # a server that has imported torch and forks from there: seconds faster than a new interpreter each time, and safe,
+    # as it has never computed anything (a process whose OpenMP threads have run must not fork)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.distributed"])
+    context.set_forkserver_preload(["torch", "torch.distributed", "torch._dynamo"])
     deadline, port = time.monotonic() + timeout, _free_port()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
