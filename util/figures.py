@@ -57,7 +57,7 @@ def plot_ecg(signal_mv: np.ndarray, fs: float, path, title: str | None = None, l
     """Draw an ECG as a cardiologist reads it and write it as PNG.
 
     Args:
-        signal_mv: (samples, leads) in mV; NaN leaves a gap.
+        signal_mv: (samples, leads) in mV; NaN leaves a gap.  Every lead is drawn around its median.
         fs: sampling rate in Hz.
         path: PNG file to write.
         title: line above the traces.
