@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util.challenge import CODE_TO_CLASS
 from util.errors import ECGError, RecordError
 from util.store import ROW_BYTES, safe_cell, write_json, write_table
-from util.wfdb_io import find_headers, read_header, read_signal, resample
+from util.wfdb_io import find_headers, read_header, read_signal, resample_to
 
 INPUT_DIR = "./data_folder/datasets"
 OUTPUT_DIR = "./data_folder/extracted_data_without_preprocessing"
@@ -51,7 +51,7 @@ DATABASES = {
     "st_petersburg_incart": ("stpetersburgincart", "stpetersburg", "incart", "physionetchallenge2020trainingstpetersburg"),
     "ptb": ("ptb", "physionetchallenge2020trainingptb"),
     "ptb-xl": ("ptbxl", "physionetchallenge2020trainingptbxl"),
-    "georgia": ("georgia", "physionetchallenge2020traininge"),
+    "georgia": ("georgia", "ga", "physionetchallenge2020traininge"),
 }
 _BY_ALIAS = {alias: name for name, aliases in DATABASES.items() for alias in aliases}
 
@@ -180,7 +180,7 @@ def _extract_record(input_dir, path, settings, inputs):
             file = file.relative_to(input_dir).as_posix()
             inputs[file] = _file_state(input_dir, file)
         recording = read_signal(header, settings["min_seconds"])
-        resampled = {fs: resample(recording.signal, header.fs, fs) for fs in settings["target_fs"]}
+        resampled = resample_to(recording.signal, header.fs, settings["target_fs"])
     except RecordError:
         raise
     except Exception as error:      # a record nobody has foreseen must not end a run over all the others
@@ -199,9 +199,9 @@ def _extract_record(input_dir, path, settings, inputs):
 
 def quantise(signal):
     """float32 mV -> (int16 counts, microvolts per count): 1 unless the record needs more range; nothing is clipped."""
-    peak_uv = float(np.abs(signal).max()) * 1000
+    peak_uv = 1000 * float(max(signal.max(), -signal.min()))
     scale_uv = int(peak_uv / 32767.4) + 1
-    return np.rint(signal * np.float32(1000 / scale_uv)).astype("<i2"), scale_uv
+    return np.ascontiguousarray(np.rint(signal * np.float32(1000 / scale_uv)).astype("<i2")), scale_uv
 
 
 # ---------------------------------------------------------------------------------------------------- the run
@@ -265,8 +265,10 @@ def _readable(row):
 
 def _remove_strangers(folder, shards):
     """Delete what earlier runs left behind: unfinished files, shards of other inputs or settings."""
-    wanted = {file.name for shard in shards for file in (lambda pair: [pair[0], *pair[1].values()])(
-        shard_files(folder, shard))}
+    wanted = set()
+    for shard in shards:
+        table_file, signal_files = shard_files(folder, shard)
+        wanted |= {table_file.name, *(file.name for file in signal_files.values())}
     for file in folder.iterdir():
         if file.name not in wanted and re.fullmatch(r"[0-9a-f]{20}(-fs[0-9]+)?\..+", file.name):
             file.unlink()
@@ -305,10 +307,7 @@ def main(argv=None):
     args = parse_arguments(argv)
     try:
         kept, skipped = extract(args.input_dir, args.output_dir, args.target_fs, args.workers, args.min_seconds)
-    except OSError as error:
-        print(f"error: cannot write to {args.output_dir}: {error}", file=sys.stderr)
-        return 2
-    except ECGError as error:
+    except (ECGError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

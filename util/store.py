@@ -15,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from util.challenge import CLASSES, labels_from_dx
 from util.errors import StoreError
@@ -209,6 +208,8 @@ def _is_sums(part):
 
 
 def _read_records(folder, meta):
+    import pandas as pd     # half a second, which those who only write tables need not spend
+
     path = folder / "records.csv"
     if not path.is_file():
         raise StoreError(f"{path} is missing; {_REMAKE}")

@@ -308,13 +308,16 @@ def read_signal(header, min_seconds=0.0):
         if _file_size(path, "signal file") == 0:
             raise RecordError(f"signal file empty: {path.name}")
     reader = _read_mat if _is_challenge_mat(header) else _read_with_wfdb
-    signal = np.ascontiguousarray(reader(header)[:, order])
-    _check_length(len(signal), header.fs, min_seconds)
-    _check_samples(signal)
-    flat = [f"flat lead {lead}" for lead, low, high in zip(LEADS, signal.min(0), signal.max(0)) if low == high]
+    rows = reader(header)       # (signals, n): lead by lead in memory, which checks and transforms are fastest with
+    if order != list(range(len(rows))):
+        rows = rows[order]
+    _check_length(rows.shape[1], header.fs, min_seconds)
+    low, high = rows.min(1), rows.max(1)
+    _check_samples(rows, low, high)
+    flat = [f"flat lead {lead}" for lead, is_flat in zip(LEADS, low == high) if is_flat]
     if len(flat) == len(LEADS):
         raise RecordError("every lead is flat")
-    return Recording(header, signal, header.flags + tuple(flat))
+    return Recording(header, rows.T, header.flags + tuple(flat))
 
 
 def _check_length(n_samples, fs, min_seconds):
@@ -329,19 +332,21 @@ def _lead_order(names):
         lead = standard_lead(name)
         if lead in columns:
             raise RecordError(f"lead {lead} appears twice")
-        columns[lead] = column
+        if lead:
+            columns[lead] = column
     missing = [lead for lead in LEADS if lead not in columns]
     if missing:
         raise RecordError(f"lead{'s' * (len(missing) > 1)} {', '.join(missing)} missing")
     return [columns[lead] for lead in LEADS]
 
 
-def _check_samples(signal):
-    finite = np.isfinite(signal)
+def _check_samples(rows, low, high):
+    """``low`` and ``high`` are the extremes of each lead; both are NaN where a lead has a NaN anywhere."""
+    finite = np.isfinite(low) & np.isfinite(high)
     if not finite.all():
-        bad = [lead for lead, ok in zip(LEADS, finite.all(0)) if not ok]
-        raise RecordError(f"non-finite samples: {finite.size - finite.sum()} in {', '.join(bad)}")
-    peak = max(signal.max(), -signal.min())
+        bad = ", ".join(lead for lead, ok in zip(LEADS, finite) if not ok)
+        raise RecordError(f"non-finite samples: {np.sum(~np.isfinite(rows))} in {bad}")
+    peak = max(high.max(), -low.min())
     if peak > MAX_PEAK_MV:
         raise RecordError(f"impossible amplitude: {peak:.3g} mV; check gain and unit in the header")
 
@@ -363,7 +368,7 @@ def _is_challenge_mat(header):
 
 
 def _read_mat(header):
-    """MATLAB v4 matrix ``val`` (signals, samples), stored column by column, so time-major: float32 (n, signals), mV."""
+    """MATLAB v4 matrix ``val`` (signals, samples), stored column by column: float32 (signals, n) in mV."""
     path, n_signals = header.signal_files[0], len(header.signals)
     size, wanted = _file_size(path, "signal file"), MAT_FORMATS[header.signals[0].format]
     if size < MAT_OFFSET:
@@ -389,26 +394,26 @@ def _read_mat(header):
         raise RecordError(f"signal file cannot be read: {error.strerror}") from None
     if len(counts) != rows * columns:
         raise RecordError("signal file shorter than the header says: it changed while it was read")
-    return _scale_counts(counts.reshape(columns, rows), header)
+    return _scale_counts(np.ascontiguousarray(counts.reshape(columns, rows).T), header)
 
 
 def _scale_counts(counts, header):
-    """Counts (n, signals) to float32 mV; WFDB's marker of a missing sample (the lowest count) becomes NaN."""
+    """Counts (signals, n) to float32 mV; WFDB's marker of a missing sample (the lowest count) becomes NaN."""
     zero = 128 if counts.dtype == np.uint8 else 0       # format 80 is offset binary
-    baseline = np.array([line.baseline + zero for line in header.signals], np.float64)
-    factor = np.array([_to_millivolts(line) / line.gain for line in header.signals], np.float64)
-    lowest = np.iinfo(counts.dtype).min
+    baseline = np.array([[line.baseline + zero] for line in header.signals], np.float32)
+    factor = np.array([[_to_millivolts(line) / line.gain] for line in header.signals], np.float32)
     signal = counts.astype(np.float32)
-    if np.any(baseline):
-        signal -= baseline.astype(np.float32)
-    signal *= factor.astype(np.float32)
+    if baseline.any():
+        signal -= baseline
+    signal *= factor
+    lowest = np.iinfo(counts.dtype).min
     if counts.min() == lowest:
         signal[counts == lowest] = np.nan
     return signal
 
 
 def _read_with_wfdb(header):
-    """Anything else that the wfdb package reads: float32 (n, signals) in mV."""
+    """Anything else that the wfdb package reads: float32 (signals, n) in mV."""
     import wfdb     # here, because it takes a second to import and the Challenge's files do not need it
 
     for path in header.signal_files:
@@ -426,7 +431,7 @@ def _read_with_wfdb(header):
         raise RecordError("wfdb read no usable signal")
     if header.n_samples not in (None, len(signal)):
         raise RecordError(f"signal file shorter than the header says: {len(signal)} samples of {header.n_samples}")
-    return (signal * factors).astype(np.float32)
+    return np.ascontiguousarray((signal * factors).T, np.float32)
 
 
 def resampled_length(n_samples, fs, target_fs):
@@ -443,15 +448,24 @@ def resample(signal, fs, target_fs):
     Returns:
         float32 (int(n * target_fs / fs), leads); the signal itself where the rates are equal.
     """
-    n, m = len(signal), resampled_length(len(signal), fs, target_fs)
-    if fs == target_fs:
-        return signal
-    if m < 1:
-        raise RecordError(f"shorter than one sample at {target_fs} Hz")
-    spectrum = scipy.fft.rfft(np.ascontiguousarray(signal.T), axis=1)
-    kept = min(n, m)
-    spectrum = spectrum[:, :kept // 2 + 1]
-    if kept % 2 == 0 and n != m:        # the highest bin is shared by +f and -f on one side only
-        spectrum[:, kept // 2] *= 2.0 if m < n else 0.5
-    spectrum *= np.float32(m / n)
-    return np.ascontiguousarray(scipy.fft.irfft(spectrum, m, axis=1).T)
+    return resample_to(signal, fs, [target_fs])[target_fs]
+
+
+def resample_to(signal, fs, rates):
+    """resample to several rates with one forward transform: {rate: float32 (m, leads)}."""
+    n, spectrum, resampled = len(signal), None, {}
+    for rate in rates:
+        m = resampled_length(n, fs, rate)
+        if rate == fs:
+            resampled[rate] = signal
+            continue
+        if m < 1:
+            raise RecordError(f"shorter than one sample at {rate} Hz")
+        if spectrum is None:
+            spectrum = scipy.fft.rfft(np.ascontiguousarray(signal.T), axis=1)
+        kept = min(n, m)
+        band = spectrum[:, :kept // 2 + 1] * np.float32(m / n)
+        if kept % 2 == 0 and n != m:        # the highest bin stands for +f and -f in one of the two lengths only
+            band[:, kept // 2] *= 2.0 if m < n else 0.5
+        resampled[rate] = scipy.fft.irfft(band, m, axis=1, overwrite_x=True).T
+    return resampled
