@@ -231,6 +231,15 @@ def test_prototypes_are_cosines_whatever_the_length_of_the_weights():
     assert torch.allclose(layer(x), expected, atol=1e-5)
 
 
+def test_logits_stay_float32_under_autocast():
+    layer, x = Prototypes(8, 30), F.normalize(torch.randn(5, 8), dim=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = layer(x)
+        under = make()(tiny_batch(epoch=1.0))["loss"]
+    assert torch.equal(logits, layer(x))
+    assert under.item() == pytest.approx(make()(tiny_batch(epoch=1.0))["loss"].item(), rel=0.02)
+
+
 # ============ processes ============
 def dino_steps(steps):
     model = make()
