@@ -1,0 +1,443 @@
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.signal
+
+from data_preparation import data_extraction_without_preprocessing as extraction
+from data_preparation import reformat_memmap
+from data_preparation.data_extraction_without_preprocessing import database_of, extract, plan_shards, quantise
+from util.leads import LEADS
+from util.store import RecordStore
+from util.wfdb_io import read_record
+from wfdb_files import SHARED, ecg_counts, needs_broken, needs_real, write_record
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def build(folder, out, target_fs=(100, 250), workers=1, patients=None):
+    """Both steps; returns {fs: RecordStore} and skipped.csv as {path: reason}."""
+    extract(folder, out / "extracted", list(target_fs), workers)
+    reformat_memmap.reformat(out / "extracted", out / "store", patients)
+    return {fs: RecordStore(out / "store" / f"fs{fs}") for fs in target_fs}, skipped(out / "extracted")
+
+
+def skipped(folder):
+    with open(folder / "skipped.csv", newline="", encoding="utf-8") as file:
+        return {row["path"]: row["reason"] for row in csv.DictReader(file)}
+
+
+def row_of(store, record):
+    return int(np.flatnonzero(store.records["record"] == record)[0])
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def make_records(folder, n, samples=1500):
+    for i in range(n):
+        dx = ["426783006", "164889003", "427084000", "111"][i % 4]
+        write_record(folder / f"db{i % 2}", f"R{i:04d}", ecg_counts(samples, seed=i), comments=(f"#Dx: {dx}",))
+
+
+# ------------------------------------------------------------------------------------------------ defects
+
+def test_defect_1_every_lead_comes_from_itself(tmp_path):
+    """The published extraction resampled lead I into all twelve leads."""
+    leads = [LEADS[k] for k in np.random.default_rng(3).permutation(12)]
+    counts = ecg_counts(5000)
+    write_record(tmp_path / "in", "A1", counts, leads=leads)
+    stores, _ = build(tmp_path / "in", tmp_path)
+    for fs, store in stores.items():
+        for k, lead in enumerate(LEADS):
+            own = counts[:, leads.index(lead)] / 1000
+            expected = scipy.signal.resample(own, 5000 * fs // 500)
+            assert np.abs(store.read(0)[:, k] - expected).max() < 0.5e-3 + 1e-5, lead
+
+
+def test_defect_16_the_second_step_reads_where_the_first_wrote(tmp_path, monkeypatch):
+    """The published default folders differed: with no arguments at all the two commands must fit."""
+    make_records(tmp_path / "data_folder" / "datasets", 3)
+    monkeypatch.chdir(tmp_path)
+    assert extraction.main(["--workers", "1"]) == 0
+    assert reformat_memmap.main([]) == 0
+    store = RecordStore("./data_folder/data_summary_without_preprocessing/fs100")
+    assert len(store) == 3 and store.fs == 100
+    assert RecordStore("./data_folder/data_summary_without_preprocessing/fs250").fs == 250
+
+
+# ------------------------------------------------------------------------------------------------ what is stored
+
+def test_equal_rate_is_stored_sample_for_sample(tmp_path):
+    counts = ecg_counts(2500)
+    counts[7] = 32767
+    counts[8] = -32767
+    write_record(tmp_path / "in", "A1", counts, fs="250")
+    store = build(tmp_path / "in", tmp_path)[0][250]
+    np.testing.assert_array_equal(store.counts(0), counts)
+    assert store.records["scale"][0] == 0.001
+
+
+def test_a_record_beyond_32_millivolts_gets_a_larger_scale_and_is_not_clipped(tmp_path):
+    counts = ecg_counts(2500)
+    write_record(tmp_path / "in", "A1", counts, fs="250", gain="100/mV")
+    store = build(tmp_path / "in", tmp_path)[0][250]
+    expected = counts / 100
+    assert np.abs(expected).max() > 33
+    assert store.records["scale"][0] == np.ceil(np.abs(expected).max() / 32.7674) / 1000
+    assert np.abs(store.read(0) - expected).max() <= store.records["scale"][0] / 2 * 1.001
+    assert "peak" in store.records["flags"][0]
+
+
+@pytest.mark.parametrize("peak_uv, scale_uv", [(1, 1), (32767, 1), (32767.3, 1), (32767.5, 2), (65534, 2), (65536, 3),
+                                               (1e7, 306)])
+def test_scale_is_the_smallest_that_does_not_clip(peak_uv, scale_uv):
+    signal = np.array([[0.0, peak_uv / 1000], [-peak_uv / 1000, 0]], np.float32)
+    counts, scale = quantise(signal)
+    assert scale == scale_uv and counts.dtype == np.int16 and counts.flags.c_contiguous
+    assert np.abs(counts * (scale / 1000) - signal).max() <= scale / 1000 * 0.501
+
+
+def test_records_table(tmp_path):
+    """Every column of the store's table, for a record with everything and one with nothing."""
+    write_record(tmp_path / "in/training/georgia/g1", "E1", ecg_counts(5000),
+                 comments=("# Age: 300", "# Sex: F", "# Dx: 426783006, 67741000119109"))
+    write_record(tmp_path / "in/training/mine", "X1", ecg_counts(2570), fs="257", comments=())
+    stores, _ = build(tmp_path / "in", tmp_path)
+    row = stores[100].records.iloc[0]
+    assert (row.record, row.database, row.fs_original, row.start, row.length, row.age, row.sex, row.dx) == (
+        "E1", "georgia", 500, 0, 1000, 90, "Female", "426783006 67741000119109")
+    assert row.path == "training/georgia/g1/E1.hea" and 0 <= row.fold < 10 and "over 89" in row["flags"]
+    row = stores[250].records.iloc[1]
+    assert (row.record, row.database, row.fs_original, row.start, row.length, row.sex, row.dx, row.fold, row["flags"]) == (
+        "X1", "mine", 257, 2500, 2500, "Unknown", "", -1, "no diagnosis")
+    assert np.isnan(row.age)
+    assert stores[100].labels.sum(1).tolist() == [1, 0]
+
+
+def test_rates_share_rows_and_folds(tmp_path):
+    make_records(tmp_path / "in", 40)
+    stores, _ = build(tmp_path / "in", tmp_path)
+    same = [column for column in stores[100].records if column not in ("start", "length", "scale")]
+    assert stores[100].records[same].equals(stores[250].records[same])
+
+
+def test_patients_share_a_fold(tmp_path):
+    make_records(tmp_path / "in", 60)
+    (tmp_path / "patients.csv").write_text("record,patient_id\n" + "".join(
+        f"R{i:04d},p{i % 2}-{i // 8}\n" for i in range(60)))
+    store = build(tmp_path / "in", tmp_path, [100], patients=tmp_path / "patients.csv")[0][100].records
+    scored = store[store["fold"] >= 0]
+    assert len(scored) == 45 and (scored.groupby("patient")["fold"].nunique() == 1).all()
+    assert store["patient"][0] == "p0-0"
+    assert reformat_memmap.main(["--input_dir", str(tmp_path / "extracted"), "--output_dir", str(tmp_path / "s"),
+                                 "--patients", str(tmp_path / "none.csv")]) == 2
+
+
+@pytest.mark.parametrize("path, name", [
+    ("ptb-xl/g3/HR02001.hea", "ptb-xl"), ("training/ptb-xl/g3/HR02001.hea", "ptb-xl"), ("PTB-XL/a.hea", "ptb-xl"),
+    ("WFDB_PTBXL/a.hea", "ptb-xl"), ("ICBEB2018/A0001.hea", "cpsc_2018"), ("ICBEB2018_2/Q1.hea", "cpsc_2018_extra"),
+    ("cpsc_2018_extra/Q1.hea", "cpsc_2018_extra"), ("INCART/I1.hea", "st_petersburg_incart"), ("PTB/S1.hea", "ptb"),
+    ("Georgia/WFDB/E1.hea", "georgia"), ("PhysioNetChallenge2020_Training_E/WFDB/E1.hea", "georgia"),
+    ("download/training/cpsc_2018/g1/A1.hea", "cpsc_2018"), ("training/my data/g1/a.hea", "my_data"),
+    ("=cmd/a.hea", "_cmd"), ("a.hea", "input"), ("g1/a.hea", "input"), ("my/ptb_backup/a.hea", "my")])
+def test_database_names(path, name):
+    assert database_of(path, "input") == name
+
+
+def test_one_database_folder_as_input_keeps_its_name():
+    assert database_of("g1/HR00001.hea", "PTB-XL") == "ptb-xl"
+
+
+# ------------------------------------------------------------------------------------------------ bad records
+
+def test_duplicate_names_keep_the_first_and_name_it(tmp_path):
+    for folder, seed in (("b", 1), ("a", 2), ("c", 3)):
+        write_record(tmp_path / "in" / folder, "X1", ecg_counts(seed=seed), fs="250")
+    stores, out = build(tmp_path / "in", tmp_path, [250])
+    np.testing.assert_array_equal(stores[250].counts(0), ecg_counts(seed=2))
+    assert out == {f"{k}/X1.hea": "duplicate record name: the first is a/X1.hea" for k in "bc"}
+
+
+def test_unexpected_failures_are_reasons_too(tmp_path, monkeypatch):
+    make_records(tmp_path / "in", 4)
+    read = extraction.read_signal
+
+    def fail(header, min_seconds):
+        if header.record == "R0002":
+            raise MemoryError("too large")
+        return read(header, min_seconds)
+    monkeypatch.setattr(extraction, "read_signal", fail)
+    stores, out = build(tmp_path / "in", tmp_path, [100])
+    assert len(stores[100]) == 3 and out == {"db0/R0002.hea": "unexpected failure: MemoryError: too large"}
+
+
+def test_tables_hold_no_formulas(tmp_path):
+    """Folder names and Dx entries come from strangers; a spreadsheet must not execute them."""
+    write_record(tmp_path / "in" / "@x", "A1", comments=("#Dx: =HYPERLINK(1),+1",))
+    write_record(tmp_path / "in" / "=cmd", "A2", leads=("=1+1", *LEADS[1:]))
+    (tmp_path / "in" / "-odd\nname").mkdir()
+    write_record(tmp_path / "in" / "-odd\nname", "=bad")
+    _, out = build(tmp_path / "in", tmp_path)
+    assert out["'=cmd/A2.hea"] == "lead I missing" and "'-odd name/=bad.hea" in out
+    for path in tmp_path.rglob("*.csv"):
+        with open(path, newline="", encoding="utf-8") as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+        assert not [cell for cell in cells if cell[:1] in ("=", "+", "@", "\t") or cell[:1] == "-" and cell != "-1"]
+        assert not [cell for cell in cells if "\n" in cell]
+
+
+def test_file_names_that_are_no_utf8(tmp_path):
+    folder = os.fsencode(tmp_path / "in") + b"/caf\xe9"
+    os.makedirs(folder)
+    path = write_record(tmp_path, "A1")
+    for name in ("A1.hea", "A1.mat"):
+        shutil.copy(os.fsencode(tmp_path / name), folder + b"/" + name.encode())
+    assert path.exists()
+    stores, out = build(tmp_path / "in", tmp_path / "out", [100])
+    assert out == {} and stores[100].records["database"][0] == "caf_"
+
+
+def test_no_input_is_one_sentence(tmp_path, capsys):
+    assert extraction.main(["--input_dir", str(tmp_path / "none"), "--output_dir", str(tmp_path / "o")]) == 2
+    (tmp_path / "empty").mkdir()
+    assert extraction.main(["--input_dir", str(tmp_path / "empty"), "--output_dir", str(tmp_path / "o")]) == 2
+    assert reformat_memmap.main(["--input_dir", str(tmp_path / "o"), "--output_dir", str(tmp_path / "s")]) == 2
+    errors = capsys.readouterr().err
+    assert "no folder" in errors and "no .hea file" in errors and "no finished extraction" in errors
+    assert "Traceback" not in errors
+
+
+def test_only_bad_records_end_normally_and_the_next_step_says_so(tmp_path, capsys):
+    write_record(tmp_path / "in", "A1", ecg_counts(300))
+    assert extraction.main(["--input_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "e"),
+                            "--workers", "1"]) == 0
+    assert "shorter than the minimum length: 0.6 s of 2 s" in capsys.readouterr().out
+    assert reformat_memmap.main(["--input_dir", str(tmp_path / "e"), "--output_dir", str(tmp_path / "s")]) == 2
+    assert "no usable record" in capsys.readouterr().err
+
+
+def test_summary_counts_by_database(tmp_path, capsys):
+    make_records(tmp_path / "in", 8)
+    write_record(tmp_path / "in" / "db1", "bad", ecg_counts(10))
+    assert extraction.main(["--input_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "e"),
+                            "--workers", "1"]) == 0
+    table = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line}
+    assert table["db0"] == ["4", "4", "0", "0.00", "4"]
+    assert table["db1"] == ["5", "4", "1", "0.00", "2"]
+    assert table["all"] == ["9", "8", "1", "0.01", "6"]
+
+
+# ------------------------------------------------------------------------------------------------ restart
+
+def test_processes_do_not_change_the_bytes(tmp_path):
+    make_records(tmp_path / "in", 150, samples=1000)
+    for workers in (1, 2):
+        build(tmp_path / "in", tmp_path / str(workers), workers=workers)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+    build(tmp_path / "in", tmp_path / "1")
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+def count_extracted(monkeypatch):
+    """Names of the shards that are made from here on."""
+    made, real = [], extraction.extract_shard
+    monkeypatch.setattr(extraction, "extract_shard", lambda shard, *rest: (made.append(shard["name"]),
+                                                                            real(shard, *rest))[1])
+    return made
+
+
+def test_a_second_run_redoes_only_what_changed(tmp_path, monkeypatch):
+    make_records(tmp_path / "in", 300, samples=1000)
+    shards = plan_shards(tmp_path / "in", [100], 2.0)[0]
+    assert len(shards) > 3
+    args = (tmp_path / "in", tmp_path / "out", [100], 1)
+    made = count_extracted(monkeypatch)
+    extract(*args)
+    assert len(made) == len(shards)
+    made.clear()
+    extract(*args)
+    assert made == []
+    write_record(tmp_path / "in" / "db1", "R0151", ecg_counts(1100), comments=())             # changed
+    extract(*args)
+    assert made == [shard["name"] for shard in shards if "db1/R0151.hea" in shard["paths"]]
+    made.clear()
+    write_record(tmp_path / "in" / "db0", "R0150b", ecg_counts(1000))                       # new
+    extract(*args)
+    assert len(made) == 1
+    made.clear()
+    (tmp_path / "in" / "db0" / "R0004.mat").unlink()                                         # signal gone
+    kept, out = extract(*args)
+    assert len(made) == 1 and [row["reason"] for row in out] == ["signal file missing: R0004.mat"]
+    made.clear()
+    extract(tmp_path / "in", tmp_path / "out", [250], 1)                                     # other settings
+    assert len(made) == len(shards)
+    assert len(list((tmp_path / "out" / "shards").glob("*.json"))) == len(shards)
+    fresh = tmp_path / "fresh"
+    extract(tmp_path / "in", fresh, [250], 1)
+    assert contents(fresh) == contents(tmp_path / "out")
+
+
+def test_an_unfinished_extraction_is_not_reformatted(tmp_path, monkeypatch):
+    make_records(tmp_path / "in", 5)
+    extract(tmp_path / "in", tmp_path / "e", [100], 1)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+    write_record(tmp_path / "in" / "db0", "new")
+    monkeypatch.setattr(extraction, "extract_shard", stop)
+    assert extraction.main(["--input_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "e"), "--target_fs",
+                            "100", "--workers", "1"]) == 130
+    assert reformat_memmap.main(["--input_dir", str(tmp_path / "e"), "--output_dir", str(tmp_path / "s")]) == 2
+
+
+def test_a_damaged_shard_is_refused(tmp_path, capsys):
+    make_records(tmp_path / "in", 5)
+    extract(tmp_path / "in", tmp_path / "e", [100], 1)
+    shard = next((tmp_path / "e" / "shards").glob("*.dat"))
+    shard.write_bytes(shard.read_bytes()[:-2])
+    assert reformat_memmap.main(["--input_dir", str(tmp_path / "e"), "--output_dir", str(tmp_path / "s")]) == 2
+    assert "damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_and_started_again_gives_the_same_bytes(tmp_path, workers):
+    make_records(tmp_path / "in", 300, samples=1000)
+    build(tmp_path / "in", tmp_path / "undisturbed")
+    command = [sys.executable, str(ROOT / "data_preparation/data_extraction_without_preprocessing.py"), "--input_dir",
+               str(tmp_path / "in"), "--output_dir", str(tmp_path / "killed" / "extracted"), "--workers", str(workers)]
+    shards, planned = tmp_path / "killed/extracted/shards", len(plan_shards(tmp_path / "in", [100, 250], 2.0)[0])
+    for _ in range(5):      # on a busy machine the run may be over before the blow
+        kill_after_first_shard(command, shards)
+        finished = {path.name: path.stat().st_mtime_ns for path in shards.glob("*.json")}
+        if len(finished) < planned:
+            break
+        shutil.rmtree(tmp_path / "killed")
+    assert 0 < len(finished) < planned
+    assert subprocess.run(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL).returncode == 0
+    assert {name: (shards / name).stat().st_mtime_ns for name in finished} == finished      # not done again
+    build(tmp_path / "in", tmp_path / "killed")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
+
+
+def kill_after_first_shard(command, shards):
+    """Start a run and kill its main process alone when one shard is finished; its workers must end by themselves."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                          start_new_session=True) as process:
+        while process.poll() is None and not (shards.exists() and list(shards.glob("*.json"))):
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGKILL)
+    wait_until_gone(process.pid)
+
+
+def wait_until_gone(session):
+    """No process of this session is left after a few seconds."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        alive = [stat for stat in Path("/proc").glob("[0-9]*/stat") if in_session(stat, session)]
+        if not alive:
+            return
+        time.sleep(0.05)
+    pytest.fail("worker processes outlive the main process")
+
+
+def in_session(stat, session):
+    try:
+        fields = stat.read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return int(fields[3]) == session and fields[0] != "Z"
+
+
+# ------------------------------------------------------------------------------------------------ shared data
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    out = tmp_path_factory.mktemp("broken")
+    before = {path: path.stat().st_mtime_ns for path in (SHARED / "broken").rglob("*")}
+    stores, reasons = build(SHARED / "broken", out, workers=2)
+    assert before == {path: path.stat().st_mtime_ns for path in (SHARED / "broken").rglob("*")}
+    return stores, reasons
+
+
+EXPECTED_SKIPS = {
+    "01_truncated_mat/A9001": "signal file shorter than the header says",
+    "02_missing_mat/A9002": "signal file missing", "03_nan_samples/A9003": "non-finite samples",
+    "03_nan_samples/A9103": "sample type of the .mat does not match the header", "04_eleven_leads/A9004": "lead V6 missing",
+    "08_zero_length/A9008": "zero-length record", "08_zero_length/A9108": "signal file empty",
+    "09_zero_sampling_rate/A9009": "invalid sampling rate", "10_duplicate_name/g2/A9010": "duplicate record name",
+    "11_garbage_header/A9011": "header unreadable", "12_one_second/A9012": "shorter than the minimum length"}
+
+
+@needs_broken
+def test_broken_records_are_skipped_for_the_expected_reasons(broken):
+    _, reasons = broken
+    assert reasons.keys() == {f"{path}.hea" for path in EXPECTED_SKIPS}
+    for path, words in EXPECTED_SKIPS.items():
+        assert words in reasons[f"{path}.hea"]
+    assert "10_duplicate_name/g1/A9010.hea" in reasons["10_duplicate_name/g2/A9010.hea"]
+
+
+@needs_broken
+def test_the_table_above_is_the_pack_s_own():
+    with open(SHARED / "broken" / "expected.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["record"] for row in rows if row["expected"] == "skip"} == EXPECTED_SKIPS.keys()
+
+
+@needs_broken
+def test_usable_broken_records_are_kept(broken):
+    stores, _ = broken
+    for fs, store in stores.items():
+        rows = store.records.set_index("record")
+        assert set(rows.index) == {"A9000", "A9005", "A9006", "A9007", "A9010", "A9013", "I9014", "I9114"}
+        assert all(np.isfinite(store.read(i)).all() and np.abs(store.read(i)).max() < 20 for i in range(len(store)))
+        assert (rows["dx"]["A9006"], rows["fold"]["A9006"]) == ("", -1)
+        assert rows["dx"]["A9007"] == "426783006" and "AFIB" in rows["flags"]["A9007"] and "RBBB" in rows["flags"]["A9007"]
+        assert rows["flags"]["A9013"] == "flat lead V3" and rows["dx"]["A9010"] == "270492004"
+        assert (store.read(row_of(store, "A9013"), leads=["V3"]) == 0).all()
+        assert (rows["length"]["I9014"], rows["length"]["I9114"]) == (1200 * fs, 1800 * fs)
+
+
+@needs_broken
+@needs_real
+def test_reversed_lower_case_leads_equal_the_source_sample_for_sample(broken):
+    source = read_record(next((SHARED / "real_ecg").rglob("A0025.hea"))).signal
+    assert np.array_equal(read_record(SHARED / "broken/05_lead_order_lowercase/A9005.hea").signal, source)
+    store = broken[0][100]
+    expected = scipy.signal.resample(source.astype(np.float64), 1000, axis=0)
+    assert np.abs(store.read(row_of(store, "A9005")) - expected).max() < 0.5e-3 + 1e-5
+
+
+@needs_real
+def test_real_records(tmp_path):
+    """A slice of each database: kept, right labels, and resampled as scipy does."""
+    for path in (SHARED / "real_ecg/training").glob("*/g1"):
+        for header in sorted(path.glob("*.hea"))[:4]:
+            target = tmp_path / "in" / header.parent.relative_to(SHARED / "real_ecg")
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy(header, target)
+            shutil.copy(header.with_suffix(".mat"), target)
+    stores, out = build(tmp_path / "in", tmp_path)
+    assert out == {} and set(stores[100].records["database"]) == {"cpsc_2018", "chapman_shaoxing", "georgia", "ptb-xl"}
+    for i, row in stores[100].records.iterrows():
+        signal = read_record(tmp_path / "in" / row["path"]).signal.astype(np.float64)
+        for fs, store in stores.items():
+            expected = scipy.signal.resample(signal, int(len(signal) * fs / row["fs_original"]), axis=0)
+            assert np.abs(store.read(i) - expected).max() < 0.5e-3 + 1e-5
+
+
+def test_extraction_json_names_no_path_of_this_machine(tmp_path):
+    make_records(tmp_path / "in", 5)
+    build(tmp_path / "in", tmp_path / "out")
+    for path in tmp_path.glob("out/**/*.json"):
+        assert str(tmp_path) not in path.read_text() and json.loads(path.read_text())
