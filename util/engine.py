@@ -9,6 +9,7 @@ Nothing in a step waits for the device: losses stay there until ``train.log_ever
 import contextlib
 import signal
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,7 @@ class Training:
         self.batches.set_epoch(self.epoch, self.step)
         self.model.train()
         loader = iter(self.loader)
+        self.started = self.step, time.perf_counter()
         bar = self.log.bar(self.batches.steps, f"epoch {self.epoch + 1}/{self.train_config['epochs']}", self.step)
         with bar:
             while self.step < self.batches.steps:
@@ -203,9 +205,8 @@ class Training:
         means = dict(zip(self.names, rows.mean(dim=0).tolist()))
         self.sums = (rows.sum(dim=0) + (torch.tensor(self.sums, dtype=torch.float64) if self.sums else 0)).tolist()
         self.window = []
-        seconds = bar.format_dict["elapsed"] or 1e-9
         per_step = self.batches.batch_size * self.batches.accumulate * distributed.world()
-        rate = per_step * (self.step - bar.initial) / seconds
+        rate = per_step * (self.step - self.started[0]) / (time.perf_counter() - self.started[1])
         bar.set_postfix({"loss": f"{means['loss']:.4f}", "lr": f"{lr:.2e}", "samples/s": f"{rate:.1f}"}, refresh=False)
         self.log.line("log_steps.txt", {"epoch": self.epoch, "step": self.step, "lr": lr, **means})
         self.log.scalars({"train/lr": lr, "train/samples_per_second": rate,
