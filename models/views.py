@@ -202,6 +202,7 @@ class Views:
         self.count = sum(count for count, _ in self.groups)
         self.global_count = sum(spec.get("count", 1) for spec in ordered if spec.get("global", False))
 
+    @torch.compiler.disable     # Inductor cannot print the wrapping 64-bit integers of KeyedRandom
     def __call__(self, signal, random):
         views = []
         for count, transforms in self.groups:
