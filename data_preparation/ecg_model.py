@@ -312,7 +312,7 @@ def flutter_or_fibrillation(findings: Findings, first_beat: float, time: np.ndar
     saw = sum(np.sin(k * phase) / k * 0.85 ** k for k in range(1, harmonics + 1))
     turned = sum(np.sin(k * phase + 0.9) / k * 0.85 ** k for k in range(1, 3))
     path = np.outer(envelope * saw, vector) + np.outer(envelope * turned, 0.25 * vector[::-1])
-    return size * path @ TO_FRANK
+    return size * _product(path, TO_FRANK)
 
 
 # ---- From beats to leads ---------------------------------------------------------------------------------------------
@@ -387,17 +387,31 @@ def _breathing(waves: Waves, breath: float, rng) -> Waves:
 def _disturbances(findings: Findings, samples, fs, mains, breath, rng) -> np.ndarray:
     """Noise of the nine electrodes (samples, 9) in mV: baseline wander, mains hum, muscles."""
     time = np.arange(samples) / fs
-    frequency = np.concatenate([[breath], rng.uniform(0.04, 0.5, 5)])
-    level = np.concatenate([[0.025], 0.012 / (frequency[1:] / 0.1).clip(0.5)]) * np.exp(0.4 * rng.standard_normal(6))
-    angle = 2 * np.pi * np.outer(time, frequency)               # the same slow movements reach all electrodes
-    basis = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
-    wander = basis @ (np.tile(level, 2)[:, None] * rng.standard_normal((12, 9)))
     hum_level = 0.004 * np.exp(0.7 * rng.standard_normal(9)) * (rng.random() < 0.7)
     hum = np.sin(2 * np.pi * mains * (1 + 1e-4 * rng.standard_normal()) * time + rng.uniform(0, 6.3))
     muscle = _muscle(samples, fs, rng)
     envelope = 1 + 0.5 * np.sin(2 * np.pi * rng.uniform(0.05, 0.3) * time + rng.uniform(0, 6.3))
     strength = 0.006 * np.exp(0.45 * rng.standard_normal() + 0.25 * rng.standard_normal(9))
+    wander = _baseline_wander(time, breath, rng)
     return findings.noise * (wander + hum[:, None] * hum_level + muscle * envelope[:, None] * strength)
+
+
+def _baseline_wander(time, breath, rng):
+    """Slow movements and breathing, which reach all electrodes in different strength (samples, 9).  Nothing here is
+    faster than 0.5 Hz, so a grid of 25 Hz and straight lines between its points will do."""
+    frequency = np.concatenate([[breath], rng.uniform(0.04, 0.5, 5)])
+    level = np.concatenate([[0.025], 0.012 / (frequency[1:] / 0.1).clip(0.5)]) * np.exp(0.4 * rng.standard_normal(6))
+    weight = level[:, None] * rng.standard_normal((2, 6, 9))
+    grid = np.arange(0, time[-1] + 0.08, 0.04)
+    angle = 2 * np.pi * np.outer(grid, frequency)
+    coarse = _product(np.sin(angle), weight[0]) + _product(np.cos(angle), weight[1])
+    return np.stack([np.interp(time, grid, electrode) for electrode in coarse.T], axis=1)
+
+
+def _product(tall, small):
+    """Matrix product of (n, a) and (a, b) without BLAS, whose threads cost thin matrices more than they save and whose
+    rounding depends on their number."""
+    return np.einsum("na,ab->nb", tall, small)
 
 
 def _muscle(samples, fs, rng):
@@ -427,9 +441,9 @@ def simulate(findings: Findings, fs: float, samples: int, mains: float, rng: np.
     if findings.rhythm in ("fibrillation", "flutter") or findings.fibrillating_atria:
         dipole += flutter_or_fibrillation(findings, beat.onset[0], np.arange(samples) / fs, rng)
     gain = np.concatenate([rng.uniform(0.98, 1.02, 3), rng.uniform(0.88, 1.12, 6)])      # contact and placement
-    electrodes = dipole @ (TO_ELECTRODES * gain)
+    electrodes = _product(dipole, TO_ELECTRODES * gain)
     electrodes += _disturbances(findings, samples, fs, mains, breath, rng)
-    return electrodes @ TO_LEADS
+    return _product(electrodes, TO_LEADS)
 
 
 # ---- What a reader would write under it ------------------------------------------------------------------------------

@@ -22,13 +22,13 @@ COLUMN = {lead: number for number, lead in enumerate(LEADS)}
 
 # ---- Measuring, without the simulator's own formulas -----------------------------------------------------------------
 def signal_of(seed=0, seconds=10, **findings):
-    """A recording; noise 0 unless told, and 3 s more than a test needs do no harm."""
+    """A recording of these findings, without noise unless told."""
     findings = Findings(**{"noise": 0.0, "swing": 0.0} | findings)
     return simulate(findings, FS, int(seconds * FS), 50, np.random.default_rng(seed))
 
 
 def beat_times(signal, fs=FS, level=0.2):
-    """Seconds of the QRS complexes: peaks of the squared slope over 80 ms, after a mean over 12 ms against muscle noise."""
+    """Seconds of the QRS complexes: peaks of the squared slope over 80 ms, after a mean over 12 ms against noise."""
     short, long = (np.ones(max(1, int(seconds * fs))) for seconds in (0.012, 0.08))
     smooth = np.apply_along_axis(np.convolve, 0, signal - signal.mean(axis=0), short, "valid")
     energy = np.convolve((np.diff(smooth, axis=0) ** 2).sum(axis=1), long, "same")
@@ -96,7 +96,8 @@ def population():
 
 def recordings_with(wanted, unwanted=(), limit=8):
     """20 s with the usual noise of patients who have a diagnosis and not the others."""
-    found = [(index, findings) for index, findings, names in population() if wanted in names and not names & set(unwanted)]
+    found = [(index, findings) for index, findings, names in population()
+             if wanted in names and not names & set(unwanted)]
     assert len(found) >= 3, wanted
     return [simulate(f, FS, 20 * FS, 50, np.random.default_rng(i)) for i, f in found[:limit]]
 
@@ -105,15 +106,16 @@ def recordings_with(wanted, unwanted=(), limit=8):
 def test_leads_follow_dower_einthoven_and_goldberger():
     leads = (TO_ELECTRODES @ TO_LEADS).T                        # (12, 3)
     first, second = DOWER[6], DOWER[7]
-    expected = [first, second, second - first, -(first + second) / 2, first - second / 2, second - first / 2, *DOWER[:6]]
-    assert np.allclose(leads, expected, atol=1e-12)
+    expected = [first, second, second - first, -(first + second) / 2, first - second / 2, second - first / 2]
+    assert np.allclose(leads, [*expected, *DOWER[:6]], atol=1e-12)
 
 
 def test_noise_keeps_the_identities_too():
     signal = signal_of(noise=5.0)
     one, two = signal[:, 0], signal[:, 1]
     assert np.std(one) > 0.05
-    for lead, expected in (("III", two - one), ("aVR", -(one + two) / 2), ("aVL", one - two / 2), ("aVF", two - one / 2)):
+    identities = {"III": two - one, "aVR": -(one + two) / 2, "aVL": one - two / 2, "aVF": two - one / 2}
+    for lead, expected in identities.items():
         assert np.allclose(signal[:, COLUMN[lead]], expected, atol=1e-12)
 
 
@@ -141,7 +143,7 @@ def variation(signal):
 def test_sinus_rhythm_is_regular_and_fibrillation_is_not():
     assert all(variation(signal) < 0.09 for signal in recordings_with("NSR", ECTOPIC))
     assert all(variation(signal) > 0.12 for signal in recordings_with("AF", ECTOPIC + ("PR",)))
-    assert all(variation(signal) < 0.04 for signal in recordings_with("PR", ECTOPIC))
+    assert all(variation(signal) < 0.06 for signal in recordings_with("PR", ECTOPIC))    # finds spike or QRS
 
 
 def test_rates_are_as_labelled():
