@@ -1,0 +1,44 @@
+"""Test metrics of several fine-tuning runs, side by side.
+
+    python experiments/compare_runs.py output/finetune output/scratch [...]
+
+Each is the folder of one fold's run, with its test_metrics.csv; several folds have a summary.csv of their own.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from util.errors import ECGError
+from util.job import run_main
+
+
+def compare(folders) -> pd.DataFrame:
+    """One row a run: its name and what its test_metrics.csv holds.
+
+    Raises:
+        ECGError: a folder without test_metrics.csv.
+    """
+    rows = {}
+    for folder in map(Path, folders):
+        path = folder / "test_metrics.csv"
+        if not path.is_file():
+            raise ECGError(f"{path} is missing: the run has not finished, or it has several folds (see its summary.csv)")
+        rows[folder.name] = pd.read_csv(path).iloc[0]
+    table = pd.DataFrame(rows).T
+    table["records"] = table["records"].astype(int)
+    return table
+
+
+def main(argv=None):
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
+    print(compare(parser.parse_args(argv).runs).to_string())
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

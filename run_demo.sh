@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# The whole method on your laptop: simulate ECGs (or take yours), prepare the store, pre-train a small ST-MEM, fine-tune it
+# and a twin from scratch, and compare the two.
+set -eu
+source "$(dirname "$0")/util/environment.sh"
+
+usage() {
+  cat <<TXT
+usage: bash run_demo.sh [--data DIR] [--output DIR] [--records N]
+
+  --data DIR     your own WFDB recordings (.hea with .mat or .dat, any depth) instead of simulated ones
+  --output DIR   where everything goes (default demo_output); a second run reuses what is there
+  --records N    ECGs to simulate (default 1000)
+
+Makes .venv with the requirements on its first run.  Then about ten minutes on 2 cores.
+TXT
+}
+
+data="" output=demo_output records=1000
+while [ $# -gt 0 ]; do
+  case "$1" in
+    -h|--help) usage; exit 0 ;;
+    --data|--output|--records)
+      [ $# -ge 2 ] || { echo "error: $1 needs a value" >&2; usage >&2; exit 2; }
+      case "$1" in --data) data=$2 ;; --output) output=$2 ;; --records) records=$2 ;; esac
+      shift 2 ;;
+    *) echo "error: unknown flag $1" >&2; usage >&2; exit 2 ;;
+  esac
+done
+[ -z "$data" ] || [ -d "$data" ] || { echo "error: --data $data is not a folder" >&2; exit 2; }
+
+make_environment
+step() { printf '\n== %s\n' "$*"; }
+work="$output/simulated_$records"
+
+if [ -z "$data" ]; then
+  step "1/5 simulating $records ECGs"
+  data="$work/recordings"
+  "$python" "$root/data_preparation/simulate_physionet2020.py" --output_dir "$data" --records "$records" --seed 0
+else
+  # Every data folder gets results of its own.
+  work="$output/$(basename "$data")_$(cd "$data" && pwd | cksum | cut -d' ' -f1)"
+  step "1/5 recordings: $data"
+fi
+
+step "2/5 preparing the store (100 and 250 Hz)"
+"$python" "$root/data_preparation/data_extraction_without_preprocessing.py" --input_dir "$data" --output_dir "$work/extracted"
+"$python" "$root/data_preparation/reformat_memmap.py" --input_dir "$work/extracted" --output_dir "$work/store"
+
+# Small model, short training: enough to see the method work, not to judge it.
+common=(--gpus cpu --output_dir "$work" --overlay demo --resume auto --set "dataset.store=$work/store"
+        --set train.steps_per_epoch=null --set train.log_every=5)
+pretrain=(--config_path "$root/configs/pretrain/st_mem.yaml" --set model_name=st_mem_vit_tiny_dec256d4b
+          --set dataset.max_records=1000 --set "dataset.exclude_folds=[0, 1]" --set train.epochs=6
+          --set train.lr=1e-3 --set train.figure_every=2)
+finetune=(--config_path "$root/configs/downstream/st_mem.yaml" --set model_name=st_mem_vit_tiny --set train.lr=5e-4
+          --set dataset.max_records=1000 --set train.epochs=3 --set "metric.target_metrics=[AUROC, AUPRC]"
+          --set test.target_metric=AUROC)
+
+step "3/5 pre-training ST-MEM on the unlabelled ECGs"
+bash "$root/run_pretrain.sh" "${common[@]}" "${pretrain[@]}" --exp_name pretrain
+step "4/5 fine-tuning it"
+bash "$root/run_downstream.sh" "${common[@]}" "${finetune[@]}" --exp_name finetune --set mode=finetune \
+  --encoder_path "$work/pretrain/encoder.pth"
+step "5/5 the same network from scratch"
+bash "$root/run_downstream.sh" "${common[@]}" "${finetune[@]}" --exp_name scratch --set mode=scratch
+
+step "test fold"
+"$python" "$root/experiments/compare_runs.py" "$work/finetune" "$work/scratch"
+echo
+echo "reconstructions: $work/pretrain/figures/   curves: tensorboard --logdir $work"
