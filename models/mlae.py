@@ -21,3 +21,4 @@ class MLAE(ClassTokenAutoencoder):
 
 mlae_vit_base_dec256d4b = mae_factory(MLAE, MLAE_ViT, "mlae_vit_base_dec256d4b", "base", patch_size=1)
 mlae_vit_small_dec256d4b = mae_factory(MLAE, MLAE_ViT, "mlae_vit_small_dec256d4b", "small", patch_size=1)
+mlae_vit_tiny_dec256d4b = mae_factory(MLAE, MLAE_ViT, "mlae_vit_tiny_dec256d4b", "tiny", patch_size=1)

@@ -37,3 +37,4 @@ class MTAE(ClassTokenAutoencoder):
 
 mtae_vit_base_dec256d4b = mae_factory(MTAE, ViT, "mtae_vit_base_dec256d4b", "base")
 mtae_vit_small_dec256d4b = mae_factory(MTAE, ViT, "mtae_vit_small_dec256d4b", "small")
+mtae_vit_tiny_dec256d4b = mae_factory(MTAE, ViT, "mtae_vit_tiny_dec256d4b", "tiny")

@@ -44,3 +44,4 @@ class ST_MEM(MaskedAutoencoder):
 
 st_mem_vit_base_dec256d4b = mae_factory(ST_MEM, ST_MEM_ViT, "st_mem_vit_base_dec256d4b", "base")
 st_mem_vit_small_dec256d4b = mae_factory(ST_MEM, ST_MEM_ViT, "st_mem_vit_small_dec256d4b", "small")
+st_mem_vit_tiny_dec256d4b = mae_factory(ST_MEM, ST_MEM_ViT, "st_mem_vit_tiny_dec256d4b", "tiny")

@@ -41,3 +41,4 @@ class MLAE_ViT(TransformerEncoder):
 
 mlae_vit_base = encoder_factory(MLAE_ViT, "mlae_vit_base", "base", patch_size=1)
 mlae_vit_small = encoder_factory(MLAE_ViT, "mlae_vit_small", "small", patch_size=1)
+mlae_vit_tiny = encoder_factory(MLAE_ViT, "mlae_vit_tiny", "tiny", patch_size=1)

@@ -52,3 +52,4 @@ class ST_MEM_ViT(TransformerEncoder):
 
 st_mem_vit_base = encoder_factory(ST_MEM_ViT, "st_mem_vit_base", "base")
 st_mem_vit_small = encoder_factory(ST_MEM_ViT, "st_mem_vit_small", "small")
+st_mem_vit_tiny = encoder_factory(ST_MEM_ViT, "st_mem_vit_tiny", "tiny")

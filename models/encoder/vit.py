@@ -10,7 +10,9 @@ from models.blocks import Block, patch_embedding
 from models.registry import register
 from util.leads import LEADS, parse_leads
 
-SIZES = {"base": {"width": 768, "depth": 12, "heads": 12}, "small": {"width": 384, "depth": 12, "heads": 6}}
+# base and small as published; tiny is for laptops, demonstrations and tests
+SIZES = {"base": {"width": 768, "depth": 12, "heads": 12}, "small": {"width": 384, "depth": 12, "heads": 6},
+         "tiny": {"width": 192, "depth": 4, "heads": 3}}
 
 
 class TransformerEncoder(nn.Module):
@@ -139,3 +141,4 @@ def encoder_factory(encoder_class, name, size, patch_size=75):
 
 vit_base = encoder_factory(ViT, "vit_base", "base")
 vit_small = encoder_factory(ViT, "vit_small", "small")
+vit_tiny = encoder_factory(ViT, "vit_tiny", "tiny")
