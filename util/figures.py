@@ -117,7 +117,7 @@ def plot_reconstruction(signal: np.ndarray, reconstruction: np.ndarray, mask: np
             axis.axvspan(start / fs, stop / fs, color="#c9d6ea", linewidth=0, zorder=0)
         axis.set_ylabel(name, rotation=0, ha="right", va="center")
         axis.margins(x=0)
-    axes[0].legend(loc="upper right", ncols=2, fontsize=7)
+    figure.legend(handles=axes[0].lines, loc="outside upper right", ncols=2, fontsize=8)
     axes[-1].set_xlabel("seconds")
     if path is not None:
         figure.savefig(path, format="png")
