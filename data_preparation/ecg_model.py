@@ -115,7 +115,7 @@ QRS = {
 # Late right and anterior forces of a blocked right bundle; they keep their direction whatever the axis.
 TERMINAL = {"rbbb": [(.64, .10, -.24, .02, -.55), (.80, .09, -.17, .0, -.26)], "irbbb": [(.76, .085, -.14, .02, -.42)]}
 # Dead muscle: for the first 40 ms and more the forces point away from it.
-Q_WAVE = {"anterior": [(.24, .10, .02, .0, .62), (.54, .13, .03, .0, .80)], "lateral": [(.27, .11, -.42, .05, .02)],
+Q_WAVE = {"anterior": [(.24, .10, .02, .0, .55), (.56, .13, .03, .0, .80)], "lateral": [(.27, .11, -.42, .05, .02)],
           "inferior": [(.27, .11, .06, -.50, .0)]}
 # Ventricular origins: right outflow tract, left ventricle, apex of the right ventricle (where the pacing lead lies).
 ECTOPIC = {
