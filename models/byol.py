@@ -4,8 +4,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.ema import fit_statistics, follow, momentum_at, slow_copy
-from models.heads import embedding_health, mlp
-from models.registry import build_model, register
+from models.heads import build_encoder, embedding_health, mlp
+from models.registry import register
 from models.views import CONTRASTIVE_VIEWS, Views, encode_views
 from util.errors import ConfigError
 
@@ -64,12 +64,12 @@ class BYOL(nn.Module):
 
 @register
 def byol(encoder="xresnet1d50", encoder_args=None, views=CONTRASTIVE_VIEWS, head_width=512, head_out=128,
-         momentum=0.996, momentum_end=1.0):
-    """BYOL around the encoder of this name, built with ``encoder_args``.
+         momentum=0.996, momentum_end=1.0, leads=None):
+    """BYOL around the encoder of this name, built with ``encoder_args`` for ``leads``.
 
     Projector width-head_width-head_out and predictor head_out-head_width-head_out, both with BatchNorm and ReLU
     between.  The target's momentum runs on a cosine from ``momentum`` to ``momentum_end`` (published: 0.9 and 0.9).
     """
-    built = build_model(encoder, num_classes=None, **(encoder_args or {}))
+    built = build_encoder(encoder, encoder_args, leads)
     return BYOL(built, mlp(built.width, head_width, head_out, norm=True),
                 mlp(head_out, head_width, head_out, norm=True), Views(views), (momentum, momentum_end))

@@ -5,8 +5,8 @@ import torch.distributed as dist
 from torch import nn
 
 from models.ema import fit_statistics, follow, momentum_at, slow_copy
-from models.heads import DINOHead, embedding_health
-from models.registry import build_model, register
+from models.heads import DINOHead, build_encoder, embedding_health
+from models.registry import register
 from models.views import DINO_SIGNAL_VIEWS, Views, encode_views
 from util.errors import ConfigError
 
@@ -111,15 +111,16 @@ class DINO(nn.Module):
 @register
 def dino(encoder="xresnet1d50", encoder_args=None, views=DINO_SIGNAL_VIEWS, head_width=512, head_out=65536,
          bottleneck=128, student_temperature=0.1, teacher_temperature=0.04, warmup_teacher_temperature=0.04,
-         warmup_teacher_epochs=30, centre_momentum=0.9, momentum=0.996, momentum_end=1.0, freeze_last_layer=1):
-    """DINO around the encoder of this name, built with ``encoder_args``.
+         warmup_teacher_epochs=30, centre_momentum=0.9, momentum=0.996, momentum_end=1.0, freeze_last_layer=1,
+         leads=None):
+    """DINO around the encoder of this name, built with ``encoder_args`` for ``leads``.
 
     Head MLP width-head_width-head_width-bottleneck and ``head_out`` prototypes.  The teacher's temperature goes from
     ``warmup_teacher_temperature`` to ``teacher_temperature`` in ``warmup_teacher_epochs``, its momentum on a cosine
     from ``momentum`` to ``momentum_end`` (published: constant 0.996) over the run; the prototypes stay as they are for
     ``freeze_last_layer`` epochs.
     """
-    built = build_model(encoder, num_classes=None, **(encoder_args or {}))
+    built = build_encoder(encoder, encoder_args, leads)
     return DINO(built, DINOHead(built.width, head_width, bottleneck, head_out), Views(views),
                 DINOLoss(head_out, student_temperature, centre_momentum),
                 (warmup_teacher_temperature, teacher_temperature, warmup_teacher_epochs),

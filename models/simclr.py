@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.ema import fit_statistics
-from models.heads import embedding_health, mlp
-from models.registry import build_model, register
+from models.heads import build_encoder, embedding_health, mlp
+from models.registry import register
 from models.views import CONTRASTIVE_VIEWS, Views, encode_views
 from util.errors import ConfigError
 
@@ -85,7 +85,8 @@ class SimCLR(nn.Module):
 
 @register
 def simclr(encoder="xresnet1d50", encoder_args=None, views=CONTRASTIVE_VIEWS, head_width=512, head_out=128,
-           temperature=0.1):
-    """SimCLR around the encoder of this name, built with ``encoder_args``; head MLP width-head_width-head_out."""
-    built = build_model(encoder, num_classes=None, **(encoder_args or {}))
+           temperature=0.1, leads=None):
+    """SimCLR around the encoder of this name, built with ``encoder_args`` for ``leads``; head MLP
+    width-head_width-head_out."""
+    built = build_encoder(encoder, encoder_args, leads)
     return SimCLR(built, mlp(built.width, head_width, head_out), Views(views), temperature)

@@ -14,7 +14,7 @@ VIT_VIEWS = [
 ENCODERS = {    # arguments (small), crop length, DINO's views
     "xresnet1d50": ({"channels": 16}, 250, DINO_SIGNAL_VIEWS),
     "spectrogram_se_resnet34": ({"channels": 8}, 250, DINO_SPECTROGRAM_VIEWS),
-    "st_mem_vit_small": ({"seq_len": 150}, 150, VIT_VIEWS),
+    "st_mem_vit_tiny": ({"seq_len": 150}, 150, VIT_VIEWS),
 }
 
 
@@ -52,3 +52,10 @@ def test_default_models_are_the_published_ones():
         model = build_model(method)
         assert model.encoder.width == 512 and isinstance(model.encoder.head, torch.nn.Identity)
         assert model.views.count == (10 if method == "dino" else 2)
+
+
+@pytest.mark.parametrize("encoder, encoder_args", [("xresnet1d50", {"channels": 16}),
+                                                   ("st_mem_vit_tiny", {"num_leads": 2})])
+def test_an_encoder_is_built_for_the_leads_of_the_data(encoder, encoder_args):
+    model = build_model("simclr", encoder=encoder, encoder_args=encoder_args, leads=["II", "V1"])
+    assert model.encoder.forward_features(torch.randn(2, 2, 75)).shape == (2, model.encoder.width)
