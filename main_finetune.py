@@ -23,8 +23,8 @@ from util.dataset import (Cropping, CropDataset, EvaluationBatches, TrainingBatc
                           parse_classes, parse_cropping, parse_folds, split_rows)
 from util.engine import StopRequest, Training, crops_for_statistics
 from util.errors import ConfigError
-from util.job import (argument_parser, config_from, describe_run, lead_arguments, open_store, run_main, seed_everything,
-                      usable_rows)
+from util.job import (argument_parser, check_input, config_from, describe_run, lead_arguments, open_store, run_main,
+                      seed_everything, usable_rows)
 from util.leads import parse_leads
 from util.metrics import compute_metrics, parse_metrics
 from util.optim import resolve_lr
@@ -129,7 +129,9 @@ def run_fold(job: Job, fold: int, folder: Path, device, load_weights) -> dict[st
     if train["sync_bn"] and distributed.world() > 1 and device.type == "cuda":
         classifier = nn.SyncBatchNorm.convert_sync_batchnorm(classifier)
     loaded = load_weights(classifier, config["encoder_path"]) if config["mode"] != "scratch" else ""
-    task = SupervisedTask(classifier.to(device), job.loss, config["mode"])
+    check_input(classifier.to(device), len(job.leads), job.cropping.length)
+    check_input(classifier, len(job.leads), job.eval_cropping.length)
+    task = SupervisedTask(classifier, job.loss, config["mode"])
     seed_everything(config["seed"])
 
     # ============ where it stands ============

@@ -21,8 +21,8 @@ from util.dataset import (Cropping, CropDataset, EvaluationBatches, TrainingBatc
 from util.engine import StopRequest, Training, crops_for_statistics
 from util.errors import ConfigError
 from util.figures import plot_reconstruction
-from util.job import (argument_parser, config_from, describe_run, lead_arguments, open_store, run_main, seed_everything,
-                      usable_rows)
+from util.job import (argument_parser, check_input, config_from, describe_run, lead_arguments, open_store, run_main,
+                      seed_everything, usable_rows)
 from util.leads import parse_leads
 from util.optim import resolve_lr
 from util.probe import features, linear_probe
@@ -55,6 +55,7 @@ def pretrain(config: dict) -> Path:
     model = build_model(config["model_name"], **{**config["model"], **lead_arguments(arguments, config)}).to(device)
     if train["sync_bn"] and distributed.world() > 1 and device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    check_input(model.encoder, len(leads), cropping.length)
     pipeline = pipeline.to(device)
     seed_everything(config["seed"])
 

@@ -82,6 +82,23 @@ def lead_arguments(known: dict, config: dict) -> dict:
     return given
 
 
+@torch.no_grad()
+def check_input(encoder, leads: int, length: int) -> None:
+    """Put one blank crop through the encoder, so that sizes that do not fit are known before any work starts.
+
+    Raises:
+        ConfigError: the model does not take crops of this many leads and samples.
+    """
+    training = encoder.training
+    try:
+        encoder.eval().forward_features(torch.zeros(1, leads, length, device=next(encoder.parameters()).device))
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"the model does not take crops of {leads} leads and {length} samples: {error}. "
+                          "Make model.* and the crop_length of dataset.transforms agree") from None
+    finally:
+        encoder.train(training)
+
+
 def seed_everything(seed: int) -> None:
     """Seeds of Python, NumPy and torch, another for each process; models are built under the plain seed first."""
     seed = seed + 1000 * distributed.rank()

@@ -56,6 +56,8 @@ def launch(script: str, options, arguments: list[str]) -> int:
     if options.nnodes > 1 and not options.master_addr:
         raise ConfigError("--nnodes above 1 needs --master_addr, the name or address of machine 0")
     os.environ["CUDA_VISIBLE_DEVICES"] = visible or ""
+    # A GPU that was asked for and is not there must be an error, not a slow run on the CPU.
+    arguments = ["--set", f"device={'cuda' if visible else 'cpu'}", *arguments]
     if processes * options.nnodes == 1 and not options.max_restarts:
         sys.argv = [script, *arguments]
         runpy.run_path(script, run_name="__main__")
