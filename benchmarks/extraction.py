@@ -71,7 +71,7 @@ def main(argv=None):
             print(f"500 Hz to {target_fs} Hz\n  wfdb + scipy, 1 process  {plain:8.0f} records/s   1.00")
             for workers in (1, 2):
                 rate = n / timed(extract, folder, Path(temporary) / f"{workers}-{len(target_fs)}", target_fs, workers)
-                print(f"  extraction, {workers} worker{'s' * (workers > 1)}    {rate:8.0f} records/s  {rate / plain:5.2f}")
+                print(f"  extraction, {workers} worker(s)   {rate:8.0f} records/s  {rate / plain:5.2f}")
     return 0
 
 

@@ -48,7 +48,8 @@ MIN_SECONDS = 2.0
 DATABASES = {
     "cpsc_2018": ("cpsc2018", "icbeb2018", "physionetchallenge2020trainingcpsc"),
     "cpsc_2018_extra": ("cpsc2018extra", "cpsc20182", "icbeb20182", "physionetchallenge2020training2"),
-    "st_petersburg_incart": ("stpetersburgincart", "stpetersburg", "incart", "physionetchallenge2020trainingstpetersburg"),
+    "st_petersburg_incart": ("stpetersburgincart", "stpetersburg", "incart",
+                             "physionetchallenge2020trainingstpetersburg"),
     "ptb": ("ptb", "physionetchallenge2020trainingptb"),
     "ptb-xl": ("ptbxl", "physionetchallenge2020trainingptbxl"),
     "georgia": ("georgia", "ga", "physionetchallenge2020traininge"),

@@ -11,7 +11,6 @@ pre-training and carry no fold (-1).  The same input gives the same bytes.
 import argparse
 import csv
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -108,7 +107,7 @@ def reformat(input_dir, output_dir, patients_file=None):
                f"--target_fs {' '.join(map(str, rates))} --min_seconds {settings['min_seconds']:g}",
                "python data_preparation/reformat_memmap.py" +
                (f" --patients {Path(patients_file).name}" if patients_file else "")]
-    new = {fs: output_dir / f".fs{fs}.{os.getpid()}.tmp" for fs in rates}
+    new = {fs: output_dir / f".fs{fs}.tmp" for fs in rates}
     try:
         with tqdm(total=len(rows) * len(rates), unit="record", desc="building stores") as progress:
             for fs, folder in new.items():

@@ -7,8 +7,8 @@ import pytest
 from util.leads import LEADS
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-needs_broken = pytest.mark.skipif(not (SHARED / "broken").is_dir(), reason="no ../shared/data/broken beside the checkout")
-needs_real = pytest.mark.skipif(not (SHARED / "real_ecg").is_dir(), reason="no ../shared/data/real_ecg")
+needs_broken = pytest.mark.skipif(not (SHARED / "broken").is_dir(), reason="no ../shared/data/broken by the checkout")
+needs_real = pytest.mark.skipif(not (SHARED / "real_ecg").is_dir(), reason="no ../shared/data/real_ecg by the checkout")
 
 
 def ecg_counts(n=1500, seed=0, leads=12):

@@ -192,8 +192,8 @@ def _meta_problem(meta):
         return "blocks does not fit the number of samples"
     if not isinstance(meta.get("records_crc32"), str):
         return "records_crc32 is missing"
-    sums = meta.get("sums")
-    if not isinstance(sums, dict) or not all(_is_sums(part) for part in sums.values()):
+    sums, folds = meta.get("sums"), {str(fold) for fold in range(NO_FOLD, min(meta["folds"], 1000))}
+    if not isinstance(sums, dict) or not sums.keys() <= folds or not all(_is_sums(part) for part in sums.values()):
         return "sums is not a table of sums by fold"
     if sum(part["samples"] for part in sums.values()) != meta["samples"]:
         return "sums does not fit the number of samples"
@@ -201,10 +201,16 @@ def _meta_problem(meta):
 
 
 def _is_sums(part):
-    return isinstance(part, dict) and _is_count(part.get("samples")) and all(
-        isinstance(part.get(key), list) and len(part[key]) == len(LEADS) and
-        all(type(value) is int for value in part[key]) for key in ("sum", "squares")) and all(
-        part["samples"] * s2 >= s * s for s, s2 in zip(part["sum"], part["squares"]))
+    """Sums that some signal can have: integers of a sane size, and no negative variance."""
+    if not isinstance(part, dict) or not _is_count(part.get("samples")):
+        return False
+    for key in ("sum", "squares"):
+        values = part.get(key)
+        if not isinstance(values, list) or len(values) != len(LEADS):
+            return False
+        if not all(type(value) is int and abs(value) < 1 << 200 for value in values):
+            return False
+    return all(part["samples"] * s2 >= s * s for s, s2 in zip(part["sum"], part["squares"]))
 
 
 def _read_records(folder, meta):
@@ -236,12 +242,14 @@ def _records_problem(records, meta):
         return f"{len(records)} rows for {meta['records']} records"
     start, length = records["start"].to_numpy(), records["length"].to_numpy()
     scale, fold = records["scale"].to_numpy(), records["fold"].to_numpy()
-    if (length < 1).any() or (start[1:] != (start + length)[:-1]).any() or start[0] != 0:
-        return "the records do not lie end to end"
-    if start[-1] + length[-1] != meta["samples"]:
-        return f"the records end at sample {start[-1] + length[-1]} of {meta['samples']}"
-    if not (np.isfinite(scale) & (scale > 0)).all():
-        return "a scale is not a positive number"
+    if length.min() < 1 or length.max() > meta["samples"] or start.min() < 0:
+        return "a start or length is outside of signals.dat"
+    if start[0] != 0 or (start[1:] != (start + length)[:-1]).any() or start[-1] + length[-1] != meta["samples"]:
+        return f"the records do not lie end to end from 0 to {meta['samples']}"
+    if not ((scale >= 1e-9) & (scale <= 1e3)).all():
+        return "a scale is not a plausible number of millivolts per count"
+    if not ((records["fs_original"] > 0) & np.isfinite(records["fs_original"])).all():
+        return "an fs_original is not a positive number"
     if fold.min() < NO_FOLD or fold.max() >= meta["folds"]:
         return f"a fold is outside of {NO_FOLD} to {meta['folds'] - 1}"
     if records["record"].duplicated().any():
@@ -282,6 +290,8 @@ def write_store(folder, fs, rows, command):
         with open(folder / "signals.dat", "wb") as file:
             start = 0
             for row, counts in rows:
+                if counts.dtype != np.int16 or counts.ndim != 2 or counts.shape[1] != len(LEADS) or not len(counts):
+                    raise StoreError(f"record {row['record']}: counts must be int16 (n, 12) with n > 0")
                 file.write(np.ascontiguousarray(counts, "<i2").data)
                 _add_sums(sums.setdefault(row["fold"], [0, [0] * len(LEADS), [0] * len(LEADS)]), counts,
                           row["scale_uv"])
@@ -294,6 +304,7 @@ def write_store(folder, fs, rows, command):
         _write_meta(folder, fs, start, len(table), sums, command)
     except OSError as error:
         raise StoreError(f"cannot write the store {folder}: {error}") from error
+    RecordStore(folder)     # what was written must be what we read
 
 
 def _write_meta(folder, fs, samples, records, sums, command):
