@@ -5,27 +5,41 @@ import torch.nn as nn
 from models.blocks import Block, sincos_positions
 from models.encoder.vit import SIZES
 from models.registry import register
+from util.errors import ConfigError
 
 DECODER = {"width": 256, "depth": 4, "heads": 4}
 
 
+def kept_tokens(n, mask_ratio):
+    """How many of n tokens stay: ``int(n * (1 - mask_ratio))``, rounding errors of the product included, as published.
+
+    Raises:
+        ConfigError: a ratio that keeps or masks nothing (the loss would be undefined).
+    """
+    kept = int(n * (1 - mask_ratio))
+    if not 0 < kept < n:
+        raise ConfigError(f"mask_ratio {mask_ratio} keeps {kept} of {n} tokens; at least one must be kept and one masked")
+    return kept
+
+
 def draw_mask(noise, mask_ratio):
-    """Which tokens stay, from uniform noise (..., n): the ``int(n * (1 - mask_ratio))`` with the smallest noise.
+    """Which tokens stay, from uniform noise (..., n): the ``kept_tokens`` with the smallest noise.
 
     Returns:
         keep (..., kept) indices in noise order; restore (..., n), the inverse permutation that puts
         [kept tokens, masked tokens] back in place; mask (..., n) float32, 0 kept and 1 masked.
-
-    Raises:
-        ValueError: a ratio that keeps or masks nothing (the loss would be undefined).
     """
-    n = noise.shape[-1]
-    kept = int(n * (1 - mask_ratio))
-    if not 0 < kept < n:
-        raise ValueError(f"mask_ratio {mask_ratio} keeps {kept} of {n} tokens; at least one must be kept and one masked")
-    order = noise.argsort(dim=-1)
+    kept = kept_tokens(noise.shape[-1], mask_ratio)
+    # stable: the noise has 24 bits, and two equal numbers must not be ordered by what else is in the batch
+    order = noise.argsort(dim=-1, stable=True)
     restore = order.argsort(dim=-1)
     return order[..., :kept], restore, (restore >= kept).float()
+
+
+@torch.compiler.disable     # Inductor cannot print the wrapping 64-bit integers of KeyedRandom
+def draw_noise(random, series, shape):
+    """Uniform masking noise (batch, *shape), from the samples' own random numbers where there are any."""
+    return random.uniform(*shape) if random else torch.rand(len(series), *shape, device=series.device)
 
 
 def take(tokens, index):
@@ -40,14 +54,19 @@ class MaskedAutoencoder(nn.Module):
         encoder: built without a head; its position table is replaced by the frozen sine-cosine one.
         target_width: values a patch.
         positions: tokens with a position of their own; ``zero_rows_behind`` as in ``sincos_positions``.
+        tokens: tokens of a full input where they are fewer than the positions.
         norm_pix_loss: standardise each target patch (unbiased variance, eps 1e-6).
         mask_ratio: share of tokens to mask.
         decoder_norm_eps: 1e-6 in the published factories.
+
+    Raises:
+        ConfigError: a mask_ratio that keeps or masks nothing.
     """
 
-    def __init__(self, encoder, *, target_width, positions, zero_rows_behind=0, norm_pix_loss=True, mask_ratio=0.75,
-                 decoder_norm_eps=1e-6):
+    def __init__(self, encoder, *, target_width, positions, zero_rows_behind=0, tokens=None, norm_pix_loss=True,
+                 mask_ratio=0.75, decoder_norm_eps=1e-6):
         super().__init__()
+        kept_tokens(tokens or positions, mask_ratio)
         width, depth, heads = DECODER["width"], DECODER["depth"], DECODER["heads"]
         self.norm_pix_loss, self.mask_ratio = norm_pix_loss, mask_ratio
         self.mask_embedding = nn.Parameter(torch.zeros(1, 1, width))
@@ -66,11 +85,9 @@ class MaskedAutoencoder(nn.Module):
     def _initialise(self):
         """Linear: Xavier uniform, zero bias; learned tokens: normal(0.02); LayerNorm keeps 1 and 0."""
         for name, parameter in self.named_parameters():
-            if not parameter.requires_grad:
-                continue
             if parameter.ndim == 2:
                 nn.init.xavier_uniform_(parameter)
-            elif "embedding" in name and "to_" not in name:
+            elif name.rpartition(".")[2] in ("mask_embedding", "sep_embedding", "cls_embedding") or "lead_embed" in name:
                 nn.init.normal_(parameter, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -91,7 +108,7 @@ class MaskedAutoencoder(nn.Module):
     def fill_masked(self, visible, restore):
         """Mask tokens at the masked places: (..., kept, width) -> (..., n, width)."""
         masked = restore.shape[-1] - visible.shape[-2]
-        tokens = self.mask_embedding.to(visible.dtype).expand(*visible.shape[:-2], masked, visible.shape[-1])
+        tokens = self.mask_embedding.expand(*visible.shape[:-2], masked, visible.shape[-1])
         return take(torch.cat([visible, tokens], dim=-2), restore)
 
     def run_decoder(self, tokens):
@@ -125,7 +142,7 @@ class MaskedAutoencoder(nn.Module):
         target = self.patches(batch)
         shape = target.shape[1:-1]
         if noise is None:
-            noise = random.uniform(*shape) if random else torch.rand(len(batch), *shape, device=batch.device)
+            noise = draw_noise(random, batch, shape)
         keep, restore, mask = draw_mask(noise, self.mask_ratio if mask_ratio is None else mask_ratio)
         pred = self.decode(self.encode(target, keep), restore)
         return {"loss": self.loss(target, pred, mask), "pred": pred, "mask": mask}

@@ -5,15 +5,19 @@ from models.mtae import ClassTokenAutoencoder
 
 
 class MLAE(ClassTokenAutoencoder):
-    """pred (batch, leads, seq_len)."""
+    """pred (batch, leads, seq_len).  A lead has the position of its name in the encoder and in the decoder."""
 
     def __init__(self, encoder, **options):
-        super().__init__(encoder, target_width=encoder.seq_len, positions=len(encoder.known_leads), **options)
+        super().__init__(encoder, target_width=encoder.seq_len, positions=len(encoder.known_leads),
+                         tokens=len(encoder.leads), **options)
 
     def patches(self, series):
         self.encoder.check_length(series)
         self.encoder.input_leads(series)
         return series
+
+    def token_positions(self, table, count):
+        return self.encoder.lead_positions(table, self.encoder.lead_rows(self.encoder.leads))
 
     def unpatch(self, patches):
         return patches

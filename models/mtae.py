@@ -11,14 +11,20 @@ class ClassTokenAutoencoder(MaskedAutoencoder):
 
     def encode(self, patches, keep):
         """(b, n, p), keep (b, k) -> (b, 1 + k, width); the class token is never masked."""
-        position = self.encoder.pos_embedding[0, 1:][keep]
+        position = self.token_positions(self.encoder.pos_embedding, patches.shape[1])[0, keep]
         tokens = self.to_patch_embedding(take(patches, keep)) + position
         return self.encoder.norm(self.encoder.run_blocks(self.encoder.with_class_token(tokens)))
 
     def decode(self, latent, restore):
         tokens = self.to_decoder_embedding(latent)
+        table = self.decoder_pos_embed
         tokens = torch.cat([tokens[:, :1], self.fill_masked(tokens[:, 1:], restore)], dim=1)
-        return self.run_decoder(tokens + self.decoder_pos_embed[:, :tokens.shape[1]])[:, 1:]
+        position = torch.cat([table[:, :1], self.token_positions(table, restore.shape[1])], dim=1)
+        return self.run_decoder(tokens + position)[:, 1:]
+
+    def token_positions(self, table, count):
+        """Positions of the ``count`` tokens, (1, count, width), from a table whose row 0 is the class token's."""
+        return table[:, 1:count + 1]
 
 
 class MTAE(ClassTokenAutoencoder):

@@ -34,7 +34,7 @@ class ST_MEM(MaskedAutoencoder):
         tokens = rearrange(self.to_decoder_embedding(latent), "b (l n) d -> b l n d", l=leads)
         middle = self.fill_masked(tokens[:, :, 1:-1], restore)
         tokens = torch.cat([tokens[:, :, :1], middle, tokens[:, :, -1:]], dim=2)
-        position = self.decoder_pos_embed[:, [*range(patches + 1), -1]]
+        position = torch.cat([self.decoder_pos_embed[:, :patches + 1], self.decoder_pos_embed[:, -1:]], dim=1)
         tokens = rearrange(tokens + position, "b l n d -> (b l) n d")
         return rearrange(self.run_decoder(tokens)[:, 1:-1], "(b l) n p -> b l n p", l=leads)
 

@@ -5,6 +5,7 @@ from einops import repeat
 
 from models.blocks import patch_embedding
 from models.encoder.vit import TransformerEncoder, encoder_factory
+from util.errors import ConfigError
 
 
 class MLAE_ViT(TransformerEncoder):
@@ -16,7 +17,7 @@ class MLAE_ViT(TransformerEncoder):
 
     def __init__(self, *, num_classes=None, patch_size=1, **options):
         if patch_size != 1:
-            raise ValueError(f"MLAE's patch_size counts leads and must be 1, not {patch_size}")
+            raise ConfigError(f"MLAE's patch_size counts leads and must be 1, not {patch_size}")
         super().__init__(patch_size=1, **options)
         self.pos_embedding = nn.Parameter(torch.randn(1, len(self.known_leads) + 1, self.width))
         self.cls_embedding = nn.Parameter(torch.randn(self.width))
@@ -25,7 +26,20 @@ class MLAE_ViT(TransformerEncoder):
 
     def check_length(self, series):
         if series.shape[-1] != self.seq_len:
-            raise ValueError(f"MLAE takes exactly seq_len = {self.seq_len} samples, not {series.shape[-1]}")
+            raise ConfigError(f"MLAE takes exactly seq_len = {self.seq_len} samples, not {series.shape[-1]}")
+
+    def adapt_leads(self, state, leads=None):
+        table = state.get("pos_embedding")
+        if table is None or table.ndim != 3 or table.shape[1] < 2:
+            return state
+        rows = self.rows_in_file(table.shape[1] - 1, leads)
+        return {**state, "pos_embedding": table[:, [0, *(row + 1 for row in rows)]]}
+
+    def lead_positions(self, table, rows):
+        """Positions of these leads, (1, leads, width), from a table (1, 1 + known leads, width)."""
+        if rows == list(range(len(self.known_leads))):
+            return table[:, 1:]
+        return torch.stack([table[:, row + 1] for row in rows], dim=1)
 
     def with_class_token(self, tokens):
         """Prepend the class token with its position (row 0)."""
@@ -34,8 +48,8 @@ class MLAE_ViT(TransformerEncoder):
 
     def forward_features(self, series, leads=None):
         self.check_length(series)
-        positions = [row + 1 for row in self.input_leads(series, leads)]
-        tokens = self.to_patch_embedding(series) + self.pos_embedding[:, positions]
+        rows = self.input_leads(series, leads)
+        tokens = self.to_patch_embedding(series) + self.lead_positions(self.pos_embedding, rows)
         return self.norm(self.run_blocks(self.with_class_token(tokens))[:, 0])
 
 

@@ -23,7 +23,19 @@ class ST_MEM_ViT(TransformerEncoder):
         self.sep_embedding = nn.Parameter(torch.randn(self.width))
         self.to_patch_embedding = patch_embedding(self.patch_size, self.width)
         self.lead_embeddings = nn.ParameterList(nn.Parameter(torch.randn(self.width)) for _ in self.known_leads)
+        for lead, embedding in zip(self.known_leads, self.lead_embeddings):
+            embedding.requires_grad_(lead in self.leads)  # the others get no gradient, and DDP would wait for it
         self._add_blocks(num_classes)
+
+    def adapt_leads(self, state, leads=None):
+        count = 0
+        while f"lead_embeddings.{count}" in state:
+            count += 1
+        if not count:
+            return state
+        rows = self.rows_in_file(count, leads)
+        shared = {name: value for name, value in state.items() if not name.startswith("lead_embeddings.")}
+        return shared | {f"lead_embeddings.{i}": state[f"lead_embeddings.{row}"] for i, row in enumerate(rows)}
 
     def patchify(self, series):
         """(batch, leads, time) -> (batch, leads, patches, patch_size)."""

@@ -8,6 +8,7 @@ from einops import rearrange, repeat
 
 from models.blocks import Block, patch_embedding
 from models.registry import register
+from util.errors import CheckpointError, ConfigError
 from util.leads import LEADS, parse_leads
 
 # base and small as published; tiny is for laptops, demonstrations and tests
@@ -22,21 +23,26 @@ class TransformerEncoder(nn.Module):
     The two differ when a 12-lead encoder is used with fewer leads.
 
     Args:
-        seq_len: longest input, in samples; shorter multiples of ``patch_size`` are accepted.
+        seq_len: longest input, in samples, a multiple of ``patch_size``; shorter multiples are accepted.
         patch_size: samples a patch.
         num_leads: how many leads the encoder knows; 12 means all standard leads.
         leads: names of the input's leads (default: all that it knows).  With ``num_leads`` < 12 it knows these alone.
         num_classes: width of the linear head; None for none.
+
+    Raises:
+        ConfigError: lengths or leads that do not fit each other.
     """
 
     def __init__(self, *, seq_len, patch_size, num_leads, leads, width, depth, heads, drop_out_rate=0.0,
                  attn_drop_out_rate=0.0, drop_path_rate=0.0):
         super().__init__()
-        self.leads = parse_leads(leads) if leads is not None else LEADS[:num_leads]
-        self.known_leads = LEADS if num_leads == 12 else self.leads
-        if len(self.known_leads) != num_leads:
-            raise ValueError(f"num_leads {num_leads} does not fit the leads {', '.join(self.leads)}: "
-                             f"use {len(self.leads)}, or 12 for an encoder that knows all leads")
+        if patch_size < 1 or seq_len < 1 or seq_len % patch_size:
+            raise ConfigError(f"seq_len {seq_len} must be a positive multiple of patch_size {patch_size}")
+        self.leads = parse_leads(leads) if leads is not None else LEADS[:max(num_leads, 0)]
+        self.known_leads = LEADS if num_leads == len(LEADS) else self.leads
+        if not self.leads or len(self.known_leads) != num_leads:
+            raise ConfigError(f"num_leads {num_leads} does not fit the leads {', '.join(self.leads) or '(none)'}: "
+                              f"use {len(self.leads) or 1}, or 12 for an encoder that knows all leads")
         self.seq_len, self.patch_size, self.width, self.depth = seq_len, patch_size, width, depth
         self._block_options = [dict(dropout=drop_out_rate, attention_dropout=attn_drop_out_rate,
                                     drop_path=drop_path_rate * i / max(depth - 1, 1)) for i in range(depth)]
@@ -63,24 +69,52 @@ class TransformerEncoder(nn.Module):
         """Rows of ``known_leads`` that the input's rows are.
 
         Raises:
-            ValueError: the number of rows is not the number of leads, or a lead is unknown to this encoder.
+            ConfigError: the number of rows is not the number of leads, or a lead is unknown to this encoder.
         """
         leads = self.leads if leads is None else parse_leads(leads)
         if series.shape[1] != len(leads):
-            raise ValueError(f"the input has {series.shape[1]} leads but the encoder was told of {len(leads)} "
-                             f"({', '.join(leads)}); name the input's leads, e.g. leads=['II']")
+            raise ConfigError(f"the input has {series.shape[1]} leads but the encoder was told of {len(leads)} "
+                              f"({', '.join(leads)}); name the input's leads, e.g. leads=['II']")
+        return self.lead_rows(leads)
+
+    def lead_rows(self, leads):
+        """Rows of ``known_leads`` that these leads are."""
         unknown = [lead for lead in leads if lead not in self.known_leads]
         if unknown:
-            raise ValueError(f"this encoder has no embedding for lead {', '.join(unknown)}; "
-                             f"it knows {', '.join(self.known_leads)}")
+            raise ConfigError(f"this encoder has no embedding for lead {', '.join(unknown)}; "
+                              f"it knows {', '.join(self.known_leads)}")
         return [self.known_leads.index(lead) for lead in leads]
+
+    def adapt_leads(self, state, leads=None):
+        """The tensors of a checkpoint, those that belong to one lead picked by the names of this encoder's leads.
+
+        Args:
+            state: state dict of an encoder of this class that knows these leads, and perhaps more.
+            leads: names of the leads that it was trained on; None for a published file, whose leads are the first
+                standard ones.
+
+        Raises:
+            CheckpointError: the file lacks a lead.  Here: nothing belongs to one lead, so nothing changes.
+        """
+        return state
+
+    def rows_in_file(self, count, leads):
+        """Where this encoder's leads stand among the ``count`` that a checkpoint knows."""
+        # an encoder of all twelve knows them in the standard order, whichever it was trained on
+        names = LEADS[:count] if leads is None or count == len(LEADS) else tuple(leads)
+        missing = [lead for lead in self.known_leads if lead not in names]
+        if missing or len(names) != count:
+            raise CheckpointError(f"the file knows {count} leads ({', '.join(map(str, names))}), not lead "
+                                  f"{', '.join(missing or self.known_leads)}; pre-train with it, or choose dataset.lead "
+                                  "among them")
+        return [names.index(lead) for lead in self.known_leads]
 
     def check_length(self, series):
         """Refuse lengths without a position for every patch."""
         time = series.shape[-1]
         if time % self.patch_size or not 0 < time <= self.seq_len:
-            raise ValueError(f"the input has {time} samples; it must be a multiple of {self.patch_size} "
-                             f"and at most seq_len = {self.seq_len}")
+            raise ConfigError(f"the input has {time} samples; it must be a multiple of patch_size = {self.patch_size} "
+                              f"and at most seq_len = {self.seq_len}")
 
     def forward_features(self, series, leads=None):
         raise NotImplementedError
