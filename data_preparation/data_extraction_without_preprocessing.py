@@ -25,6 +25,7 @@ import signal as signals
 import sys
 import threading
 import zlib
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -119,12 +120,11 @@ def load_finished(folder, shard, input_dir):
     table_file, signal_files = shard_files(folder, shard)
     try:
         table = json.loads(table_file.read_text("utf-8"))
-        sizes = {str(fs): file.stat().st_size for fs, file in signal_files.items()}
-    except (OSError, ValueError):
+        complete = table["bytes"] == {str(fs): file.stat().st_size for fs, file in signal_files.items()}
+        unchanged = all(_file_state(input_dir, path) == state for path, state in table["inputs"].items())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):    # missing, or not ours
         return None
-    unchanged = sizes == table["bytes"] and all(_file_state(input_dir, path) == state
-                                                for path, state in table["inputs"].items())
-    return table if unchanged else None
+    return table if complete and unchanged else None
 
 
 def _file_state(input_dir, path):
@@ -155,6 +155,9 @@ def extract_shard(shard, input_dir, folder):
             except RecordError as error:
                 table["skipped"].append(row | {"reason": str(error)})
                 continue
+            except Exception as error:  # a record nobody has foreseen must not end a run over all the others
+                table["skipped"].append(row | {"reason": f"unexpected failure: {type(error).__name__}: {error}"})
+                continue
             counts = row.pop("counts")
             for fs, file in outputs.items():
                 file.write(counts[fs].data)
@@ -175,19 +178,13 @@ def extract_shard(shard, input_dir, folder):
 def _extract_record(input_dir, path, settings, inputs):
     """Row of one record, with its counts by rate; the files that it depends on are noted in ``inputs``."""
     inputs[path] = _file_state(input_dir, path)
-    try:
-        header = read_header(input_dir / path)
-        for file in header.signal_files:
-            file = file.relative_to(input_dir).as_posix()
-            inputs[file] = _file_state(input_dir, file)
-        recording = read_signal(header, settings["min_seconds"])
-        resampled = resample_to(recording.signal, header.fs, settings["target_fs"])
-    except RecordError:
-        raise
-    except Exception as error:      # a record nobody has foreseen must not end a run over all the others
-        raise RecordError(f"unexpected failure: {type(error).__name__}: {error}") from error
+    header = read_header(input_dir / path)
+    for file in header.signal_files:
+        file = file.relative_to(input_dir).as_posix()
+        inputs[file] = _file_state(input_dir, file)
+    recording = read_signal(header, settings["min_seconds"])
     counts, scales = {}, {}
-    for fs, signal in resampled.items():
+    for fs, signal in resample_to(recording.signal, header.fs, settings["target_fs"]).items():
         counts[fs], scales[str(fs)] = quantise(signal)
     flags = list(recording.flags)
     if max(scales.values()) > 1:
@@ -293,7 +290,8 @@ def parse_arguments(argv):
     parser.add_argument("--output_dir", default=OUTPUT_DIR, help="default: %(default)s")
     parser.add_argument("--target_fs", type=int, nargs="+", default=[100, 250], metavar="HZ",
                         help="sampling rates to make; CNNs use 100, ST-MEM 250 (default: 100 250)")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser.add_argument("--workers", type=int, default=cores, metavar="N",
                         help="processes; one record each is in memory at a time (default: %(default)s, your cores)")
     parser.add_argument("--min_seconds", type=float, default=MIN_SECONDS, metavar="S",
                         help="shorter records are skipped (default: %(default)s)")
@@ -316,10 +314,11 @@ def main(argv=None):
         return 130
     print(summary(kept, skipped))
     flagged = sum(bool(row["flags"]) for row in kept)
-    print(f"{flagged} kept records carry a remark (column flags of {args.output_dir}/records.csv); "
-          f"reasons of the {len(skipped)} skipped: {args.output_dir}/skipped.csv")
-    for row in skipped[:5]:
-        print(f"  skipped {safe_cell(row['path'])}: {safe_cell(row['reason'])}")
+    print(f"{flagged} kept records carry a remark: see the column flags of {args.output_dir}/records.csv")
+    reasons = Counter(row["reason"].partition(":")[0] for row in skipped)
+    for reason, count in reasons.most_common():
+        print(f"{count} skipped: {safe_cell(reason)}")
+    print(f"every skipped record with its reason: {args.output_dir}/skipped.csv")
     return 0
 
 

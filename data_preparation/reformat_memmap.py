@@ -42,7 +42,7 @@ def load_extraction(input_dir):
         settings = json.loads((input_dir / "extraction.json").read_text("utf-8"))
     except (OSError, ValueError):
         raise StoreError(f"no finished extraction in {input_dir}: {again}") from None
-    if settings["version"] != SHARD_VERSION:
+    if not isinstance(settings, dict) or settings.get("version") != SHARD_VERSION:
         raise StoreError(f"{input_dir} was extracted by another version of this code: {again}")
     shards = []
     for name in settings["shards"]:
@@ -68,7 +68,7 @@ def read_patients(path):
         raise ConfigError(f"--patients {path} is unreadable: {error}") from None
     if not rows or not {"record", "patient_id"} <= rows[0].keys():
         raise ConfigError(f"--patients {path} needs the columns record and patient_id")
-    return {row["record"].strip(): row["patient_id"].strip() for row in rows if row["patient_id"].strip()}
+    return {row["record"].strip(): row["patient_id"].strip() for row in rows if (row["patient_id"] or "").strip()}
 
 
 def add_folds(shards, patients):
@@ -89,9 +89,9 @@ def stored_rows(input_dir, shards, fs, progress):
         with open(input_dir / "shards" / f"{name}-fs{fs}.dat", "rb") as file:
             for row in rows:
                 length = row["length"][str(fs)]
-                counts = np.fromfile(file, "<i2", length * len(LEADS)).reshape(length, len(LEADS))
+                counts = np.fromfile(file, "<i2", length * len(LEADS))
                 progress.update()
-                yield row | {"scale_uv": row["scale_uv"][str(fs)]}, counts
+                yield row | {"scale_uv": row["scale_uv"][str(fs)]}, counts.reshape(length, len(LEADS))
 
 
 def reformat(input_dir, output_dir, patients_file=None):

@@ -221,7 +221,7 @@ def test_only_bad_records_end_normally_and_the_next_step_says_so(tmp_path, capsy
     write_record(tmp_path / "in", "A1", ecg_counts(300))
     assert extraction.main(["--input_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "e"),
                             "--workers", "1"]) == 0
-    assert "shorter than the minimum length: 0.6 s of 2 s" in capsys.readouterr().out
+    assert "1 skipped: shorter than the minimum length" in capsys.readouterr().out
     assert reformat_memmap.main(["--input_dir", str(tmp_path / "e"), "--output_dir", str(tmp_path / "s")]) == 2
     assert "no usable record" in capsys.readouterr().err
 
@@ -327,6 +327,21 @@ def test_killed_and_started_again_gives_the_same_bytes(tmp_path, workers):
     assert {name: (shards / name).stat().st_mtime_ns for name in finished} == finished      # not done again
     build(tmp_path / "in", tmp_path / "killed")
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_old_store(tmp_path):
+    """A limit on file size stands for a full disk; both steps stop with code 2, and the store of before stays."""
+    make_records(tmp_path / "in", 12)
+    build(tmp_path / "in", tmp_path, [100])
+    before = contents(tmp_path / "store")
+    for script, arguments in (("reformat_memmap.py", f"--input_dir {tmp_path}/extracted --output_dir {tmp_path}/store"),
+                              ("data_extraction_without_preprocessing.py",
+                               f"--input_dir {tmp_path}/in --output_dir {tmp_path}/again --workers 1")):
+        run = subprocess.run(["bash", "-c", f"ulimit -f 32; {sys.executable} {ROOT}/data_preparation/{script} {arguments}"],
+                             capture_output=True, text=True)
+        assert run.returncode == 2 and "File too large" in run.stderr and "Traceback" not in run.stderr
+    assert contents(tmp_path / "store") == before
+    assert not list((tmp_path / "store").glob(".*")) and not (tmp_path / "again" / "extraction.json").exists()
 
 
 def kill_after_first_shard(command, shards):

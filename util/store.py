@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import zlib
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -369,23 +370,30 @@ _NUMBER = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?", re.IGNORECASE)
 
 def write_table(path, columns, rows):
     """Write dict rows as a CSV file (UTF-8, one line end everywhere, safe cells), complete or not at all."""
-    partial = Path(f"{path}.{os.getpid()}.tmp")
-    with open(partial, "w", encoding="utf-8", newline="") as file:
+    with _replacing(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([safe_cell(row[column]) for column in columns] for row in rows)
-        _sync(file)
-    os.replace(partial, path)
 
 
 def write_json(path, value):
     """Write plain values as JSON, complete or not at all."""
-    partial = Path(f"{path}.{os.getpid()}.tmp")
-    with open(partial, "w", encoding="utf-8") as file:
+    with _replacing(path) as file:
         json.dump(value, file, indent=1, allow_nan=False)
         file.write("\n")
-        _sync(file)
-    os.replace(partial, path)
+
+
+@contextmanager
+def _replacing(path):
+    """A text file that takes the place of ``path`` when it is complete and on the disk."""
+    partial = Path(f"{path}.{os.getpid()}.tmp")
+    try:
+        with open(partial, "w", encoding="utf-8", newline="") as file:
+            yield file
+            _sync(file)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _sync(file):
