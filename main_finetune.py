@@ -5,23 +5,26 @@
 
 Leaves in <output_dir>/<exp_name> (with several folds, in fold<k>/ there): config.yaml, log.txt, tensorboard/,
 checkpoint-last.pth, best-loss.pth and best-<metric>.pth chosen on the selection fold, encoder.pth, and of the checkpoint
-that test.target_metric names: test_metrics.csv, test_predictions.csv.  Several folds also leave summary.csv.
+that test.target_metric names: test_metrics.csv, test_predictions.csv, test_gate.csv where there is a gate.  Several
+folds also leave summary.csv.
 """
 import math
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn as nn
+from tqdm import tqdm
 
 from models.registry import build_model, model_arguments
 from util import checkpoint, distributed
 from util.config import save_config
 from util.dataset import (Cropping, CropDataset, EvaluationBatches, TrainingBatches, make_labels, make_loader,
                           parse_classes, parse_cropping, parse_folds, split_rows)
-from util.engine import StopRequest, Training, crops_for_statistics
+from util.engine import StopRequest, Training, crops_for_statistics, resolve_amp
 from util.errors import ConfigError
 from util.job import (argument_parser, check_input, config_from, describe_run, lead_arguments, open_store, run_main,
                       seed_everything, usable_rows)
@@ -31,7 +34,32 @@ from util.optim import resolve_lr
 from util.run_log import RunLog, say
 from util.scores import bootstrap_interval
 from util.supervised import LOSSES, SupervisedTask, mean_loss, predict
+from util.transfer import check_pretrained, load_pretrained
 from util.transforms import build_pipeline
+
+PUBLISHED_BEST = {"AUROC": "ROC", "AUPRC": "PRC"}  # fold0_bestROC.pth, as the published fusion scripts name them
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the files of one fold go.
+
+    Attributes:
+        folder: logs, checkpoints and scores.
+        weights: {metric: path} of the best weights by a metric, where that is not folder/best-<metric>.pth.
+    """
+    folder: Path
+    weights: dict = field(default_factory=dict)
+
+    def best(self, metric: str) -> Path:
+        """The best weights by this metric."""
+        return self.weights.get(metric, self.folder / f"best-{metric}.pth")
+
+    @classmethod
+    def published(cls, folder: Path, fold: int) -> "Places":
+        """Weights straight in ``folder``, whatever else in fold<k>/."""
+        return cls(folder / f"fold{fold}",
+                   {metric: folder / f"fold{fold}_best{name}.pth" for metric, name in PUBLISHED_BEST.items()})
 
 
 class Job:
@@ -61,58 +89,88 @@ class Job:
         if config["mode"] != "scratch" and not config["encoder_path"]:
             raise ConfigError(f"mode {config['mode']} needs --encoder_path, the encoder.pth of a pre-training run")
         if config["encoder_path"]:
-            checkpoint.read_encoder(config["encoder_path"])  # missing or damaged: say so before any work
+            check_pretrained(config["encoder_path"])  # missing or damaged: say so before any work
         self.folds = parse_folds(data["fold"])
+        if len(self.folds) > 1 and config["resume"] not in ("", "auto"):
+            raise ConfigError(f"resume: {config['resume']} is of one fold but dataset.fold names {len(self.folds)}; "
+                              "give 'auto' to go on with all of them")
         self.cropping = parse_cropping(data["transforms"], "dataset.transforms")
-        evaluation = data["eval_transforms"] or data["transforms"]
-        self.eval_cropping = parse_cropping(evaluation, "dataset.eval_transforms")
-        if self.eval_cropping.kind == "random":
-            self.eval_cropping = Cropping("center", self.eval_cropping.length)
         self.pipeline = build_pipeline(data["transforms"], length=self.cropping.length, fs=data["fs"],
                                        rand_augment=data["rand_augment"])
-        self.eval_pipeline = build_pipeline(evaluation, length=self.eval_cropping.length, fs=data["fs"],
-                                            where="dataset.eval_transforms")
+        self.eval_cropping, self.eval_pipeline = evaluation_transforms(config)
         self.store = open_store(config)
         self.labels, labelled = make_labels(self.store, classes, self.task)
         rows = usable_rows(self.store, config)
         self.rows = rows[labelled[rows]]
         self.leads = parse_leads(data["lead"])
 
-    def build_classifier(self):
-        """The model with a head for these classes, initialised by the config's seed."""
-        torch.manual_seed(self.config["seed"])
-        known = model_arguments(self.config["model_name"])
-        arguments = {**self.config["model"], **lead_arguments(known, self.config)}
-        if arguments.setdefault("num_classes", len(self.classes)) != len(self.classes):
-            raise ConfigError(f"model.num_classes is {arguments['num_classes']} but dataset.classes has "
-                              f"{len(self.classes)}; leave it out")
-        return build_model(self.config["model_name"], **arguments)
+
+def evaluation_transforms(config: dict):
+    """(Cropping, Pipeline) by which a trained model sees a record: dataset.eval_transforms, else those of training with
+    the centre crop for a random one."""
+    data = config["dataset"]
+    where, transforms = "dataset.eval_transforms", data["eval_transforms"] or data["transforms"]
+    cropping = parse_cropping(transforms, where)
+    if cropping.kind == "random":
+        cropping = Cropping("center", cropping.length)
+    return cropping, build_pipeline(transforms, length=cropping.length, fs=data["fs"], where=where)
 
 
-def finetune(config: dict, load_weights=checkpoint.load_encoder) -> Path:
+def build_classifier(config: dict, num_classes: int):
+    """The config's model with a head for ``num_classes``, initialised by the config's seed.
+
+    Raises:
+        ConfigError: unknown model or argument, or a contradiction between model and dataset.
+    """
+    torch.manual_seed(config["seed"])
+    arguments = data_arguments(config["model_name"], config["model"], config)
+    if arguments.setdefault("num_classes", num_classes) != num_classes:
+        raise ConfigError(f"model.num_classes is {arguments['num_classes']} but dataset.classes has {num_classes}; "
+                          "leave it out")
+    return build_model(config["model_name"], **arguments)
+
+
+def data_arguments(name: str, given: dict, config: dict) -> dict:
+    """``given`` with what follows from the data, leads and sampling rate, also for encoders nested in it.
+
+    Raises:
+        ConfigError: ``given`` says otherwise.
+    """
+    known, fs = model_arguments(name), config["dataset"]["fs"]
+    arguments = {**given, **lead_arguments(known, {**config, "model": given})}
+    if "fs" in known and arguments.setdefault("fs", fs) != fs:
+        raise ConfigError(f"{name} is told of {arguments['fs']} Hz but dataset.fs is {fs}; leave out its fs")
+    return {key: value if not (isinstance(value, dict) and "name" in value)
+            else data_arguments(value["name"], value, config) for key, value in arguments.items()}
+
+
+def finetune(config: dict, load_weights=load_pretrained, published_names=False) -> Path:
     """Run the job that ``config`` describes, fold after fold; returns the folder of its results.
 
     Args:
         load_weights: (model, encoder_path) -> a line saying what was loaded; raises if it does not fit.
+        published_names: lay out the files by ``Places.published``.
     """
     job = Job(config)
     device = distributed.start(config["device"])
     folder = Path(config["output_dir"]) / config["exp_name"]
     results = []
     for fold in job.folds:
-        place = folder / f"fold{fold}" if len(job.folds) > 1 else folder
-        if len(job.folds) > 1:
+        several = len(job.folds) > 1
+        places = Places.published(folder, fold) if published_names else \
+            Places(folder / f"fold{fold}" if several else folder)
+        if several:
             say(f"==== fold {fold} ====")
-        results.append({"fold": fold, **run_fold(job, fold, place, device, load_weights)})
+        results.append({"fold": fold, **run_fold(job, fold, places, device, load_weights)})
     if len(results) > 1 and distributed.is_main():
         write_summary(results, folder / "summary.csv")
     return folder
 
 
-def run_fold(job: Job, fold: int, folder: Path, device, load_weights) -> dict[str, float]:
+def run_fold(job: Job, fold: int, places: Places, device, load_weights) -> dict[str, float]:
     """Train, select and test on one fold; returns the test metrics."""
     # ============ data ============
-    config, data, train = job.config, job.config["dataset"], {**job.config["train"]}
+    config, data, train, folder = job.config, job.config["dataset"], {**job.config["train"]}, places.folder
     parts = split_rows(job.store, job.rows, fold, protocol=data["protocol"], label_fraction=data["label_fraction"],
                        seed=config["seed"])
     dataset = CropDataset(job.store, job.leads, job.cropping.length, job.labels)
@@ -125,7 +183,7 @@ def run_fold(job: Job, fold: int, folder: Path, device, load_weights) -> dict[st
     pipeline, evaluator = job.pipeline.to(device), Evaluator(job, parts, device)
 
     # ============ model ============
-    classifier = job.build_classifier()
+    classifier = build_classifier(config, len(job.classes))
     if train["sync_bn"] and distributed.world() > 1 and device.type == "cuda":
         classifier = nn.SyncBatchNorm.convert_sync_batchnorm(classifier)
     loaded = load_weights(classifier, config["encoder_path"]) if config["mode"] != "scratch" else ""
@@ -163,7 +221,7 @@ def run_fold(job: Job, fold: int, folder: Path, device, load_weights) -> dict[st
             epoch = training.epoch
             line = {"epoch": epoch, **training.train_epoch(stop)}
             values = evaluator(task.classifier, "valid", training)
-            keep_best(training, values, folder)
+            keep_best(training, values, places)
             line.update({f"valid_{name}": value for name, value in values.items()})
             training.log.scalars({f"valid/{name}": value for name, value in values.items()}, training.epoch)
             training.log.line("log.txt", line)
@@ -171,7 +229,7 @@ def run_fold(job: Job, fold: int, folder: Path, device, load_weights) -> dict[st
             training.save_epoch()
 
     # ============ test ============
-    result = test(job, task, evaluator, training, folder)
+    result = test(job, task, evaluator, training, places)
     training.log.close()
     return result
 
@@ -181,27 +239,30 @@ class Evaluator:
 
     def __init__(self, job, parts, device):
         self.job, self.parts, self.device = job, parts, device
+        self.amp = resolve_amp(job.config["train"]["amp"], device)
         self.pipeline = job.eval_pipeline.to(device)
         dataset = CropDataset(job.store, job.leads, job.eval_cropping.length)
         options = job.config["dataloader"]
         self.loaders = {}
         for name in ("valid", "test"):
             batches = EvaluationBatches(parts[name], dataset.samples[parts[name]], job.eval_cropping,
-                                        batch_size=options["batch_size"], rank=distributed.rank(),
-                                        world=distributed.world())
+                                        # as many crops at a time as in training
+                                        batch_size=options["batch_size"] * job.config["dataset"]["crops_per_record"],
+                                        rank=distributed.rank(), world=distributed.world())
             self.loaders[name] = make_loader(dataset, batches, num_workers=min(options["num_workers"], 2),
                                              pin_memory=options["pin_memory"])
 
-    def predict(self, classifier, part, training):
+    def predict(self, classifier, part):
         """(probabilities, logits, gate) of a part's records; see util.supervised.predict."""
         loader = self.loaders[part]
-        with training.log.bar(len(loader), part, unit="batch") as bar:
+        with tqdm(total=len(loader), desc=part, unit="batch", disable=not distributed.is_main(), leave=False,
+                  dynamic_ncols=True, mininterval=0.5) as bar:
             return predict(classifier, loader, self.pipeline, self.parts[part], len(self.job.classes), self.job.loss,
-                           self.device, training.amp, bar)
+                           self.device, self.amp, bar)
 
     def __call__(self, classifier, part, training) -> dict[str, float]:
         """Loss and metrics of a part; the gate's mean is logged where there is one."""
-        probabilities, logits, gate = self.predict(classifier, part, training)
+        probabilities, logits, gate = self.predict(classifier, part)
         labels = self.job.labels[self.parts[part]]
         if gate is not None:
             log_gate(training, gate, labels, self.job.classes)
@@ -212,32 +273,47 @@ class Evaluator:
 def log_gate(training, gate, labels, classes) -> None:
     """What the gate learnt: histogram of the signal branch's weight, and its mean for each class."""
     training.log.histogram("gate/signal", gate[:, 0], training.epoch)
-    if labels.ndim == 2:
-        means = {f"gate_signal/{name}": gate[labels[:, c] > 0, 0].mean() for c, name in enumerate(classes)
-                 if labels[:, c].any()}
-        training.log.scalars(means, training.epoch)
+    means = gate_table(gate, labels, classes).set_index("class")["signal"]
+    training.log.scalars({f"gate_signal/{name}": value for name, value in means.items()}, training.epoch)
 
 
-def keep_best(training: Training, values: dict[str, float], folder: Path) -> None:
-    """Write best-<metric>.pth for every metric that improved (strictly; NaN never does)."""
+def gate_table(gate, labels, classes) -> pd.DataFrame:
+    """Mean weight of each branch over the records of each class that occurs, and over all records.
+
+    Args:
+        gate: (records, 2), signal's weight first; labels: (records, classes) of 0 and 1, or (records,) class numbers.
+
+    Returns:
+        columns class, records, signal, spectrogram.
+    """
+    members = labels > 0 if labels.ndim == 2 else labels[:, None] == np.arange(len(classes))
+    rows = [("all", np.ones(len(gate), bool)), *zip(classes, members.T)]
+    return pd.DataFrame([{"class": name, "records": int(mine.sum()), "signal": gate[mine, 0].mean(),
+                          "spectrogram": gate[mine, 1].mean()} for name, mine in rows if mine.any()])
+
+
+def keep_best(training: Training, values: dict[str, float], places: Places) -> None:
+    """Write the weights for every metric that improved (strictly).  NaN, a metric that is not defined on these
+    records, is the worst value; the first epoch is always written."""
     for name, value in values.items():
-        better = value if name != "loss" else -value
-        best = training.best.get(name, -math.inf)
-        if not better > best:
+        better = -math.inf if math.isnan(value) else value if name != "loss" else -value
+        if name in training.best and better <= training.best[name]:
             continue
         training.best[name] = better
         if distributed.is_main():
             checkpoint.save({"model": training.model.classifier.state_dict(), "optimizer": None, "scaler": None,
-                             "epoch": training.epoch - 1, "config": training.config, "metrics": values}, folder / f"best-{name}.pth")
+                             "epoch": training.epoch - 1, "config": training.config, "metrics": values},
+                            places.best(name))
 
 
-def test(job, task, evaluator, training, folder) -> dict[str, float]:
-    """Evaluate the selected checkpoint on the test fold; write test_metrics.csv and test_predictions.csv."""
+def test(job, task, evaluator, training, places) -> dict[str, float]:
+    """Evaluate the selected checkpoint on the test fold; write test_metrics.csv, test_predictions.csv and, where there
+    is a gate, test_gate.csv."""
     distributed.barrier()
-    chosen = folder / f"best-{job.config['test']['target_metric']}.pth"
+    folder, chosen = places.folder, places.best(job.config["test"]["target_metric"])
     best = checkpoint.load(chosen)
     task.classifier.load_state_dict(best["model"])
-    probabilities, logits, gate = evaluator.predict(task.classifier, "test", training)
+    probabilities, logits, gate = evaluator.predict(task.classifier, "test")
     labels = job.labels[evaluator.parts["test"]]
     values = {"loss": mean_loss(logits, labels, job.loss),
               **compute_metrics(probabilities, labels, job.metrics, job.task)}
@@ -254,6 +330,10 @@ def test(job, task, evaluator, training, folder) -> dict[str, float]:
             say(f"{name}: 95 % interval {low:.4f} to {high:.4f}")
         pd.DataFrame([table]).to_csv(folder / "test_metrics.csv", index=False)
         write_predictions(job, evaluator.parts["test"], probabilities, folder / "test_predictions.csv")
+        if gate is not None:
+            gates = gate_table(gate, labels, job.classes)
+            gates.to_csv(folder / "test_gate.csv", index=False, float_format="%.4f")
+            say(f"gate: mean weight of the signal branch {gates['signal'][0]:.3f}, by class in test_gate.csv")
         state = {name: value for name, value in task.classifier.state_dict().items() if not name.startswith("head.")}
         checkpoint.save({"model": state, "optimizer": None, "scaler": None, "epoch": best["epoch"],
                          "config": training.config, "leads": list(job.leads)}, folder / "encoder.pth")

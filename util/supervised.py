@@ -20,6 +20,7 @@ class SupervisedTask(nn.Module):
             whose losses are summed.
         loss: key of ``LOSSES``.
         mode: linprobe trains the head alone and keeps the rest in evaluation mode; else everything learns.
+            A fusion's gate and its further heads, which no pre-training knows either, go with the head.
     """
 
     def __init__(self, classifier, loss="bce", mode="scratch"):
@@ -27,6 +28,8 @@ class SupervisedTask(nn.Module):
         self.classifier, self.criterion = classifier, LOSSES[loss]
         self.frozen = False
         self.learning = [p for p in classifier.parameters() if p.requires_grad]
+        self.heads = [part for part in (getattr(classifier, name, None) for name in ("head", "gate", "extra_heads"))
+                      if part is not None]
         if mode == "linprobe":
             self.freeze(True)
 
@@ -37,15 +40,16 @@ class SupervisedTask(nn.Module):
         self.frozen = frozen
         for parameter in self.learning:
             parameter.requires_grad_(not frozen)
-        for parameter in self.classifier.head.parameters():
-            parameter.requires_grad_(True)
+        for head in self.heads:
+            head.requires_grad_(True)
         return True
 
     def train(self, mode=True):
         super().train(mode)
         if mode and self.frozen:
             self.classifier.eval()  # a frozen BatchNorm keeps its statistics
-            self.classifier.head.train()
+            for head in self.heads:
+                head.train()
         return self
 
     def fit_statistics(self, batches):
