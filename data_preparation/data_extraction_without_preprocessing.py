@@ -25,7 +25,7 @@ import signal as signals
 import sys
 import threading
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -230,7 +230,11 @@ def run_shards(shards, input_dir, folder, workers, progress):
 
 
 def extract(input_dir, output_dir, target_fs, workers, min_seconds=MIN_SECONDS):
-    """Extract every record under ``input_dir``; returns (rows kept, rows skipped)."""
+    """Extract every record under ``input_dir``.
+
+    Returns:
+        (totals, skipped): {database: Counter of kept, seconds, scored, flagged}; rows of skipped.csv.
+    """
     output_dir, shard_dir = Path(output_dir), Path(output_dir) / "shards"
     shards, skipped = plan_shards(input_dir, target_fs, min_seconds)
     shard_dir.mkdir(parents=True, exist_ok=True)
@@ -242,23 +246,30 @@ def extract(input_dir, output_dir, target_fs, workers, min_seconds=MIN_SECONDS):
         if todo:
             run_shards(todo, input_dir, shard_dir, workers, progress)
     _remove_strangers(shard_dir, shards)
-    tables = [json.loads(shard_files(shard_dir, shard)[0].read_text("utf-8")) for shard in shards]
-    kept = [row for table in tables for row in table["records"]]
-    skipped = sorted(skipped + [row for table in tables for row in table["skipped"]], key=lambda row: row["path"])
-    write_table(output_dir / "records.csv", RECORD_COLUMNS, map(_readable, kept))
+    totals = defaultdict(Counter)
+    write_table(output_dir / "records.csv", RECORD_COLUMNS, _finish(shard_dir, shards, totals, skipped))
+    skipped.sort(key=lambda row: row["path"])
     write_table(output_dir / "skipped.csv", ("record", "path", "reason"), skipped)
     write_json(output_dir / "extraction.json", {
         "version": SHARD_VERSION, "target_fs": target_fs, "min_seconds": min_seconds,
         "shards": [shard["name"] for shard in shards]})
-    return kept, skipped
+    return totals, skipped
 
 
 RECORD_COLUMNS = ("record", "database", "path", "fs_original", "seconds", "age", "sex", "dx", "flags")
 
 
-def _readable(row):
-    return row | {"seconds": f"{row['n_original'] / row['fs_original']:g}", "dx": " ".join(row["dx"]),
-                  "fs_original": f"{row['fs_original']:g}", "age": "" if row["age"] is None else f"{row['age']:g}"}
+def _finish(shard_dir, shards, totals, skipped):
+    """Rows of records.csv, one shard's table in memory at a time; adds to ``totals`` and ``skipped`` on the way."""
+    for shard in shards:
+        table = json.loads(shard_files(shard_dir, shard)[0].read_text("utf-8"))
+        skipped += table["skipped"]
+        for row in table["records"]:
+            seconds = row["n_original"] / row["fs_original"]
+            totals[row["database"]].update(kept=1, seconds=seconds, flagged=bool(row["flags"]),
+                                           scored=any(code in CODE_TO_CLASS for code in row["dx"]))
+            yield row | {"seconds": f"{seconds:g}", "fs_original": f"{row['fs_original']:g}",
+                         "age": "" if row["age"] is None else f"{row['age']:g}", "dx": " ".join(row["dx"])}
 
 
 def _remove_strangers(folder, shards):
@@ -272,15 +283,14 @@ def _remove_strangers(folder, shards):
             file.unlink()
 
 
-def summary(kept, skipped):
+def summary(totals, skipped):
     """Table of found, kept, skipped, hours and scored records by database, as text."""
+    out = Counter(row["database"] for row in skipped)
     lines = [f"{'database':<24}{'found':>8}{'kept':>8}{'skipped':>9}{'hours':>10}{'scored':>8}"]
-    for name in [*sorted({row["database"] for row in kept + skipped}), None]:
-        mine = [row for row in kept if name in (row["database"], None)]
-        out = sum(name in (row["database"], None) for row in skipped)
-        hours = sum(row["n_original"] / row["fs_original"] for row in mine) / 3600
-        scored = sum(any(code in CODE_TO_CLASS for code in row["dx"]) for row in mine)
-        lines.append(f"{name or 'all':<24}{len(mine) + out:>8}{len(mine):>8}{out:>9}{hours:>10.2f}{scored:>8}")
+    rows = [(name, totals[name], out[name]) for name in sorted({*totals, *out})]
+    for name, total, n_out in [*rows, ("all", sum(totals.values(), Counter()), len(skipped))]:
+        lines.append(f"{name:<24}{total['kept'] + n_out:>8}{total['kept']:>8}{n_out:>9}"
+                     f"{total['seconds'] / 3600:>10.2f}{total['scored']:>8}")
     return "\n".join(lines)
 
 
@@ -305,15 +315,15 @@ def parse_arguments(argv):
 def main(argv=None):
     args = parse_arguments(argv)
     try:
-        kept, skipped = extract(args.input_dir, args.output_dir, args.target_fs, args.workers, args.min_seconds)
+        totals, skipped = extract(args.input_dir, args.output_dir, args.target_fs, args.workers, args.min_seconds)
     except (ECGError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
-    print(summary(kept, skipped))
-    flagged = sum(bool(row["flags"]) for row in kept)
+    print(summary(totals, skipped))
+    flagged = sum(total["flagged"] for total in totals.values())
     print(f"{flagged} kept records carry a remark: see the column flags of {args.output_dir}/records.csv")
     reasons = Counter(row["reason"].partition(":")[0] for row in skipped)
     for reason, count in reasons.most_common():

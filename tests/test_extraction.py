@@ -276,7 +276,7 @@ def test_a_second_run_redoes_only_what_changed(tmp_path, monkeypatch):
     assert len(made) == 1
     made.clear()
     (tmp_path / "in" / "db0" / "R0004.mat").unlink()                                         # signal gone
-    kept, out = extract(*args)
+    _, out = extract(*args)
     assert len(made) == 1 and [row["reason"] for row in out] == ["signal file missing: R0004.mat"]
     made.clear()
     extract(tmp_path / "in", tmp_path / "out", [250], 1)                                     # other settings
