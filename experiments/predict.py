@@ -1,0 +1,233 @@
+"""Diagnose recordings with trained weights: any WFDB recordings in, one Challenge-format CSV a record out.
+
+    python experiments/predict.py --weights ./checkpoints/base_signal/fold0_bestPRC.pth --input RECORDINGS --output OUT
+    python experiments/predict.py --weights fold*_bestPRC.pth --thresholds thresholds.json --input A0001.hea --output OUT --plot
+
+Several weights are an ensemble: the mean of their probabilities.  Recordings of any sampling rate and length are
+resampled, cropped and transformed as in the evaluation after training, as the weights themselves say; one shorter than
+a crop is padded, with a remark.  A recording that cannot be read is reported and does not stop the rest.
+
+Leaves in OUT: <record>.csv (line 1 #<record>, line 2 SNOMED CT codes, line 3 outputs 0 or 1, line 4 probabilities),
+<record>.png with --plot, and summary.csv: record, file, remark, the diagnoses in words, a probability for each class.
+A class is output where its probability is at least its threshold, 0.5 without --thresholds.
+"""
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data_preparation.data_extraction_without_preprocessing import quantise
+from experiments.common import add_gpu_flag, choose_devices, load_trained
+from util import distributed
+from util.challenge import CLASSES, NAMES
+from util.dataset import CropDataset, EvaluationBatches, make_loader
+from util.engine import resolve_amp
+from util.errors import CheckpointError, ConfigError, ECGError, RecordError
+from util.figures import plot_ecg
+from util.job import run_main
+from util.leads import parse_leads
+from util.supervised import predict
+from util.thresholds import apply_thresholds, load_thresholds
+from util.wfdb_io import find_headers, read_record, resample_to
+
+CHUNK_SAMPLES = 2_000_000  # samples a lead held in memory at a time: an hour of ECG at 500 Hz
+SUMMARY = "summary"
+
+
+# ============ recordings ============
+@dataclass
+class Entry:
+    """One recording that could be read: name, file, remarks, and its samples at each rate as a store keeps them."""
+    record: str
+    path: Path
+    remarks: list[str]
+    counts: dict        # fs -> int16 (n, 12)
+    scale: dict         # fs -> mV per count
+    picture: tuple      # (signal, fs) of the recording itself, for --plot
+
+
+def find_recordings(given: str) -> list[Path]:
+    """Header files of a folder, at any depth, or of one record, named with or without .hea.
+
+    Raises:
+        ECGError: nothing there.
+    """
+    path = Path(given)
+    if path.is_dir():
+        headers = find_headers(path)
+    else:
+        headers = [p for p in (path, path.with_name(f"{path.name}.hea")) if p.suffix == ".hea" and p.is_file()]
+    if not headers:
+        raise ECGError(f"--input {given}: no WFDB header (.hea) there; name a folder with recordings or one record")
+    return headers
+
+
+def read_entry(path: Path, rates, longest_crop: float) -> Entry:
+    """Read a recording and resample it to ``rates``, with the rounding of a store.
+
+    Args:
+        longest_crop: seconds; shorter recordings get a remark.
+
+    Raises:
+        RecordError: it cannot be used; the text says why.
+    """
+    recording = read_record(path)
+    fs = recording.header.fs
+    counts, scale = {}, {}
+    for rate, signal in resample_to(recording.signal, fs, rates).items():
+        counts[rate], microvolts = quantise(signal)
+        scale[rate] = microvolts / 1000
+    remarks = [*recording.flags]
+    seconds = len(recording.signal) / fs
+    if seconds < longest_crop:
+        remarks.append(f"{seconds:g} s is shorter than the model's crop of {longest_crop:g} s: padded with the mean")
+    return Entry(recording.header.record, path, remarks, counts, scale, (recording.signal[:int(10 * fs)], fs))
+
+
+def read_all(headers, rates, longest_crop, failed: list):
+    """Lists of entries, each list no more than about CHUNK_SAMPLES long; what cannot be read is added to ``failed``."""
+    chunk, samples, seen = [], 0, {SUMMARY}  # summary.csv is ours
+    for path in tqdm(headers, unit="record", desc="predicting"):
+        try:
+            if path.stem in seen:
+                raise RecordError(f"the name {path.stem} is taken; give the recording another one")
+            entry = read_entry(path, rates, longest_crop)
+        except (RecordError, OSError) as error:
+            failed.append({"record": path.stem, "file": str(path), "remark": f"not read: {error}"})
+            continue
+        seen.add(path.stem)
+        chunk.append(entry)
+        samples += max(len(counts) for counts in entry.counts.values())
+        if samples > CHUNK_SAMPLES:
+            yield chunk
+            chunk, samples = [], 0
+    if chunk:
+        yield chunk
+
+
+class MemoryStore:
+    """Entries at one rate with as much of RecordStore's face as a CropDataset needs."""
+
+    def __init__(self, entries, fs):
+        self.entries, self.fs = entries, fs
+        self.records = pd.DataFrame({"length": [len(entry.counts[fs]) for entry in entries],
+                                     "scale": [entry.scale[fs] for entry in entries]})
+
+    def __len__(self):
+        return len(self.entries)
+
+    def counts(self, i, start, length):
+        """int16 (length, 12) of recording i."""
+        return self.entries[i].counts[self.fs][start:start + length]
+
+
+# ============ prediction ============
+def load_ensemble(weights) -> list:
+    """The trained classifiers.
+
+    Raises:
+        CheckpointError: they do not predict the same classes.
+    """
+    ensemble = [load_trained(path) for path in weights]
+    for trained in ensemble[1:]:
+        if (trained.codes, trained.config["loss"]) != (ensemble[0].codes, ensemble[0].config["loss"]):
+            raise CheckpointError(f"{trained.path} predicts other classes than {ensemble[0].path}; ensembles need the same")
+    return ensemble
+
+
+def probabilities_of(entries, ensemble, device) -> np.ndarray:
+    """Probabilities (records, classes), the ensemble's mean: float64."""
+    total = 0
+    for trained in ensemble:
+        config = trained.config
+        data, options = config["dataset"], config["dataloader"]
+        dataset = CropDataset(MemoryStore(entries, data["fs"]), parse_leads(data["lead"]), trained.cropping.length)
+        batches = EvaluationBatches(range(len(entries)), dataset.samples, trained.cropping,
+                                    batch_size=options["batch_size"] * data["crops_per_record"])
+        found, _, _ = predict(trained.classifier, make_loader(dataset, batches), trained.pipeline, range(len(entries)),
+                              len(trained.classes), config["loss"], device, resolve_amp(config["train"]["amp"], device))
+        total = total + found
+    return total / len(ensemble)
+
+
+def decide(probabilities: np.ndarray, thresholds: np.ndarray, loss: str) -> np.ndarray:
+    """Outputs, bool (records, classes): by threshold, or the likeliest class where classes exclude each other."""
+    if loss == "cross_entropy":
+        return np.eye(probabilities.shape[1], dtype=bool)[probabilities.argmax(axis=1)]
+    return apply_thresholds(probabilities, thresholds)
+
+
+# ============ output ============
+def write_challenge_csv(path: Path, record: str, codes, outputs, probabilities) -> None:
+    """The four lines that the Challenge's own scorer reads."""
+    lines = [f"#{record}", ",".join(codes), ",".join(str(int(output)) for output in outputs),
+             ",".join(f"{probability:.6g}" for probability in probabilities)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_entry(entry, folder, ensemble, outputs, probabilities, plot) -> dict:
+    """Files of one recording; returns its row of the summary."""
+    first = ensemble[0]
+    write_challenge_csv(folder / f"{entry.record}.csv", entry.record, first.codes, outputs, probabilities)
+    if plot:
+        found = ", ".join(f"{first.classes[c]} {probabilities[c]:.2f}" for c in np.flatnonzero(outputs))
+        plot_ecg(*entry.picture, folder / f"{entry.record}.png", f"{entry.record}   predicted: {found or 'nothing'}")
+    names = NAMES if first.codes == CLASSES else first.classes
+    return {"record": entry.record, "file": str(entry.path), "remark": "; ".join(entry.remarks),
+            "diagnoses": "; ".join(names[c] for c in np.flatnonzero(outputs)), **dict(zip(first.classes, probabilities))}
+
+
+def parse_arguments(argv=None):
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", required=True, nargs="+", metavar="PTH", help="fold<k>_best<ROC|PRC>.pth, "
+                        "best-<metric>.pth; several are an ensemble")
+    parser.add_argument("--thresholds", metavar="JSON", help="of experiments/threshold_search.py (default: 0.5 for all)")
+    parser.add_argument("--input", required=True, metavar="PATH", help="a folder, searched at any depth, or one record")
+    parser.add_argument("--output", required=True, metavar="DIR", help="made if missing")
+    parser.add_argument("--plot", action="store_true", help="draw each recording on ECG paper with what was predicted")
+    add_gpu_flag(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Command line; see the module's docstring."""
+    arguments = parse_arguments(argv)
+    processes, device = choose_devices(arguments.gpu)
+    if processes > 1:
+        raise ConfigError(f"--gpu {arguments.gpu}: prediction runs on one device")
+    device, ensemble = distributed.start(device), load_ensemble(arguments.weights)
+    thresholds = np.full(len(ensemble[0].codes), 0.5)
+    if arguments.thresholds:
+        if ensemble[0].codes != CLASSES:
+            raise ConfigError("--thresholds are for the Challenge's 24 classes, which these weights do not predict")
+        thresholds = load_thresholds(arguments.thresholds).thresholds
+    headers, folder = find_recordings(arguments.input), Path(arguments.output)
+    for trained in ensemble:
+        trained.classifier.to(device)
+        trained.pipeline.to(device)
+    rates = sorted({trained.config["dataset"]["fs"] for trained in ensemble})
+    longest = max(trained.cropping.length / trained.config["dataset"]["fs"] for trained in ensemble)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows, failed = [], []
+    for entries in read_all(headers, rates, longest, failed):
+        probabilities = probabilities_of(entries, ensemble, device)
+        outputs = decide(probabilities, thresholds, ensemble[0].config["loss"])
+        rows += [write_entry(entry, folder, ensemble, *answer, arguments.plot)
+                 for entry, *answer in zip(entries, outputs, probabilities)]
+    pd.DataFrame(rows + failed).to_csv(folder / f"{SUMMARY}.csv", index=False, float_format="%.6g")
+    for row in failed:
+        print(f"{row['file']}: {row['remark']}")
+    print(f"{len(rows)} recordings predicted, {len(failed)} not read; {folder / SUMMARY}.csv lists them all")
+    if not rows:
+        raise ECGError(f"none of the {len(headers)} recordings could be read")
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,230 @@
+"""Search the class thresholds with the best Challenge score for trained weights, and score them on the test fold.
+
+    python experiments/threshold_search.py --model_type signal --best-type PRC --gpu 0 --weight_folder ./checkpoints/base_signal
+    python experiments/threshold_search.py --weight_folder output/st_mem_finetuned --method published --fold 0
+
+For every fold k with weights in the folder: predict its selection fold (k + 1) and its test fold (k), search on the
+first, report on the second.  Weights trained with dataset.protocol: published have one fold for both, and the numbers
+are optimistic then.  Predictions are kept in <weight_folder>/predictions/ and used again while the weights and the
+store stay as they are.
+
+Leaves in <weight_folder>/thresholds_<best type>_<method>/: thresholds_fold<k>.json for the weights of fold k and
+thresholds.json, the median over folds, both for experiments/predict.py; scores.csv; fold<k>.png, the score against the
+threshold of each class.
+"""
+import argparse
+import hashlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from experiments.common import add_gpu_flag, choose_devices, find_weights, load_trained
+from main_finetune import Evaluator, Job
+from util import distributed
+from util.challenge import ABBREVIATIONS
+from util.dataset import split_rows
+from util.errors import CheckpointError, ConfigError
+from util.job import run_main
+from util.scores import all_scores
+from util.threshold_figures import plot_score_curves
+from util.thresholds import Thresholds, apply_thresholds, save_thresholds, search_ascent, search_published
+
+MODELS = {"signal": "xresnet1d50", "spectrogram": "spectrogram_se_resnet34", "ensemble": "fusion"}
+HEADINGS = {"auroc": "AUROC", "auprc": "AUPRC", "accuracy": "Acc", "macro_f1": "F1", "f2": "F2", "g2": "G2",
+            "challenge_score": "CM"}  # CM: Challenge metric, as in the paper's tables
+
+
+@dataclass
+class Part:
+    """Predictions of one fold: record names, labels bool (records, 24), probabilities float64 (records, 24)."""
+    records: np.ndarray
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+
+# ============ predictions, made once ============
+def predictions(trained, place: Path, device) -> dict[str, Part]:
+    """Predictions of the selection ("valid") and the test records of the weights' fold, from ``place`` if they were
+    made by the same weights on the same store, else computed and written there.
+
+    Raises:
+        ConfigError: the weights are not of the Challenge's classes.
+    """
+    job = Job(trained.config)
+    if job.classes != ABBREVIATIONS:
+        raise ConfigError(f"{trained.path} is of other classes than the Challenge's 24, which its score needs")
+    made_by = fingerprint(trained, job)
+    kept = read_predictions(place, made_by)
+    if kept:
+        print(f"predictions: {place.name} from an earlier search")
+        return kept
+    data = trained.config["dataset"]
+    parts = split_rows(job.store, job.rows, data["fold"], protocol=data["protocol"])
+    evaluator, classifier = Evaluator(job, parts, device), trained.classifier.to(device)
+    found = {}
+    for name in ("valid", "test"):
+        rows = parts[name]
+        found[name] = Part(job.store.records["record"].iloc[rows].to_numpy(str), job.labels[rows] > 0,
+                           evaluator.predict(classifier, name)[0])
+    place.parent.mkdir(exist_ok=True)
+    np.savez_compressed(place, made_by=made_by, **{f"{name}_{key}": value for name, part in found.items()
+                                                   for key, value in vars(part).items()})
+    return found
+
+
+def fingerprint(trained, job) -> str:
+    """What the predictions depend on: weights, model, data and how records are cropped and transformed."""
+    config = trained.config
+    return json.dumps({"weights": hashlib.sha256(trained.path.read_bytes()).hexdigest(), "model": config["model"],
+                       "dataset": {k: v for k, v in config["dataset"].items() if k != "store"}, "seed": config["seed"],
+                       "store": [job.store.meta["records_crc32"], job.store.meta["blocks"]]}, sort_keys=True)
+
+
+def read_predictions(place: Path, made_by: str) -> dict[str, Part] | None:
+    """The predictions in ``place``, or None where there are none of this origin."""
+    try:
+        with np.load(place, allow_pickle=False) as file:
+            if file["made_by"].item() != made_by:
+                return None
+            return {name: Part(*(file[f"{name}_{key}"] for key in Part.__dataclass_fields__)) for name in ("valid", "test")}
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+
+
+# ============ search and report ============
+def search(part: Part, method: str, min_positives: int) -> Thresholds:
+    """Thresholds for the best Challenge score on the selection fold; nothing else is looked at."""
+    if method == "published":
+        return search_published(part.labels, part.probabilities)
+    return search_ascent(part.labels, part.probabilities, min_positives=min_positives)
+
+
+def report(fold: int, select: int, found: Thresholds, parts: dict[str, Part]) -> pd.DataFrame:
+    """Scores of the thresholds on both folds, one row each."""
+    rows = []
+    for name, number in (("valid", select), ("test", fold)):
+        part = parts[name]
+        scores = all_scores(part.labels, part.probabilities, apply_thresholds(part.probabilities, found.thresholds))
+        rows.append({"weights of fold": fold, "part": "search" if name == "valid" else "test", "fold": number,
+                     "records": scores["n_records"], **{title: scores[key] for key, title in HEADINGS.items()}})
+    return pd.DataFrame(rows)
+
+
+def print_table(table: pd.DataFrame) -> None:
+    """Tab-separated, as published, four decimals."""
+    print("\t".join(table.columns[1:]))
+    for row in table.itertuples(index=False):
+        print("\t".join(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row[1:]))
+
+
+def describe(found: Thresholds, labels: np.ndarray, min_positives: int) -> str:
+    """How the thresholds were found, and which classes share one."""
+    text = f"{found.method}: {found.sweeps} sweep(s), Challenge score {found.score:.4f} on the search fold"
+    if not found.shared:
+        return text
+    names = ", ".join(f"{ABBREVIATIONS[c]} ({labels[:, c].sum()})" for c in found.shared)
+    return (f"{text}\nfewer than {min_positives} positives on the search fold, so these share the threshold "
+            f"{found.thresholds[found.shared[0]]:.4f}: {names}")
+
+
+def median(results: list[Thresholds]) -> Thresholds:
+    """One set for weights of several folds: each class's median threshold, which an "always" or "never" of a single
+    fold does not move as it would the mean."""
+    return Thresholds(np.median([found.thresholds for found in results], axis=0),
+                      float(np.mean([found.score for found in results])), sum(found.n_records for found in results),
+                      f"{results[0].method}, median of {len(results)} folds")
+
+
+def mean_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard deviation over folds of the search and the test rows, as rows of the same table."""
+    rows = []
+    for part in ("search", "test"):
+        mine = table[table["part"] == part]
+        for name in ("mean", "std"):
+            values = mine[list(HEADINGS.values())].agg(name)
+            rows.append({"weights of fold": "all", "part": part, "fold": name, "records": mine["records"].sum(), **values})
+    return pd.DataFrame(rows)
+
+
+# ============ command line ============
+def check_type(trained, model_type: str | None, gating: bool) -> None:
+    """The weights must be of the model that the flags name.
+
+    Raises:
+        CheckpointError: they are of another.
+    """
+    config = trained.config
+    gated = bool(config["model"].get("gating"))
+    if model_type and (config["model_name"] != MODELS[model_type] or model_type == "ensemble" and gated != gating):
+        what = f"{config['model_name']}{' with a gate' if gated else ''}"
+        raise CheckpointError(f"{trained.path} is of {what}; give the --model_type{' and --gating' if gated else ''} of "
+                              "these weights, or neither")
+
+
+def parse_arguments(argv=None):
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weight_folder", required=True, metavar="DIR", help="the --save_folder of a training, or a "
+                        "result folder of main_finetune.py")
+    parser.add_argument("--model_type", choices=MODELS, help="what the weights must be of (default: any model)")
+    parser.add_argument("--gating", action="store_true", help="with --model_type ensemble: the one with a gate")
+    parser.add_argument("--best-type", "--best_type", choices=("ROC", "PRC"), default="PRC", dest="best_type",
+                        help="weights chosen by AUROC or by AUPRC (default: %(default)s)")
+    parser.add_argument("--fold", type=int, nargs="+", metavar="K", help="default: every fold with weights in the folder")
+    parser.add_argument("--method", choices=("ascent", "published"), default="ascent", help="ascent: coordinate ascent "
+                        "over all useful thresholds; published: one pass over 0.1 ... 0.5 (default: %(default)s)")
+    parser.add_argument("--min_positives", type=int, default=5, metavar="N", help="ascent: classes with fewer positive "
+                        "records on the search fold share one threshold (default: %(default)s; 0: each has its own)")
+    parser.add_argument("--config_path", metavar="YAML", help="config of the model (default: the one in the weights)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+                        help="override one key of the config, e.g. --set dataset.store=DIR where the store has moved")
+    add_gpu_flag(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Command line; see the module's docstring."""
+    arguments = parse_arguments(argv)
+    processes, device = choose_devices(arguments.gpu)
+    if processes > 1:
+        raise ConfigError(f"--gpu {arguments.gpu}: the search runs on one device")
+    device, folder = distributed.start(device), Path(arguments.weight_folder)
+    results = folder / f"thresholds_{arguments.best_type}_{arguments.method}"
+    found, tables = [], []
+    for fold, path in find_weights(folder, arguments.best_type, arguments.fold).items():
+        trained = load_trained(path, arguments.overrides, arguments.config_path)
+        check_type(trained, arguments.model_type, arguments.gating)
+        published = trained.config["dataset"]["protocol"] == "published"
+        select = fold if published else (fold + 1) % 10
+        print(f"==== fold {fold}: {path.name} ====")
+        if published:
+            print("note: protocol 'published' searches and reports on the same fold; its numbers are optimistic")
+        parts = predictions(trained, folder / "predictions" / f"{path.stem}_fold{fold}.npz", device)
+        found.append(search(parts["valid"], arguments.method, arguments.min_positives))
+        print(describe(found[-1], parts["valid"].labels, arguments.min_positives))
+        tables.append(report(fold, select, found[-1], parts))
+        print_table(tables[-1])
+        results.mkdir(exist_ok=True)
+        save_thresholds(results / f"thresholds_fold{fold}.json", found[-1])
+        plot_score_curves(parts["valid"].labels, parts["valid"].probabilities, found[-1], results / f"fold{fold}.png",
+                          f"{folder.name}, fold {fold}: {found[-1].method}, Challenge score on selection fold {select}: "
+                          f"{found[-1].score:.3f}, {found[-1].n_records} records")
+    save_thresholds(results / "thresholds.json", median(found) if len(found) > 1 else found[0])
+    table = pd.concat(tables)
+    if len(found) > 1:
+        print(f"==== {len(found)} folds ====")
+        means = mean_rows(table)
+        print_table(means)
+        table = pd.concat([table, means])
+    table.to_csv(results / "scores.csv", index=False, float_format="%.6g")
+    print(f"thresholds, scores and figures: {results}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
