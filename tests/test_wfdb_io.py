@@ -262,13 +262,13 @@ def test_minimum_length(tmp_path):
 
 
 def test_find_headers_any_depth_sorted_and_through_links(tmp_path):
-    for folder, name in (("b/g2", "X2"), ("b", "X1"), ("a/deep/er", "X3")):
+    for folder, name in (("b/g2", "X2"), ("b", "X1"), ("b", "X0"), ("a/deep/er", "X3")):
         write_record(tmp_path / "data" / folder, name)
     write_record(tmp_path / "elsewhere", "X4")
     (tmp_path / "data" / "c").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "data" / "b" / "loop").symlink_to(tmp_path / "data")
     found = [path.relative_to(tmp_path / "data").as_posix() for path in find_headers(tmp_path / "data")]
-    assert found == ["a/deep/er/X3.hea", "b/X1.hea", "b/g2/X2.hea", "c/X4.hea"]
+    assert found == ["a/deep/er/X3.hea", "b/X0.hea", "b/X1.hea", "b/g2/X2.hea", "c/X4.hea"]
 
 
 # ------------------------------------------------------------------------------------------------ resampling
