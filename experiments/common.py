@@ -87,16 +87,41 @@ def train(arguments, baseline: str, script: str, argv=None, model=None) -> None:
     Raises:
         ECGError: as main_finetune.finetune; SystemExit: a process that was started here failed.
     """
-    processes, device = choose_devices(arguments.gpu)
+    def config_for(processes, device):
+        return training_config(arguments, baseline, device, processes, model or {})
+
+    run(arguments.gpu, script, argv, config_for, lambda config: finetune(config, published_names=True))
+
+
+def run(gpu: str | None, script: str, argv, config_for, job) -> None:
+    """Do ``job(config_for(processes, device))`` here, or start ``script`` with ``argv`` again on several processes.
+
+    Raises:
+        ECGError: as the job; SystemExit: a process that was started here failed.
+    """
+    processes, device = choose_devices(gpu)
     processes = int(os.environ.get("WORLD_SIZE", processes))
-    config = training_config(arguments, baseline, device, processes, model or {})
+    config = config_for(processes, device)  # checked here, too: a wrong flag needs no processes
     if processes == 1 or "RANK" in os.environ:
-        finetune(config, published_names=True)
+        job(config)
         return
-    options = launch_parser(Path(script).name).parse_args(["--gpus", arguments.gpu])
+    options = launch_parser(Path(script).name).parse_args(["--gpus", gpu])
     status = launch(str(Path(script).resolve()), options, list(argv))
     if status:
         raise SystemExit(status)
+
+
+def share_batch(config: dict, processes: int) -> None:
+    """Make dataloader.batch_size, which the published flags count over all processes, that of one.
+
+    Raises:
+        ConfigError: it cannot be shared out evenly.
+    """
+    batch, rest = divmod(config["dataloader"]["batch_size"], processes)
+    if rest or not batch:
+        raise ConfigError(f"a batch of {config['dataloader']['batch_size']} records cannot be shared out over "
+                          f"{processes} processes; make --batch_size a multiple of {processes}")
+    config["dataloader"]["batch_size"] = batch
 
 
 def training_config(arguments, baseline: str, device: str, processes: int, model: dict) -> dict:
@@ -113,11 +138,7 @@ def training_config(arguments, baseline: str, device: str, processes: int, model
     config = load_config([arguments.config_path, *map(find_overlay, arguments.overlay)], arguments.overrides, _given(flags))
     if config["encoder_path"] and config["mode"] == "scratch":
         config["mode"] = "finetune"
-    batch, rest = divmod(config["dataloader"]["batch_size"], processes)
-    if rest or not batch:
-        raise ConfigError(f"a batch of {config['dataloader']['batch_size']} records cannot be shared out over "
-                          f"{processes} processes; make --batch_size a multiple of {processes}")
-    config["dataloader"]["batch_size"] = batch
+    share_batch(config, processes)
     return config
 
 
