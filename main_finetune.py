@@ -24,15 +24,16 @@ from util import checkpoint, distributed
 from util.config import save_config
 from util.dataset import (Cropping, CropDataset, EvaluationBatches, TrainingBatches, make_labels, make_loader,
                           parse_classes, parse_cropping, parse_folds, split_rows)
-from util.engine import StopRequest, Training, crops_for_statistics, resolve_amp
+from util.engine import Training, crops_for_statistics, resolve_amp
 from util.errors import ConfigError
 from util.job import (argument_parser, check_input, config_from, describe_run, lead_arguments, open_store, run_main,
                       seed_everything, usable_rows)
 from util.leads import parse_leads
 from util.metrics import compute_metrics, parse_metrics
 from util.optim import resolve_lr
-from util.run_log import RunLog, say
+from util.run_log import say
 from util.scores import bootstrap_interval
+from util.stop import StopRequest
 from util.supervised import LOSSES, SupervisedTask, mean_loss, predict
 from util.transfer import check_pretrained, load_pretrained
 from util.transforms import build_pipeline
@@ -208,7 +209,7 @@ def run_fold(job: Job, fold: int, places: Places, device, load_weights) -> dict[
         task.fit_statistics(crops_for_statistics(dataset, parts["train"], job.cropping.length, batches.batch_size, device,
                                                  job.eval_pipeline if job.eval_cropping.length == job.cropping.length
                                                  else pipeline))
-    training.log = RunLog(folder, training.epoch, training.step)
+    training.open_log()
     if distributed.is_main():
         save_config(config, folder / "config.yaml")
 

@@ -18,7 +18,7 @@ from util import checkpoint, distributed
 from util.config import save_config
 from util.dataset import (Cropping, CropDataset, EvaluationBatches, TrainingBatches, make_labels, make_loader,
                           parse_classes, parse_cropping, parse_folds, split_rows, to_device)
-from util.engine import StopRequest, Training, crops_for_statistics
+from util.engine import Training, crops_for_statistics
 from util.errors import ConfigError
 from util.figures import plot_reconstruction
 from util.job import (argument_parser, check_input, config_from, describe_run, lead_arguments, open_store, run_main,
@@ -26,7 +26,8 @@ from util.job import (argument_parser, check_input, config_from, describe_run, l
 from util.leads import parse_leads
 from util.optim import resolve_lr
 from util.probe import features, linear_probe
-from util.run_log import RunLog, say
+from util.run_log import say
+from util.stop import StopRequest
 from util.transforms import build_pipeline
 
 
@@ -69,7 +70,7 @@ def pretrain(config: dict) -> Path:
         training.resume(resume)
     elif hasattr(model, "fit_statistics"):
         model.fit_statistics(crops_for_statistics(dataset, rows, cropping.length, batches.batch_size, device, pipeline))
-    training.log = RunLog(folder, training.epoch, training.step)
+    training.open_log()
     if distributed.is_main():
         save_config(config, folder / "config.yaml")
 

@@ -4,17 +4,57 @@ A checkpoint is a dict {"model", "optimizer", "scheduler", "scaler", "epoch", "s
 "version"}; ``epoch`` and ``step`` say where to go on.  ``encoder.pth`` holds {"model": state dict of the encoder, ...}
 under the published key names.
 """
+import contextlib
+import math
 import os
 import pickle
+import random
+import warnings
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from util.errors import CheckpointError
 
 VERSION = 1
 LAST = "checkpoint-last.pth"
+TEMPORARY = ".tmp"
+
+
+@contextlib.contextmanager
+def _replacing(path):
+    """A file to write in binary that takes the place of ``path`` once it is complete and on the disk; until then, and
+    if anything fails, ``path`` stays as it was."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except Exception:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name, too, survives a power failure
+    finally:
+        os.close(folder)
+
+
+def write_text(text: str, path) -> None:
+    """Replace a text file, whole or not at all."""
+    with _replacing(Path(path)) as file:
+        file.write(text.encode())
+
+
+def remove_temporary(folder) -> None:
+    """Delete what a killed run left half-written.  Only the process that has the folder to itself may call this."""
+    for path in Path(folder).glob(f".*{TEMPORARY}"):
+        path.unlink(missing_ok=True)
 
 
 def save(content: dict, path) -> None:
@@ -24,32 +64,21 @@ def save(content: dict, path) -> None:
         CheckpointError: the disk is full, or the folder cannot be written; an older file stays as it was.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with _replacing(path) as file:
             torch.save({**content, "version": VERSION}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
+        # Where a write fails, PyTorch's own complaint hides the reason.
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
         kept = f"; the older {path.name} is intact" if path.exists() else ""
-        raise CheckpointError(f"cannot write {path}: {error}{kept}. Free some space or choose another --output_dir "
+        raise CheckpointError(f"cannot write {path}: {reason}{kept}. Free some space or choose another --output_dir "
                               "and go on with --resume auto") from error
-
-
-def _sync_folder(folder):
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def load(path, what="checkpoint") -> dict:
     """A dict of tensors and plain values from ``path``, on the CPU, by PyTorch's restricted reader: a file that would
-    run code is refused.
+    run code is refused, and so is one whose bytes have changed.
 
     Raises:
         CheckpointError: missing, damaged, not a dict, or holding anything but tensors and plain values.
@@ -58,16 +87,43 @@ def load(path, what="checkpoint") -> dict:
     if not path.is_file():
         raise CheckpointError(f"no {what} at {path}; check the path")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+        _check_archive(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd pickles: they are read or refused
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        text = str(error)
+        if "Unsupported" not in text and "global" not in text.lower():
+            raise _damaged(path, what, error) from None
         raise CheckpointError(f"{path} holds more than tensors and plain values, so it was not opened: loading it could "
                               "run code. If you trust its author, save its state dict anew") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is damaged or no {what}: {str(error).splitlines()[0]}. "
-                              "Use an older checkpoint or train again") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a {what}")
+    except Exception as error:  # bytes of a stranger make the reader stumble in any way
+        raise _damaged(path, what, error) from None
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise CheckpointError(f"{path} is no {what}: it holds a {type(content).__name__}, not a dict by names")
     return content
+
+
+def _check_archive(path):
+    """Verify the checksums that torch.save wrote and torch.load ignores, and that nothing swells on reading."""
+    if not zipfile.is_zipfile(path):
+        return  # the format of PyTorch before 1.6, which has no checksums
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or \
+                sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("its parts claim to be larger than the file")
+        bad = archive.testzip()
+    if bad:
+        raise ValueError(f"the checksum of {bad} is wrong")
+
+
+def _damaged(path, what, error):
+    reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+    older = [p for p in _numbered(path.parent) if p != path]
+    advice = f"Go on from an older one: --resume {older[-1]}" if older and what == "checkpoint" else \
+        "Copy it again, or make it again"
+    return CheckpointError(f"{path} is damaged or no {what}: {reason}. {advice}")
 
 
 def load_training(path) -> dict:
@@ -96,11 +152,15 @@ def find_resume(resume: str, folder) -> Path | None:
     return Path(resume)
 
 
+def _numbered(folder) -> list[Path]:
+    """checkpoint-<epoch>.pth of a folder, oldest first."""
+    return sorted((p for p in Path(folder).glob("checkpoint-*.pth") if p.stem[11:].isdigit()),
+                  key=lambda p: int(p.stem[11:]))
+
+
 def prune(folder, keep_last: int) -> None:
     """Delete all but the newest ``keep_last`` of checkpoint-<epoch>.pth (0: keep all)."""
-    numbered = sorted((p for p in Path(folder).glob("checkpoint-*.pth") if p.stem[11:].isdigit()),
-                      key=lambda p: int(p.stem[11:]))
-    for path in numbered[:-keep_last] if keep_last else []:
+    for path in _numbered(folder)[:-keep_last] if keep_last else []:
         path.unlink()
 
 
@@ -115,8 +175,9 @@ def read_encoder(path) -> dict:
     content = load(path, "encoder file")
     state = content["model"] if isinstance(content.get("model"), dict) else content
     state = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-    if any(name.startswith("encoder.") for name in state):
-        state = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
+    for prefix in ("encoder.", "classifier."):
+        if any(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     if not state:
         raise CheckpointError(f"{path} holds no tensors")
     leads = content.get("leads")
@@ -156,8 +217,14 @@ def _is_head(name):
 
 # ============ random states ============
 def random_state() -> dict:
-    """State of torch's generators in this process (dropout and the like; data and views need none)."""
-    state = {"cpu": torch.get_rng_state()}
+    """State of this process's generators (Python, NumPy, torch) as tensors.  Data, views and masks need none of them;
+    dropout, drop path and what a user's model draws do."""
+    _, python, left_over = random.getstate()
+    _, numbers, position, has_gauss, gauss = np.random.get_state()
+    state = {"cpu": torch.get_rng_state(), "python": torch.tensor(python),
+             "numpy": torch.tensor([*numbers.tolist(), position, has_gauss]),
+             # Both keep the second number of a normal pair for the next call.
+             "normal": torch.tensor([math.nan if left_over is None else left_over, gauss], dtype=torch.float64)}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
@@ -166,5 +233,9 @@ def random_state() -> dict:
 def set_random_state(state: dict) -> None:
     """Undo ``random_state``."""
     torch.set_rng_state(state["cpu"])
+    left_over, gauss = state["normal"].tolist()
+    random.setstate((3, tuple(state["python"].tolist()), None if math.isnan(left_over) else left_over))
+    *numbers, position, has_gauss = state["numpy"].tolist()
+    np.random.set_state(("MT19937", np.array(numbers, np.uint32), position, has_gauss, gauss))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

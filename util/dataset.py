@@ -13,6 +13,7 @@ from util.challenge import ABBREVIATIONS, CLASSES
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom, sample_keys
 from util.leads import lead_index
+from util.stop import ignore_signals
 
 FOLDS = 10
 CROP_STREAM = 1       # streams of KeyedRandom: the crop's place, and what the device draws (transforms, masks, views)
@@ -190,7 +191,8 @@ def make_loader(dataset, batches, *, num_workers=0, pin_memory=False) -> DataLoa
     # A generator of its own: the loader would otherwise draw from torch's global one at every epoch.
     return DataLoader(dataset, batch_sampler=batches, collate_fn=_whole, num_workers=num_workers,
                       persistent_workers=num_workers > 0, prefetch_factor=4 if num_workers else None,
-                      pin_memory=pin_memory and torch.cuda.is_available(), generator=torch.Generator())
+                      pin_memory=pin_memory and torch.cuda.is_available(), generator=torch.Generator(),
+                      worker_init_fn=ignore_signals)
 
 
 def _whole(batch):

@@ -4,6 +4,7 @@ torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without them there is one process
 tensors by nccl.
 """
 import datetime
+import json
 import os
 
 import torch
@@ -45,13 +46,18 @@ def world() -> int:
 
 
 def rank() -> int:
-    """Number of this process; 0 writes files."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    """Number of this process; 0 writes files.  torchrun's, before the process has joined the group."""
+    return dist.get_rank() if dist.is_initialized() else int(os.environ["RANK"]) if in_group() else 0
 
 
 def is_main() -> bool:
     """True on the one process that writes files."""
     return rank() == 0
+
+
+def in_group() -> bool:
+    """True if torchrun started several processes, be they joined yet or not."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
 def barrier() -> None:
@@ -74,9 +80,32 @@ def any_process(flag: bool) -> bool:
     return bool(total(torch.tensor(int(flag))).item())
 
 
+def on_main(function) -> None:
+    """Call ``function()`` on process 0 while the others wait for it.
+
+    Raises:
+        ECGError: on every process, where ``function`` raised one.
+    """
+    failure = None
+    if is_main():
+        try:
+            function()
+        except ECGError as error:
+            failure = error
+    if any_process(failure is not None):
+        raise failure or ECGError("process 0 could not go on; its message says why")
+
+
+def same_buffers(module: torch.nn.Module) -> None:
+    """Hand process 0's buffers to all.  BatchNorm statistics are each process's own while it trains, and a checkpoint
+    keeps those of process 0: what is evaluated must be what is saved."""
+    if world() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
+
+
 def gather_objects(value) -> list:
     """``value`` (plain types) of every process, in rank order.  Travels as tensors of JSON text, not as pickle."""
-    import json
     if world() == 1:
         return [value]
     text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)

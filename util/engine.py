@@ -7,8 +7,7 @@ self-supervised method; ``main_finetune.py`` a ``SupervisedTask`` (util/supervis
 Nothing in a step waits for the device: losses stay there until ``train.log_every`` steps have gathered.
 """
 import contextlib
-import signal
-import threading
+import fcntl
 import time
 from pathlib import Path
 
@@ -18,16 +17,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from util import checkpoint, distributed
 from util.dataset import Cropping, EvaluationBatches, make_loader, to_device
-from util.errors import CheckpointError, ECGError
+from util.errors import CheckpointError, ConfigError, ECGError
 from util.optim import apply_schedules, make_optimizer, schedule_lr
-from util.run_log import say
+from util.run_log import RunLog, say
+from util.stop import Preempted, StopRequest
 
-PREEMPTED = 75        # exit status after SIGTERM or SIGUSR1: a checkpoint is written, start again with --resume auto
 MAX_STATISTICS = 20_000
-
-
-class Preempted(ECGError):
-    """The run was asked to stop (SIGTERM, SIGUSR1) and has saved itself."""
+PATIENCE = 30         # seconds that a run waits for an earlier one of the same name to end
 
 
 # ============ precision ============
@@ -53,6 +49,32 @@ def crops_for_statistics(dataset, rows, length, batch_size, device, pipeline):
         yield pipeline(to_device(batch, device)["signal"])
 
 
+def parse_checkpoint_every(value) -> tuple[int | None, int | None]:
+    """``train.checkpoint_every`` as (epochs, steps) between checkpoints, one of them None.
+
+    Raises:
+        ConfigError: neither a positive whole number nor such a number and the word steps.
+    """
+    number, _, unit = str(value).strip().partition(" ")
+    if number.isascii() and number.isdigit() and int(number) and unit.strip() in ("", "step", "steps", "epoch", "epochs"):
+        return (None, int(number)) if unit.strip().startswith("step") else (int(number), None)
+    raise ConfigError(f"train.checkpoint_every must be a number of epochs (1 or more), or a text like '500 steps', "
+                      f"not {value!r}")
+
+
+def check_intervals(train: dict) -> None:
+    """Refuse counts of the ``train`` section that would only fail, or do nothing, in the middle of a run.
+
+    Raises:
+        ConfigError: below the least value that makes sense.
+    """
+    least = {"epochs": 1, "accum_iter": 1, "log_every": 1, "figure_every": 1, "keep_every": 1, "keep_last": 0,
+             "probe_every": 0, "skip_nonfinite": 0, "freeze_epochs": 0, "steps_per_epoch": 1}
+    for name, minimum in least.items():
+        if train[name] is not None and train[name] < minimum:
+            raise ConfigError(f"train.{name} must be {minimum} or more, not {train[name]}")
+
+
 class Training:
     """A model in training: all that changes from step to step, and how it is saved and resumed.
 
@@ -61,9 +83,9 @@ class Training:
         config: the resolved config (``train.lr`` is a number).
         dataset, batches: a CropDataset and its TrainingBatches.
         pipeline: device transforms of the signal.
-        device, folder: where to compute and where the run's files go.
+        device, folder: where to compute and where the run's files go; no other run may be writing there.
 
-    ``log`` (a RunLog) must be set before training.
+    ``open_log`` must be called before training.
 
     Attributes:
         epoch, step: where the run stands (0-based; steps within the epoch).
@@ -74,18 +96,46 @@ class Training:
         self.model, self.config, self.train_config = model, config, config["train"]
         self.dataset, self.batches, self.pipeline = dataset, batches, pipeline
         self.device, self.folder = device, Path(folder)
+        check_intervals(self.train_config)
+        self.save_epochs, self.save_steps = parse_checkpoint_every(self.train_config["checkpoint_every"])
         self.amp = resolve_amp(self.train_config["amp"], device)
         torch.set_float32_matmul_precision(self.train_config["matmul_precision"])
         self.optimizer = make_optimizer(model, self.train_config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp is torch.float16)
         self.epoch, self.step, self.best, self.skipped = 0, 0, {}, 0
-        self.window, self.sums, self.names = [], [], None  # global means of recent steps; their sums over the epoch
+        self.window, self.sums, self.names = [], [], None  # global means of recent steps; (count, sums) over the epoch
         self.pending = []                                  # (step, local values on the device, records) not yet gathered
-        self.last_saved = None
-        self.log = None
+        self.last_saved, self.log, self.stop = None, None, StopRequest()
         self.loader = make_loader(dataset, batches, num_workers=config["dataloader"]["num_workers"],
                                   pin_memory=config["dataloader"]["pin_memory"])
+        distributed.on_main(self._claim)
         self.wrap()
+
+    def _claim(self):
+        """Have the run's folder to oneself until this process ends, and clear away what a killed run left behind."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.folder / ".lock", "a")
+        except OSError as error:
+            raise ECGError(f"cannot write to the run's folder {self.folder}: {error.strerror}; "
+                           "choose another --output_dir") from None
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it if we are killed
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ECGError(f"another process is writing to {self.folder}; wait for it, end it, or choose "
+                                   "another --exp_name") from None
+                time.sleep(0.2)
+            except OSError:
+                break  # a file system without locks
+        checkpoint.remove_temporary(self.folder)
+
+    def open_log(self) -> None:
+        """Start, or go on with, the run's log files from where the run stands."""
+        self.log = RunLog(self.folder, self.epoch, self.step, self.position())
 
     def wrap(self):
         """(Re)build what runs a step: compiled where asked, and averaging gradients over processes."""
@@ -103,6 +153,7 @@ class Training:
             Preempted: the process was asked to stop; a checkpoint has been written.
             ECGError: more losses than tolerated were not finite.
         """
+        self.stop = stop
         self.batches.set_epoch(self.epoch, self.step)
         self.model.train()
         loader = iter(self.loader)
@@ -118,10 +169,12 @@ class Training:
                 bar.update()
                 if self.step % self.train_config["log_every"] == 0 or self.step == self.batches.steps:
                     self._flush(bar, lr)
-                self._save_if_due(stop)
-        means = {name: total / self.batches.steps for name, total in zip(self.names, self.sums)}
+                self._save_if_due()
+        distributed.same_buffers(self.model)
+        count, *sums = self.sums
+        means = {f"train_{name}": total / max(count, 1) for name, total in zip(self.names, sums)}
         self.epoch, self.step, self.sums = self.epoch + 1, 0, []
-        return {"train_lr": self._mean_lr(self.epoch - 1), **{f"train_{name}": value for name, value in means.items()}}
+        return {"train_lr": self._mean_lr(self.epoch - 1), **means}
 
     def _mean_lr(self, epoch):
         steps = self.batches.steps
@@ -134,6 +187,8 @@ class Training:
     def _step(self, micro_batches):
         """Forward, backward and update over the micro-batches of one step."""
         values, records = 0, []
+        # A loss that is not finite may have spoilt running statistics and centres on its way.
+        buffers = [buffer.clone() for buffer in self.model.buffers()] if self.train_config["skip_nonfinite"] else []
         for number, batch in enumerate(micro_batches):
             records += batch["record"].tolist()
             batch = to_device(batch, self.device)
@@ -151,6 +206,9 @@ class Training:
             values = values + torch.stack([scalars[name].float() for name in self.names]) / len(micro_batches)
         if self._tolerable(values):
             self._update()
+        else:
+            for buffer, before in zip(self.model.buffers(), buffers):
+                buffer.copy_(before)
         self.optimizer.zero_grad(set_to_none=True)
         self.pending.append((self.step, values, records))
 
@@ -173,55 +231,65 @@ class Training:
 
     # ============ telling ============
     def _gather(self):
-        """Average pending values over processes, check them, and append them to the window."""
+        """Average pending values over processes, check them, and append them to the window; skipped steps are left out.
+        """
         if not self.pending:
             return
         values = torch.stack([row for _, row, _ in self.pending]).double().cpu()
         bad = ~values[:, 0].isfinite()  # the loss comes first
         if distributed.any_process(bool(bad.any())):
             self._report_nonfinite(bad)
-            values[bad] = 0.0
+            bad = distributed.total(bad.int()) > 0
         values = distributed.total(values) / distributed.world()
-        self.window += values.tolist()
+        self.window += values[~bad].tolist()
         self.pending = []
 
     def _report_nonfinite(self, bad):
+        """Say which steps and records had no finite loss.
+
+        Raises:
+            ECGError: more than train.skip_nonfinite tolerates.
+        """
         mine = [(step, sorted(set(records))) for (step, _, records), flag in zip(self.pending, bad) if flag]
         found = sorted(item for part in distributed.gather_objects(mine) for item in part)
-        step, rows = found[0]
-        names = ", ".join(self.dataset.store.records["record"].iloc[rows[:32]].astype(str))
-        text = (f"the loss was not finite at epoch {self.epoch}, step {step}; records of the batch: {names}"
-                f"{' ...' if len(rows) > 32 else ''}")
-        if self.skipped > self.train_config["skip_nonfinite"] or not self.train_config["skip_nonfinite"]:
-            last = self.last_saved or "none yet"
-            raise ECGError(f"{text}. Last good checkpoint: {last}. Lower train.lr or train.blr, set train.max_norm, "
-                           "look at these records, or tolerate some steps with train.skip_nonfinite")
-        say(f"skipped: {text} ({self.skipped} of {self.train_config['skip_nonfinite']} tolerated)")
+        tolerated = self.train_config["skip_nonfinite"]
+        for step in sorted({step for step, _ in found}):
+            rows = sorted({row for at, rows in found for row in rows if at == step})
+            names = ", ".join(self.dataset.store.records["record"].iloc[rows[:32]].astype(str))
+            text = (f"the loss was not finite at epoch {self.epoch}, step {step}; records of the batch: {names}"
+                    f"{' ...' if len(rows) > 32 else ''}")
+            if self.skipped > tolerated or not tolerated:
+                raise ECGError(f"{text}. Last good checkpoint: {self.last_saved or 'none yet'}. Lower train.lr or "
+                               "train.blr, set train.max_norm, look at these records, or tolerate some steps with "
+                               "train.skip_nonfinite")
+            say(f"skipped: {text} ({self.skipped} of {tolerated} tolerated)")
 
     def _flush(self, bar, lr):
         """Gather, show, and write a line for the steps since the last one."""
         self._gather()
-        rows = torch.tensor(self.window, dtype=torch.float64)
-        means = dict(zip(self.names, rows.mean(dim=0).tolist()))
-        self.sums = (rows.sum(dim=0) + (torch.tensor(self.sums, dtype=torch.float64) if self.sums else 0)).tolist()
+        rows = torch.tensor(self.window, dtype=torch.float64).reshape(-1, len(self.names))
+        means = dict(zip(self.names, rows.mean(dim=0).tolist()))  # NaN where all steps were skipped
+        counted = torch.cat([torch.tensor([len(rows)], dtype=torch.float64), rows.sum(dim=0)])
+        self.sums = (counted + torch.tensor(self.sums, dtype=torch.float64)).tolist() if self.sums else counted.tolist()
         self.window = []
-        per_step = self.batches.batch_size * self.batches.accumulate * distributed.world()
-        rate = per_step * (self.step - self.started[0]) / (time.perf_counter() - self.started[1])
+        rate = self._per_step() * (self.step - self.started[0]) / (time.perf_counter() - self.started[1])
         bar.set_postfix({"loss": f"{means['loss']:.4f}", "lr": f"{lr:.2e}", "samples/s": f"{rate:.1f}"}, refresh=False)
         self.log.line("log_steps.txt", {"epoch": self.epoch, "step": self.step, "lr": lr, **means})
         self.log.scalars({"train/lr": lr, "train/samples_per_second": rate,
                           **{f"train/{name}": value for name, value in means.items()}}, self.position())
 
     # ============ saving ============
-    def _save_if_due(self, stop):
+    def _save_if_due(self):
         """In mid-epoch: save every so many steps, or because the process was asked to stop."""
-        every = self.train_config["checkpoint_every"]
-        if distributed.any_process(stop.requested):
+        if distributed.any_process(self.stop.requested):
             self.save()
-            raise Preempted(f"stopped on request at epoch {self.epoch}, step {self.step}; {self.last_saved} is written, "
-                            "go on with --resume auto")
-        if isinstance(every, str) and self.step % int(every.split()[0]) == 0 and self.step < self.batches.steps:
+            self._leave()
+        if self.save_steps and self.step % self.save_steps == 0 and self.step < self.batches.steps:
             self.save()
+
+    def _leave(self):
+        raise Preempted(f"stopped on request at epoch {self.epoch}, step {self.step}; {self.last_saved} is written, "
+                        "go on with --resume auto")
 
     def state(self) -> dict:
         """The checkpoint's content; every process must call this."""
@@ -232,32 +300,34 @@ class Training:
                 "scaler": self.scaler.state_dict(), "epoch": self.epoch, "step": self.step, "rng": states,
                 "config": self.config,
                 "metrics": {"best": self.best, "window": self.window, "sums": self.sums, "names": self.names,
-                            "skipped": self.skipped}}
+                            "skipped": self.skipped, "per_step": self._per_step()}}
+
+    def _per_step(self):
+        """Records a step, over all processes."""
+        return self.batches.batch_size * self.batches.accumulate * distributed.world()
 
     def save(self, name: str = checkpoint.LAST) -> None:
         """Write a checkpoint (process 0) and wait until it is there (all)."""
         state = self.state()
-        failure = None
-        if distributed.is_main():
-            try:
-                checkpoint.save(state, self.folder / name)
-            except CheckpointError as error:
-                failure = error
-        if distributed.any_process(failure is not None):
-            raise failure or CheckpointError("process 0 could not write the checkpoint")
+        distributed.on_main(lambda: checkpoint.save(state, self.folder / name))
         self.last_saved = str(self.folder / name)
 
     def save_epoch(self) -> None:
-        """After an epoch: checkpoint-last.pth as often as asked, and the periodic checkpoint-<epoch>.pth."""
-        every, epochs = self.train_config["checkpoint_every"], self.train_config["epochs"]
-        done = self.epoch - 1
-        last = self.epoch >= epochs
-        if isinstance(every, str) or self.epoch % every == 0 or last:
-            self.save()
+        """After an epoch: the periodic checkpoint-<epoch>.pth, and checkpoint-last.pth as often as asked.
+
+        Raises:
+            Preempted: the process was asked to stop; a checkpoint has been written.
+        """
+        done, last = self.epoch - 1, self.epoch >= self.train_config["epochs"]
+        # checkpoint-last.pth comes last: a run killed in between does this epoch again, and misses none of the others.
         if done % self.train_config["keep_every"] == 0 or last:
             self.save(f"checkpoint-{done}.pth")
-            if distributed.is_main():
-                checkpoint.prune(self.folder, self.train_config["keep_last"])
+            distributed.on_main(lambda: checkpoint.prune(self.folder, self.train_config["keep_last"]))
+        stop = distributed.any_process(self.stop.requested)
+        if self.save_steps or self.epoch % self.save_epochs == 0 or last or stop:
+            self.save()
+        if stop:
+            self._leave()
 
     def resume(self, path) -> None:
         """Go on from a checkpoint as if nothing had happened.
@@ -266,35 +336,43 @@ class Training:
             CheckpointError: damaged, or of another model.
         """
         state = checkpoint.load_training(path)
-        if state["config"].get("model_name") != self.config["model_name"]:
-            raise CheckpointError(f"{path} is of {state['config'].get('model_name')}, not {self.config['model_name']}; "
-                                  "choose another --exp_name or the same model_name")
         try:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scaler.load_state_dict(state["scaler"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{path} does not fit this model or optimizer ({str(error).splitlines()[0]}); "
-                                  "resume with the run's own config.yaml") from None
-        self.epoch, self.step = state["epoch"], state["step"]
-        metrics = state["metrics"]
-        self.best, self.window, self.sums = metrics["best"], metrics["window"], metrics["sums"]
-        self.names, self.skipped = metrics["names"], metrics["skipped"]
+            changed = self._restore(state, path)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"{path} does not fit this model or optimizer ({reason}); "
+                                  "resume with the run's own config.yaml, or choose another --exp_name") from None
         self.last_saved = str(path)
-        if len(state["rng"]) == distributed.world():
-            checkpoint.set_random_state(state["rng"][distributed.rank()])
-        self._check_steps(path)
-        if self.config["start_epoch"]:
-            self.epoch, self.step, self.window, self.sums = self.config["start_epoch"], 0, [], []
-        changed = _differences(state["config"], self.config)
         if changed:
             say(f"note: these keys differ from the checkpoint's run: {', '.join(changed)}")
         say(f"resumed from {path}: epoch {self.epoch}, step {self.step}")
 
-    def _check_steps(self, path):
+    def _restore(self, state, path):
+        """Take over a checkpoint's content; returns the names of config keys that differ."""
+        if state["config"].get("model_name") != self.config["model_name"]:
+            raise CheckpointError(f"{path} is of {state['config'].get('model_name')}, not {self.config['model_name']}; "
+                                  "choose another --exp_name or the same model_name")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.step = state["epoch"], state["step"]
+        metrics = state["metrics"]
+        self.best, self.window, self.sums = metrics["best"], metrics["window"], metrics["sums"]
+        self.names, self.skipped = metrics["names"], metrics["skipped"]
+        if len(state["rng"]) == distributed.world():
+            checkpoint.set_random_state(state["rng"][distributed.rank()])
+        else:
+            say(f"note: the checkpoint is of {len(state['rng'])} processes: what dropout draws will differ")
+        if self.step and metrics["per_step"] != self._per_step():
+            self.step = self.step * metrics["per_step"] // self._per_step()
+            say(f"note: a step was {metrics['per_step']} records and is now {self._per_step()}; going on at the same "
+                f"place in the data, step {self.step}")
+        if self.config["start_epoch"]:
+            self.epoch, self.step, self.window, self.sums = self.config["start_epoch"], 0, [], []
         if self.step > self.batches.steps:
             raise CheckpointError(f"{path} stands at step {self.step} of an epoch, which now has {self.batches.steps}; "
                                   "resume with the same data and batch size, or give --start_epoch")
+        return _differences(state["config"], self.config)
 
 
 def _differences(old, new, prefix=""):
@@ -323,22 +401,3 @@ def _gather_random_states():
         torch.distributed.all_gather(everyone, value)
         parts[name] = everyone
     return [{name: parts[name][rank] for name in parts} for rank in range(distributed.world())]
-
-
-class StopRequest:
-    """Notices SIGTERM and SIGUSR1 (preemption, end of a time slot) while in its ``with`` block."""
-
-    def __init__(self):
-        self.requested = False
-
-    def _notice(self, number, frame):
-        self.requested = True
-
-    def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            self.before = {s: signal.signal(s, self._notice) for s in (signal.SIGTERM, signal.SIGUSR1)}
-        return self
-
-    def __exit__(self, *error):
-        for number, handler in getattr(self, "before", {}).items():
-            signal.signal(number, handler)

@@ -1,8 +1,10 @@
 """What every job does before it trains: command line, seeds, store, device; and how it ends."""
 import argparse
 import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,13 @@ import torch
 from util import distributed
 from util.config import ROOT, describe_keys, find_overlay, load_config
 from util.dataset import choose_rows
-from util.engine import PREEMPTED, Preempted
 from util.errors import ConfigError, ECGError
 from util.leads import parse_leads
 from util.run_log import say
+from util.stop import PREEMPTED, Preempted, StopRequest
 from util.store import RecordStore
+
+LOST = 76  # exit status when another process of the run is gone
 
 
 def argument_parser(description: str, default_config: str) -> argparse.ArgumentParser:
@@ -123,18 +127,61 @@ def run_main(main, argv=None) -> int:
     """Call ``main(argv)``; errors a person can act on become one sentence and an exit status.
 
     Returns:
-        0; 2 after an ECGError; 75 after a stop on request (SIGTERM, SIGUSR1).
+        0; 2 after an ECGError; 75 after a stop on request (SIGTERM, SIGUSR1); 76 when another process of the run is
+        gone; 130 after Ctrl-C.
     """
     try:
-        main(argv)
+        with StopRequest(at_once=True) as stop:
+            main(argv)
         return 0
-    except Preempted as stop:
-        if distributed.is_main():
-            print(stop, file=sys.stderr)
-        return PREEMPTED
-    except ECGError as error:
-        if distributed.is_main() or not distributed.world() > 1:
-            print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return 130
+    except Exception as error:
+        if isinstance(error, Preempted) or _lost_contact(error) and stop.requested:
+            if distributed.is_main():
+                print(error if isinstance(error, Preempted) else "stopped on request", file=sys.stderr)
+            return PREEMPTED
+        if _lost_contact(error):
+            _complain("error: another process of this run is gone; its own message, or the launcher's, says why", wait=5)
+            return LOST
+        sentence = _explain(error)
+        if sentence is None:
+            raise
+        _complain(f"error: {sentence}", wait=0 if distributed.is_main() else 3)
         return 2
     finally:
         distributed.stop()
+
+
+def _explain(error) -> str | None:
+    """A sentence for errors that a person can act on, None for those that are ours."""
+    text = str(error)
+    if isinstance(error, ECGError):
+        # An error out of a loader's worker brings that worker's traceback with it; its last line is ours.
+        return text if not text.startswith("Caught ") else text.strip().splitlines()[-1].partition(": ")[2]
+    if isinstance(error, torch.OutOfMemoryError):
+        return ("the GPU's memory is full; lower dataloader.batch_size, and raise train.accum_iter to keep the "
+                "effective batch")
+    if isinstance(error, RuntimeError) and "DataLoader worker" in text:
+        return (f"a loader process died ({text.splitlines()[0]}); most often memory or /dev/shm is full: lower "
+                "dataloader.num_workers and go on with --resume auto")
+    return None
+
+
+def _lost_contact(error) -> bool:
+    """Whether a collective failed because another process ended."""
+    signs = ("connection closed by peer", "connection reset by peer", "broken pipe", "socket timeout",
+             "connection refused", "remote process exited", "heartbeat", "nccl communicator was aborted")
+    return isinstance(error, RuntimeError) and distributed.world() > 1 and \
+        any(sign in str(error).lower() for sign in signs)
+
+
+def _complain(text, wait=0):
+    """Print an error.  Where every process fails alike, process 0 speaks and the launcher ends the others while they
+    ``wait`` (seconds); where one fails alone, it is heard after that."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
+    if distributed.in_group():
+        time.sleep(wait)
+    print(text, file=sys.stderr, flush=True)

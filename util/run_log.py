@@ -1,12 +1,13 @@
 """What a run tells: progress bar, TensorBoard, JSON lines and PNG figures, all by process 0 alone."""
+import contextlib
 import json
-import os
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from util import distributed
+from util.checkpoint import write_text
 from util.errors import ECGError
 
 
@@ -25,63 +26,73 @@ class RunLog:
     Args:
         folder: of the run; made if missing.
         epoch, step: where the run goes on: later lines, of a run that was cut off after its last checkpoint, go.
+        position: the same in epochs; later TensorBoard points go.
 
     Raises:
-        ECGError: the folder cannot be written.
+        ECGError: on all processes; the folder cannot be written.
     """
 
-    def __init__(self, folder, epoch=0, step=0):
+    def __init__(self, folder, epoch=0, step=0, position=None):
         self.folder = Path(folder)
         self.writer = None
-        if not distributed.is_main():
-            return
-        try:
+        position = epoch if position is None else position
+        distributed.on_main(lambda: self._open(epoch, step, position))
+
+    def _open(self, epoch, step, position):
+        with self._writing():
             (self.folder / "figures").mkdir(parents=True, exist_ok=True)
             self._cut("log.txt", lambda line: line["epoch"] < epoch)
             self._cut("log_steps.txt", lambda line: (line["epoch"], line["step"]) <= (epoch, step))
-            self.writer = SummaryWriter(self.folder / "tensorboard", purge_step=int(1000 * epoch) if epoch else None)
+            self.writer = SummaryWriter(self.folder / "tensorboard", purge_step=int(1000 * position) + 1)
+
+    @contextlib.contextmanager
+    def _writing(self):
+        """A full disk or a read-only folder as one sentence."""
+        try:
+            yield
         except OSError as error:
-            raise ECGError(f"cannot write to the run's folder {self.folder}: {error.strerror}; "
-                           "choose another --output_dir") from None
+            raise ECGError(f"cannot write to the run's folder {self.folder}: {error.strerror or error}. Free some space "
+                           "or make it writable and go on with --resume auto, or choose another --output_dir") from None
 
     def _cut(self, name, keep):
         path = self.folder / name
         if not path.exists():
             return
         lines = []
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 if keep(json.loads(line)):
                     lines.append(line + "\n")
-            except (ValueError, KeyError):
+            except (ValueError, KeyError, TypeError):
                 continue  # a line torn by a kill
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(lines))
-        os.replace(temporary, path)
+        write_text("".join(lines), path)
 
     def line(self, name: str, values: dict) -> None:
         """Append a JSON line to log.txt or log_steps.txt; numbers to 8 significant digits."""
         if distributed.is_main():
             rounded = {k: float(f"{v:.8g}") if isinstance(v, float) else v for k, v in values.items()}
-            with open(self.folder / name, "a", encoding="utf-8") as file:
+            with self._writing(), open(self.folder / name, "a", encoding="utf-8") as file:
                 file.write(json.dumps(rounded) + "\n")
 
     def scalars(self, values: dict, epoch: float) -> None:
         """TensorBoard scalars at x = 1000 * epoch, so that runs of different batch size line up."""
         if self.writer:
-            for name, value in values.items():
-                self.writer.add_scalar(name, value, int(1000 * epoch))
+            with self._writing():
+                for name, value in values.items():
+                    self.writer.add_scalar(name, value, int(1000 * epoch))
 
     def histogram(self, name: str, values, epoch: float) -> None:
         """TensorBoard histogram."""
         if self.writer:
-            self.writer.add_histogram(name, values, int(1000 * epoch))
+            with self._writing():
+                self.writer.add_histogram(name, values, int(1000 * epoch))
 
     def figure(self, name: str, figure, epoch: float) -> None:
         """A matplotlib Figure to TensorBoard and to figures/<name>-<epoch>.png."""
         if self.writer:
-            figure.savefig(self.folder / "figures" / f"{name}-{int(epoch):04d}.png", dpi=100)
-            self.writer.add_figure(name, figure, int(1000 * epoch))
+            with self._writing():
+                figure.savefig(self.folder / "figures" / f"{name}-{int(epoch):04d}.png", dpi=100)
+                self.writer.add_figure(name, figure, int(1000 * epoch))
 
     def bar(self, total: int, title: str, done: int = 0, unit: str = "step"):
         """A progress bar with ETA, silent on other processes."""
