@@ -32,6 +32,7 @@ from util.errors import CheckpointError, ConfigError, ECGError, RecordError
 from util.figures import plot_ecg
 from util.job import run_main
 from util.leads import parse_leads
+from util.store import safe_cell
 from util.supervised import predict
 from util.thresholds import apply_thresholds, load_thresholds
 from util.wfdb_io import find_headers, read_record, resample_to
@@ -49,7 +50,7 @@ class Entry:
     remarks: list[str]
     counts: dict        # fs -> int16 (n, 12)
     scale: dict         # fs -> mV per count
-    picture: tuple      # (signal, fs) of the recording itself, for --plot
+    picture: tuple      # its first ten seconds (n, 12) in mV and their fs, for --plot
 
 
 def find_recordings(given: str) -> list[Path]:
@@ -87,7 +88,7 @@ def read_entry(path: Path, rates, longest_crop: float) -> Entry:
     seconds = len(recording.signal) / fs
     if seconds < longest_crop:
         remarks.append(f"{seconds:g} s is shorter than the model's crop of {longest_crop:g} s: padded with the mean")
-    return Entry(recording.header.record, path, remarks, counts, scale, (recording.signal[:int(10 * fs)], fs))
+    return Entry(recording.header.record, path, remarks, counts, scale, (recording.signal[:int(10 * fs)].copy(), fs))
 
 
 def read_all(headers, rates, longest_crop, failed: list):
@@ -98,8 +99,9 @@ def read_all(headers, rates, longest_crop, failed: list):
             if path.stem in seen:
                 raise RecordError(f"the name {path.stem} is taken; give the recording another one")
             entry = read_entry(path, rates, longest_crop)
-        except (RecordError, OSError) as error:
-            failed.append({"record": path.stem, "file": str(path), "remark": f"not read: {error}"})
+        except Exception as error:  # what nobody has foreseen in a stranger's file must not stop the rest
+            kind = "" if isinstance(error, RecordError) else f"unexpected {type(error).__name__}: "
+            failed.append({"record": path.stem, "file": str(path), "remark": f"not read: {kind}{error}"})
             continue
         seen.add(path.stem)
         chunk.append(entry)
@@ -171,15 +173,22 @@ def write_challenge_csv(path: Path, record: str, codes, outputs, probabilities) 
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def in_words(classes, outputs, probabilities, most=8) -> str:
+    """The classes that are output, the likeliest first, for a figure's title."""
+    found = sorted(np.flatnonzero(outputs), key=lambda c: -probabilities[c])
+    text = ", ".join(f"{classes[c]} {probabilities[c]:.2f}" for c in found[:most])
+    return (text or "nothing") + (f" and {len(found) - most} more" if len(found) > most else "")
+
+
 def write_entry(entry, folder, ensemble, outputs, probabilities, plot) -> dict:
     """Files of one recording; returns its row of the summary."""
     first = ensemble[0]
     write_challenge_csv(folder / f"{entry.record}.csv", entry.record, first.codes, outputs, probabilities)
     if plot:
-        found = ", ".join(f"{first.classes[c]} {probabilities[c]:.2f}" for c in np.flatnonzero(outputs))
-        plot_ecg(*entry.picture, folder / f"{entry.record}.png", f"{entry.record}   predicted: {found or 'nothing'}")
+        plot_ecg(*entry.picture, folder / f"{entry.record}.png",
+                 f"{entry.record}   predicted: {in_words(first.classes, outputs, probabilities)}")
     names = NAMES if first.codes == CLASSES else first.classes
-    return {"record": entry.record, "file": str(entry.path), "remark": "; ".join(entry.remarks),
+    return {"record": entry.record, "file": safe_cell(str(entry.path)), "remark": "; ".join(entry.remarks),
             "diagnoses": "; ".join(names[c] for c in np.flatnonzero(outputs)), **dict(zip(first.classes, probabilities))}
 
 
@@ -221,6 +230,7 @@ def main(argv=None):
         outputs = decide(probabilities, thresholds, ensemble[0].config["loss"])
         rows += [write_entry(entry, folder, ensemble, *answer, arguments.plot)
                  for entry, *answer in zip(entries, outputs, probabilities)]
+    failed = [{name: safe_cell(value) for name, value in row.items()} for row in failed]
     pd.DataFrame(rows + failed).to_csv(folder / f"{SUMMARY}.csv", index=False, float_format="%.6g")
     for row in failed:
         print(f"{row['file']}: {row['remark']}")
