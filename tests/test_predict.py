@@ -1,0 +1,174 @@
+"""experiments/predict.py: recordings in, Challenge files out."""
+import csv
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from small_store import recordings, run, trained_signal
+from wfdb_files import SHARED, ecg_counts, needs_broken, write_record
+
+from experiments import predict
+from experiments.common import class_codes
+from util.challenge import ABBREVIATIONS, CLASSES, NAMES
+from util.errors import CheckpointError, ECGError
+from util.thresholds import Thresholds, save_thresholds
+
+ROC, OTHER = "fold3_bestROC.pth", "fold9_bestROC.pth"
+
+
+def diagnose(given, output, *flags, weights=(ROC,)):
+    """Run the script; the summary as a table by record."""
+    run(predict.main, "--weights", *(trained_signal() / name for name in weights), "--input", given, "--output", output,
+        "--gpu", "cpu", *flags)
+    return pd.read_csv(output / "summary.csv", keep_default_na=False).set_index("record")
+
+
+def scorer_reads(path):
+    """What the Challenge's scorer takes from an output file: line 2 labels, line 3 outputs, line 4 scores."""
+    lines = path.read_text().splitlines()
+    assert len(lines) == 4 and lines[0] == f"#{path.stem}"
+    codes, outputs, scores = ([cell.strip() for cell in line.split(",")] for line in lines[1:])
+    assert set(outputs) <= {"0", "1"} and len(codes) == len(outputs) == len(scores) == 24
+    return codes, [cell == "1" for cell in outputs], [float(cell) for cell in scores]
+
+
+def test_predictions_equal_those_of_the_evaluation_after_training(tmp_path):
+    """The same resampling, rounding, windows, padding and transforms; the recordings of fold 3 and, short, E079."""
+    diagnose(recordings(), tmp_path)
+    compared = []
+    for fold, weights in ((3, ROC), (9, OTHER)):
+        table = pd.read_csv(trained_signal() / f"fold{fold}" / "test_predictions.csv").set_index("record")
+        diagnose(recordings(), tmp_path, weights=(weights,))
+        for record, row in table.iterrows():
+            codes, outputs, scores = scorer_reads(tmp_path / f"{record}.csv")
+            assert tuple(codes) == CLASSES
+            np.testing.assert_allclose(scores, row[[f"probability_{name}" for name in ABBREVIATIONS]].astype(float),
+                                       rtol=2e-5, atol=1e-6)
+            assert outputs == [score >= 0.5 for score in scores]
+            compared.append(record)
+    assert len(compared) > 10
+    assert len(list(tmp_path.glob("E*.csv"))) == 80
+
+
+def test_a_short_recording_alone_is_padded_with_a_remark(tmp_path):
+    """Defect 7: one record, one window; the batch dimension must stay."""
+    together = diagnose(recordings(), tmp_path / "all")
+    for given in (recordings() / "g1" / "E079.hea", recordings() / "g1" / "E079"):
+        alone = diagnose(given, tmp_path / "one")
+        assert len(alone) == 1 and "shorter than the model's crop of 2.5 s: padded" in alone.loc["E079", "remark"]
+        np.testing.assert_allclose(alone.loc["E079", list(ABBREVIATIONS)].astype(float),
+                                   together.loc["E079", list(ABBREVIATIONS)].astype(float), atol=1e-6)
+
+
+def test_thresholds_decide_and_the_summary_says_it_in_words(tmp_path):
+    given = recordings() / "g1" / "E001"
+    first = diagnose(given, tmp_path).loc["E001", list(ABBREVIATIONS)].astype(float).to_numpy()
+    thresholds = np.full(24, 2.0)
+    thresholds[[4, 7]] = first[4] - 1e-4, first[7] + 1e-4
+    save_thresholds(tmp_path / "t.json", Thresholds(thresholds, 0.5, 10, "by hand"))
+    table = diagnose(given, tmp_path, "--thresholds", tmp_path / "t.json")
+    _, outputs, _ = scorer_reads(tmp_path / "E001.csv")
+    assert np.flatnonzero(outputs).tolist() == [4]
+    assert table.loc["E001", "diagnoses"] == NAMES[4]
+    assert predict.decide(np.array([[0.3, 0.7]]), np.array([0.3, 0.71]), "bce").tolist() == [[True, False]]
+
+
+def test_an_ensemble_is_the_mean_of_probabilities(tmp_path):
+    given = recordings() / "g1" / "E004"
+    one, two, both = (diagnose(given, tmp_path, weights=weights)[list(ABBREVIATIONS)].astype(float).to_numpy()
+                      for weights in ((ROC,), (OTHER,), (ROC, OTHER)))
+    np.testing.assert_allclose(both, (one + two) / 2, atol=2e-6)
+    assert not np.allclose(one, two, atol=1e-3)
+
+
+def test_weights_of_other_classes_make_no_ensemble(tmp_path):
+    content = torch.load(trained_signal() / ROC, weights_only=True)
+    content["config"]["dataset"]["classes"] = {f"c{i}": [code] for i, code in enumerate(reversed(CLASSES))}
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="other classes"):
+        run(predict.main, "--weights", trained_signal() / ROC, tmp_path / "other.pth", "--input", recordings(),
+            "--output", tmp_path, "--gpu", "cpu")
+    assert class_codes(content["config"]) == CLASSES[::-1]
+
+
+def test_any_sampling_rate_and_length(tmp_path):
+    write_record(tmp_path / "in", "slow", ecg_counts(257 * 60), fs="257")
+    write_record(tmp_path / "in", "fast", ecg_counts(4000), fs="1000")
+    table = diagnose(tmp_path / "in", tmp_path / "out")
+    assert table[list(ABBREVIATIONS)].astype(float).apply(lambda column: column.between(0, 1)).all(axis=None)
+
+
+def test_memory_is_bounded_and_chunks_change_nothing(tmp_path, monkeypatch):
+    whole = diagnose(recordings(), tmp_path / "a")
+    sizes = []
+    real = predict.probabilities_of
+    monkeypatch.setattr(predict, "CHUNK_SAMPLES", 2000)
+    monkeypatch.setattr(predict, "probabilities_of", lambda entries, *rest: sizes.append(len(entries)) or real(entries, *rest))
+    parts = diagnose(recordings(), tmp_path / "b")
+    assert max(sizes) <= 5 and sum(sizes) == 80
+    np.testing.assert_allclose(whole[list(ABBREVIATIONS)].astype(float), parts[list(ABBREVIATIONS)].astype(float), atol=1e-6)
+
+
+@needs_broken
+def test_broken_recordings_are_reported_and_do_not_stop_the_rest(tmp_path, capsys):
+    table = diagnose(SHARED / "broken", tmp_path)
+    with open(SHARED / "broken" / "expected.csv", newline="") as file:
+        expected = list(csv.DictReader(file))
+    for row in expected:
+        name = row["record"].split("/")[-1]
+        if row["expected"] == "accept" or name in ("A9012", "A9010"):  # 1 s is padded; of two A9010 the first counts
+            scorer_reads(tmp_path / f"{name}.csv")
+        else:
+            assert not (tmp_path / f"{name}.csv").exists() and "not read: " in table.loc[name, "remark"]
+    assert "shorter than the model's crop" in table.loc["A9012", "remark"]
+    assert "not read" in table.loc["A9010", "remark"].iloc[1] and "A9010 is taken" in capsys.readouterr().out
+
+
+def test_nothing_is_written_outside_the_output_folder(tmp_path):
+    good = write_record(tmp_path / "in", "good")
+    text = good.read_text()
+    for number, name in enumerate(("..", "a;b", "summary", "=1+1", "sp ace", "x\ny")):
+        folder = tmp_path / "in" / f"{number}"
+        folder.mkdir()
+        (folder / f"{name}.hea").write_text(text)
+        (folder / "good.mat").write_bytes(good.with_suffix(".mat").read_bytes())
+    evil = tmp_path / "in" / "evil.hea"
+    evil.write_text(text.replace("good 12", "../../evil 12", 1))
+    table = diagnose(tmp_path / "in", tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"good.csv", "summary.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
+    assert len(table) == 8 and (table["remark"].str.contains("not read")).sum() == 7
+    assert not any(str(name).startswith("=") for name in table.index)
+
+
+def test_unforeseen_failures_are_reported_too(tmp_path, monkeypatch):
+    def fail_on_five(path, real=predict.read_record):
+        if path.stem == "E005":
+            raise ZeroDivisionError("surprise")
+        return real(path)
+    monkeypatch.setattr(predict, "read_record", fail_on_five)
+    table = diagnose(recordings(), tmp_path)
+    assert table.loc["E005", "remark"] == "not read: unexpected ZeroDivisionError: surprise" and len(table) == 80
+
+
+def test_nothing_readable_is_an_error(tmp_path):
+    with pytest.raises(ECGError, match="no WFDB header"):
+        diagnose(tmp_path, tmp_path / "out")
+    (tmp_path / "x.hea").write_text("nothing")
+    with pytest.raises(ECGError, match="none of the 1 recordings"):
+        diagnose(tmp_path, tmp_path / "out")
+
+
+def test_plot_draws_the_recording_with_its_labels(tmp_path):
+    diagnose(recordings() / "g1" / "E002", tmp_path, "--plot")
+    assert (tmp_path / "E002.png").read_bytes().startswith(b"\x89PNG")
+    assert predict.in_words(("a", "b", "c"), np.array([1, 0, 1]), np.array([0.2, 0.9, 0.7])) == "c 0.70, a 0.20"
+    assert predict.in_words("abcdefghij", np.ones(10), np.linspace(0.9, 0, 10)).endswith("and 2 more")
+    assert predict.in_words("ab", np.zeros(2), np.zeros(2)) == "nothing"
+
+
+def test_weights_without_their_config_are_refused(tmp_path):
+    torch.save({"model": {}}, tmp_path / "bare.pth")
+    with pytest.raises(CheckpointError, match="does not carry the config"):
+        run(predict.main, "--weights", tmp_path / "bare.pth", "--input", recordings(), "--output", tmp_path, "--gpu", "cpu")

@@ -1,0 +1,162 @@
+"""experiments/threshold_search.py on weights that training wrote."""
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from small_store import TINY, run, store, trained_signal
+
+from experiments import run_signal, threshold_search
+from experiments.common import find_weights
+from main_finetune import main as finetune_main
+from util.challenge import ABBREVIATIONS
+from util.errors import CheckpointError, ConfigError
+from util.scores import all_scores
+from util.store import RecordStore
+from util.thresholds import load_thresholds, search_ascent, search_published
+
+
+@pytest.fixture()
+def folder(tmp_path):
+    """A --save_folder of a training, free to write into."""
+    for path in trained_signal().glob("*.pth"):
+        shutil.copy(path, tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def no_figures(request, monkeypatch):
+    """Figures take seconds; one test draws them."""
+    if "finds_what" not in request.node.name:
+        monkeypatch.setattr(threshold_search, "plot_score_curves", lambda *arguments: None)
+
+
+def search(folder, *flags):
+    run(threshold_search.main, "--weight_folder", folder, "--gpu", "cpu", *flags)
+
+
+def saved_part(folder, name, fold, best="PRC"):
+    with np.load(folder / "predictions" / f"fold{fold}_best{best}_fold{fold}.npz", allow_pickle=False) as file:
+        return tuple(file[f"{name}_{key}"] for key in ("records", "labels", "probabilities"))
+
+
+def test_both_spellings_of_best_type():
+    for flag in ("--best-type", "--best_type"):
+        assert threshold_search.parse_arguments(["--weight_folder", "F", flag, "ROC"]).best_type == "ROC"
+
+
+def test_defect_8_published_command_finds_what_training_wrote(folder, capsys):
+    search(folder, "--model_type", "signal", "--best-type", "ROC")
+    made = folder / "thresholds_ROC_ascent"
+    assert {path.name for path in made.iterdir()} == {
+        "thresholds.json", "thresholds_fold3.json", "thresholds_fold9.json", "scores.csv", "fold3.png", "fold9.png"}
+    text = capsys.readouterr().out
+    assert "fold3_bestROC.pth" in text and "part\tfold\trecords\tAUROC\tAUPRC\tAcc\tF1\tF2\tG2\tCM" in text
+
+
+@pytest.mark.parametrize("method", ["ascent", "published"])
+def test_defect_9_thresholds_come_from_the_selection_fold_alone(folder, method):
+    search(folder, "--method", method, "--fold", 9, "--min_positives", 0)
+    small = RecordStore(store() / "fs100")
+    fold_of = dict(zip(small.records["record"], small.records["fold"]))
+    parts = {name: saved_part(folder, name, 9) for name in ("valid", "test")}
+    assert {fold_of[record] for record in parts["valid"][0]} == {0}, "fold 9 selects on fold 0"
+    assert {fold_of[record] for record in parts["test"][0]} == {9}
+    _, labels, probabilities = parts["valid"]
+    expected = (search_ascent if method == "ascent" else search_published)(labels, probabilities)
+    found = load_thresholds(folder / f"thresholds_PRC_{method}" / "thresholds.json")
+    np.testing.assert_array_equal(found.thresholds, expected.thresholds)
+    _, labels, probabilities = parts["test"]
+    scores = all_scores(labels, probabilities, probabilities >= found.thresholds)
+    row = pd.read_csv(folder / f"thresholds_PRC_{method}" / "scores.csv").set_index("part").loc["test"]
+    for key, title in threshold_search.HEADINGS.items():
+        assert row[title] == pytest.approx(scores[key], abs=1e-5, nan_ok=True), title
+
+
+def test_predictions_are_those_of_training_s_own_test(folder):
+    search(folder, "--fold", 3, "--best-type", "ROC")
+    records, _, probabilities = saved_part(folder, "test", 3, "ROC")
+    table = pd.read_csv(trained_signal() / "fold3" / "test_predictions.csv").set_index("record").loc[records]
+    np.testing.assert_allclose(probabilities, table[[f"probability_{name}" for name in ABBREVIATIONS]], rtol=1e-4, atol=1e-6)
+
+
+def test_predictions_are_kept_until_the_weights_change(folder, capsys):
+    search(folder, "--fold", 3)
+    assert "earlier search" not in capsys.readouterr().out
+    search(folder, "--fold", 3, "--method", "published")
+    assert "earlier search" in capsys.readouterr().out
+    content = torch.load(folder / "fold3_bestPRC.pth", weights_only=True)
+    bias = [name for name in content["model"] if name.startswith("head.")][-1]
+    content["model"][bias] += 1
+    torch.save(content, folder / "fold3_bestPRC.pth")
+    before = saved_part(folder, "valid", 3)[2]
+    search(folder, "--fold", 3)
+    assert "earlier search" not in capsys.readouterr().out
+    assert (saved_part(folder, "valid", 3)[2] > before).mean() > 0.99
+    (folder / "predictions" / "fold3_bestPRC_fold3.npz").write_bytes(b"torn")
+    search(folder, "--fold", 3)
+
+
+def test_several_folds_are_averaged_and_their_thresholds_joined_by_the_median(folder, capsys):
+    search(folder)
+    made = folder / "thresholds_PRC_ascent"
+    table = pd.read_csv(made / "scores.csv")
+    each = table[(table["part"] == "test") & table["fold"].isin(["3", "9"])]
+    mean = table[(table["part"] == "test") & (table["fold"] == "mean")].iloc[0]
+    assert len(each) == 2 and mean["CM"] == pytest.approx(each["CM"].mean(), abs=1e-5)
+    folds = [load_thresholds(made / f"thresholds_fold{k}.json").thresholds for k in (3, 9)]
+    np.testing.assert_array_equal(load_thresholds(made / "thresholds.json").thresholds, np.median(folds, axis=0))
+    assert "==== 2 folds ====" in capsys.readouterr().out
+
+
+def test_ascent_never_ends_below_published_on_the_search_fold(folder):
+    for method in ("ascent", "published"):
+        search(folder, "--method", method)
+    scores = [pd.read_csv(folder / f"thresholds_PRC_{method}" / "scores.csv").query("part == 'search'")["CM"].to_numpy()
+              for method in ("ascent", "published")]
+    assert (scores[0][:3] >= scores[1][:3] - 1e-6).all()  # both folds and their mean
+
+
+def test_rare_classes_share_a_threshold_and_the_table_says_so(folder, capsys):
+    search(folder, "--fold", 3, "--min_positives", 2)
+    found = load_thresholds(folder / "thresholds_PRC_ascent" / "thresholds.json")
+    labels = saved_part(folder, "valid", 3)[1]
+    text = capsys.readouterr().out
+    if found.shared:
+        assert set(found.shared) == set(np.flatnonzero(labels.sum(axis=0) < 2))
+        assert f"share the threshold {found.thresholds[found.shared[0]]:.4f}" in text and "PR (0)" in text
+    else:
+        assert "rare classes as published" in text
+
+
+def test_results_of_main_finetune_are_found_too(tmp_path):
+    with_config = ["--config_path", "configs/downstream/signal.yaml", "--output_dir", str(tmp_path), "--exp_name", "lone",
+                   "--set", f"dataset.store={store()}", "--set", "dataset.fold=6", "--set", "train.epochs=1",
+                   "--set", "dataloader.batch_size=8", *TINY[:4], "--set", "device=cpu"]
+    run(finetune_main, *with_config)
+    assert find_weights(tmp_path / "lone", "PRC") == {6: tmp_path / "lone" / "best-AUPRC.pth"}
+    search(tmp_path / "lone")
+    assert (tmp_path / "lone" / "thresholds_PRC_ascent" / "thresholds.json").is_file()
+
+
+def test_published_protocol_searches_where_it_reports_and_says_so(tmp_path, capsys):
+    run(run_signal.main, "--fold", 1, "--num_epoches", 1, "--save_folder", tmp_path, *TINY,
+        "--set", f"dataset.store={store()}", "--set", "dataset.protocol=published")
+    search(tmp_path)
+    assert "optimistic" in capsys.readouterr().out.split("==== fold 1")[1]
+    np.testing.assert_array_equal(saved_part(tmp_path, "valid", 1)[0], saved_part(tmp_path, "test", 1)[0])
+
+
+def test_wrong_requests_are_explained(folder, tmp_path):
+    with pytest.raises(CheckpointError, match="of xresnet1d50"):
+        search(folder, "--model_type", "ensemble")
+    with pytest.raises(CheckpointError, match="for fold 4 .*fold<k>_bestPRC.pth"):
+        search(folder, "--fold", 4)
+    with pytest.raises(CheckpointError, match="no weights chosen by AUROC at all"):
+        (tmp_path / "empty").mkdir()
+        search(tmp_path / "empty", "--best-type", "ROC")
+    with pytest.raises(ConfigError, match="one device"):
+        run(threshold_search.main, "--weight_folder", folder, "--gpu", "cpu,cpu")
+    with pytest.raises(ConfigError, match="no store at"):
+        search(folder, "--set", f"dataset.store={tmp_path}/moved")
