@@ -6,6 +6,7 @@
 Leaves in <output_dir>/<exp_name>: config.yaml, log.txt, tensorboard/, figures/, checkpoint-last.pth,
 checkpoint-<epoch>.pth, and encoder.pth at the end.
 """
+import math
 import sys
 from pathlib import Path
 
@@ -75,7 +76,16 @@ def pretrain(config: dict) -> Path:
         save_config(config, folder / "config.yaml")
 
     # ============ train ============
-    probe = Probe(store, config, dataset, cropping, pipeline, device) if train["probe_every"] else None
+    probe = None
+    if train["probe_every"]:
+        try:
+            probe = Probe(store, config, dataset, cropping, pipeline, device)
+        except ConfigError as error:
+            say(f"note: no linear probe ({error})")
+    if probe and not resume:
+        # What random weights reach is the yardstick of the curve; kept with the checkpoints.
+        training.best["probe_auroc_untrained"] = probe(model.encoder, training.amp)
+        training.log.scalars({"probe/auroc": training.best["probe_auroc_untrained"]}, 0)
     with StopRequest() as stop:
         while training.epoch < train["epochs"]:
             line = {"epoch": training.epoch, **training.train_epoch(stop)}
@@ -84,8 +94,10 @@ def pretrain(config: dict) -> Path:
                 draw_reconstruction(training, rows[0], leads)
             if probe and (done % train["probe_every"] == 0 or done == train["epochs"]):
                 line["probe_auroc"] = probe(model.encoder, training.amp)
+                line.update(training.best)
                 training.log.scalars({"probe/auroc": line["probe_auroc"]}, done)
-                say(f"epoch {done}: linear probe AUROC {line['probe_auroc']:.4f} on {probe.described}")
+                say(f"epoch {done}: linear probe AUROC {line['probe_auroc']:.4f} on {probe.described}, "
+                    f"{training.best.get('probe_auroc_untrained', math.nan):.4f} before training")
             training.log.line("log.txt", line)
             training.save_epoch()
 
@@ -122,17 +134,18 @@ class Probe:
     """Linear-probe AUROC of an encoder on the selection fold, from one centre crop a record.
 
     Args:
-        store, config, dataset, cropping, pipeline, device: of the pre-training run.  Needs labelled records in the
-            folds that dataset.fold and dataset.protocol choose.
+        store, config, dataset, cropping, pipeline, device: of the pre-training run.
+
+    Raises:
+        ConfigError: too few labelled records in the folds that dataset.fold and dataset.protocol choose.
     """
 
     def __init__(self, store, config, dataset, cropping, pipeline, device):
         data = config["dataset"]
+        self.device, self.pipeline, self.parts = device, pipeline, []
         labels, labelled = make_labels(store, parse_classes(data["classes"]), "multilabel")
         rows = usable_rows(store, config)
         parts = split_rows(store, rows[labelled[rows]], parse_folds(data["fold"])[0], protocol=data["protocol"])
-        self.device, self.pipeline = device, pipeline
-        self.parts = []
         for rows in (parts["train"][:5000], parts["valid"]):
             batches = EvaluationBatches(rows, dataset.samples[rows], Cropping("center", cropping.length),
                                         batch_size=config["dataloader"]["batch_size"], rank=distributed.rank(),
