@@ -57,7 +57,9 @@ class KeyedRandom:
         self.draws = 0
 
     def fork(self, stream: int) -> "KeyedRandom":
-        """An independent generator for the same samples (one a view, say)."""
+        """An independent generator for the same samples (one a view, say); streams count from 1."""
+        if stream < 1:
+            raise ValueError(f"streams count from 1, not {stream}: stream 0 would repeat this generator's own draws")
         return KeyedRandom(self.keys, stream)
 
     def _bits(self, shape):
@@ -80,9 +82,10 @@ class KeyedRandom:
         return (-2 * radius.log()).sqrt() * angle.cos()
 
     def integers(self, high, *shape: int) -> torch.Tensor:
-        """int64 in [0, high); ``high`` is an int or a tensor that broadcasts to (batch, *shape)."""
-        return (self.uniform(*shape).double() * high).long()
+        """int64 in [0, high); ``high`` is an int or a tensor that broadcasts to (batch, *shape).  53 random bits each, so
+        that every place of an hour's recording is as likely as any other."""
+        return (_shift(self._bits(shape), 11).double() * 2.0 ** -53 * high).long()
 
     def permutation(self, n: int) -> torch.Tensor:
         """(batch, n): a random order of 0..n-1 for every sample."""
-        return self.uniform(n).argsort(dim=1, stable=True)
+        return self._bits((n,)).argsort(dim=1)

@@ -4,6 +4,7 @@ Preprocessing is fixed (filters, standardisation); RandAugment draws from the sa
 config a transform is ``name`` or ``{name: {argument: value}}``; the names are those of ``TRANSFORMS`` and
 ``AUGMENTATIONS``.
 """
+import contextlib
 import functools
 import inspect
 import math
@@ -31,7 +32,10 @@ def _crop_filter_parts(length: int, filters: tuple):
 
     Returns:
         H (length//2 + 1,), and V (length, rank), U (length, rank) with M = circulant(H) + U V^T on zero-mean input;
-        and the response to a constant 1 (length,).  float64.
+        and the response to a constant 1 (length,), exactly 0 for a high-pass.  float64.
+
+    Raises:
+        ConfigError: the rank is large, because the crop is short for the filters.
     """
     map_ = np.eye(length)
     frequency = np.fft.rfftfreq(length) * 2 * np.pi
@@ -50,7 +54,9 @@ def _crop_filter_parts(length: int, filters: tuple):
     if rank == len(s) < length:
         raise ConfigError(f"the filters {filters} need more than {rank} corrections on crops of {length} samples; "
                           "use longer crops or a higher cut-off")
-    return response, v[:, :rank], u[:, :rank] * s[:rank], torch.from_numpy(map_.sum(axis=1))
+    constant = map_.sum(axis=1)
+    constant[np.abs(constant) < 1e-9] = 0.0  # rounding, which standardisation would blow up on a flat lead
+    return response, v[:, :rank], u[:, :rank] * s[:rank], torch.from_numpy(constant)
 
 
 class CropFilter(nn.Module):
@@ -63,7 +69,7 @@ class CropFilter(nn.Module):
 
     def __init__(self, length, filters):
         super().__init__()
-        shortest = 3 * (2 * -(-max(order for *_, order in filters) // 2) + 1)
+        shortest = 3 * (1 + max(order for *_, order in filters))  # sosfiltfilt's padding must be shorter than the crop
         if length <= shortest:
             raise ConfigError(f"crops of {length} samples are too short for the filters; take more than {shortest}")
         for kind, cutoff, fs, _ in filters:
@@ -78,23 +84,25 @@ class CropFilter(nn.Module):
     def forward(self, x, random=None):
         if x.shape[-1] != self.length:
             raise ValueError(f"the filter was made for {self.length} samples, not {x.shape[-1]}")
+        first = x[..., :1]  # differences first: a flat lead gives exactly 0, and offsets cost no digits
+        x = x - first
         mean = x.mean(dim=-1, keepdim=True)
         x = x - mean
         filtered = torch.fft.irfft(torch.fft.rfft(x) * self.response, self.length)
         with full_precision():
             filtered = filtered + x @ self.v @ self.u
-        return filtered + mean * self.constant
+        return filtered + (first + mean) * self.constant
 
 
-class full_precision:
+@contextlib.contextmanager
+def full_precision():
     """Matrix products inside are true float32, whatever ``train.matmul_precision`` says."""
-
-    def __enter__(self):
-        self.before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-
-    def __exit__(self, *error):
-        torch.set_float32_matmul_precision(self.before)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class Standardize(nn.Module):
@@ -116,7 +124,10 @@ class Standardize(nn.Module):
         return torch.where(flat, 0.0, (x - mean) / torch.where(flat, 1.0, std))
 
 
-# ============ augmentations (spec: r = 0.3 level/10, a = 0.3 level/10, period p = 0.5/(level/10)) ============
+# ============ augmentations: ratio r = amplitude a = 0.3 level/10, period p = 0.5/(level/10) of the window ============
+MAX_LEVEL = 33   # r = 0.99: windows must be shorter than the crop
+
+
 def _time(x):
     return torch.arange(x.shape[-1], device=x.device)
 
@@ -151,8 +162,7 @@ def drop(x, random, level):
     if most < 1:
         return x
     count = random.integers(most, 1)
-    rank = random.permutation(x.shape[-1]).argsort(dim=1)
-    return x.masked_fill((rank < count)[:, None], 0.0)
+    return x.masked_fill((random.permutation(x.shape[-1]) < count)[:, None], 0.0)
 
 
 def flip(x, random, level):
@@ -246,10 +256,11 @@ class RandAugment(nn.Module):
         unknown = [name for name in op_names if name not in AUGMENTATIONS]
         if unknown:
             raise ConfigError(f"rand_augment: unknown operation {unknown[0]!r}; known: {', '.join(AUGMENTATIONS)}")
-        if not 0 <= num_layers <= len(op_names):
-            raise ConfigError(f"rand_augment: num_layers {num_layers} must not exceed the {len(op_names)} operations")
-        if not 0 <= level or not 0 <= prob <= 1:
-            raise ConfigError("rand_augment: level must not be negative and prob must lie in [0, 1]")
+        if not isinstance(num_layers, int) or not 0 <= num_layers <= len(op_names):
+            raise ConfigError(f"rand_augment: num_layers must be a whole number up to the {len(op_names)} operations, "
+                              f"not {num_layers!r}")
+        if not 0 <= level <= MAX_LEVEL or not 0 <= prob <= 1:
+            raise ConfigError(f"rand_augment: level must lie in [0, {MAX_LEVEL}] and prob in [0, 1]")
         self.operations = [AUGMENTATIONS[name] for name in op_names]
         self.level, self.num_layers, self.prob = level, num_layers, prob
 
@@ -330,9 +341,11 @@ def _filter_arguments(name, args, fs, where):
     if unknown or "cutoff" not in args or not all(
             isinstance(v, (int, float)) and not isinstance(v, bool) for v in numbers.values()):
         raise ConfigError(f"{where}: {name} takes the numbers cutoff (Hz), and fs and order if not {fs} and 5, not {args!r}")
+    if not isinstance(numbers["order"], int) or numbers["order"] < 1:
+        raise ConfigError(f"{where}: the order of {name} must be a whole number of at least 1, not {numbers['order']!r}")
     if numbers["fs"] != fs:
         raise ConfigError(f"{where}: {name} says fs {numbers['fs']} but dataset.fs is {fs}")
-    return FILTERS[name], float(numbers["cutoff"]), float(fs), int(numbers["order"])
+    return FILTERS[name], float(numbers["cutoff"]), float(fs), numbers["order"]
 
 
 def _build(registry, name, args, where):
