@@ -58,8 +58,8 @@ def recordings() -> Path:
 
 @functools.cache
 def store() -> Path:
-    """dataset.store of those recordings at 100 Hz."""
-    extract(recordings(), _folder() / "extracted", [100], workers=1)
+    """dataset.store of those recordings at 100 and 250 Hz."""
+    extract(recordings(), _folder() / "extracted", [100, 250], workers=1)
     reformat(_folder() / "extracted", _folder() / "store")
     return _folder() / "store"
 
