@@ -131,24 +131,25 @@ def run_main(main, argv=None) -> int:
         gone; 130 after Ctrl-C.
     """
     try:
-        with StopRequest(at_once=True) as stop:
+        with StopRequest(at_once=True):
             main(argv)
         return 0
     except KeyboardInterrupt:
         _complain("interrupted")
         return 130
+    except Preempted as stop:
+        if distributed.is_main():
+            print(stop, file=sys.stderr)
+        return PREEMPTED
     except Exception as error:
-        if isinstance(error, Preempted) or _lost_contact(error) and stop.requested:
-            if distributed.is_main():
-                print(error if isinstance(error, Preempted) else "stopped on request", file=sys.stderr)
-            return PREEMPTED
         if _lost_contact(error):
-            _complain("error: another process of this run is gone; its own message, or the launcher's, says why", wait=5)
+            if not StopRequest.ever:  # else torchrun is ending the run already, and what began it has been said
+                _complain("error: another process of this run is gone; its own message, or torchrun's, says why", wait=15)
             return LOST
         sentence = _explain(error)
         if sentence is None:
             raise
-        _complain(f"error: {sentence}", wait=0 if distributed.is_main() else 3)
+        _complain(f"error: {sentence}", wait=0 if distributed.is_main() else 10)
         return 2
     finally:
         distributed.stop()

@@ -4,14 +4,23 @@
                                            [flags of the main program ...]
 
 run_pretrain.sh and run_downstream.sh call this.  --gpus 0,1 takes these two GPUs; cpu is one process without a GPU,
-cpu,cpu two.  The exit status is that of the training process that failed first.
+cpu,cpu two.
+
+Exit status: 0; 2 after an error with a sentence that says what to do; 75 after SIGTERM or SIGUSR1 (to this process, to
+its whole group, or both), when a checkpoint is written and --resume auto goes on; 128 + n where a training process was
+killed by signal n.
 """
 import argparse
+import logging
 import os
 import runpy
+import signal
 import sys
 
 from util.errors import ConfigError, ECGError
+from util.stop import PREEMPTED, SIGNALS, Preempted, StopRequest
+
+SHUTDOWN_SECONDS = 600  # for the step in hand and its checkpoint; a cluster's own limit is shorter
 
 
 def parse_devices(text: str) -> tuple[int, str | None]:
@@ -43,7 +52,11 @@ def launch_parser(program: str) -> argparse.ArgumentParser:
 
 def torchrun_arguments(options, processes: int) -> list[str]:
     """torchrun's flags for ``processes`` on this node."""
-    flags = [f"--nproc_per_node={processes}", f"--nnodes={options.nnodes}", f"--max_restarts={options.max_restarts}"]
+    handled = [number for number in (*SIGNALS, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+               if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores SIGHUP, and so shall torchrun
+    flags = [f"--nproc_per_node={processes}", f"--nnodes={options.nnodes}", f"--max_restarts={options.max_restarts}",
+             f"--signals_to_handle={','.join(number.name for number in handled)}",
+             f"--shutdown_timeout={SHUTDOWN_SECONDS}"]
     if options.nnodes == 1 and options.master_port is None:
         return [*flags, "--standalone"]  # picks a free port
     return [*flags, f"--node_rank={options.node_rank}", f"--master_addr={options.master_addr or '127.0.0.1'}",
@@ -66,18 +79,65 @@ def launch(script: str, options, arguments: list[str]) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     if options.max_restarts and "--resume" not in arguments:
         arguments = [*arguments, "--resume", "auto"]
+    return run_torchrun([*torchrun_arguments(options, processes), script, *arguments])
+
+
+def run_torchrun(arguments: list[str]) -> int:
+    """torchrun with one message at the end at most; returns the exit status."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
+    logging.disable(logging.ERROR)  # torchrun's; the training processes speak for themselves
     try:
-        run(parse_args([*torchrun_arguments(options, processes), script, *arguments]))
+        run(parse_args(arguments))
+        return 0
+    except SignalException as stop:
+        # A second signal may have cut short torchrun's own waiting for the processes, which are saving themselves.
+        for number in (*SIGNALS, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        try:
+            while True:
+                os.wait()
+        except ChildProcessError:
+            pass
+        return PREEMPTED if stop.sigval in SIGNALS else 128 + stop.sigval
     except ChildFailedError as error:
-        status = error.get_first_failure()[1].exitcode
-        return status if status > 0 else 128 - status  # killed by a signal: as a shell says it
-    return 0
+        return status_of({rank: failure.exitcode for rank, failure in error.failures.items()})
+
+
+def status_of(exit_codes: dict[int, int]) -> int:
+    """Exit status for the exit codes of failed processes (negative: killed by that signal).  Most telling first: who
+    only lost contact with another says nothing about the cause."""
+    codes = set(exit_codes.values())
+    for status in (2, PREEMPTED):
+        if status in codes:
+            return status
+    killed = {rank: -code for rank, code in exit_codes.items() if code < 0}
+    if killed and set(killed.values()) <= set(SIGNALS):
+        return PREEMPTED  # so early that nothing was there to save
+    if killed:
+        rank, number = next(iter(killed.items()))
+        hint = "; most often its memory ran out" if number == signal.SIGKILL else ""
+        print(f"\nerror: training process {rank} was killed by {signal.Signals(number).name}{hint}. The others were ended; "
+              "go on from the last checkpoint with --resume auto", file=sys.stderr)
+        return 128 + number
+    return min(codes)
 
 
 def main(argv=None) -> int:
     """``python -m util.launch SCRIPT FLAGS``."""
+    try:
+        with StopRequest(at_once=True):
+            return _main(argv)
+    except Preempted as stop:
+        print(stop, file=sys.stderr)
+        return PREEMPTED
+    except ECGError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _main(argv):
     script, *flags = sys.argv[1:] if argv is None else argv
     parser = launch_parser(f"bash {'run_pretrain.sh' if 'pretrain' in script else 'run_downstream.sh'}")
     if "-h" in flags or "--help" in flags:
@@ -93,11 +153,7 @@ def main(argv=None) -> int:
         print(f"error: missing {', '.join(missing)}. {parser.format_usage().strip()} --config_path YAML --output_dir DIR "
               "--exp_name NAME (-h explains)", file=sys.stderr)
         return 2
-    try:
-        return launch(script, options, rest)
-    except ECGError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return launch(script, options, rest)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,11 @@ class StopRequest:
 
     After a request both signals are ignored: a cluster, torchrun and a shell may each send their own, and the second
     must not kill what the first has asked to save itself.
+
+    Attributes:
+        ever: whether this process was asked to stop at any time.
     """
+    ever = False
 
     def __init__(self, at_once: bool = False):
         self.at_once, self.noticed = at_once, None
@@ -34,7 +38,7 @@ class StopRequest:
         return self.noticed is not None or self._launcher not in (None, os.getppid())
 
     def _notice(self, number, frame):
-        self.noticed = number
+        self.noticed, StopRequest.ever = number, True
         if self.at_once:
             ignore_signals()
             raise Preempted("stopped on request; nothing was lost, go on with --resume auto")
