@@ -3,10 +3,11 @@
     python benchmarks/extraction.py --records 1000
 
 Generated recordings (12 leads, 10 s, 500 Hz, the Challenge's layout) go to 100 Hz and, in a second round, to 100 and
-250 Hz.  The reference reads with wfdb.rdsamp and resamples lead by lead with scipy.signal.resample.  Worker start-up
+250 Hz; the best of three turns counts.  The reference reads with wfdb.rdsamp and resamples lead by lead with scipy.signal.resample.  Worker start-up
 is included, so give enough records.
 """
 import argparse
+import shutil
 import sys
 import tempfile
 import time
@@ -52,10 +53,16 @@ def reference(folder, target_fs, output):
             np.save(output / f"{path.stem}-{fs}.npy", np.rint(np.stack(leads, 1) * 1000).astype(np.int16))
 
 
-def timed(work, *args):
-    start = time.perf_counter()
-    work(*args)
-    return time.perf_counter() - start
+def seconds(work, output, *args):
+    """Best time of three turns, each into a fresh folder ``output``."""
+    times = []
+    for _ in range(3):
+        shutil.rmtree(output, ignore_errors=True)
+        output.mkdir()
+        start = time.perf_counter()
+        work(*args)
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def main(argv=None):
@@ -64,13 +71,12 @@ def main(argv=None):
     n = parser.parse_args(argv).records
     with tempfile.TemporaryDirectory() as temporary:
         folder, output = Path(temporary) / "ecgs", Path(temporary) / "reference"
-        output.mkdir()
         generate(folder, n)
         for target_fs in ([100], [100, 250]):
-            plain = n / timed(reference, folder, target_fs, output)
+            plain = n / seconds(reference, output, folder, target_fs, output)
             print(f"500 Hz to {target_fs} Hz\n  wfdb + scipy, 1 process  {plain:8.0f} records/s   1.00")
             for workers in (1, 2):
-                rate = n / timed(extract, folder, Path(temporary) / f"{workers}-{len(target_fs)}", target_fs, workers)
+                rate = n / seconds(extract, output, folder, output, target_fs, workers)
                 print(f"  extraction, {workers} worker(s)   {rate:8.0f} records/s  {rate / plain:5.2f}")
     return 0
 
