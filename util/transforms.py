@@ -10,6 +10,7 @@ import inspect
 import math
 
 import numpy as np
+import scipy.linalg
 import scipy.signal
 import torch
 import torch.nn as nn
@@ -44,9 +45,8 @@ def _crop_filter_parts(length: int, filters: tuple):
         sos = butterworth(kind, cutoff, fs, order)
         map_ = scipy.signal.sosfiltfilt(sos, map_, axis=0)
         response *= np.abs(scipy.signal.sosfreqz(sos, frequency)[1]) ** 2
-    circulant = np.fft.irfft(np.fft.rfft(np.eye(length), axis=0) * response[:, None], length, axis=0)
-    centre = np.eye(length) - 1 / length
-    rest = torch.from_numpy((map_ - circulant) @ centre)
+    rest = map_ - scipy.linalg.circulant(np.fft.irfft(response, length))
+    rest = torch.from_numpy(rest - rest.mean(axis=1, keepdims=True))  # zero-mean input has no use for the row means
     with torch.random.fork_rng(devices=[]):  # svd_lowrank draws: leave the caller's random state alone
         torch.manual_seed(0)
         u, s, v = torch.svd_lowrank(rest, q=min(96, length), niter=6)
@@ -128,6 +128,11 @@ class Standardize(nn.Module):
 MAX_LEVEL = 33   # r = 0.99: windows must be shorter than the crop
 
 
+def _ratio(level):
+    """r and a: longest window as a share of the crop, and amplitude in standard deviations."""
+    return 0.3 * level / 10
+
+
 def _time(x):
     return torch.arange(x.shape[-1], device=x.device)
 
@@ -143,7 +148,7 @@ def _span(x, random, ratio):
 
 def shift(x, random, level):
     """Left or right by floor(U(0, r) * time) samples, zeros filled in, all leads alike."""
-    by = (random.uniform(1) * 0.03 * level * x.shape[-1]).long()
+    by = (random.uniform(1) * _ratio(level) * x.shape[-1]).long()
     by = torch.where(random.uniform(1) < 0.5, by, -by)
     source = _time(x) - by
     inside = (source >= 0) & (source < x.shape[-1])
@@ -153,12 +158,12 @@ def shift(x, random, level):
 
 def cutout(x, random, level):
     """A window of all leads set to zero."""
-    return x.masked_fill(_span(x, random, 0.03 * level)[0], 0.0)
+    return x.masked_fill(_span(x, random, _ratio(level))[0], 0.0)
 
 
 def drop(x, random, level):
     """Scattered samples of all leads set to zero: 0..int(r * time)-1 of them."""
-    most = int(0.03 * level * x.shape[-1])
+    most = int(_ratio(level) * x.shape[-1])
     if most < 1:
         return x
     count = random.integers(most, 1)
@@ -182,11 +187,11 @@ def _phase(x, level):
 
 
 def _sine(x, level):
-    return 0.03 * level * (2 * math.pi * _phase(x, level)).sin()
+    return _ratio(level) * (2 * math.pi * _phase(x, level)).sin()
 
 
 def _square(x, level):
-    return 0.03 * level * torch.where(_phase(x, level) % 1 < 0.5, 1.0, -1.0)
+    return _ratio(level) * torch.where(_phase(x, level) % 1 < 0.5, 1.0, -1.0)
 
 
 def sine(x, random, level):
@@ -201,12 +206,12 @@ def square(x, random, level):
 
 def white_noise(x, random, level):
     """a * N(0, 1) added, independent for each lead and sample."""
-    return x + 0.03 * level * random.normal(*x.shape[1:])
+    return x + _ratio(level) * random.normal(*x.shape[1:])
 
 
 def _partial(x, noise, random, level):
     """Add the beginning of ``noise`` (leads or 1, time) inside a random window: its phase restarts at the window."""
-    inside, start = _span(x, random, 0.03 * level)
+    inside, start = _span(x, random, _ratio(level))
     index = (_time(x) - start).clamp(min=0)[:, None]
     noise = noise.expand(x.shape[0], -1, -1)
     return x + noise.gather(-1, index.expand(-1, noise.shape[1], -1)) * inside
@@ -224,7 +229,7 @@ def partial_square(x, random, level):
 
 def partial_white_noise(x, random, level):
     """White noise in a random window."""
-    return _partial(x, 0.03 * level * random.normal(*x.shape[1:]), random, level)
+    return _partial(x, _ratio(level) * random.normal(*x.shape[1:]), random, level)
 
 
 def random_lead_mask(x, random, level):
