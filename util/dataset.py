@@ -214,7 +214,10 @@ def parse_classes(value) -> dict[str, set[str]]:
                           "{name: [SNOMED CT codes]}")
     classes = {str(name): {str(code) for code in (codes if isinstance(codes, list) else [codes])}
                for name, codes in value.items()}
+    empty = [name for name, codes in classes.items() if not codes]
     bad = [code for codes in classes.values() for code in codes if not code.isdigit()]
+    if empty:
+        raise ConfigError(f"dataset.classes: {empty[0]!r} has no code")
     if bad:
         raise ConfigError(f"dataset.classes: {bad[0]!r} is not a SNOMED CT code (digits only)")
     return classes
@@ -266,8 +269,9 @@ def parse_folds(value) -> list[int]:
         ConfigError: not a fold 0-9, a list of them, or 'all'.
     """
     folds = list(range(FOLDS)) if value == "all" else value if isinstance(value, list) else [value]
-    if not folds or not all(isinstance(f, int) and not isinstance(f, bool) and 0 <= f < FOLDS for f in folds):
-        raise ConfigError(f"dataset.fold must be a fold 0-{FOLDS - 1}, a list of them, or 'all', not {value!r}")
+    if not folds or not all(isinstance(f, int) and not isinstance(f, bool) and 0 <= f < FOLDS for f in folds) \
+            or len(set(folds)) < len(folds):
+        raise ConfigError(f"dataset.fold must be a fold 0-{FOLDS - 1}, a list of different ones, or 'all', not {value!r}")
     return folds
 
 
