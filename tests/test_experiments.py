@@ -186,8 +186,9 @@ def test_defect_9_standardisation_and_selection_keep_out_of_the_test_fold():
     assert set(tested) == set(small.records["record"][folds == 3])
 
 
-def test_resume_goes_on_at_fold_and_epoch(tmp_path):
+def test_resume_goes_on_at_fold_and_epoch(tmp_path, capsys):
     first = trained_signal()
+    capsys.readouterr()
     shutil.copytree(first, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "fold9")               # fold 9 was not begun
     (tmp_path / "run" / "fold9_bestROC.pth").unlink()
@@ -195,6 +196,9 @@ def test_resume_goes_on_at_fold_and_epoch(tmp_path):
     (tmp_path / "run" / "summary.csv").unlink()
     run(run_signal.main, "--fold", 3, 9, "--num_epoches", 2, "--save_folder", tmp_path / "run", "--resume", "auto", *TINY,
         "--set", f"dataset.store={store()}")
+    third, ninth = capsys.readouterr().out.split("==== fold 9 ====")
+    assert "epoch 1, step 0" in third and "epoch 2: train_lr" in third and "epoch 1: train_lr" not in third
+    assert "resumed" not in ninth and "epoch 1: train_lr" in ninth
     assert (tmp_path / "run" / "summary.csv").read_text() == (first / "summary.csv").read_text()
     again, before = (load_trained(folder / "fold3_bestPRC.pth").classifier.state_dict() for folder in (tmp_path / "run", first))
     assert all(torch.equal(again[name], before[name]) for name in before)
@@ -336,20 +340,23 @@ def test_finetune_flag_transfers_and_prints_the_count(tmp_path, capsys):
 
 # ============ several processes ============
 def evaluate(path):
-    """Probabilities of the selection records on this process group."""
+    """Probabilities of the selection records, computed by this process group in batches of 2 crops, and how many batches
+    were this process's."""
     trained = load_trained(path)
+    trained.config["dataset"]["crops_per_record"], trained.config["dataloader"]["batch_size"] = 1, 2
     job = Job(trained.config)
     parts = split_rows(job.store, job.rows, 3)
     evaluator = Evaluator(job, parts, torch.device("cpu"))
-    return torch.from_numpy(evaluator.predict(trained.classifier, "valid")[0])
+    return torch.from_numpy(evaluator.predict(trained.classifier, "valid")[0]), len(evaluator.loaders["valid"])
 
 
 def test_defect_11_two_processes_give_the_numbers_of_one():
     path = str(trained_signal() / "fold3_bestROC.pth")
-    alone = evaluate(path)
-    first, second = run_processes(evaluate, 2, path)
+    alone, batches = evaluate(path)
+    (first, mine), (second, yours) = run_processes(evaluate, 2, path)
     torch.testing.assert_close(first, alone, atol=1e-9, rtol=0)
     assert torch.equal(first, second)
+    assert batches > 4 and mine + yours == batches and abs(mine - yours) <= 1, "the work is shared out"
 
 
 @pytest.mark.slow
