@@ -9,6 +9,7 @@ import os
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from util.errors import ECGError
 
@@ -30,8 +31,16 @@ def start(device: str = "auto") -> torch.device:
     if use_gpu:
         torch.cuda.set_device(where)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout=datetime.timedelta(minutes=30))
+        _join("cpu:gloo,cuda:nccl" if use_gpu else "gloo", datetime.timedelta(minutes=30))
     return where
+
+
+def _join(backend, timeout):
+    # torchrun keeps its store over restarts: without a prefix of their own, restarted processes would find, and try,
+    # the addresses of the dead ones (torch 2.13).
+    store, rank, size = next(rendezvous("env://", timeout=timeout))
+    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
 
 
 def stop() -> None:

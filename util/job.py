@@ -16,11 +16,8 @@ from util.dataset import choose_rows
 from util.errors import ConfigError, ECGError
 from util.leads import parse_leads
 from util.run_log import say
-from util.stop import PREEMPTED, Preempted, StopRequest
+from util.stop import LOST, PREEMPTED, Preempted, StopRequest
 from util.store import RecordStore
-
-LOST = 76  # exit status when another process of the run is gone
-
 
 def argument_parser(description: str, default_config: str) -> argparse.ArgumentParser:
     """The command line shared by main_pretrain.py and main_finetune.py."""
@@ -173,8 +170,8 @@ def _explain(error) -> str | None:
 def _lost_contact(error) -> bool:
     """Whether a collective failed because another process ended."""
     signs = ("connection closed by peer", "connection reset by peer", "broken pipe", "socket timeout",
-             "connection refused", "remote process exited", "heartbeat", "nccl communicator was aborted")
-    return isinstance(error, RuntimeError) and distributed.world() > 1 and \
+             "connection refused", "connectfullmesh failed", "remote process exited", "heartbeat", "nccl communicator was aborted")
+    return isinstance(error, RuntimeError) and distributed.in_group() and \
         any(sign in str(error).lower() for sign in signs)
 
 

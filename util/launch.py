@@ -18,7 +18,7 @@ import signal
 import sys
 
 from util.errors import ConfigError, ECGError
-from util.stop import PREEMPTED, SIGNALS, Preempted, StopRequest
+from util.stop import LOST, PREEMPTED, SIGNALS, Preempted, StopRequest
 
 SHUTDOWN_SECONDS = 600  # for the step in hand and its checkpoint; a cluster's own limit is shorter
 
@@ -102,26 +102,29 @@ def run_torchrun(arguments: list[str]) -> int:
             pass
         return PREEMPTED if stop.sigval in SIGNALS else 128 + stop.sigval
     except ChildFailedError as error:
-        return status_of({rank: failure.exitcode for rank, failure in error.failures.items()})
+        return status_of([(failure.exitcode, failure.timestamp, rank) for rank, failure in error.failures.items()])
 
 
-def status_of(exit_codes: dict[int, int]) -> int:
-    """Exit status for the exit codes of failed processes (negative: killed by that signal).  Most telling first: who
-    only lost contact with another says nothing about the cause."""
-    codes = set(exit_codes.values())
+def status_of(failures: list[tuple[int, int, int]]) -> int:
+    """Exit status for the failed processes, each (exit code, negative: killed by that signal; time; rank).
+
+    An exit on purpose tells most, then what failed first; who only lost contact with another process says nothing
+    about the cause.
+    """
+    codes = {code for code, _, _ in failures}
     for status in (2, PREEMPTED):
         if status in codes:
             return status
-    killed = {rank: -code for rank, code in exit_codes.items() if code < 0}
-    if killed and set(killed.values()) <= set(SIGNALS):
-        return PREEMPTED  # so early that nothing was there to save
-    if killed:
-        rank, number = next(iter(killed.items()))
-        hint = "; most often its memory ran out" if number == signal.SIGKILL else ""
-        print(f"\nerror: training process {rank} was killed by {signal.Signals(number).name}{hint}. The others were ended; "
-              "go on from the last checkpoint with --resume auto", file=sys.stderr)
-        return 128 + number
-    return min(codes)
+    told = [failure for failure in failures if failure[0] != LOST] or failures
+    code, _, rank = min(told, key=lambda failure: (failure[1], failure[0]))
+    if code > 0:
+        return code
+    if -code in SIGNALS:
+        return PREEMPTED  # so early that there was nothing to save
+    hint = "; most often its memory ran out" if -code == signal.SIGKILL else ""
+    print(f"\nerror: training process {rank} was killed by {signal.Signals(-code).name}{hint}. The others were ended; "
+          "go on from the last checkpoint with --resume auto", file=sys.stderr)
+    return 128 - code
 
 
 def main(argv=None) -> int:

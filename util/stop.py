@@ -6,6 +6,7 @@ import threading
 from util.errors import ECGError
 
 PREEMPTED = 75  # exit status after a stop on request (EX_TEMPFAIL): start again with --resume auto
+LOST = 76       # exit status of a process that could not go on because another process of its run is gone
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
