@@ -39,13 +39,13 @@ def make_optimizer(model, train: dict) -> torch.optim.Optimizer:
     if not groups:
         raise ConfigError("nothing to train: no parameter of the model takes a gradient")
     kwargs = dict(train["optimizer_kwargs"])
-    if "betas" in kwargs:
-        kwargs["betas"] = tuple(kwargs["betas"])
-    if name in FUSED:
+    if name in FUSED and not kwargs.get("foreach"):
         kwargs.setdefault("fused", True)
     try:
+        if "betas" in kwargs:
+            kwargs["betas"] = tuple(kwargs["betas"])
         return OPTIMIZERS[name](groups, lr=train["lr"], **kwargs)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"train.optimizer_kwargs {train['optimizer_kwargs']}: {error}") from None
 
 
