@@ -6,6 +6,7 @@ from util.challenge import ABBREVIATIONS
 from util.thresholds import Thresholds, score_curve
 
 COLUMNS = 6
+SHOWN = 0.2  # of the Challenge score, from the best down; a curve that falls further leaves its panel
 
 
 def plot_score_curves(labels, scores, found: Thresholds, path, title=None):
@@ -31,6 +32,7 @@ def plot_score_curves(labels, scores, found: Thresholds, path, title=None):
         star = "*" if c in found.shared else ""
         panel.set_title(f"{name}{star}: {_in_words(found.thresholds[c])}, n = {positives[c]}", fontsize=9)
         panel.grid(alpha=0.3)
+    panel.set_ylim(curves.max() - SHOWN, curves.max() + SHOWN / 10)  # of all panels, which share it
     figure.supxlabel("threshold")
     figure.supylabel("Challenge score")
     figure.suptitle(title or f"{found.method}: Challenge score {found.score:.3f}, {found.n_records} records")
