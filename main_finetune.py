@@ -303,7 +303,8 @@ def keep_best(training: Training, values: dict[str, float], places: Places) -> N
         training.best[name] = better
         if distributed.is_main():
             checkpoint.save({"model": training.model.classifier.state_dict(), "optimizer": None, "scaler": None,
-                             "epoch": training.epoch - 1, "config": training.config, "metrics": values},
+                             "epoch": training.epoch - 1, "config": training.config, "metrics": values,
+                             "store": training.dataset.store.meta["records_crc32"]},  # whose folds these are
                             places.best(name))
 
 

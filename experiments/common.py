@@ -197,12 +197,14 @@ class Trained:
 
     Attributes:
         classifier: in evaluation mode.
+        store: checksum of records.csv of the store that it was trained on, None if unknown.
         cropping, pipeline: how it sees a record.
         classes: names; codes: SNOMED CT code of each class.
     """
     path: Path
     config: dict
     classifier: nn.Module
+    store: str | None
     cropping: Cropping
     pipeline: Pipeline
     classes: tuple[str, ...]
@@ -221,9 +223,7 @@ def load_trained(path, overrides=(), config_path=None) -> Trained:
         ConfigError: a wrong override.
     """
     content = checkpoint.load(path, "weights") if config_path else read_weights(path)
-    own = content.get("config", {})
-    base = mergedeep.merge({}, load_yaml(config_path), {"dataset": {"fold": own["dataset"]["fold"]}} if own else {}) \
-        if config_path else own
+    base = load_yaml(config_path) if config_path else content["config"]
     config = check(mergedeep.merge({}, base, *map(parse_override, overrides)))
     config.update(mode="scratch", encoder_path="", resume="")  # the weights are all there
     classes = parse_classes(config["dataset"]["classes"])
@@ -233,7 +233,8 @@ def load_trained(path, overrides=(), config_path=None) -> Trained:
     except (RuntimeError, KeyError) as error:
         raise CheckpointError(f"{path} does not fit {config['model_name']}: {' '.join(str(error).split())[:300]}") from None
     cropping, pipeline = evaluation_transforms(config)
-    return Trained(Path(path), config, classifier.eval(), cropping, pipeline, tuple(classes), class_codes(config))
+    return Trained(Path(path), config, classifier.eval(), content.get("store"), cropping, pipeline, tuple(classes),
+                   class_codes(config))
 
 
 def class_codes(config) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from experiments.common import add_gpu_flag, choose_devices, find_weights, load_
 from main_finetune import Evaluator, Job
 from util import distributed
 from util.challenge import ABBREVIATIONS
-from util.dataset import split_rows
+from util.dataset import FOLDS, split_rows
 from util.errors import CheckpointError, ConfigError
 from util.job import run_main
 from util.scores import all_scores
@@ -59,6 +59,9 @@ def predictions(trained, place: Path, device) -> dict[str, Part]:
     job = Job(trained.config)
     if job.classes != ABBREVIATIONS:
         raise ConfigError(f"{trained.path} is of other classes than the Challenge's 24, which its score needs")
+    if trained.store not in (None, job.store.meta["records_crc32"]):
+        print(f"note: the store at {job.store.path} is not the one that {trained.path.name} was trained on; where its folds "
+              "differ, test records may have been trained on")
     made_by = fingerprint(trained, job)
     kept = read_predictions(place, made_by)
     if kept:
@@ -153,6 +156,22 @@ def mean_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 
 # ============ command line ============
+def load_weights(path: Path, fold: int, arguments):
+    """The trained classifier, checked against the flags.
+
+    Raises:
+        CheckpointError: it is of another fold than its name says, or of another model than the flags say.
+    """
+    trained = load_trained(path, arguments.overrides, arguments.config_path)
+    if arguments.config_path:
+        trained.config["dataset"]["fold"] = fold
+    if trained.config["dataset"]["fold"] != fold:
+        raise CheckpointError(f"{path} was tested on fold {trained.config['dataset']['fold']}, not {fold}; its records would "
+                              "be scored by weights that were trained on them. Give the file its own name")
+    check_type(trained, arguments.model_type, arguments.gating)
+    return trained
+
+
 def check_type(trained, model_type: str | None, gating: bool) -> None:
     """The weights must be of the model that the flags name.
 
@@ -198,10 +217,9 @@ def main(argv=None):
     results = folder / f"thresholds_{arguments.best_type}_{arguments.method}"
     found, tables = [], []
     for fold, path in find_weights(folder, arguments.best_type, arguments.fold).items():
-        trained = load_trained(path, arguments.overrides, arguments.config_path)
-        check_type(trained, arguments.model_type, arguments.gating)
+        trained = load_weights(path, fold, arguments)
         published = trained.config["dataset"]["protocol"] == "published"
-        select = fold if published else (fold + 1) % 10
+        select = fold if published else (fold + 1) % FOLDS
         print(f"==== fold {fold}: {path.name} ====")
         if published:
             print("note: protocol 'published' searches and reports on the same fold; its numbers are optimistic")

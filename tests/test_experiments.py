@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from small_store import TINY, TINY_FUSION, run, same_environment, store, trained_signal
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from two_processes import run_processes
 
 from data_preparation import reformat_memmap
@@ -212,6 +213,7 @@ def test_one_checkpoint_cannot_be_resumed_by_several_folds(tmp_path):
 
 def test_best_weights_exist_even_where_a_metric_is_never_defined(tmp_path):
     class Training:
+        dataset = type("Dataset", (), {"store": RecordStore(store() / "fs100")})
         best, epoch, config, model = {}, 1, {}, SupervisedTask(torch.nn.Sequential(torch.nn.Linear(1, 1)), "bce")
     Training.model.classifier.head = torch.nn.Identity()
     places = Places.published(tmp_path, 0)
@@ -233,6 +235,9 @@ def test_gated_fusion_reports_its_gate(tmp_path, capsys):
     np.testing.assert_allclose(table["signal"] + table["spectrogram"], 1, atol=2e-4)
     assert table.loc["all", "records"] == len(pd.read_csv(tmp_path / "fold2" / "test_predictions.csv"))
     assert "mean weight of the signal branch" in capsys.readouterr().out
+    log = EventAccumulator(str(tmp_path / "fold2" / "tensorboard")).Reload()
+    assert "gate/signal" in log.Tags()["histograms"]
+    assert {"gate_signal/all", "gate_signal/NSR"} <= set(log.Tags()["scalars"])
 
 
 def test_gate_table_against_a_loop():

@@ -148,6 +148,33 @@ def test_published_protocol_searches_where_it_reports_and_says_so(tmp_path, caps
     np.testing.assert_array_equal(saved_part(tmp_path, "valid", 1)[0], saved_part(tmp_path, "test", 1)[0])
 
 
+def test_weights_under_another_fold_s_name_are_refused(folder):
+    """They would be tested on records that they were trained on."""
+    (folder / "fold9_bestPRC.pth").rename(folder / "fold4_bestPRC.pth")
+    with pytest.raises(CheckpointError, match="fold 9, not 4"):
+        search(folder, "--fold", 4)
+
+
+def test_another_store_is_noticed(folder, capsys):
+    content = torch.load(folder / "fold3_bestPRC.pth", weights_only=True)
+    assert content["store"] == RecordStore(store() / "fs100").meta["records_crc32"]
+    torch.save({**content, "store": "of another"}, folder / "fold3_bestPRC.pth")
+    search(folder, "--fold", 3)
+    assert "not the one that fold3_bestPRC.pth was trained on" in capsys.readouterr().out
+    search(folder, "--fold", 9)
+    assert "note:" not in capsys.readouterr().out
+
+
+def test_weights_without_a_config_take_the_one_given(folder):
+    content = torch.load(folder / "fold3_bestPRC.pth", weights_only=True)
+    torch.save({"model": content["model"]}, folder / "fold3_bestPRC.pth")
+    with pytest.raises(CheckpointError, match="does not carry the config"):
+        search(folder, "--fold", 3)
+    search(folder, "--fold", 3, "--config_path", "configs/downstream/signal.yaml", *TINY[:4],
+           "--set", f"dataset.store={store()}")
+    assert (folder / "thresholds_PRC_ascent" / "thresholds_fold3.json").is_file()
+
+
 def test_wrong_requests_are_explained(folder, tmp_path):
     with pytest.raises(CheckpointError, match="of xresnet1d50"):
         search(folder, "--model_type", "ensemble")
