@@ -1,0 +1,110 @@
+"""A run that is killed at any point and started again leaves what an undisturbed one leaves, to the last bit."""
+import random
+import shutil
+import signal
+
+import pytest
+import small_store
+from jobs import run_job
+
+from benchmarks.fault_injection import differences
+from util.stop import PREEMPTED
+
+DATA = {"fs": 100, "transforms": [{"random_crop": {"crop_length": 150}}, {"standardize": {"axis": [-1, -2]}}],
+        "max_records": 48}
+TRAIN = {"epochs": 2, "lr": 1e-3, "warmup_epochs": 1, "log_every": 1, "checkpoint_every": "2 steps", "keep_every": 1,
+         "keep_last": 1, "figure_every": 5}
+LOADER = {"batch_size": 8, "num_workers": 0}
+ST_MEM = {"model_name": "nano_st_mem", "dataset": DATA, "train": TRAIN, "dataloader": LOADER}
+DINO = {"model_name": "dino", "dataset": DATA, "dataloader": LOADER,
+        "train": {**TRAIN, "optimizer": "sgd", "optimizer_kwargs": {"momentum": 0.9}},
+        "model": {"encoder": "xresnet1d50", "encoder_args": {"channels": 2}, "head_width": 16, "bottleneck": 8,
+                  "head_out": 32, "freeze_last_layer": 1}}
+CNN = {"model_name": "xresnet1d50", "model": {"channels": 2}, "mode": "scratch", "dataset": DATA, "train": TRAIN,
+       "dataloader": LOADER, "metric": {"target_metrics": ["AUROC"]}, "test": {"target_metric": "loss", "bootstrap": 5}}
+VIT = {**CNN, "model_name": "nano_vit", "model": {"drop_out_rate": 0.2}, "train": {**TRAIN, "freeze_epochs": 1}}
+
+
+def with_store(config, **train):
+    return {**config, "dataset": {**config["dataset"], "store": str(small_store.store())},
+            "train": {**config["train"], **train}}
+
+
+def accumulating(config):
+    return {**config, "train": {**config["train"], "accum_iter": 2}, "dataloader": {**LOADER, "batch_size": 4}}
+
+
+SCENARIOS = {
+    "st_mem": ("main_pretrain", ST_MEM, 1), "st_mem accumulation": ("main_pretrain", accumulating(ST_MEM), 1),
+    "st_mem 2": ("main_pretrain", {**ST_MEM, "dataloader": {"batch_size": 4, "num_workers": 1}}, 2),
+    "dino": ("main_pretrain", DINO, 1),
+    "dino accumulation 2": ("main_pretrain", accumulating({**DINO, "dataset": {**DATA, "max_records": 64}}), 2),
+    "cnn 2": ("main_finetune", {**CNN, "dataloader": {"batch_size": 4, "num_workers": 0}}, 2),
+    "vit": ("main_finetune", VIT, 1), "vit accumulation 2": ("main_finetune", accumulating(VIT), 2),
+}
+
+
+KILL, TERM, USR1 = signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1
+
+
+def check_stopped_run(name, tmp_path, stops):
+    """Stop a run at each of ``stops``, ((kind, count), signal), resume it every time, and compare."""
+    program, config, world = SCENARIOS[name]
+    config = with_store(config)
+    undisturbed = run_job(program, config, tmp_path / "a", world=world)
+    assert undisturbed.statuses == [0] * world, undisturbed.text
+    reached = 0
+    for stop_at, number in stops:
+        stopped = run_job(program, config, tmp_path / "b", world=world, stop_at=stop_at, number=number)
+        reached += stopped.statuses[0] != 0
+        if stopped.statuses[0]:  # else the run was over before
+            expected = -KILL if number == KILL else PREEMPTED
+            assert stopped.statuses[0] == expected, stopped.text
+            if number != KILL:
+                assert stopped.statuses == [PREEMPTED] * world, stopped.text
+                assert stopped.text.count("stopped on request") == 1 and "Traceback" not in stopped.text
+    final = run_job(program, config, tmp_path / "b", world=world)
+    assert final.statuses == [0] * world, final.text
+    assert differences(tmp_path / "a" / "run", tmp_path / "b" / "run") == []
+    assert not list((tmp_path / "b" / "run").rglob("*.tmp"))
+    return reached
+
+
+def test_st_mem_killed_between_steps_and_while_writing(tmp_path):
+    """Among them the defect that a kill between the two checkpoints of an epoch lost checkpoint-<epoch>.pth."""
+    stops = [(("step", 3), KILL), (("rename", 1), KILL), (("sync", 8), KILL), (("line", 4), KILL)]
+    assert check_stopped_run("st_mem", tmp_path, stops) == len(stops)
+
+
+def test_dino_on_two_processes_killed_and_preempted(tmp_path):
+    """EMA teacher, centre, BatchNorm of two processes, two micro-batches a step."""
+    stops = [(("step", 1), USR1), (("step", 1), KILL), (("sync", 3), KILL)]
+    assert check_stopped_run("dino accumulation 2", tmp_path, stops) == len(stops)
+
+
+def test_fine_tuning_on_two_processes_stopped_in_evaluation(tmp_path):
+    """BatchNorm statistics are process 0's on both when they evaluate: the defect would differ after resuming."""
+    stops = [(("evaluation", 0), TERM), (("evaluation", 0), KILL), (("step", 1), TERM)]
+    assert check_stopped_run("cnn 2", tmp_path, stops) == len(stops)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_stopped_at_random_points(name, tmp_path):
+    rng = random.Random(name)
+    kinds = ["step", "line", "sync", "rename", "evaluation" if "main_finetune" in SCENARIOS[name][0] else "step"]
+    stops = [((rng.choice(kinds), rng.randrange(6)), rng.choice([KILL, KILL, TERM, USR1])) for _ in range(12)]
+    assert check_stopped_run(name, tmp_path, stops) >= 3
+
+
+@pytest.mark.slow
+def test_killed_at_every_single_point(tmp_path):
+    program, config, _ = SCENARIOS["vit"]
+    points = run_job(program, with_store(config), tmp_path / "a").points
+    for number, kind in enumerate(points):
+        folder = tmp_path / str(number)
+        killed = run_job(program, with_store(config), folder, stop_at=(kind, points[:number].count(kind)))
+        assert killed.statuses == [-KILL]
+        assert run_job(program, with_store(config), folder).statuses == [0]
+        assert differences(tmp_path / "a" / "run", folder / "run") == [], (number, kind)
+        shutil.rmtree(folder)
