@@ -4,9 +4,9 @@
     bash run_downstream.sh --gpus 0,1,2,3 ...          the same on four GPUs (see run_downstream.sh -h)
 
 Leaves in <output_dir>/<exp_name> (with several folds, in fold<k>/ there): config.yaml, log.txt, tensorboard/,
-checkpoint-last.pth, best-loss.pth and best-<metric>.pth chosen on the selection fold, encoder.pth, and of the checkpoint
-that test.target_metric names: test_metrics.csv, test_predictions.csv, test_gate.csv where there is a gate.  Several
-folds also leave summary.csv.
+checkpoint-last.pth, best-loss.pth and best-<metric>.pth chosen on the selection fold, encoder.pth, and of the
+checkpoint that test.target_metric names: test_metrics.csv, test_predictions.csv, test_gate.csv where there is a gate.
+Several folds also leave summary.csv.
 """
 import math
 import sys
@@ -34,7 +34,7 @@ from util.optim import resolve_lr
 from util.run_log import say
 from util.scores import bootstrap_interval
 from util.stop import StopRequest
-from util.supervised import LOSSES, SupervisedTask, mean_loss, predict
+from util.supervised import SupervisedTask, mean_loss, predict
 from util.transfer import check_pretrained, load_pretrained
 from util.transforms import build_pipeline
 
@@ -86,7 +86,8 @@ class Job:
             raise ConfigError(f"test.target_metric: {config['test']['target_metric']!r} is not measured; "
                               f"choose loss, {', '.join(self.metrics)}")
         if config["mode"] == "scratch" and config["encoder_path"]:
-            raise ConfigError("mode scratch loads no encoder: choose mode finetune or linprobe, or leave out encoder_path")
+            raise ConfigError("mode scratch loads no encoder: choose mode finetune or linprobe, or leave out "
+                              "encoder_path")
         if config["mode"] != "scratch" and not config["encoder_path"]:
             raise ConfigError(f"mode {config['mode']} needs --encoder_path, the encoder.pth of a pre-training run")
         if config["encoder_path"]:
@@ -206,9 +207,9 @@ def run_fold(job: Job, fold: int, places: Places, device, load_weights) -> dict[
     if resume:
         training.resume(resume)
     else:
-        task.fit_statistics(crops_for_statistics(dataset, parts["train"], job.cropping.length, batches.batch_size, device,
-                                                 job.eval_pipeline if job.eval_cropping.length == job.cropping.length
-                                                 else pipeline))
+        plain = job.eval_pipeline if job.eval_cropping.length == job.cropping.length else pipeline
+        task.fit_statistics(crops_for_statistics(dataset, parts["train"], job.cropping.length, batches.batch_size,
+                                                 device, plain))
     training.open_log()
     if distributed.is_main():
         save_config(config, folder / "config.yaml")
@@ -226,7 +227,7 @@ def run_fold(job: Job, fold: int, places: Places, device, load_weights) -> dict[
             line.update({f"valid_{name}": value for name, value in values.items()})
             training.log.scalars({f"valid/{name}": value for name, value in values.items()}, training.epoch)
             training.log.line("log.txt", line)
-            say(f"epoch {epoch + 1}: " + ", ".join(f"{name} {value:.4f}" for name, value in line.items() if name != "epoch"))
+            say(f"epoch {epoch + 1}: " + ", ".join(f"{name} {value:.4f}" for name, value in list(line.items())[1:]))
             training.save_epoch()
 
     # ============ test ============

@@ -3,7 +3,8 @@
     python experiments/SIMCLR_signal_finetune.py                     from ./checkpoints/SIMCLR_signal.pth, all ten folds
     python experiments/SIMCLR_signal_finetune.py --fold 0 --gpu 0,1
 
-experiments/run_signal.py with configs/overlay/simclr_finetune.yaml (batch 256, 80 epochs, lr 5e-3 to 1e-4); its other flags, too.
+experiments/run_signal.py with configs/overlay/simclr_finetune.yaml (batch 256, 80 epochs, lr 5e-3 to 1e-4); its other
+flags, too.
 """
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from util.job import run_main
 def main(argv=None):
     """Command line; see the module's docstring."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = training_parser(__doc__, "signal")
+    parser = training_parser(__doc__, "signal", "SIMCLR_signal")
     parser.set_defaults(overlay=["simclr_finetune"], finetune="./checkpoints/SIMCLR_signal.pth")
     train(parser.parse_args(argv), "SIMCLR_signal", __file__, argv)
 

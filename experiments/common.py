@@ -1,4 +1,4 @@
-"""What the scripts of this folder share: the published flags, the devices, and finding and reopening trained weights."""
+"""What the scripts of this folder share: published flags, devices, finding and reopening trained weights."""
 import argparse
 import os
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from main_finetune import PUBLISHED_BEST, Places, build_classifier, evaluation_transforms, finetune
-from util import checkpoint
+from util import checkpoint, distributed
 from util.config import ROOT, check, describe_keys, find_overlay, load_config, load_yaml, parse_override
 from util.dataset import FOLDS, Cropping, parse_classes
 from util.errors import CheckpointError, ConfigError
@@ -22,37 +22,53 @@ METRIC = {name: metric for metric, name in PUBLISHED_BEST.items()}  # --best-typ
 
 
 # ============ flags and devices ============
-def training_parser(description: str, baseline: str) -> argparse.ArgumentParser:
+def training_parser(description: str, baseline: str, name: str | None = None) -> argparse.ArgumentParser:
     """The published flags of a supervised baseline.
 
     Args:
         baseline: name of its YAML in configs/downstream.
+        name: what the default --save_folder calls it, if not that.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      epilog="configuration keys (YAML, --overlay or --set):\n" + describe_keys())
     default = ROOT / "configs" / "downstream" / f"{baseline}.yaml"
     settings = load_yaml(default)
-    parser.add_argument("--batch_size", type=int, metavar="N", help="records a step, shared out over the processes; each "
-                        f"gives dataset.crops_per_record crops (default {settings['dataloader']['batch_size']})")
+    parser.add_argument("--batch_size", type=int, metavar="N", help="records a step, shared out over the processes; "
+                        f"each gives dataset.crops_per_record crops (default {settings['dataloader']['batch_size']})")
     parser.add_argument("--lr_rate", type=float, metavar="LR", help="peak learning rate; it falls to train.min_lr on a "
                         f"cosine (default {settings['train']['lr']})")
     parser.add_argument("--num_epoches", type=int, metavar="N", help=f"default {settings['train']['epochs']}")
-    parser.add_argument("--fold", type=int, nargs="+", metavar="K", help="test folds 0-9, one after the other; fold k + 1 "
-                        "selects the weights, the other eight train (default: all ten)")
+    parser.add_argument("--fold", type=int, nargs="+", metavar="K", help="test folds 0-9, one after the other; fold "
+                        "k + 1 selects the weights, the other eight train (default: all ten)")
     add_gpu_flag(parser)
     parser.add_argument("--finetune", metavar="PATH", help="start from pre-trained weights: a file such as "
                         "DINO_signal_student.pth, or a folder that holds such files")
-    parser.add_argument("--save_folder", metavar="DIR", help="results: fold<k>_bestROC.pth and fold<k>_bestPRC.pth, logs "
-                        f"and scores in fold<k>/, summary.csv (default ./checkpoints/base_{baseline}, or finetune_{baseline})")
-    parser.add_argument("--config_path", default=default, metavar="YAML", help=f"default configs/downstream/{baseline}.yaml")
+    parser.add_argument("--save_folder", metavar="DIR", help="results: fold<k>_bestROC.pth and fold<k>_bestPRC.pth, "
+                        f"logs and scores in fold<k>/, summary.csv (default ./checkpoints/base_{name or baseline}, "
+                        f"with --finetune finetune_{name or baseline})")
+    parser.add_argument("--config_path", default=default, metavar="YAML",
+                        help=f"default configs/downstream/{baseline}.yaml")
     add_config_flags(parser)
     return parser
 
 
-def add_gpu_flag(parser) -> None:
-    """--gpu as everywhere."""
-    parser.add_argument("--gpu", metavar="IDS", help="0 is one GPU, 0,1 two, cpu none, cpu,cpu two CPU processes "
-                        "(default: the first GPU, or the CPU where there is none)")
+def add_gpu_flag(parser, several=True) -> None:
+    """--gpu as everywhere; without ``several`` for scripts of one process."""
+    more = ", 0,1 two, cpu none, cpu,cpu two CPU processes" if several else ", cpu none"
+    parser.add_argument("--gpu", metavar="IDS" if several else "ID",
+                        help=f"0 is one GPU{more} (default: the first GPU, or the CPU where there is none)")
+
+
+def one_device(text: str | None) -> torch.device:
+    """The device of --gpu for a script of one process.
+
+    Raises:
+        ConfigError: several, or see ``choose_devices``.
+    """
+    processes, device = choose_devices(text)
+    if processes > 1:
+        raise ConfigError(f"--gpu {text}: this script runs on one device")
+    return distributed.start(device)
 
 
 def choose_devices(text: str | None) -> tuple[int, str]:
@@ -135,7 +151,8 @@ def training_config(arguments, baseline: str, device: str, processes: int, model
              "resume": arguments.resume, "encoder_path": arguments.finetune, "dataset": {"fold": arguments.fold},
              "dataloader": {"batch_size": arguments.batch_size},
              "train": {"lr": arguments.lr_rate, "epochs": arguments.num_epoches}}
-    config = load_config([arguments.config_path, *map(find_overlay, arguments.overlay)], arguments.overrides, _given(flags))
+    config = load_config([arguments.config_path, *map(find_overlay, arguments.overlay)], arguments.overrides,
+                         _given(flags))
     if config["encoder_path"] and config["mode"] == "scratch":
         config["mode"] = "finetune"
     share_batch(config, processes)
@@ -173,8 +190,8 @@ def find_weights(folder, best: str, folds=None) -> dict[int, Path]:
     missing = [fold for fold in folds or () if fold not in found]
     if not found or missing:
         what = f"for fold {', '.join(map(str, missing))}" if found else "at all"
-        raise CheckpointError(f"{folder} holds no weights chosen by {metric} {what} (looked for fold<k>_best{best}.pth, "
-                              f"fold<k>/best-{metric}.pth and best-{metric}.pth); name the --save_folder of the training")
+        raise CheckpointError(f"{folder} holds no weights chosen by {metric} {what} (looked for fold<k>_best{best}.pth,"
+                              f" fold<k>/best-{metric}.pth, best-{metric}.pth); name the --save_folder of the training")
     return {fold: found[fold] for fold in folds or found}
 
 
@@ -231,7 +248,8 @@ def load_trained(path, overrides=(), config_path=None) -> Trained:
     try:
         classifier.load_state_dict(content["model"])
     except (RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{path} does not fit {config['model_name']}: {' '.join(str(error).split())[:300]}") from None
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{path} does not fit {config['model_name']}: {reason}") from None
     cropping, pipeline = evaluation_transforms(config)
     return Trained(Path(path), config, classifier.eval(), content.get("store"), cropping, pipeline, tuple(classes),
                    class_codes(config))

@@ -1,7 +1,8 @@
 """Diagnose recordings with trained weights: any WFDB recordings in, one Challenge-format CSV a record out.
 
     python experiments/predict.py --weights ./checkpoints/base_signal/fold0_bestPRC.pth --input RECORDINGS --output OUT
-    python experiments/predict.py --weights fold*_bestPRC.pth --thresholds thresholds.json --input A0001.hea --output OUT --plot
+    python experiments/predict.py --weights fold*_bestPRC.pth --thresholds thresholds.json --input A0001.hea \\
+        --output OUT --plot
 
 Several weights are an ensemble: the mean of their probabilities.  Recordings of any sampling rate and length are
 resampled, cropped and transformed as in the evaluation after training, as the weights themselves say; one shorter than
@@ -23,8 +24,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_preparation.data_extraction_without_preprocessing import quantise
-from experiments.common import add_gpu_flag, choose_devices, load_trained
-from util import distributed
+from experiments.common import add_gpu_flag, load_trained, one_device
 from util.challenge import CLASSES, NAMES
 from util.dataset import CropDataset, EvaluationBatches, make_loader
 from util.engine import resolve_amp
@@ -139,7 +139,8 @@ def load_ensemble(weights) -> list:
     ensemble = [load_trained(path) for path in weights]
     for trained in ensemble[1:]:
         if (trained.codes, trained.config["loss"]) != (ensemble[0].codes, ensemble[0].config["loss"]):
-            raise CheckpointError(f"{trained.path} predicts other classes than {ensemble[0].path}; ensembles need the same")
+            raise CheckpointError(f"{trained.path} predicts other classes than {ensemble[0].path}; an ensemble needs "
+                                  "the same")
     return ensemble
 
 
@@ -189,7 +190,8 @@ def write_entry(entry, folder, ensemble, outputs, probabilities, plot) -> dict:
                  f"{entry.record}   predicted: {in_words(first.classes, outputs, probabilities)}")
     names = NAMES if first.codes == CLASSES else first.classes
     return {"record": entry.record, "file": safe_cell(str(entry.path)), "remark": "; ".join(entry.remarks),
-            "diagnoses": "; ".join(names[c] for c in np.flatnonzero(outputs)), **dict(zip(first.classes, probabilities))}
+            "diagnoses": "; ".join(names[c] for c in np.flatnonzero(outputs)),
+            **dict(zip(first.classes, probabilities))}
 
 
 def parse_arguments(argv=None):
@@ -197,21 +199,19 @@ def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True, nargs="+", metavar="PTH", help="fold<k>_best<ROC|PRC>.pth, "
                         "best-<metric>.pth; several are an ensemble")
-    parser.add_argument("--thresholds", metavar="JSON", help="of experiments/threshold_search.py (default: 0.5 for all)")
+    parser.add_argument("--thresholds", metavar="JSON",
+                        help="of experiments/threshold_search.py (default: 0.5 for all)")
     parser.add_argument("--input", required=True, metavar="PATH", help="a folder, searched at any depth, or one record")
     parser.add_argument("--output", required=True, metavar="DIR", help="made if missing")
     parser.add_argument("--plot", action="store_true", help="draw each recording on ECG paper with what was predicted")
-    add_gpu_flag(parser)
+    add_gpu_flag(parser, several=False)
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     """Command line; see the module's docstring."""
     arguments = parse_arguments(argv)
-    processes, device = choose_devices(arguments.gpu)
-    if processes > 1:
-        raise ConfigError(f"--gpu {arguments.gpu}: prediction runs on one device")
-    device, ensemble = distributed.start(device), load_ensemble(arguments.weights)
+    device, ensemble = one_device(arguments.gpu), load_ensemble(arguments.weights)
     thresholds = np.full(len(ensemble[0].codes), 0.5)
     if arguments.thresholds:
         if ensemble[0].codes != CLASSES:

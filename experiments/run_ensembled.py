@@ -21,10 +21,10 @@ from util.job import run_main
 def main(argv=None):
     """Command line; see the module's docstring."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = training_parser(__doc__, "fusion")
+    parser = training_parser(__doc__, "fusion", "ensemble_wogating or _wgating")
     parser.add_argument("--gating", action="store_true", help="weigh the branches by a learnt gate")
-    parser.add_argument("--three_head", action="store_true", help="classify each branch alone, too, and train the sum of "
-                        "the three losses")
+    parser.add_argument("--three_head", action="store_true", help="classify each branch alone, too, and train the sum "
+                        "of the three losses")
     arguments = parser.parse_args(argv)
     model = {name: True for name in ("gating", "three_head") if getattr(arguments, name)}
     name = f"ensemble_{'wgating' if arguments.gating else 'wogating'}"

@@ -1,6 +1,7 @@
 """Search the class thresholds with the best Challenge score for trained weights, and score them on the test fold.
 
-    python experiments/threshold_search.py --model_type signal --best-type PRC --gpu 0 --weight_folder ./checkpoints/base_signal
+    python experiments/threshold_search.py --model_type signal --best-type PRC --gpu 0 \\
+        --weight_folder ./checkpoints/base_signal
     python experiments/threshold_search.py --weight_folder output/st_mem_finetuned --method published --fold 0
 
 For every fold k with weights in the folder: predict its selection fold (k + 1) and its test fold (k), search on the
@@ -24,9 +25,8 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.common import add_gpu_flag, choose_devices, find_weights, load_trained
+from experiments.common import add_gpu_flag, find_weights, load_trained, one_device
 from main_finetune import Evaluator, Job
-from util import distributed
 from util.challenge import ABBREVIATIONS
 from util.dataset import FOLDS, split_rows
 from util.errors import CheckpointError, ConfigError
@@ -60,8 +60,8 @@ def predictions(trained, place: Path, device) -> dict[str, Part]:
     if job.classes != ABBREVIATIONS:
         raise ConfigError(f"{trained.path} is of other classes than the Challenge's 24, which its score needs")
     if trained.store not in (None, job.store.meta["records_crc32"]):
-        print(f"note: the store at {job.store.path} is not the one that {trained.path.name} was trained on; where its folds "
-              "differ, test records may have been trained on")
+        print(f"note: the store at {job.store.path} is not the one that {trained.path.name} was trained on; where its "
+              "folds differ, test records may have been trained on")
     made_by = fingerprint(trained, job)
     kept = read_predictions(place, made_by)
     if kept:
@@ -95,7 +95,8 @@ def read_predictions(place: Path, made_by: str) -> dict[str, Part] | None:
         with np.load(place, allow_pickle=False) as file:
             if file["made_by"].item() != made_by:
                 return None
-            return {name: Part(*(file[f"{name}_{key}"] for key in Part.__dataclass_fields__)) for name in ("valid", "test")}
+            return {name: Part(*(file[f"{name}_{key}"] for key in Part.__dataclass_fields__))
+                    for name in ("valid", "test")}
     except (OSError, ValueError, KeyError, EOFError):
         return None
 
@@ -151,7 +152,8 @@ def mean_rows(table: pd.DataFrame) -> pd.DataFrame:
         mine = table[table["part"] == part]
         for name in ("mean", "std"):
             values = mine[list(HEADINGS.values())].agg(name)
-            rows.append({"weights of fold": "all", "part": part, "fold": name, "records": mine["records"].sum(), **values})
+            rows.append({"weights of fold": "all", "part": part, "fold": name, "records": mine["records"].sum(),
+                         **values})
     return pd.DataFrame(rows)
 
 
@@ -166,8 +168,8 @@ def load_weights(path: Path, fold: int, arguments):
     if arguments.config_path:
         trained.config["dataset"]["fold"] = fold
     if trained.config["dataset"]["fold"] != fold:
-        raise CheckpointError(f"{path} was tested on fold {trained.config['dataset']['fold']}, not {fold}; its records would "
-                              "be scored by weights that were trained on them. Give the file its own name")
+        raise CheckpointError(f"{path} was tested on fold {trained.config['dataset']['fold']}, not {fold}; its records "
+                              "would be scored by weights that were trained on them. Give the file its own name")
     check_type(trained, arguments.model_type, arguments.gating)
     return trained
 
@@ -182,8 +184,8 @@ def check_type(trained, model_type: str | None, gating: bool) -> None:
     gated = bool(config["model"].get("gating"))
     if model_type and (config["model_name"] != MODELS[model_type] or model_type == "ensemble" and gated != gating):
         what = f"{config['model_name']}{' with a gate' if gated else ''}"
-        raise CheckpointError(f"{trained.path} is of {what}; give the --model_type{' and --gating' if gated else ''} of "
-                              "these weights, or neither")
+        raise CheckpointError(f"{trained.path} is of {what}; give the --model_type{' and --gating' if gated else ''} "
+                              "of these weights, or neither")
 
 
 def parse_arguments(argv=None):
@@ -195,7 +197,8 @@ def parse_arguments(argv=None):
     parser.add_argument("--gating", action="store_true", help="with --model_type ensemble: the one with a gate")
     parser.add_argument("--best-type", "--best_type", choices=("ROC", "PRC"), default="PRC", dest="best_type",
                         help="weights chosen by AUROC or by AUPRC (default: %(default)s)")
-    parser.add_argument("--fold", type=int, nargs="+", metavar="K", help="default: every fold with weights in the folder")
+    parser.add_argument("--fold", type=int, nargs="+", metavar="K",
+                        help="default: every fold with weights in the folder")
     parser.add_argument("--method", choices=("ascent", "published"), default="ascent", help="ascent: coordinate ascent "
                         "over all useful thresholds; published: one pass over 0.1 ... 0.5 (default: %(default)s)")
     parser.add_argument("--min_positives", type=int, default=5, metavar="N", help="ascent: classes with fewer positive "
@@ -203,17 +206,14 @@ def parse_arguments(argv=None):
     parser.add_argument("--config_path", metavar="YAML", help="config of the model (default: the one in the weights)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
                         help="override one key of the config, e.g. --set dataset.store=DIR where the store has moved")
-    add_gpu_flag(parser)
+    add_gpu_flag(parser, several=False)
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     """Command line; see the module's docstring."""
     arguments = parse_arguments(argv)
-    processes, device = choose_devices(arguments.gpu)
-    if processes > 1:
-        raise ConfigError(f"--gpu {arguments.gpu}: the search runs on one device")
-    device, folder = distributed.start(device), Path(arguments.weight_folder)
+    device, folder = one_device(arguments.gpu), Path(arguments.weight_folder)
     results = folder / f"thresholds_{arguments.best_type}_{arguments.method}"
     found, tables = [], []
     for fold, path in find_weights(folder, arguments.best_type, arguments.fold).items():
@@ -231,7 +231,7 @@ def main(argv=None):
         results.mkdir(exist_ok=True)
         save_thresholds(results / f"thresholds_fold{fold}.json", found[-1])
         plot_score_curves(parts["valid"].labels, parts["valid"].probabilities, found[-1], results / f"fold{fold}.png",
-                          f"{folder.name}, fold {fold}: {found[-1].method}, Challenge score on selection fold {select}: "
+                          f"{folder.name}, fold {fold}: {found[-1].method}, Challenge score on selection fold {select} "
                           f"{found[-1].score:.3f}, {found[-1].n_records} records")
     save_thresholds(results / "thresholds.json", median(found) if len(found) > 1 else found[0])
     table = pd.concat(tables)

@@ -104,10 +104,11 @@ def test_memory_is_bounded_and_chunks_change_nothing(tmp_path, monkeypatch):
     sizes = []
     real = predict.probabilities_of
     monkeypatch.setattr(predict, "CHUNK_SAMPLES", 2000)
-    monkeypatch.setattr(predict, "probabilities_of", lambda entries, *rest: sizes.append(len(entries)) or real(entries, *rest))
+    monkeypatch.setattr(predict, "probabilities_of",
+                        lambda entries, *rest: sizes.append(len(entries)) or real(entries, *rest))
     parts = diagnose(recordings(), tmp_path / "b")
     assert max(sizes) <= 5 and sum(sizes) == 80
-    np.testing.assert_allclose(whole[list(ABBREVIATIONS)].astype(float), parts[list(ABBREVIATIONS)].astype(float), atol=1e-6)
+    np.testing.assert_allclose(*(table[list(ABBREVIATIONS)].astype(float) for table in (whole, parts)), atol=1e-6)
 
 
 @needs_broken
@@ -171,4 +172,5 @@ def test_plot_draws_the_recording_with_its_labels(tmp_path):
 def test_weights_without_their_config_are_refused(tmp_path):
     torch.save({"model": {}}, tmp_path / "bare.pth")
     with pytest.raises(CheckpointError, match="does not carry the config"):
-        run(predict.main, "--weights", tmp_path / "bare.pth", "--input", recordings(), "--output", tmp_path, "--gpu", "cpu")
+        run(predict.main, "--weights", tmp_path / "bare.pth", "--input", recordings(), "--output", tmp_path,
+            "--gpu", "cpu")

@@ -78,7 +78,8 @@ def test_predictions_are_those_of_training_s_own_test(folder):
     search(folder, "--fold", 3, "--best-type", "ROC")
     records, _, probabilities = saved_part(folder, "test", 3, "ROC")
     table = pd.read_csv(trained_signal() / "fold3" / "test_predictions.csv").set_index("record").loc[records]
-    np.testing.assert_allclose(probabilities, table[[f"probability_{name}" for name in ABBREVIATIONS]], rtol=1e-4, atol=1e-6)
+    expected = table[[f"probability_{name}" for name in ABBREVIATIONS]]
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_predictions_are_kept_until_the_weights_change(folder, capsys):
@@ -131,8 +132,9 @@ def test_rare_classes_share_a_threshold_and_the_table_says_so(folder, capsys):
 
 
 def test_results_of_main_finetune_are_found_too(tmp_path):
-    with_config = ["--config_path", "configs/downstream/signal.yaml", "--output_dir", str(tmp_path), "--exp_name", "lone",
-                   "--set", f"dataset.store={store()}", "--set", "dataset.fold=6", "--set", "train.epochs=1",
+    with_config = ["--config_path", "configs/downstream/signal.yaml", "--output_dir", str(tmp_path),
+                   "--exp_name", "lone", "--set", f"dataset.store={store()}",
+                   "--set", "dataset.fold=6", "--set", "train.epochs=1",
                    "--set", "dataloader.batch_size=8", *TINY[:4], "--set", "device=cpu"]
     run(finetune_main, *with_config)
     assert find_weights(tmp_path / "lone", "PRC") == {6: tmp_path / "lone" / "best-AUPRC.pth"}
