@@ -245,10 +245,12 @@ def test_every_config_builds_its_transforms_and_its_model(path, overlay):
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.stem)
 def test_every_overlay_merges_over_a_config_it_is_made_for(overlay):
-    config = load_config([ROOT / "configs" / "downstream" / "st_mem.yaml", overlay])
-    plain = load_config([ROOT / "configs" / "downstream" / "st_mem.yaml"])
-    assert config != plain, "the overlay changes nothing"
-    check_job(config, True)
+    made_for = {"moments": "pretrain/simclr_signal", "moments_dino_signal": "pretrain/dino_signal",
+                "moments_dino_spectrogram": "pretrain/dino_spectrogram"}.get(overlay.stem, "downstream/st_mem")
+    path = ROOT / "configs" / f"{made_for}.yaml"
+    config = load_config([path, overlay])
+    assert config != load_config([path]), "the overlay changes nothing"
+    check_job(config, made_for.startswith("downstream"))
 
 
 @pytest.mark.parametrize("name, model", [("st_mem", "st_mem_vit_base"), ("mtae", "mtae_vit_base"), ("mlae", "mlae_vit_base")])
