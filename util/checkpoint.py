@@ -71,7 +71,8 @@ def save(content: dict, path) -> None:
         # Where a write fails, PyTorch's own complaint hides the reason.
         cause = error.__context__ if isinstance(error.__context__, OSError) else error
         reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
-        kept = f"; the older {path.name} is intact" if path.exists() else ""
+        older = [name for name in (path.name, LAST) if path.with_name(name).exists()]
+        kept = f"; the older {older[0]} is intact" if older else ""
         raise CheckpointError(f"cannot write {path}: {reason}{kept}. Free some space or choose another --output_dir "
                               "and go on with --resume auto") from error
 

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import difflib
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,8 +141,15 @@ for _rules in (_Loader, _Dumper):
 
 
 def read_yaml(text: str):
-    """A YAML text's value."""
-    return yaml.load(text, _Loader)
+    """A YAML text's value.
+
+    Raises:
+        ValueError: not YAML, or of a kind the safe loader does not make.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except Exception as error:  # besides YAMLError, a wrong date or tag makes the loader stumble in many ways
+        raise ValueError(" ".join(str(error).split())) from None
 
 
 def load_yaml(path) -> dict:
@@ -154,8 +162,8 @@ def load_yaml(path) -> dict:
         value = read_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -166,7 +174,7 @@ def load_yaml(path) -> dict:
 def find_overlay(name) -> Path:
     """An overlay by path, or by its bare name in configs/overlay/."""
     named = ROOT / "configs" / "overlay" / f"{name}.yaml"
-    if not Path(name).exists() and named.exists():
+    if not os.path.exists(name) and os.path.exists(named):  # which, unlike Path's, take any name
         return named
     return Path(name)
 
@@ -179,11 +187,11 @@ def parse_override(text: str) -> dict:
     """
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
-        raise ConfigError(f"--set {text}: write key=value, e.g. --set train.epochs=5")
+        raise ConfigError(f"--set {text!r}: write key=value, e.g. --set train.epochs=5")
     try:
         value = read_yaml(value)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise ConfigError(f"--set {text}: the value is not valid YAML") from None
+    except ValueError:
+        raise ConfigError(f"--set {text!r}: the value is not valid YAML") from None
     for part in reversed(path.strip().split(".")):
         value = {part: value}
     return value
@@ -197,7 +205,10 @@ def load_config(paths, overrides=(), extra=None) -> dict:
     """
     merged = {}
     for layer in [*map(load_yaml, paths), *map(parse_override, overrides), extra or {}]:
-        mergedeep.merge(merged, layer)  # mappings are merged, lists and values replaced
+        try:
+            mergedeep.merge(merged, layer)  # mappings are merged, lists and values replaced
+        except RecursionError:
+            raise ConfigError("a mapping of the config contains itself (a YAML alias inside its own anchor)") from None
     return check(merged)
 
 
@@ -213,7 +224,7 @@ def check(config: dict, keys=KEYS, prefix="") -> dict:
         name = str(unknown[0])
         close = difflib.get_close_matches(name, keys, 1)
         hint = f"; did you mean {prefix}{close[0]}" if close else ""
-        raise ConfigError(f"unknown key '{prefix}{name}'{hint}? Known keys here: {', '.join(keys)}")
+        raise ConfigError(f"unknown key {prefix + name!r}{hint}? Known keys here: {', '.join(keys)}")
     checked = {}
     for name, spec in keys.items():
         if isinstance(spec, dict):
