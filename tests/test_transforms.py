@@ -55,6 +55,7 @@ def signals(length):
     ecg = simple_ecg(samples=length)
     return {"noise": random.standard_normal((12, length)),
             "drift": ecg + 2 * np.sin(2 * np.pi * 0.1 * t + np.arange(12)[:, None]) + 0.3 * t,
+            "wild drift": ecg + 15 * np.sin(2 * np.pi * 0.1 * t + np.arange(12)[:, None]),
             "offset": ecg + np.linspace(-5, 5, 12)[:, None],
             "step": ecg + 3 * (t > t[-1] / 2),
             "ecg": ecg}
@@ -78,10 +79,10 @@ def filtered(x, filters):
 @pytest.mark.parametrize("filters", [[HIGH], [LOW], [HIGH, LOW], [LOW, HIGH]], ids=["high", "low", "both", "low-high"])
 @pytest.mark.parametrize("length", [19, 60, 250, 1000, 2250, 2251])
 def test_filters_equal_scipys_on_every_kind_of_signal(length, filters):
-    """Each sample within 1e-5 of the signal's own size."""
+    """Within 2e-6 of the signal's size: float32 rounds the input."""
     for kind, x in signals(length).items():
         want = with_scipy(x, filters)
-        assert np.abs(filtered(x, filters) - want).max() < 1e-5 * max(1, np.abs(x).max()), kind
+        assert np.abs(filtered(x, filters) - want).max() < 2e-6 * max(1, np.abs(x).max()), kind
 
 
 @pytest.mark.parametrize("fs, cutoffs, length", [(100, (0.67, 40), 250), (100, (0.5, 45), 1000), (500, (0.5, 100), 2500)])
@@ -162,9 +163,9 @@ def test_the_filter_refuses_another_length():
 
 
 # ============ whole preprocessing ============
-@pytest.mark.parametrize("kind", ["noise", "drift", "offset", "step", "ecg"])
+@pytest.mark.parametrize("kind", ["noise", "drift", "wild drift", "offset", "step", "ecg"])
 def test_published_preprocessing_equals_scipys_per_sample_result(kind):
-    x = signals(2250)[kind]
+    x = signals(2250)[kind].astype(np.float32).astype(float)
     got = build_pipeline(PUBLISHED, length=2250, fs=250)(torch.from_numpy(x)[None].float())[0].double().numpy()
     assert np.abs(got - standardized(with_scipy(x, [HIGH, LOW]))).max() < 1e-5
 
@@ -508,7 +509,7 @@ def test_rand_augment_belongs_to_the_sample_and_repeats():
     assert torch.equal(pipeline(x, KeyedRandom(keys)), whole)
     rows = [33, 2, 7]
     assert torch.equal(pipeline(x[rows], KeyedRandom(keys[rows])), whole[rows])
-    assert 0.6 < (whole != x).any(dim=2).any(dim=1).float().mean() < 0.9
+    assert 0.5 < (whole != x).any(dim=2).any(dim=1).float().mean() < 0.95
 
 
 def test_rand_augment_comes_last():
@@ -573,3 +574,15 @@ def test_the_gpu_gives_the_same_views():
     here = pipeline(x, keyed(16))
     there = pipeline.cuda()(x.cuda(), KeyedRandom(keyed(16).keys.cuda())).cpu()
     assert (here - there).abs().max() < 2e-5
+
+
+def test_choosing_rows_on_a_cpu_gives_what_a_gpu_computes(monkeypatch):
+    """Both ways of applying an operation to some samples, on the CPU."""
+    class Elsewhere(torch.Tensor):
+        device = property(lambda self: torch.device("meta"))
+    x, augment = torch.randn(60, 12, 64), RandAugment(list(AUGMENTATIONS), prob=0.7)
+    here = augment(x, keyed(60))
+    apply = RandAugment._apply
+    monkeypatch.setattr(RandAugment, "_apply", lambda self, operation, x, *rest: apply(
+        self, lambda y, *args: operation(torch.Tensor(y), *args), x.as_subclass(Elsewhere), *rest))
+    assert torch.allclose(torch.Tensor(augment(x, keyed(60))), here, atol=1e-6)

@@ -4,7 +4,6 @@ Preprocessing is fixed (filters, standardisation); RandAugment draws from the sa
 config a transform is ``name`` or ``{name: {argument: value}}``; the names are those of ``TRANSFORMS`` and
 ``AUGMENTATIONS``.
 """
-import contextlib
 import functools
 import inspect
 import math
@@ -16,6 +15,7 @@ import torch
 import torch.nn as nn
 
 from util.errors import ConfigError
+from util.keyed_random import KeyedRandom
 
 
 # ============ filters ============
@@ -48,7 +48,7 @@ def _crop_filter_parts(length: int, filters: tuple):
     rest = map_ - scipy.linalg.circulant(np.fft.irfft(response, length))
     rest = torch.from_numpy(rest - rest.mean(axis=1, keepdims=True))  # zero-mean input has no use for the row means
     with torch.random.fork_rng(devices=[]):  # svd_lowrank draws: leave the caller's random state alone
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         u, s, v = torch.svd_lowrank(rest, q=min(96, length), niter=6)
     rank = int((s > 1e-8).sum())
     if rank == len(s) < length:
@@ -79,30 +79,23 @@ class CropFilter(nn.Module):
         self.length = length
         for name, value in (("response", torch.from_numpy(response)), ("v", v), ("u", u.mT.contiguous()),
                             ("constant", constant)):
-            self.register_buffer(name, value.float(), persistent=False)
+            self.register_buffer(name, value, persistent=False)
+        self.removes_constants = not constant.any()
 
     def forward(self, x, random=None):
         if x.shape[-1] != self.length:
             raise ValueError(f"the filter was made for {self.length} samples, not {x.shape[-1]}")
-        first = x[..., :1]  # differences first: a flat lead gives exactly 0, and offsets cost no digits
-        x = x - first
-        mean = x.mean(dim=-1, keepdim=True)
-        x = x - mean
-        filtered = torch.fft.irfft(torch.fft.rfft(x) * self.response, self.length)
-        with full_precision():
-            filtered = filtered + x @ self.v @ self.u
-        return filtered + (first + mean) * self.constant
-
-
-@contextlib.contextmanager
-def full_precision():
-    """Matrix products inside are true float32, whatever ``train.matmul_precision`` says."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+        # float64: a wandering baseline is many times larger than what is left, and float32 would lose its fifth digit
+        signal = x.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
+        level = signal[..., :1].clone()
+        signal -= level  # differences first: a flat lead gives exactly 0
+        mean = signal.mean(dim=-1, keepdim=True)
+        signal -= mean
+        filtered = torch.fft.irfft(torch.fft.rfft(signal).mul_(self.response), self.length)
+        filtered.flatten(0, -2).addmm_(signal.flatten(0, -2) @ self.v, self.u)
+        if not self.removes_constants:
+            filtered += (level + mean) * self.constant
+        return filtered.to(x.dtype)
 
 
 class Standardize(nn.Module):
@@ -121,7 +114,7 @@ class Standardize(nn.Module):
         std, mean = torch.std_mean(x, dim=self.axis, correction=0, keepdim=True)
         # A constant's standard deviation is rounding noise, not zero: compare with the level.
         flat = std <= 1e-6 * mean.abs()
-        return torch.where(flat, 0.0, (x - mean) / torch.where(flat, 1.0, std))
+        return (x - mean).mul_(torch.where(flat, 0.0, 1 / std))
 
 
 # ============ augmentations: ratio r = amplitude a = 0.3 level/10, period p = 0.5/(level/10) of the window ============
@@ -275,13 +268,21 @@ class RandAugment(nn.Module):
         choice = random.permutation(len(self.operations))[:, :self.num_layers]
         apply = random.uniform(self.num_layers) < self.prob
         for layer in range(self.num_layers):
-            result = x
+            result = x.clone()
             for number, operation in enumerate(self.operations):
                 chosen = (choice[:, layer] == number) & apply[:, layer]
-                # Every operation runs on the whole batch: picking rows would make the host wait for the device.
-                result = torch.where(chosen[:, None, None], operation(x, random, self.level), result)
+                draws = random.fork(1 + layer * len(self.operations) + number)
+                self._apply(operation, x, result, chosen, draws)
             x = result
         return x
+
+    def _apply(self, operation, x, result, chosen, draws):
+        """Put operation(x) into the chosen rows of ``result``; draws belong to samples, so both ways give the same."""
+        if x.device.type == "cpu":
+            rows = chosen.nonzero()[:, 0]
+            result[rows] = operation(x[rows], KeyedRandom(draws.keys[rows]), self.level)
+        else:  # the host would wait for the device to learn the rows: cheaper to compute all of them
+            result.copy_(torch.where(chosen[:, None, None], operation(x, draws, self.level), result))
 
 
 # ============ from config to module ============
