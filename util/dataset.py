@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from util.challenge import ABBREVIATIONS, CLASSES
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom, sample_keys
-from util.leads import lead_index
+from util.leads import LEADS, lead_index
 from util.stop import ignore_signals
 
 FOLDS = 10
@@ -82,7 +82,8 @@ class CropDataset(Dataset):
 
     def __init__(self, store, leads, length, labels=None):
         self.store, self.length, self.labels = store, length, labels
-        self.columns = lead_index(leads)
+        self.columns = slice(None) if tuple(leads) == LEADS else lead_index(leads)
+        self.channels = len(leads)
         self.samples = store.records["length"].to_numpy()
         self.scale = store.records["scale"].to_numpy(np.float32)
 
@@ -90,7 +91,7 @@ class CropDataset(Dataset):
         return len(self.store)
 
     def __getitems__(self, items):
-        counts = np.empty((len(items), self.length, len(self.columns)), np.int16)
+        counts = np.empty((len(items), self.length, self.channels), np.int16)
         for place, (row, start, _) in enumerate(items):
             samples = min(self.length, self.samples[row] - start)
             crop = self.store.counts(row, start, samples)[:, self.columns]
@@ -266,12 +267,13 @@ def parse_folds(value) -> list[int]:
     """``dataset.fold`` as a list of test folds.
 
     Raises:
-        ConfigError: not a fold 0-9, a list of them, or 'all'.
+        ConfigError: not a fold 0-9, a list of different ones, or 'all'.
     """
     folds = list(range(FOLDS)) if value == "all" else value if isinstance(value, list) else [value]
     if not folds or not all(isinstance(f, int) and not isinstance(f, bool) and 0 <= f < FOLDS for f in folds) \
             or len(set(folds)) < len(folds):
-        raise ConfigError(f"dataset.fold must be a fold 0-{FOLDS - 1}, a list of different ones, or 'all', not {value!r}")
+        raise ConfigError(f"dataset.fold must be a fold 0-{FOLDS - 1}, a list of different ones, or 'all', "
+                          f"not {value!r}")
     return folds
 
 

@@ -1,0 +1,62 @@
+"""The linear probe: features averaged over a record's crops, and a ridge regression in closed form."""
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from util.probe import features, linear_probe
+from util.scores import auroc, macro
+
+
+class Means(nn.Module):
+    """Features: mean and largest value of each crop's first lead; dropout shows the mode."""
+    width = 2
+
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+    def forward_features(self, x):
+        return self.drop(torch.stack([x[:, 0].mean(dim=1), x[:, 0].amax(dim=1)], dim=1))
+
+
+def batch(counts, records):
+    return {"counts": torch.tensor(counts, dtype=torch.int16)[:, :, None], "scale": torch.full((len(records),), 0.5),
+            "key": torch.tensor(records), "record": torch.tensor(records)}
+
+
+def test_features_are_means_over_the_crops_of_a_record_in_the_order_of_the_rows():
+    loader = [batch([[0, 4], [2, 2]], [7, 3]), batch([[8, 0]], [7])]
+    encoder = Means().train()
+    got = features(encoder, loader, nn.Identity(), np.array([3, 7]), torch.device("cpu"))
+    np.testing.assert_allclose(got, [[1, 1], [(1 + 2) / 2, (2 + 4) / 2]])
+    assert got.dtype == np.float64 and encoder.training     # as it was, though measured without dropout
+
+
+def test_the_probe_is_the_ridge_regression_it_says():
+    random = np.random.default_rng(0)
+    x, y = random.standard_normal((60, 5)) * [1, 10, 0.1, 1, 1] + 3, random.random((60, 3)) < 0.4
+    other, truth = random.standard_normal((40, 5)) * [1, 10, 0.1, 1, 1] + 3, random.random((40, 3)) < 0.4
+    a, b = ((part - x.mean(axis=0)) / x.std(axis=0) for part in (x, other))
+    outputs = np.empty((40, 3))
+    for c in range(3):      # least squares with ridge rows appended
+        design = np.vstack([a, np.sqrt(0.01 * 60) * np.eye(5)])
+        target = np.concatenate([y[:, c] - y[:, c].mean(), np.zeros(5)])
+        outputs[:, c] = b @ np.linalg.lstsq(design, target, rcond=None)[0]
+    assert linear_probe(x, y.astype(float), other, truth.astype(float)) == pytest.approx(macro(auroc(truth, outputs)))
+
+
+def test_separable_classes_reach_one_and_noise_one_half():
+    random = np.random.default_rng(1)
+    y, truth = np.eye(4)[random.integers(0, 4, 200)], np.eye(4)[random.integers(0, 4, 100)]
+    assert linear_probe(y + 0, y, truth + 0, truth) == 1
+    noise = linear_probe(random.standard_normal((2000, 4)), np.eye(4)[random.integers(0, 4, 2000)],
+                         random.standard_normal((2000, 4)), np.eye(4)[random.integers(0, 4, 2000)])
+    assert noise == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_constant_feature_does_no_harm():
+    random = np.random.default_rng(2)
+    y = np.eye(2)[random.integers(0, 2, 100)]
+    x = np.concatenate([y, np.full((100, 1), 7.0)], axis=1)
+    assert linear_probe(x, y, x, y) == 1
