@@ -11,10 +11,13 @@ from experiments import run_signal, threshold_search
 from experiments.common import find_weights
 from main_finetune import main as finetune_main
 from util.challenge import ABBREVIATIONS
+from util.config import ROOT
 from util.errors import CheckpointError, ConfigError
 from util.scores import all_scores
 from util.store import RecordStore
 from util.thresholds import load_thresholds, search_ascent, search_published
+
+SIGNAL = ROOT / "configs" / "downstream" / "signal.yaml"
 
 
 @pytest.fixture()
@@ -132,7 +135,7 @@ def test_rare_classes_share_a_threshold_and_the_table_says_so(folder, capsys):
 
 
 def test_results_of_main_finetune_are_found_too(tmp_path):
-    with_config = ["--config_path", "configs/downstream/signal.yaml", "--output_dir", str(tmp_path),
+    with_config = ["--config_path", str(SIGNAL), "--output_dir", str(tmp_path),
                    "--exp_name", "lone", "--set", f"dataset.store={store()}",
                    "--set", "dataset.fold=6", "--set", "train.epochs=1",
                    "--set", "dataloader.batch_size=8", *TINY[:4], "--set", "device=cpu"]
@@ -172,7 +175,7 @@ def test_weights_without_a_config_take_the_one_given(folder):
     torch.save({"model": content["model"]}, folder / "fold3_bestPRC.pth")
     with pytest.raises(CheckpointError, match="does not carry the config"):
         search(folder, "--fold", 3)
-    search(folder, "--fold", 3, "--config_path", "configs/downstream/signal.yaml", *TINY[:4],
+    search(folder, "--fold", 3, "--config_path", str(SIGNAL), *TINY[:4],
            "--set", f"dataset.store={store()}")
     assert (folder / "thresholds_PRC_ascent" / "thresholds_fold3.json").is_file()
 
