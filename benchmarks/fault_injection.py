@@ -143,7 +143,7 @@ class Run:
             self._until(lambda: self._said("test:"))
         else:
             self._until(lambda: self._said("valid:"))
-        time.sleep(rng.uniform(0, 0.15))
+        time.sleep(rng.uniform(0, 0.02))
 
 
 def kill_tree(pid):
@@ -207,7 +207,7 @@ def simulate(folder, records) -> Path:
 
 def moments_for(launcher, kills, rng) -> list[str]:
     """As many moments as kills, every kind in turn."""
-    kinds = [kind for kind in MOMENTS if kind != "evaluation" or "downstream" in launcher]
+    kinds = ["step", "evaluation", "checkpoint", "starting"] if "downstream" in launcher else ["step", "checkpoint", "starting"]
     moments = [kinds[number % len(kinds)] for number in range(kills)]
     rng.shuffle(moments)
     return moments

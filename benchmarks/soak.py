@@ -1,0 +1,99 @@
+"""Memory of a long pre-training: resident size of the training process and of its loader's workers, epoch by epoch.
+
+    python benchmarks/soak.py
+    python benchmarks/soak.py --epochs 1000 --steps 10 --workers 4
+
+The demo's pre-training (a tiny ST-MEM on simulated records), with short epochs, a checkpoint each and a figure every
+tenth.  After a warm-up the memory must stay within 5 %; a process that grows fails.
+"""
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LIMIT = 0.05
+WARM_UP = 10
+
+
+def simulate(folder, records) -> Path:
+    """A store of simulated records at 250 Hz."""
+    steps = (("simulate_physionet2020.py", "--output_dir", "sim", "--records", str(records)),
+             ("data_extraction_without_preprocessing.py", "--input_dir", "sim", "--output_dir", "shards", "--target_fs", "250"),
+             ("reformat_memmap.py", "--input_dir", "shards", "--output_dir", "store"))
+    for script, *arguments in steps:
+        subprocess.run([sys.executable, str(ROOT / "data_preparation" / script), *arguments], cwd=folder, check=True,
+                       capture_output=True)
+    return folder / "store"
+
+
+def resident(pid) -> float:
+    """Resident memory of a process in MB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+def children(pid) -> list[int]:
+    """Ids of a process's children: here the loader's workers."""
+    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+
+
+def watch(process, log, epochs):
+    """[(epoch, MB of the process, MB of its workers together)] at the end of every epoch."""
+    seen, samples = 0, []
+    while process.poll() is None:
+        lines = len(log.read_bytes().splitlines()) if log.exists() else 0
+        if lines > seen:
+            seen = lines
+            try:
+                samples.append((seen, resident(process.pid), sum(map(resident, children(process.pid)))))
+            except (OSError, StopIteration):
+                break  # it is ending
+        time.sleep(0.02)
+    if process.wait():
+        raise SystemExit(f"the training ended with status {process.returncode}")
+    return samples
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=200, help="default: 200")
+    parser.add_argument("--steps", type=int, default=2, help="steps an epoch (default: 2)")
+    parser.add_argument("--workers", type=int, default=2, help="default: 2")
+    parser.add_argument("--records", type=int, default=80, help="simulated recordings (default: 80)")
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        store = simulate(folder, arguments.records)
+        settings = {"model_name": "st_mem_vit_tiny_dec256d4b", "dataset.store": store, "train.epochs": arguments.epochs,
+                    "train.steps_per_epoch": arguments.steps, "dataloader.num_workers": arguments.workers,
+                    "train.figure_every": 10, "train.keep_last": 1}
+        command = [sys.executable, str(ROOT / "main_pretrain.py"), "--config_path", str(ROOT / "configs/pretrain/st_mem.yaml"),
+                   "--overlay", "demo", "--output_dir", str(folder), "--exp_name", "soak"]
+        for name, value in settings.items():
+            command += ["--set", f"{name}={value}"]
+        began = time.monotonic()
+        with open(folder / "console.txt", "w") as console:
+            process = subprocess.Popen(command, cwd=ROOT, stdout=console, stderr=console,
+                                       env={**os.environ, "OMP_NUM_THREADS": "1"})
+            samples = watch(process, folder / "soak" / "log.txt", arguments.epochs)
+    return report(samples, time.monotonic() - began)
+
+
+def report(samples, seconds) -> int:
+    """Print some epochs and the growth after the warm-up; returns 0 where both stay within the limit."""
+    warm = [sample for sample in samples if sample[0] > WARM_UP] or samples
+    print("| epoch | training process, MB | workers, MB |\n|---|---|---|")
+    for epoch, own, workers in warm[::max(1, len(warm) // 8)][:8] + warm[-1:]:
+        print(f"| {epoch} | {own:.1f} | {workers:.1f} |")
+    growths = [warm[-1][column] / warm[0][column] - 1 for column in (1, 2) if warm[0][column]]
+    print(f"\n{samples[-1][0]} epochs in {seconds:.0f} s; growth after epoch {warm[0][0]}: "
+          f"{', '.join(f'{growth:+.1%}' for growth in growths)} (limit {LIMIT:.0%})")
+    return 0 if all(abs(growth) <= LIMIT for growth in growths) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
