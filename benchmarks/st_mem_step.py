@@ -24,7 +24,8 @@ from models.registry import build_model  # noqa: E402
 from util.optim import make_optimizer  # noqa: E402
 
 LEADS, PATCHES, PATCH = 12, 30, 75
-TRAIN = {"optimizer": "adamw", "optimizer_kwargs": {"betas": [0.9, 0.95]}, "weight_decay": 0.01, "decay_all": True, "lr": 1e-5}
+TRAIN = {"optimizer": "adamw", "optimizer_kwargs": {"betas": [0.9, 0.95]}, "weight_decay": 0.01, "decay_all": True,
+         "lr": 1e-5}
 
 
 # ============ the reference ============
@@ -59,7 +60,7 @@ def blocks(x, w, name):
 
 
 def plain_encode(w, patches, keep):
-    """(batch, leads, patches, 75) and the kept tokens -> latents (batch, leads * (kept + 2), width), lead after lead."""
+    """(batch, leads, patches, 75) and the kept tokens -> latents (batch, leads * (kept + 2), width)."""
     position, rows = w["encoder.pos_embedding"][0], torch.arange(len(patches))[:, None]
     embedded = norm(patches, w, "encoder.to_patch_embedding.1")
     embedded = norm(linear(embedded, w, "encoder.to_patch_embedding.2"), w, "encoder.to_patch_embedding.3")
@@ -147,8 +148,10 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="st_mem_vit_base_dec256d4b", help="ST-MEM factory (default %(default)s)")
     parser.add_argument("--batch", type=int, default=4, help="ECGs a step (default %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="steps each way, of which the best counts (default %(default)s)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (default %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3,
+                        help="steps each way, of which the best counts (default %(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(),
+                        help="CPU threads (default %(default)s)")
     parser.add_argument("--cpu_time", action="store_true", help="count the process's CPU seconds, not the wall's")
     args = parser.parse_args(argv)
     clock = time.process_time if args.cpu_time else time.perf_counter

@@ -18,7 +18,8 @@ def kept_tokens(n, mask_ratio):
     """
     kept = int(n * (1 - mask_ratio))
     if not 0 < kept < n:
-        raise ConfigError(f"mask_ratio {mask_ratio} keeps {kept} of {n} tokens; at least one must be kept and one masked")
+        raise ConfigError(f"mask_ratio {mask_ratio} keeps {kept} of {n} tokens; "
+                          "at least one must be kept and one masked")
     return kept
 
 
@@ -87,7 +88,7 @@ class MaskedAutoencoder(nn.Module):
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 nn.init.xavier_uniform_(parameter)
-            elif name.rpartition(".")[2] in ("mask_embedding", "sep_embedding", "cls_embedding") or "lead_embed" in name:
+            elif name.endswith(("mask_embedding", "sep_embedding", "cls_embedding")) or "lead_embeddings" in name:
                 nn.init.normal_(parameter, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):

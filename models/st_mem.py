@@ -21,7 +21,7 @@ class ST_MEM(MaskedAutoencoder):
         return self.encoder.patchify(series)
 
     def encode(self, patches, keep):
-        """(b, leads, n, p), keep (b, leads, k) -> (b, leads * (k + 2), width); tokens in noise order, separators kept."""
+        """(b, leads, n, p), keep (b, leads, k) -> (b, leads * (k + 2), width); in noise order, with separators."""
         rows = self.encoder.input_leads(patches)
         position = self.encoder.pos_embedding[0, 1:patches.shape[2] + 1][keep]  # (b, leads, k, width)
         tokens = self.to_patch_embedding(take(patches, keep)) + position

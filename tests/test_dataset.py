@@ -10,7 +10,8 @@ import torch
 from main_pretrain import pretrain
 from util.challenge import ABBREVIATIONS, CODE_TO_CLASS
 from util.config import load_config
-from util.dataset import (Cropping, CropDataset, EvaluationBatches, TrainingBatches, choose_rows, make_labels, make_loader,
+from util.dataset import (Cropping, CropDataset, EvaluationBatches, TrainingBatches, choose_rows, make_labels,
+                          make_loader,
                           parse_classes, parse_cropping, parse_folds, split_rows, to_device)
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
@@ -49,7 +50,8 @@ def millivolts(i):
 
 def training(store, batch_size=4, length=400, rows=None, **options):
     rows = np.arange(len(store)) if rows is None else rows
-    return TrainingBatches(rows, store.records["length"].to_numpy()[rows], length, batch_size=batch_size, seed=3, **options)
+    return TrainingBatches(rows, store.records["length"].to_numpy()[rows], length, batch_size=batch_size, seed=3,
+                           **options)
 
 
 # ============ windows of a record ============
@@ -143,7 +145,8 @@ def items_of(batches, steps=None):
             range(len(micro) // batches.accumulate)]
 
 
-@pytest.mark.parametrize("world, batch_size, accumulate", [(1, 12, 1), (2, 6, 1), (4, 3, 1), (1, 4, 3), (2, 3, 2), (3, 4, 1)])
+@pytest.mark.parametrize("world, batch_size, accumulate",
+                         [(1, 12, 1), (2, 6, 1), (4, 3, 1), (1, 4, 3), (2, 3, 2), (3, 4, 1)])
 @pytest.mark.parametrize("crops", [1, 3])
 def test_all_processes_together_read_what_one_reads(store, world, batch_size, accumulate, crops):
     """Step by step the same records, windows and keys, however the effective batch of 12 is shared out."""
@@ -257,8 +260,9 @@ def test_the_number_of_workers_does_not_matter_bit_by_bit(store):
 def first_losses(store, folder, workers):
     """Losses of the first steps of the real pre-training job."""
     overrides = ["model_name=st_mem_vit_tiny_dec256d4b", "model.seq_len=300", "train.epochs=2", "train.log_every=1",
-                 "train.steps_per_epoch=3", "dataloader.batch_size=4", f"dataloader.num_workers={workers}", "device=cpu",
-                 "dataset.transforms=[{random_crop: {crop_length: 300}}, {highpass_filter: {cutoff: 0.67}}, standardize]",
+                 "train.steps_per_epoch=3", "dataloader.batch_size=4", f"dataloader.num_workers={workers}",
+                 "device=cpu",
+                 "dataset.transforms=[random_crop: {crop_length: 300}, highpass_filter: {cutoff: 0.67}, standardize]",
                  f"dataset.store={store.path.parent}", f"output_dir={folder}", f"exp_name=w{workers}"]
     root = Path(__file__).resolve().parents[1]
     run = pretrain(load_config([root / "configs/pretrain/st_mem.yaml"], overrides))
@@ -281,11 +285,13 @@ def test_the_first_losses_of_pretraining_do_not_depend_on_the_number_of_workers(
 def test_evaluation_counts_each_window_once_on_any_number_of_processes(store, world):
     rows, cropping = np.array([3, 8, 20, 59, 41]), Cropping("segments", 400, count=3)
     lengths = store.records["length"].to_numpy()[rows]
-    parts = [list(EvaluationBatches(rows, lengths, cropping, batch_size=4, rank=rank, world=world)) for rank in range(world)]
-    assert all(len(part) == len(EvaluationBatches(rows, lengths, cropping, batch_size=4, rank=rank, world=world))
-               for rank, part in enumerate(parts))
+    samplers = [EvaluationBatches(rows, lengths, cropping, batch_size=4, rank=rank, world=world)
+                for rank in range(world)]
+    parts = [list(sampler) for sampler in samplers]
+    assert [len(part) for part in parts] == [len(sampler) for sampler in samplers]
     seen = sorted((row, start) for part in parts for batch in part for row, start, _ in batch)
-    want = [(row, start) for row in rows for start in ([0] if row == 59 else [0, (100 + row) // 2, 2 * ((100 + row) // 2)])]
+    want = [(row, start) for row in rows for start in
+            ([0] if row == 59 else [0, (100 + row) // 2, 2 * ((100 + row) // 2)])]
     assert seen == sorted(want)
 
 
@@ -323,9 +329,11 @@ def test_a_code_may_serve_two_classes(store):
     assert labels[:2].tolist() == [[1, 0], [1, 1]]
 
 
-@pytest.mark.parametrize("value, word", [("challenge2021", "challenge2020 or a mapping"), ({"one": [AF]}, "at least two"),
-                                         ({"a": [AF], "b": ["AFIB"]}, "'AFIB' is not a SNOMED"), ([AF, SINUS], "mapping"),
-                                         ({"a": [AF], "b": []}, "'b' has no code"), ({"a": [AF], "b": None}, "SNOMED")])
+@pytest.mark.parametrize("value, word", [
+    ("challenge2021", "challenge2020 or a mapping"), ({"one": [AF]}, "at least two"), ([AF, SINUS], "mapping"),
+    ({"a": [AF], "b": ["AFIB"]}, "'AFIB' is not a SNOMED"), ({"a": [AF], "b": []}, "'b' has no code"),
+    ({"a": [AF], "b": None}, "SNOMED"),
+])
 def test_wrong_classes_are_config_errors(value, word):
     with pytest.raises(ConfigError, match=word):
         parse_classes(value)
@@ -367,7 +375,8 @@ def test_an_empty_part_is_a_config_error(store):
 def test_databases_and_subsets(store):
     assert choose_rows(store, databases=["b"]).tolist() == list(range(1, RECORDS, 2))
     some = choose_rows(store, max_records=7, seed=5)
-    assert len(some) == 7 and sorted(some) == some.tolist() and np.array_equal(some, choose_rows(store, max_records=7, seed=5))
+    assert len(some) == 7 and sorted(some) == some.tolist()
+    assert np.array_equal(some, choose_rows(store, max_records=7, seed=5))
     assert not np.array_equal(some, choose_rows(store, max_records=7, seed=6))
     assert len(choose_rows(store, max_records=1000)) == RECORDS
     with pytest.raises(ConfigError, match="has no ptb-xl; it holds a, b"):

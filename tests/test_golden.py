@@ -72,7 +72,8 @@ def normal_input(case):
 
 def recorded_noise(name):
     family = GOLDEN["pretrain_forward"][name]["noise"]["key"].removesuffix("_noise")
-    return {part: torch.from_numpy(arrays("noise.npz")[f"{family}_{part}"]) for part in ("noise", "mask", "ids_restore")}
+    return {part: torch.from_numpy(arrays("noise.npz")[f"{family}_{part}"])
+            for part in ("noise", "mask", "ids_restore")}
 
 
 @lru_cache(maxsize=1)
@@ -324,7 +325,8 @@ def test_a_pretraining_model_starts_with_the_published_statistics(name):
 
 
 # ============ other sizes: against the literal definition ============
-SETTINGS = {"st_mem": dict(seq_len=300, patch_size=75), "mtae": dict(seq_len=750, patch_size=75), "mlae": dict(seq_len=150)}
+SETTINGS = {"st_mem": dict(seq_len=300, patch_size=75), "mtae": dict(seq_len=750, patch_size=75),
+            "mlae": dict(seq_len=150)}
 
 
 def literal(family, model, series, noise):
@@ -337,7 +339,8 @@ def literal(family, model, series, noise):
     target = series
     if family == "mtae":
         target = torch.stack([torch.stack([x[:, n * 75:n * 75 + 75].T.flatten() for n in range(10)]) for x in series])
-    return [literal_mae.class_token_pred(state, x, n, list(range(len(x))), heads) for x, n in zip(target, noise)], target
+    rows = list(range(target.shape[1]))
+    return [literal_mae.class_token_pred(state, x, n, rows, heads) for x, n in zip(target, noise)], target
 
 
 @pytest.mark.parametrize("size", ["tiny", pytest.param("small", marks=pytest.mark.slow)])
@@ -357,7 +360,8 @@ def test_prediction_and_loss_equal_the_literal_definition(family, size):
     for flag in (False, True):
         model.norm_pix_loss = flag
         want = literal_mae.masked_loss(target, out["pred"], out["mask"], flag)
-        assert model.loss(model.patches(series), out["pred"], out["mask"]).item() == pytest.approx(want.item(), rel=1e-12)
+        got = model.loss(model.patches(series), out["pred"], out["mask"])
+        assert got.item() == pytest.approx(want.item(), rel=1e-12)
 
 
 def test_sizes_are_the_published_ones():

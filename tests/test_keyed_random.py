@@ -136,7 +136,8 @@ def test_draws_streams_epochs_and_records_are_independent():
 def test_a_row_depends_on_its_own_key_alone():
     keys = torch.from_numpy(sample_keys(1, 0, np.arange(50), np.zeros(50, int)))
     rows = torch.tensor([31, 4, 4, 0])
-    for draw in (lambda r: r.uniform(3, 2), lambda r: r.normal(5), lambda r: r.integers(9, 4), lambda r: r.permutation(6)):
+    for draw in (lambda r: r.uniform(3, 2), lambda r: r.normal(5), lambda r: r.integers(9, 4),
+                 lambda r: r.permutation(6)):
         assert torch.equal(draw(KeyedRandom(keys))[rows], draw(KeyedRandom(keys[rows])))
     assert torch.equal(KeyedRandom(keys).fork(3).uniform(2)[rows], KeyedRandom(keys[rows]).fork(3).uniform(2))
 

@@ -197,7 +197,8 @@ def test_defect_3_mlae_pretraining_positions_go_by_name():
     leads = ["V3", "II", "aVF", "I"]
     model = build_model("mlae_vit_tiny_dec256d4b", **MLAE, leads=leads).double()
     x, noise = signal(4, 60), torch.rand(2, 4)
-    want = torch.stack([literal_mae.class_token_pred(model.state_dict(), r, n, lead_index(leads), 3) for r, n in zip(x, noise)])
+    want = torch.stack([literal_mae.class_token_pred(model.state_dict(), r, n, lead_index(leads), 3)
+                        for r, n in zip(x, noise)])
     assert torch.allclose(model(x, noise=noise)["pred"], want, atol=1e-10)
 
 

@@ -39,13 +39,14 @@ def literal(probabilities, labels):
     """Multi-label: {name: {average: value}}."""
     output = probabilities > 0.5
     classes = range(labels.shape[1])
+    present = [c for c in classes if labels[:, c].any()]
     curve = [c for c in classes if 0 < labels[:, c].sum() < len(labels)]
     return {"Accuracy": dict.fromkeys(("micro", "macro"), (output == (labels > 0)).mean()),
             "F1Score": {"macro": np.mean([f1(output[:, c], labels[:, c]) for c in classes]),
                         "micro": f1(output.ravel(), labels.ravel())},
             "AUROC": {"macro": np.mean([auroc(probabilities[:, c], labels[:, c]) for c in curve]),
                       "micro": auroc(probabilities.ravel(), labels.ravel())},
-            "AUPRC": {"macro": np.mean([auprc(probabilities[:, c], labels[:, c]) for c in classes if labels[:, c].any()]),
+            "AUPRC": {"macro": np.mean([auprc(probabilities[:, c], labels[:, c]) for c in present]),
                       "micro": auprc(probabilities.ravel(), labels.ravel())}}
 
 
@@ -182,16 +183,19 @@ def test_the_challenge_score_is_that_of_util_scores():
 
 # ============ names in a config ============
 def test_names_and_averages():
-    got = parse_metrics(["Accuracy", {"F1Score": {"average": "macro"}}, {"AUROC": {"average": "micro"}}, {"AUPRC": None}])
+    got = parse_metrics(["Accuracy", {"F1Score": {"average": "macro"}}, {"AUROC": {"average": "micro"}},
+                         {"AUPRC": None}])
     assert got == {"Accuracy": "micro", "F1Score": "macro", "AUROC": "micro", "AUPRC": "macro"}
     assert parse_metrics(["ChallengeScore"], ABBREVIATIONS) == {"ChallengeScore": "macro"}
     assert parse_metrics([]) == {} and set(NAMES) < set(METRICS)
 
 
 @pytest.mark.parametrize("item, words", [
-    ("MulticlassAUROC", "unknown metric 'MulticlassAUROC'; known: Accuracy"), ({"AUROC": {"average": "weighted"}}, "macro or micro"),
+    ("MulticlassAUROC", "unknown metric 'MulticlassAUROC'; known: Accuracy"),
+    ({"AUROC": {"average": "weighted"}}, "macro or micro"),
     ({"AUROC": {"top_k": 1}}, "macro or micro"), ({"AUROC": "macro"}, "macro or micro"), (["AUROC"], "unknown metric"),
-    ("ChallengeScore", "needs dataset.classes: challenge2020"), (None, "unknown metric"), ({"AUROC": {}, "AUPRC": {}}, "unknown"),
+    ("ChallengeScore", "needs dataset.classes: challenge2020"), (None, "unknown metric"),
+    ({"AUROC": {}, "AUPRC": {}}, "unknown"),
 ])
 def test_wrong_metrics_are_config_errors(item, words):
     with pytest.raises(ConfigError, match=words):

@@ -85,7 +85,8 @@ def test_filters_equal_scipys_on_every_kind_of_signal(length, filters):
         assert np.abs(filtered(x, filters) - want).max() < 2e-6 * max(1, np.abs(x).max()), kind
 
 
-@pytest.mark.parametrize("fs, cutoffs, length", [(100, (0.67, 40), 250), (100, (0.5, 45), 1000), (500, (0.5, 100), 2500)])
+@pytest.mark.parametrize("fs, cutoffs, length",
+                         [(100, (0.67, 40), 250), (100, (0.5, 45), 1000), (500, (0.5, 100), 2500)])
 def test_filters_at_other_rates_and_cutoffs(fs, cutoffs, length):
     filters = [("highpass", cutoffs[0], float(fs), 5), ("lowpass", cutoffs[1], float(fs), 5)]
     for kind, x in signals(length).items():
@@ -441,8 +442,10 @@ def test_partial_noise_is_distributed_as_published(kind, level):
     last = 2249 - (noise[rows, 0, ::-1] != 0).argmax(axis=1)
     assert last.max() <= 2248 and (last - first + 1).max() <= seen["span_max"] + 1
     beginning = noise[rows, 0, first]       # the phase restarts: always the first sample of the noise that is not zero
-    assert beginning.mean() == pytest.approx(seen["first_nonzero_noise_sample_mean"], abs=0.02 if "white" in kind else 1e-6)
-    assert beginning.std() == pytest.approx(seen["first_nonzero_noise_sample_std"], abs=0.01 if "white" in kind else 1e-6)
+    assert beginning.mean() == pytest.approx(seen["first_nonzero_noise_sample_mean"],
+                                             abs=0.02 if "white" in kind else 1e-6)
+    assert beginning.std() == pytest.approx(seen["first_nonzero_noise_sample_std"],
+                                            abs=0.01 if "white" in kind else 1e-6)
     if "white" not in kind:
         assert np.abs(noise).max() == pytest.approx(seen["abs_noise_max"], rel=5e-3)
 
@@ -546,7 +549,8 @@ def test_wrong_rand_augment_arguments_are_config_errors(arguments, word):
     ({"highpass_filter": {"cutoff": "0.67"}}, "takes the numbers cutoff"),
     ({"highpass_filter": {"cutoff": 0.67, "fs": 500}}, "says fs 500 but dataset.fs is 250"),
     ({"highpass_filter": {"cutoff": 0}}, "between 0 and"), ({"lowpass_filter": {"cutoff": 125}}, "between 0 and"),
-    ({"lowpass_filter": {"cutoff": 40, "order": 0}}, "order"), ({"lowpass_filter": {"cutoff": 40, "order": 2.5}}, "order"),
+    ({"lowpass_filter": {"cutoff": 40, "order": 0}}, "order"),
+    ({"lowpass_filter": {"cutoff": 40, "order": 2.5}}, "order"),
     ({"lowpass_filter": {"cutoff": 40, "kind": "fir"}}, "takes the numbers cutoff"),
 ])
 def test_wrong_transforms_are_config_errors(item, word):

@@ -82,8 +82,9 @@ class KeyedRandom:
         return (-2 * radius.log()).sqrt() * angle.cos()
 
     def integers(self, high, *shape: int) -> torch.Tensor:
-        """int64 in [0, high); ``high`` is an int or a tensor that broadcasts to (batch, *shape).  53 random bits each, so
-        that every place of an hour's recording is as likely as any other."""
+        """int64 in [0, high); ``high`` is an int or a tensor that broadcasts to (batch, *shape).
+
+        53 random bits each, so that every place of an hour's recording is as likely as any other."""
         return (_shift(self._bits(shape), 11).double() * 2.0 ** -53 * high).long()
 
     def permutation(self, n: int) -> torch.Tensor:

@@ -53,7 +53,7 @@ def parse_metrics(target_metrics: list, class_names=()) -> dict[str, str]:
     """``metric.target_metrics`` as {name: average}.
 
     Raises:
-        ConfigError: unknown metric or argument, one named twice; ChallengeScore with other classes than the Challenge's.
+        ConfigError: unknown metric or argument, one named twice; ChallengeScore without the Challenge's classes.
     """
     parsed = {}
     for item in target_metrics:
@@ -61,7 +61,8 @@ def parse_metrics(target_metrics: list, class_names=()) -> dict[str, str]:
         if not isinstance(name, str) or name not in METRICS:
             raise ConfigError(f"metric.target_metrics: unknown metric {name!r}; known: {', '.join(METRICS)}")
         args = args or {}
-        if not isinstance(args, dict) or set(args) - {"average"} or args.get("average", "macro") not in ("macro", "micro"):
+        if not isinstance(args, dict) or set(args) - {"average"} or args.get("average", "macro") not in ("macro",
+                                                                                                         "micro"):
             raise ConfigError(f"metric.target_metrics: {name} takes average: macro or micro, not {args!r}")
         if name == "ChallengeScore" and tuple(class_names) != tuple(ABBREVIATIONS):
             raise ConfigError("metric.target_metrics: ChallengeScore needs dataset.classes: challenge2020")
@@ -71,7 +72,8 @@ def parse_metrics(target_metrics: list, class_names=()) -> dict[str, str]:
     return parsed
 
 
-def compute_metrics(probabilities: np.ndarray, labels: np.ndarray, metrics: dict[str, str], task: str) -> dict[str, float]:
+def compute_metrics(probabilities: np.ndarray, labels: np.ndarray, metrics: dict[str, str], task: str) -> dict[str,
+                                                                                                               float]:
     """Values of ``parse_metrics``' metrics.
 
     Args:

@@ -335,7 +335,8 @@ def _name_and_arguments(item, where):
     if name in CROPPINGS:
         raise ConfigError(f"{where}: {name} must come first and only once")
     if name not in {*FILTERS, *TRANSFORMS}:
-        raise ConfigError(f"{where}: unknown transform {item!r}; known: {', '.join([*CROPPINGS, *FILTERS, *TRANSFORMS])}")
+        known = ", ".join([*CROPPINGS, *FILTERS, *TRANSFORMS])
+        raise ConfigError(f"{where}: unknown transform {item!r}; known: {known}")
     if args is not None and not isinstance(args, dict):
         raise ConfigError(f"{where}: the arguments of {name} must be a mapping, not {args!r}")
     return name, args or {}
@@ -346,9 +347,11 @@ def _filter_arguments(name, args, fs, where):
     numbers = {"fs": fs, "order": 5, **args}
     if unknown or "cutoff" not in args or not all(
             isinstance(v, (int, float)) and not isinstance(v, bool) for v in numbers.values()):
-        raise ConfigError(f"{where}: {name} takes the numbers cutoff (Hz), and fs and order if not {fs} and 5, not {args!r}")
+        raise ConfigError(f"{where}: {name} takes the numbers cutoff (Hz), and fs and order if not {fs} and 5, "
+                          f"not {args!r}")
     if not isinstance(numbers["order"], int) or numbers["order"] < 1:
-        raise ConfigError(f"{where}: the order of {name} must be a whole number of at least 1, not {numbers['order']!r}")
+        raise ConfigError(f"{where}: the order of {name} must be a whole number of at least 1, "
+                          f"not {numbers['order']!r}")
     if numbers["fs"] != fs:
         raise ConfigError(f"{where}: {name} says fs {numbers['fs']} but dataset.fs is {fs}")
     return FILTERS[name], float(numbers["cutoff"]), float(fs), numbers["order"]

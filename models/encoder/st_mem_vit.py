@@ -11,8 +11,9 @@ from models.encoder.vit import TransformerEncoder, encoder_factory
 
 
 class ST_MEM_ViT(TransformerEncoder):
-    """Tokens: every patch of every lead.  Feature: mean over leads and patches, then norm.  Args: ``TransformerEncoder``.
+    """Tokens: every patch of every lead.  Feature: mean over leads and patches, then norm.
 
+    Args: see ``TransformerEncoder``.
     Position row 0 belongs to the separator in front of a lead, the last row to the one behind it.
     """
 

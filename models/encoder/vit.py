@@ -105,8 +105,8 @@ class TransformerEncoder(nn.Module):
         missing = [lead for lead in self.known_leads if lead not in names]
         if missing or len(names) != count:
             raise CheckpointError(f"the file knows {count} leads ({', '.join(map(str, names))}), not lead "
-                                  f"{', '.join(missing or self.known_leads)}; pre-train with it, or choose dataset.lead "
-                                  "among them")
+                                  f"{', '.join(missing or self.known_leads)}; pre-train with it, or choose "
+                                  "dataset.lead among them")
         return [names.index(lead) for lead in self.known_leads]
 
     def check_length(self, series):
