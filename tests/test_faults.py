@@ -334,6 +334,7 @@ def test_launcher_reports_what_failed_first(capsys):
     assert status_of([(PREEMPTED, 10, 0), (-15, 10, 1)]) == PREEMPTED
     assert status_of([(-15, 10, 0), (-10, 10, 1)]) == PREEMPTED
     assert status_of([(-11, 10, 0), (LOST, 10, 1)]) == 139
+    assert status_of([(-9, 10, 0), (PREEMPTED, 10, 1)]) == 137  # torchrun's SIGTERM looked like a request to the other
     assert status_of([(LOST, 10, 1)]) == LOST
 
 

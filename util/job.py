@@ -135,6 +135,8 @@ def run_main(main, argv=None) -> int:
         _complain("interrupted")
         return 130
     except Preempted as stop:
+        if _lost_contact(stop.__context__):
+            return LOST  # torchrun's signal came on top of it
         if distributed.is_main():
             print(stop, file=sys.stderr)
         return PREEMPTED

@@ -108,14 +108,9 @@ def run_torchrun(arguments: list[str]) -> int:
 def status_of(failures: list[tuple[int, int, int]]) -> int:
     """Exit status for the failed processes, each (exit code, negative: killed by that signal; time; rank).
 
-    An exit on purpose tells most, then what failed first; who only lost contact with another process says nothing
-    about the cause.
+    What failed first is the cause.  That torchrun then ended the others, or that they lost contact, says nothing.
     """
-    codes = {code for code, _, _ in failures}
-    for status in (2, PREEMPTED):
-        if status in codes:
-            return status
-    told = [failure for failure in failures if failure[0] != LOST] or failures
+    told = [failure for failure in failures if failure[0] != LOST and -failure[0] not in SIGNALS] or failures
     code, _, rank = min(told, key=lambda failure: (failure[1], failure[0]))
     if code > 0:
         return code
