@@ -586,7 +586,18 @@ def test_choosing_rows_on_a_cpu_gives_what_a_gpu_computes(monkeypatch):
         device = property(lambda self: torch.device("meta"))
     x, augment = torch.randn(60, 12, 64), RandAugment(list(AUGMENTATIONS), prob=0.7)
     here = augment(x, keyed(60))
-    apply = RandAugment._apply
-    monkeypatch.setattr(RandAugment, "_apply", lambda self, operation, x, *rest: apply(
+    apply = RandAugment._where_chosen
+    monkeypatch.setattr(RandAugment, "_where_chosen", lambda self, operation, x, *rest: apply(
         self, lambda y, *args: operation(torch.Tensor(y), *args), x.as_subclass(Elsewhere), *rest))
     assert torch.allclose(torch.Tensor(augment(x, keyed(60))), here, atol=1e-6)
+
+
+def test_pipelines_move_and_change_type_like_any_module():
+    """A method of RandAugment once hid nn.Module's own: no pipeline with augmentation could be moved to a device."""
+    pipeline = build_pipeline([{"random_crop": {"crop_length": 300}}, {"highpass_filter": {"cutoff": 0.67}},
+                               {"standardize": {"axis": [-1, -2]}}], length=300, fs=250,
+                              rand_augment={"op_names": list(AUGMENTATIONS)})
+    assert pipeline.to("cpu") is pipeline
+    for module in pipeline.modules():
+        assert not [name for name in vars(type(module)) if name != "__init__" and not name.startswith("__")
+                    and hasattr(torch.nn.Module, name) and name != "forward"]

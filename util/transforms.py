@@ -272,11 +272,11 @@ class RandAugment(nn.Module):
             for number, operation in enumerate(self.operations):
                 chosen = (choice[:, layer] == number) & apply[:, layer]
                 draws = random.fork(1 + layer * len(self.operations) + number)
-                self._apply(operation, x, result, chosen, draws)
+                self._where_chosen(operation, x, result, chosen, draws)
             x = result
         return x
 
-    def _apply(self, operation, x, result, chosen, draws):
+    def _where_chosen(self, operation, x, result, chosen, draws):
         """Put operation(x) into the chosen rows of ``result``; draws belong to samples, so both ways give the same."""
         if x.device.type == "cpu":
             rows = chosen.nonzero()[:, 0]
