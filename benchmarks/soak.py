@@ -3,8 +3,8 @@
     python benchmarks/soak.py
     python benchmarks/soak.py --epochs 1000 --steps 10 --workers 4
 
-The demo's pre-training (a tiny ST-MEM on simulated records), with short epochs, a checkpoint each and a figure every
-tenth.  After a warm-up the memory must stay within 5 %; a process that grows fails.
+The demo's pre-training (a tiny ST-MEM on simulated records), with short epochs, a checkpoint every fifth and a figure
+every tenth.  After a warm-up the memory must stay within 5 %; a process that grows fails.
 """
 import argparse
 import os
@@ -41,7 +41,7 @@ def children(pid) -> list[int]:
     return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
 
 
-def watch(process, log, epochs):
+def watch(process, log):
     """[(epoch, MB of the process, MB of its workers together)] at the end of every epoch."""
     seen, samples = 0, []
     while process.poll() is None:
@@ -70,7 +70,7 @@ def main(argv=None):
         store = simulate(folder, arguments.records)
         settings = {"model_name": "st_mem_vit_tiny_dec256d4b", "dataset.store": store, "train.epochs": arguments.epochs,
                     "train.steps_per_epoch": arguments.steps, "dataloader.num_workers": arguments.workers,
-                    "train.figure_every": 10, "train.keep_last": 1}
+                    "dataloader.batch_size": 4, "train.figure_every": 10, "train.checkpoint_every": 5, "train.keep_last": 1}
         command = [sys.executable, str(ROOT / "main_pretrain.py"), "--config_path", str(ROOT / "configs/pretrain/st_mem.yaml"),
                    "--overlay", "demo", "--output_dir", str(folder), "--exp_name", "soak"]
         for name, value in settings.items():
@@ -79,7 +79,10 @@ def main(argv=None):
         with open(folder / "console.txt", "w") as console:
             process = subprocess.Popen(command, cwd=ROOT, stdout=console, stderr=console,
                                        env={**os.environ, "OMP_NUM_THREADS": "1"})
-            samples = watch(process, folder / "soak" / "log.txt", arguments.epochs)
+            try:
+                samples = watch(process, folder / "soak" / "log.txt")
+            finally:
+                process.kill()
     return report(samples, time.monotonic() - began)
 
 

@@ -96,8 +96,8 @@ def load(path, what="checkpoint") -> dict:
         text = str(error)
         if "Unsupported" not in text and "global" not in text.lower():
             raise _damaged(path, what, error) from None
-        raise CheckpointError(f"{path} holds more than tensors and plain values, so it was not opened: loading it could "
-                              "run code. If you trust its author, save its state dict anew") from None
+        raise CheckpointError(f"{path} holds more than tensors and plain values, so it was not opened: loading it "
+                              "could run code. If you trust its author, save its state dict anew") from None
     except Exception as error:  # bytes of a stranger make the reader stumble in any way
         raise _damaged(path, what, error) from None
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
@@ -136,8 +136,8 @@ def load_training(path) -> dict:
     content = load(path)
     missing = [key for key in ("model", "optimizer", "epoch", "step", "rng", "metrics", "config") if key not in content]
     if missing or content["optimizer"] is None:
-        raise CheckpointError(f"{path} cannot be resumed from: it lacks {', '.join(missing) or 'the optimizer'}. Give a "
-                              "checkpoint-*.pth of this project; encoder.pth goes to --encoder_path")
+        raise CheckpointError(f"{path} cannot be resumed from: it lacks {', '.join(missing) or 'the optimizer'}. "
+                              "Give a checkpoint-*.pth of this project; encoder.pth goes to --encoder_path")
     if content.get("version") != VERSION:
         raise CheckpointError(f"{path} is a checkpoint of version {content.get('version')}; this code reads {VERSION}")
     return content
@@ -201,7 +201,8 @@ def load_encoder(model, path) -> str:
     wanted = {name for name in own if not _is_head(name)}
     matched = sorted(wanted & set(given))
     misfits = [name for name in matched if own[name].shape != given[name].shape]
-    problems = [f"{name} is {tuple(given[name].shape)} in the file but {tuple(own[name].shape)} here" for name in misfits]
+    problems = [f"{name} is {tuple(given[name].shape)} in the file but {tuple(own[name].shape)} here"
+                for name in misfits]
     problems += [f"{name} is missing in the file" for name in sorted(wanted - set(given))]
     problems += [f"{name} of the file has no place here" for name in sorted(set(given) - wanted)]
     if not matched or problems:

@@ -56,8 +56,9 @@ def parse_checkpoint_every(value) -> tuple[int | None, int | None]:
         ConfigError: neither a positive whole number nor such a number and the word steps.
     """
     number, _, unit = str(value).strip().partition(" ")
-    if number.isascii() and number.isdigit() and int(number) and unit.strip() in ("", "step", "steps", "epoch", "epochs"):
-        return (None, int(number)) if unit.strip().startswith("step") else (int(number), None)
+    steps = unit.strip() in ("step", "steps")
+    if number.isascii() and number.isdigit() and int(number) and (steps or unit.strip() in ("", "epoch", "epochs")):
+        return (None, int(number)) if steps else (int(number), None)
     raise ConfigError(f"train.checkpoint_every must be a number of epochs (1 or more), or a text like '500 steps', "
                       f"not {value!r}")
 
@@ -104,7 +105,7 @@ class Training:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp is torch.float16)
         self.epoch, self.step, self.best, self.skipped = 0, 0, {}, 0
         self.window, self.sums, self.names = [], [], None  # global means of recent steps; (count, sums) over the epoch
-        self.pending = []                                  # (step, local values on the device, records) not yet gathered
+        self.pending = []  # not yet gathered: (step, local values on the device, records)
         self.last_saved, self.log, self.stop = None, None, StopRequest()
         self.loader = make_loader(dataset, batches, num_workers=config["dataloader"]["num_workers"],
                                   pin_memory=config["dataloader"]["pin_memory"])
