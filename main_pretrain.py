@@ -106,8 +106,8 @@ def pretrain(config: dict) -> Path:
                                                  in getattr(model, "exports", {}).items()}}
     for name, encoder in encoders.items():
         if distributed.is_main():
-            checkpoint.save({"model": encoder.state_dict(), "optimizer": None, "scaler": None, "epoch": training.epoch - 1,
-                             "config": config, "leads": list(leads)}, folder / name)
+            checkpoint.save({"model": encoder.state_dict(), "optimizer": None, "scaler": None,
+                             "epoch": training.epoch - 1, "config": config, "leads": list(leads)}, folder / name)
     training.log.close()
     distributed.barrier()
     say(f"encoder: {folder / 'encoder.pth'}")

@@ -5,9 +5,9 @@
 
 Everything is as on a cluster: the shell launchers, their own processes, SIGKILL to the whole tree of them, and the
 same command again with --resume auto.  A run is killed several times: while it starts, between steps, while a
-checkpoint is being written (its temporary file is there), during evaluation, and while results are written.  At its end all that it
-left is compared with the undisturbed run's: tensors of every .pth by their bytes, logs and tables by their text, and
-the names of the files.  The data are simulated.
+checkpoint is being written (its temporary file is there), and during evaluation.  At its end all that it left is
+compared with the undisturbed run's: tensors of every .pth by their bytes, logs and tables by their text, and the names
+of the files.  The data are simulated.
 """
 import argparse
 import os
@@ -30,12 +30,13 @@ EPOCHS = 3
 
 # ============ scenarios ============
 DATA = {"fs": 100, "transforms": [{"random_crop": {"crop_length": 150}}, {"standardize": {"axis": [-1, -2]}}]}
-TRAIN = {"epochs": EPOCHS, "lr": 1e-3, "warmup_epochs": 1, "log_every": 1, "checkpoint_every": "3 steps", "keep_every": 1,
-         "keep_last": 2, "figure_every": 2}
+TRAIN = {"epochs": EPOCHS, "lr": 1e-3, "warmup_epochs": 1, "log_every": 1, "checkpoint_every": "3 steps",
+         "keep_every": 1, "keep_last": 2, "figure_every": 2}
 ST_MEM = {"model_name": "st_mem_vit_tiny_dec256d4b", "dataset": DATA, "train": TRAIN,
           "model": {"seq_len": 150, "patch_size": 75, "mask_ratio": 0.5, "drop_path_rate": 0.2},
           "dataloader": {"batch_size": 8, "num_workers": 0}}
-DINO = {"model_name": "dino", "dataset": DATA, "train": {**TRAIN, "optimizer": "sgd", "optimizer_kwargs": {"momentum": 0.9}},
+DINO = {"model_name": "dino", "dataset": DATA,
+        "train": {**TRAIN, "optimizer": "sgd", "optimizer_kwargs": {"momentum": 0.9}},
         "model": {"encoder": "xresnet1d50", "encoder_args": {"channels": 4}, "head_width": 32, "bottleneck": 16,
                   "head_out": 64}, "dataloader": {"batch_size": 8, "num_workers": 0}}
 CLASSIFIER = {"dataset": DATA, "train": {**TRAIN, "optimizer": "adamw", "weight_decay": 0.01}, "loss": "bce",
@@ -63,7 +64,8 @@ SCENARIOS = {
     "DINO, 2 processes": ("run_pretrain.sh", 2, {**DINO, "dataloader": {"batch_size": 4, "num_workers": 0}}),
     "DINO, accumulation, 2 processes": ("run_pretrain.sh", 2, accumulating(DINO)),
     "fine-tuning, ViT, head first": ("run_downstream.sh", 1, {**VIT, **FREEZE}),
-    "fine-tuning, ViT, 2 processes": ("run_downstream.sh", 2, {**VIT, "dataloader": {"batch_size": 4, "num_workers": 0}}),
+    "fine-tuning, ViT, 2 processes": ("run_downstream.sh", 2,
+                                      {**VIT, "dataloader": {"batch_size": 4, "num_workers": 0}}),
     "from scratch, CNN, 2 processes": ("run_downstream.sh", 2, accumulating(CNN)),
 }
 
@@ -81,8 +83,8 @@ class Run:
         folder.mkdir(parents=True)
         path = folder / "config.yaml"
         path.write_text(yaml.safe_dump(config))
-        self.command = ["bash", str(ROOT / launcher), "--gpus", ",".join(["cpu"] * processes), "--config_path", str(path),
-                        "--output_dir", str(folder), "--exp_name", "run", "--resume", "auto"]
+        self.command = ["bash", str(ROOT / launcher), "--gpus", ",".join(["cpu"] * processes), "--config_path",
+                        str(path), "--output_dir", str(folder), "--exp_name", "run", "--resume", "auto"]
 
     def start(self):
         """Start the command."""
@@ -197,7 +199,8 @@ def differences(folder, other) -> list[str]:
 def simulate(folder, records) -> Path:
     """A store of simulated records at 100 Hz."""
     steps = (("simulate_physionet2020.py", "--output_dir", "sim", "--records", str(records), "--seed", "3"),
-             ("data_extraction_without_preprocessing.py", "--input_dir", "sim", "--output_dir", "shards", "--target_fs", "100"),
+             ("data_extraction_without_preprocessing.py", "--input_dir", "sim", "--output_dir", "shards", "--target_fs",
+              "100"),
              ("reformat_memmap.py", "--input_dir", "shards", "--output_dir", "store"))
     for script, *arguments in steps:
         subprocess.run([sys.executable, str(ROOT / "data_preparation" / script), *arguments], cwd=folder, check=True,
@@ -207,14 +210,16 @@ def simulate(folder, records) -> Path:
 
 def moments_for(launcher, kills, rng) -> list[str]:
     """As many moments as kills, every kind in turn."""
-    kinds = ["step", "evaluation", "checkpoint", "starting"] if "downstream" in launcher else ["step", "checkpoint", "starting"]
+    kinds = ["step", "checkpoint", "starting"]
+    if "downstream" in launcher:
+        kinds.insert(1, "evaluation")
     moments = [kinds[number % len(kinds)] for number in range(kills)]
     rng.shuffle(moments)
     return moments
 
 
 def run_scenario(name, kills, folder, store, rng, chain=5):
-    """Kill ``kills`` times, in runs of at most ``chain`` kills each; returns (moments of the kills, identical kills)."""
+    """Kill ``kills`` times, in runs of at most ``chain`` kills; returns (moments of the kills, identical kills)."""
     launcher, processes, config = SCENARIOS[name]
     config = {**config, "dataset": {**config["dataset"], "store": str(store)}}
     if config.get("mode") == "finetune":
@@ -283,7 +288,8 @@ def main(argv=None):
 
 def print_table(rows, seconds):
     """One row a scenario, in Markdown."""
-    print(f"\n| scenario | kills | {' | '.join(MOMENTS)} | resumed bit-identically |\n|---|{'---|' * (len(MOMENTS) + 2)}")
+    print(f"\n| scenario | kills | {' | '.join(MOMENTS)} | resumed bit-identically |")
+    print(f"|---|{'---|' * (len(MOMENTS) + 2)}")
     for name, done, identical in rows:
         count = Counter(done)
         print(f"| {name} | {len(done)} | {' | '.join(str(count[moment]) for moment in MOMENTS)} | {identical} |")

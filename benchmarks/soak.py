@@ -22,7 +22,8 @@ WARM_UP = 10
 def simulate(folder, records) -> Path:
     """A store of simulated records at 250 Hz."""
     steps = (("simulate_physionet2020.py", "--output_dir", "sim", "--records", str(records)),
-             ("data_extraction_without_preprocessing.py", "--input_dir", "sim", "--output_dir", "shards", "--target_fs", "250"),
+             ("data_extraction_without_preprocessing.py", "--input_dir", "sim", "--output_dir", "shards", "--target_fs",
+              "250"),
              ("reformat_memmap.py", "--input_dir", "shards", "--output_dir", "store"))
     for script, *arguments in steps:
         subprocess.run([sys.executable, str(ROOT / "data_preparation" / script), *arguments], cwd=folder, check=True,
@@ -38,7 +39,8 @@ def resident(pid) -> float:
 
 def children(pid) -> list[int]:
     """Ids of a process's children: here the loader's workers."""
-    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()]
 
 
 def watch(process, log):
@@ -70,9 +72,10 @@ def main(argv=None):
         store = simulate(folder, arguments.records)
         settings = {"model_name": "st_mem_vit_tiny_dec256d4b", "dataset.store": store, "train.epochs": arguments.epochs,
                     "train.steps_per_epoch": arguments.steps, "dataloader.num_workers": arguments.workers,
-                    "dataloader.batch_size": 4, "train.figure_every": 10, "train.checkpoint_every": 5, "train.keep_last": 1}
-        command = [sys.executable, str(ROOT / "main_pretrain.py"), "--config_path", str(ROOT / "configs/pretrain/st_mem.yaml"),
-                   "--overlay", "demo", "--output_dir", str(folder), "--exp_name", "soak"]
+                    "dataloader.batch_size": 4, "train.figure_every": 10, "train.checkpoint_every": 5,
+                    "train.keep_last": 1}
+        command = [sys.executable, str(ROOT / "main_pretrain.py"), "--config_path",
+                   str(ROOT / "configs/pretrain/st_mem.yaml"), "--overlay", "demo", "--output_dir", str(folder), "--exp_name", "soak"]
         for name, value in settings.items():
             command += ["--set", f"{name}={value}"]
         began = time.monotonic()

@@ -44,7 +44,8 @@ def launch_parser(program: str) -> argparse.ArgumentParser:
     parser.add_argument("--nnodes", type=int, default=1, metavar="N", help="machines (default 1)")
     parser.add_argument("--node_rank", type=int, default=0, metavar="R", help="number of this machine, from 0")
     parser.add_argument("--master_addr", metavar="HOST", help="machine 0 (needed with several machines)")
-    parser.add_argument("--master_port", type=int, metavar="PORT", help="default: a free port; 12345 with several machines")
+    parser.add_argument("--master_port", type=int, metavar="PORT",
+                        help="default: a free port; 12345 with several machines")
     parser.add_argument("--max_restarts", type=int, default=0, metavar="N",
                         help="start again so often after a failure, going on from the last checkpoint")
     return parser
@@ -145,11 +146,11 @@ def _main(argv):
     options, rest = parser.parse_known_args(flags)
     given = {flag.split("=")[0] for flag in rest}
     missing = [name for name, there in (("--gpus", options.gpus), ("--config_path", given & {"--config_path", "-f"}),
-                                        ("--output_dir", "--output_dir" in given), ("--exp_name", "--exp_name" in given))
-               if not there]
+                                        ("--output_dir", "--output_dir" in given),
+                                        ("--exp_name", "--exp_name" in given)) if not there]
     if missing:
-        print(f"error: missing {', '.join(missing)}. {parser.format_usage().strip()} --config_path YAML --output_dir DIR "
-              "--exp_name NAME (-h explains)", file=sys.stderr)
+        print(f"error: missing {', '.join(missing)}. {parser.format_usage().strip()} --config_path YAML "
+              "--output_dir DIR --exp_name NAME (-h explains)", file=sys.stderr)
         return 2
     return launch(script, options, rest)
 

@@ -51,8 +51,9 @@ class RunLog:
         try:
             yield
         except OSError as error:
-            raise ECGError(f"cannot write to the run's folder {self.folder}: {error.strerror or error}. Free some space "
-                           "or make it writable and go on with --resume auto, or choose another --output_dir") from None
+            raise ECGError(f"cannot write to the run's folder {self.folder}: {error.strerror or error}. Free "
+                           "some space or make it writable and go on with --resume auto, or choose another --output_dir"
+                           ) from None
 
     def _cut(self, name, keep):
         path = self.folder / name
