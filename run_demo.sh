@@ -12,7 +12,7 @@ usage: bash run_demo.sh [--data DIR] [--output DIR] [--records N]
   --output DIR   where everything goes (default demo_output); a second run reuses what is there
   --records N    ECGs to simulate (default 800)
 
-Makes .venv with the requirements on its first run.  Then about ten minutes on 2 cores.
+Makes .venv with the requirements on its first run.  Then some eight minutes on 2 cores.
 TXT
 }
 
@@ -51,7 +51,7 @@ step "2/5 preparing the store (100 and 250 Hz)"
 common=(--gpus cpu --output_dir "$work" --overlay demo --resume auto --set "dataset.store=$work/store"
         --set train.steps_per_epoch=null --set train.log_every=5)
 pretrain=(--config_path "$root/configs/pretrain/st_mem.yaml" --set model_name=st_mem_vit_tiny_dec256d4b
-          --set dataset.max_records=800 --set "dataset.exclude_folds=[0, 1]" --set train.epochs=6
+          --set dataset.max_records=800 --set "dataset.exclude_folds=[0, 1]" --set train.epochs=4
           --set train.lr=1e-3 --set train.figure_every=2)
 finetune=(--config_path "$root/configs/downstream/st_mem.yaml" --set model_name=st_mem_vit_tiny --set train.lr=5e-4
           --set dataset.max_records=800 --set train.epochs=3 --set "metric.target_metrics=[AUROC, AUPRC]"
