@@ -50,9 +50,9 @@ step "2/5 preparing the store (100 and 250 Hz)"
 # Small model, short training: enough to see the method work, not to judge it.
 common=(--gpus cpu --output_dir "$work" --overlay demo --resume auto --set "dataset.store=$work/store"
         --set train.steps_per_epoch=null --set train.log_every=5)
-pretrain=(--config_path "$root/configs/pretrain/st_mem.yaml" --set model_name=st_mem_vit_tiny_dec256d4b
-          --set dataset.max_records=800 --set "dataset.exclude_folds=[0, 1]" --set train.epochs=4
-          --set train.lr=1e-3 --set train.figure_every=2)
+pretrain=(--config_path "$root/configs/pretrain/st_mem.yaml" --set model_name=st_mem_vit_tiny_dec128d2b
+          --set dataset.max_records=800 --set "dataset.exclude_folds=[0, 1]" --set train.epochs=12
+          --set train.lr=1e-3 --set train.figure_every=3)
 finetune=(--config_path "$root/configs/downstream/st_mem.yaml" --set model_name=st_mem_vit_tiny --set train.lr=5e-4
           --set dataset.max_records=800 --set train.epochs=3 --set "metric.target_metrics=[AUROC, AUPRC]"
           --set test.target_metric=AUROC)

@@ -23,6 +23,6 @@ class MLAE(ClassTokenAutoencoder):
         return patches
 
 
-mlae_vit_base_dec256d4b = mae_factory(MLAE, MLAE_ViT, "mlae_vit_base_dec256d4b", "base", patch_size=1)
-mlae_vit_small_dec256d4b = mae_factory(MLAE, MLAE_ViT, "mlae_vit_small_dec256d4b", "small", patch_size=1)
-mlae_vit_tiny_dec256d4b = mae_factory(MLAE, MLAE_ViT, "mlae_vit_tiny_dec256d4b", "tiny", patch_size=1)
+mlae_vit_base_dec256d4b = mae_factory(MLAE, MLAE_ViT, "mlae_vit_base_dec256d4b", patch_size=1)
+mlae_vit_small_dec256d4b = mae_factory(MLAE, MLAE_ViT, "mlae_vit_small_dec256d4b", patch_size=1)
+mlae_vit_tiny_dec128d2b = mae_factory(MLAE, MLAE_ViT, "mlae_vit_tiny_dec128d2b", patch_size=1)

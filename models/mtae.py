@@ -41,6 +41,6 @@ class MTAE(ClassTokenAutoencoder):
         return rearrange(patches, "b n (p l) -> b l (n p)", l=len(self.encoder.known_leads))
 
 
-mtae_vit_base_dec256d4b = mae_factory(MTAE, ViT, "mtae_vit_base_dec256d4b", "base")
-mtae_vit_small_dec256d4b = mae_factory(MTAE, ViT, "mtae_vit_small_dec256d4b", "small")
-mtae_vit_tiny_dec256d4b = mae_factory(MTAE, ViT, "mtae_vit_tiny_dec256d4b", "tiny")
+mtae_vit_base_dec256d4b = mae_factory(MTAE, ViT, "mtae_vit_base_dec256d4b")
+mtae_vit_small_dec256d4b = mae_factory(MTAE, ViT, "mtae_vit_small_dec256d4b")
+mtae_vit_tiny_dec128d2b = mae_factory(MTAE, ViT, "mtae_vit_tiny_dec128d2b")

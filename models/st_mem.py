@@ -42,6 +42,6 @@ class ST_MEM(MaskedAutoencoder):
         return rearrange(patches, "b l n p -> b l (n p)")
 
 
-st_mem_vit_base_dec256d4b = mae_factory(ST_MEM, ST_MEM_ViT, "st_mem_vit_base_dec256d4b", "base")
-st_mem_vit_small_dec256d4b = mae_factory(ST_MEM, ST_MEM_ViT, "st_mem_vit_small_dec256d4b", "small")
-st_mem_vit_tiny_dec256d4b = mae_factory(ST_MEM, ST_MEM_ViT, "st_mem_vit_tiny_dec256d4b", "tiny")
+st_mem_vit_base_dec256d4b = mae_factory(ST_MEM, ST_MEM_ViT, "st_mem_vit_base_dec256d4b")
+st_mem_vit_small_dec256d4b = mae_factory(ST_MEM, ST_MEM_ViT, "st_mem_vit_small_dec256d4b")
+st_mem_vit_tiny_dec128d2b = mae_factory(ST_MEM, ST_MEM_ViT, "st_mem_vit_tiny_dec128d2b")

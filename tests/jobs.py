@@ -15,13 +15,11 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 import torch
 import yaml
 from two_processes import _free_port
 
-from models import mae
 from models.encoder.st_mem_vit import ST_MEM_ViT
 from models.registry import register
 from models.st_mem import ST_MEM
@@ -33,9 +31,9 @@ PRELOAD = ["torch.distributed", "torch._dynamo", "matplotlib.pyplot", "tensorboa
 @register
 def nano_st_mem(seq_len=150, patch_size=75, num_leads=12, drop_path_rate=0.3):
     """ST-MEM of 0.1 M parameters, with drop path."""
-    with mock.patch.dict(mae.DECODER, width=32, depth=1, heads=1):
-        return ST_MEM(ST_MEM_ViT(seq_len=seq_len, patch_size=patch_size, num_leads=num_leads, leads=None, width=64, depth=2,
-                                 heads=1, drop_path_rate=drop_path_rate), mask_ratio=0.5)
+    return ST_MEM(ST_MEM_ViT(seq_len=seq_len, patch_size=patch_size, num_leads=num_leads, leads=None, width=64, depth=2,
+                             heads=1, drop_path_rate=drop_path_rate),
+                  mask_ratio=0.5, decoder={"width": 32, "depth": 1, "heads": 1})
 
 
 @register

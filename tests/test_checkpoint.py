@@ -268,7 +268,7 @@ def test_what_cannot_be_resumed_from(saved, tmp_path):
 @pytest.fixture(scope="module")
 def method():
     torch.manual_seed(0)
-    return build_model("st_mem_vit_tiny_dec256d4b", mask_ratio=0.5, **SIZES)
+    return build_model("st_mem_vit_tiny_dec128d2b", mask_ratio=0.5, **SIZES)
 
 
 def classifier(**options):

@@ -259,7 +259,7 @@ def test_the_number_of_workers_does_not_matter_bit_by_bit(store):
 
 def first_losses(store, folder, workers):
     """Losses of the first steps of the real pre-training job."""
-    overrides = ["model_name=st_mem_vit_tiny_dec256d4b", "model.seq_len=300", "train.epochs=2", "train.log_every=1",
+    overrides = ["model_name=st_mem_vit_tiny_dec128d2b", "model.seq_len=300", "train.epochs=2", "train.log_every=1",
                  "train.steps_per_epoch=3", "dataloader.batch_size=4", f"dataloader.num_workers={workers}",
                  "device=cpu",
                  "dataset.transforms=[random_crop: {crop_length: 300}, highpass_filter: {cutoff: 0.67}, standardize]",

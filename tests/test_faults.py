@@ -357,7 +357,7 @@ def test_preempted_with_workers_on_two_processes(tmp_path):
 # ============ the real launcher (slow: every process imports torch) ============
 def launch(folder, gpus, *flags):
     """Start run_pretrain.sh on a long run; returns its process."""
-    config = with_store({**ST_MEM, "model_name": "st_mem_vit_tiny_dec256d4b", "model": {
+    config = with_store({**ST_MEM, "model_name": "st_mem_vit_tiny_dec128d2b", "model": {
         "seq_len": 150, "patch_size": 75, "mask_ratio": 0.5}}, epochs=200, keep_every=100, figure_every=100)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     command = ["bash", str(ROOT / "run_pretrain.sh"), "--gpus", gpus, "--config_path", str(folder / "config.yaml"),

@@ -142,9 +142,9 @@ def test_kept_tokens_follow_the_recorded_table():
 def test_a_mask_ratio_that_keeps_or_masks_nothing_is_refused(ratio):
     """Trap 6: the published loss was NaN at mask_ratio 0."""
     with pytest.raises(ConfigError, match="mask_ratio"):
-        build_model("st_mem_vit_tiny_dec256d4b", mask_ratio=ratio)
+        build_model("st_mem_vit_tiny_dec128d2b", mask_ratio=ratio)
     with pytest.raises(ConfigError, match="mask_ratio"):
-        build_model("st_mem_vit_tiny_dec256d4b")(torch.zeros(1, 12, 2250), mask_ratio=ratio)
+        build_model("st_mem_vit_tiny_dec128d2b")(torch.zeros(1, 12, 2250), mask_ratio=ratio)
 
 
 @pytest.mark.parametrize("name", PRETRAIN)
@@ -223,7 +223,7 @@ def test_pretraining_equals_the_published_code_in_float64(name):
 
 @pytest.mark.parametrize("flag", [False, True])
 def test_the_factory_hands_on_norm_pix_loss(flag):
-    assert build_model("mlae_vit_tiny_dec256d4b", norm_pix_loss=flag).norm_pix_loss is flag
+    assert build_model("mlae_vit_tiny_dec128d2b", norm_pix_loss=flag).norm_pix_loss is flag
 
 
 # ============ encoders ============

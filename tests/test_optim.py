@@ -18,7 +18,7 @@ TRAIN = {"optimizer": "adamw", "optimizer_kwargs": {}, "weight_decay": 0.05, "de
          "blr": None, "min_lr": 1e-6, "warmup_epochs": 3.0, "epochs": 100, "accum_iter": 1,
          "lr_update": "iteration",
          "weight_decay_end": None}
-MODELS = {"st_mem_vit_tiny_dec256d4b": {}, "mtae_vit_tiny_dec256d4b": {}, "mlae_vit_tiny_dec256d4b": {},
+MODELS = {"st_mem_vit_tiny_dec128d2b": {}, "mtae_vit_tiny_dec128d2b": {}, "mlae_vit_tiny_dec128d2b": {},
           "st_mem_vit_tiny": {"num_classes": 3}, "vit_tiny": {"num_classes": 3}, "mlae_vit_tiny": {"num_classes": 3},
           "xresnet1d50": {"channels": 4}}
 
@@ -118,7 +118,7 @@ def test_every_trainable_parameter_is_in_exactly_one_group(name):
 
 
 def test_the_published_option_decays_everything():
-    model, (everything,), groups = grouped("st_mem_vit_tiny_dec256d4b", decay_all=True)
+    model, (everything,), groups = grouped("st_mem_vit_tiny_dec128d2b", decay_all=True)
     assert everything == {key for key, p in model.named_parameters() if p.requires_grad}
     assert groups[0]["weight_decay"] == 0.05
 

@@ -151,7 +151,7 @@ def test_no_argument_means_the_published_settings(baseline, batch, epochs, optim
 def st_mem_losses(store, folder, batch, accumulate):
     torch.set_num_threads(1)
     config = load_config([ROOT / "configs/pretrain/st_mem.yaml"], [
-        "model_name=st_mem_vit_tiny_dec256d4b", f"dataset.store={store}", f"output_dir={folder}", "train.epochs=1",
+        "model_name=st_mem_vit_tiny_dec128d2b", f"dataset.store={store}", f"output_dir={folder}", "train.epochs=1",
         "train.steps_per_epoch=5", "train.log_every=1", "train.lr=1.0e-3", "dataloader.num_workers=0", "device=cpu",
         "train.warmup_epochs=0", "model.seq_len=450", "dataset.transforms=[random_crop: {crop_length: 450}, "
         "highpass_filter: {cutoff: 0.67}, lowpass_filter: {cutoff: 40}, standardize: {axis: [-1, -2]}]", f"dataloader.batch_size={batch}", f"train.accum_iter={accumulate}"])
