@@ -1,7 +1,7 @@
 """ST-MEM, MTAE and MLAE as their definitions read: one record at a time, one lead at a time, one head at a time.
 
 Slow and without any class: functions of a state dict (published key names) and of the input.  ``heads`` is the
-encoder's number of heads; the decoder has 4.
+encoder's number of heads; the decoder has heads of 64 as well.
 """
 import math
 
@@ -82,7 +82,8 @@ def unmask(latent, ids, count, state):
 
 
 def decoder(x, state, eps):
-    x = norm(blocks(x, state, "decoder_blocks.{}", 4), state, "decoder_norm", eps)
+    heads = state["decoder_norm.weight"].numel() // 64
+    x = norm(blocks(x, state, "decoder_blocks.{}", heads), state, "decoder_norm", eps)
     return linear(x, state, "decoder_head")
 
 

@@ -343,11 +343,11 @@ def literal(family, model, series, noise):
     return [literal_mae.class_token_pred(state, x, n, rows, heads) for x, n in zip(target, noise)], target
 
 
-@pytest.mark.parametrize("size", ["tiny", pytest.param("small", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", ["tiny_dec128d2b", pytest.param("small_dec256d4b", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", SETTINGS)
 def test_prediction_and_loss_equal_the_literal_definition(family, size):
     torch.manual_seed(1)
-    model = build_model(f"{family}_vit_{size}_dec256d4b", **SETTINGS[family]).double()
+    model = build_model(f"{family}_vit_{size}", **SETTINGS[family]).double()
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data += 0.05 * torch.randn_like(parameter)

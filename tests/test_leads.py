@@ -234,7 +234,7 @@ def test_shorter_multiples_of_the_patch_run_with_their_own_positions():
 @pytest.mark.parametrize("leads", [["II"], ["V1", "V2", "II", "I"], None])
 def test_every_parameter_that_wants_a_gradient_gets_one(name, leads):
     """DistributedDataParallel stops at a parameter that waits for a gradient in vain."""
-    options = OPTIONS[name.removesuffix("_dec256d4b")]
+    options = OPTIONS[name.removesuffix("_dec128d2b")]
     model = build_model(name, **options, leads=leads, **({"mask_ratio": 0.5} if "dec" in name else {"num_classes": 3}))
     x = signal(len(leads or LEADS), options["seq_len"]).float()
     out = model(x)
