@@ -76,12 +76,7 @@ def pretrain(config: dict) -> Path:
         save_config(config, folder / "config.yaml")
 
     # ============ train ============
-    probe = None
-    if train["probe_every"]:
-        try:
-            probe = Probe(store, config, dataset, cropping, pipeline, device)
-        except ConfigError as error:
-            say(f"note: no linear probe ({error})")
+    probe = make_probe(store, config, dataset, cropping, pipeline, device) if train["probe_every"] else None
     if probe and not resume:
         # What random weights reach is the yardstick of the curve; kept with the checkpoints.
         training.best["probe_auroc_untrained"] = probe(model.encoder, training.amp)
@@ -101,15 +96,8 @@ def pretrain(config: dict) -> Path:
             training.log.line("log.txt", line)
             training.save_epoch()
 
-    # ============ hand on the encoder ============
-    encoders = {"encoder.pth": model.encoder, **{f"encoder-{name}.pth": encoder for name, encoder
-                                                 in getattr(model, "exports", {}).items()}}
-    for name, encoder in encoders.items():
-        if distributed.is_main():
-            checkpoint.save({"model": encoder.state_dict(), "optimizer": None, "scaler": None,
-                             "epoch": training.epoch - 1, "config": config, "leads": list(leads)}, folder / name)
+    distributed.on_main(lambda: save_encoders(training, leads))
     training.log.close()
-    distributed.barrier()
     say(f"encoder: {folder / 'encoder.pth'}")
     return folder
 
@@ -128,6 +116,24 @@ def draw_reconstruction(training: Training, row: int, leads) -> None:
     model.train()
     training.log.figure("reconstruction", plot_reconstruction(signal, reconstruction, mask, training.dataset.store.fs,
                                                               lead_names=leads), training.epoch)
+
+
+def save_encoders(training: Training, leads) -> None:
+    """encoder.pth, and encoder-<name>.pth for each of a method's ``exports``: what fine-tuning starts from."""
+    model = training.model
+    encoders = {"encoder.pth": model.encoder, **{f"encoder-{name}.pth": encoder for name, encoder
+                                                 in getattr(model, "exports", {}).items()}}
+    for name, encoder in encoders.items():
+        checkpoint.save({"model": encoder.state_dict(), "optimizer": None, "scaler": None, "epoch": training.epoch - 1,
+                         "config": training.config, "leads": list(leads)}, training.folder / name)
+
+
+def make_probe(*arguments):
+    """A ``Probe``, or None and a word about why where the store has too few labels for one."""
+    try:
+        return Probe(*arguments)
+    except ConfigError as error:
+        say(f"note: no linear probe ({error})")
 
 
 class Probe:

@@ -51,7 +51,7 @@ def build_model(name: str, **kwargs):
     """Build the model ``name``; an argument it does not take is an error that lists those it does.
 
     Raises:
-        ConfigError: unknown model or argument.
+        ConfigError: unknown model or argument, or a value of another type than the argument's default.
     """
     known = model_arguments(name)
     unknown = sorted(set(kwargs) - set(known))
@@ -59,4 +59,11 @@ def build_model(name: str, **kwargs):
     if unknown or missing:
         problem = f"does not take {', '.join(unknown)}" if unknown else f"needs {', '.join(missing)}"
         raise ConfigError(f"model {name} {problem}; its arguments are {', '.join(known)}")
+    for key, value in kwargs.items():
+        wanted = next((kind for kind in (bool, int, float, str) if isinstance(known[key].default, kind)), None)
+        # a whole number may stand for a float; True, which Python counts among the numbers, may not
+        allowed = {bool: bool, int: int, float: (int, float), str: str}.get(wanted, object)
+        if not isinstance(value, allowed) or (wanted in (int, float) and isinstance(value, bool)):
+            raise ConfigError(f"model {name}: {key} must be of type {wanted.__name__}, such as {known[key].default!r}, "
+                              f"not {value!r}")
     return find_model(name)(**kwargs)

@@ -65,6 +65,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(override, words):
     ("dataloader.batch_size=0", "dataloader.batch_size must be 1 or more, not 0"),
     ("dataloader.num_workers=-1", "dataloader.num_workers"),
     ("train.accum_iter=0", "train.accum_iter must be 1 or more"),
+    ("train.figure_every=0", "train.figure_every"), ("train.keep_every=0", "train.keep_every"),
     ("train.epochs=0", "train.epochs must be 1 or more"), ("train.log_every=0", "train.log_every"),
     ("dataset.label_fraction=1.5", "dataset.label_fraction must be between 0 and 1, not 1.5"),
     ("dataset.max_records=0", "dataset.max_records"), ("train.warmup_epochs=-1", "train.warmup_epochs"),
@@ -317,6 +318,9 @@ def test_help_lists_every_key_with_its_default():
     (["dataset.lead=lead2", "model.num_leads=6"], "num_leads"),
     (["model.sequence=3"], "does not take sequence"), (["model_name=st_mem_vit_bass_dec256d4b"], "did you mean"),
     (["model.seq_len=2260"], "multiple of patch_size"), (["model.mask_ratio=0"], "mask_ratio 0 keeps 30 of 30"),
+    (["model.seq_len=abc"], "seq_len must be of type int, such as 2250, not 'abc'"),
+    (["model.num_leads=true"], "num_leads must be of type int"), (["model.mask_ratio=much"], "must be of type float"),
+    (["model.norm_pix_loss=1"], "norm_pix_loss must be of type bool"),
 ])
 def test_a_wrong_model_section_is_one_clear_sentence(options, words):
     config = load_config([ROOT / "configs/pretrain/st_mem.yaml"], options)

@@ -22,7 +22,7 @@ from main_pretrain import pretrain
 from models.registry import register
 from util import checkpoint, distributed, engine, job
 from util.config import load_config
-from util.engine import check_intervals, parse_checkpoint_every
+from util.engine import parse_checkpoint_every
 from util.errors import CheckpointError, ConfigError, ECGError
 from util.launch import launch_parser, status_of, torchrun_arguments
 from util.run_log import RunLog
@@ -143,12 +143,6 @@ def test_checkpoint_every(value, parsed):
 def test_checkpoint_every_that_means_nothing(value):
     with pytest.raises(ConfigError, match="train.checkpoint_every must be"):
         parse_checkpoint_every(value)
-
-
-@pytest.mark.parametrize("name", ["epochs", "accum_iter", "log_every", "figure_every", "keep_every", "steps_per_epoch"])
-def test_intervals_of_zero_are_refused(tmp_path, name):
-    with pytest.raises(ConfigError, match=rf"train.{name} must be 1 or more, not 0"):
-        check_intervals({**config_for(tmp_path)["train"], name: 0})
 
 
 # ============ files of a run ============

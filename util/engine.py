@@ -63,19 +63,6 @@ def parse_checkpoint_every(value) -> tuple[int | None, int | None]:
                       f"not {value!r}")
 
 
-def check_intervals(train: dict) -> None:
-    """Refuse counts of the ``train`` section that would only fail, or do nothing, in the middle of a run.
-
-    Raises:
-        ConfigError: below the least value that makes sense.
-    """
-    least = {"epochs": 1, "accum_iter": 1, "log_every": 1, "figure_every": 1, "keep_every": 1, "keep_last": 0,
-             "probe_every": 0, "skip_nonfinite": 0, "freeze_epochs": 0, "steps_per_epoch": 1}
-    for name, minimum in least.items():
-        if train[name] is not None and train[name] < minimum:
-            raise ConfigError(f"train.{name} must be {minimum} or more, not {train[name]}")
-
-
 class Training:
     """A model in training: all that changes from step to step, and how it is saved and resumed.
 
@@ -97,7 +84,6 @@ class Training:
         self.model, self.config, self.train_config = model, config, config["train"]
         self.dataset, self.batches, self.pipeline = dataset, batches, pipeline
         self.device, self.folder = device, Path(folder)
-        check_intervals(self.train_config)
         self.save_epochs, self.save_steps = parse_checkpoint_every(self.train_config["checkpoint_every"])
         self.amp = resolve_amp(self.train_config["amp"], device)
         torch.set_float32_matmul_precision(self.train_config["matmul_precision"])
