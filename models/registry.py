@@ -7,6 +7,7 @@ import importlib
 import inspect
 import pkgutil
 from difflib import get_close_matches
+from typing import get_args
 
 from util.errors import ConfigError
 
@@ -47,11 +48,21 @@ def model_arguments(name: str) -> dict[str, inspect.Parameter]:
             if p.kind is not inspect.Parameter.VAR_KEYWORD}
 
 
+def _kinds(parameter) -> tuple[type, ...]:
+    """Plain types that an argument takes, from its annotation or its default; () where these do not say."""
+    plain = (bool, int, float, str, type(None))
+    if parameter.annotation is parameter.empty:
+        none = (type(None),) if parameter.name == "num_classes" else ()  # the contract: None for no head
+        return (type(parameter.default), *none) if isinstance(parameter.default, plain[:-1]) else ()
+    kinds = get_args(parameter.annotation) or (parameter.annotation,)
+    return kinds if set(kinds) <= set(plain) else ()
+
+
 def build_model(name: str, **kwargs):
     """Build the model ``name``; an argument it does not take is an error that lists those it does.
 
     Raises:
-        ConfigError: unknown model or argument, or a value of another type than the argument's default.
+        ConfigError: unknown model or argument, or a value of another type than the argument's annotation or default.
     """
     known = model_arguments(name)
     unknown = sorted(set(kwargs) - set(known))
@@ -60,10 +71,10 @@ def build_model(name: str, **kwargs):
         problem = f"does not take {', '.join(unknown)}" if unknown else f"needs {', '.join(missing)}"
         raise ConfigError(f"model {name} {problem}; its arguments are {', '.join(known)}")
     for key, value in kwargs.items():
-        wanted = next((kind for kind in (bool, int, float, str) if isinstance(known[key].default, kind)), None)
-        # a whole number may stand for a float; True, which Python counts among the numbers, may not
-        allowed = {bool: bool, int: int, float: (int, float), str: str}.get(wanted, object)
-        if not isinstance(value, allowed) or (wanted in (int, float) and isinstance(value, bool)):
-            raise ConfigError(f"model {name}: {key} must be of type {wanted.__name__}, such as {known[key].default!r}, "
-                              f"not {value!r}")
+        kinds = _kinds(known[key])
+        # a bool is an int to Python, but no number to people; a whole number may stand for a float
+        fits = bool in kinds if isinstance(value, bool) else isinstance(value, (*kinds, int if float in kinds else kinds))
+        if kinds and not fits:
+            words = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise ConfigError(f"model {name}: {key} must be of type {words}, such as {known[key].default!r}, not {value!r}")
     return find_model(name)(**kwargs)
