@@ -61,7 +61,8 @@ def check_stopped_run(name, tmp_path, stops):
             expected = -KILL if number == KILL else PREEMPTED
             assert stopped.statuses[0] == expected, stopped.text
             if number != KILL:
-                assert stopped.statuses == [PREEMPTED] * world, stopped.text
+                # process 0 has more to write at the very end, when another may be through already
+                assert set(stopped.statuses[1:]) <= {PREEMPTED, 0}, stopped.text
                 assert stopped.text.count("stopped on request") == 1 and "Traceback" not in stopped.text
     final = run_job(program, config, tmp_path / "b", world=world)
     assert final.statuses == [0] * world, final.text

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from util.errors import ECGError
+from util.stop import Preempted
 
 
 def start(device: str = "auto") -> torch.device:
@@ -93,7 +94,7 @@ def on_main(function) -> None:
     """Call ``function()`` on process 0 while the others wait for it.
 
     Raises:
-        ECGError: on every process, where ``function`` raised one.
+        ECGError: on every process, where ``function`` raised one; Preempted, where it was asked to stop.
     """
     failure = None
     if is_main():
@@ -101,7 +102,10 @@ def on_main(function) -> None:
             function()
         except ECGError as error:
             failure = error
-    if any_process(failure is not None):
+    failed, stopped = total(torch.tensor([failure is not None, isinstance(failure, Preempted)]).int()).tolist()
+    if stopped:
+        raise failure or Preempted("process 0 was asked to stop")
+    if failed:
         raise failure or ECGError("process 0 could not go on; its message says why")
 
 
