@@ -47,15 +47,15 @@ step "2/5 preparing the store (100 and 250 Hz)"
 "$python" "$root/data_preparation/data_extraction_without_preprocessing.py" --input_dir "$data" --output_dir "$work/extracted"
 "$python" "$root/data_preparation/reformat_memmap.py" --input_dir "$work/extracted" --output_dir "$work/store"
 
-# Small model, short training: enough to see the method work, not to judge it.
-common=(--gpus cpu --output_dir "$work" --overlay demo --resume auto --set "dataset.store=$work/store"
+# Small model, short crops, short training: enough to see the method work, not to judge it.
+common=(--gpus cpu --output_dir "$work" --overlay demo --overlay short_crops --resume auto
+        --set "dataset.store=$work/store" --set dataset.max_records=800 --set dataloader.batch_size=16
         --set train.steps_per_epoch=null --set train.log_every=5)
 pretrain=(--config_path "$root/configs/pretrain/st_mem.yaml" --set model_name=st_mem_vit_tiny_dec128d2b
-          --set dataset.max_records=800 --set "dataset.exclude_folds=[0, 1]" --set train.epochs=12
-          --set train.lr=1e-3 --set train.figure_every=3)
+          --set model.mask_ratio=0.5 --set "dataset.exclude_folds=[0, 1]" --set train.epochs=40
+          --set train.warmup_epochs=4 --set train.lr=2e-3 --set train.figure_every=10)
 finetune=(--config_path "$root/configs/downstream/st_mem.yaml" --set model_name=st_mem_vit_tiny --set train.lr=5e-4
-          --set dataset.max_records=800 --set train.epochs=3 --set "metric.target_metrics=[AUROC, AUPRC]"
-          --set test.target_metric=AUROC)
+          --set train.epochs=6 --set "metric.target_metrics=[AUROC, AUPRC]" --set test.target_metric=AUROC)
 
 step "3/5 pre-training ST-MEM on the unlabelled ECGs"
 bash "$root/run_pretrain.sh" "${common[@]}" "${pretrain[@]}" --exp_name pretrain
