@@ -3,9 +3,8 @@
     python benchmarks/soak.py
     python benchmarks/soak.py --epochs 1000 --steps 10 --workers 4
 
-The demo's pre-training (a tiny ST-MEM on simulated records), with short epochs, a checkpoint every fifth and a figure
-every tenth.  After a warm-up the mean over 20 epochs must
-stay within 5 %.
+The pre-training of a tiny ST-MEM on simulated records, with short epochs, a checkpoint every fifth and a figure every
+tenth.  After a warm-up the mean over 20 epochs must stay within 5 %.
 """
 import argparse
 import os
@@ -16,20 +15,12 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.fault_injection import simulate
+
 LIMIT = 0.05
 WARM_UP = 10
-
-
-def simulate(folder, records) -> Path:
-    """A store of simulated records at 250 Hz."""
-    steps = (("simulate_physionet2020.py", "--output_dir", "sim", "--records", str(records)),
-             ("data_extraction_without_preprocessing.py", "--input_dir", "sim", "--output_dir", "shards", "--target_fs",
-              "250"),
-             ("reformat_memmap.py", "--input_dir", "shards", "--output_dir", "store"))
-    for script, *arguments in steps:
-        subprocess.run([sys.executable, str(ROOT / "data_preparation" / script), *arguments], cwd=folder, check=True,
-                       capture_output=True)
-    return folder / "store"
 
 
 def resident(pid) -> float:
@@ -44,7 +35,7 @@ def children(pid) -> list[int]:
             for child in (task / "children").read_text().split()]
 
 
-def watch(process, log):
+def watch(process, log, console):
     """[(epoch, MB of the process, MB of its workers together)] at the end of every epoch."""
     seen, samples = 0, []
     while process.poll() is None:
@@ -57,7 +48,7 @@ def watch(process, log):
                 break  # it is ending
         time.sleep(0.02)
     if process.wait():
-        raise SystemExit(f"the training ended with status {process.returncode}")
+        raise SystemExit(f"the training ended with status {process.returncode}:\n{console.read_text()[-2000:]}")
     return samples
 
 
@@ -70,13 +61,14 @@ def main(argv=None):
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        store = simulate(folder, arguments.records)
+        store = simulate(folder, arguments.records, fs=250)
         settings = {"model_name": "st_mem_vit_tiny_dec128d2b", "dataset.store": store, "train.epochs": arguments.epochs,
                     "train.steps_per_epoch": arguments.steps, "dataloader.num_workers": arguments.workers,
                     "dataloader.batch_size": 4, "train.figure_every": 10, "train.checkpoint_every": 5,
                     "train.keep_last": 1}
         command = [sys.executable, str(ROOT / "main_pretrain.py"), "--config_path",
-                   str(ROOT / "configs/pretrain/st_mem.yaml"), "--overlay", "demo", "--output_dir", str(folder), "--exp_name", "soak"]
+                   str(ROOT / "configs/pretrain/st_mem.yaml"), "--overlay", "demo",
+                   "--output_dir", str(folder), "--exp_name", "soak"]
         for name, value in settings.items():
             command += ["--set", f"{name}={value}"]
         began = time.monotonic()
@@ -84,7 +76,7 @@ def main(argv=None):
             process = subprocess.Popen(command, cwd=ROOT, stdout=console, stderr=console,
                                        env={**os.environ, "OMP_NUM_THREADS": "1"})
             try:
-                samples = watch(process, folder / "soak" / "log.txt")
+                samples = watch(process, folder / "soak" / "log.txt", folder / "console.txt")
             finally:
                 process.kill()
     return report(samples, time.monotonic() - began)
