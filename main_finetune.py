@@ -31,7 +31,7 @@ from util.job import (argument_parser, check_input, config_from, describe_run, l
 from util.leads import parse_leads
 from util.metrics import compute_metrics, parse_metrics
 from util.optim import resolve_lr
-from util.run_log import say
+from util.run_log import print_once
 from util.scores import bootstrap_interval
 from util.stop import StopRequest
 from util.supervised import SupervisedTask, mean_loss, predict
@@ -162,7 +162,7 @@ def finetune(config: dict, load_weights=load_pretrained, published_names=False) 
         places = Places.published(folder, fold) if published_names else \
             Places(folder / f"fold{fold}" if several else folder)
         if several:
-            say(f"==== fold {fold} ====")
+            print_once(f"==== fold {fold} ====")
         results.append({"fold": fold, **run_fold(job, fold, places, device, load_weights)})
     if len(results) > 1 and distributed.is_main():
         write_summary(results, folder / "summary.csv")
@@ -197,12 +197,12 @@ def run_fold(job: Job, fold: int, places: Places, device, load_weights) -> dict[
     # ============ where it stands ============
     training = Training(task, config, dataset, batches, pipeline, device, folder)
     describe_run(config, device, task)
-    say(f"{config['mode']}, fold {fold}: {len(parts['train'])} training, {len(parts['valid'])} selection, "
+    print_once(f"{config['mode']}, fold {fold}: {len(parts['train'])} training, {len(parts['valid'])} selection, "
         f"{len(parts['test'])} test records, {len(job.classes)} classes; peak learning rate {train['lr']:.3g}")
     if loaded:
-        say(loaded)
+        print_once(loaded)
     if data["protocol"] == "published":
-        say("note: protocol 'published' selects and reports on the same fold; its numbers are optimistic")
+        print_once("note: protocol 'published' selects and reports on the same fold; its numbers are optimistic")
     resume = checkpoint.find_resume(config["resume"], folder)
     if resume:
         training.resume(resume)
@@ -227,7 +227,7 @@ def run_fold(job: Job, fold: int, places: Places, device, load_weights) -> dict[
             line.update({f"valid_{name}": value for name, value in values.items()})
             training.log.scalars({f"valid/{name}": value for name, value in values.items()}, training.epoch)
             training.log.line("log.txt", line)
-            say(f"epoch {epoch + 1}: " + ", ".join(f"{name} {value:.4f}" for name, value in list(line.items())[1:]))
+            print_once(f"epoch {epoch + 1}: " + ", ".join(f"{name} {value:.4f}" for name, value in list(line.items())[1:]))
             training.save_epoch()
 
     # ============ test ============
@@ -320,7 +320,7 @@ def test(job, task, evaluator, training, places) -> dict[str, float]:
     labels = job.labels[evaluator.parts["test"]]
     values = {"loss": mean_loss(logits, labels, job.loss),
               **compute_metrics(probabilities, labels, job.metrics, job.task)}
-    say(f"test ({chosen.name} of epoch {best['epoch'] + 1}, {len(labels)} records): "
+    print_once(f"test ({chosen.name} of epoch {best['epoch'] + 1}, {len(labels)} records): "
         + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
     if distributed.is_main():
         table = {"records": len(labels), **{name: round(value, 4) for name, value in values.items()}}
@@ -330,13 +330,13 @@ def test(job, task, evaluator, training, places) -> dict[str, float]:
                 lambda y, p, name=name: compute_metrics(p, y, {name: job.metrics[name]}, job.task)[name],
                 labels, probabilities, n=samples, seed=job.config["seed"])
             table[f"{name}_low"], table[f"{name}_high"] = round(low, 4), round(high, 4)
-            say(f"{name}: 95 % interval {low:.4f} to {high:.4f}")
+            print_once(f"{name}: 95 % interval {low:.4f} to {high:.4f}")
         pd.DataFrame([table]).to_csv(folder / "test_metrics.csv", index=False)
         write_predictions(job, evaluator.parts["test"], probabilities, folder / "test_predictions.csv")
         if gate is not None:
             gates = gate_table(gate, labels, job.classes)
             gates.to_csv(folder / "test_gate.csv", index=False, float_format="%.4f")
-            say(f"gate: mean weight of the signal branch {gates['signal'][0]:.3f}, by class in test_gate.csv")
+            print_once(f"gate: mean weight of the signal branch {gates['signal'][0]:.3f}, by class in test_gate.csv")
         state = {name: value for name, value in task.classifier.state_dict().items() if not name.startswith("head.")}
         checkpoint.save({"model": state, "optimizer": None, "scaler": None, "epoch": best["epoch"],
                          "config": training.config, "leads": list(job.leads)}, folder / "encoder.pth")
@@ -361,7 +361,7 @@ def write_summary(results: list[dict], path: Path) -> None:
     summary = pd.concat([table, table.agg(["mean", "std"])])
     summary.index.name = "fold"
     summary.round(4).to_csv(path)
-    say(summary.round(4).to_string())
+    print_once(summary.round(4).to_string())
 
 
 def main(argv=None):

@@ -27,7 +27,7 @@ from util.job import (argument_parser, check_input, config_from, describe_run, l
 from util.leads import parse_leads
 from util.optim import resolve_lr
 from util.probe import features, linear_probe
-from util.run_log import say
+from util.run_log import print_once
 from util.stop import StopRequest
 from util.transforms import build_pipeline
 
@@ -65,7 +65,7 @@ def pretrain(config: dict) -> Path:
     folder = Path(config["output_dir"]) / config["exp_name"]
     training = Training(model, config, dataset, batches, pipeline, device, folder)
     describe_run(config, device, model)
-    say(f"{len(rows)} records at {store.fs} Hz, {batches.steps} steps an epoch, peak learning rate {train['lr']:.3g}")
+    print_once(f"{len(rows)} records at {store.fs} Hz, {batches.steps} steps an epoch, peak learning rate {train['lr']:.3g}")
     resume = checkpoint.find_resume(config["resume"], folder)
     if resume:
         training.resume(resume)
@@ -91,14 +91,14 @@ def pretrain(config: dict) -> Path:
                 line["probe_auroc"] = probe(model.encoder, training.amp)
                 line.update(training.best)
                 training.log.scalars({"probe/auroc": line["probe_auroc"]}, done)
-                say(f"epoch {done}: linear probe AUROC {line['probe_auroc']:.4f} on {probe.described}, "
+                print_once(f"epoch {done}: linear probe AUROC {line['probe_auroc']:.4f} on {probe.described}, "
                     f"{training.best.get('probe_auroc_untrained', math.nan):.4f} before training")
             training.log.line("log.txt", line)
             training.save_epoch()
 
     distributed.on_main(lambda: save_encoders(training, leads))
     training.log.close()
-    say(f"encoder: {folder / 'encoder.pth'}")
+    print_once(f"encoder: {folder / 'encoder.pth'}")
     return folder
 
 
@@ -133,7 +133,7 @@ def make_probe(*arguments):
     try:
         return Probe(*arguments)
     except ConfigError as error:
-        say(f"note: no linear probe ({error})")
+        print_once(f"note: no linear probe ({error})")
 
 
 class Probe:

@@ -15,7 +15,7 @@ from util.dataset import FOLDS, Cropping, parse_classes
 from util.errors import CheckpointError, ConfigError
 from util.job import add_config_flags
 from util.launch import launch, launch_parser, parse_devices
-from util.run_log import say
+from util.run_log import print_once
 from util.transforms import Pipeline
 
 METRIC = {name: metric for metric, name in PUBLISHED_BEST.items()}  # --best-type ROC -> AUROC
@@ -86,7 +86,7 @@ def choose_devices(text: str | None) -> tuple[int, str]:
     if visible and "CUDA_VISIBLE_DEVICES" not in os.environ and 0 < here <= max(map(int, visible.split(","))):
         raise ConfigError(f"--gpu {text}: this machine has {here} GPU(s), numbered from 0")
     if visible and not here and os.environ.get("RANK", "0") == "0":
-        say(f"note: --gpu {text}, but PyTorch sees no GPU; computing on the CPU")
+        print_once(f"note: --gpu {text}, but PyTorch sees no GPU; computing on the CPU")
     os.environ["CUDA_VISIBLE_DEVICES"] = visible or ""
     return processes, "auto" if visible else "cpu"
 

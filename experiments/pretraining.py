@@ -10,7 +10,7 @@ from main_pretrain import pretrain
 from util import distributed
 from util.config import ROOT, describe_keys, find_overlay, load_config, load_yaml
 from util.job import add_config_flags
-from util.run_log import say
+from util.run_log import print_once
 
 
 def main_of(description: str, script: str, baseline: str, encoders: dict[str, str], argv=None) -> None:
@@ -31,7 +31,7 @@ def main_of(description: str, script: str, baseline: str, encoders: dict[str, st
                 place = Path(arguments.save_folder) / published
                 shutil.copyfile(folder / name, place.with_suffix(".tmp"))
                 os.replace(place.with_suffix(".tmp"), place)
-                say(f"encoder: {place}")
+                print_once(f"encoder: {place}")
 
     run(arguments.gpu, script, argv, lambda processes, device: pretraining_config(arguments, baseline, processes, device), job)
 

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from models.registry import build_model
-from util import checkpoint
+from util import checkpoint, files
 from util.checkpoint import find_resume, load, load_encoder, load_training, prune, read_encoder, save
 from util.config import load_config
 from util.errors import CheckpointError, ConfigError
+from util.files import remove_temporary
 from util.supervised import SupervisedTask
 from util.transfer import check_pretrained
 
@@ -58,7 +59,7 @@ def test_failed_write_is_one_sentence_and_the_older_checkpoint_survives(saved, m
 def test_read_only_folder(saved, monkeypatch):
     def refuse(path, mode="r", *args, **kwargs):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
-    monkeypatch.setattr(checkpoint, "open", refuse, raising=False)  # root may write anywhere, so it is told it may not
+    monkeypatch.setattr(files, "open", refuse, raising=False)  # root may write anywhere, so it is told it may not
     with pytest.raises(CheckpointError, match="Permission denied.*older.*intact"):
         save(CONTENT, saved)
 
@@ -117,7 +118,7 @@ def test_killed_write_leaves_the_older_checkpoint_and_is_cleared_away(saved, mon
     assert load(saved)["epoch"] == 4
     left = [path for path in saved.parent.iterdir() if path != saved]
     assert len(left) == 1 and find_resume("auto", saved.parent) == saved
-    checkpoint.remove_temporary(saved.parent)
+    remove_temporary(saved.parent)
     assert list(saved.parent.iterdir()) == [saved]
 
 

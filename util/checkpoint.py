@@ -4,9 +4,7 @@ A checkpoint is a dict {"model", "optimizer", "scheduler", "scaler", "epoch", "s
 "version"}; ``epoch`` and ``step`` say where to go on.  ``encoder.pth`` holds {"model": state dict of the encoder, ...}
 under the published key names.
 """
-import contextlib
 import math
-import os
 import pickle
 import random
 import warnings
@@ -17,44 +15,10 @@ import numpy as np
 import torch
 
 from util.errors import CheckpointError
+from util.files import replacing
 
 VERSION = 1
 LAST = "checkpoint-last.pth"
-TEMPORARY = ".tmp"
-
-
-@contextlib.contextmanager
-def _replacing(path):
-    """A file to write in binary that takes the place of ``path`` once it is complete and on the disk; until then, and
-    if anything fails, ``path`` stays as it was."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except Exception:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name, too, survives a power failure
-    finally:
-        os.close(folder)
-
-
-def write_text(text: str, path) -> None:
-    """Replace a text file, whole or not at all."""
-    with _replacing(Path(path)) as file:
-        file.write(text.encode())
-
-
-def remove_temporary(folder) -> None:
-    """Delete what a killed run left half-written.  Only the process that has the folder to itself may call this."""
-    for path in Path(folder).glob(f".*{TEMPORARY}"):
-        path.unlink(missing_ok=True)
 
 
 def save(content: dict, path) -> None:
@@ -65,7 +29,7 @@ def save(content: dict, path) -> None:
     """
     path = Path(path)
     try:
-        with _replacing(path) as file:
+        with replacing(path) as file:
             torch.save({**content, "version": VERSION}, file)
     except (OSError, RuntimeError) as error:
         # Where a write fails, PyTorch's own complaint hides the reason.

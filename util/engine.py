@@ -18,8 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 from util import checkpoint, distributed
 from util.dataset import Cropping, EvaluationBatches, make_loader, to_device
 from util.errors import CheckpointError, ConfigError, ECGError
+from util.files import remove_temporary
 from util.optim import apply_schedules, make_optimizer, schedule_lr
-from util.run_log import RunLog, say
+from util.run_log import RunLog, print_once
 from util.stop import Preempted, StopRequest
 
 MAX_STATISTICS = 20_000
@@ -118,7 +119,7 @@ class Training:
                 time.sleep(0.2)
             except OSError:
                 break  # a file system without locks
-        checkpoint.remove_temporary(self.folder)
+        remove_temporary(self.folder)
 
     def open_log(self) -> None:
         """Start, or go on with, the run's log files from where the run stands."""
@@ -249,7 +250,7 @@ class Training:
                 raise ECGError(f"{text}. Last good checkpoint: {self.last_saved or 'none yet'}. Lower train.lr or "
                                "train.blr, set train.max_norm, look at these records, or tolerate some steps with "
                                "train.skip_nonfinite")
-            say(f"skipped: {text} ({self.skipped} of {tolerated} tolerated)")
+            print_once(f"skipped: {text} ({self.skipped} of {tolerated} tolerated)")
 
     def _flush(self, bar, lr):
         """Gather, show, and write a line for the steps since the last one."""
@@ -331,8 +332,8 @@ class Training:
                                   "resume with the run's own config.yaml, or choose another --exp_name") from None
         self.last_saved = str(path)
         if changed:
-            say(f"note: these keys differ from the checkpoint's run: {', '.join(changed)}")
-        say(f"resumed from {path}: epoch {self.epoch}, step {self.step}")
+            print_once(f"note: these keys differ from the checkpoint's run: {', '.join(changed)}")
+        print_once(f"resumed from {path}: epoch {self.epoch}, step {self.step}")
 
     def _restore(self, state, path):
         """Take over a checkpoint's content; returns the names of config keys that differ."""
@@ -349,10 +350,10 @@ class Training:
         if len(state["rng"]) == distributed.world():
             checkpoint.set_random_state(state["rng"][distributed.rank()])
         else:
-            say(f"note: the checkpoint is of {len(state['rng'])} processes: what dropout draws will differ")
+            print_once(f"note: the checkpoint is of {len(state['rng'])} processes: what dropout draws will differ")
         if self.step and metrics["per_step"] != self._per_step():
             self.step = self.step * metrics["per_step"] // self._per_step()
-            say(f"note: a step was {metrics['per_step']} records and is now {self._per_step()}; going on at the same "
+            print_once(f"note: a step was {metrics['per_step']} records and is now {self._per_step()}; going on at the same "
                 f"place in the data, step {self.step}")
         if self.config["start_epoch"]:
             self.epoch, self.step, self.window, self.sums = self.config["start_epoch"], 0, [], []

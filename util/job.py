@@ -15,7 +15,7 @@ from util.config import ROOT, describe_keys, find_overlay, load_config
 from util.dataset import choose_rows
 from util.errors import ConfigError, ECGError
 from util.leads import parse_leads
-from util.run_log import say
+from util.run_log import print_once
 from util.stop import LOST, PREEMPTED, Preempted, StopRequest
 from util.store import RecordStore
 
@@ -116,7 +116,7 @@ def describe_run(config, device, model) -> None:
     except (OSError, subprocess.SubprocessError):
         version = "unknown"
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    say(f"{config['model_name']}: {learning / 1e6:.1f} M trainable parameters; {distributed.world()} process(es) on "
+    print_once(f"{config['model_name']}: {learning / 1e6:.1f} M trainable parameters; {distributed.world()} process(es) on "
         f"{device.type}; torch {torch.__version__}; code {version}")
 
 

@@ -8,11 +8,11 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from util import distributed
-from util.checkpoint import write_text
 from util.errors import ECGError
+from util.files import write_text
 
 
-def say(text: str) -> None:
+def print_once(text: str) -> None:
     """A line for people, once, not inside a progress bar."""
     if distributed.is_main():
         tqdm.write(text)

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import zlib
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from util.challenge import CLASSES, labels_from_dx
 from util.errors import StoreError
+from util.files import replacing, sync
 from util.leads import LEADS
 
 FORMAT = "ECG record store"
@@ -298,7 +298,7 @@ def write_store(folder, fs, rows, command):
                           row["scale_uv"])
                 table.append(_table_row(row, start, len(counts)))
                 start += len(counts)
-            _sync(file)
+            sync(file)
         if not table:
             raise StoreError(f"{folder}: no record to write")
         write_table(folder / "records.csv", COLUMNS, table)
@@ -370,7 +370,7 @@ _NUMBER = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?", re.IGNORECASE)
 
 def write_table(path, columns, rows):
     """Write dict rows as a CSV file (UTF-8, one line end everywhere, safe cells), complete or not at all."""
-    with _replacing(path) as file:
+    with replacing(path, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([safe_cell(row[column]) for column in columns] for row in rows)
@@ -378,24 +378,6 @@ def write_table(path, columns, rows):
 
 def write_json(path, value):
     """Write plain values as JSON, complete or not at all."""
-    with _replacing(path) as file:
+    with replacing(path, "w") as file:
         json.dump(value, file, indent=1, allow_nan=False)
         file.write("\n")
-
-
-@contextmanager
-def _replacing(path):
-    """A text file that takes the place of ``path`` when it is complete and on the disk."""
-    partial = Path(f"{path}.{os.getpid()}.tmp")
-    try:
-        with open(partial, "w", encoding="utf-8", newline="") as file:
-            yield file
-            _sync(file)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _sync(file):
-    file.flush()
-    os.fsync(file.fileno())
