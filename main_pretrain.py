@@ -168,10 +168,7 @@ class Probe:
 
 def main(argv=None):
     """Command line; see the module's docstring."""
-    config = config_from(argument_parser(__doc__, "configs/pretrain/st_mem.yaml").parse_args(argv))
-    if config["encoder_path"]:
-        raise ConfigError("encoder_path belongs to fine-tuning (run_downstream.sh); to go on pre-training use --resume")
-    pretrain(config)
+    pretrain(config_from(argument_parser(__doc__, "configs/pretrain/st_mem.yaml", "pretrain").parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -4,13 +4,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import mergedeep
 import torch
 from torch import nn
 
 from main_finetune import PUBLISHED_BEST, Places, build_classifier, evaluation_transforms, finetune
 from util import checkpoint, distributed
-from util.config import ROOT, check, describe_keys, find_overlay, load_config, load_yaml, parse_override
+from util.config import ROOT, describe_keys, find_overlay, load_config, load_yaml
 from util.dataset import FOLDS, Cropping, parse_classes
 from util.errors import CheckpointError, ConfigError
 from util.job import add_config_flags
@@ -30,7 +29,7 @@ def training_parser(description: str, baseline: str, name: str | None = None) ->
         name: what the default --save_folder calls it, if not that.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     epilog="configuration keys (YAML, --overlay or --set):\n" + describe_keys())
+                                     epilog="configuration keys (YAML, --overlay or --set):\n" + describe_keys("finetune"))
     default = ROOT / "configs" / "downstream" / f"{baseline}.yaml"
     settings = load_yaml(default)
     parser.add_argument("--batch_size", type=int, metavar="N", help="records a step, shared out over the processes; "
@@ -152,7 +151,7 @@ def training_config(arguments, baseline: str, device: str, processes: int, model
              "dataloader": {"batch_size": arguments.batch_size},
              "train": {"lr": arguments.lr_rate, "epochs": arguments.num_epoches}}
     config = load_config([arguments.config_path, *map(find_overlay, arguments.overlay)], arguments.overrides,
-                         _given(flags))
+                         _given(flags), program="finetune")
     if config["encoder_path"] and config["mode"] == "scratch":
         config["mode"] = "finetune"
     share_batch(config, processes)
@@ -240,8 +239,7 @@ def load_trained(path, overrides=(), config_path=None) -> Trained:
         ConfigError: a wrong override.
     """
     content = checkpoint.load(path, "weights") if config_path else read_weights(path)
-    base = load_yaml(config_path) if config_path else content["config"]
-    config = check(mergedeep.merge({}, base, *map(parse_override, overrides)))
+    config = load_config([config_path or content["config"]], overrides, program="finetune")
     config.update(mode="scratch", encoder_path="", resume="")  # the weights are all there
     classes = parse_classes(config["dataset"]["classes"])
     classifier = build_classifier(config, len(classes))

@@ -39,7 +39,7 @@ def main_of(description: str, script: str, baseline: str, encoders: dict[str, st
 def pretraining_parser(description: str, baseline: str, encoders: dict[str, str]) -> argparse.ArgumentParser:
     """The flags; none is needed."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     epilog="configuration keys (YAML, --overlay or --set):\n" + describe_keys())
+                                     epilog="configuration keys (YAML, --overlay or --set):\n" + describe_keys("pretrain"))
     default = ROOT / "configs" / "pretrain" / f"{baseline}.yaml"
     settings = load_yaml(default)
     parser.add_argument("--batch_size", type=int, metavar="N", help="records a step, shared out over the processes "
@@ -60,6 +60,7 @@ def pretraining_config(arguments, baseline: str, processes: int, device: str) ->
              "train": {} if arguments.num_epoches is None else {"epochs": arguments.num_epoches}}
     if arguments.resume:
         flags["resume"] = arguments.resume
-    config = load_config([arguments.config_path, *map(find_overlay, arguments.overlay)], arguments.overrides, flags)
+    config = load_config([arguments.config_path, *map(find_overlay, arguments.overlay)], arguments.overrides, flags,
+                         program="pretrain")
     share_batch(config, processes)
     return config

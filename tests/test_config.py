@@ -1,14 +1,13 @@
 """Configuration: merging, overrides, checks, and every YAML file of configs/."""
 import json
-from pathlib import Path
 
-import mergedeep
 import pytest
 import torch
 
 from models.registry import build_model, model_arguments
-from util.config import (KEYS, REQUIRED, check, describe_keys, find_overlay, load_config, load_yaml, parse_override,
+from util.config import (ROOT, check, describe_keys, find_overlay, load_config, load_yaml, merge, parse_override,
                          save_config)
+from util.config_keys import KEYS, PROGRAMS, REQUIRED, keys_of, page
 from util.dataset import parse_classes, parse_cropping
 from util.errors import ConfigError
 from util.job import argument_parser, config_from, lead_arguments
@@ -17,7 +16,6 @@ from util.metrics import parse_metrics
 from util.optim import OPTIMIZERS, resolve_lr
 from util.transforms import build_pipeline
 
-ROOT = Path(__file__).resolve().parents[1]
 PRETRAIN = sorted((ROOT / "configs" / "pretrain").glob("*.yaml"))
 DOWNSTREAM = sorted((ROOT / "configs" / "downstream").glob("*.yaml"))
 OVERLAYS = sorted((ROOT / "configs" / "overlay").glob("*.yaml"))
@@ -26,8 +24,13 @@ LEAST = {"model_name": "st_mem_vit_tiny", "dataset": {"transforms": [{"random_cr
 
 
 def _with(overrides):
-    """The checked config of LEAST with ``a.b=c`` texts over it."""
-    return check(mergedeep.merge({}, LEAST, *map(parse_override, overrides)))
+    """The checked config of LEAST with ``a.b=c`` texts over it, for fine-tuning."""
+    return load_config([LEAST], overrides, program="finetune")
+
+
+def program_of(path):
+    """The program that a file of configs/ is for."""
+    return {"pretrain": "pretrain", "downstream": "finetune"}[path.parent.name]
 
 
 def write(folder, name, text):
@@ -81,19 +84,17 @@ def test_a_wrong_type_or_value_is_one_clear_sentence(override, words):
 def test_a_required_key_that_is_missing_is_named_with_its_meaning(missing):
     name = {"dataset": "dataset.transforms", "train": "train.epochs"}.get(missing, missing)
     with pytest.raises(ConfigError, match=f"lacks the key '{name}': "):
-        check({key: value for key, value in LEAST.items() if key != missing})
+        check({key: value for key, value in LEAST.items() if key != missing}, "finetune")
 
 
 def test_defaults_are_filled_in_and_are_nobodys_but_ones_own():
-    config = check(LEAST)
+    config = check(LEAST, "pretrain")
     assert config["dataloader"] == {"batch_size": 16, "num_workers": 8, "pin_memory": True}
     assert config["seed"] == 0 and config["dataset"]["fs"] == 250 and config["model"] == {}
     config["dataset"]["exclude_folds"].append(3)
     config["model"]["x"] = 1
-    config["metric"]["target_metrics"].append("F1Score")
-    again = check(LEAST)
+    again = check(LEAST, "pretrain")
     assert again["dataset"]["exclude_folds"] == [] and again["model"] == {}
-    assert again["metric"]["target_metrics"] == ["AUROC"]
 
 
 def test_every_default_is_allowed_by_its_own_rule():
@@ -133,18 +134,19 @@ def test_files_are_merged_left_to_right_then_overrides_then_flags(tmp_path):
     base = write(tmp_path, "base.yaml", json.dumps(LEAST))
     first = write(tmp_path, "first.yaml", "train: {epochs: 10, lr: 1e-3}\nseed: 1\nmodel: {num_leads: 6}\n")
     second = write(tmp_path, "second.yaml", "train: {epochs: 20}\nseed: 2\n")
-    config = load_config([base, first, second], ["train.epochs=30", "model.patch_size=50"], {"exp_name": "x"})
+    config = load_config([base, first, second], ["train.epochs=30", "model.patch_size=50"], {"exp_name": "x"},
+                         program="finetune")
     assert config["train"]["epochs"] == 30 and config["train"]["lr"] == 0.001 and config["seed"] == 2
     assert config["model"] == {"num_leads": 6, "patch_size": 50} and config["exp_name"] == "x"
-    assert load_config([base, second, first])["train"]["epochs"] == 10
-    assert load_config([base], ["seed=3"], {"seed": 4})["seed"] == 4
-    assert load_config([base], ["seed=3", "seed=5"])["seed"] == 5
+    assert load_config([base, second, first], program="finetune")["train"]["epochs"] == 10
+    assert load_config([base], ["seed=3"], {"seed": 4}, program="pretrain")["seed"] == 4
+    assert load_config([base], ["seed=3", "seed=5"], program="pretrain")["seed"] == 5
 
 
 def test_lists_are_replaced_not_merged(tmp_path):
     base = write(tmp_path, "base.yaml", json.dumps({**LEAST, "dataset": {**LEAST["dataset"], "exclude_folds": [1, 2]}}))
-    assert load_config([base], ["dataset.exclude_folds=[7]"])["dataset"]["exclude_folds"] == [7]
-    assert load_config([base], ["dataset.exclude_folds=[]"])["dataset"]["exclude_folds"] == []
+    assert load_config([base], ["dataset.exclude_folds=[7]"], program="pretrain")["dataset"]["exclude_folds"] == [7]
+    assert load_config([base], ["dataset.exclude_folds=[]"], program="pretrain")["dataset"]["exclude_folds"] == []
 
 
 @pytest.mark.parametrize("text, want", [
@@ -177,7 +179,7 @@ def test_overrides_that_cannot_be_read_are_config_errors(text, words):
 def test_files_that_are_no_config_are_config_errors(tmp_path, text, words):
     path = write(tmp_path, "bad.yaml", text)
     with pytest.raises(ConfigError) as error:
-        load_config([path])
+        load_config([path], program="finetune")
     assert words in str(error.value) and str(path) in str(error.value)
 
 
@@ -207,7 +209,7 @@ def test_a_saved_config_fed_back_is_the_same(tmp_path):
                     "dataset.lead=[II, aVR]", "output_dir='yes'", "resume='null'",
                     "train.optimizer_kwargs={betas: [0.9, 0.95]}"])
     save_config(config, tmp_path / "config.yaml")
-    again = load_config([tmp_path / "config.yaml"])
+    again = load_config([tmp_path / "config.yaml"], program="finetune")
     assert again == config and again["exp_name"] == "1e5" and again["output_dir"] == "yes"
     save_config(again, tmp_path / "again.yaml")
     assert (tmp_path / "again.yaml").read_bytes() == (tmp_path / "config.yaml").read_bytes()
@@ -215,9 +217,11 @@ def test_a_saved_config_fed_back_is_the_same(tmp_path):
 
 @pytest.mark.parametrize("path", [*PRETRAIN, *DOWNSTREAM], ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_config_survives_saving(path, tmp_path):
-    config = load_config([path])
+    program = program_of(path)
+    config = load_config([path], program=program)
+    assert config.keys() == keys_of(program).keys() and config["train"].keys() == keys_of(program)["train"].keys()
     save_config(config, tmp_path / "config.yaml")
-    assert load_config([tmp_path / "config.yaml"]) == config
+    assert load_config([tmp_path / "config.yaml"], program=program) == config
 
 
 # ============ the configs of this project ============
@@ -226,11 +230,12 @@ def check_job(config, downstream):
     data = config["dataset"]
     cropping = parse_cropping(data["transforms"], "dataset.transforms")
     build_pipeline(data["transforms"], length=cropping.length, fs=data["fs"], rand_augment=data["rand_augment"])
-    if data["eval_transforms"]:
-        evaluation = parse_cropping(data["eval_transforms"], "dataset.eval_transforms")
-        build_pipeline(data["eval_transforms"], length=evaluation.length, fs=data["fs"])
     leads, classes = parse_leads(data["lead"]), parse_classes(data["classes"])
-    parse_metrics(config["metric"]["target_metrics"], tuple(classes))
+    if downstream:
+        if data["eval_transforms"]:
+            evaluation = parse_cropping(data["eval_transforms"], "dataset.eval_transforms")
+            build_pipeline(data["eval_transforms"], length=evaluation.length, fs=data["fs"])
+        parse_metrics(config["metric"]["target_metrics"], tuple(classes))
     assert resolve_lr(config["train"], config["dataloader"]["batch_size"], 1) > 0
     assert config["train"]["optimizer"] in OPTIMIZERS
     arguments = {**config["model"], **lead_arguments(model_arguments(config["model_name"]), config)}
@@ -246,7 +251,7 @@ def check_job(config, downstream):
 @pytest.mark.parametrize("overlay", [None, "demo"])
 @pytest.mark.parametrize("path", [*PRETRAIN, *DOWNSTREAM], ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_config_builds_its_transforms_and_its_model(path, overlay):
-    config = load_config([path, *([find_overlay(overlay)] if overlay else [])])
+    config = load_config([path, *([find_overlay(overlay)] if overlay else [])], program=program_of(path))
     check_job(config, path.parent.name == "downstream")
     if overlay == "demo":
         assert config["train"]["epochs"] <= 3 and config["dataset"]["max_records"] <= 500
@@ -255,10 +260,10 @@ def test_every_config_builds_its_transforms_and_its_model(path, overlay):
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.stem)
 def test_every_overlay_merges_over_a_config_it_is_made_for(overlay):
     made_for = {"moments": "pretrain/simclr_signal", "moments_dino_signal": "pretrain/dino_signal",
-                "moments_dino_spectrogram": "pretrain/dino_spectrogram"}.get(overlay.stem, "downstream/st_mem")
+                "moments_dino_spectrogram": "pretrain/dino_spectrogram", "reduced_ssl": "pretrain/simclr_signal"}.get(overlay.stem, "downstream/st_mem")
     path = ROOT / "configs" / f"{made_for}.yaml"
-    config = load_config([path, overlay])
-    assert config != load_config([path]), "the overlay changes nothing"
+    config = load_config([path, overlay], program=program_of(path))
+    assert config != load_config([path], program=program_of(path)), "the overlay changes nothing"
     check_job(config, made_for.startswith("downstream"))
 
 
@@ -266,7 +271,7 @@ def test_every_overlay_merges_over_a_config_it_is_made_for(overlay):
                          [("st_mem", "st_mem_vit_base"), ("mtae", "mtae_vit_base"), ("mlae", "mlae_vit_base")])
 def test_the_published_settings_stand_in_the_configs(name, model):
     """Specification, published config keys and values."""
-    config = load_config([ROOT / "configs" / "pretrain" / f"{name}.yaml"])
+    config = load_config([ROOT / "configs" / "pretrain" / f"{name}.yaml"], program="pretrain")
     assert config["model_name"] == f"{model}_dec256d4b" and config["model"]["norm_pix_loss"] is True
     assert config["dataset"]["transforms"] == [
         {"random_crop": {"crop_length": 2250}}, {"highpass_filter": {"fs": 250, "cutoff": 0.67}},
@@ -275,7 +280,7 @@ def test_the_published_settings_stand_in_the_configs(name, model):
     assert (train["blr"], train["lr"], train["min_lr"], train["weight_decay"]) == (1.5e-4, None, 0.0, 0.01)
     assert train["optimizer"] == "adamw" and train["optimizer_kwargs"] == {"betas": [0.9, 0.95]}
     assert config["dataloader"] == {"batch_size": 16, "num_workers": 8, "pin_memory": True}
-    tuned = load_config([ROOT / "configs" / "downstream" / f"{name}.yaml"])
+    tuned = load_config([ROOT / "configs" / "downstream" / f"{name}.yaml"], program="finetune")
     assert tuned["dataset"]["eval_transforms"][0] == {"n_crop": {"crop_length": 2250, "num_segments": 3}}
     assert tuned["dataset"]["rand_augment"] == {
         "op_names": ["shift", "cutout", "drop", "flip", "erase", "sine", "partial_sine", "partial_white_noise"],
@@ -286,7 +291,7 @@ def test_the_published_settings_stand_in_the_configs(name, model):
 
 # ============ command line ============
 def parse(*words):
-    return config_from(argument_parser("test", str(ROOT / "configs/pretrain/st_mem.yaml")).parse_args(list(words)))
+    return config_from(argument_parser("test", str(ROOT / "configs/pretrain/st_mem.yaml"), "pretrain").parse_args(list(words)))
 
 
 def test_flags_win_over_set_over_overlays_over_the_config(tmp_path):
@@ -309,8 +314,13 @@ def test_an_experiment_may_have_a_number_for_a_name():
 
 def test_help_lists_every_key_with_its_default():
     text = describe_keys()
-    assert "train.blr: base learning rate for an effective batch of 256 [default None]" in text
-    assert "model_name: " in text and "[required]" in text
+    assert "train.blr: base learning rate for an effective batch of 256 [default null]" in text
+    assert "model_name: " in text and "[required]" in text and "[default 10; pre-training alone]" in text
+    assert "exclude_folds" in describe_keys("pretrain") and "exclude_folds" not in describe_keys("finetune")
+
+
+def test_the_page_of_all_keys_is_up_to_date():
+    assert (ROOT / "docs/configs.md").read_text(encoding="utf-8") == page(), "python -m util.config > docs/configs.md"
 
 
 @pytest.mark.parametrize("options, words", [
@@ -323,7 +333,7 @@ def test_help_lists_every_key_with_its_default():
     (["model.norm_pix_loss=1"], "norm_pix_loss must be of type bool"),
 ])
 def test_a_wrong_model_section_is_one_clear_sentence(options, words):
-    config = load_config([ROOT / "configs/pretrain/st_mem.yaml"], options)
+    config = load_config([ROOT / "configs/pretrain/st_mem.yaml"], options, program="pretrain")
     with pytest.raises(ConfigError) as error:
         check_job(config, False)
     assert words in str(error.value)
