@@ -26,7 +26,9 @@ SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.tex
                     st.sampled_from(["1e-3", "inf", "nan", "all", "12lead", "500 steps", "9" * 400, -1, 0, 1, "null"]))
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(SCALARS, inner, max_size=3), max_leaves=6)
 KNOWN = st.sampled_from(paths())
-NAMES = st.one_of(KNOWN, st.text(max_size=12), st.sampled_from(["train", "dataset.train", "a..b", ".", "train.", "-", " "]))
+ODD = st.sampled_from(["train", "dataset.train", "a..b", ".", "train.", "-", " ", "base", "finetune", "model.encoder.x",
+                       "train.dist_eval", "dataset.train_csv", "dataset.train_transforms", "use_amp"])
+NAMES = st.one_of(KNOWN, st.text(max_size=12), ODD)
 
 
 @st.composite

@@ -1,7 +1,7 @@
-"""Configuration: YAML files merged left to right, then ``--set a.b=c`` overrides, checked against one table of keys.
+"""Configuration: YAML files merged left to right, then ``--set a.b=c``, checked against one table of keys.
 
-``util/config_keys.py`` is the whole vocabulary.  What stands under ``model:`` is the factory's own arguments and is
-checked when the model is built; transforms likewise by their own signatures.  docs/configs.md has the rules of merging.
+``util/config_keys.py`` is the whole vocabulary.  What stands under ``model:`` is the factory's own arguments and
+is checked when the model is built; transforms likewise by their own signatures.  docs/configs.md has the rules.
 """
 import contextlib
 import copy
@@ -25,13 +25,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # ============ YAML ============
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which also reads 1e-3 as a number (YAML 1.1 wants 1.0e-3) and refuses a key given twice."""
+    """The safe loader; it reads 1e-3 as a number, too (YAML 1.1 wants 1.0e-3), and refuses a key given twice."""
 
     def construct_mapping(self, node, deep=False):
         names = [name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode)]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} is given twice", node.start_mark)
+            problem = f"the key {twice[0]!r} is given twice"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -39,8 +40,9 @@ class _Dumper(yaml.SafeDumper):
     """Writes what ``_Loader`` reads: a text like 1e-3 in quotes."""
 
 
+_FLOAT = re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$")
 for _rules in (_Loader, _Dumper):
-    _rules.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), "-+0123456789")
+    _rules.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, "-+0123456789")
 
 
 def read_yaml(text: str):
@@ -78,8 +80,8 @@ def load_yaml(path, program: str | None = None, base=True) -> dict:
     sections = {name: value.pop(name, None) or {} for name in PROGRAMS}
     below = value.pop("base", None)
     if below is not None and not (base and isinstance(below, str)):
-        raise ConfigError(f"{path}: base must be the name of a YAML file beside it, not {below!r}" if base else
-                          f"{path} is the base of another file and has a base itself; name that one there instead")
+        raise ConfigError(f"{path}: base must be the name of a YAML file, not {below!r}" if base else
+                          f"{path} is another file's base and has a base itself; put the keys of both in one")
     for name, section in sections.items():
         if not isinstance(section, dict):
             raise ConfigError(f"{path}: the section {name} must be a mapping of keys, not {section!r}")
@@ -132,8 +134,8 @@ def parse_override(text: str) -> dict:
 def merge(layers: list[dict]) -> dict:
     """Layers of a config in one mapping: mappings merge, lists and values are replaced by the later layer's.
 
-    Arguments given beside a model's name go with it: the last layer with a ``model_name`` decides, and the ``model``
-    sections of layers that name another are dropped; the same holds for mappings under ``model`` and their ``name``.
+    Arguments given beside a model's name go with it: the last layer with a ``model_name`` decides, and the
+    ``model`` sections of layers that name another are dropped; so with mappings under ``model`` and their ``name``.
 
     Raises:
         ConfigError: a mapping that contains itself.
@@ -144,11 +146,11 @@ def merge(layers: list[dict]) -> dict:
     try:
         return _merge(layers)
     except RecursionError:
-        raise ConfigError("a mapping of the config contains itself (a YAML alias inside its own anchor)") from None
+        raise ConfigError("a mapping of the config contains itself (an alias in its own anchor)") from None
 
 
 def _merge(layers, in_model=False):
-    """The same for any mapping; ``in_model``: one under ``model``, where a text may stand for {name: text}."""
+    """The same for any mapping; ``in_model``: one under ``model``, where a text stands for {name: text}."""
     if len(layers) == 1:
         return copy.deepcopy(layers[0])
     named = [layer["name"] for layer in layers if in_model and "name" in layer][-1:]
@@ -159,16 +161,17 @@ def _merge(layers, in_model=False):
         if in_model and any(isinstance(value, dict) for value in values):
             values = [{"name": value} if isinstance(value, str) else value for value in values]
         mappings = list(takewhile(lambda value: isinstance(value, dict), reversed(values)))[::-1]
-        merged[name] = _merge(mappings, in_model or name == "model") if mappings else copy.deepcopy(values[-1])
+        deeper = in_model or name == "model"
+        merged[name] = _merge(mappings, deeper) if mappings else copy.deepcopy(values[-1])
     return merged
 
 
 def load_config(sources, overrides=(), extra=None, *, program: str) -> dict:
-    """Merge layers, then ``overrides`` (texts ``a.b=c``), then the mapping ``extra``; check; fill in defaults.
+    """Merge layers, ``overrides`` (texts ``a.b=c``) and the mapping ``extra``; check; fill in defaults.
 
     Args:
-        sources: YAML files, or configs out of checkpoints, whose keys of the other program are left out (earlier
-            versions stored them).
+        sources: YAML files, or configs out of checkpoints: earlier versions stored keys of the other program
+            in these, which are left out.
         program: "pretrain" or "finetune".
 
     Raises:
@@ -186,14 +189,14 @@ def check(config: dict, program: str) -> dict:
     """A copy with a program's defaults filled in and numbers converted.
 
     Raises:
-        ConfigError: unknown key (the nearest known one is suggested), one without effect in this program, wrong type,
-            value not among the choices, or a required key that is missing.
+        ConfigError: unknown key (the nearest known one is suggested), one without effect in this program, wrong
+            type, value not among the choices, or a required key that is missing.
     """
     config, others = _divide(config, program)
     if others:
         other = next(name for name in PROGRAMS if name != program)
-        raise ConfigError(f"no effect in {PROGRAMS[program]}: {', '.join(others)}; that belongs to {PROGRAMS[other]}: "
-                          f"leave it out, or put it under '{other}:' in a file that serves both")
+        raise ConfigError(f"no effect in {PROGRAMS[program]}: {', '.join(others)}; that belongs to "
+                          f"{PROGRAMS[other]}: leave it out, or put it under '{other}:' in a file for both")
     return _check(config, keys_of(program))
 
 
