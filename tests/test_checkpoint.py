@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.registry import build_model
+from models.registry import build
 from util import checkpoint, files
 from util.checkpoint import find_resume, load, load_encoder, load_training, prune, read_encoder, save
 from util.config import load_config
@@ -271,11 +271,11 @@ def test_what_cannot_be_resumed_from(saved, tmp_path):
 @pytest.fixture(scope="module")
 def method():
     torch.manual_seed(0)
-    return build_model("st_mem_vit_tiny_dec128d2b", mask_ratio=0.5, **SIZES)
+    return build("st_mem_vit_tiny_dec128d2b", mask_ratio=0.5, **SIZES)
 
 
 def classifier(**options):
-    return build_model("st_mem_vit_tiny", **{"num_classes": 3, **SIZES, **options})
+    return build("st_mem_vit_tiny", **{"num_classes": 3, **SIZES, **options})
 
 
 @pytest.mark.parametrize("kind", ["encoder.pth", "pre-training checkpoint", "bare state dict", "best of fine-tuning",

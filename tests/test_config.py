@@ -6,7 +6,7 @@ import mergedeep
 import pytest
 import torch
 
-from models.registry import build_model, model_arguments
+from models.registry import build
 from util.config import (KEYS, REQUIRED, check, describe_keys, find_overlay, load_config, load_yaml, parse_override,
                          save_config)
 from util.dataset import parse_classes, parse_cropping
@@ -237,7 +237,7 @@ def check_job(config, downstream):
     if downstream:
         arguments.setdefault("num_classes", len(classes))
     with torch.device("meta"):
-        model = build_model(config["model_name"], **arguments)
+        model = build(config["model_name"], **arguments)
     assert any(p.requires_grad for p in model.parameters())
     assert hasattr(model, "head" if downstream else "encoder")
     return model, leads

@@ -17,7 +17,7 @@ from data_preparation import reformat_memmap
 from experiments import run_ensembled, run_signal, run_spectrogram
 from experiments.common import choose_devices, load_trained, training_config, training_parser
 from main_finetune import Evaluator, Job, Places, build_classifier, data_arguments, gate_table, keep_best
-from models.registry import build_model
+from models.registry import build
 from util.config import load_config
 from util.dataset import split_rows
 from util.errors import CheckpointError, ConfigError
@@ -97,7 +97,7 @@ def test_encoders_in_a_fusion_follow_the_data():
 def test_st_mem_fusion_takes_an_st_mem_encoder(tmp_path):
     config = load_config([CONFIGS / "fusion_st_mem.yaml"], ["model.signal.name=st_mem_vit_small",
                                                             "model.spectrogram.channels=2"])
-    encoder = build_model("st_mem_vit_small", num_classes=None)
+    encoder = build("st_mem_vit_small", num_classes=None)
     torch.save({"model": encoder.state_dict()}, tmp_path / "encoder.pth")
     fusion = build_classifier(config, 24).eval()
     text = load_pretrained(fusion, tmp_path / "encoder.pth")
@@ -258,7 +258,7 @@ def test_gate_table_against_a_loop():
 
 
 def test_frozen_epochs_freeze_the_branches_and_train_the_rest():
-    fusion = build_model("fusion", signal={"name": "xresnet1d50", "channels": 4}, gating=True, three_head=True,
+    fusion = build("fusion", signal={"name": "xresnet1d50", "channels": 4}, gating=True, three_head=True,
                          spectrogram={"name": "spectrogram_se_resnet34", "channels": 2})
     task = SupervisedTask(fusion, "bce", "linprobe").train()
     learning = {name.split(".")[0] for name, p in fusion.named_parameters() if p.requires_grad}
@@ -279,7 +279,7 @@ def pretrained_folder(folder, names):
     states = {}
     for seed, (branch, file) in enumerate(names.items()):
         torch.manual_seed(100 + seed)
-        encoder = build_model(**tiny_branches()[branch], num_classes=None)
+        encoder = build(**tiny_branches()[branch], num_classes=None)
         encoder.standardize.mean.fill_(0.5)
         states[branch] = encoder.state_dict()
         torch.save({"model": states[branch]}, folder / file)
@@ -291,7 +291,7 @@ DINO = {"signal": "DINO_signal_student.pth", "spectrogram": "DINO_spectrogram_st
 
 def test_defect_2_dino_weights_reach_the_branches_of_the_fusion(tmp_path):
     states = pretrained_folder(tmp_path, DINO)
-    fusion = build_model("fusion", **tiny_branches(), gating=True)
+    fusion = build("fusion", **tiny_branches(), gating=True)
     text = load_pretrained(fusion, tmp_path)
     for name, branch in fusion.branches.items():
         loaded, count = branch.state_dict(), len(states[name])
@@ -306,17 +306,17 @@ def test_defect_2_nothing_transferred_is_an_error(tmp_path):
         renamed = {f"module.backbone.{key}": value for key, value in content["model"].items()}
         torch.save({"model": renamed}, tmp_path / file)
     with pytest.raises(CheckpointError, match="no weights were transferred"):
-        load_pretrained(build_model("fusion", **tiny_branches()), tmp_path)
+        load_pretrained(build("fusion", **tiny_branches()), tmp_path)
     with pytest.raises(CheckpointError, match="0 of"):
-        load_pretrained(build_model("fusion", **tiny_branches()), tmp_path / DINO["signal"])
+        load_pretrained(build("fusion", **tiny_branches()), tmp_path / DINO["signal"])
     with pytest.raises(CheckpointError, match="holds none of DINO_signal_student.pth"):
         (tmp_path / "empty").mkdir()
-        load_pretrained(build_model("fusion", **tiny_branches()), tmp_path / "empty")
+        load_pretrained(build("fusion", **tiny_branches()), tmp_path / "empty")
 
 
 def test_a_fusion_takes_simclr_where_dino_is_absent_and_says_what_starts_anew(tmp_path):
     states = pretrained_folder(tmp_path, {"signal": "SIMCLR_signal.pth"})
-    fusion = build_model("fusion", **tiny_branches())
+    fusion = build("fusion", **tiny_branches())
     before = {key: value.clone() for key, value in fusion.spectrogram.state_dict().items()}
     text = load_pretrained(fusion, tmp_path)
     assert "SIMCLR_signal.pth" in text and "spectrogram branch: no DINO_spectrogram_student.pth" in text
@@ -326,13 +326,13 @@ def test_a_fusion_takes_simclr_where_dino_is_absent_and_says_what_starts_anew(tm
 
 def test_a_file_goes_where_it_fits(tmp_path):
     states = pretrained_folder(tmp_path, DINO)
-    fusion = build_model("fusion", **tiny_branches())
+    fusion = build("fusion", **tiny_branches())
     assert load_pretrained(fusion, tmp_path / DINO["spectrogram"]).startswith("spectrogram: loaded")
     torch.save({"model": fusion.state_dict()}, tmp_path / "fusion.pth")
-    other = build_model("fusion", **tiny_branches())
+    other = build("fusion", **tiny_branches())
     assert load_pretrained(other, tmp_path / "fusion.pth").startswith("fusion: loaded")
     assert torch.equal(other.spectrogram.stem[0].weight, states["spectrogram"]["stem.0.weight"])
-    alone = build_model(**tiny_branches()["spectrogram"])
+    alone = build(**tiny_branches()["spectrogram"])
     assert "DINO_spectrogram_student.pth" in load_pretrained(alone, tmp_path)
     assert torch.equal(alone.stem[0].weight, states["spectrogram"]["stem.0.weight"])
 

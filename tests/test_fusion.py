@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from models.encoder.cnn import CNNEncoder
-from models.registry import MODELS, build_model
+from models.registry import MODELS, build
 from util.errors import ConfigError, ECGError
 
 torch.set_num_threads(1)
@@ -14,7 +14,7 @@ VARIANTS = [{"gating": g, "three_head": t} for g in (False, True) for t in (Fals
 
 def small(**arguments):
     torch.manual_seed(0)
-    return build_model("fusion", **{**SMALL, **arguments})
+    return build("fusion", **{**SMALL, **arguments})
 
 
 def crops(batch=3, samples=250, seed=1):
@@ -59,7 +59,7 @@ def test_logits_and_features_equal_the_formula(gating):
 
 
 def test_published_sizes():
-    model = build_model("fusion", gating=True, three_head=True)
+    model = build("fusion", gating=True, three_head=True)
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items() if "head" in key or "gate" in key}
     assert model.width == 1024 and shapes == {
         "gate.weight": (2, 1024), "gate.bias": (2,),
@@ -149,7 +149,7 @@ def test_defect_15_no_module_under_two_names(variant):
 def test_defect_2_a_branch_takes_the_weights_of_a_lone_encoder(role, name, arguments):
     """Strictly: the same keys, and the features afterwards are those of the encoder."""
     torch.manual_seed(7)
-    encoder = build_model(name, num_classes=None, **arguments).eval()
+    encoder = build(name, num_classes=None, **arguments).eval()
     encoder.fit_statistics([crops() * 3])
     model = small().eval()
     assert not torch.allclose(model.branches[role].forward_features(crops()), encoder.forward_features(crops()))
@@ -158,19 +158,19 @@ def test_defect_2_a_branch_takes_the_weights_of_a_lone_encoder(role, name, argum
 
 
 def test_any_encoder_can_be_a_branch(tiny):
-    model = build_model("fusion", signal={"name": "tiny", "scale": 2.0}, spectrogram={"channels": 8}, gating=True,
+    model = build("fusion", signal={"name": "tiny", "scale": 2.0}, spectrogram={"channels": 8}, gating=True,
                         three_head=True, num_classes=4).eval()
     assert model.width == 5 + 64
     assert model(crops()).shape == (3, 4) and model.extra_heads["signal"][0].in_features == 5
     tail = model.forward_features(crops())[:, :5] / model(crops(), return_all=True)["gate"][:, :1]
     torch.testing.assert_close(tail, 2 * model.signal.layer(crops().mean(-1)))
-    swapped = build_model("fusion", signal={"channels": 16}, spectrogram={"name": "tiny"}).eval()
+    swapped = build("fusion", signal={"channels": 16}, spectrogram={"name": "tiny"}).eval()
     assert swapped.width == 128 + 5 and swapped(crops()).shape == (3, 24)
 
 
 def test_st_mem_can_be_the_signal_branch():
     """The two published systems joined: ViT tokens at 250 Hz and the spectrogram of the same crop."""
-    model = build_model("fusion", signal={"name": "st_mem_vit_small", "seq_len": 225, "patch_size": 75},
+    model = build("fusion", signal={"name": "st_mem_vit_small", "seq_len": 225, "patch_size": 75},
                         spectrogram={"channels": 8, "fs": 250}, gating=True).eval()
     out = model(crops(2, 225), return_all=True)
     assert model.width == 384 + 64 and out["logits"].shape == (2, 24) and out["gate"].shape == (2, 2)
@@ -188,7 +188,7 @@ def test_statistics_reach_both_branches_in_one_pass():
 
 
 def test_statistics_pass_by_a_branch_without_any(tiny):
-    model = build_model("fusion", signal={"name": "tiny"}, spectrogram={"channels": 8})
+    model = build("fusion", signal={"name": "tiny"}, spectrogram={"channels": 8})
     model.fit_statistics([crops()])
     assert not model.spectrogram.standardize.std.eq(1).any()
     with pytest.raises(ECGError, match="no training crops"):
@@ -223,7 +223,7 @@ class OwnStatistics(Tiny):
 def test_mistakes_in_the_config_are_named(monkeypatch, arguments, message):
     monkeypatch.setitem(MODELS, "own_statistics", lambda num_classes=24: OwnStatistics(num_classes, 1.0))
     with pytest.raises(ConfigError, match=message):
-        build_model("fusion", **arguments)
+        build("fusion", **arguments)
 
 
 def test_branches_are_cnn_encoders_by_default():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.registry import build_model
+from models.registry import build
 from util.errors import ConfigError
 from util.lars import LARS
 from util.optim import (apply_schedules, lr_at, make_optimizer, parameter_groups, resolve_lr, schedule_lr,
@@ -93,7 +93,7 @@ def test_schedules_reach_the_optimiser_and_spare_the_spared_group():
 # ============ parameter groups ============
 def grouped(name, **options):
     with torch.device("meta"):
-        model = build_model(name, **MODELS[name])
+        model = build(name, **MODELS[name])
     names = {id(p): key for key, p in model.named_parameters()}
     groups = parameter_groups(model, 0.05, **options)
     return model, [{names[id(p)] for p in group["params"]} for group in groups], groups
@@ -124,7 +124,7 @@ def test_the_published_option_decays_everything():
 
 
 def test_frozen_parameters_are_not_listed():
-    model = build_model("st_mem_vit_tiny", num_classes=2, leads=["II"])
+    model = build("st_mem_vit_tiny", num_classes=2, leads=["II"])
     listed = {id(p) for group in parameter_groups(model, 0.1) for p in group["params"]}
     assert id(model.lead_embeddings[1]) in listed and id(model.lead_embeddings[0]) not in listed
     for parameter in model.parameters():

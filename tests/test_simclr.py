@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from models.heads import embedding_health, mlp
-from models.registry import build_model
+from models.registry import build
 from models.simclr import nt_xent
 from tiny_encoder import assert_every_parameter_learns, gradients, tiny_batch
 from two_processes import run_processes
@@ -17,7 +17,7 @@ from util.errors import ConfigError
 
 def make(**arguments):
     torch.manual_seed(0)
-    return build_model("simclr", **{"encoder": "tiny_encoder", "head_width": 32, "head_out": 8, **arguments})
+    return build("simclr", **{"encoder": "tiny_encoder", "head_width": 32, "head_out": 8, **arguments})
 
 
 def nt_xent_by_definition(first, second, temperature):

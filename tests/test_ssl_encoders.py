@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from models.registry import build_model
+from models.registry import build
 from models.views import DINO_SIGNAL_VIEWS, DINO_SPECTROGRAM_VIEWS
 from tiny_encoder import assert_every_parameter_learns
 from util.keyed_random import KeyedRandom
@@ -25,7 +25,7 @@ def test_every_method_trains_every_encoder(method, encoder):
     torch.manual_seed(0)
     encoder_args, length, views = ENCODERS[encoder]
     extra = {"views": views, "head_out": 64} if method == "dino" else {}
-    model = build_model(method, encoder=encoder, encoder_args=encoder_args, head_width=32, **extra)
+    model = build(method, encoder=encoder, encoder_args=encoder_args, head_width=32, **extra)
     signal, keys = torch.randn(2, 12, length), torch.arange(2)
     model.fit_statistics(iter([3 * signal + 1]))
     batch = {"signal": signal, "key": keys, "random": KeyedRandom(keys), "epoch": 1.0, "progress": 0.5}
@@ -49,7 +49,7 @@ def test_every_method_trains_every_encoder(method, encoder):
 def test_default_models_are_the_published_ones():
     """512 features of the signal branch into each method's default head."""
     for method in ("simclr", "byol", "dino"):
-        model = build_model(method)
+        model = build(method)
         assert model.encoder.width == 512 and isinstance(model.encoder.head, torch.nn.Identity)
         assert model.views.count == (10 if method == "dino" else 2)
 
@@ -57,5 +57,5 @@ def test_default_models_are_the_published_ones():
 @pytest.mark.parametrize("encoder, encoder_args", [("xresnet1d50", {"channels": 16}),
                                                    ("st_mem_vit_tiny", {"num_leads": 2})])
 def test_an_encoder_is_built_for_the_leads_of_the_data(encoder, encoder_args):
-    model = build_model("simclr", encoder=encoder, encoder_args=encoder_args, leads=["II", "V1"])
+    model = build("simclr", encoder=encoder, encoder_args=encoder_args, leads=["II", "V1"])
     assert model.encoder.forward_features(torch.randn(2, 2, 75)).shape == (2, model.encoder.width)
