@@ -157,7 +157,7 @@ def test_only_parameters_are_averaged():
 
 
 def test_target_batch_norm_gathers_its_own_statistics():
-    model = make(encoder_args={"norm": True})
+    model = make(encoder={"name": "tiny_encoder", "norm": True})
     model(tiny_batch())
     assert model.target_encoder.norm.running_mean.abs().max() > 0
     assert model.target_projector[1].num_batches_tracked == 1
@@ -177,8 +177,8 @@ def test_state_dict_alone_restores_the_method():
 def test_statistics_are_the_same_in_both_encoders():
     model = make()
     model.fit_statistics([torch.full((4, 12, 250), 2.0)])
-    assert torch.equal(model.encoder.mean, torch.full((12, 1), 2.0))
-    assert torch.equal(model.encoder.mean, model.target_encoder.mean)
+    assert torch.equal(model.encoder.standardize.mean, torch.full((12,), 2.0))
+    assert torch.equal(model.encoder.standardize.mean, model.target_encoder.standardize.mean)
 
 
 def test_wrong_number_of_views_is_an_error():
@@ -187,7 +187,7 @@ def test_wrong_number_of_views_is_an_error():
 
 
 def test_published_heads():
-    model = build("byol", encoder="tiny_encoder", encoder_args={"width": 512})
+    model = build("byol", encoder={"name": "tiny_encoder", "width": 512})
     for head, widths in ((model.projector, (512, 512, 128)), (model.predictor, (128, 512, 128))):
         assert [type(layer).__name__ for layer in head] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
         assert (head[0].in_features, head[0].out_features, head[3].out_features) == widths

@@ -210,8 +210,8 @@ def test_state_dict_alone_restores_the_method():
 def test_statistics_are_the_same_in_both_encoders():
     model = make()
     model.fit_statistics([torch.full((4, 12, 250), 2.0)])
-    assert torch.equal(model.encoder.mean, torch.full((12, 1), 2.0))
-    assert torch.equal(model.encoder.mean, model.teacher_encoder.mean)
+    assert torch.equal(model.encoder.standardize.mean, torch.full((12,), 2.0))
+    assert torch.equal(model.encoder.standardize.mean, model.teacher_encoder.standardize.mean)
 
 
 def test_published_head():

@@ -32,7 +32,7 @@ def store():
 
 
 def flags(store, folder, channels, *more):
-    method = ["--set", "model.head_out=32", "--set", f"model.encoder_args.{channels}"]
+    method = ["--set", "model.head_out=32", "--set", f"model.encoder.{channels}"]
     return ["--gpu", "cpu", "--batch_size", "8", "--num_epoches", "2", "--save_folder", str(folder), "--set",
             f"dataset.store={store}", "--set", "dataloader.num_workers=0", "--set", "train.steps_per_epoch=2", "--set",
             "train.probe_every=1", *method, *SMALL, *more]

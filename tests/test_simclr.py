@@ -152,7 +152,7 @@ def test_loss_falls_when_trained():
 def test_statistics_reach_the_encoder():
     model = make()
     model.fit_statistics(iter([torch.full((4, 12, 250), 2.0), torch.full((4, 12, 250), 4.0)]))
-    assert torch.allclose(model.encoder.mean, torch.full((12, 1), 3.0))
+    assert torch.allclose(model.encoder.standardize.mean, torch.full((12,), 3.0))
 
 
 def test_wrong_number_of_views_is_an_error():
