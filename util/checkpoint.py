@@ -129,58 +129,6 @@ def prune(folder, keep_last: int) -> None:
         path.unlink()
 
 
-# ============ pre-trained weights ============
-def read_encoder(path) -> dict:
-    """The encoder's state dict from encoder.pth, a pre-training checkpoint (its ``encoder.`` part), a fine-tuned
-    checkpoint, or a bare state dict.
-
-    Raises:
-        CheckpointError: as ``load``, or no tensors in it.
-    """
-    content = load(path, "encoder file")
-    state = content["model"] if isinstance(content.get("model"), dict) else content
-    state = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-    for prefix in ("encoder.", "classifier."):
-        if any(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    if not state:
-        raise CheckpointError(f"{path} holds no tensors")
-    leads = content.get("leads")
-    return {"state": state, "leads": leads if isinstance(leads, list) else None}
-
-
-def load_encoder(model, path) -> str:
-    """Load pre-trained weights into ``model``: everything but the head must be there and fit.
-
-    Returns:
-        A line for people: how many tensors matched, and which were left to train anew.
-
-    Raises:
-        CheckpointError: nothing matched, a shape differs, or anything but the head is missing or left over.
-    """
-    found = read_encoder(path)
-    adapt = getattr(model, "adapt_leads", lambda state, leads: state)
-    given = {name: value for name, value in adapt(found["state"], found["leads"]).items() if not _is_head(name)}
-    own = model.state_dict()
-    wanted = {name for name in own if not _is_head(name)}
-    matched = sorted(wanted & set(given))
-    misfits = [name for name in matched if own[name].shape != given[name].shape]
-    problems = [f"{name} is {tuple(given[name].shape)} in the file but {tuple(own[name].shape)} here"
-                for name in misfits]
-    problems += [f"{name} is missing in the file" for name in sorted(wanted - set(given))]
-    problems += [f"{name} of the file has no place here" for name in sorted(set(given) - wanted)]
-    if not matched or problems:
-        raise CheckpointError(f"{path} does not fit the model: {len(matched)} of {len(wanted)} encoder tensors match; "
-                              f"{'; '.join(problems[:4])}{' ...' if len(problems) > 4 else ''}. Check model_name, "
-                              "model.* and dataset.lead against the pre-training run's config.yaml")
-    model.load_state_dict({**own, **{name: given[name] for name in matched}})
-    return f"loaded {len(matched)} of {len(wanted)} encoder tensors from {path}; the head starts anew"
-
-
-def _is_head(name):
-    return name.startswith(("head.", "extra_heads."))
-
-
 # ============ random states ============
 def random_state() -> dict:
     """State of this process's generators (Python, NumPy, torch) as tensors.  Data, views and masks need none of them;
