@@ -26,11 +26,12 @@ from util.dataset import (Cropping, CropDataset, EvaluationBatches, TrainingBatc
                           parse_classes, parse_cropping, parse_folds, split_rows)
 from util.engine import Training, crops_for_statistics, resolve_amp
 from util.errors import ConfigError
-from util.job import (argument_parser, check_input, config_from, describe_run, lead_arguments, open_store, run_main,
+from util.job import (argument_parser, check_input, config_from, describe_run, lead_arguments, open_store,
                       seed_everything, usable_rows)
 from util.leads import parse_leads
 from util.metrics import compute_metrics, parse_metrics
 from util.optim import resolve_lr
+from util.program import run_main
 from util.run_log import print_once
 from util.scores import bootstrap_interval
 from util.stop import StopRequest

@@ -22,11 +22,12 @@ from util.dataset import (Cropping, CropDataset, EvaluationBatches, TrainingBatc
 from util.engine import Training, crops_for_statistics
 from util.errors import ConfigError
 from util.figures import plot_reconstruction
-from util.job import (argument_parser, check_input, config_from, describe_run, lead_arguments, open_store, run_main,
+from util.job import (argument_parser, check_input, config_from, describe_run, lead_arguments, open_store,
                       seed_everything, usable_rows)
 from util.leads import parse_leads
 from util.optim import resolve_lr
 from util.probe import features, linear_probe
+from util.program import run_main
 from util.run_log import print_once
 from util.stop import StopRequest
 from util.transforms import build_pipeline
