@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.pretraining import main_of
-from util.job import run_main
+from util.program import run_main
 
 
 def main(argv=None):

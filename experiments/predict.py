@@ -30,8 +30,8 @@ from util.dataset import CropDataset, EvaluationBatches, make_loader
 from util.engine import resolve_amp
 from util.errors import CheckpointError, ConfigError, ECGError, RecordError
 from util.figures import plot_ecg
-from util.job import run_main
 from util.leads import parse_leads
+from util.program import run_main
 from util.store import safe_cell
 from util.supervised import predict
 from util.thresholds import apply_thresholds, load_thresholds

@@ -30,7 +30,7 @@ from main_finetune import Evaluator, Job
 from util.challenge import ABBREVIATIONS
 from util.dataset import FOLDS, split_rows
 from util.errors import CheckpointError, ConfigError
-from util.job import run_main
+from util.program import run_main
 from util.scores import all_scores
 from util.threshold_figures import plot_score_curves
 from util.thresholds import Thresholds, apply_thresholds, save_thresholds, search_ascent, search_published

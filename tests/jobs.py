@@ -87,7 +87,7 @@ def _process(program, argv, folder, rank, world, port, stop_at, number, patch):
             _arm(folder / "points.txt", stop_at, number)
         if patch is not None:
             patch()
-        from util.job import run_main
+        from util.program import run_main
         status = run_main(importlib.import_module(program).main, argv)
         sys.stdout.flush()
         os._exit(status)

@@ -20,7 +20,7 @@ from torch import nn
 from benchmarks.fault_injection import kill_tree
 from main_pretrain import pretrain
 from models.registry import register
-from util import checkpoint, distributed, engine, job
+from util import checkpoint, distributed, engine, program
 from util.config import load_config
 from util.engine import parse_checkpoint_every
 from util.errors import CheckpointError, ConfigError, ECGError
@@ -175,7 +175,7 @@ def test_full_disk_ends_a_run_with_one_sentence_and_it_goes_on_later(tmp_path, m
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", filling)
-    assert job.run_main(lambda argv: pretrain(config)) == 2
+    assert program.run_main(lambda argv: pretrain(config)) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("error: cannot write ") and "No space left on device; the older" in said
     monkeypatch.setattr(os, "fsync", fsync)
@@ -300,22 +300,22 @@ def test_run_main_turns_endings_into_exit_statuses(handlers, capsys, monkeypatch
         def main(argv):
             raise error
         return main
-    assert job.run_main(lambda argv: None) == 0
-    assert job.run_main(raising(ConfigError("no such key"))) == 2
+    assert program.run_main(lambda argv: None) == 0
+    assert program.run_main(raising(ConfigError("no such key"))) == 2
     assert capsys.readouterr().err == "error: no such key\n"
     worker = "Caught StoreError in DataLoader worker process 0.\nOriginal Traceback ...\nutil.errors.StoreError: it is torn\n"
-    assert job.run_main(raising(ECGError(worker))) == 2
+    assert program.run_main(raising(ECGError(worker))) == 2
     assert capsys.readouterr().err == "error: it is torn\n"
-    assert job.run_main(raising(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."))) == 2
+    assert program.run_main(raising(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."))) == 2
     assert "a loader process died (DataLoader worker (pid 7) is killed" in capsys.readouterr().err
-    assert job.run_main(raising(Preempted("stopped"))) == PREEMPTED
-    assert job.run_main(raising(KeyboardInterrupt())) == 130
+    assert program.run_main(raising(Preempted("stopped"))) == PREEMPTED
+    assert program.run_main(raising(KeyboardInterrupt())) == 130
     with pytest.raises(ZeroDivisionError):
-        job.run_main(raising(ZeroDivisionError()))
+        program.run_main(raising(ZeroDivisionError()))
     capsys.readouterr()
     monkeypatch.setattr(distributed, "in_group", lambda: True)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    assert job.run_main(raising(RuntimeError("[../gloo/pair.cc] Connection closed by peer [127.0.0.1]:9"))) == LOST
+    assert program.run_main(raising(RuntimeError("[../gloo/pair.cc] Connection closed by peer [127.0.0.1]:9"))) == LOST
     assert capsys.readouterr().err.count("\n") == 1
 
 
