@@ -22,15 +22,16 @@ from tqdm import tqdm
 from models.registry import build_model, model_arguments
 from util import checkpoint, distributed
 from util.config import save_config
-from util.dataset import (Cropping, CropDataset, EvaluationBatches, TrainingBatches, make_labels, make_loader,
-                          parse_classes, parse_cropping, parse_folds, split_rows)
-from util.engine import Training, crops_for_statistics, resolve_amp
+from util.dataset import (Cropping, CropDataset, EvaluationBatches, TrainingBatches, crops_for_statistics, make_labels,
+                          make_loader, parse_classes, parse_cropping, parse_folds, split_rows)
+from util.engine import Training
 from util.errors import ConfigError
 from util.job import (argument_parser, check_input, config_from, describe_run, lead_arguments, open_store, run_main,
                       seed_everything, usable_rows)
 from util.leads import parse_leads
 from util.metrics import compute_metrics, parse_metrics
 from util.optim import resolve_lr
+from util.precision import resolve_amp
 from util.run_log import print_once
 from util.scores import bootstrap_interval
 from util.stop import StopRequest
@@ -195,7 +196,6 @@ def run_fold(job: Job, fold: int, places: Places, device, load_weights) -> dict[
     seed_everything(config["seed"])
 
     # ============ where it stands ============
-    training = Training(task, config, dataset, batches, pipeline, device, folder)
     describe_run(config, device, task)
     print_once(f"{config['mode']}, fold {fold}: {len(parts['train'])} training, {len(parts['valid'])} selection, "
         f"{len(parts['test'])} test records, {len(job.classes)} classes; peak learning rate {train['lr']:.3g}")
@@ -203,14 +203,11 @@ def run_fold(job: Job, fold: int, places: Places, device, load_weights) -> dict[
         print_once(loaded)
     if data["protocol"] == "published":
         print_once("note: protocol 'published' selects and reports on the same fold; its numbers are optimistic")
-    resume = checkpoint.find_resume(config["resume"], folder)
-    if resume:
-        training.resume(resume)
-    else:
+    training = Training(task, config, dataset, batches, pipeline, device, folder)
+    if not training.resumed:
         plain = job.eval_pipeline if job.eval_cropping.length == job.cropping.length else pipeline
         task.fit_statistics(crops_for_statistics(dataset, parts["train"], job.cropping.length, batches.batch_size,
                                                  device, plain))
-    training.open_log()
     if distributed.is_main():
         save_config(config, folder / "config.yaml")
 
@@ -219,7 +216,7 @@ def run_fold(job: Job, fold: int, places: Places, device, load_weights) -> dict[
         while training.epoch < train["epochs"]:
             if train["freeze_epochs"] and config["mode"] != "linprobe" and \
                     task.freeze(training.epoch < train["freeze_epochs"]):
-                training.wrap()
+                training.build_runner()
             epoch = training.epoch
             line = {"epoch": epoch, **training.train_epoch(stop)}
             values = evaluator(task.classifier, "valid", training)
@@ -303,10 +300,10 @@ def keep_best(training: Training, values: dict[str, float], places: Places) -> N
             continue
         training.best[name] = better
         if distributed.is_main():
-            checkpoint.save({"model": training.model.classifier.state_dict(), "optimizer": None, "scaler": None,
-                             "epoch": training.epoch - 1, "config": training.config, "metrics": values,
-                             "store": training.dataset.store.meta["records_crc32"]},  # whose folds these are
-                            places.best(name))
+            best = checkpoint.content(training.model.classifier.state_dict(), training.config, training.epoch - 1,
+                                      metrics=values,
+                                      store=training.dataset.store.meta["records_crc32"])  # whose folds these are
+            checkpoint.save(best, places.best(name))
 
 
 def test(job, task, evaluator, training, places) -> dict[str, float]:
@@ -338,8 +335,8 @@ def test(job, task, evaluator, training, places) -> dict[str, float]:
             gates.to_csv(folder / "test_gate.csv", index=False, float_format="%.4f")
             print_once(f"gate: mean weight of the signal branch {gates['signal'][0]:.3f}, by class in test_gate.csv")
         state = {name: value for name, value in task.classifier.state_dict().items() if not name.startswith("head.")}
-        checkpoint.save({"model": state, "optimizer": None, "scaler": None, "epoch": best["epoch"],
-                         "config": training.config, "leads": list(job.leads)}, folder / "encoder.pth")
+        checkpoint.save(checkpoint.content(state, training.config, best["epoch"], leads=list(job.leads)),
+                        folder / "encoder.pth")
     return values
 
 

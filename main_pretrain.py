@@ -17,9 +17,9 @@ import torch.nn as nn
 from models.registry import build_model, model_arguments
 from util import checkpoint, distributed
 from util.config import save_config
-from util.dataset import (Cropping, CropDataset, EvaluationBatches, TrainingBatches, make_labels, make_loader,
-                          parse_classes, parse_cropping, parse_folds, split_rows, to_device)
-from util.engine import Training, crops_for_statistics
+from util.dataset import (Cropping, CropDataset, EvaluationBatches, TrainingBatches, crops_for_statistics, make_labels,
+                          make_loader, parse_classes, parse_cropping, parse_folds, split_rows, to_device)
+from util.engine import Training
 from util.errors import ConfigError
 from util.figures import plot_reconstruction
 from util.job import (argument_parser, check_input, config_from, describe_run, lead_arguments, open_store, run_main,
@@ -63,21 +63,17 @@ def pretrain(config: dict) -> Path:
 
     # ============ where it stands ============
     folder = Path(config["output_dir"]) / config["exp_name"]
-    training = Training(model, config, dataset, batches, pipeline, device, folder)
     describe_run(config, device, model)
     print_once(f"{len(rows)} records at {store.fs} Hz, {batches.steps} steps an epoch, peak learning rate {train['lr']:.3g}")
-    resume = checkpoint.find_resume(config["resume"], folder)
-    if resume:
-        training.resume(resume)
-    elif hasattr(model, "fit_statistics"):
+    training = Training(model, config, dataset, batches, pipeline, device, folder)
+    if not training.resumed and hasattr(model, "fit_statistics"):
         model.fit_statistics(crops_for_statistics(dataset, rows, cropping.length, batches.batch_size, device, pipeline))
-    training.open_log()
     if distributed.is_main():
         save_config(config, folder / "config.yaml")
 
     # ============ train ============
     probe = make_probe(store, config, dataset, cropping, pipeline, device) if train["probe_every"] else None
-    if probe and not resume:
+    if probe and not training.resumed:
         # What random weights reach is the yardstick of the curve; kept with the checkpoints.
         training.best["probe_auroc_untrained"] = probe(model.encoder, training.amp)
         training.log.scalars({"probe/auroc": training.best["probe_auroc_untrained"]}, 0)
@@ -124,8 +120,8 @@ def save_encoders(training: Training, leads) -> None:
     encoders = {"encoder.pth": model.encoder, **{f"encoder-{name}.pth": encoder for name, encoder
                                                  in getattr(model, "exports", {}).items()}}
     for name, encoder in encoders.items():
-        checkpoint.save({"model": encoder.state_dict(), "optimizer": None, "scaler": None, "epoch": training.epoch - 1,
-                         "config": training.config, "leads": list(leads)}, training.folder / name)
+        checkpoint.save(checkpoint.content(encoder.state_dict(), training.config, training.epoch - 1, leads=list(leads)),
+                        training.folder / name)
 
 
 def make_probe(*arguments):

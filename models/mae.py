@@ -151,6 +151,9 @@ class MaskedAutoencoder(nn.Module):
         pred = self.decode(self.encode(target, keep), restore)
         return {"loss": self.loss(target, pred, mask), "pred": pred, "mask": mask}
 
+    def after_step(self, progress: float) -> None:
+        """Nothing follows a step here."""
+
     def reconstruct(self, batch):
         """For figures: the signal, its reconstruction in the signal's own units, and what was masked.
 

@@ -76,6 +76,9 @@ class SimCLR(nn.Module):
         """Fit the encoder's input statistics on crops (batch, leads, time) in mV, where it has any."""
         fit_statistics(batches, self.encoder)
 
+    def after_step(self, progress: float) -> None:
+        """Nothing follows a step here."""
+
     def forward(self, batch):
         """batch {"signal", "random"} -> {"loss", "embedding_std", "alignment", "uniformity"}."""
         views = self.views(batch["signal"], batch["random"])

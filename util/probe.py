@@ -3,8 +3,8 @@ import numpy as np
 import torch
 
 from util import distributed
-from util.engine import autocast
 from util.dataset import to_device
+from util.precision import autocast
 from util.scores import auroc, macro
 
 

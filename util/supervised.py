@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from util import distributed
 from util.dataset import to_device
-from util.engine import autocast
+from util.precision import autocast
 
 LOSSES = {"bce": F.binary_cross_entropy_with_logits, "cross_entropy": F.cross_entropy}
 ACTIVATIONS = {"bce": torch.sigmoid, "cross_entropy": lambda logits: logits.softmax(dim=-1)}
@@ -51,6 +51,9 @@ class SupervisedTask(nn.Module):
             for head in self.heads:
                 head.train()
         return self
+
+    def after_step(self, progress: float) -> None:
+        """Nothing follows a step here."""
 
     def fit_statistics(self, batches):
         """Standardisation of a classifier that wants it; else nothing is read."""
