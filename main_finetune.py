@@ -90,7 +90,7 @@ def run_fold(records: LabelledRecords, fold: int, files: FoldFiles, device) -> d
         while training.epoch < train["epochs"]:
             if train["freeze_epochs"] and config["mode"] != "linprobe" and \
                     task.freeze(training.epoch < train["freeze_epochs"]):
-                training.wrap()
+                training.build_runner()
             epoch = training.epoch
             line = {"epoch": epoch, **training.train_epoch(stop)}
             values = evaluator.select(training)

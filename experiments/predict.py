@@ -27,7 +27,7 @@ from data_preparation.data_extraction_without_preprocessing import quantise
 from experiments.common import add_gpu_flag, load_trained, one_device
 from util.challenge import CLASSES, NAMES
 from util.dataset import CropDataset, EvaluationBatches, make_loader
-from util.engine import resolve_amp
+from util.precision import resolve_amp
 from util.errors import CheckpointError, ConfigError, ECGError, RecordError
 from util.figures import plot_ecg
 from util.leads import parse_leads

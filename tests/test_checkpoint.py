@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from models.registry import build
-from util import checkpoint, files
-from util.checkpoint import find_resume, load, load_encoder, load_training, prune, read_encoder, save
+from util import files, resume
+from util.checkpoint import find_resume, load, load_training, prune, save
 from util.config import load_config
 from util.errors import CheckpointError, ConfigError
 from util.files import remove_temporary
 from util.supervised import SupervisedTask
-from util.transfer import check_pretrained
+from util.transfer import check_pretrained, load_encoder, read_encoder
 
 CONTENT = {"model": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3)}, "epoch": 4, "names": ["loss"]}
 SIZES = {"seq_len": 150, "patch_size": 75}
@@ -329,12 +329,12 @@ def test_encoder_that_lacks_a_tensor_or_matches_nothing_is_refused(tmp_path, met
 # ============ random states ============
 def test_every_generator_goes_on_where_it_was():
     random.gauss(0, 1), np.random.standard_normal()  # both keep half a pair
-    state = checkpoint.random_state()
+    state = resume.random_state()
 
     def draw():
         return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.standard_normal(), torch.rand(3).tolist()]
     first = draw()
     draw()
-    checkpoint.set_random_state(state)
+    resume.set_random_state(state)
     assert draw() == first
     assert all(isinstance(value, torch.Tensor) for value in state.values())

@@ -66,7 +66,7 @@ def test_defect_1_lead_ii_alone_takes_its_own_embedding_from_a_12_lead_checkpoin
     big = encoder("st_mem_vit_tiny")
     path = encoder_file(big, tmp_path)
     small = encoder("st_mem_vit_tiny", seed=5, num_leads=1, leads=["II"])
-    assert "loaded" in checkpoint.load_encoder(small, path)
+    assert "loaded" in transfer.load_encoder(small, path)
     assert torch.equal(small.lead_embeddings[0], big.lead_embeddings[1])
     x = signal(1)
     want = torch.stack([literal_mae.st_mem_features(big.state_dict(), record, [1], 3) for record in x])
@@ -84,11 +84,11 @@ def test_a_12_lead_checkpoint_serves_any_leads_in_any_order(name, leads, tmp_pat
     x = signal(12, TIME[name])[:, lead_index(leads)]
     want = big.forward_features(x, leads=leads)
     told = encoder(name, seed=5, leads=leads)
-    checkpoint.load_encoder(told, path)
+    transfer.load_encoder(told, path)
     assert torch.allclose(told.double().forward_features(x), want, atol=1e-10)
     if len(leads) < 12:
         own = encoder(name, seed=6, leads=leads, num_leads=len(leads))
-        checkpoint.load_encoder(own, path)
+        transfer.load_encoder(own, path)
         assert torch.allclose(own.double().forward_features(x), want, atol=1e-10)
 
 
@@ -123,7 +123,7 @@ def test_a_checkpoint_of_few_leads_serves_those_by_name(name, tmp_path):
     source = encoder(name, leads=["V2", "II"], num_leads=2)
     path = encoder_file(source, tmp_path, ["V2", "II"])
     target = encoder(name, seed=5, leads=["II"], num_leads=1)
-    checkpoint.load_encoder(target, path)
+    transfer.load_encoder(target, path)
     x = signal(1, TIME[name])
     assert torch.allclose(target.double().forward_features(x), source.forward_features(x, leads=["II"]), atol=1e-10)
 
@@ -132,14 +132,14 @@ def test_a_checkpoint_of_few_leads_serves_those_by_name(name, tmp_path):
 def test_a_lead_that_the_checkpoint_lacks_is_named(name, tmp_path):
     path = encoder_file(encoder(name, leads=["V2", "II"], num_leads=2), tmp_path, ["V2", "II"])
     with pytest.raises(CheckpointError, match=r"V2, II.*not lead I\b"):
-        checkpoint.load_encoder(encoder(name, leads=["I"], num_leads=1), path)
+        transfer.load_encoder(encoder(name, leads=["I"], num_leads=1), path)
 
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_a_published_file_of_few_leads_holds_the_first_standard_ones(name, tmp_path):
     source = encoder(name, num_leads=6)
     target = encoder(name, seed=5, leads=["aVR"], num_leads=1)
-    checkpoint.load_encoder(target, encoder_file(source, tmp_path))
+    transfer.load_encoder(target, encoder_file(source, tmp_path))
     x = signal(1, TIME[name])
     assert torch.allclose(target.double().forward_features(x), source.forward_features(x, leads=["aVR"]), atol=1e-10)
 
@@ -148,14 +148,14 @@ def test_a_12_lead_encoder_trained_on_limb_leads_still_holds_all_twelve_in_order
     """Its file names six leads, but has twelve embeddings."""
     source = encoder("st_mem_vit_tiny", leads=["V1", "II"])
     target = encoder("st_mem_vit_tiny", seed=5, leads=["II"], num_leads=1)
-    checkpoint.load_encoder(target, encoder_file(source, tmp_path, ["V1", "II"]))
+    transfer.load_encoder(target, encoder_file(source, tmp_path, ["V1", "II"]))
     assert torch.equal(target.lead_embeddings[0], source.lead_embeddings[1].float())
 
 
 def test_mtae_refuses_a_checkpoint_of_other_leads(tmp_path):
     path = encoder_file(encoder("vit_tiny"), tmp_path)
     with pytest.raises(CheckpointError, match="to_patch_embedding"):
-        checkpoint.load_encoder(encoder("vit_tiny", num_leads=1, leads=["II"]), path)
+        transfer.load_encoder(encoder("vit_tiny", num_leads=1, leads=["II"]), path)
 
 
 # ============ defects 2 to 4: silence about wrong inputs ============

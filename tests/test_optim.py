@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from models.registry import build
+from util.config import ROOT, find_overlay, load_config
 from util.errors import ConfigError
 from util.lars import LARS
 from util.optim import (apply_schedules, lr_at, make_optimizer, parameter_groups, resolve_lr, schedule_lr,
@@ -181,6 +182,16 @@ def test_lars_is_known_by_name_and_spares_too():
     model, optimizer = steps({**TRAIN, "optimizer": "lars", "optimizer_kwargs": {"momentum": 0.8}})
     assert isinstance(optimizer, LARS) and [g["weight_decay"] for g in optimizer.param_groups] == [0.05, 0.0]
     assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_the_large_batch_recipe_is_the_published_one():
+    """Chen et al. 2020, section 2.2: LARS, 0.3 * batch / 256, here with 8 processes of 512."""
+    config = load_config([ROOT / "configs/pretrain/simclr_signal.yaml", find_overlay("simclr_large_batch")])
+    train, batch = config["train"], config["dataloader"]["batch_size"]
+    assert 8 * batch == 4096 and resolve_lr(train, batch, 8) == pytest.approx(4.8) == 0.075 * math.sqrt(8 * batch)
+    optimizer = make_optimizer(nn.Linear(3, 2), {**train, "lr": 4.8})
+    assert isinstance(optimizer, LARS) and [g["weight_decay"] for g in optimizer.param_groups] == [1e-6, 0.0]
+    assert schedule_lr({**train, "lr": 4.8}, 10) == 4.8
 
 
 @pytest.mark.parametrize("train, words", [

@@ -51,7 +51,7 @@ def checkpoints(store, tmp_path_factory):
 def test_scripts_leave_the_published_files_and_tell_how_it_went(checkpoints, name):
     _, files, _ = SCRIPTS[name]
     for file in files:
-        state = checkpoint.read_encoder(checkpoints / file)["state"]
+        state = transfer.read_encoder(checkpoints / file)["state"]
         assert all(value.isfinite().all() for value in state.values() if value.is_floating_point())
         assert not any(key.startswith(("head.", "encoder.")) for key in state)
     lines = [json.loads(line) for line in (checkpoints / name.lower() / "log.txt").read_text().splitlines()]
@@ -66,7 +66,7 @@ def test_scripts_leave_the_published_files_and_tell_how_it_went(checkpoints, nam
 
 
 def test_teacher_and_student_are_two(checkpoints):
-    student, teacher = (checkpoint.read_encoder(checkpoints / f"DINO_signal_{role}.pth")["state"]
+    student, teacher = (transfer.read_encoder(checkpoints / f"DINO_signal_{role}.pth")["state"]
                         for role in ("student", "teacher"))
     assert student.keys() == teacher.keys()
     assert any(not torch.equal(student[key], teacher[key]) for key in student)
@@ -124,7 +124,7 @@ def test_frozen_epochs_freeze_the_backbone_and_train_the_classifier(checkpoints,
         ["--gpu", "cpu", "--fold", "0", "--batch_size", "8", "--num_epoches", "2", "--save_folder", str(tmp_path), "--finetune",
          str(checkpoints / "BYOL_signal.pth"), "--set", "train.keep_every=1",
          *[part for text in sets for part in ("--set", text)]])
-    start = checkpoint.read_encoder(checkpoints / "BYOL_signal.pth")["state"]
+    start = transfer.read_encoder(checkpoints / "BYOL_signal.pth")["state"]
     frozen, opened = (checkpoint.load(tmp_path / "fold0" / f"checkpoint-{epoch}.pth")["model"] for epoch in (0, 1))
     backbone = [key for key in start if key.startswith("stages.") and key.endswith("weight")]
     assert backbone

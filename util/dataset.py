@@ -18,6 +18,7 @@ from util.stop import ignore_signals
 FOLDS = 10
 CROP_STREAM = 1       # streams of KeyedRandom: the crop's place, and what the device draws (transforms, masks, views)
 DEVICE_STREAM = 2
+MAX_STATISTICS = 20_000
 
 
 # ============ which windows of a record ============
@@ -134,10 +135,10 @@ class TrainingBatches:
         self.rows, self.samples, self.length = np.asarray(rows), np.asarray(samples), length
         self.batch_size, self.accumulate, self.crops = batch_size, accumulate, crops
         self.seed, self.rank, self.world = seed, rank, world
-        per_step = batch_size * accumulate * world
-        self.steps = len(self.rows) // per_step
+        self.per_step = batch_size * accumulate * world  # records a step, over all processes
+        self.steps = len(self.rows) // self.per_step
         if not self.steps:
-            raise ConfigError(f"{len(self.rows)} training records are fewer than one step's batch of {per_step} "
+            raise ConfigError(f"{len(self.rows)} training records are fewer than one step's batch of {self.per_step} "
                               f"(dataloader.batch_size {batch_size} x train.accum_iter {accumulate} x {world} "
                               "processes); make the batch smaller")
         if steps is not None:
@@ -198,6 +199,14 @@ def make_loader(dataset, batches, *, num_workers=0, pin_memory=False) -> DataLoa
 
 def _whole(batch):
     return batch
+
+
+def crops_for_statistics(dataset, rows, length, batch_size, device, pipeline):
+    """Centre crops of up to MAX_STATISTICS records, evenly chosen, after the pipeline: the same on every process."""
+    rows = np.asarray(rows)[np.linspace(0, len(rows) - 1, min(len(rows), MAX_STATISTICS)).astype(int)]
+    batches = EvaluationBatches(rows, dataset.samples[rows], Cropping("center", length), batch_size=batch_size)
+    for batch in make_loader(dataset, batches):
+        yield pipeline(to_device(batch, device)["signal"])
 
 
 # ============ labels and folds ============

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from util import checkpoint, distributed
 from util.dataset import CropDataset, EvaluationBatches, make_loader, to_device
-from util.engine import autocast, resolve_amp
+from util.precision import autocast, resolve_amp
 from util.metrics import compute_metrics
 from util.run_log import print_once
 from util.scores import bootstrap_interval
@@ -52,10 +52,9 @@ def save_best(training, values: dict[str, float], files: FoldFiles) -> None:
             continue
         training.best[name] = better
         if distributed.is_main():
-            checkpoint.save({"model": training.model.classifier.state_dict(), "optimizer": None, "scaler": None,
-                             "epoch": training.epoch - 1, "config": training.config, "metrics": values,
-                             "store": training.dataset.store.meta["records_crc32"]},  # whose folds these are
-                            files.best(name))
+            store = training.dataset.store.meta["records_crc32"]  # whose folds these are
+            checkpoint.save(checkpoint.content(training.model.classifier.state_dict(), training.config,
+                                               training.epoch - 1, metrics=values, store=store), files.best(name))
 
 
 # ============ predictions and scores ============

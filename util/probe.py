@@ -5,7 +5,7 @@ import torch
 from util import distributed
 from util.dataset import (CropDataset, Cropping, EvaluationBatches, make_labels, make_loader, parse_classes, parse_folds,
                           split_rows, to_device)
-from util.engine import autocast
+from util.precision import autocast
 from util.errors import ConfigError
 from util.leads import parse_leads
 from util.run_log import print_once

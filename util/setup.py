@@ -10,8 +10,8 @@ import torch.nn as nn
 from models.registry import DataFacts, build
 from util import distributed
 from util.config import ROOT, save_config
-from util.dataset import CropDataset, Cropping, TrainingBatches, choose_rows, parse_cropping
-from util.engine import Training, crops_for_statistics
+from util.dataset import CropDataset, Cropping, TrainingBatches, choose_rows, crops_for_statistics, parse_cropping
+from util.engine import Training
 from util.errors import ConfigError
 from util.leads import parse_leads
 from util.optim import resolve_lr

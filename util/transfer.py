@@ -26,8 +26,8 @@ def without_heads(encoder, state: dict) -> dict:
 
 def save_encoder(encoder, path, *, epoch: int, config: dict, leads) -> None:
     """Write an encoder file; ``leads`` are the names of those that it was trained on."""
-    checkpoint.save({"model": without_heads(encoder, encoder.state_dict()), "optimizer": None, "scaler": None,
-                     "epoch": epoch, "config": config, "leads": list(leads)}, path)
+    state = without_heads(encoder, encoder.state_dict())
+    checkpoint.save(checkpoint.content(state, config, epoch, leads=list(leads)), path)
 
 
 def read_encoder(path) -> dict:
