@@ -19,19 +19,23 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.common import add_gpu_flag, find_weights, load_trained, one_device
-from main_finetune import Evaluator, Job
+from experiments.devices import add_gpu_flag, one_device
+from experiments.trained_weights import find_weights, load_trained
 from util.challenge import ABBREVIATIONS
 from util.dataset import FOLDS, split_rows
 from util.errors import CheckpointError, ConfigError
+from util.evaluation import Evaluator
+from util.files import replacing
 from util.program import run_main
 from util.scores import all_scores
+from util.supervised import LabelledRecords
 from util.threshold_figures import plot_score_curves
 from util.thresholds import Thresholds, apply_thresholds, save_thresholds, search_ascent, search_published
 
@@ -56,37 +60,38 @@ def predictions(trained, place: Path, device) -> dict[str, Part]:
     Raises:
         ConfigError: the weights are not of the Challenge's classes.
     """
-    job = Job(trained.config)
-    if job.classes != ABBREVIATIONS:
+    records = LabelledRecords(trained.config)
+    if records.classes != ABBREVIATIONS:
         raise ConfigError(f"{trained.path} is of other classes than the Challenge's 24, which its score needs")
-    if trained.store not in (None, job.store.meta["records_crc32"]):
-        print(f"note: the store at {job.store.path} is not the one that {trained.path.name} was trained on; where its "
+    if trained.store not in (None, records.store.meta["records_crc32"]):
+        print(f"note: the store at {records.store.path} is not the one that {trained.path.name} was trained on; where its "
               "folds differ, test records may have been trained on")
-    made_by = fingerprint(trained, job)
+    made_by = fingerprint(trained, records)
     kept = read_predictions(place, made_by)
     if kept:
         print(f"predictions: {place.name} from an earlier search")
         return kept
     data = trained.config["dataset"]
-    parts = split_rows(job.store, job.rows, data["fold"], protocol=data["protocol"])
-    evaluator, classifier = Evaluator(job, parts, device), trained.classifier.to(device)
+    parts = split_rows(records.store, records.rows, data["fold"], protocol=data["protocol"])
+    evaluator, classifier = Evaluator(records, parts, device), trained.classifier.to(device)
     found = {}
     for name in ("valid", "test"):
         rows = parts[name]
-        found[name] = Part(job.store.records["record"].iloc[rows].to_numpy(str), job.labels[rows] > 0,
+        found[name] = Part(records.store.records["record"].iloc[rows].to_numpy(str), records.labels[rows] > 0,
                            evaluator.predict(classifier, name)[0])
     place.parent.mkdir(exist_ok=True)
-    np.savez_compressed(place, made_by=made_by, **{f"{name}_{key}": value for name, part in found.items()
-                                                   for key, value in vars(part).items()})
+    with replacing(place) as file:
+        np.savez_compressed(file, made_by=made_by, **{f"{name}_{key}": value for name, part in found.items()
+                                                       for key, value in vars(part).items()})
     return found
 
 
-def fingerprint(trained, job) -> str:
+def fingerprint(trained, records) -> str:
     """What the predictions depend on: weights, model, data and how records are cropped and transformed."""
     config = trained.config
     return json.dumps({"weights": hashlib.sha256(trained.path.read_bytes()).hexdigest(), "model": config["model"],
                        "dataset": {k: v for k, v in config["dataset"].items() if k != "store"}, "seed": config["seed"],
-                       "store": [job.store.meta["records_crc32"], job.store.meta["blocks"]]}, sort_keys=True)
+                       "store": [records.store.meta["records_crc32"], records.store.meta["blocks"]]}, sort_keys=True)
 
 
 def read_predictions(place: Path, made_by: str) -> dict[str, Part] | None:
@@ -97,7 +102,7 @@ def read_predictions(place: Path, made_by: str) -> dict[str, Part] | None:
                 return None
             return {name: Part(*(file[f"{name}_{key}"] for key in Part.__dataclass_fields__))
                     for name in ("valid", "test")}
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # of an interrupted or a changed file
         return None
 
 

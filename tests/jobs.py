@@ -54,7 +54,7 @@ class Result:
 
 def _arm(path, stop_at, number):
     """Write down every point, and send oneself the signal at ``stop_at``: (kind, how many of them came before)."""
-    from main_finetune import predict
+    from util import evaluation
     from util.engine import Training
     from util.run_log import RunLog
     log = open(path, "w", buffering=1)
@@ -71,7 +71,7 @@ def _arm(path, stop_at, number):
 
     Training._step = pointed("step", Training._step)
     RunLog.line = pointed("line", RunLog.line)
-    sys.modules["main_finetune"].predict = pointed("evaluation", predict)
+    evaluation.predict = pointed("evaluation", evaluation.predict)
     os.fsync, os.replace = pointed("sync", os.fsync), pointed("rename", os.replace)
 
 

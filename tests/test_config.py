@@ -6,15 +6,16 @@ import mergedeep
 import pytest
 import torch
 
-from models.registry import build
+from models.contract import Encoder, Method
 from util.config import (KEYS, REQUIRED, check, describe_keys, find_overlay, load_config, load_yaml, parse_override,
                          save_config)
 from util.dataset import parse_classes, parse_cropping
 from util.errors import ConfigError
-from util.job import argument_parser, config_from, lead_arguments
+from util.command_line import argument_parser, config_from
 from util.leads import parse_leads
 from util.metrics import parse_metrics
 from util.optim import OPTIMIZERS, resolve_lr
+from util.setup import build_configured
 from util.transforms import build_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -233,13 +234,10 @@ def check_job(config, downstream):
     parse_metrics(config["metric"]["target_metrics"], tuple(classes))
     assert resolve_lr(config["train"], config["dataloader"]["batch_size"], 1) > 0
     assert config["train"]["optimizer"] in OPTIMIZERS
-    arguments = {**config["model"], **lead_arguments(model_arguments(config["model_name"]), config)}
-    if downstream:
-        arguments.setdefault("num_classes", len(classes))
     with torch.device("meta"):
-        model = build(config["model_name"], **arguments)
+        model = build_configured(config, len(classes) if downstream else None)
     assert any(p.requires_grad for p in model.parameters())
-    assert hasattr(model, "head" if downstream else "encoder")
+    assert isinstance(model, Encoder if downstream else Method)
     return model, leads
 
 

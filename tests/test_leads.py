@@ -8,7 +8,7 @@ import torch
 import literal_mae
 from models.mae import draw_mask
 from models.registry import build
-from util import checkpoint
+from util import checkpoint, transfer
 from util.errors import CheckpointError, ConfigError
 from util.keyed_random import KeyedRandom
 from util.leads import LEADS, lead_index, parse_leads, standard_lead

@@ -8,7 +8,7 @@ import torch
 from small_store import TINY, run, store, trained_signal
 
 from experiments import run_signal, threshold_search
-from experiments.common import find_weights
+from experiments.trained_weights import find_weights
 from main_finetune import main as finetune_main
 from util.challenge import ABBREVIATIONS
 from util.config import ROOT
