@@ -77,7 +77,7 @@ def check_command(words: list[str]) -> None:
         assert flags[0] in INSTALLED or (ROOT / flags[0].replace(".", "/")).with_suffix(".py").is_file(), flags[0]
         return
     assert (ROOT / program).is_file(), f"there is no {program}"
-    if program in ("run_demo.sh", "run_tests.sh"):
+    if not program.endswith(".py") and program not in LAUNCHERS:
         named = {flag for flag in flags if flag.startswith("--")}
         assert all(flag in (ROOT / program).read_text("utf-8") for flag in named), f"{program} does not know {named}"
         return
@@ -131,9 +131,9 @@ def test_the_readme_holds_the_published_commands():
     programs = [words[1] for words in commands(ROOT / "README.md")]
     published = """run_pretrain.sh run_downstream.sh data_preparation/data_extraction_without_preprocessing.py
         data_preparation/reformat_memmap.py experiments/run_signal.py experiments/run_spectrogram.py
-        experiments/run_ensembled.py experiments/threshold_search.py experiments/SIMCLR_signal.py experiments/BYOL_signal.py
-        experiments/DINO_signal.py experiments/DINO_spectrogram.py experiments/SIMCLR_signal_finetune.py
-        experiments/BYOL_signal_finetune.py"""
+        experiments/run_ensembled.py experiments/threshold_search.py experiments/SIMCLR_signal.py
+        experiments/BYOL_signal.py experiments/DINO_signal.py experiments/DINO_spectrogram.py
+        experiments/SIMCLR_signal_finetune.py experiments/BYOL_signal_finetune.py"""
     assert set(published.split()) <= set(programs)
 
 
@@ -146,7 +146,7 @@ def test_overlays_keys_and_files_named_in_the_text_exist(page):
         for key in re.findall(r"--set '?([\w.]+)=|^((?:dataset|dataloader|train|metric|test)\.\w+)", code):
             check_key(key[0] or key[1])
         if re.fullmatch(r"(?:configs|data_preparation|experiments|models|util|tests|benchmarks|docs)/[\w./-]*", code):
-            assert (ROOT / code).exists(), f"{page.name} names {code}, which is not there"
+            assert "my_" in code or (ROOT / code).exists(), f"{page.name} names {code}, which is not there"
 
 
 @each_page
