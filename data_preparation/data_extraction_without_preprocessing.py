@@ -15,6 +15,7 @@ A run that was killed goes on where it stopped when the same command is given ag
 shards that hold changed, new or removed records are made again.
 """
 import argparse
+import contextlib
 import hashlib
 import json
 import math
@@ -37,7 +38,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from util.challenge import CODE_TO_CLASS
 from util.errors import ECGError, RecordError
-from util.store import ROW_BYTES, safe_cell, write_json, write_table
+from util.files import replacing
+from util.store import quantise, safe_cell, write_json, write_table
 from util.wfdb_io import find_headers, read_header, read_signal, resample_to
 
 INPUT_DIR = "./data_folder/datasets"
@@ -141,13 +143,12 @@ def _file_state(input_dir, path):
 def extract_shard(shard, input_dir, folder):
     """Read, resample and write the records of one shard; returns how many it had.
 
-    The signal files are renamed into place first and the table last: a shard with a table is complete.
+    The signal files take their places first and the table last: a shard with a table is complete.
     """
     table_file, signal_files = shard_files(folder, shard)
-    partial = {fs: file.with_suffix(f".{os.getpid()}.tmp") for fs, file in signal_files.items()}
-    outputs = {fs: open(path, "wb") for fs, path in partial.items()}
     table = {"inputs": {}, "records": [], "skipped": []}
-    try:
+    with contextlib.ExitStack() as stack:
+        outputs = {fs: stack.enter_context(replacing(file)) for fs, file in signal_files.items()}
         for path, database in zip(shard["paths"], shard["databases"]):
             row = {"record": Path(path).stem, "database": database, "path": path}
             try:
@@ -163,14 +164,6 @@ def extract_shard(shard, input_dir, folder):
                 file.write(counts[fs].data)
             table["records"].append(row)
         table["bytes"] = {str(fs): file.tell() for fs, file in outputs.items()}
-        for file in outputs.values():
-            file.flush()
-            os.fsync(file.fileno())
-    finally:
-        for file in outputs.values():
-            file.close()
-    for fs, file in signal_files.items():
-        os.replace(partial[fs], file)
     write_json(table_file, table)
     return len(shard["paths"])
 
@@ -193,13 +186,6 @@ def _extract_record(input_dir, path, settings, inputs):
             "age": None if math.isnan(header.age) else header.age, "sex": header.sex, "dx": header.dx,
             "flags": "; ".join(flags), "scale_uv": scales, "counts": counts,
             "length": {str(fs): len(count) for fs, count in counts.items()}}
-
-
-def quantise(signal):
-    """float32 mV -> (int16 counts, microvolts per count): 1 unless the record needs more range; nothing is clipped."""
-    peak_uv = 1000 * float(max(signal.max(), -signal.min()))
-    scale_uv = int(peak_uv / 32767.4) + 1
-    return np.ascontiguousarray(np.rint(signal * np.float32(1000 / scale_uv)).astype("<i2")), scale_uv
 
 
 # ---------------------------------------------------------------------------------------------------- the run
@@ -279,7 +265,7 @@ def _remove_strangers(folder, shards):
         table_file, signal_files = shard_files(folder, shard)
         wanted |= {table_file.name, *(file.name for file in signal_files.values())}
     for file in folder.iterdir():
-        if file.name not in wanted and re.fullmatch(r"[0-9a-f]{20}(-fs[0-9]+)?\..+", file.name):
+        if file.name not in wanted and re.fullmatch(r"[.]?[0-9a-f]{20}(-fs[0-9]+)?\..+", file.name):
             file.unlink()
 
 

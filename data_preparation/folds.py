@@ -8,10 +8,10 @@ import zlib
 
 import numpy as np
 
-from util.store import NO_FOLD, N_FOLDS
+from util.store import FOLDS, NO_FOLD
 
 
-def assign_folds(databases, labels, patients, n_folds=N_FOLDS, seed=0):
+def assign_folds(databases, labels, patients, n_folds=FOLDS, seed=0):
     """Folds of every record, dealt out within each database.
 
     Args:

@@ -26,7 +26,7 @@ from data_preparation.folds import assign_folds
 from util.challenge import labels_from_dx
 from util.errors import ConfigError, ECGError, StoreError
 from util.leads import LEADS
-from util.store import NO_FOLD, N_FOLDS, publish, write_store
+from util.store import FOLDS, NO_FOLD, publish, write_store
 
 OUTPUT_DIR = "./data_folder/data_summary_without_preprocessing"
 
@@ -134,7 +134,7 @@ def main(argv=None):
     except (ECGError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    sizes = np.bincount([row["fold"] for row in rows if row["fold"] != NO_FOLD], minlength=N_FOLDS)
+    sizes = np.bincount([row["fold"] for row in rows if row["fold"] != NO_FOLD], minlength=FOLDS)
     print(f"{len(rows)} records, {sizes.sum()} with a scored diagnosis; records by fold: {' '.join(map(str, sizes))}")
     print("stores: " + ", ".join(map(str, folders)))
     return 0
