@@ -103,12 +103,9 @@ def plan_shards(input_dir, target_fs, min_seconds):
             shards.append(chunk)
             chunk = []
     settings = {"version": SHARD_VERSION, "target_fs": target_fs, "min_seconds": min_seconds}
-    return [_shard(paths, name, settings) for paths in [*shards, chunk] if paths], duplicates
-
-
-def _shard(paths, input_name, settings):
-    shard = {"paths": paths, "databases": [database_of(path, input_name) for path in paths], "settings": settings}
-    return {"name": hashlib.sha256(json.dumps(shard).encode()).hexdigest()[:20], **shard}
+    shards = [{"paths": paths, "databases": [database_of(path, name) for path in paths], "settings": settings}
+              for paths in [*shards, chunk] if paths]
+    return [{"name": hashlib.sha256(json.dumps(shard).encode()).hexdigest()[:20], **shard} for shard in shards], duplicates
 
 
 def shard_files(folder, shard):

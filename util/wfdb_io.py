@@ -138,7 +138,7 @@ def read_header(path):
         raise RecordError(f"header unreadable: {n_signals} signals announced, {len(lines) - 1} signal lines")
     signals = tuple(_parse_signal_line(line, number) for number, line in enumerate(lines[1:n_signals + 1], 1))
     flags = [] if named == record else [f"header calls the record {named}"]
-    if any(line.gain == DEFAULT_GAIN and not given for line, given in signals):
+    if not all(given for _, given in signals):
         flags.append("no gain in the header, 200 counts per unit assumed")
     age, sex, dx, unknown_dx = _parse_comments(comments, flags)
     return Header(path, record, fs, n_samples, tuple(line for line, _ in signals), age, sex, dx, unknown_dx,
@@ -434,28 +434,18 @@ def _read_with_wfdb(header):
     return np.ascontiguousarray((signal * factors).T, np.float32)
 
 
-def resampled_length(n_samples, fs, target_fs):
-    """Samples after resampling, as published: int(n * target / fs)."""
-    return int(n_samples * target_fs / fs)
-
-
-def resample(signal, fs, target_fs):
-    """scipy.signal.resample along time (FFT), in float32: within 2.5e-6 mV of it on ECGs.
+def resample_to(signal, fs, rates):
+    """scipy.signal.resample along time (FFT) with one forward transform, in float32: within 2.5e-6 mV of it on ECGs.
 
     Args:
         signal: float32 (n, leads) at fs Hz.
 
     Returns:
-        float32 (int(n * target_fs / fs), leads); the signal itself where the rates are equal.
+        {rate: float32 (int(n * rate / fs), leads)}, lengths as published; the signal itself where the rates are equal.
     """
-    return resample_to(signal, fs, [target_fs])[target_fs]
-
-
-def resample_to(signal, fs, rates):
-    """resample to several rates with one forward transform: {rate: float32 (m, leads)}."""
     n, spectrum, resampled = len(signal), None, {}
     for rate in rates:
-        m = resampled_length(n, fs, rate)
+        m = int(n * rate / fs)
         if rate == fs:
             resampled[rate] = signal
             continue
