@@ -12,7 +12,8 @@ resampled from itself (FFT).  Nothing is filtered.  The output folder holds
     extraction.json written last: the next step, reformat_memmap.py, starts from it
 
 A run that was killed goes on where it stopped when the same command is given again; of a changed input only the
-shards that hold changed, new or removed records are made again.
+shards that hold changed, new or removed records are made again.  Exit status 75: some records could not be read this
+time (a stale file handle, want of memory); the same command tries them again.
 """
 import argparse
 import contextlib
@@ -38,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from util.challenge import CODE_TO_CLASS
 from util.errors import ECGError, RecordError
-from util.files import replacing
+from util.files import FolderLock, remove_temporary, replacing
 from util.store import quantise, safe_cell, write_json, write_table
 from util.wfdb_io import find_headers, read_header, read_signal, resample_to
 
@@ -47,6 +48,8 @@ OUTPUT_DIR = "./data_folder/extracted_data_without_preprocessing"
 SHARD_VERSION = 1
 SHARD_RECORDS = 64              # on average; at most twice as many
 MIN_SECONDS = 2.0
+PATIENCE = 5                    # seconds to wait for an earlier run into the same folder to end
+AGAIN = 75                      # exit status (EX_TEMPFAIL): the same command would find more
 # The six databases of the Challenge, by every folder name under which they are published, without case and signs.
 DATABASES = {
     "cpsc_2018": ("cpsc2018", "icbeb2018", "physionetchallenge2020trainingcpsc"),
@@ -119,7 +122,8 @@ def load_finished(folder, shard, input_dir):
     table_file, signal_files = shard_files(folder, shard)
     try:
         table = json.loads(table_file.read_text("utf-8"))
-        complete = table["bytes"] == {str(fs): file.stat().st_size for fs, file in signal_files.items()}
+        complete = not table.get("unread") and \
+            table["bytes"] == {str(fs): file.stat().st_size for fs, file in signal_files.items()}
         unchanged = all(_file_state(input_dir, path) == state for path, state in table["inputs"].items())
     except (OSError, ValueError, LookupError, TypeError, AttributeError):    # missing, or not ours
         return None
@@ -152,6 +156,10 @@ def extract_shard(shard, input_dir, folder):
                 row |= _extract_record(Path(input_dir), path, shard["settings"], table["inputs"])
             except RecordError as error:
                 table["skipped"].append(row | {"reason": str(error)})
+                continue
+            except (OSError, MemoryError) as error:     # may pass; the files themselves can be sound
+                reason = getattr(error, "strerror", None) or "out of memory"
+                table.setdefault("unread", []).append(row | {"reason": f"not read this time: {reason}"})
                 continue
             except Exception as error:  # a record nobody has foreseen must not end a run over all the others
                 table["skipped"].append(row | {"reason": f"unexpected failure: {type(error).__name__}: {error}"})
@@ -216,27 +224,31 @@ def extract(input_dir, output_dir, target_fs, workers, min_seconds=MIN_SECONDS):
     """Extract every record under ``input_dir``.
 
     Returns:
-        (totals, skipped): {database: Counter of kept, seconds, scored, flagged}; rows of skipped.csv.
+        (totals, skipped, unread): {database: Counter of kept, seconds, scored, flagged}; rows of skipped.csv; how many
+        of these were not read this time.
     """
     output_dir, shard_dir = Path(output_dir), Path(output_dir) / "shards"
     shards, skipped = plan_shards(input_dir, target_fs, min_seconds)
-    shard_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / "extraction.json").unlink(missing_ok=True)    # from here on the folder is incomplete
-    todo = [shard for shard in shards if load_finished(shard_dir, shard, input_dir) is None]
-    total = sum(len(shard["paths"]) for shard in shards)
-    done = total - sum(len(shard["paths"]) for shard in todo)
-    with tqdm(total=total, initial=done, unit="record", desc="extracting") as progress:
-        if todo:
-            run_shards(todo, input_dir, shard_dir, workers, progress)
-    _remove_strangers(shard_dir, shards)
-    totals = defaultdict(Counter)
-    write_table(output_dir / "records.csv", RECORD_COLUMNS, _finish(shard_dir, shards, totals, skipped))
-    skipped.sort(key=lambda row: row["path"])
-    write_table(output_dir / "skipped.csv", ("record", "path", "reason"), skipped)
-    write_json(output_dir / "extraction.json", {
-        "version": SHARD_VERSION, "target_fs": target_fs, "min_seconds": min_seconds,
-        "shards": [shard["name"] for shard in shards]})
-    return totals, skipped
+    with FolderLock(output_dir, PATIENCE):
+        remove_temporary(output_dir)
+        shard_dir.mkdir(parents=True, exist_ok=True)
+        (output_dir / "extraction.json").unlink(missing_ok=True)    # from here on the folder is incomplete
+        todo = [shard for shard in shards if load_finished(shard_dir, shard, input_dir) is None]
+        total = sum(len(shard["paths"]) for shard in shards)
+        done = total - sum(len(shard["paths"]) for shard in todo)
+        with tqdm(total=total, initial=done, unit="record", desc="extracting") as progress:
+            if todo:
+                run_shards(todo, input_dir, shard_dir, workers, progress)
+        _remove_strangers(shard_dir, shards)
+        totals = defaultdict(Counter)
+        write_table(output_dir / "records.csv", RECORD_COLUMNS, _finish(shard_dir, shards, totals, skipped))
+        unread = sum(row["reason"].startswith("not read this time") for row in skipped)
+        skipped.sort(key=lambda row: row["path"])
+        write_table(output_dir / "skipped.csv", ("record", "path", "reason"), skipped)
+        write_json(output_dir / "extraction.json", {
+            "version": SHARD_VERSION, "target_fs": target_fs, "min_seconds": min_seconds, "unread": unread,
+            "shards": [shard["name"] for shard in shards]})
+    return totals, skipped, unread
 
 
 RECORD_COLUMNS = ("record", "database", "path", "fs_original", "seconds", "age", "sex", "dx", "flags")
@@ -246,7 +258,7 @@ def _finish(shard_dir, shards, totals, skipped):
     """Rows of records.csv, one shard's table in memory at a time; adds to ``totals`` and ``skipped`` on the way."""
     for shard in shards:
         table = json.loads(shard_files(shard_dir, shard)[0].read_text("utf-8"))
-        skipped += table["skipped"]
+        skipped += table["skipped"] + table.get("unread", [])
         for row in table["records"]:
             seconds = row["n_original"] / row["fs_original"]
             totals[row["database"]].update(kept=1, seconds=seconds, flagged=bool(row["flags"]),
@@ -298,7 +310,7 @@ def parse_arguments(argv):
 def main(argv=None):
     args = parse_arguments(argv)
     try:
-        totals, skipped = extract(args.input_dir, args.output_dir, args.target_fs, args.workers, args.min_seconds)
+        totals, skipped, unread = extract(args.input_dir, args.output_dir, args.target_fs, args.workers, args.min_seconds)
     except (ECGError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -312,7 +324,10 @@ def main(argv=None):
     for reason, count in reasons.most_common():
         print(f"{count} skipped: {safe_cell(reason)}")
     print(f"every skipped record with its reason: {args.output_dir}/skipped.csv")
-    return 0
+    if unread:
+        print(f"{unread} record{'s were' if unread > 1 else ' was'} not read this time; the same command tries again",
+              file=sys.stderr)
+    return AGAIN if unread else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import os
 import shutil
@@ -11,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.signal
+import wfdb
 
 from data_preparation import data_extraction_without_preprocessing as extraction
 from data_preparation import reformat_memmap
 from data_preparation.data_extraction_without_preprocessing import database_of, extract, plan_shards
+from util import wfdb_io
 from util.leads import LEADS
 from util.store import RecordStore, quantise
 from util.wfdb_io import read_record
@@ -167,17 +170,90 @@ def test_duplicate_names_keep_the_first_and_name_it(tmp_path):
     assert out == {f"{k}/X1.hea": "duplicate record name: the first is a/X1.hea" for k in "bc"}
 
 
-def test_unexpected_failures_are_reasons_too(tmp_path, monkeypatch):
-    make_records(tmp_path / "in", 4)
+def failing_reader(monkeypatch, record, error):
+    """From here on, reading this record fails."""
     read = extraction.read_signal
 
     def fail(header, min_seconds):
-        if header.record == "R0002":
-            raise MemoryError("too large")
+        if header.record == record:
+            raise error
         return read(header, min_seconds)
     monkeypatch.setattr(extraction, "read_signal", fail)
+
+
+def test_unexpected_failures_are_reasons_too(tmp_path, monkeypatch):
+    make_records(tmp_path / "in", 4)
+    failing_reader(monkeypatch, "R0002", ZeroDivisionError("by zero"))
     stores, out = build(tmp_path / "in", tmp_path, [100])
-    assert len(stores[100]) == 3 and out == {"db0/R0002.hea": "unexpected failure: MemoryError: too large"}
+    assert len(stores[100]) == 3 and out == {"db0/R0002.hea": "unexpected failure: ZeroDivisionError: by zero"}
+
+
+@pytest.mark.parametrize("error, words", [
+    (OSError(errno.ESTALE, "Stale file handle"), "Stale file handle"), (MemoryError(), "out of memory"),
+    (OSError(errno.EIO, "Input/output error"), "Input/output error")])
+def test_a_read_error_that_passes_is_tried_again(tmp_path, monkeypatch, capsys, error, words):
+    """It was kept as a reason to skip the record, and no later run looked again."""
+    make_records(tmp_path / "in", 4)
+    build(tmp_path / "in", tmp_path / "sound", [100])
+    command = ["--input_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "extracted"), "--target_fs", "100",
+               "--workers", "1"]
+    with monkeypatch.context() as patch:
+        failing_reader(patch, "R0002", error)
+        assert extraction.main(command) == 75
+    assert "1 record was not read this time" in capsys.readouterr().err
+    assert skipped(tmp_path / "extracted") == {"db0/R0002.hea": f"not read this time: {words}"}
+    assert reformat_memmap.main(["--input_dir", str(tmp_path / "extracted"), "--output_dir", str(tmp_path / "s")]) == 0
+    assert "1 record was not read" in capsys.readouterr().out and len(RecordStore(tmp_path / "s" / "fs100")) == 3
+    assert extraction.main(command) == 0
+    assert skipped(tmp_path / "extracted") == {}
+    assert contents(tmp_path / "extracted") == contents(tmp_path / "sound" / "extracted")
+
+
+def test_a_signal_that_cannot_be_read_now_is_no_bad_record(tmp_path, monkeypatch):
+    """At each place where a record's files are touched."""
+    path = write_record(tmp_path, "A1")
+    wfdb.wrsamp("r1", fs=360, units=["mV"] * 12, sig_name=list(LEADS), p_signal=ecg_counts() / 1000.0,
+                fmt=["16"] * 12, write_dir=str(tmp_path))
+
+    def stale(*_, **__):
+        raise OSError(errno.ESTALE, "Stale file handle")
+    for record, target, name in ((path, np, "fromfile"), (path, os, "stat"), (tmp_path / "r1.hea", wfdb, "rdrecord"),
+                                 (path, wfdb_io, "open")):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="Stale"):
+            patch.setattr(target, name, stale, raising=False)
+            read_record(record)
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error_not_an_empty_one(tmp_path, monkeypatch, capsys):
+    make_records(tmp_path / "in", 4)
+    scan = os.scandir
+
+    def stale(folder):
+        if str(folder).endswith("db1"):
+            raise OSError(errno.ESTALE, "Stale file handle", folder)
+        return scan(folder)
+    monkeypatch.setattr(os, "scandir", stale)
+    assert extraction.main(["--input_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "e"), "--workers",
+                            "1"]) == 2
+    assert "cannot list the folder" in capsys.readouterr().err
+
+
+def test_two_extractions_do_not_share_a_folder(tmp_path, monkeypatch, capsys):
+    """The second one used to end with a bare errno, or took away what the first one wrote."""
+    make_records(tmp_path / "in", 4)
+    extract(tmp_path / "in", tmp_path / "extracted", [100], 1)
+    holder = subprocess.Popen([sys.executable, "-c", "import sys, time; from util.files import FolderLock; "
+                               "lock = FolderLock(sys.argv[1], 0); print(1, flush=True); time.sleep(60)",
+                               tmp_path / "out"], stdout=subprocess.PIPE, cwd=ROOT)
+    holder.stdout.readline()
+    monkeypatch.setattr(extraction, "PATIENCE", 0.1)
+    try:
+        for main, folder in ((extraction.main, "in"), (reformat_memmap.main, "extracted")):
+            assert main(["--input_dir", str(tmp_path / folder), "--output_dir", str(tmp_path / "out")]) == 2
+            assert "another process is writing to" in capsys.readouterr().err
+    finally:
+        holder.kill()
+        holder.wait()
 
 
 def test_tables_hold_no_formulas(tmp_path):
@@ -275,7 +351,7 @@ def test_a_second_run_redoes_only_what_changed(tmp_path, monkeypatch):
     assert len(made) == 1
     made.clear()
     (tmp_path / "in" / "db0" / "R0004.mat").unlink()                                         # signal gone
-    _, out = extract(*args)
+    _, out, _ = extract(*args)
     assert len(made) == 1 and [row["reason"] for row in out] == ["signal file missing: R0004.mat"]
     made.clear()
     extract(tmp_path / "in", tmp_path / "out", [250], 1)                                     # other settings
@@ -340,7 +416,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_store(tmp_path):
                              capture_output=True, text=True)
         assert run.returncode == 2 and "File too large" in run.stderr and "Traceback" not in run.stderr
     assert contents(tmp_path / "store") == before
-    assert not list((tmp_path / "store").glob(".*")) and not (tmp_path / "again" / "extraction.json").exists()
+    assert not list((tmp_path / "store").glob(".*.tmp")) and not (tmp_path / "again" / "extraction.json").exists()
 
 
 def kill_after_first_shard(command, shards):

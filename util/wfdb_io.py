@@ -2,21 +2,20 @@
 
 A header is parsed here (header(5) of the WFDB specification); the Challenge's MATLAB v4 signal files are read here
 too, because that is faster and exact; every other format goes through the wfdb package.  A recording that cannot be
-trusted raises RecordError, whose text is the reason.  Nothing is allocated that the signal file's own size does not
+trusted raises RecordError, whose text is the reason; an OSError or MemoryError may have passed next time.  Nothing is allocated that the signal file's own size does not
 cover, and no file outside the header's folder is opened.
 """
 import math
 import os
 import re
 import stat
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import scipy.fft
 
-from util.errors import RecordError
+from util.errors import ECGError, RecordError
 from util.leads import LEADS, standard_lead
 
 MAX_HEADER_BYTES = 1 << 20
@@ -104,7 +103,10 @@ class Recording:
 def find_headers(folder):
     """Paths of all .hea files under a folder, at any depth, links followed, sorted by their relative POSIX path."""
     folder, found, seen = Path(folder), [], set()
-    for root, folders, files in os.walk(folder, followlinks=True):
+
+    def complain(error):
+        raise ECGError(f"cannot list the folder {error.filename}: {error.strerror}") from None
+    for root, folders, files in os.walk(folder, onerror=complain, followlinks=True):
         here = os.stat(root)
         if (here.st_dev, here.st_ino) in seen:      # a link back to a folder we have been in
             folders.clear()
@@ -146,7 +148,9 @@ def read_header(path):
 
 
 def _read_text(path):
-    data = _open_regular(path, "header", MAX_HEADER_BYTES + 1)
+    _file_size(path, "header")
+    with open(path, "rb") as file:
+        data = file.read(MAX_HEADER_BYTES + 1)
     if len(data) > MAX_HEADER_BYTES:
         raise RecordError(f"header unreadable: larger than {MAX_HEADER_BYTES} bytes")
     if b"\0" in data:
@@ -160,20 +164,9 @@ def _file_size(path, what):
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         raise RecordError(f"{what} missing: {path.name}") from None
-    except OSError as error:
-        raise RecordError(f"{what} cannot be read: {error.strerror}") from None
     if not stat.S_ISREG(status.st_mode):
         raise RecordError(f"{what} is not a regular file: {path.name}")
     return status.st_size
-
-
-def _open_regular(path, what, limit):
-    _file_size(path, what)
-    try:
-        with open(path, "rb") as file:
-            return file.read(limit)
-    except OSError as error:
-        raise RecordError(f"{what} cannot be read: {error.strerror}") from None
 
 
 def _split_lines(data):
@@ -373,7 +366,7 @@ def _read_mat(header):
     size, wanted = _file_size(path, "signal file"), MAT_FORMATS[header.signals[0].format]
     if size < MAT_OFFSET:
         raise RecordError(f"signal file shorter than the header says: {size} bytes in {path.name}")
-    kind, rows, columns, imaginary, name_bytes = struct.unpack("<5i", _open_regular(path, "signal file", 20))
+    kind, rows, columns, imaginary, name_bytes = np.fromfile(path, "<i4", 5).tolist()
     if kind not in MAT_TYPES:
         raise RecordError(f"signal file is no little-endian MATLAB v4 matrix: {path.name}")
     if MAT_TYPES[kind] != wanted:
@@ -388,10 +381,7 @@ def _read_mat(header):
                           f"{max(columns, header.n_samples or 0)} in {path.name}")
     if header.n_samples not in (None, columns):
         raise RecordError(f"signal file longer than the header says: {columns} samples of {header.n_samples}")
-    try:
-        counts = np.fromfile(path, np.dtype(wanted).newbyteorder("<"), rows * columns, offset=MAT_OFFSET)
-    except OSError as error:
-        raise RecordError(f"signal file cannot be read: {error.strerror}") from None
+    counts = np.fromfile(path, np.dtype(wanted).newbyteorder("<"), rows * columns, offset=MAT_OFFSET)
     if len(counts) != rows * columns:
         raise RecordError("signal file shorter than the header says: it changed while it was read")
     return _scale_counts(np.ascontiguousarray(counts.reshape(columns, rows).T), header)
@@ -425,6 +415,8 @@ def _read_with_wfdb(header):
     factors = [_to_millivolts(line) for line in header.signals]
     try:
         signal = wfdb.rdrecord(os.path.abspath(header.path.with_suffix(""))).p_signal
+    except (OSError, MemoryError):
+        raise
     except Exception as error:      # wfdb raises whatever its parsing meets
         raise RecordError(f"wfdb cannot read it: {type(error).__name__}: {_printable(str(error))}") from None
     if signal is None or signal.ndim != 2 or signal.shape[1] != len(header.signals) or len(signal) == 0:
