@@ -75,9 +75,10 @@ def add_folds(shards, patients):
     """Give every row its patient and fold."""
     rows = [row for _, rows in shards for row in rows]
     for row in rows:
-        row["patient"] = patients.get(row["record"], "")
+        row["patient"] = patients.get(Path(row["path"]).stem, "")
     labels = labels_from_dx([" ".join(row["dx"]) for row in rows])
-    folds = assign_folds([row["database"] for row in rows], labels, [row["patient"] for row in rows])
+    folds = assign_folds([row["database"] for row in rows], labels,
+                         [row["patient"] or row["path"] for row in rows])     # pieces of a recording have one path
     for row, fold in zip(rows, folds):
         row["fold"] = int(fold)
     return rows
@@ -107,7 +108,8 @@ def reformat(input_dir, output_dir, patients_file=None):
               "and are not in the store: the extraction's command tries again")
     rates = settings["target_fs"]
     command = [f"python data_preparation/data_extraction_without_preprocessing.py "
-               f"--target_fs {' '.join(map(str, rates))} --min_seconds {settings['min_seconds']:g}",
+               f"--target_fs {' '.join(map(str, rates))} --min_seconds {settings['min_seconds']:g}" +
+               (f" --segment_seconds {settings['segment_seconds']:g}" if "segment_seconds" in settings else ""),
                "python data_preparation/reformat_memmap.py" +
                (f" --patients {Path(patients_file).name}" if patients_file else "")]
     new = {fs: output_dir / f".fs{fs}.tmp" for fs in rates}

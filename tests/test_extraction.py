@@ -312,6 +312,76 @@ def test_summary_counts_by_database(tmp_path, capsys):
     assert table["all"] == ["9", "8", "1", "0.01", "6"]
 
 
+# ------------------------------------------------------------------------------------------------ segments
+
+def segmented(tmp_path, *more):
+    """Both steps with --segment_seconds 10 from <tmp_path>/in; returns the stores by rate."""
+    folders = str(tmp_path / "extracted"), str(tmp_path / "store")
+    assert extraction.main(["--input_dir", str(tmp_path / "in"), "--output_dir", folders[0], "--segment_seconds", "10",
+                            "--workers", "1"]) == 0
+    assert reformat_memmap.main(["--input_dir", folders[0], "--output_dir", folders[1], *more]) == 0
+    return {fs: RecordStore(tmp_path / "store" / f"fs{fs}") for fs in (100, 250)}
+
+
+def test_segments_are_the_records_own_pieces(tmp_path, capsys):
+    """As ST-MEM's published preparation: records under 10 s dropped, longer ones cut into pieces of 10 s."""
+    long, exact = ecg_counts(9000, seed=1), ecg_counts(2570, seed=2)
+    write_record(tmp_path / "in", "long", long, fs="257")
+    write_record(tmp_path / "in", "exact", exact, fs="257")
+    write_record(tmp_path / "in", "short", ecg_counts(2569), fs="257")
+    stores = segmented(tmp_path)
+    assert stores[250].records["record"].tolist() == ["exact", "long_1", "long_2", "long_3"]
+    assert set(stores[250].records["length"]) == {2500} and set(stores[100].records["length"]) == {1000}
+    for i, piece in enumerate((exact, long[:2570], long[2570:5140], long[5140:7710])):
+        expected = scipy.signal.resample(piece / 1000, 1000, axis=0)
+        assert np.abs(stores[100].read(i) - expected).max() < 0.5e-3 + 1e-5
+    assert stores[100].records["flags"].tolist() == ["", "", "", "the last 5.02 s of the recording are left out"]
+    assert skipped(tmp_path / "extracted") == {
+        "short.hea": "shorter than the minimum length: 9.99611 s of 10 s"}
+    assert stores[100].meta["command"][0].endswith("--target_fs 100 250 --min_seconds 10 --segment_seconds 10")
+    table = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line}
+    assert table["all"][:3] == ["3", "4", "1"]
+
+
+def test_pieces_of_a_record_and_of_a_patient_share_a_fold(tmp_path):
+    for i in range(24):
+        write_record(tmp_path / "in" / "db", f"R{i:02d}", ecg_counts(1000 * (1 + i % 5) + 3, seed=i), fs="100")
+    records = segmented(tmp_path)[100].records
+    assert len(records) == 70 and (records.groupby("path")["fold"].nunique() == 1).all()
+    assert records.groupby("path")["fold"].first().nunique() == 10
+    (tmp_path / "patients.csv").write_text("record,patient_id\nR03,p\nR04,p\nR07,p\n")
+    records = segmented(tmp_path, "--patients", str(tmp_path / "patients.csv"))[100].records
+    mine = records[records["patient"] == "p"]
+    assert len(mine) == 4 + 5 + 3 and mine["fold"].nunique() == 1
+
+
+def test_a_piece_in_which_nothing_was_measured_is_skipped_alone(tmp_path):
+    counts = ecg_counts(3000)
+    counts[1000:2000] = 5
+    counts[2000:, 7] = 9
+    write_record(tmp_path / "in", "A", counts, fs="100")
+    records = segmented(tmp_path)[100].records
+    assert records["record"].tolist() == ["A_1", "A_3"] and records["flags"].tolist() == ["", "flat lead V2"]
+    assert skipped(tmp_path / "extracted") == {"A.hea": "piece 2: every lead is flat"}
+
+
+def test_a_piece_called_like_another_record_is_an_error(tmp_path, capsys):
+    write_record(tmp_path / "in", "A", ecg_counts(2000), fs="100")
+    write_record(tmp_path / "in", "A_1", ecg_counts(1000), fs="100")
+    assert extraction.main(["--input_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "e"),
+                            "--segment_seconds", "10", "--workers", "1"]) == 2
+    assert "A_1.hea and a piece of A.hea would both be called A_1" in capsys.readouterr().err
+
+
+@needs_broken
+def test_half_an_hour_makes_180_pieces(tmp_path):
+    for name in ("I9114.hea", "I9114.mat"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        shutil.copy(SHARED / "broken/14_long_257hz" / name, tmp_path / "in")
+    records = segmented(tmp_path)[250].records
+    assert len(records) == 180 and set(records["length"]) == {2500} and records["fold"].nunique() == 1
+
+
 # ------------------------------------------------------------------------------------------------ restart
 
 def test_processes_do_not_change_the_bytes(tmp_path):

@@ -307,10 +307,15 @@ def read_signal(header, min_seconds=0.0):
     _check_length(rows.shape[1], header.fs, min_seconds)
     low, high = rows.min(1), rows.max(1)
     _check_samples(rows, low, high)
-    flat = [f"flat lead {lead}" for lead, is_flat in zip(LEADS, low == high) if is_flat]
+    return Recording(header, rows.T, header.flags + flat_leads(low, high))
+
+
+def flat_leads(low, high):
+    """Remarks on leads whose lowest and highest sample, each (12,), are the same; a RecordError if all are flat."""
+    flat = tuple(f"flat lead {lead}" for lead, is_flat in zip(LEADS, low == high) if is_flat)
     if len(flat) == len(LEADS):
         raise RecordError("every lead is flat")
-    return Recording(header, rows.T, header.flags + tuple(flat))
+    return flat
 
 
 def _check_length(n_samples, fs, min_seconds):
