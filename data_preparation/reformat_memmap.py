@@ -4,9 +4,9 @@
     python data_preparation/reformat_memmap.py --patients patients.csv
 
 Makes <output_dir>/fs100, <output_dir>/fs250, ... with signals.dat, records.csv and meta.json.  All rates hold the same
-records in the same order with the same folds: ten, stratified over the Challenge's classes within each database, with
-all records of a patient in one fold where --patients tells who they are.  Records without a scored diagnosis stay for
-pre-training and carry no fold (-1).  The same input gives the same bytes.
+records in the same order with the same folds: ten, stratified within each database over the Challenge's classes and then
+over all other codes, with all records of a patient in one fold where --patients tells who they are.  The same input
+gives the same bytes.
 """
 import argparse
 import csv
@@ -22,11 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_preparation import data_extraction_without_preprocessing as extraction
 from data_preparation.folds import assign_folds
-from util.challenge import labels_from_dx
+from util.challenge import CODE_TO_CLASS
 from util.errors import ConfigError, ECGError, StoreError
 from util.files import FolderLock
 from util.leads import LEADS
-from util.store import FOLDS, NO_FOLD, publish, write_store
+from util.store import FOLDS, publish, write_store
 
 OUTPUT_DIR = "./data_folder/data_summary_without_preprocessing"
 
@@ -76,8 +76,7 @@ def add_folds(shards, patients):
     rows = [row for _, rows in shards for row in rows]
     for row in rows:
         row["patient"] = patients.get(Path(row["path"]).stem, "")
-    labels = labels_from_dx([" ".join(row["dx"]) for row in rows])
-    folds = assign_folds([row["database"] for row in rows], labels,
+    folds = assign_folds([row["database"] for row in rows], [" ".join(row["dx"]) for row in rows],
                          [row["patient"] or row["path"] for row in rows])     # pieces of a recording have one path
     for row, fold in zip(rows, folds):
         row["fold"] = int(fold)
@@ -140,8 +139,9 @@ def main(argv=None):
     except (ECGError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    sizes = np.bincount([row["fold"] for row in rows if row["fold"] != NO_FOLD], minlength=FOLDS)
-    print(f"{len(rows)} records, {sizes.sum()} with a scored diagnosis; records by fold: {' '.join(map(str, sizes))}")
+    sizes = np.bincount([row["fold"] for row in rows], minlength=FOLDS)
+    scored = sum(any(code in CODE_TO_CLASS for code in row["dx"]) for row in rows)
+    print(f"{len(rows)} records, {scored} with a scored diagnosis; records by fold: {' '.join(map(str, sizes))}")
     print("stores: " + ", ".join(map(str, folders)))
     return 0
 

@@ -55,5 +55,5 @@ def labels_from_dx(dx, classes=CLASS_CODES) -> np.ndarray:
     belongs = np.array([[code in wanted for wanted in classes.values()] for code in known.tolist()], bool)
     labels = np.zeros((len(codes), len(classes)), bool)
     np.logical_or.at(labels, np.repeat(np.arange(len(codes)), list(map(len, codes))),
-                     belongs.reshape(-1, len(classes))[numbers])
+                     belongs.reshape(len(known), len(classes))[numbers])
     return labels

@@ -24,7 +24,7 @@ VERSION = 1
 BLOCK_BYTES = 1 << 24           # signals.dat is checksummed in blocks of 16 MiB
 _ROW_BYTES = 2 * len(LEADS)     # one instant, all leads
 FOLDS = 10
-NO_FOLD = -1                    # records without a scored diagnosis
+NO_FOLD = -1                    # in stores of before: records without a scored diagnosis
 COLUMNS = ("record", "database", "fs_original", "start", "length", "scale", "age", "sex", "dx", "fold", "patient",
            "flags", "path")
 _TEXT = ("record", "database", "sex", "dx", "patient", "flags", "path")
@@ -43,7 +43,7 @@ class RecordStore:
         leads: the twelve lead names, in the order of the columns.
         records: pandas DataFrame, one row a record, columns COLUMNS.  ``start`` and ``length`` are in samples at fs,
             ``scale`` is mV per count, ``dx`` is space separated SNOMED CT codes, ``fold`` is -1 for records without a
-            scored diagnosis; ``flags`` and ``patient`` may be empty.
+            scored diagnosis in stores of before; ``flags`` and ``patient`` may be empty.
         meta: the contents of meta.json.
 
     A store pickles as its path: a DataLoader worker maps the same pages and copies nothing.
