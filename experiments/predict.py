@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_preparation.data_extraction_without_preprocessing import quantise
 from experiments.devices import add_gpu_flag, one_device
 from experiments.trained_weights import load_trained
 from util.challenge import CLASSES, NAMES
@@ -34,7 +33,7 @@ from util.figures import plot_ecg
 from util.leads import parse_leads
 from util.precision import resolve_amp
 from util.program import run_main
-from util.store import safe_cell
+from util.store import quantise, safe_cell
 from util.thresholds import apply_thresholds, load_thresholds
 from util.wfdb_io import find_headers, read_record, resample_to
 

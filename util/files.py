@@ -51,6 +51,12 @@ class FolderLock:
         """Let others in; the file stays, since deleting it would let two processes lock two files of one name."""
         self._file.close()
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.release()
+
 
 @contextlib.contextmanager
 def replacing(path, mode="wb"):
@@ -98,4 +104,5 @@ def write_text(text: str, path) -> None:
 def remove_temporary(folder) -> None:
     """Delete what a killed run left half-written.  Only the process that has the folder to itself may call this."""
     for path in Path(folder).glob(f".*{TEMPORARY}"):
-        path.unlink(missing_ok=True)
+        if path.is_file():
+            path.unlink(missing_ok=True)
