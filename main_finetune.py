@@ -29,10 +29,9 @@ from util.errors import ConfigError
 from util.job import (argument_parser, check_input, config_from, describe_run, lead_arguments, open_store, run_main,
                       seed_everything, usable_rows)
 from util.leads import parse_leads
-from util.metrics import compute_metrics, parse_metrics
 from util.optim import resolve_lr
 from util.run_log import print_once
-from util.scores import bootstrap_interval
+from util.scores import bootstrap_interval, compute_scores, parse_scores
 from util.stop import StopRequest
 from util.supervised import SupervisedTask, mean_loss, predict
 from util.transfer import check_pretrained, load_pretrained
@@ -81,7 +80,7 @@ class Job:
         for key in ("num_labels", "num_classes"):
             if config["metric"][key] not in (None, len(classes)):
                 raise ConfigError(f"metric.{key} is {config['metric'][key]} but dataset.classes has {len(classes)}")
-        self.metrics = parse_metrics(config["metric"]["target_metrics"], self.classes)
+        self.metrics = parse_scores(config["metric"]["target_metrics"], self.classes, self.task)
         if config["test"]["target_metric"] not in ("loss", *self.metrics):
             raise ConfigError(f"test.target_metric: {config['test']['target_metric']!r} is not measured; "
                               f"choose loss, {', '.join(self.metrics)}")
@@ -269,7 +268,7 @@ class Evaluator:
         if gate is not None:
             log_gate(training, gate, labels, self.job.classes)
         return {"loss": mean_loss(logits, labels, self.job.loss),
-                **compute_metrics(probabilities, labels, self.job.metrics, self.job.task)}
+                **compute_scores(probabilities, labels, self.job.metrics, self.job.task)}
 
 
 def log_gate(training, gate, labels, classes) -> None:
@@ -319,7 +318,7 @@ def test(job, task, evaluator, training, places) -> dict[str, float]:
     probabilities, logits, gate = evaluator.predict(task.classifier, "test")
     labels = job.labels[evaluator.parts["test"]]
     values = {"loss": mean_loss(logits, labels, job.loss),
-              **compute_metrics(probabilities, labels, job.metrics, job.task)}
+              **compute_scores(probabilities, labels, job.metrics, job.task)}
     print_once(f"test ({chosen.name} of epoch {best['epoch'] + 1}, {len(labels)} records): "
         + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
     if distributed.is_main():
@@ -327,7 +326,7 @@ def test(job, task, evaluator, training, places) -> dict[str, float]:
         samples = job.config["test"]["bootstrap"]
         for name in job.metrics if samples else ():
             low, high = bootstrap_interval(
-                lambda y, p, name=name: compute_metrics(p, y, {name: job.metrics[name]}, job.task)[name],
+                lambda y, p, name=name: compute_scores(p, y, {name: job.metrics[name]}, job.task)[name],
                 labels, probabilities, n=samples, seed=job.config["seed"])
             table[f"{name}_low"], table[f"{name}_high"] = round(low, 4), round(high, 4)
             print_once(f"{name}: 95 % interval {low:.4f} to {high:.4f}")
