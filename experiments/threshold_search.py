@@ -34,14 +34,13 @@ from util.errors import CheckpointError, ConfigError
 from util.evaluation import Evaluator
 from util.files import replacing
 from util.program import run_main
-from util.scores import all_scores
+from util.scores import REPORT, compute_scores, parse_scores
 from util.supervised import LabelledRecords
 from util.threshold_figures import plot_score_curves
-from util.thresholds import Thresholds, apply_thresholds, save_thresholds, search_ascent, search_published
+from util.thresholds import Thresholds, save_thresholds, search_ascent, search_published
 
 MODELS = {"signal": "xresnet1d50", "spectrogram": "spectrogram_se_resnet34", "ensemble": "fusion"}
-HEADINGS = {"auroc": "AUROC", "auprc": "AUPRC", "accuracy": "Acc", "macro_f1": "F1", "f2": "F2", "g2": "G2",
-            "challenge_score": "CM"}  # CM: Challenge metric, as in the paper's tables
+REPORTED = parse_scores(REPORT, ABBREVIATIONS)
 
 
 @dataclass
@@ -119,14 +118,14 @@ def report(fold: int, select: int, found: Thresholds, parts: dict[str, Part]) ->
     rows = []
     for name, number in (("valid", select), ("test", fold)):
         part = parts[name]
-        scores = all_scores(part.labels, part.probabilities, apply_thresholds(part.probabilities, found.thresholds))
+        scores = compute_scores(part.probabilities, part.labels, REPORTED, "multilabel", found.thresholds)
         rows.append({"weights of fold": fold, "part": "search" if name == "valid" else "test", "fold": number,
-                     "records": scores["n_records"], **{title: scores[key] for key, title in HEADINGS.items()}})
+                     "records": len(part.labels), **scores})
     return pd.DataFrame(rows)
 
 
 def print_table(table: pd.DataFrame) -> None:
-    """Tab-separated, as published, four decimals."""
+    """Tab-separated, in the published order, four decimals."""
     print("\t".join(table.columns[1:]))
     for row in table.itertuples(index=False):
         print("\t".join(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row[1:]))
@@ -156,7 +155,7 @@ def mean_rows(table: pd.DataFrame) -> pd.DataFrame:
     for part in ("search", "test"):
         mine = table[table["part"] == part]
         for name in ("mean", "std"):
-            values = mine[list(HEADINGS.values())].agg(name)
+            values = mine[REPORT].agg(name)
             rows.append({"weights of fold": "all", "part": part, "fold": name, "records": mine["records"].sum(),
                          **values})
     return pd.DataFrame(rows)
@@ -246,6 +245,8 @@ def main(argv=None):
         print_table(means)
         table = pd.concat([table, means])
     table.to_csv(results / "scores.csv", index=False, float_format="%.6g")
+    print("published headings: " + ", ".join(f"{score.heading} is {name}" for name, score in REPORTED.items()
+                                             if score.heading != name))
     print(f"thresholds, scores and figures: {results}")
 
 

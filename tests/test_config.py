@@ -13,8 +13,8 @@ from util.dataset import parse_classes, parse_cropping
 from util.errors import ConfigError
 from util.command_line import argument_parser, config_from
 from util.leads import parse_leads
-from util.metrics import parse_metrics
 from util.optim import OPTIMIZERS, resolve_lr
+from util.scores import parse_scores
 from util.setup import build_configured
 from util.transforms import build_pipeline
 
@@ -231,7 +231,7 @@ def check_job(config, downstream):
         evaluation = parse_cropping(data["eval_transforms"], "dataset.eval_transforms")
         build_pipeline(data["eval_transforms"], length=evaluation.length, fs=data["fs"])
     leads, classes = parse_leads(data["lead"]), parse_classes(data["classes"])
-    parse_metrics(config["metric"]["target_metrics"], tuple(classes))
+    parse_scores(config["metric"]["target_metrics"], tuple(classes), config["metric"]["task"])
     assert resolve_lr(config["train"], config["dataloader"]["batch_size"], 1) > 0
     assert config["train"]["optimizer"] in OPTIMIZERS
     with torch.device("meta"):

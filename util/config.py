@@ -112,7 +112,7 @@ KEYS = {
         "task": key(str, "multilabel", "kind of labels", ("multilabel", "multiclass")),
         "num_labels": key((int, None), None, "checked against dataset.classes when given", least=1),
         "num_classes": key((int, None), None, "checked against dataset.classes when given", least=1),
-        "target_metrics": key(list, ["AUROC"], "names, or {name: {average: macro}}; util/metrics.py lists them"),
+        "target_metrics": key(list, ["AUROC"], "names, or {name: {average: macro}}; docs/scores.md lists them"),
     },
     "test": {
         "target_metric": key(str, "loss", "the checkpoint to test: best by this metric on the selection fold"),

@@ -11,9 +11,8 @@ from tqdm import tqdm
 from util import checkpoint, distributed
 from util.dataset import CropDataset, EvaluationBatches, make_loader, to_device
 from util.precision import autocast, resolve_amp
-from util.metrics import compute_metrics
 from util.run_log import print_once
-from util.scores import bootstrap_interval
+from util.scores import bootstrap_interval, compute_scores
 from util.supervised import ACTIVATIONS, LOSSES
 from util.transfer import save_encoder
 
@@ -138,7 +137,7 @@ class Evaluator:
         """Loss and metrics of a part's predictions."""
         labels = self.labels(part)
         return {"loss": mean_loss(logits, labels, self.records.loss),
-                **compute_metrics(probabilities, labels, self.records.metrics, self.records.task)}
+                **compute_scores(probabilities, labels, self.records.scores, self.records.task)}
 
     def select(self, training) -> dict[str, float]:
         """Scores of the selection records; the gate's mean is logged where there is one."""
@@ -181,9 +180,9 @@ def report_test(evaluator: Evaluator, training, files: FoldFiles) -> dict[str, f
 def intervals(evaluator: Evaluator, probabilities) -> dict[str, float]:
     """<metric>_low and <metric>_high of the test records by test.bootstrap resamples; nothing without any."""
     records, found = evaluator.records, {}
-    for name in records.metrics if records.config["test"]["bootstrap"] else ():
+    for name, score in records.scores.items() if records.config["test"]["bootstrap"] else ():
         low, high = bootstrap_interval(
-            lambda y, p, name=name: compute_metrics(p, y, {name: records.metrics[name]}, records.task)[name],
+            lambda y, p, one={name: score}: compute_scores(p, y, one, records.task)[name],
             evaluator.labels("test"), probabilities, n=records.config["test"]["bootstrap"],
             seed=records.config["seed"])
         found |= {f"{name}_low": round(low, 4), f"{name}_high": round(high, 4)}

@@ -6,7 +6,7 @@ from models.contract import Batch, Method
 from util.dataset import make_labels, parse_classes, parse_folds
 from util.errors import ConfigError
 from util.leads import parse_leads
-from util.metrics import parse_metrics
+from util.scores import parse_scores
 from util.setup import evaluation_transforms, open_store, usable_rows
 
 LOSSES = {"bce": F.binary_cross_entropy_with_logits, "cross_entropy": F.cross_entropy}
@@ -36,10 +36,10 @@ class LabelledRecords:
         for key in ("num_labels", "num_classes"):
             if config["metric"][key] not in (None, len(classes)):
                 raise ConfigError(f"metric.{key} is {config['metric'][key]} but dataset.classes has {len(classes)}")
-        self.metrics = parse_metrics(config["metric"]["target_metrics"], self.classes)
-        if config["test"]["target_metric"] not in ("loss", *self.metrics):
+        self.scores = parse_scores(config["metric"]["target_metrics"], self.classes, self.task)
+        if config["test"]["target_metric"] not in ("loss", *self.scores):
             raise ConfigError(f"test.target_metric: {config['test']['target_metric']!r} is not measured; "
-                              f"choose loss, {', '.join(self.metrics)}")
+                              f"choose loss, {', '.join(self.scores)}")
         self.folds = parse_folds(data["fold"])
         if len(self.folds) > 1 and config["resume"] not in ("", "auto"):
             raise ConfigError(f"resume: {config['resume']} is of one fold but dataset.fold names {len(self.folds)}; "
