@@ -37,7 +37,7 @@ ST_MEM = {"model_name": "st_mem_vit_tiny_dec128d2b", "dataset": DATA, "train": T
           "dataloader": {"batch_size": 8, "num_workers": 0}}
 DINO = {"model_name": "dino", "dataset": DATA,
         "train": {**TRAIN, "optimizer": "sgd", "optimizer_kwargs": {"momentum": 0.9}},
-        "model": {"encoder": "xresnet1d50", "encoder_args": {"channels": 4}, "head_width": 32, "bottleneck": 16,
+        "model": {"encoder": {"name": "xresnet1d50", "channels": 4}, "head_width": 32, "bottleneck": 16,
                   "head_out": 64}, "dataloader": {"batch_size": 8, "num_workers": 0}}
 CLASSIFIER = {"dataset": DATA, "train": {**TRAIN, "optimizer": "adamw", "weight_decay": 0.01}, "loss": "bce",
               "metric": {"task": "multilabel", "target_metrics": ["AUROC", "AUPRC"]},

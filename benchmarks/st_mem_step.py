@@ -20,7 +20,7 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models.mae import draw_mask  # noqa: E402
-from models.registry import build_model  # noqa: E402
+from models.registry import build  # noqa: E402
 from util.optim import make_optimizer  # noqa: E402
 
 LEADS, PATCHES, PATCH = 12, 30, 75
@@ -157,7 +157,7 @@ def main(argv=None):
     clock = time.process_time if args.cpu_time else time.perf_counter
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    model = build_model(args.model)
+    model = build(args.model)
     series, noise = torch.randn(args.batch, LEADS, PATCHES * PATCH), torch.rand(args.batch, LEADS, PATCHES)
     weights = dict(model.state_dict(keep_vars=True))
     print(f"{args.model}, {args.batch} ECGs a step, {args.threads} thread(s), torch {torch.__version__}")

@@ -12,9 +12,11 @@ resampled from itself (FFT).  Nothing is filtered.  The output folder holds
     extraction.json written last: the next step, reformat_memmap.py, starts from it
 
 A run that was killed goes on where it stopped when the same command is given again; of a changed input only the
-shards that hold changed, new or removed records are made again.
+shards that hold changed, new or removed records are made again.  Exit status 75: some records could not be read this
+time (a stale file handle, want of memory); the same command tries them again.
 """
 import argparse
+import contextlib
 import hashlib
 import json
 import math
@@ -37,14 +39,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from util.challenge import CODE_TO_CLASS
 from util.errors import ECGError, RecordError
-from util.store import ROW_BYTES, safe_cell, write_json, write_table
-from util.wfdb_io import find_headers, read_header, read_signal, resample_to
+from util.files import FolderLock, remove_temporary, replacing
+from util.store import quantise, safe_cell, write_json, write_table
+from util.wfdb_io import find_headers, flat_leads, read_header, read_signal, resample_to
 
 INPUT_DIR = "./data_folder/datasets"
 OUTPUT_DIR = "./data_folder/extracted_data_without_preprocessing"
 SHARD_VERSION = 1
 SHARD_RECORDS = 64              # on average; at most twice as many
 MIN_SECONDS = 2.0
+PATIENCE = 5                    # seconds to wait for an earlier run into the same folder to end
+AGAIN = 75                      # exit status (EX_TEMPFAIL): the same command would find more
 # The six databases of the Challenge, by every folder name under which they are published, without case and signs.
 DATABASES = {
     "cpsc_2018": ("cpsc2018", "icbeb2018", "physionetchallenge2020trainingcpsc"),
@@ -73,7 +78,7 @@ def database_of(relative_path, input_name):
 
 # ---------------------------------------------------------------------------------------------------- plan
 
-def plan_shards(input_dir, target_fs, min_seconds):
+def plan_shards(input_dir, target_fs, min_seconds, segment_seconds=None):
     """Which records go into which shard.
 
     A shard ends at a record whose name hashes to a multiple of SHARD_RECORDS, so that a record added or removed
@@ -101,12 +106,11 @@ def plan_shards(input_dir, target_fs, min_seconds):
             shards.append(chunk)
             chunk = []
     settings = {"version": SHARD_VERSION, "target_fs": target_fs, "min_seconds": min_seconds}
-    return [_shard(paths, name, settings) for paths in [*shards, chunk] if paths], duplicates
-
-
-def _shard(paths, input_name, settings):
-    shard = {"paths": paths, "databases": [database_of(path, input_name) for path in paths], "settings": settings}
-    return {"name": hashlib.sha256(json.dumps(shard).encode()).hexdigest()[:20], **shard}
+    if segment_seconds:
+        settings |= {"min_seconds": max(min_seconds, segment_seconds), "segment_seconds": segment_seconds}
+    shards = [{"paths": paths, "databases": [database_of(path, name) for path in paths], "settings": settings}
+              for paths in [*shards, chunk] if paths]
+    return [{"name": hashlib.sha256(json.dumps(shard).encode()).hexdigest()[:20], **shard} for shard in shards], duplicates
 
 
 def shard_files(folder, shard):
@@ -120,7 +124,8 @@ def load_finished(folder, shard, input_dir):
     table_file, signal_files = shard_files(folder, shard)
     try:
         table = json.loads(table_file.read_text("utf-8"))
-        complete = table["bytes"] == {str(fs): file.stat().st_size for fs, file in signal_files.items()}
+        complete = not table.get("unread") and \
+            table["bytes"] == {str(fs): file.stat().st_size for fs, file in signal_files.items()}
         unchanged = all(_file_state(input_dir, path) == state for path, state in table["inputs"].items())
     except (OSError, ValueError, LookupError, TypeError, AttributeError):    # missing, or not ours
         return None
@@ -141,65 +146,75 @@ def _file_state(input_dir, path):
 def extract_shard(shard, input_dir, folder):
     """Read, resample and write the records of one shard; returns how many it had.
 
-    The signal files are renamed into place first and the table last: a shard with a table is complete.
+    The signal files take their places first and the table last: a shard with a table is complete.
     """
     table_file, signal_files = shard_files(folder, shard)
-    partial = {fs: file.with_suffix(f".{os.getpid()}.tmp") for fs, file in signal_files.items()}
-    outputs = {fs: open(path, "wb") for fs, path in partial.items()}
     table = {"inputs": {}, "records": [], "skipped": []}
-    try:
+    with contextlib.ExitStack() as stack:
+        outputs = {fs: stack.enter_context(replacing(file)) for fs, file in signal_files.items()}
         for path, database in zip(shard["paths"], shard["databases"]):
             row = {"record": Path(path).stem, "database": database, "path": path}
             try:
-                row |= _extract_record(Path(input_dir), path, shard["settings"], table["inputs"])
+                pieces = _extract_record(Path(input_dir), path, shard["settings"], table["inputs"])
             except RecordError as error:
                 table["skipped"].append(row | {"reason": str(error)})
+                continue
+            except (OSError, MemoryError) as error:     # may pass; the files themselves can be sound
+                reason = getattr(error, "strerror", None) or "out of memory"
+                table.setdefault("unread", []).append(row | {"reason": f"not read this time: {reason}"})
                 continue
             except Exception as error:  # a record nobody has foreseen must not end a run over all the others
                 table["skipped"].append(row | {"reason": f"unexpected failure: {type(error).__name__}: {error}"})
                 continue
-            counts = row.pop("counts")
-            for fs, file in outputs.items():
-                file.write(counts[fs].data)
-            table["records"].append(row)
+            for piece, counts in pieces:
+                if counts is None:
+                    table["skipped"].append(row | piece)
+                    continue
+                for fs, file in outputs.items():
+                    file.write(counts[fs].data)
+                table["records"].append(row | piece)
         table["bytes"] = {str(fs): file.tell() for fs, file in outputs.items()}
-        for file in outputs.values():
-            file.flush()
-            os.fsync(file.fileno())
-    finally:
-        for file in outputs.values():
-            file.close()
-    for fs, file in signal_files.items():
-        os.replace(partial[fs], file)
     write_json(table_file, table)
     return len(shard["paths"])
 
 
 def _extract_record(input_dir, path, settings, inputs):
-    """Row of one record, with its counts by rate; the files that it depends on are noted in ``inputs``."""
+    """[(row, counts by rate)] of a record or of its pieces; for an unusable piece (its reason, None).  The files that
+    the record depends on are noted in ``inputs``."""
     inputs[path] = _file_state(input_dir, path)
     header = read_header(input_dir / path)
     for file in header.signal_files:
         file = file.relative_to(input_dir).as_posix()
         inputs[file] = _file_state(input_dir, file)
     recording = read_signal(header, settings["min_seconds"])
-    counts, scales = {}, {}
-    for fs, signal in resample_to(recording.signal, header.fs, settings["target_fs"]).items():
-        counts[fs], scales[str(fs)] = quantise(signal)
-    flags = list(recording.flags)
+    about = {"fs_original": header.fs, "age": None if math.isnan(header.age) else header.age, "sex": header.sex,
+             "dx": header.dx}
+    size = int(settings["segment_seconds"] * header.fs) if "segment_seconds" in settings else len(recording.signal)
+    number, rest = divmod(len(recording.signal), size)
+    pieces = []
+    for n in range(number):
+        signal = recording.signal[n * size:(n + 1) * size]
+        named = about | {"record": f"{header.record}_{n + 1}" if number > 1 else header.record}
+        try:
+            flags = header.flags + flat_leads(signal.min(0), signal.max(0))
+        except RecordError as error:
+            pieces.append(({"reason": f"piece {n + 1}: {error}"}, None))
+            continue
+        if rest and n == number - 1:
+            flags += (f"the last {rest / header.fs:.3g} s of the recording are left out",)
+        pieces.append(_stored(signal, named, flags, settings))
+    return pieces
+
+
+def _stored(signal, about, flags, settings):
+    """(row, counts by rate) of a signal, float32 (n, 12) in mV."""
+    counts, scales, fs_original = {}, {}, about["fs_original"]
+    for fs, resampled in resample_to(signal, fs_original, settings["target_fs"]).items():
+        counts[fs], scales[str(fs)] = quantise(resampled)
     if max(scales.values()) > 1:
-        flags.append(f"peak {np.abs(recording.signal).max():.1f} mV")
-    return {"fs_original": header.fs, "n_original": len(recording.signal),
-            "age": None if math.isnan(header.age) else header.age, "sex": header.sex, "dx": header.dx,
-            "flags": "; ".join(flags), "scale_uv": scales, "counts": counts,
-            "length": {str(fs): len(count) for fs, count in counts.items()}}
-
-
-def quantise(signal):
-    """float32 mV -> (int16 counts, microvolts per count): 1 unless the record needs more range; nothing is clipped."""
-    peak_uv = 1000 * float(max(signal.max(), -signal.min()))
-    scale_uv = int(peak_uv / 32767.4) + 1
-    return np.ascontiguousarray(np.rint(signal * np.float32(1000 / scale_uv)).astype("<i2")), scale_uv
+        flags += (f"peak {np.abs(signal).max():.1f} mV",)
+    return about | {"n_original": len(signal), "flags": "; ".join(flags), "scale_uv": scales,
+                    "length": {str(fs): len(count) for fs, count in counts.items()}}, counts
 
 
 # ---------------------------------------------------------------------------------------------------- the run
@@ -229,31 +244,36 @@ def run_shards(shards, input_dir, folder, workers, progress):
         pool.shutdown(cancel_futures=True)
 
 
-def extract(input_dir, output_dir, target_fs, workers, min_seconds=MIN_SECONDS):
-    """Extract every record under ``input_dir``.
+def extract(input_dir, output_dir, target_fs, workers, min_seconds=MIN_SECONDS, segment_seconds=None):
+    """Extract every record under ``input_dir``; with ``segment_seconds`` in pieces of so many seconds.
 
     Returns:
-        (totals, skipped): {database: Counter of kept, seconds, scored, flagged}; rows of skipped.csv.
+        (totals, skipped, unread): {database: Counter of found, kept, seconds, scored, flagged}; rows of skipped.csv; how many
+        of these were not read this time.
     """
     output_dir, shard_dir = Path(output_dir), Path(output_dir) / "shards"
-    shards, skipped = plan_shards(input_dir, target_fs, min_seconds)
-    shard_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / "extraction.json").unlink(missing_ok=True)    # from here on the folder is incomplete
-    todo = [shard for shard in shards if load_finished(shard_dir, shard, input_dir) is None]
-    total = sum(len(shard["paths"]) for shard in shards)
-    done = total - sum(len(shard["paths"]) for shard in todo)
-    with tqdm(total=total, initial=done, unit="record", desc="extracting") as progress:
-        if todo:
-            run_shards(todo, input_dir, shard_dir, workers, progress)
-    _remove_strangers(shard_dir, shards)
-    totals = defaultdict(Counter)
-    write_table(output_dir / "records.csv", RECORD_COLUMNS, _finish(shard_dir, shards, totals, skipped))
-    skipped.sort(key=lambda row: row["path"])
-    write_table(output_dir / "skipped.csv", ("record", "path", "reason"), skipped)
-    write_json(output_dir / "extraction.json", {
-        "version": SHARD_VERSION, "target_fs": target_fs, "min_seconds": min_seconds,
-        "shards": [shard["name"] for shard in shards]})
-    return totals, skipped
+    shards, skipped = plan_shards(input_dir, target_fs, min_seconds, segment_seconds)
+    with FolderLock(output_dir, PATIENCE):
+        remove_temporary(output_dir)
+        shard_dir.mkdir(parents=True, exist_ok=True)
+        (output_dir / "extraction.json").unlink(missing_ok=True)    # from here on the folder is incomplete
+        todo = [shard for shard in shards if load_finished(shard_dir, shard, input_dir) is None]
+        total = sum(len(shard["paths"]) for shard in shards)
+        done = total - sum(len(shard["paths"]) for shard in todo)
+        with tqdm(total=total, initial=done, unit="record", desc="extracting") as progress:
+            if todo:
+                run_shards(todo, input_dir, shard_dir, workers, progress)
+        _remove_strangers(shard_dir, shards)
+        totals = defaultdict(Counter)
+        for database in [row["database"] for row in skipped] + [name for part in shards for name in part["databases"]]:
+            totals[database]["found"] += 1
+        write_table(output_dir / "records.csv", RECORD_COLUMNS, _finish(shard_dir, shards, totals, skipped))
+        unread = sum(row["reason"].startswith("not read this time") for row in skipped)
+        skipped.sort(key=lambda row: row["path"])
+        write_table(output_dir / "skipped.csv", ("record", "path", "reason"), skipped)
+        write_json(output_dir / "extraction.json", shards[0]["settings"] | {
+            "unread": unread, "shards": [shard["name"] for shard in shards]})
+    return totals, skipped, unread
 
 
 RECORD_COLUMNS = ("record", "database", "path", "fs_original", "seconds", "age", "sex", "dx", "flags")
@@ -261,10 +281,15 @@ RECORD_COLUMNS = ("record", "database", "path", "fs_original", "seconds", "age",
 
 def _finish(shard_dir, shards, totals, skipped):
     """Rows of records.csv, one shard's table in memory at a time; adds to ``totals`` and ``skipped`` on the way."""
+    seen = {}
     for shard in shards:
         table = json.loads(shard_files(shard_dir, shard)[0].read_text("utf-8"))
-        skipped += table["skipped"]
+        skipped += table["skipped"] + table.get("unread", [])
         for row in table["records"]:
+            if row["record"] in seen:
+                raise ECGError(f"{row['path']} and a piece of {seen[row['record']]} would both be called "
+                               f"{row['record']}; rename one of the two files")
+            seen[row["record"]] = row["path"]
             seconds = row["n_original"] / row["fs_original"]
             totals[row["database"]].update(kept=1, seconds=seconds, flagged=bool(row["flags"]),
                                            scored=any(code in CODE_TO_CLASS for code in row["dx"]))
@@ -279,7 +304,7 @@ def _remove_strangers(folder, shards):
         table_file, signal_files = shard_files(folder, shard)
         wanted |= {table_file.name, *(file.name for file in signal_files.values())}
     for file in folder.iterdir():
-        if file.name not in wanted and re.fullmatch(r"[0-9a-f]{20}(-fs[0-9]+)?\..+", file.name):
+        if file.name not in wanted and re.fullmatch(r"[.]?[0-9a-f]{20}(-fs[0-9]+)?\..+", file.name):
             file.unlink()
 
 
@@ -289,7 +314,7 @@ def summary(totals, skipped):
     lines = [f"{'database':<24}{'found':>8}{'kept':>8}{'skipped':>9}{'hours':>10}{'scored':>8}"]
     rows = [(name, totals[name], out[name]) for name in sorted({*totals, *out})]
     for name, total, n_out in [*rows, ("all", sum(totals.values(), Counter()), len(skipped))]:
-        lines.append(f"{name:<24}{total['kept'] + n_out:>8}{total['kept']:>8}{n_out:>9}"
+        lines.append(f"{name:<24}{total['found']:>8}{total['kept']:>8}{n_out:>9}"
                      f"{total['seconds'] / 3600:>10.2f}{total['scored']:>8}")
     return "\n".join(lines)
 
@@ -305,9 +330,14 @@ def parse_arguments(argv):
                         help="processes; one record each is in memory at a time (default: %(default)s, your cores)")
     parser.add_argument("--min_seconds", type=float, default=MIN_SECONDS, metavar="S",
                         help="shorter records are skipped (default: %(default)s)")
+    parser.add_argument("--segment_seconds", type=float, metavar="S", help="cut records into pieces of S seconds, each "
+                        "a record <record>_<n> of the store, and skip what is shorter; ST-MEM's published preparation "
+                        "has 10 (default: records stay whole)")
     args = parser.parse_args(argv)
-    if args.workers < 1 or not all(20 <= fs <= 10_000 for fs in args.target_fs) or not args.min_seconds >= 0:
-        parser.error("--workers must be at least 1, --target_fs 20 to 10000 Hz, --min_seconds at least 0")
+    if args.workers < 1 or not all(20 <= fs <= 10_000 for fs in args.target_fs) or not args.min_seconds >= 0 \
+            or not 1 <= (args.segment_seconds or 1) < math.inf:
+        parser.error("--workers must be at least 1, --target_fs 20 to 10000 Hz, --min_seconds at least 0, "
+                     "--segment_seconds at least 1")
     args.target_fs = sorted(set(args.target_fs))
     return args
 
@@ -315,7 +345,8 @@ def parse_arguments(argv):
 def main(argv=None):
     args = parse_arguments(argv)
     try:
-        totals, skipped = extract(args.input_dir, args.output_dir, args.target_fs, args.workers, args.min_seconds)
+        totals, skipped, unread = extract(args.input_dir, args.output_dir, args.target_fs, args.workers,
+                                          args.min_seconds, args.segment_seconds)
     except (ECGError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -329,7 +360,10 @@ def main(argv=None):
     for reason, count in reasons.most_common():
         print(f"{count} skipped: {safe_cell(reason)}")
     print(f"every skipped record with its reason: {args.output_dir}/skipped.csv")
-    return 0
+    if unread:
+        print(f"{unread} record{'s were' if unread > 1 else ' was'} not read this time; the same command tries again",
+              file=sys.stderr)
+    return AGAIN if unread else 0
 
 
 if __name__ == "__main__":

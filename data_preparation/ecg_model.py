@@ -39,47 +39,33 @@ EDGE = 2.3              # a Gaussian of the QRS begins and ends this many standa
 
 @dataclass(frozen=True)
 class Findings:
-    """What is drawn for one patient; the diagnoses follow from it (see ``diagnoses``).
-
-    Attributes:
-        rhythm: sinus, fibrillation, flutter, junctional, or paced.
-        rate: mean ventricular rate, beats a minute.
-        swing: peak-to-peak respiratory change of the sinus RR interval, seconds.
-        conduction: normal, rbbb, irbbb, lbbb, nsivcb or lafb.
-        pr, qrs: intervals in seconds.
-        qtc: QT interval at one beat a second with a narrow QRS (Bazett), seconds.
-        axis: frontal QRS axis in degrees, from the net QRS areas in I and aVF.
-        voltage: largest peak-to-peak QRS among the limb leads, mV.
-        t_wave: normal, inverted, flat or biphasic; t_site: where an inverted T lies (anterior, lateral, inferior).
-        q_site: where there is a pathological Q wave (none, anterior, lateral, inferior); with normal conduction only.
-        st: none, depressed or elevated; st_site as t_site.
-        ectopy: none, pac or pvc; ectopics: how many of them for 10 seconds.
-        fibrillating_atria: a paced heart over atrial fibrillation, without P waves.
-        atrial_rate: flutter waves a minute.
-        noise: factor on every disturbance.
-        age: years; male: sex.
-    """
-    rhythm: str = "sinus"
-    rate: float = 72.0
-    swing: float = 0.04
-    conduction: str = "normal"
-    pr: float = 0.16
-    qrs: float = 0.09
-    qtc: float = 0.41
-    axis: float = 45.0
-    voltage: float = 1.2
-    t_wave: str = "normal"
-    t_site: str = "anterior"
-    q_site: str = "none"
-    st: str = "none"
+    """What is drawn for one patient; the diagnoses follow from it (see ``diagnoses``).  Sites are anterior, lateral or
+    inferior."""
+    rhythm: str = "sinus"               # or fibrillation, flutter, junctional, paced
+    rate: float = 72.0                  # mean ventricular rate, beats a minute
+    swing: float = 0.04                 # peak-to-peak respiratory change of the sinus RR interval, seconds
+    conduction: str = "normal"          # or rbbb, irbbb, lbbb, nsivcb, lafb
+    pr: float = 0.16                    # seconds
+    qrs: float = 0.09                   # seconds
+    qtc: float = 0.41                   # QT at one beat a second with a narrow QRS (Bazett), seconds
+    axis: float = 45.0                  # frontal QRS axis from the net QRS areas in I and aVF, degrees
+    voltage: float = 1.2                # largest peak-to-peak QRS among the limb leads, mV
+    t_wave: str = "normal"              # or inverted, flat, biphasic
+    t_site: str = "anterior"            # where an inverted T lies
+    q_site: str = "none"                # where there is a pathological Q wave, with normal conduction only
+    st: str = "none"                    # or depressed, elevated
     st_site: str = "lateral"
-    ectopy: str = "none"
-    ectopics: int = 0
-    fibrillating_atria: bool = False
-    atrial_rate: float = 300.0
-    noise: float = 1.0
-    age: int = 60
+    ectopy: str = "none"                # or pac, pvc
+    ectopics: int = 0                   # how many of them in 10 seconds
+    fibrillating_atria: bool = False    # of a paced heart
+    atrial_rate: float = 300.0          # flutter waves a minute
+    noise: float = 1.0                  # factor on every disturbance
+    age: int = 60                       # years
     male: bool = True
+
+    @property
+    def has_p_waves(self):
+        return self.rhythm not in ("fibrillation", "flutter") and not self.fibrillating_atria
 
 
 class Waves(NamedTuple):
@@ -125,8 +111,8 @@ ECTOPIC = {
 }
 T_NORMAL = (.17, .18, -.15)
 T_INVERTED = {"anterior": (.06, .14, .36), "lateral": (-.24, .02, -.02), "inferior": (.10, -.27, -.16)}
-ST_ELEVATED = {"anterior": (.03, .02, -.22), "lateral": (.14, .04, -.05), "inferior": (.0, .20, -.03)}
-ST_DEPRESSED = {"anterior": (-.04, -.05, .20), "lateral": (-.14, -.12, .02), "inferior": (-.05, -.20, .04)}
+ST = {"elevated": {"anterior": (.03, .02, -.22), "lateral": (.14, .04, -.05), "inferior": (.0, .20, -.03)},
+      "depressed": {"anterior": (-.04, -.05, .20), "lateral": (-.14, -.12, .02), "inferior": (-.05, -.20, .04)}}
 P_SINUS = [(.038, .0165, .025, .085, -.04), (.066, .0175, .04, .05, .05)]       # right, then left atrium; seconds
 P_ECTOPIC = [(.036, .015, -.02, .06, .03), (.062, .016, .02, .09, -.04)]
 P_RETROGRADE = [(.040, .018, .01, -.11, .02)]
@@ -177,22 +163,14 @@ def limb_voltage(waves: Waves) -> float:
 
 def qrs_waves(findings: Findings, rng) -> Waves:
     """The QRS of the rhythm's own beats, with onset at 0, the drawn duration, axis and voltage."""
+    rows = QRS[findings.conduction if findings.q_site == "none" else "infarcted"]
+    late = TERMINAL.get(findings.conduction, []) + Q_WAVE.get(findings.q_site, [])
     if findings.rhythm == "paced":
-        movable, fixed = _waves(ECTOPIC["apex"], findings.qrs), _waves(np.zeros((0, 5)))
-    else:
-        rows = QRS[findings.conduction if findings.q_site == "none" else "infarcted"]
-        late = TERMINAL.get(findings.conduction, []) + Q_WAVE.get(findings.q_site, [])
-        movable, fixed = _waves(rows, findings.qrs), _waves(np.reshape(late, (-1, 5)), findings.qrs)
-    movable, fixed = _vary(movable, rng, 0.15), _vary(fixed, rng, 0.12)
+        rows, late = ECTOPIC["apex"], []
+    movable = _vary(_waves(rows, findings.qrs), rng, 0.15)
+    fixed = _vary(_waves(np.reshape(late, (-1, 5)), findings.qrs), rng, 0.12)
     waves = _join(_turn_to_axis(movable, fixed, findings.axis), fixed)
     return waves._replace(vector=waves.vector * (findings.voltage / limb_voltage(waves)))
-
-
-def _t_shape(vector, size=1.0, width=1.0) -> Waves:
-    """A T wave that ends at time 0: the ST segment leads into a slow rise, then a faster fall."""
-    after = 0.034 * width
-    return Waves(np.array([-EDGE * after, -4.3 * after]), np.array([1.5, 1.8]) * after, np.array([1.0, 1.8]) * after,
-                 np.outer([1, 0.16], vector) * size)
 
 
 def t_waves(findings: Findings, qrs: Waves, rng) -> Waves:
@@ -209,22 +187,17 @@ def t_waves(findings: Findings, qrs: Waves, rng) -> Waves:
         size = max(size, 0.75)
     elif findings.t_wave == "flat":
         size *= 0.12
-    waves = _t_shape(vector, size, width)
+    after = 0.034 * width           # the ST segment leads into a slow rise, then a faster fall
+    waves = Waves(np.array([-EDGE * after, -4.3 * after]), np.array([1.5, 1.8]) * after, np.array([1.0, 1.8]) * after,
+                  np.outer([1, 0.16], vector) * size)
     if findings.t_wave == "biphasic":
         early = waves._replace(centre=waves.centre - 0.075, vector=waves.vector * 0.5)
         waves = _join(early, waves._replace(vector=-0.6 * waves.vector))
     if findings.st != "none":
-        vector = (ST_ELEVATED if findings.st == "elevated" else ST_DEPRESSED)[findings.st_site]
-        waves = _join(waves, _st_segment(np.array(vector) * min(1.2, max(0.7, size)), findings))
+        vector = np.array(ST[findings.st][findings.st_site]) * min(1.2, max(0.7, size))
+        plateau = np.linspace(findings.qrs - 0.39 + 0.02, -0.14, 3)     # between the J point and the T wave
+        waves = _join(waves, Waves(plateau, np.full(3, 0.022), np.full(3, 0.035), np.outer([0.55, 0.6, 0.6], vector)))
     return waves
-
-
-def _st_segment(vector, findings) -> Waves:
-    """A plateau between the J point and the T wave."""
-    start, end = findings.qrs - 0.39, -0.14
-    centre = np.linspace(start + 0.02, end, 3)
-    width = np.full(3, 0.035)
-    return Waves(centre, np.full(3, 0.022), width, np.outer([0.55, 0.6, 0.6], vector))
 
 
 def secondary_t(qrs: Waves, width=1.0) -> Waves:
@@ -243,8 +216,7 @@ def _intervals(findings: Findings, count: int, breath: float, rng) -> np.ndarray
     if findings.rhythm == "fibrillation":                       # irregularly irregular: no memory from beat to beat
         variation = rng.uniform(0.19, 0.28)
         rr = np.maximum(mean * rng.gamma(variation ** -2, variation ** 2, count), 0.32)
-        shown = int(count / 1.6)
-        return rr * mean / rr[:shown].mean()
+        return rr * mean / rr[:int(count / 1.6)].mean()
     if findings.rhythm == "flutter":                            # whole numbers of flutter waves
         cycle, ratio = 60 / findings.atrial_rate, findings.atrial_rate / findings.rate
         steps = np.floor(ratio + 1e-9) + (rng.random(count) < (ratio + 1e-9) % 1)
@@ -319,9 +291,8 @@ def flutter_or_fibrillation(findings: Findings, first_beat: float, time: np.ndar
 def place(waves: Waves, at: np.ndarray, stretch=1.0) -> Waves:
     """The same waves at every time of ``at`` (b,); ``stretch`` (scalar or (b,)) widens them."""
     stretch = np.broadcast_to(stretch, at.shape)[:, None]
-    count = len(at)
     return Waves((at[:, None] + stretch * waves.centre).ravel(), (stretch * waves.before).ravel(),
-                 (stretch * waves.after).ravel(), np.tile(waves.vector, (count, 1)))
+                 (stretch * waves.after).ravel(), np.tile(waves.vector, (len(at), 1)))
 
 
 def render(waves: Waves, samples: int, fs: float) -> np.ndarray:
@@ -344,13 +315,11 @@ def _atrial_waves(findings: Findings, beat: Beats, rng) -> list[Waves]:
     if findings.rhythm == "junctional":
         delay = rng.choice([0.09, -0.11])                       # after the QRS or shortly before it
         return [place(_waves(P_RETROGRADE), beat.onset + delay)] if rng.random() < 0.6 else []
-    if findings.rhythm in ("fibrillation", "flutter") or findings.fibrillating_atria:
+    if not findings.has_p_waves:
         return []
     sinus = _vary(_waves(P_SINUS), rng, 0.15)
-    own = beat.onset[beat.kind == 0] - findings.pr
-    early = beat.onset[beat.kind == 1] - findings.pr - 0.01
-    parts = [place(sinus._replace(vector=size * sinus.vector), own)]
-    return parts + [place(_vary(_waves(P_ECTOPIC), rng, 0.2), early)]
+    return [place(sinus._replace(vector=size * sinus.vector), beat.onset[beat.kind == 0] - findings.pr),
+            place(_vary(_waves(P_ECTOPIC), rng, 0.2), beat.onset[beat.kind == 1] - findings.pr - 0.01)]
 
 
 def _ventricular_waves(findings: Findings, beat: Beats, rng) -> list[Waves]:
@@ -422,23 +391,15 @@ def _muscle(samples, fs, rng):
 
 
 def simulate(findings: Findings, fs: float, samples: int, mains: float, rng: np.random.Generator) -> np.ndarray:
-    """One recording.
+    """One recording: float64 (samples, 12) in mV, leads in the order of ``util.leads.LEADS``.
 
-    Args:
-        findings: what the heart has.
-        fs: sampling rate in Hz.
-        samples: length.
-        mains: mains frequency in Hz.
-        rng: every random number of the record comes from here.
-
-    Returns:
-        float64 (samples, 12) in mV, leads in the order of ``util.leads.LEADS``.
+    ``fs`` and the frequency of the ``mains`` are in Hz; every random number of the record comes from ``rng``.
     """
     breath = rng.uniform(0.2, 0.33) if findings.swing < 0.12 else rng.uniform(0.13, 0.22)
     beat = beats(findings, samples / fs, breath, rng)
     waves = _join(*_atrial_waves(findings, beat, rng), *_ventricular_waves(findings, beat, rng))
     dipole = render(_breathing(waves, breath, rng), samples, fs)
-    if findings.rhythm in ("fibrillation", "flutter") or findings.fibrillating_atria:
+    if not findings.has_p_waves:
         dipole += flutter_or_fibrillation(findings, beat.onset[0], np.arange(samples) / fs, rng)
     gain = np.concatenate([rng.uniform(0.98, 1.02, 3), rng.uniform(0.88, 1.12, 6)])      # contact and placement
     electrodes = _product(dipole, TO_ELECTRODES * gain)
@@ -447,29 +408,22 @@ def simulate(findings: Findings, fs: float, samples: int, mains: float, rng: np.
 
 
 # ---- What a reader would write under it ------------------------------------------------------------------------------
+MEANING = {"fibrillation": "AF", "flutter": "AFL", "junctional": "JR", "paced": "PR", "rbbb": "CRBBB", "irbbb": "IRBBB",
+           "lbbb": "LBBB", "nsivcb": "NSIVCB", "lafb": "LAnFB", "inverted": "TInv", "flat": "TAb", "biphasic": "TAb",
+           "elevated": "MI", "depressed": "STD", "pac": "PAC", "pvc": "PVC"}
+
+
 def diagnoses(findings: Findings) -> list[str]:
     """Abbreviations of the Challenge's diagnoses (and a few unscored ones: MI, STD, JR) that these findings mean."""
-    f = findings
-    if f.rhythm == "paced":
-        return ["PR"] + ["AF"] * f.fibrillating_atria + _ectopy(f)
-    slow, fast = f.rate < 60, f.rate > 100
-    names = {"fibrillation": ["AF"], "flutter": ["AFL"], "junctional": ["JR"]}.get(f.rhythm, [])
-    if f.rhythm == "sinus":
-        irregular = f.swing >= 0.12
-        names = ["SB"] * slow + ["STach"] * fast + ["SA"] * irregular
-        names += ["IAVB"] * (f.pr > 0.20) + ["LPR"] * (f.pr > 0.24)
-        if not (slow or fast or irregular):
-            names = ["NSR"] + names
-    elif slow:
-        names.append("Brady")
-    names += {"rbbb": ["CRBBB"], "irbbb": ["IRBBB"], "lbbb": ["LBBB"], "nsivcb": ["NSIVCB"],
-              "lafb": ["LAnFB"]}.get(f.conduction, [])
-    names += ["LAD"] * (-90 <= f.axis < -30) + ["RAD"] * (90 < f.axis <= 180)
-    names += ["LQRSV"] * (f.voltage < 0.5) + ["LQT"] * (f.qtc > 0.46) + ["QAb"] * (f.q_site != "none")
-    names += {"inverted": ["TInv"], "flat": ["TAb"], "biphasic": ["TAb"]}.get(f.t_wave, [])
-    names += {"elevated": ["MI"], "depressed": ["STD"]}.get(f.st, [])
-    return names + _ectopy(f)
-
-
-def _ectopy(findings):
-    return {"pac": ["PAC"], "pvc": ["PVC"]}.get(findings.ectopy, [])
+    f, slow, fast, irregular = findings, findings.rate < 60, findings.rate > 100, findings.swing >= 0.12
+    if f.rhythm == "paced":             # hides everything else
+        found = {f.rhythm: True, "AF": f.fibrillating_atria, f.ectopy: True}
+    else:
+        sinus = f.rhythm == "sinus"
+        found = {f.rhythm: True, "NSR": sinus and not (slow or fast or irregular), "SB": sinus and slow,
+                 "STach": sinus and fast, "SA": sinus and irregular, "IAVB": sinus and f.pr > 0.20,
+                 "LPR": sinus and f.pr > 0.24, "Brady": slow and not sinus, f.conduction: True,
+                 "LAD": -90 <= f.axis < -30, "RAD": 90 < f.axis <= 180, "LQRSV": f.voltage < 0.5, "LQT": f.qtc > 0.46,
+                 "QAb": f.q_site != "none", f.t_wave: True, f.st: True, f.ectopy: True}
+    return [MEANING.get(name, name) for name, applies in found.items()
+            if applies and name not in ("sinus", "normal", "none")]

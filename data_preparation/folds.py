@@ -5,30 +5,43 @@ the rarest label left is dealt out first, each record to the fold that still wan
 dealt is a patient; a record without a patient id is its own.
 """
 import zlib
+from collections import Counter
 
 import numpy as np
 
-from util.store import NO_FOLD, N_FOLDS
+from util.challenge import CODE_TO_CLASS, labels_from_dx
+from util.store import FOLDS, NO_FOLD
+
+MIN_RECORDS = 10        # a code that fewer records of a database carry cannot be in every fold
 
 
-def assign_folds(databases, labels, patients, n_folds=N_FOLDS, seed=0):
+def assign_folds(databases, dx, patients, seed=0):
     """Folds of every record, dealt out within each database.
 
+    Records with one of the Challenge's classes come first, stratified over those; then the others, over their codes of
+    at least MIN_RECORDS records, so that the records of both kinds together are spread.  Records without any code are
+    spread by their number.
+
     Args:
-        databases: list of names (N).
-        labels: bool (N, classes).
-        patients: list of ids (N), "" where unknown; the same id in two databases is two patients.
+        databases: names (N).
+        dx: texts of SNOMED CT codes (N).
+        patients: ids (N), "" where unknown; the same id in two databases is two patients.
 
     Returns:
-        int64 (N,): 0 to n_folds - 1, or NO_FOLD for records without any label.  The folds of one database do not
-        depend on the others.
+        int64 (N,): 0 to FOLDS - 1.  The folds of one database do not depend on the others.
     """
-    databases, folds = np.asarray(databases), np.full(len(labels), NO_FOLD)
+    databases, folds = np.asarray(databases), np.full(len(dx), NO_FOLD)
     for database in sorted(set(databases.tolist())):
-        rows = np.flatnonzero((databases == database) & labels.any(1))
-        groups = _group_numbers([patients[row] for row in rows])
-        rng = np.random.default_rng([seed, zlib.crc32(database.encode())])
-        folds[rows] = stratify(labels[rows], groups, n_folds, rng)
+        rows, number = np.flatnonzero(databases == database), zlib.crc32(database.encode())
+        own, groups = [dx[row] for row in rows], _group_numbers([patients[row] for row in rows])
+        labels = labels_from_dx(own)
+        scored, dealt = labels.any(1), np.full(len(rows), NO_FOLD)
+        dealt[scored] = stratify(labels[scored], _group_numbers([patients[row] for row in rows[scored]]), FOLDS,
+                                 np.random.default_rng([seed, number]))
+        count = Counter(code for text in own for code in set(text.split()) - CODE_TO_CLASS.keys())
+        others = {code: {code} for code in sorted(count) if count[code] >= MIN_RECORDS}
+        folds[rows] = stratify(labels_from_dx(own, others), groups, FOLDS, np.random.default_rng([seed, number, 1]),
+                               dealt)
     return folds
 
 
@@ -39,13 +52,14 @@ def _group_numbers(patients):
                     np.int64)
 
 
-def stratify(labels, groups, n_folds, rng):
+def stratify(labels, groups, n_folds, rng, dealt=None):
     """Iterative stratification of groups.
 
     Args:
         labels: bool (n, classes).
         groups: int64 (n,), numbered from 0 without gaps; records of a group share a fold.
         rng: numpy Generator; breaks ties.
+        dealt: int64 (n,), folds that are given already, which go for the whole group, and NO_FOLD.
 
     Returns:
         int64 (n,) folds.
@@ -57,8 +71,13 @@ def stratify(labels, groups, n_folds, rng):
     wanted = np.tile(counts.sum(0) / n_folds, (n_folds, 1))  # (folds, classes): records with a label still wanted
     room = np.full(n_folds, sizes.sum() / n_folds)           # (folds,): records still wanted
     share = 1 / np.maximum(counts.sum(0), 1)                 # a rare label weighs as much as a common one
-    fold_of_group = np.full(n_groups, -1)
-    left, order = counts.sum(0), rng.random(n_groups)
+    fold_of_group = np.full(n_groups, NO_FOLD)
+    if dealt is not None:
+        np.maximum.at(fold_of_group, groups, dealt)
+        for fold in range(n_folds):
+            wanted[fold] -= counts[fold_of_group == fold].sum(0)
+            room[fold] -= sizes[fold_of_group == fold].sum()
+    left, order = counts[fold_of_group < 0].sum(0), rng.random(n_groups)
     while (fold_of_group < 0).any():
         label = np.where(left > 0, left, np.inf).argmin() if (left > 0).any() else None
         weight = sizes if label is None else counts[:, label]

@@ -4,9 +4,9 @@
     python data_preparation/reformat_memmap.py --patients patients.csv
 
 Makes <output_dir>/fs100, <output_dir>/fs250, ... with signals.dat, records.csv and meta.json.  All rates hold the same
-records in the same order with the same folds: ten, stratified over the Challenge's classes within each database, with
-all records of a patient in one fold where --patients tells who they are.  Records without a scored diagnosis stay for
-pre-training and carry no fold (-1).  The same input gives the same bytes.
+records in the same order with the same folds: ten, stratified within each database over the Challenge's classes and then
+over all other codes, with all records of a patient in one fold where --patients tells who they are.  The same input
+gives the same bytes.
 """
 import argparse
 import csv
@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_preparation.data_extraction_without_preprocessing import OUTPUT_DIR as INPUT_DIR
-from data_preparation.data_extraction_without_preprocessing import SHARD_VERSION
+from data_preparation import data_extraction_without_preprocessing as extraction
 from data_preparation.folds import assign_folds
-from util.challenge import labels_from_dx
+from util.challenge import CODE_TO_CLASS
 from util.errors import ConfigError, ECGError, StoreError
+from util.files import FolderLock
 from util.leads import LEADS
-from util.store import NO_FOLD, N_FOLDS, publish, write_store
+from util.store import FOLDS, publish, write_store
 
 OUTPUT_DIR = "./data_folder/data_summary_without_preprocessing"
 
@@ -42,7 +42,7 @@ def load_extraction(input_dir):
         settings = json.loads((input_dir / "extraction.json").read_text("utf-8"))
     except (OSError, ValueError):
         raise StoreError(f"no finished extraction in {input_dir}: {again}") from None
-    if not isinstance(settings, dict) or settings.get("version") != SHARD_VERSION:
+    if not isinstance(settings, dict) or settings.get("version") != extraction.SHARD_VERSION:
         raise StoreError(f"{input_dir} was extracted by another version of this code: {again}")
     shards = []
     for name in settings["shards"]:
@@ -75,9 +75,9 @@ def add_folds(shards, patients):
     """Give every row its patient and fold."""
     rows = [row for _, rows in shards for row in rows]
     for row in rows:
-        row["patient"] = patients.get(row["record"], "")
-    labels = labels_from_dx([" ".join(row["dx"]) for row in rows])
-    folds = assign_folds([row["database"] for row in rows], labels, [row["patient"] for row in rows])
+        row["patient"] = patients.get(Path(row["path"]).stem, "")
+    folds = assign_folds([row["database"] for row in rows], [" ".join(row["dx"]) for row in rows],
+                         [row["patient"] or row["path"] for row in rows])     # pieces of a recording have one path
     for row, fold in zip(rows, folds):
         row["fold"] = int(fold)
     return rows
@@ -102,28 +102,33 @@ def reformat(input_dir, output_dir, patients_file=None):
     rows = add_folds(shards, patients)
     if patients and not any(row["patient"] for row in rows):
         raise ConfigError(f"--patients {patients_file} names none of the {len(rows)} records")
+    if settings.get("unread"):
+        print(f"{settings['unread']} record{'s were' if settings['unread'] > 1 else ' was'} not read in the extraction "
+              "and are not in the store: the extraction's command tries again")
     rates = settings["target_fs"]
     command = [f"python data_preparation/data_extraction_without_preprocessing.py "
-               f"--target_fs {' '.join(map(str, rates))} --min_seconds {settings['min_seconds']:g}",
+               f"--target_fs {' '.join(map(str, rates))} --min_seconds {settings['min_seconds']:g}" +
+               (f" --segment_seconds {settings['segment_seconds']:g}" if "segment_seconds" in settings else ""),
                "python data_preparation/reformat_memmap.py" +
                (f" --patients {Path(patients_file).name}" if patients_file else "")]
     new = {fs: output_dir / f".fs{fs}.tmp" for fs in rates}
-    try:
-        with tqdm(total=len(rows) * len(rates), unit="record", desc="building stores") as progress:
+    with FolderLock(output_dir, extraction.PATIENCE):
+        try:
+            with tqdm(total=len(rows) * len(rates), unit="record", desc="building stores") as progress:
+                for fs, folder in new.items():
+                    shutil.rmtree(folder, ignore_errors=True)
+                    write_store(folder, fs, stored_rows(input_dir, shards, fs, progress), command)
             for fs, folder in new.items():
+                publish(folder, output_dir / f"fs{fs}")
+        finally:
+            for folder in new.values():
                 shutil.rmtree(folder, ignore_errors=True)
-                write_store(folder, fs, stored_rows(input_dir, shards, fs, progress), command)
-        for fs, folder in new.items():
-            publish(folder, output_dir / f"fs{fs}")
-    finally:
-        for folder in new.values():
-            shutil.rmtree(folder, ignore_errors=True)
     return rows, [output_dir / f"fs{fs}" for fs in rates]
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input_dir", default=INPUT_DIR, help="what the extraction wrote (default: %(default)s)")
+    parser.add_argument("--input_dir", default=extraction.OUTPUT_DIR, help="what the extraction wrote (default: %(default)s)")
     parser.add_argument("--output_dir", default=OUTPUT_DIR, help="default: %(default)s")
     parser.add_argument("--patients", metavar="FILE.csv", help="columns record, patient_id: a patient's records share "
                         "a fold.  Give it wherever it is known, or test scores will be too good (PTB-XL: 18,885 "
@@ -134,8 +139,9 @@ def main(argv=None):
     except (ECGError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    sizes = np.bincount([row["fold"] for row in rows if row["fold"] != NO_FOLD], minlength=N_FOLDS)
-    print(f"{len(rows)} records, {sizes.sum()} with a scored diagnosis; records by fold: {' '.join(map(str, sizes))}")
+    sizes = np.bincount([row["fold"] for row in rows], minlength=FOLDS)
+    scored = sum(any(code in CODE_TO_CLASS for code in row["dx"]) for row in rows)
+    print(f"{len(rows)} records, {scored} with a scored diagnosis; records by fold: {' '.join(map(str, sizes))}")
     print("stores: " + ", ".join(map(str, folders)))
     return 0
 

@@ -12,22 +12,22 @@ changes nothing.  The hearts are those of ``ecg_model.py``; the diagnoses follow
 import argparse
 import json
 import os
-import struct
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import scipy.io
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_preparation.ecg_model import Findings, diagnoses, simulate  # noqa: E402
 from util.challenge import ABBREVIATIONS, CLASSES, CODE_TO_CLASS  # noqa: E402
 from util.errors import ECGError  # noqa: E402
-from util.figures import plot_ecg  # noqa: E402
 from util.leads import LEADS  # noqa: E402
 
 COUNTS_PER_MV = 1000
@@ -35,29 +35,26 @@ RECORDS_A_FOLDER = 1000
 
 
 class Database(NamedTuple):
-    """How one source database looks: share of all records, rate in Hz, range of lengths in seconds, share of records
-    of exactly 10 s, mains in Hz, record names, the codes that it prefers, whether it leaves sinus rhythm unsaid beside
-    ischaemia, and how a comment in its headers begins."""
-    share: float
-    fs: int
-    seconds: tuple[float, float]
-    ten_seconds: float
-    mains: int
-    name: str
-    codes: dict[str, str]
-    terse: bool
-    comment: str
+    """How one source database looks."""
+    share: float                    # of all records
+    fs: int                         # Hz
+    seconds: tuple[float, float]    # shortest and longest record
+    ten_seconds: float              # share of records of exactly 10 s
+    name: str                       # of a record, from its number
+    codes: dict[str, str] = {}      # that it prefers to the Challenge's
+    mains: int = 50                 # Hz
+    terse: bool = True              # leaves sinus rhythm unsaid beside ischaemia
+    comment: str = "#"              # how a comment in its headers begins
 
 
+_RBBB, _PAC_SB = {"CRBBB": "59118001"}, {"PAC": "63593006", "SB": "426627000"}
 DATABASES = {
-    "cpsc_2018": Database(0.16, 500, (6, 60), 0.7, 50, "A{:04d}", {"CRBBB": "59118001"}, True, "#"),
-    "cpsc_2018_extra": Database(0.08, 500, (8, 60), 0.7, 50, "Q{:04d}",
-                                {"PAC": "63593006", "SB": "426627000"}, True, "#"),
-    "st_petersburg_incart": Database(0.0035, 257, (30, 60), 0, 50, "I{:04d}",
-                                     {"PAC": "63593006", "SB": "426627000", "CRBBB": "59118001"}, True, "#"),
-    "ptb": Database(0.012, 1000, (30, 60), 0, 50, "S{:04d}", {}, True, "#"),
-    "ptb-xl": Database(0.5045, 500, (10, 10), 1, 50, "HR{:05d}", {}, False, "# "),
-    "georgia": Database(0.24, 500, (10, 10), 1, 60, "E{:05d}", {"CRBBB": "59118001", "PVC": "17338001"}, True, "#"),
+    "cpsc_2018": Database(0.16, 500, (6, 60), 0.7, "A{:04d}", _RBBB),
+    "cpsc_2018_extra": Database(0.08, 500, (8, 60), 0.7, "Q{:04d}", _PAC_SB),
+    "st_petersburg_incart": Database(0.0035, 257, (30, 60), 0, "I{:04d}", _PAC_SB | _RBBB),
+    "ptb": Database(0.012, 1000, (30, 60), 0, "S{:04d}"),
+    "ptb-xl": Database(0.5045, 500, (10, 10), 1, "HR{:05d}", terse=False, comment="# "),
+    "georgia": Database(0.24, 500, (10, 10), 1, "E{:05d}", _RBBB | {"PVC": "17338001"}, mains=60),
 }
 FULL_INCART_SECONDS = 1800
 UNSCORED = {"MI": "164865005", "STD": "429622005", "JR": "426995002"}
@@ -85,9 +82,13 @@ def draw_findings(rng: np.random.Generator) -> Findings:
     usual = 0.9 if known.get("conduction") == "lbbb" else 1.15
     known["voltage"] = float(rng.uniform(0.27, 0.44) if low
                              else np.clip(usual * np.exp(0.26 * rng.standard_normal()), 0.65, 2.0))
-    known |= _draw_ectopy(rng, known, healthy)
-    known["age"] = _draw_age(rng, known, healthy)
-    return Findings(**known)
+    if not healthy:
+        early = {"pac": .08} if rhythm == "sinus" and known["rate"] < 105 else {}
+        known["ectopy"] = _choose(rng, none=0, pvc=.07, **early)
+        known["ectopics"] = 0 if known["ectopy"] == "none" else int(1 + rng.poisson(0.8))
+    old = rhythm in ("fibrillation", "flutter", "paced") or known.get("conduction") in ("lbbb", "rbbb")
+    age = (73 if old else 48 if healthy else 62) + (10 if old else 16) * rng.standard_normal()
+    return Findings(**known, age=int(np.clip(age, 18, 97)))
 
 
 def _draw_rate(rng, rhythm, healthy) -> dict:
@@ -152,20 +153,6 @@ def _draw_repolarisation(rng, known, healthy) -> dict:
     return found
 
 
-def _draw_ectopy(rng, known, healthy) -> dict:
-    if healthy:
-        return {}
-    allowed = {"pvc": .07} | ({"pac": .08} if known["rhythm"] == "sinus" and known["rate"] < 105 else {})
-    kind = _choose(rng, none=0, **allowed)
-    return {"ectopy": kind, "ectopics": 0 if kind == "none" else int(1 + rng.poisson(0.8))}
-
-
-def _draw_age(rng, known, healthy) -> int:
-    old = known["rhythm"] in ("fibrillation", "flutter", "paced") or known.get("conduction") in ("lbbb", "rbbb")
-    mean = 73 if old else 48 if healthy else 62
-    return int(np.clip(mean + (10 if old else 16) * rng.standard_normal(), 18, 97))
-
-
 def dx_codes(names: list[str], database: Database) -> list[str]:
     """SNOMED CT codes of the diagnoses as this database writes them."""
     if database.terse and {"MI", "STD"} & set(names):
@@ -214,47 +201,31 @@ def header_text(record: str, database: Database, counts: np.ndarray, age: str, s
     return "\n".join(lines + [f"{database.comment}{key}: {value}" for key, value in about.items()]) + "\n"
 
 
-def matlab_bytes(counts: np.ndarray) -> bytes:
-    """MATLAB v4 file of int16 ``val`` (12, samples), little endian, column-major, behind a 24-byte header."""
-    return struct.pack("<5i4s", 30, counts.shape[1], len(counts), 0, 4, b"val\0") + counts.astype("<i2").tobytes()
-
-
 def write_record(index: int, number: int, seed: int, folder: Path, full_length: bool) -> list[str]:
     """Simulate record i, which is the ``number``-th of its database, and write its two files.  Returns its codes."""
     name, findings, age, dx, counts = simulated_record(seed, index, full_length)
     record = DATABASES[name].name.format(number)
     place = folder / name / f"g{number // RECORDS_A_FOLDER + 1}"
     place.mkdir(parents=True, exist_ok=True)
-    (place / f"{record}.mat").write_bytes(matlab_bytes(counts))
+    scipy.io.savemat(place / f"{record}.mat", {"val": counts.T}, format="4")
     sex = "Male" if findings.male else "Female"
     (place / f"{record}.hea").write_text(header_text(record, DATABASES[name], counts, age, sex, dx), encoding="ascii")
     return dx
-
-
-def numbers_in_databases(records: int) -> list[int]:
-    """The running number, from 1, of every record within its database."""
-    seen = Counter()
-    numbers = []
-    for index in range(records):
-        name = database_of(index)
-        seen[name] += 1
-        numbers.append(seen[name])
-    return numbers
 
 
 def prepare_folder(folder: Path, settings: dict):
     """Create the folder, or go on in one that a run with the same settings has begun.
 
     Raises:
-        ECGError: something else is there already.
+        ECGError: something else is there already, or it cannot be made.
     """
     note = folder / "simulation.json"
-    if folder.exists():
-        if not folder.is_dir():
-            raise ECGError(f"{folder} is a file; give a folder as --output_dir")
-        if any(folder.iterdir()) and (not note.is_file() or json.loads(note.read_text()) != settings):
-            raise ECGError(f"{folder} already holds other files; give an empty folder as --output_dir or remove it")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ECGError(f"cannot make the folder {folder} ({error.strerror}); give another --output_dir") from None
+    if any(folder.iterdir()) and (not note.is_file() or json.loads(note.read_text()) != settings):
+        raise ECGError(f"{folder} already holds other files; give an empty folder as --output_dir or remove it")
     note.write_text(json.dumps(settings, indent=1) + "\n")
 
 
@@ -262,69 +233,44 @@ def simulate_folder(folder: Path, records: int, seed: int, workers: int, full_le
     """Write all records with this many processes.  Returns how many records carry each code."""
     prepare_folder(folder, {"records": records, "seed": seed, "full_length": full_length})
     work = partial(write_record, seed=seed, folder=folder, full_length=full_length)
-    indices, numbers = range(records), numbers_in_databases(records)
-    totals = Counter()
-    progress = partial(tqdm, total=records, unit="record", desc="simulating")
-    if workers <= 1:
-        for dx in progress(map(work, indices, numbers)):
-            totals.update(dx)
-        return totals
-    with ProcessPoolExecutor(workers) as pool:
-        for dx in progress(pool.map(work, indices, numbers, chunksize=8)):
+    seen, numbers, totals = Counter(), [], Counter()
+    for name in map(database_of, range(records)):
+        seen[name] += 1
+        numbers.append(seen[name])      # the running number, from 1, of a record within its database
+    with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
+        written = (partial(pool.map, chunksize=8) if pool else map)(work, range(records), numbers)
+        for dx in tqdm(written, total=records, unit="record", desc="simulating"):
             totals.update(dx)
     return totals
 
 
-def draw_class_figures(folder: Path, seed: int, search: int = 3000):
-    """One PNG a diagnosis: of the first ``search`` records a plain one of 10 s, few other findings and little noise."""
-    folder.mkdir(parents=True, exist_ok=True)
-    best = {}
-    for index in range(search):
-        findings = draw_findings(np.random.default_rng([seed, index]))
-        names = diagnoses(findings)
-        plain = len(set(names) - {"NSR"}), findings.noise * max(findings.voltage, 1)
-        for name in names if DATABASES[database_of(index)].seconds == (10, 10) else []:
-            best[name] = min(best.get(name, (plain, index)), (plain, index))
-    for name, (_, index) in tqdm(sorted(best.items()), desc="drawing", unit="figure"):
-        database, findings, _, _, counts = simulated_record(seed, index)
-        title = f"{' + '.join(diagnoses(findings))}   simulated, {findings.rate:.0f}/min, axis {findings.axis:.0f}°"
-        plot_ecg(counts / COUNTS_PER_MV, DATABASES[database].fs, folder / f"{name}.png", title=title)
-
-
 def summary(totals: Counter) -> str:
     """How many records carry each diagnosis, equivalent codes taken together."""
-    unscored = {code: f"{name} (unscored)" for name, code in UNSCORED.items()}
+    names = {code: f"{name} (unscored)" for name, code in UNSCORED.items()}
+    names |= {code: ABBREVIATIONS[number] for code, number in CODE_TO_CLASS.items()}
     merged = Counter()
     for code, count in totals.items():
-        merged[ABBREVIATIONS[CODE_TO_CLASS[code]] if code in CODE_TO_CLASS else unscored[code]] += count
+        merged[names[code]] += count
     return ", ".join(f"{name} {count}" for name, count in merged.most_common())
 
 
-def parse_arguments(argv=None):
+def main(argv=None) -> int:
+    """Command line; see the module's text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True, help="empty folder to fill")
     parser.add_argument("--records", type=int, default=400, help="how many; 400 make a demo (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     parser.add_argument("--full_length", action="store_true", help="INCART's 30 minutes instead of 30 to 60 s")
-    parser.add_argument("--figures", type=Path, help="also draw one ECG of every diagnosis into this folder")
-    return parser.parse_args(argv)
-
-
-def main(argv=None) -> int:
-    """Command line; see the module's text."""
-    args = parse_arguments(argv)
+    args = parser.parse_args(argv)
     try:
         if args.records < 1 or args.seed < 0:
             raise ECGError("--records must be at least 1 and --seed at least 0")
         totals = simulate_folder(args.output_dir, args.records, args.seed, args.workers, args.full_length)
-        print(f"{args.records} records in {args.output_dir}: {summary(totals)}")
-        if args.figures:
-            draw_class_figures(args.figures, args.seed)
-            print(f"one figure a diagnosis in {args.figures}")
     except ECGError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    print(f"{args.records} records in {args.output_dir}: {summary(totals)}")
     return 0
 
 

@@ -7,21 +7,15 @@ experiments/run_signal.py with configs/overlay/byol_finetune.yaml (batch 256, 80
 flags, too.
 """
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.common import train, training_parser
-from util.job import run_main
+from experiments.baselines import run_baseline
+from util.program import run_main
 
-
-def main(argv=None):
-    """Command line; see the module's docstring."""
-    argv = sys.argv[1:] if argv is None else argv
-    parser = training_parser(__doc__, "signal", "BYOL_signal")
-    parser.set_defaults(overlay=["byol_finetune"], finetune="./checkpoints/BYOL_signal.pth")
-    train(parser.parse_args(argv), "BYOL_signal", __file__, argv)
-
+main = partial(run_baseline, "BYOL_signal_finetune", __doc__)
 
 if __name__ == "__main__":
     sys.exit(run_main(main))

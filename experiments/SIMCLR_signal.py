@@ -1,26 +1,23 @@
 """SimCLR pre-training of the signal branch.
 
     python experiments/SIMCLR_signal.py                                     the published settings, first GPU or CPU
-    python experiments/SIMCLR_signal.py --gpu 0,1,2,3 --resume auto         four GPUs, going on where it stopped
+    python experiments/SIMCLR_signal.py --gpu 0,1,2,3 --resume auto         four GPUs, resuming where it stopped
     python experiments/SIMCLR_signal.py --overlay demo --gpu cpu            minutes on a CPU, to try it out
 
 Leaves ./checkpoints/SIMCLR_signal.pth, which run_signal.py --finetune and the others take.
 The same job: bash run_pretrain.sh --config_path configs/pretrain/simclr_signal.yaml ...
-Settings of Phan et al., Multimodality multi-lead ECG arrhythmia classification using self-supervised learning (BHI 2022).
+Settings of Phan et al. (BHI 2022), see experiments/baselines.py.
 """
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.pretraining import main_of
-from util.job import run_main
+from experiments.baselines import run_baseline
+from util.program import run_main
 
-
-def main(argv=None):
-    """Command line; see the module's docstring."""
-    main_of(__doc__, __file__, "simclr_signal", {"encoder.pth": "SIMCLR_signal.pth"}, argv)
-
+main = partial(run_baseline, "SIMCLR_signal", __doc__)
 
 if __name__ == "__main__":
     sys.exit(run_main(main))

@@ -23,17 +23,17 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_preparation.data_extraction_without_preprocessing import quantise
-from experiments.common import add_gpu_flag, load_trained, one_device
+from experiments.devices import add_gpu_flag, one_device
+from experiments.trained_weights import load_trained
 from util.challenge import CLASSES, NAMES
 from util.dataset import CropDataset, EvaluationBatches, make_loader
-from util.engine import resolve_amp
 from util.errors import CheckpointError, ConfigError, ECGError, RecordError
+from util.evaluation import predict
 from util.figures import plot_ecg
-from util.job import run_main
 from util.leads import parse_leads
-from util.store import safe_cell
-from util.supervised import predict
+from util.precision import resolve_amp
+from util.program import run_main
+from util.store import quantise, safe_cell
 from util.thresholds import apply_thresholds, load_thresholds
 from util.wfdb_io import find_headers, read_record, resample_to
 

@@ -7,29 +7,18 @@
     python experiments/run_ensembled.py --config_path configs/downstream/fusion_st_mem.yaml --finetune encoder.pth ...
 
 The last joins ST-MEM's encoder with the spectrogram branch.  More ways to start it: experiments/run_signal.py --help
-Phan et al., Multimodality multi-lead ECG arrhythmia classification using self-supervised learning (BHI 2022).
+Phan et al. (BHI 2022), see experiments/baselines.py.
 """
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.common import train, training_parser
-from util.job import run_main
+from experiments.baselines import run_baseline
+from util.program import run_main
 
-
-def main(argv=None):
-    """Command line; see the module's docstring."""
-    argv = sys.argv[1:] if argv is None else argv
-    parser = training_parser(__doc__, "fusion", "ensemble_wogating or _wgating")
-    parser.add_argument("--gating", action="store_true", help="weigh the branches by a learnt gate")
-    parser.add_argument("--three_head", action="store_true", help="classify each branch alone, too, and train the sum "
-                        "of the three losses")
-    arguments = parser.parse_args(argv)
-    model = {name: True for name in ("gating", "three_head") if getattr(arguments, name)}
-    name = f"ensemble_{'wgating' if arguments.gating else 'wogating'}"
-    train(arguments, name, __file__, argv, model)
-
+main = partial(run_baseline, "run_ensembled", __doc__)
 
 if __name__ == "__main__":
     sys.exit(run_main(main))

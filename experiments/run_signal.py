@@ -2,26 +2,22 @@
 
     python experiments/run_signal.py --batch_size 128 --lr_rate 5e-3 --num_epoches 100 --gpu 0 \\
         --save_folder ./checkpoints/base_signal
-    python experiments/run_signal.py --fold 0 --gpu 0,1 --resume auto ...            one fold, two GPUs, going on
+    python experiments/run_signal.py --fold 0 --gpu 0,1 --resume auto ...            one fold, two GPUs, resumed
     python experiments/run_signal.py --finetune ./checkpoints/DINO_signal_student.pth ...
     torchrun --nproc_per_node 2 experiments/run_signal.py ...                        the same without --gpu 0,1
 
-Phan et al., Multimodality multi-lead ECG arrhythmia classification using self-supervised learning (BHI 2022).
+Phan et al. (BHI 2022), see experiments/baselines.py.
 """
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.common import train, training_parser
-from util.job import run_main
+from experiments.baselines import run_baseline
+from util.program import run_main
 
-
-def main(argv=None):
-    """Command line; see the module's docstring."""
-    argv = sys.argv[1:] if argv is None else argv
-    train(training_parser(__doc__, "signal").parse_args(argv), "signal", __file__, argv)
-
+main = partial(run_baseline, "run_signal", __doc__)
 
 if __name__ == "__main__":
     sys.exit(run_main(main))

@@ -5,22 +5,18 @@
     python experiments/run_spectrogram.py --finetune ./checkpoints/DINO_spectrogram_student.pth ...
 
 The spectrogram is computed in the model.  More ways to start it: python experiments/run_signal.py --help
-Phan et al., Multimodality multi-lead ECG arrhythmia classification using self-supervised learning (BHI 2022).
+Phan et al. (BHI 2022), see experiments/baselines.py.
 """
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.common import train, training_parser
-from util.job import run_main
+from experiments.baselines import run_baseline
+from util.program import run_main
 
-
-def main(argv=None):
-    """Command line; see the module's docstring."""
-    argv = sys.argv[1:] if argv is None else argv
-    train(training_parser(__doc__, "spectrogram").parse_args(argv), "spectrogram", __file__, argv)
-
+main = partial(run_baseline, "run_spectrogram", __doc__)
 
 if __name__ == "__main__":
     sys.exit(run_main(main))

@@ -19,25 +19,28 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.common import add_gpu_flag, find_weights, load_trained, one_device
-from main_finetune import Evaluator, Job
+from experiments.devices import add_gpu_flag, one_device
+from experiments.trained_weights import find_weights, load_trained
 from util.challenge import ABBREVIATIONS
 from util.dataset import FOLDS, split_rows
 from util.errors import CheckpointError, ConfigError
-from util.job import run_main
-from util.scores import all_scores
+from util.evaluation import Evaluator
+from util.files import replacing
+from util.program import run_main
+from util.scores import REPORT, compute_scores, parse_scores
+from util.supervised import LabelledRecords
 from util.threshold_figures import plot_score_curves
-from util.thresholds import Thresholds, apply_thresholds, save_thresholds, search_ascent, search_published
+from util.thresholds import Thresholds, save_thresholds, search_ascent, search_published
 
 MODELS = {"signal": "xresnet1d50", "spectrogram": "spectrogram_se_resnet34", "ensemble": "fusion"}
-HEADINGS = {"auroc": "AUROC", "auprc": "AUPRC", "accuracy": "Acc", "macro_f1": "F1", "f2": "F2", "g2": "G2",
-            "challenge_score": "CM"}  # CM: Challenge metric, as in the paper's tables
+REPORTED = parse_scores(REPORT, ABBREVIATIONS)
 
 
 @dataclass
@@ -56,37 +59,38 @@ def predictions(trained, place: Path, device) -> dict[str, Part]:
     Raises:
         ConfigError: the weights are not of the Challenge's classes.
     """
-    job = Job(trained.config)
-    if job.classes != ABBREVIATIONS:
+    records = LabelledRecords(trained.config)
+    if records.classes != ABBREVIATIONS:
         raise ConfigError(f"{trained.path} is of other classes than the Challenge's 24, which its score needs")
-    if trained.store not in (None, job.store.meta["records_crc32"]):
-        print(f"note: the store at {job.store.path} is not the one that {trained.path.name} was trained on; where its "
+    if trained.store not in (None, records.store.meta["records_crc32"]):
+        print(f"note: the store at {records.store.path} is not the one that {trained.path.name} was trained on; where its "
               "folds differ, test records may have been trained on")
-    made_by = fingerprint(trained, job)
+    made_by = fingerprint(trained, records)
     kept = read_predictions(place, made_by)
     if kept:
         print(f"predictions: {place.name} from an earlier search")
         return kept
     data = trained.config["dataset"]
-    parts = split_rows(job.store, job.rows, data["fold"], protocol=data["protocol"])
-    evaluator, classifier = Evaluator(job, parts, device), trained.classifier.to(device)
+    parts = split_rows(records.store, records.rows, data["fold"], protocol=data["protocol"])
+    evaluator, classifier = Evaluator(records, parts, device), trained.classifier.to(device)
     found = {}
     for name in ("valid", "test"):
         rows = parts[name]
-        found[name] = Part(job.store.records["record"].iloc[rows].to_numpy(str), job.labels[rows] > 0,
+        found[name] = Part(records.store.records["record"].iloc[rows].to_numpy(str), records.labels[rows] > 0,
                            evaluator.predict(classifier, name)[0])
     place.parent.mkdir(exist_ok=True)
-    np.savez_compressed(place, made_by=made_by, **{f"{name}_{key}": value for name, part in found.items()
-                                                   for key, value in vars(part).items()})
+    with replacing(place) as file:
+        np.savez_compressed(file, made_by=made_by, **{f"{name}_{key}": value for name, part in found.items()
+                                                       for key, value in vars(part).items()})
     return found
 
 
-def fingerprint(trained, job) -> str:
+def fingerprint(trained, records) -> str:
     """What the predictions depend on: weights, model, data and how records are cropped and transformed."""
     config = trained.config
     return json.dumps({"weights": hashlib.sha256(trained.path.read_bytes()).hexdigest(), "model": config["model"],
                        "dataset": {k: v for k, v in config["dataset"].items() if k != "store"}, "seed": config["seed"],
-                       "store": [job.store.meta["records_crc32"], job.store.meta["blocks"]]}, sort_keys=True)
+                       "store": [records.store.meta["records_crc32"], records.store.meta["blocks"]]}, sort_keys=True)
 
 
 def read_predictions(place: Path, made_by: str) -> dict[str, Part] | None:
@@ -97,7 +101,7 @@ def read_predictions(place: Path, made_by: str) -> dict[str, Part] | None:
                 return None
             return {name: Part(*(file[f"{name}_{key}"] for key in Part.__dataclass_fields__))
                     for name in ("valid", "test")}
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # of an interrupted or a changed file
         return None
 
 
@@ -114,14 +118,14 @@ def report(fold: int, select: int, found: Thresholds, parts: dict[str, Part]) ->
     rows = []
     for name, number in (("valid", select), ("test", fold)):
         part = parts[name]
-        scores = all_scores(part.labels, part.probabilities, apply_thresholds(part.probabilities, found.thresholds))
+        scores = compute_scores(part.probabilities, part.labels, REPORTED, "multilabel", found.thresholds)
         rows.append({"weights of fold": fold, "part": "search" if name == "valid" else "test", "fold": number,
-                     "records": scores["n_records"], **{title: scores[key] for key, title in HEADINGS.items()}})
+                     "records": len(part.labels), **scores})
     return pd.DataFrame(rows)
 
 
 def print_table(table: pd.DataFrame) -> None:
-    """Tab-separated, as published, four decimals."""
+    """Tab-separated, in the published order, four decimals."""
     print("\t".join(table.columns[1:]))
     for row in table.itertuples(index=False):
         print("\t".join(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row[1:]))
@@ -151,7 +155,7 @@ def mean_rows(table: pd.DataFrame) -> pd.DataFrame:
     for part in ("search", "test"):
         mine = table[table["part"] == part]
         for name in ("mean", "std"):
-            values = mine[list(HEADINGS.values())].agg(name)
+            values = mine[REPORT].agg(name)
             rows.append({"weights of fold": "all", "part": part, "fold": name, "records": mine["records"].sum(),
                          **values})
     return pd.DataFrame(rows)
@@ -241,6 +245,8 @@ def main(argv=None):
         print_table(means)
         table = pd.concat([table, means])
     table.to_csv(results / "scores.csv", index=False, float_format="%.6g")
+    print("published headings: " + ", ".join(f"{score.heading} is {name}" for name, score in REPORTED.items()
+                                             if score.heading != name))
     print(f"thresholds, scores and figures: {results}")
 
 

@@ -85,6 +85,11 @@ class Block(nn.Module):
         return x + self.drop_path(self.ff(x))
 
 
+def take(tokens, index):
+    """tokens (..., n, width) at index (..., k) -> (..., k, width)."""
+    return tokens.gather(-2, index[..., None].expand(*index.shape, tokens.shape[-1]))
+
+
 def patch_embedding(patch_width, width):
     """LN -> Linear -> LN.  Item 0 stands for the published rearrangement, which has no weights."""
     return nn.Sequential(nn.Identity(), nn.LayerNorm(patch_width), nn.Linear(patch_width, width), nn.LayerNorm(width))

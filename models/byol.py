@@ -3,8 +3,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.ema import fit_statistics, follow, momentum_at, slow_copy
-from models.heads import build_encoder, embedding_health, mlp
+from models.contract import Encoder, Method
+from models.ema import follow, momentum_at, slow_copy
+from models.heads import embedding_health, mlp
 from models.registry import register
 from models.views import CONTRASTIVE_VIEWS, Views, encode_views
 from util.errors import ConfigError
@@ -15,7 +16,7 @@ def byol_loss(prediction, target):
     return 2 - 2 * F.cosine_similarity(prediction.float(), target.detach().float(), dim=-1).mean()
 
 
-class BYOL(nn.Module):
+class BYOL(Method):
     """The online network predicts, from one view, the slow target network's projection of the other.
 
     Args:
@@ -35,8 +36,8 @@ class BYOL(nn.Module):
         self.views, self.momentum = views, momentum
 
     def fit_statistics(self, batches):
-        """Fit the input statistics of both encoders on crops (batch, leads, time) in mV, where they have any."""
-        fit_statistics(batches, self.encoder, self.target_encoder)
+        super().fit_statistics(batches)
+        self.target_encoder.load_state_dict(self.encoder.state_dict())
 
     def forward(self, batch):
         """batch {"signal", "random", "progress"} -> {"loss", "embedding_std", "alignment", "uniformity",
@@ -63,13 +64,12 @@ class BYOL(nn.Module):
 
 
 @register
-def byol(encoder="xresnet1d50", encoder_args=None, views=CONTRASTIVE_VIEWS, head_width=512, head_out=128,
-         momentum=0.996, momentum_end=1.0, leads=None):
-    """BYOL around the encoder of this name, built with ``encoder_args`` for ``leads``.
+def byol(encoder: Encoder = "xresnet1d50", views=CONTRASTIVE_VIEWS, head_width=512, head_out=128,
+         momentum=0.996, momentum_end=1.0):
+    """BYOL around an encoder.
 
     Projector width-head_width-head_out and predictor head_out-head_width-head_out, both with BatchNorm and ReLU
     between.  The target's momentum runs on a cosine from ``momentum`` to ``momentum_end`` (published: 0.9 and 0.9).
     """
-    built = build_encoder(encoder, encoder_args, leads)
-    return BYOL(built, mlp(built.width, head_width, head_out, norm=True),
+    return BYOL(encoder, mlp(encoder.width, head_width, head_out, norm=True),
                 mlp(head_out, head_width, head_out, norm=True), Views(views), (momentum, momentum_end))

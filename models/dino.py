@@ -4,8 +4,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from models.ema import fit_statistics, follow, momentum_at, slow_copy
-from models.heads import DINOHead, build_encoder, embedding_health
+from models.contract import Encoder, Method
+from models.ema import follow, momentum_at, slow_copy
+from models.heads import DINOHead, embedding_health
 from models.registry import register
 from models.views import DINO_SIGNAL_VIEWS, Views, encode_views
 from util.errors import ConfigError
@@ -56,7 +57,7 @@ class DINOLoss(nn.Module):
         self.centre.lerp_(mean, 1 - self.centre_momentum)
 
 
-class DINO(nn.Module):
+class DINO(Method):
     """The student learns to give, for every view, what its slow teacher gives for the other, global ones.
 
     Args:
@@ -81,12 +82,11 @@ class DINO(nn.Module):
 
     @property
     def exports(self):
-        """Encoders worth keeping, by name."""
         return {"student": self.encoder, "teacher": self.teacher_encoder}
 
     def fit_statistics(self, batches):
-        """Fit the input statistics of both encoders on crops (batch, leads, time) in mV, where they have any."""
-        fit_statistics(batches, self.encoder, self.teacher_encoder)
+        super().fit_statistics(batches)
+        self.teacher_encoder.load_state_dict(self.encoder.state_dict())
 
     def forward(self, batch):
         """batch {"signal", "random", "epoch", "progress"} -> {"loss", "teacher_entropy", "kl", "embedding_std",
@@ -109,19 +109,17 @@ class DINO(nn.Module):
 
 
 @register
-def dino(encoder="xresnet1d50", encoder_args=None, views=DINO_SIGNAL_VIEWS, head_width=512, head_out=65536,
+def dino(encoder: Encoder = "xresnet1d50", views=DINO_SIGNAL_VIEWS, head_width=512, head_out=65536,
          bottleneck=128, student_temperature=0.1, teacher_temperature=0.04, warmup_teacher_temperature=0.04,
-         warmup_teacher_epochs=30, centre_momentum=0.9, momentum=0.996, momentum_end=1.0, freeze_last_layer=1,
-         leads=None):
-    """DINO around the encoder of this name, built with ``encoder_args`` for ``leads``.
+         warmup_teacher_epochs=30, centre_momentum=0.9, momentum=0.996, momentum_end=1.0, freeze_last_layer=1):
+    """DINO around an encoder.
 
     Head MLP width-head_width-head_width-bottleneck and ``head_out`` prototypes.  The teacher's temperature goes from
     ``warmup_teacher_temperature`` to ``teacher_temperature`` in ``warmup_teacher_epochs``, its momentum on a cosine
     from ``momentum`` to ``momentum_end`` (published: constant 0.996) over the run; the prototypes stay as they are for
     ``freeze_last_layer`` epochs.
     """
-    built = build_encoder(encoder, encoder_args, leads)
-    return DINO(built, DINOHead(built.width, head_width, bottleneck, head_out), Views(views),
+    return DINO(encoder, DINOHead(encoder.width, head_width, bottleneck, head_out), Views(views),
                 DINOLoss(head_out, student_temperature, centre_momentum),
                 (warmup_teacher_temperature, teacher_temperature, warmup_teacher_epochs),
                 (momentum, momentum_end), freeze_last_layer)

@@ -28,14 +28,3 @@ def momentum_at(progress: float, start: float, end: float) -> float:
 def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
     """slow = momentum * slow + (1 - momentum) * fast, over all parameters at once."""
     torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), 1 - momentum)
-
-
-def fit_statistics(batches, encoder: nn.Module, slow: nn.Module | None = None) -> None:
-    """Let the encoder fit the statistics of its input where it has any, and hand them to its slow copy.
-
-    For use before training starts, when the two are equal anyway.
-    """
-    if hasattr(encoder, "fit_statistics"):
-        encoder.fit_statistics(batches)
-        if slow is not None:
-            slow.load_state_dict(encoder.state_dict())

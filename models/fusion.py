@@ -6,13 +6,13 @@ self-supervised learning (BHI 2022, arXiv 2210.06297).
 import torch
 from torch import nn
 
+from models.contract import Encoder
 from models.encoder.cnn import classifier, init_from_scratch
-from models.encoder.standardize import fit_statistics
-from models.registry import build_model, register
+from models.registry import register
 from util.errors import ConfigError
 
 
-class Fusion(nn.Module):
+class Fusion(Encoder):
     """Two encoders of one crop and a classifier of their joined features.
 
     Features s and p of the two branches give the concatenation [s, p]; with a gate g = softmax(W [s, p] + b), two
@@ -26,9 +26,7 @@ class Fusion(nn.Module):
         num_classes: None for an encoder without heads.
     """
 
-    returns_all = True  # tells the engine that forward takes return_all
-
-    def __init__(self, signal: nn.Module, spectrogram: nn.Module, gating: bool, three_head: bool,
+    def __init__(self, signal: Encoder, spectrogram: Encoder, gating: bool, three_head: bool,
                  num_classes: int | None):
         super().__init__()
         self.signal, self.spectrogram = signal, spectrogram
@@ -43,13 +41,16 @@ class Fusion(nn.Module):
                                      for name, branch in self.branches.items()})
 
     @property
-    def branches(self) -> dict[str, nn.Module]:
-        """The two encoders by name, to load pre-trained weights into or to freeze."""
+    def branches(self) -> dict[str, Encoder]:
         return {"signal": self.signal, "spectrogram": self.spectrogram}
 
-    def fit_statistics(self, batches) -> None:
-        """Fit the standardisation of the branches that have one, in a single pass; arguments as in CNNEncoder."""
-        fit_statistics([branch for branch in self.branches.values() if hasattr(branch, "standardize")], batches)
+    @property
+    def heads(self) -> dict[str, nn.Module]:
+        heads = {"head": self.head, "gate": self.gate, "extra_heads": self.extra_heads}
+        return {name: part for name, part in heads.items() if part is not None}
+
+    def standardizers(self):
+        return [each for branch in self.branches.values() for each in branch.standardizers()]
 
     def _join(self, x):
         """Crop -> joined features (batch, width), gate (batch, 2) or None, features of each branch by name."""
@@ -65,18 +66,11 @@ class Fusion(nn.Module):
         """Crop (batch, leads, time) in mV -> joined, and where there is a gate weighted, features (batch, width)."""
         return self._join(x)[0]
 
-    def forward(self, x: torch.Tensor, return_all: bool = False) -> torch.Tensor | dict:
-        """Crop (batch, leads, time) in mV -> logits (batch, classes).
-
-        With ``return_all``, as in training, a dict: "logits"; with a gate "gate" (batch, 2), signal's weight first;
-        with three heads "extra_logits", a list of logits whose losses are added to that of "logits".  One call uses
-        every parameter, as DistributedDataParallel asks.
-        """
+    def outputs(self, x: torch.Tensor) -> dict:
+        """Crop (batch, leads, time) in mV -> "logits" (batch, classes); with a gate "gate" (batch, 2), signal's weight
+        first; with three heads "extra_logits".  One call uses every parameter, as DistributedDataParallel asks."""
         joined, gate, alone = self._join(x)
-        logits = self.head(joined)
-        if not return_all:
-            return logits
-        result = {"logits": logits}
+        result = {"logits": self.head(joined)}
         if gate is not None:
             result["gate"] = gate
         if self.extra_heads:
@@ -84,36 +78,20 @@ class Fusion(nn.Module):
         return result
 
 
-def _branch(role: str, default: str, settings: dict | None) -> nn.Module:
-    """The encoder that a fusion's ``signal:`` or ``spectrogram:`` asks for, without a head of its own."""
-    if not isinstance(settings, dict | None):
-        raise ConfigError(f"fusion.{role} is '{settings}'; write it as a mapping, {{name: {default}}}")
-    settings = {"name": default, **(settings or {})}
-    if "num_classes" in settings:
-        raise ConfigError(f"fusion.{role}: a branch has no num_classes; set the fusion's own")
-    branch = build_model(**settings, num_classes=None)
-    if hasattr(branch, "fit_statistics") and not hasattr(branch, "standardize"):
-        raise ConfigError(f"fusion.{role}: {settings['name']} has fit_statistics but not the standardize and "
-                          "unstandardized by which a fusion fits two branches in one pass; see CNNEncoder")
-    return branch
-
-
 @register
-def fusion(signal: dict | None = None, spectrogram: dict | None = None, gating: bool = False,
+def fusion(signal: Encoder = "xresnet1d50", spectrogram: Encoder = "spectrogram_se_resnet34", gating: bool = False,
            three_head: bool = False, num_classes: int | None = 24) -> Fusion:
     """Signal and spectrogram branch joined.
 
     Args:
-        signal: {name: any encoder of the registry, **its arguments}; xresnet1d50 unless named.
-        spectrogram: the same; spectrogram_se_resnet34 unless named.
+        signal, spectrogram: any two encoders.
         gating: weigh the branches by a learnt gate.
         three_head: classify each branch alone, too, and train the sum of the three losses.
         num_classes: classes of every head; None for an encoder without heads.
 
     Raises:
-        ConfigError: unknown encoder or argument, or three heads without classes.
+        ConfigError: three heads without classes.
     """
     if three_head and num_classes is None:
         raise ConfigError("fusion: three_head needs num_classes; an encoder without classes has no heads")
-    return Fusion(_branch("signal", "xresnet1d50", signal),
-                  _branch("spectrogram", "spectrogram_se_resnet34", spectrogram), gating, three_head, num_classes)
+    return Fusion(signal, spectrogram, gating, three_head, num_classes)

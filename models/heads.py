@@ -1,23 +1,9 @@
-"""What self-supervised methods share around an encoder: building it, projection heads, and the numbers that show
-whether embeddings collapse."""
+"""What self-supervised methods share around an encoder: projection heads, and numbers that show collapse."""
 from math import sqrt
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-
-from models.registry import build_model, model_arguments
-
-
-def build_encoder(name: str, encoder_args: dict | None, leads: list[str] | None = None) -> nn.Module:
-    """The encoder ``name`` without a classifier, for these leads (None: as ``encoder_args`` say)."""
-    given = {**(encoder_args or {}), "num_classes": None}
-    known = model_arguments(name)
-    if leads is not None and "leads" in known:
-        given.setdefault("leads", leads)
-    elif leads is not None and "num_leads" in known:
-        given.setdefault("num_leads", len(leads))
-    return build_model(name, **given)
 
 
 def mlp(*widths: int, norm: bool = False, activation=nn.ReLU) -> nn.Sequential:

@@ -2,7 +2,8 @@
 import torch
 import torch.nn as nn
 
-from models.blocks import Block, sincos_positions
+from models.blocks import Block, sincos_positions, take
+from models.contract import Method
 from models.encoder.vit import SIZES
 from models.registry import register
 from util.errors import ConfigError
@@ -45,13 +46,8 @@ def draw_noise(random, series, shape):
     return random.uniform(*shape) if random else torch.rand(len(series), *shape, device=series.device)
 
 
-def take(tokens, index):
-    """tokens (..., n, width) at index (..., k) -> (..., k, width)."""
-    return tokens.gather(-2, index[..., None].expand(*index.shape, tokens.shape[-1]))
-
-
-class MaskedAutoencoder(nn.Module):
-    """Base of the three masked autoencoders.  A subclass says how to make patches, encode and decode.
+class MaskedAutoencoder(Method):
+    """Base of the three masked autoencoders.  A subclass says how to decode.
 
     Args:
         encoder: built without a head; its position table is replaced by the frozen sine-cosine one.
@@ -99,11 +95,7 @@ class MaskedAutoencoder(nn.Module):
 
     def patches(self, series):
         """Target patches: (batch, leads, time) -> (batch, ..., tokens, target_width)."""
-        raise NotImplementedError
-
-    def encode(self, patches, keep):
-        """Latents of the kept tokens."""
-        raise NotImplementedError
+        return self.encoder.patchify(series)
 
     def decode(self, latent, restore):
         """Latents -> predicted patches, shaped like ``patches(series)``."""
@@ -148,7 +140,7 @@ class MaskedAutoencoder(nn.Module):
         if noise is None:
             noise = draw_noise(random, batch, shape)
         keep, restore, mask = draw_mask(noise, self.mask_ratio if mask_ratio is None else mask_ratio)
-        pred = self.decode(self.encode(target, keep), restore)
+        pred = self.decode(self.encoder.tokens(batch, keep), restore)
         return {"loss": self.loss(target, pred, mask), "pred": pred, "mask": mask}
 
     def reconstruct(self, batch):

@@ -11,14 +11,6 @@ class MLAE(ClassTokenAutoencoder):
         super().__init__(encoder, target_width=encoder.seq_len, positions=len(encoder.known_leads),
                          tokens=len(encoder.leads), **options)
 
-    def patches(self, series):
-        self.encoder.check_length(series)
-        self.encoder.input_leads(series)
-        return series
-
-    def token_positions(self, table, count):
-        return self.encoder.lead_positions(table, self.encoder.lead_rows(self.encoder.leads))
-
     def unpatch(self, patches):
         return patches
 

@@ -3,28 +3,18 @@ import torch
 from einops import rearrange
 
 from models.encoder.vit import ViT
-from models.mae import MaskedAutoencoder, mae_factory, take
+from models.mae import MaskedAutoencoder, mae_factory
 
 
 class ClassTokenAutoencoder(MaskedAutoencoder):
     """Masked autoencoder whose encoder has a class token: MTAE here, MLAE in mlae.py."""
 
-    def encode(self, patches, keep):
-        """(b, n, p), keep (b, k) -> (b, 1 + k, width); the class token is never masked."""
-        position = self.token_positions(self.encoder.pos_embedding, patches.shape[1])[0, keep]
-        tokens = self.to_patch_embedding(take(patches, keep)) + position
-        return self.encoder.norm(self.encoder.run_blocks(self.encoder.with_class_token(tokens)))
-
     def decode(self, latent, restore):
         tokens = self.to_decoder_embedding(latent)
         table = self.decoder_pos_embed
         tokens = torch.cat([tokens[:, :1], self.fill_masked(tokens[:, 1:], restore)], dim=1)
-        position = torch.cat([table[:, :1], self.token_positions(table, restore.shape[1])], dim=1)
+        position = torch.cat([table[0, :1], self.encoder.token_positions(table, restore.shape[1])])
         return self.run_decoder(tokens + position)[:, 1:]
-
-    def token_positions(self, table, count):
-        """Positions of the ``count`` tokens, (1, count, width), from a table whose row 0 is the class token's."""
-        return table[:, 1:count + 1]
 
 
 class MTAE(ClassTokenAutoencoder):
@@ -33,9 +23,6 @@ class MTAE(ClassTokenAutoencoder):
     def __init__(self, encoder, **options):
         super().__init__(encoder, target_width=encoder.patch_size * len(encoder.known_leads),
                          positions=encoder.seq_len // encoder.patch_size, **options)
-
-    def patches(self, series):
-        return self.encoder.patchify(series)
 
     def unpatch(self, patches):
         return rearrange(patches, "b n (p l) -> b l (n p)", l=len(self.encoder.known_leads))

@@ -1,17 +1,34 @@
-"""Every model by the name used in YAML (``model_name`` and nested ``name`` keys).
+"""Every model by the name used in YAML, and the one way to build it.
 
 A factory is a plain function with keyword arguments, marked by ``@register``; its name is the YAML name and its
-arguments are the keys allowed under ``model:``.  Adding a model is one file anywhere under ``models/``.
+arguments are the keys allowed under ``model:``.  An argument annotated as ``Encoder`` is itself given as a spec.  Adding
+a model is one file anywhere under ``models/``.
 """
 import importlib
 import inspect
 import pkgutil
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import get_args
 
+from torch import nn
+
+from models.contract import Encoder
 from util.errors import ConfigError
 
 MODELS = {}
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a model has to know of its data.
+
+    Attributes:
+        leads: names of the crops' leads, in order; fs: sampling rate in Hz; num_classes: None for no classifier.
+    """
+    leads: tuple[str, ...]
+    fs: float
+    num_classes: int | None = None
 
 
 def register(factory):
@@ -42,10 +59,78 @@ def find_model(name: str):
     return MODELS[name]
 
 
-def model_arguments(name: str) -> dict[str, inspect.Parameter]:
-    """The keyword arguments that the factory ``name`` takes."""
-    return {key: p for key, p in inspect.signature(find_model(name)).parameters.items()
-            if p.kind is not inspect.Parameter.VAR_KEYWORD}
+def build(spec, data: DataFacts | None = None, **arguments) -> nn.Module:
+    """Build a model.
+
+    Args:
+        spec: ``{"name": ..., **arguments}``, or the name alone; an argument that is an encoder is such a spec, too.
+        data: fills in leads, fs and num_classes wherever a factory takes them, at any depth.
+        arguments: more of the spec's.
+
+    Raises:
+        ConfigError: an unknown model, an argument that its factory does not take, of another type than its annotation
+            or default, or that contradicts the data.
+    """
+    return _build(spec, data, arguments, nested=False)
+
+
+def _build(spec, data, arguments, nested):
+    spec = {"name": spec} if isinstance(spec, str) else spec
+    if not isinstance(spec, dict) or "name" not in spec:
+        raise ConfigError(f"a model is a name, or a mapping {{name: ..., argument: value}}, not {spec!r}")
+    given = {**spec, **arguments}
+    name = given.pop("name")
+    factory = find_model(name)
+    known = {key: p for key, p in inspect.signature(factory).parameters.items() if p.kind is not p.VAR_KEYWORD}
+    _check_names(name, given, known)
+    for key, parameter in known.items():
+        if parameter.annotation is Encoder:
+            given[key] = _encoder(key, given.get(key), parameter.default, data)
+    if nested and "num_classes" in known:
+        given["num_classes"] = None
+    given |= _facts(name, given, known, data)
+    for key, value in given.items():
+        _check_type(name, key, value, known[key])
+    return factory(**given)
+
+
+def _encoder(key, spec, default, data):
+    """The encoder, without a head of its own, that the argument ``key`` asks for."""
+    if isinstance(spec, nn.Module):
+        return spec
+    spec = {"name": spec} if isinstance(spec, str) else {} if spec is None else spec
+    if not isinstance(spec, dict):
+        raise ConfigError(f"model.{key} is an encoder: write its name, or {{name: {default}, argument: value}}, "
+                          f"not {spec!r}")
+    if "num_classes" in spec:
+        raise ConfigError(f"model.{key}: an encoder inside another model has no num_classes of its own; leave it out")
+    return _build({"name": default, **spec}, data and replace(data, num_classes=None), {}, nested=True)
+
+
+def _facts(name, given, known, data):
+    """Arguments that follow from the data.
+
+    Raises:
+        ConfigError: the spec says otherwise.
+    """
+    if data is None:
+        return {}
+    # An encoder that goes by the leads' names may know more of them than the data has.
+    facts = {"leads": list(data.leads)} if "leads" in known else {"num_leads": len(data.leads)}
+    facts |= {"fs": data.fs, "num_classes": data.num_classes}
+    facts = {key: value for key, value in facts.items() if key in known and (key != "num_classes" or value is not None)}
+    for key, value in facts.items():
+        if given.get(key, value) != value:
+            raise ConfigError(f"model {name}: {key} is {given[key]} but that of the dataset is {value}; leave it out")
+    return facts
+
+
+def _check_names(name, given, known):
+    unknown = sorted(set(given) - set(known))
+    missing = sorted(key for key, p in known.items() if p.default is p.empty and key not in given)
+    if unknown or missing:
+        problem = f"does not take {', '.join(unknown)}" if unknown else f"needs {', '.join(missing)}"
+        raise ConfigError(f"model {name} {problem}; its arguments are {', '.join(known) or '(none)'}")
 
 
 def _kinds(parameter) -> tuple[type, ...]:
@@ -58,23 +143,10 @@ def _kinds(parameter) -> tuple[type, ...]:
     return kinds if set(kinds) <= set(plain) else ()
 
 
-def build_model(name: str, **kwargs):
-    """Build the model ``name``; an argument it does not take is an error that lists those it does.
-
-    Raises:
-        ConfigError: unknown model or argument, or a value of another type than the argument's annotation or default.
-    """
-    known = model_arguments(name)
-    unknown = sorted(set(kwargs) - set(known))
-    missing = sorted(key for key, p in known.items() if p.default is inspect.Parameter.empty and key not in kwargs)
-    if unknown or missing:
-        problem = f"does not take {', '.join(unknown)}" if unknown else f"needs {', '.join(missing)}"
-        raise ConfigError(f"model {name} {problem}; its arguments are {', '.join(known)}")
-    for key, value in kwargs.items():
-        kinds = _kinds(known[key])
-        # a bool is an int to Python, but no number to people; a whole number may stand for a float
-        fits = bool in kinds if isinstance(value, bool) else isinstance(value, (*kinds, int if float in kinds else kinds))
-        if kinds and not fits:
-            words = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
-            raise ConfigError(f"model {name}: {key} must be of type {words}, such as {known[key].default!r}, not {value!r}")
-    return find_model(name)(**kwargs)
+def _check_type(name, key, value, parameter):
+    kinds = _kinds(parameter)
+    # a bool is an int to Python, but no number to people; a whole number may stand for a float
+    fits = bool in kinds if isinstance(value, bool) else isinstance(value, (*kinds, int if float in kinds else kinds))
+    if kinds and not fits:
+        words = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise ConfigError(f"model {name}: {key} must be of type {words}, such as {parameter.default!r}, not {value!r}")

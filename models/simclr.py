@@ -2,11 +2,10 @@
 import torch
 import torch.distributed as dist
 from einops import rearrange
-from torch import nn
 from torch.nn import functional as F
 
-from models.ema import fit_statistics
-from models.heads import build_encoder, embedding_health, mlp
+from models.contract import Encoder, Method
+from models.heads import embedding_health, mlp
 from models.registry import register
 from models.views import CONTRASTIVE_VIEWS, Views, encode_views
 from util.errors import ConfigError
@@ -56,7 +55,7 @@ def nt_xent(first, second, temperature: float) -> torch.Tensor:
         return F.cross_entropy(similarity.scatter(1, itself[:, None], -torch.inf), partner)
 
 
-class SimCLR(nn.Module):
+class SimCLR(Method):
     """Two views of a crop attract each other and repel those of all other crops.
 
     Args:
@@ -72,10 +71,6 @@ class SimCLR(nn.Module):
             raise ConfigError(f"simclr needs 2 views, the configuration makes {views.count}")
         self.encoder, self.head, self.views, self.temperature = encoder, head, views, temperature
 
-    def fit_statistics(self, batches):
-        """Fit the encoder's input statistics on crops (batch, leads, time) in mV, where it has any."""
-        fit_statistics(batches, self.encoder)
-
     def forward(self, batch):
         """batch {"signal", "random"} -> {"loss", "embedding_std", "alignment", "uniformity"}."""
         views = self.views(batch["signal"], batch["random"])
@@ -84,9 +79,6 @@ class SimCLR(nn.Module):
 
 
 @register
-def simclr(encoder="xresnet1d50", encoder_args=None, views=CONTRASTIVE_VIEWS, head_width=512, head_out=128,
-           temperature=0.1, leads=None):
-    """SimCLR around the encoder of this name, built with ``encoder_args`` for ``leads``; head MLP
-    width-head_width-head_out."""
-    built = build_encoder(encoder, encoder_args, leads)
-    return SimCLR(built, mlp(built.width, head_width, head_out), Views(views), temperature)
+def simclr(encoder: Encoder = "xresnet1d50", views=CONTRASTIVE_VIEWS, head_width=512, head_out=128, temperature=0.1):
+    """SimCLR around an encoder; head MLP width-head_width-head_out."""
+    return SimCLR(encoder, mlp(encoder.width, head_width, head_out), Views(views), temperature)

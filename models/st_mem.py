@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 
 from models.encoder.st_mem_vit import ST_MEM_ViT
-from models.mae import MaskedAutoencoder, mae_factory, take
+from models.mae import MaskedAutoencoder, mae_factory
 
 
 class ST_MEM(MaskedAutoencoder):
@@ -16,17 +16,6 @@ class ST_MEM(MaskedAutoencoder):
     def __init__(self, encoder, **options):
         super().__init__(encoder, target_width=encoder.patch_size, positions=encoder.seq_len // encoder.patch_size,
                          zero_rows_behind=1, **options)
-
-    def patches(self, series):
-        return self.encoder.patchify(series)
-
-    def encode(self, patches, keep):
-        """(b, leads, n, p), keep (b, leads, k) -> (b, leads * (k + 2), width); in noise order, with separators."""
-        rows = self.encoder.input_leads(patches)
-        position = self.encoder.pos_embedding[0, 1:patches.shape[2] + 1][keep]  # (b, leads, k, width)
-        tokens = self.to_patch_embedding(take(patches, keep)) + position
-        tokens = rearrange(self.encoder.wrap_leads(tokens, rows), "b l n d -> b (l n) d")
-        return self.encoder.norm(self.encoder.run_blocks(tokens))
 
     def decode(self, latent, restore):
         """Each lead alone, folded into the batch: one pass of the decoder serves all leads."""

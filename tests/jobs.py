@@ -54,7 +54,7 @@ class Result:
 
 def _arm(path, stop_at, number):
     """Write down every point, and send oneself the signal at ``stop_at``: (kind, how many of them came before)."""
-    from main_finetune import predict
+    from util import evaluation
     from util.engine import Training
     from util.run_log import RunLog
     log = open(path, "w", buffering=1)
@@ -71,7 +71,7 @@ def _arm(path, stop_at, number):
 
     Training._step = pointed("step", Training._step)
     RunLog.line = pointed("line", RunLog.line)
-    sys.modules["main_finetune"].predict = pointed("evaluation", predict)
+    evaluation.predict = pointed("evaluation", evaluation.predict)
     os.fsync, os.replace = pointed("sync", os.fsync), pointed("rename", os.replace)
 
 
@@ -87,7 +87,7 @@ def _process(program, argv, folder, rank, world, port, stop_at, number, patch):
             _arm(folder / "points.txt", stop_at, number)
         if patch is not None:
             patch()
-        from util.job import run_main
+        from util.program import run_main
         status = run_main(importlib.import_module(program).main, argv)
         sys.stdout.flush()
         os._exit(status)

@@ -6,7 +6,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.byol import byol_loss
 from models.ema import follow, momentum_at, slow_copy
-from models.registry import build_model
+from models.registry import build
 from tiny_encoder import assert_every_parameter_learns, gradients, tiny_batch
 from two_processes import run_processes
 from util.errors import ConfigError
@@ -16,7 +16,7 @@ STEPS = 4
 
 def make(**arguments):
     torch.manual_seed(0)
-    return build_model("byol", **{"encoder": "tiny_encoder", "head_width": 32, "head_out": 8, **arguments})
+    return build("byol", **{"encoder": "tiny_encoder", "head_width": 32, "head_out": 8, **arguments})
 
 
 def record_outputs(module):
@@ -157,7 +157,7 @@ def test_only_parameters_are_averaged():
 
 
 def test_target_batch_norm_gathers_its_own_statistics():
-    model = make(encoder_args={"norm": True})
+    model = make(encoder={"name": "tiny_encoder", "norm": True})
     model(tiny_batch())
     assert model.target_encoder.norm.running_mean.abs().max() > 0
     assert model.target_projector[1].num_batches_tracked == 1
@@ -167,7 +167,7 @@ def test_state_dict_alone_restores_the_method():
     model = make(momentum=0.5)
     train(model, 2)
     torch.manual_seed(5)
-    restored = build_model("byol", encoder="tiny_encoder", head_width=32, head_out=8, momentum=0.5)
+    restored = build("byol", encoder="tiny_encoder", head_width=32, head_out=8, momentum=0.5)
     restored.load_state_dict(model.state_dict())
     train(model, 2, first=2)
     train(restored, 2, first=2)
@@ -177,8 +177,8 @@ def test_state_dict_alone_restores_the_method():
 def test_statistics_are_the_same_in_both_encoders():
     model = make()
     model.fit_statistics([torch.full((4, 12, 250), 2.0)])
-    assert torch.equal(model.encoder.mean, torch.full((12, 1), 2.0))
-    assert torch.equal(model.encoder.mean, model.target_encoder.mean)
+    assert torch.equal(model.encoder.standardize.mean, torch.full((12,), 2.0))
+    assert torch.equal(model.encoder.standardize.mean, model.target_encoder.standardize.mean)
 
 
 def test_wrong_number_of_views_is_an_error():
@@ -187,7 +187,7 @@ def test_wrong_number_of_views_is_an_error():
 
 
 def test_published_heads():
-    model = build_model("byol", encoder="tiny_encoder", encoder_args={"width": 512})
+    model = build("byol", encoder={"name": "tiny_encoder", "width": 512})
     for head, widths in ((model.projector, (512, 512, 128)), (model.predictor, (128, 512, 128))):
         assert [type(layer).__name__ for layer in head] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
         assert (head[0].in_features, head[0].out_features, head[3].out_features) == widths

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from models.registry import build_model
-from util import checkpoint, files
-from util.checkpoint import find_resume, load, load_encoder, load_training, prune, read_encoder, save
+from models.registry import build
+from util import files, resume
+from util.checkpoint import find_resume, load, load_training, prune, save
 from util.config import load_config
 from util.errors import CheckpointError, ConfigError
 from util.files import remove_temporary
 from util.supervised import SupervisedTask
-from util.transfer import check_pretrained
+from util.transfer import check_pretrained, load_encoder, read_encoder
 
 CONTENT = {"model": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3)}, "epoch": 4, "names": ["loss"]}
 SIZES = {"seq_len": 150, "patch_size": 75}
@@ -271,11 +271,11 @@ def test_what_cannot_be_resumed_from(saved, tmp_path):
 @pytest.fixture(scope="module")
 def method():
     torch.manual_seed(0)
-    return build_model("st_mem_vit_tiny_dec128d2b", mask_ratio=0.5, **SIZES)
+    return build("st_mem_vit_tiny_dec128d2b", mask_ratio=0.5, **SIZES)
 
 
 def classifier(**options):
-    return build_model("st_mem_vit_tiny", **{"num_classes": 3, **SIZES, **options})
+    return build("st_mem_vit_tiny", **{"num_classes": 3, **SIZES, **options})
 
 
 @pytest.mark.parametrize("kind", ["encoder.pth", "pre-training checkpoint", "bare state dict", "best of fine-tuning",
@@ -329,12 +329,12 @@ def test_encoder_that_lacks_a_tensor_or_matches_nothing_is_refused(tmp_path, met
 # ============ random states ============
 def test_every_generator_goes_on_where_it_was():
     random.gauss(0, 1), np.random.standard_normal()  # both keep half a pair
-    state = checkpoint.random_state()
+    state = resume.random_state()
 
     def draw():
         return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.standard_normal(), torch.rand(3).tolist()]
     first = draw()
     draw()
-    checkpoint.set_random_state(state)
+    resume.set_random_state(state)
     assert draw() == first
     assert all(isinstance(value, torch.Tensor) for value in state.values())

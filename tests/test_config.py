@@ -6,17 +6,18 @@ import json
 import pytest
 import torch
 
-from models.registry import build_model, model_arguments
+from models.contract import Encoder, Method
 from util.checks import fits
 from util.config import (ROOT, check, describe_keys, find_overlay, load_config, load_yaml, merge, parse_override,
                          read_yaml, save_config)
 from util.config_keys import KEYS, PROGRAMS, REQUIRED, keys_of, page
 from util.dataset import parse_classes, parse_cropping
 from util.errors import ConfigError
-from util.job import argument_parser, config_from, lead_arguments
+from util.command_line import argument_parser, config_from
 from util.leads import parse_leads
-from util.metrics import parse_metrics
 from util.optim import OPTIMIZERS, resolve_lr
+from util.scores import parse_scores
+from util.setup import build_configured
 from util.transforms import build_pipeline
 
 PRETRAIN = sorted((ROOT / "configs" / "pretrain").glob("*.yaml"))
@@ -239,16 +240,13 @@ def check_job(config, downstream):
         if data["eval_transforms"]:
             evaluation = parse_cropping(data["eval_transforms"], "dataset.eval_transforms")
             build_pipeline(data["eval_transforms"], length=evaluation.length, fs=data["fs"])
-        parse_metrics(config["metric"]["target_metrics"], tuple(classes))
+        parse_scores(config["metric"]["target_metrics"], tuple(classes), config["metric"]["task"])
     assert resolve_lr(config["train"], config["dataloader"]["batch_size"], 1) > 0
     assert config["train"]["optimizer"] in OPTIMIZERS
-    arguments = {**config["model"], **lead_arguments(model_arguments(config["model_name"]), config)}
-    if downstream:
-        arguments.setdefault("num_classes", len(classes))
     with torch.device("meta"):
-        model = build_model(config["model_name"], **arguments)
+        model = build_configured(config, len(classes) if downstream else None)
     assert any(p.requires_grad for p in model.parameters())
-    assert hasattr(model, "head" if downstream else "encoder")
+    assert isinstance(model, Encoder if downstream else Method)
     return model, leads
 
 
@@ -263,9 +261,9 @@ def test_every_config_builds_its_transforms_and_its_model(path, overlay):
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.stem)
 def test_every_overlay_merges_over_a_config_it_is_made_for(overlay):
-    made_for = {"moments": "pretrain/simclr_signal", "moments_dino_signal": "pretrain/dino_signal",
-                "moments_dino_spectrogram": "pretrain/dino_spectrogram",
-                "reduced_ssl": "pretrain/simclr_signal"}.get(overlay.stem, "downstream/st_mem")
+    made_for = {"moments": "pretrain/simclr_signal", "simclr_large_batch": "pretrain/simclr_signal",
+                "moments_dino_signal": "pretrain/dino_signal",
+                "moments_dino_spectrogram": "pretrain/dino_spectrogram", "reduced_ssl": "pretrain/simclr_signal"}.get(overlay.stem, "downstream/st_mem")
     path = ROOT / "configs" / f"{made_for}.yaml"
     config = load_config([path, overlay], program=program_of(path))
     assert config != load_config([path], program=program_of(path)), "the overlay changes nothing"
@@ -563,6 +561,7 @@ def test_one_message_names_every_key_that_moved(tmp_path):
 @pytest.mark.parametrize("override, words", [
     ("loss={name: bce, weight: 2}", "loss must be text"), ("dataset.rand_augment={use: false}", None),
     ("train.use_amp=maybe", "instead of train.use_amp write train.amp"), ("train.use_amp=true", None),
+    ("model.encoder_args.channels=4", "write model.encoder: {name: ..., argument: value}"),
     ("use_amp=true", "instead of use_amp write train.amp"), ("train.dist_eval=false", None),
 ])
 def test_published_keys_by_set(override, words):

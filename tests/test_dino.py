@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.dino import DINOLoss, teacher_temperature_at
 from models.heads import DINOHead, Prototypes
-from models.registry import build_model
+from models.registry import build
 from models.views import DINO_SPECTROGRAM_VIEWS
 from tiny_encoder import assert_every_parameter_learns, gradients, tiny_batch
 from two_processes import run_processes
@@ -20,7 +20,7 @@ SMALL = {"encoder": "tiny_encoder", "head_width": 32, "bottleneck": 8, "head_out
 
 def make(**arguments):
     torch.manual_seed(0)
-    return build_model("dino", **{**SMALL, **arguments})
+    return build("dino", **{**SMALL, **arguments})
 
 
 def train(model, steps, rows=slice(None), first=0, optimizer=None):
@@ -199,7 +199,7 @@ def test_state_dict_alone_restores_the_method():
     model = make()
     train(model, 3)
     torch.manual_seed(5)
-    restored = build_model("dino", **SMALL)
+    restored = build("dino", **SMALL)
     restored.load_state_dict(model.state_dict())
     assert restored.loss.centre.abs().max() > 0
     train(model, 3, first=3)
@@ -210,8 +210,8 @@ def test_state_dict_alone_restores_the_method():
 def test_statistics_are_the_same_in_both_encoders():
     model = make()
     model.fit_statistics([torch.full((4, 12, 250), 2.0)])
-    assert torch.equal(model.encoder.mean, torch.full((12, 1), 2.0))
-    assert torch.equal(model.encoder.mean, model.teacher_encoder.mean)
+    assert torch.equal(model.encoder.standardize.mean, torch.full((12,), 2.0))
+    assert torch.equal(model.encoder.standardize.mean, model.teacher_encoder.standardize.mean)
 
 
 def test_published_head():

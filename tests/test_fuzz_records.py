@@ -11,9 +11,9 @@ import wfdb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_preparation.data_extraction_without_preprocessing import quantise
 from util.errors import RecordError
 from util.leads import LEADS
+from util.store import quantise
 from util.wfdb_io import read_header, read_record, resample_to
 from wfdb_files import ecg_counts, header_text, mat_bytes, write_record
 

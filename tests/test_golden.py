@@ -15,7 +15,7 @@ import torch
 import literal_mae
 from models.encoder.vit import SIZES
 from models.mae import draw_mask, kept_tokens
-from models.registry import build_model
+from models.registry import build
 from util.errors import ConfigError
 
 HERE = Path(__file__).parent / "golden"
@@ -53,7 +53,7 @@ def rule_value(name, shape):
 def filled(name, **options):
     """The model ``name`` with every tensor by the rule, its position tables as recorded (their own test is below)."""
     with torch.device("meta"):
-        model = build_model(name, **options)
+        model = build(name, **options)
     family = "mtae" if name.startswith("vit") else name.split("_vit")[0]
     state, full = {}, {}
     for key, tensor in model.state_dict().items():
@@ -96,7 +96,7 @@ def test_the_fill_rule_is_the_recorded_one():
 @pytest.mark.parametrize("name", KEYS)
 def test_state_dict_keys_shapes_order_and_frozen_tensors(name):
     with torch.device("meta"):
-        model = build_model(name, **({} if name.endswith("_dec256d4b") else {"num_classes": 5}))
+        model = build(name, **({} if name.endswith("_dec256d4b") else {"num_classes": 5}))
     state = model.state_dict(keep_vars=True)
     assert [[key, list(value.shape), value.requires_grad] for key, value in state.items()] \
         == [row[:3] for row in KEYS[name]]
@@ -115,7 +115,7 @@ def test_state_dict_keys_shapes_order_and_frozen_tensors(name):
 
 @pytest.mark.parametrize("name", [name for name in KEYS if name.endswith("_dec256d4b")])
 def test_position_tables_are_the_recorded_ones(name):
-    model = build_model(name)
+    model = build(name)
     family = name.split("_vit")[0]
     tables = arrays("pos_embed.npz")
     for part, table in (("enc", model.encoder.pos_embedding), ("dec", model.decoder_pos_embed)):
@@ -142,9 +142,9 @@ def test_kept_tokens_follow_the_recorded_table():
 def test_a_mask_ratio_that_keeps_or_masks_nothing_is_refused(ratio):
     """Trap 6: the published loss was NaN at mask_ratio 0."""
     with pytest.raises(ConfigError, match="mask_ratio"):
-        build_model("st_mem_vit_tiny_dec128d2b", mask_ratio=ratio)
+        build("st_mem_vit_tiny_dec128d2b", mask_ratio=ratio)
     with pytest.raises(ConfigError, match="mask_ratio"):
-        build_model("st_mem_vit_tiny_dec128d2b")(torch.zeros(1, 12, 2250), mask_ratio=ratio)
+        build("st_mem_vit_tiny_dec128d2b")(torch.zeros(1, 12, 2250), mask_ratio=ratio)
 
 
 @pytest.mark.parametrize("name", PRETRAIN)
@@ -180,7 +180,7 @@ def check_forward(name, dtype):
     check_statistics(out["pred"], case["pred"], limits[1])
     keep, _, _ = draw_mask(recorded_noise(name)["noise"], 0.75)
     with torch.no_grad():
-        latent = model.encode(model.patches(series), keep)
+        latent = model.encoder.tokens(series, keep)
     check_statistics(latent, case["latent"], limits[1])
 
 
@@ -223,7 +223,7 @@ def test_pretraining_equals_the_published_code_in_float64(name):
 
 @pytest.mark.parametrize("flag", [False, True])
 def test_the_factory_hands_on_norm_pix_loss(flag):
-    assert build_model("mlae_vit_tiny_dec128d2b", norm_pix_loss=flag).norm_pix_loss is flag
+    assert build("mlae_vit_tiny_dec128d2b", norm_pix_loss=flag).norm_pix_loss is flag
 
 
 # ============ encoders ============
@@ -256,7 +256,7 @@ def check_loaded_encoder(pair, dtype):
     source, target = pair.split(" -> ")
     case = GOLDEN["encoder_load"][pair]
     with torch.device("meta"):
-        shapes = build_model(source).state_dict()
+        shapes = build(source).state_dict()
     family = source.split("_vit")[0]
     state = {}
     for name, tensor in shapes.items():
@@ -266,7 +266,7 @@ def check_loaded_encoder(pair, dtype):
         state[own] = torch.from_numpy(arrays("pos_embed.npz")[f"{family}_enc_w768"])[None] if own == "pos_embedding" \
             else rule_value(own if own.startswith("to_patch_embedding.") else name, tensor.shape)
     with torch.device("meta"):
-        model = build_model(target, num_classes=5)
+        model = build(target, num_classes=5)
     missing, unexpected = model.load_state_dict(model.adapt_leads(state, None), strict=False, assign=True)
     assert missing == case["encoder_state_dict"]["missing"] and unexpected == []
     model.head.load_state_dict({part: rule_value(f"head.{part}", tensor.shape) for part, tensor
@@ -295,7 +295,7 @@ def test_a_pretrained_encoder_gives_the_recorded_logits_in_float64(pair):
 def test_a_bare_encoder_starts_with_the_published_statistics(name):
     """Embeddings normal(1.0), positions trainable, Linear layers by PyTorch's default."""
     torch.manual_seed(0)
-    model = build_model(name, num_classes=5)
+    model = build(name, num_classes=5)
     for key, parameter in model.named_parameters():
         assert parameter.requires_grad
         if "embedding" in key and "to_patch" not in key:
@@ -308,7 +308,7 @@ def test_a_bare_encoder_starts_with_the_published_statistics(name):
 def test_a_pretraining_model_starts_with_the_published_statistics(name):
     """Xavier-uniform weights, zero biases, LayerNorm 1 and 0, learned tokens normal(0.02)."""
     torch.manual_seed(0)
-    model = build_model(name)
+    model = build(name)
     for module_name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear):
             bound = (6 / sum(module.weight.shape)) ** 0.5
@@ -347,7 +347,7 @@ def literal(family, model, series, noise):
 @pytest.mark.parametrize("family", SETTINGS)
 def test_prediction_and_loss_equal_the_literal_definition(family, size):
     torch.manual_seed(1)
-    model = build_model(f"{family}_vit_{size}", **SETTINGS[family]).double()
+    model = build(f"{family}_vit_{size}", **SETTINGS[family]).double()
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data += 0.05 * torch.randn_like(parameter)

@@ -7,8 +7,8 @@ import torch
 
 import literal_mae
 from models.mae import draw_mask
-from models.registry import build_model
-from util import checkpoint
+from models.registry import build
+from util import checkpoint, transfer
 from util.errors import CheckpointError, ConfigError
 from util.keyed_random import KeyedRandom
 from util.leads import LEADS, lead_index, parse_leads, standard_lead
@@ -31,7 +31,7 @@ def one_thread():
 
 def encoder(name, seed=0, **options):
     torch.manual_seed(seed)
-    return build_model(name, **{**OPTIONS[name], **options}).double().eval()
+    return build(name, **{**OPTIONS[name], **options}).double().eval()
 
 
 def signal(leads=12, time=150, records=2, seed=1):
@@ -66,7 +66,7 @@ def test_defect_1_lead_ii_alone_takes_its_own_embedding_from_a_12_lead_checkpoin
     big = encoder("st_mem_vit_tiny")
     path = encoder_file(big, tmp_path)
     small = encoder("st_mem_vit_tiny", seed=5, num_leads=1, leads=["II"])
-    assert "loaded" in checkpoint.load_encoder(small, path)
+    assert "loaded" in transfer.load_encoder(small, path)
     assert torch.equal(small.lead_embeddings[0], big.lead_embeddings[1])
     x = signal(1)
     want = torch.stack([literal_mae.st_mem_features(big.state_dict(), record, [1], 3) for record in x])
@@ -84,11 +84,11 @@ def test_a_12_lead_checkpoint_serves_any_leads_in_any_order(name, leads, tmp_pat
     x = signal(12, TIME[name])[:, lead_index(leads)]
     want = big.forward_features(x, leads=leads)
     told = encoder(name, seed=5, leads=leads)
-    checkpoint.load_encoder(told, path)
+    transfer.load_encoder(told, path)
     assert torch.allclose(told.double().forward_features(x), want, atol=1e-10)
     if len(leads) < 12:
         own = encoder(name, seed=6, leads=leads, num_leads=len(leads))
-        checkpoint.load_encoder(own, path)
+        transfer.load_encoder(own, path)
         assert torch.allclose(own.double().forward_features(x), want, atol=1e-10)
 
 
@@ -123,7 +123,7 @@ def test_a_checkpoint_of_few_leads_serves_those_by_name(name, tmp_path):
     source = encoder(name, leads=["V2", "II"], num_leads=2)
     path = encoder_file(source, tmp_path, ["V2", "II"])
     target = encoder(name, seed=5, leads=["II"], num_leads=1)
-    checkpoint.load_encoder(target, path)
+    transfer.load_encoder(target, path)
     x = signal(1, TIME[name])
     assert torch.allclose(target.double().forward_features(x), source.forward_features(x, leads=["II"]), atol=1e-10)
 
@@ -132,14 +132,14 @@ def test_a_checkpoint_of_few_leads_serves_those_by_name(name, tmp_path):
 def test_a_lead_that_the_checkpoint_lacks_is_named(name, tmp_path):
     path = encoder_file(encoder(name, leads=["V2", "II"], num_leads=2), tmp_path, ["V2", "II"])
     with pytest.raises(CheckpointError, match=r"V2, II.*not lead I\b"):
-        checkpoint.load_encoder(encoder(name, leads=["I"], num_leads=1), path)
+        transfer.load_encoder(encoder(name, leads=["I"], num_leads=1), path)
 
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_a_published_file_of_few_leads_holds_the_first_standard_ones(name, tmp_path):
     source = encoder(name, num_leads=6)
     target = encoder(name, seed=5, leads=["aVR"], num_leads=1)
-    checkpoint.load_encoder(target, encoder_file(source, tmp_path))
+    transfer.load_encoder(target, encoder_file(source, tmp_path))
     x = signal(1, TIME[name])
     assert torch.allclose(target.double().forward_features(x), source.forward_features(x, leads=["aVR"]), atol=1e-10)
 
@@ -148,14 +148,14 @@ def test_a_12_lead_encoder_trained_on_limb_leads_still_holds_all_twelve_in_order
     """Its file names six leads, but has twelve embeddings."""
     source = encoder("st_mem_vit_tiny", leads=["V1", "II"])
     target = encoder("st_mem_vit_tiny", seed=5, leads=["II"], num_leads=1)
-    checkpoint.load_encoder(target, encoder_file(source, tmp_path, ["V1", "II"]))
+    transfer.load_encoder(target, encoder_file(source, tmp_path, ["V1", "II"]))
     assert torch.equal(target.lead_embeddings[0], source.lead_embeddings[1].float())
 
 
 def test_mtae_refuses_a_checkpoint_of_other_leads(tmp_path):
     path = encoder_file(encoder("vit_tiny"), tmp_path)
     with pytest.raises(CheckpointError, match="to_patch_embedding"):
-        checkpoint.load_encoder(encoder("vit_tiny", num_leads=1, leads=["II"]), path)
+        transfer.load_encoder(encoder("vit_tiny", num_leads=1, leads=["II"]), path)
 
 
 # ============ defects 2 to 4: silence about wrong inputs ============
@@ -195,7 +195,7 @@ def test_defect_3_mlae_positions_go_by_name_not_by_order():
 def test_defect_3_mlae_pretraining_positions_go_by_name():
     torch.manual_seed(0)
     leads = ["V3", "II", "aVF", "I"]
-    model = build_model("mlae_vit_tiny_dec128d2b", **MLAE, leads=leads).double()
+    model = build("mlae_vit_tiny_dec128d2b", **MLAE, leads=leads).double()
     x, noise = signal(4, 60), torch.rand(2, 4)
     want = torch.stack([literal_mae.class_token_pred(model.state_dict(), r, n, lead_index(leads), 3)
                         for r, n in zip(x, noise)])
@@ -204,7 +204,7 @@ def test_defect_3_mlae_pretraining_positions_go_by_name():
 
 def test_defect_3_mlae_refuses_patches_of_several_leads():
     with pytest.raises(ConfigError, match="patch_size"):
-        build_model("mlae_vit_tiny_dec128d2b", patch_size=2)
+        build("mlae_vit_tiny_dec128d2b", patch_size=2)
 
 
 @pytest.mark.parametrize("name", [*BY_NAME, "vit_tiny"])
@@ -215,12 +215,12 @@ def test_defect_4_a_length_without_positions_is_an_error(name, time):
         encoder(name).forward_features(signal(12, time))
     pretraining = {"st_mem_vit_tiny": "st_mem", "vit_tiny": "mtae", "mlae_vit_tiny": "mlae"}[name]
     with pytest.raises(ConfigError, match=f"{time} samples|not {time}"):
-        build_model(f"{pretraining}_vit_tiny_dec128d2b", **OPTIONS[name], mask_ratio=0.5)(signal(12, time).float())
+        build(f"{pretraining}_vit_tiny_dec128d2b", **OPTIONS[name], mask_ratio=0.5)(signal(12, time).float())
 
 
 def test_a_seq_len_that_is_no_multiple_of_the_patch_is_an_error():
     with pytest.raises(ConfigError, match="multiple of patch_size 75"):
-        build_model("st_mem_vit_tiny", seq_len=2260)
+        build("st_mem_vit_tiny", seq_len=2260)
 
 
 def test_shorter_multiples_of_the_patch_run_with_their_own_positions():
@@ -235,7 +235,7 @@ def test_shorter_multiples_of_the_patch_run_with_their_own_positions():
 def test_every_parameter_that_wants_a_gradient_gets_one(name, leads):
     """DistributedDataParallel stops at a parameter that waits for a gradient in vain."""
     options = OPTIONS[name.removesuffix("_dec128d2b")]
-    model = build_model(name, **options, leads=leads, **({"mask_ratio": 0.5} if "dec" in name else {"num_classes": 3}))
+    model = build(name, **options, leads=leads, **({"mask_ratio": 0.5} if "dec" in name else {"num_classes": 3}))
     x = signal(len(leads or LEADS), options["seq_len"]).float()
     out = model(x)
     (out["loss"] if "dec" in name else out.square().sum()).backward()
@@ -249,7 +249,7 @@ def test_every_parameter_that_wants_a_gradient_gets_one(name, leads):
 
 def test_frozen_lead_embeddings_start_like_the_others():
     torch.manual_seed(0)
-    model = build_model("st_mem_vit_tiny_dec128d2b", leads=["II"])
+    model = build("st_mem_vit_tiny_dec128d2b", leads=["II"])
     for embedding in model.encoder.lead_embeddings:
         assert 0.015 < embedding.std().item() < 0.025
 
@@ -258,7 +258,7 @@ def test_frozen_lead_embeddings_start_like_the_others():
 def tiny_mae(family, **options):
     torch.manual_seed(0)
     sizes = {"st_mem": dict(seq_len=300), "mtae": dict(seq_len=300), "mlae": MLAE}[family]
-    return build_model(f"{family}_vit_tiny_dec128d2b", **sizes, **options).double()
+    return build(f"{family}_vit_tiny_dec128d2b", **sizes, **options).double()
 
 
 @pytest.mark.parametrize("family, time", [("st_mem", 300), ("mtae", 300), ("mlae", 60)])

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.registry import build_model
+from models.registry import build
+from util.config import ROOT, find_overlay, load_config
 from util.errors import ConfigError
 from util.lars import LARS
 from util.optim import (apply_schedules, lr_at, make_optimizer, parameter_groups, resolve_lr, schedule_lr,
@@ -93,7 +94,7 @@ def test_schedules_reach_the_optimiser_and_spare_the_spared_group():
 # ============ parameter groups ============
 def grouped(name, **options):
     with torch.device("meta"):
-        model = build_model(name, **MODELS[name])
+        model = build(name, **MODELS[name])
     names = {id(p): key for key, p in model.named_parameters()}
     groups = parameter_groups(model, 0.05, **options)
     return model, [{names[id(p)] for p in group["params"]} for group in groups], groups
@@ -124,7 +125,7 @@ def test_the_published_option_decays_everything():
 
 
 def test_frozen_parameters_are_not_listed():
-    model = build_model("st_mem_vit_tiny", num_classes=2, leads=["II"])
+    model = build("st_mem_vit_tiny", num_classes=2, leads=["II"])
     listed = {id(p) for group in parameter_groups(model, 0.1) for p in group["params"]}
     assert id(model.lead_embeddings[1]) in listed and id(model.lead_embeddings[0]) not in listed
     for parameter in model.parameters():
@@ -181,6 +182,17 @@ def test_lars_is_known_by_name_and_spares_too():
     model, optimizer = steps({**TRAIN, "optimizer": "lars", "optimizer_kwargs": {"momentum": 0.8}})
     assert isinstance(optimizer, LARS) and [g["weight_decay"] for g in optimizer.param_groups] == [0.05, 0.0]
     assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_the_large_batch_recipe_is_the_published_one():
+    """Chen et al. 2020, section 2.2: LARS, 0.3 * batch / 256, here with 8 processes of 512."""
+    config = load_config([ROOT / "configs/pretrain/simclr_signal.yaml", find_overlay("simclr_large_batch")],
+                         program="pretrain")
+    train, batch = config["train"], config["dataloader"]["batch_size"]
+    assert 8 * batch == 4096 and resolve_lr(train, batch, 8) == pytest.approx(4.8) == 0.075 * math.sqrt(8 * batch)
+    optimizer = make_optimizer(nn.Linear(3, 2), {**train, "lr": 4.8})
+    assert isinstance(optimizer, LARS) and [g["weight_decay"] for g in optimizer.param_groups] == [1e-6, 0.0]
+    assert schedule_lr({**train, "lr": 4.8}, 10) == 4.8
 
 
 @pytest.mark.parametrize("train, words", [

@@ -9,7 +9,7 @@ from small_store import recordings, run, trained_signal
 from wfdb_files import SHARED, ecg_counts, needs_broken, write_record
 
 from experiments import predict
-from experiments.common import class_codes
+from experiments.trained_weights import class_codes
 from util.challenge import ABBREVIATIONS, CLASSES, NAMES
 from util.errors import CheckpointError, ECGError
 from util.thresholds import Thresholds, save_thresholds

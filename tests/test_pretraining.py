@@ -10,9 +10,8 @@ from two_processes import run_processes
 import main_pretrain
 from experiments import (BYOL_signal, BYOL_signal_finetune, DINO_signal, DINO_spectrogram, SIMCLR_signal,
                          SIMCLR_signal_finetune)
-from experiments.common import training_config, training_parser
-from experiments.pretraining import pretraining_config, pretraining_parser
-from util import checkpoint
+from experiments.baselines import BASELINES, baseline_config, baseline_parser
+from util import checkpoint, transfer
 from util.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +31,7 @@ def store():
 
 
 def flags(store, folder, channels, *more):
-    method = ["--set", "model.head_out=32", "--set", f"model.encoder_args.{channels}"]
+    method = ["--set", "model.head_out=32", "--set", f"model.encoder.{channels}"]
     return ["--gpu", "cpu", "--batch_size", "8", "--num_epoches", "2", "--save_folder", str(folder), "--set",
             f"dataset.store={store}", "--set", "dataloader.num_workers=0", "--set", "train.steps_per_epoch=2", "--set",
             "train.probe_every=1", *method, *SMALL, *more]
@@ -51,7 +50,7 @@ def checkpoints(store, tmp_path_factory):
 def test_scripts_leave_the_published_files_and_tell_how_it_went(checkpoints, name):
     _, files, _ = SCRIPTS[name]
     for file in files:
-        state = checkpoint.read_encoder(checkpoints / file)["state"]
+        state = transfer.read_encoder(checkpoints / file)["state"]
         assert all(value.isfinite().all() for value in state.values() if value.is_floating_point())
         assert not any(key.startswith(("head.", "encoder.")) for key in state)
     lines = [json.loads(line) for line in (checkpoints / name.lower() / "log.txt").read_text().splitlines()]
@@ -66,7 +65,7 @@ def test_scripts_leave_the_published_files_and_tell_how_it_went(checkpoints, nam
 
 
 def test_teacher_and_student_are_two(checkpoints):
-    student, teacher = (checkpoint.read_encoder(checkpoints / f"DINO_signal_{role}.pth")["state"]
+    student, teacher = (transfer.read_encoder(checkpoints / f"DINO_signal_{role}.pth")["state"]
                         for role in ("student", "teacher"))
     assert student.keys() == teacher.keys()
     assert any(not torch.equal(student[key], teacher[key]) for key in student)
@@ -103,13 +102,14 @@ def test_run_downstream_takes_a_pretrained_signal_encoder(checkpoints, store, tm
     assert (tmp_path / "a" / "test_metrics.csv").is_file()
 
 
-@pytest.mark.parametrize("module, name, epochs_frozen", [(SIMCLR_signal_finetune, "SIMCLR", 10), (BYOL_signal_finetune, "BYOL", 5)])
-def test_finetuning_scripts_have_the_published_settings(monkeypatch, module, name, epochs_frozen):
-    seen = {}
-    monkeypatch.setattr(module, "train", lambda arguments, baseline, script, argv: seen.update(
-        config=training_config(arguments, baseline, "cpu", 1, {})))
-    module.main([])
-    config = seen["config"]
+def default_config(script):
+    baseline = BASELINES[script]
+    return baseline_config(baseline, baseline_parser(baseline, "").parse_args([]), 1, "cpu")
+
+
+@pytest.mark.parametrize("name, epochs_frozen", [("SIMCLR", 10), ("BYOL", 5)])
+def test_finetuning_scripts_have_the_published_settings(name, epochs_frozen):
+    config = default_config(f"{name}_signal_finetune")
     train = config["train"]
     assert (train["lr"], train["min_lr"], train["epochs"], train["freeze_epochs"]) == (5e-3, 1e-4, 80, epochs_frozen)
     assert config["dataloader"]["batch_size"] == 256 and config["mode"] == "finetune"
@@ -124,7 +124,7 @@ def test_frozen_epochs_freeze_the_backbone_and_train_the_classifier(checkpoints,
         ["--gpu", "cpu", "--fold", "0", "--batch_size", "8", "--num_epoches", "2", "--save_folder", str(tmp_path), "--finetune",
          str(checkpoints / "BYOL_signal.pth"), "--set", "train.keep_every=1",
          *[part for text in sets for part in ("--set", text)]])
-    start = checkpoint.read_encoder(checkpoints / "BYOL_signal.pth")["state"]
+    start = transfer.read_encoder(checkpoints / "BYOL_signal.pth")["state"]
     frozen, opened = (checkpoint.load(tmp_path / "fold0" / f"checkpoint-{epoch}.pth")["model"] for epoch in (0, 1))
     backbone = [key for key in start if key.startswith("stages.") and key.endswith("weight")]
     assert backbone
@@ -134,17 +134,17 @@ def test_frozen_epochs_freeze_the_backbone_and_train_the_classifier(checkpoints,
     assert all(not torch.equal(frozen[key], opened[key]) for key in heads)
 
 
-@pytest.mark.parametrize("baseline, batch, epochs, optimizer, lr, floor", [
-    ("simclr_signal", 1024, 1000, "adam", 1e-3, 1e-4), ("byol_signal", 1024, 400, "adam", 1e-3, 1e-4),
-    ("dino_signal", 196, 301, "adamw", 5e-4 * 196 / 256, 1e-6), ("dino_spectrogram", 256, 301, "adamw", 5e-4, 1e-6)])
-def test_no_argument_means_the_published_settings(baseline, batch, epochs, optimizer, lr, floor):
+@pytest.mark.parametrize("script, batch, epochs, optimizer, lr, floor", [
+    ("SIMCLR_signal", 1024, 1000, "adam", 1e-3, 1e-4), ("BYOL_signal", 1024, 400, "adam", 1e-3, 1e-4),
+    ("DINO_signal", 196, 301, "adamw", 5e-4 * 196 / 256, 1e-6), ("DINO_spectrogram", 256, 301, "adamw", 5e-4, 1e-6)])
+def test_no_argument_means_the_published_settings(script, batch, epochs, optimizer, lr, floor):
     from util.optim import resolve_lr
-    config = pretraining_config(pretraining_parser("", baseline, {}).parse_args([]), baseline, 1, "cpu")
+    config = default_config(script)
     train = config["train"]
     assert (config["dataloader"]["batch_size"], train["epochs"], train["optimizer"]) == (batch, epochs, optimizer)
     assert resolve_lr(train, batch, 1) == pytest.approx(lr) and train["min_lr"] == floor
     assert config["output_dir"] == "./checkpoints" and config["dataset"]["fs"] == 100
-    if baseline.startswith("dino"):
+    if script.startswith("DINO"):
         assert (train["weight_decay"], train["weight_decay_end"], train["warmup_epochs"]) == (0.04, 0.4, 10)
 
 

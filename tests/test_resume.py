@@ -18,7 +18,7 @@ LOADER = {"batch_size": 8, "num_workers": 0}
 ST_MEM = {"model_name": "nano_st_mem", "dataset": DATA, "train": TRAIN, "dataloader": LOADER}
 DINO = {"model_name": "dino", "dataset": DATA, "dataloader": LOADER,
         "train": {**TRAIN, "optimizer": "sgd", "optimizer_kwargs": {"momentum": 0.9}},
-        "model": {"encoder": "xresnet1d50", "encoder_args": {"channels": 2}, "head_width": 16, "bottleneck": 8,
+        "model": {"encoder": {"name": "xresnet1d50", "channels": 2}, "head_width": 16, "bottleneck": 8,
                   "head_out": 32, "freeze_last_layer": 1}}
 CNN = {"model_name": "xresnet1d50", "model": {"channels": 2}, "mode": "scratch", "dataset": DATA, "train": TRAIN,
        "dataloader": LOADER, "metric": {"target_metrics": ["AUROC"]}, "test": {"target_metric": "loss", "bootstrap": 5}}

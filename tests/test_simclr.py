@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from models.heads import embedding_health, mlp
-from models.registry import build_model
+from models.registry import build
 from models.simclr import nt_xent
 from tiny_encoder import assert_every_parameter_learns, gradients, tiny_batch
 from two_processes import run_processes
@@ -17,7 +17,7 @@ from util.errors import ConfigError
 
 def make(**arguments):
     torch.manual_seed(0)
-    return build_model("simclr", **{"encoder": "tiny_encoder", "head_width": 32, "head_out": 8, **arguments})
+    return build("simclr", **{"encoder": "tiny_encoder", "head_width": 32, "head_out": 8, **arguments})
 
 
 def nt_xent_by_definition(first, second, temperature):
@@ -152,7 +152,7 @@ def test_loss_falls_when_trained():
 def test_statistics_reach_the_encoder():
     model = make()
     model.fit_statistics(iter([torch.full((4, 12, 250), 2.0), torch.full((4, 12, 250), 4.0)]))
-    assert torch.allclose(model.encoder.mean, torch.full((12, 1), 3.0))
+    assert torch.allclose(model.encoder.standardize.mean, torch.full((12,), 3.0))
 
 
 def test_wrong_number_of_views_is_an_error():

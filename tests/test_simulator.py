@@ -479,9 +479,3 @@ def test_a_used_folder_is_refused_but_the_same_run_may_be_repeated(folder, tmp_p
     assert simulator.main(["--output_dir", str(tmp_path / "file"), "--records", "1"]) == 2
     assert simulator.main(["--output_dir", str(tmp_path / "none"), "--records", "0"]) == 2
     assert not (tmp_path / "none").exists()
-
-
-@pytest.mark.slow
-def test_one_figure_a_class(tmp_path):
-    simulator.draw_class_figures(tmp_path, seed=0)
-    assert set(ABBREVIATIONS) <= {path.stem for path in tmp_path.glob("*.png")}

@@ -2,11 +2,13 @@
 import torch
 from torch import nn
 
+from models.contract import Encoder
 from models.registry import register
+from models.standardize import LeadStandardize
 from util.keyed_random import KeyedRandom
 
 
-class TinyEncoder(nn.Module):
+class TinyEncoder(Encoder):
     """(batch, leads, time) of any length, or (batch, leads, frequencies, frames), -> (batch, width)."""
 
     def __init__(self, width, norm):
@@ -16,15 +18,15 @@ class TinyEncoder(nn.Module):
         self.norm = nn.BatchNorm1d(8) if norm else nn.Identity()
         self.linear = nn.Linear(8, width)
         self.head = nn.Identity()
-        self.register_buffer("mean", torch.zeros(12, 1))
+        self.standardize = LeadStandardize(12)
         self.calls = []                          # shapes seen, call by call
 
-    def fit_statistics(self, batches):
-        self.mean.copy_(torch.cat(list(batches)).mean((0, 2))[:, None])
+    def standardizers(self):
+        return [(self.standardize, lambda x: x)]
 
     def forward_features(self, x):
         self.calls.append(tuple(x.shape))
-        x = (x.flatten(2) if x.ndim == 4 else x) - self.mean
+        x = self.standardize(x.flatten(2) if x.ndim == 4 else x)
         return self.linear(self.norm(self.conv(x)).relu().amax(2))
 
 

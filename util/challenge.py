@@ -7,7 +7,6 @@ Perez Alday et al.: Classification of 12-lead ECGs: the PhysioNet/Computing in C
 Physiological Measurement 41 (2020) 124003.
 """
 import csv
-import re
 from pathlib import Path
 
 import numpy as np
@@ -37,20 +36,24 @@ _BY_CODE = {row["code"]: row for row in _ROWS}
 ABBREVIATIONS = tuple(_BY_CODE[code]["abbreviation"] for code in CLASSES)
 NAMES = tuple(_BY_CODE[code]["name"] for code in CLASSES)
 CODE_TO_CLASS = {row["code"]: CLASSES.index(row["class"]) for row in _ROWS}  # all 27 codes
+CLASS_CODES = {name: {row["code"] for row in _ROWS if row["class"] == code} for name, code in zip(ABBREVIATIONS, CLASSES)}
 NORMAL = CLASSES.index("426783006")  # sinus rhythm: what the Challenge's "inactive" classifier always answers
 
 
-def labels_from_dx(dx) -> np.ndarray:
+def labels_from_dx(dx, classes=CLASS_CODES) -> np.ndarray:
     """Labels from diagnoses.
 
     Args:
         dx: one string a record, SNOMED CT codes separated by spaces or commas, as in ``records.csv`` or a header.
+        classes: {name: codes}; a code may belong to several.
 
     Returns:
-        bool (records, 24).  Codes that the Challenge does not score are ignored; a record may have no label at all.
+        bool (records, classes).  Other codes are ignored; a record may have no label at all.
     """
-    labels = np.zeros((len(dx), len(CLASSES)), bool)
-    for row, text in enumerate(dx):
-        codes = re.split(r"[,\s]+", text)
-        labels[row, [CODE_TO_CLASS[code] for code in codes if code in CODE_TO_CLASS]] = True
+    codes = [text.replace(",", " ").split() for text in dx]
+    known, numbers = np.unique([code for own in codes for code in own], return_inverse=True)
+    belongs = np.array([[code in wanted for wanted in classes.values()] for code in known.tolist()], bool)
+    labels = np.zeros((len(codes), len(classes)), bool)
+    np.logical_or.at(labels, np.repeat(np.arange(len(codes)), list(map(len, codes))),
+                     belongs.reshape(len(known), len(classes))[numbers])
     return labels

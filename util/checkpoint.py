@@ -4,21 +4,41 @@ A checkpoint is a dict {"model", "optimizer", "scheduler", "scaler", "epoch", "s
 "version"}; ``epoch`` and ``step`` say where to go on.  ``encoder.pth`` holds {"model": state dict of the encoder, ...}
 under the published key names.
 """
-import math
 import pickle
-import random
 import warnings
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from util.errors import CheckpointError
+from util.errors import CheckpointError, ConfigError
 from util.files import replacing
 
 VERSION = 1
 LAST = "checkpoint-last.pth"
+
+
+def content(model: dict, config: dict, epoch: int, **more) -> dict:
+    """A checkpoint of a model's state dict; of weights alone unless ``more`` brings what training needs.
+
+    Args:
+        config: of the run; epoch: in which these weights were reached, or with which to go on.
+    """
+    return {"model": model, "optimizer": None, "scaler": None, "epoch": epoch, "config": config, **more}
+
+
+def parse_checkpoint_every(value) -> tuple[int | None, int | None]:
+    """``train.checkpoint_every`` as (epochs, steps) between checkpoints, one of them None.
+
+    Raises:
+        ConfigError: neither a positive whole number nor such a number and the word steps.
+    """
+    number, _, unit = str(value).strip().partition(" ")
+    steps = unit.strip() in ("step", "steps")
+    if number.isascii() and number.isdigit() and int(number) and (steps or unit.strip() in ("", "epoch", "epochs")):
+        return (None, int(number)) if steps else (int(number), None)
+    raise ConfigError(f"train.checkpoint_every must be a number of epochs (1 or more), or a text like '500 steps', "
+                      f"not {value!r}")
 
 
 def save(content: dict, path) -> None:
@@ -127,81 +147,3 @@ def prune(folder, keep_last: int) -> None:
     """Delete all but the newest ``keep_last`` of checkpoint-<epoch>.pth (0: keep all)."""
     for path in _numbered(folder)[:-keep_last] if keep_last else []:
         path.unlink()
-
-
-# ============ pre-trained weights ============
-def read_encoder(path) -> dict:
-    """The encoder's state dict from encoder.pth, a pre-training checkpoint (its ``encoder.`` part), a fine-tuned
-    checkpoint, or a bare state dict.
-
-    Raises:
-        CheckpointError: as ``load``, or no tensors in it.
-    """
-    content = load(path, "encoder file")
-    state = content["model"] if isinstance(content.get("model"), dict) else content
-    state = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-    for prefix in ("encoder.", "classifier."):
-        if any(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    if not state:
-        raise CheckpointError(f"{path} holds no tensors")
-    leads = content.get("leads")
-    return {"state": state, "leads": leads if isinstance(leads, list) else None}
-
-
-def load_encoder(model, path) -> str:
-    """Load pre-trained weights into ``model``: everything but the head must be there and fit.
-
-    Returns:
-        A line for people: how many tensors matched, and which were left to train anew.
-
-    Raises:
-        CheckpointError: nothing matched, a shape differs, or anything but the head is missing or left over.
-    """
-    found = read_encoder(path)
-    adapt = getattr(model, "adapt_leads", lambda state, leads: state)
-    given = {name: value for name, value in adapt(found["state"], found["leads"]).items() if not _is_head(name)}
-    own = model.state_dict()
-    wanted = {name for name in own if not _is_head(name)}
-    matched = sorted(wanted & set(given))
-    misfits = [name for name in matched if own[name].shape != given[name].shape]
-    problems = [f"{name} is {tuple(given[name].shape)} in the file but {tuple(own[name].shape)} here"
-                for name in misfits]
-    problems += [f"{name} is missing in the file" for name in sorted(wanted - set(given))]
-    problems += [f"{name} of the file has no place here" for name in sorted(set(given) - wanted)]
-    if not matched or problems:
-        raise CheckpointError(f"{path} does not fit the model: {len(matched)} of {len(wanted)} encoder tensors match; "
-                              f"{'; '.join(problems[:4])}{' ...' if len(problems) > 4 else ''}. Check model_name, "
-                              "model.* and dataset.lead against the pre-training run's config.yaml")
-    model.load_state_dict({**own, **{name: given[name] for name in matched}})
-    return f"loaded {len(matched)} of {len(wanted)} encoder tensors from {path}; the head starts anew"
-
-
-def _is_head(name):
-    return name.startswith(("head.", "extra_heads."))
-
-
-# ============ random states ============
-def random_state() -> dict:
-    """State of this process's generators (Python, NumPy, torch) as tensors.  Data, views and masks need none of them;
-    dropout, drop path and what a user's model draws do."""
-    _, python, left_over = random.getstate()
-    _, numbers, position, has_gauss, gauss = np.random.get_state()
-    state = {"cpu": torch.get_rng_state(), "python": torch.tensor(python),
-             "numpy": torch.tensor([*numbers.tolist(), position, has_gauss]),
-             # Both keep the second number of a normal pair for the next call.
-             "normal": torch.tensor([math.nan if left_over is None else left_over, gauss], dtype=torch.float64)}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def set_random_state(state: dict) -> None:
-    """Undo ``random_state``."""
-    torch.set_rng_state(state["cpu"])
-    left_over, gauss = state["normal"].tolist()
-    random.setstate((3, tuple(state["python"].tolist()), None if math.isnan(left_over) else left_over))
-    *numbers, position, has_gauss = state["numpy"].tolist()
-    np.random.set_state(("MT19937", np.array(numbers, np.uint32), position, has_gauss, gauss))
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])

@@ -97,7 +97,7 @@ def _translated(layer, where):
     """
     layer, notes, moved = translate(layer)
     if moved:
-        raise ConfigError(f"{where} has keys of published files: " + "; ".join(
+        raise ConfigError(f"{where}: keys have moved: " + "; ".join(
             f"instead of {', '.join(paths)} write {new}" for new, paths in moved.items()))
     if notes:
         print_once(f"note: {where}: {'; '.join(notes)}")

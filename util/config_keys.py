@@ -121,7 +121,7 @@ KEYS = {
         "task": finetune(str, "multilabel", "kind of labels", ("multilabel", "multiclass")),
         "num_labels": finetune((int, None), None, "checked against dataset.classes when given", least=1),
         "num_classes": finetune((int, None), None, "checked against dataset.classes when given", least=1),
-        "target_metrics": finetune(list, ["AUROC"], "names, or {name: {average: macro}}: util/metrics.py"),
+        "target_metrics": finetune(list, ["AUROC"], "names, or {name: {average: macro}}: docs/scores.md"),
     },
     "test": {
         "target_metric": finetune(str, "loss", "tests the checkpoint that is best by this in selection"),

@@ -9,15 +9,16 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from util.challenge import ABBREVIATIONS, CLASSES
+from util.challenge import CLASS_CODES, labels_from_dx
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom, sample_keys
 from util.leads import LEADS, lead_index
 from util.stop import ignore_signals
+from util.store import FOLDS
 
-FOLDS = 10
 CROP_STREAM = 1       # streams of KeyedRandom: the crop's place, and what the device draws (transforms, masks, views)
 DEVICE_STREAM = 2
+MAX_STATISTICS = 20_000
 
 
 # ============ which windows of a record ============
@@ -134,10 +135,10 @@ class TrainingBatches:
         self.rows, self.samples, self.length = np.asarray(rows), np.asarray(samples), length
         self.batch_size, self.accumulate, self.crops = batch_size, accumulate, crops
         self.seed, self.rank, self.world = seed, rank, world
-        per_step = batch_size * accumulate * world
-        self.steps = len(self.rows) // per_step
+        self.per_step = batch_size * accumulate * world  # records a step, over all processes
+        self.steps = len(self.rows) // self.per_step
         if not self.steps:
-            raise ConfigError(f"{len(self.rows)} training records are fewer than one step's batch of {per_step} "
+            raise ConfigError(f"{len(self.rows)} training records are fewer than one step's batch of {self.per_step} "
                               f"(dataloader.batch_size {batch_size} x train.accum_iter {accumulate} x {world} "
                               "processes); make the batch smaller")
         if steps is not None:
@@ -200,6 +201,14 @@ def _whole(batch):
     return batch
 
 
+def crops_for_statistics(dataset, rows, length, batch_size, device, pipeline):
+    """Centre crops of up to MAX_STATISTICS records, evenly chosen, after the pipeline: the same on every process."""
+    rows = np.asarray(rows)[np.linspace(0, len(rows) - 1, min(len(rows), MAX_STATISTICS)).astype(int)]
+    batches = EvaluationBatches(rows, dataset.samples[rows], Cropping("center", length), batch_size=batch_size)
+    for batch in make_loader(dataset, batches):
+        yield pipeline(to_device(batch, device)["signal"])
+
+
 # ============ labels and folds ============
 def parse_classes(value) -> dict[str, set[str]]:
     """``dataset.classes`` as {name: SNOMED CT codes}.
@@ -208,8 +217,7 @@ def parse_classes(value) -> dict[str, set[str]]:
         ConfigError: neither challenge2020 nor a mapping of lists of codes.
     """
     if value == "challenge2020":
-        from util.challenge import CODE_TO_CLASS
-        return {ABBREVIATIONS[i]: {code for code, c in CODE_TO_CLASS.items() if c == i} for i in range(len(CLASSES))}
+        return CLASS_CODES
     if not isinstance(value, dict) or len(value) < 2:
         raise ConfigError("dataset.classes must be challenge2020 or a mapping of at least two classes, "
                           "{name: [SNOMED CT codes]}")
@@ -231,14 +239,7 @@ def make_labels(store, classes: dict, task: str):
         multilabel: float32 (records, classes), and True where at least one class applies;
         multiclass: int64 (records,), and True where exactly one class applies.
     """
-    matrix = np.zeros((len(store), len(classes)), bool)
-    class_of = {}
-    for column, codes in enumerate(classes.values()):
-        for code in codes:
-            class_of.setdefault(code, []).append(column)
-    for row, dx in enumerate(store.records["dx"]):
-        for code in str(dx).split():
-            matrix[row, class_of.get(code, [])] = True
+    matrix = labels_from_dx(store.records["dx"], classes)
     if task == "multiclass":
         return matrix.argmax(axis=1), matrix.sum(axis=1) == 1
     return matrix.astype(np.float32), matrix.any(axis=1)

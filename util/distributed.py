@@ -4,6 +4,7 @@ torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without them there is one process
 tensors by nccl.
 """
 import datetime
+import io
 import json
 import os
 
@@ -130,3 +131,21 @@ def gather_objects(value) -> list:
     parts = [torch.empty_like(padded) for _ in range(world())]
     dist.all_gather(parts, padded)
     return [json.loads(bytes(part[:size].tolist()).decode()) for part, size in zip(parts, sizes.tolist())]
+
+
+def broadcast_object(value):
+    """Process 0's ``value`` (plain types and tensors, nested as in a checkpoint) on every process, tensors on the CPU.
+
+    Travels as what torch.save writes and is read as a checkpoint is: nothing but tensors and plain types is accepted.
+    """
+    if world() == 1:
+        return value
+    content = io.BytesIO()
+    if is_main():
+        torch.save(value, content)
+    size = torch.tensor(content.tell())
+    dist.broadcast(size, 0)
+    received = torch.frombuffer(content.getbuffer(), dtype=torch.uint8) if is_main() else \
+        torch.empty(size, dtype=torch.uint8)
+    dist.broadcast(received, 0)
+    return value if is_main() else torch.load(io.BytesIO(received.numpy()), map_location="cpu", weights_only=True)

@@ -89,7 +89,7 @@ def plot_ecg(signal_mv: np.ndarray, fs: float, path, title: str | None = None, l
 
 
 def plot_reconstruction(signal: np.ndarray, reconstruction: np.ndarray, mask: np.ndarray, fs: float, path=None,
-                        lead_names=LEADS) -> Figure:
+                        lead_names=LEADS, title: str | None = None) -> Figure:
     """One ECG, what was hidden of it, and what the model made of the rest.
 
     Args:
@@ -98,6 +98,7 @@ def plot_reconstruction(signal: np.ndarray, reconstruction: np.ndarray, mask: np
         fs: sampling rate in Hz.
         path: PNG file to write, or None.
         lead_names: the rows.
+        title: line above them.
 
     Returns:
         The figure, for TensorBoard.
@@ -119,6 +120,8 @@ def plot_reconstruction(signal: np.ndarray, reconstruction: np.ndarray, mask: np
         axis.margins(x=0)
     figure.legend(handles=axes[0].lines, loc="outside upper right", ncols=2, fontsize=8)
     axes[-1].set_xlabel("seconds")
+    if title:
+        figure.suptitle(title, fontsize=9, x=0.01, ha="left")
     if path is not None:
         figure.savefig(path, format="png")
     return figure

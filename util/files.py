@@ -1,9 +1,61 @@
 """Files that are whole or not there: whatever is written here takes its place only when it is complete and on the disk."""
 import contextlib
+import fcntl
 import os
+import time
 from pathlib import Path
 
+from util.errors import ECGError
+
 TEMPORARY = ".tmp"
+
+
+class FolderLock:
+    """A folder that one process has to itself, from here until ``release`` or its end, however that comes.
+
+    The folder is made if there is none.  A file system without locks lets everybody pass.
+
+    Args:
+        patience_seconds: how long to wait for another process to end.
+        option: what to choose another of, for the message.
+
+    Raises:
+        ECGError: another process has the folder, or it cannot be written to.
+    """
+
+    def __init__(self, folder, patience_seconds, option="--output_dir"):
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = open(folder / ".lock", "a")
+        except OSError as error:
+            raise ECGError(f"cannot write to {folder}: {error.strerror}; choose another {option}") from None
+        deadline = time.monotonic() + patience_seconds
+        while not self._taken():
+            if time.monotonic() >= deadline:
+                self.release()
+                raise ECGError(f"another process is writing to {folder}; wait for it, end it, or choose another "
+                               f"{option}")
+            time.sleep(0.2)
+
+    def _taken(self):
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it if we are killed
+        except (BlockingIOError, PermissionError):  # POSIX allows either for a lock that another process holds
+            return False
+        except OSError:
+            pass  # a file system without locks
+        return True
+
+    def release(self) -> None:
+        """Let others in; the file stays, since deleting it would let two processes lock two files of one name."""
+        self._file.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.release()
 
 
 @contextlib.contextmanager
@@ -52,4 +104,5 @@ def write_text(text: str, path) -> None:
 def remove_temporary(folder) -> None:
     """Delete what a killed run left half-written.  Only the process that has the folder to itself may call this."""
     for path in Path(folder).glob(f".*{TEMPORARY}"):
-        path.unlink(missing_ok=True)
+        if path.is_file():
+            path.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """Optimisers, parameter groups and schedules.  Schedules are pure functions of the position in the run."""
 import math
 
+import numpy as np
 import torch
 
 from util.errors import ConfigError
@@ -82,6 +83,11 @@ def schedule_lr(train: dict, epoch: float) -> float:
     """Learning rate of the config's ``train`` section at a position in epochs."""
     return lr_at(math.floor(epoch) if train["lr_update"] == "epoch" else epoch, lr=train["lr"], min_lr=train["min_lr"],
                  warmup_epochs=train["warmup_epochs"], epochs=train["epochs"])
+
+
+def mean_lr(train: dict, epoch: int, steps: int) -> float:
+    """Mean learning rate over the steps of an epoch."""
+    return float(np.mean([schedule_lr(train, epoch + step / steps) for step in range(steps)]))
 
 
 def apply_schedules(optimizer, train: dict, epoch: float) -> float:

@@ -3,9 +3,64 @@ import numpy as np
 import torch
 
 from util import distributed
-from util.engine import autocast
-from util.dataset import to_device
+from util.dataset import (CropDataset, Cropping, EvaluationBatches, make_labels, make_loader, parse_classes, parse_folds,
+                          split_rows, to_device)
+from util.precision import autocast
+from util.errors import ConfigError
+from util.leads import parse_leads
+from util.run_log import print_once
 from util.scores import auroc, macro
+from util.setup import training_transforms, usable_rows
+
+MAX_TRAINING = 5000     # records that the probe is fitted on
+
+
+class Probe:
+    """Linear-probe AUROC of an encoder on the selection fold, from one centre crop a record.
+
+    Args:
+        store, config, device: of the pre-training run.
+
+    Raises:
+        ConfigError: too few labelled records in the folds that dataset.fold and dataset.protocol choose.
+    """
+
+    def __init__(self, store, config, device):
+        data = config["dataset"]
+        cropping, _, pipeline = training_transforms(config)
+        self.device, self.pipeline, self.parts = device, pipeline.to(device), []
+        dataset = CropDataset(store, parse_leads(data["lead"]), cropping.length)
+        labels, labelled = make_labels(store, parse_classes(data["classes"]), "multilabel")
+        rows = usable_rows(store, config)
+        parts = split_rows(store, rows[labelled[rows]], parse_folds(data["fold"])[0], protocol=data["protocol"])
+        for rows in (evenly(parts["train"], MAX_TRAINING), parts["valid"]):
+            batches = EvaluationBatches(rows, dataset.samples[rows], Cropping("center", cropping.length),
+                                        batch_size=config["dataloader"]["batch_size"], rank=distributed.rank(),
+                                        world=distributed.world())
+            self.parts.append((rows, make_loader(dataset, batches), labels[rows]))
+        self.described = f"{len(parts['valid'])} records of the selection fold"
+
+    def __call__(self, encoder, amp=None) -> float:
+        (train_x, train_y), (valid_x, valid_y) = (
+            (features(encoder, loader, self.pipeline, rows, self.device, amp), labels)
+            for rows, loader, labels in self.parts)
+        return linear_probe(train_x, train_y, valid_x, valid_y)
+
+
+def make_probe(store, config, device) -> Probe | None:
+    """The probe that train.probe_every asks for; None, and a word about why, where there are too few labels for one."""
+    if not config["train"]["probe_every"]:
+        return None
+    try:
+        return Probe(store, config, device)
+    except ConfigError as error:
+        print_once(f"note: no linear probe ({error})")
+
+
+def evenly(rows, most: int) -> np.ndarray:
+    """At most this many of the rows, spread evenly: a store is ordered by database, and its first rows are all of one."""
+    rows = np.asarray(rows)
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(int)]
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Published YAML files: exact counterparts are put in, and what moved is named with its new place."""
+"""Published YAML files and older ones of ours: exact counterparts are put in, what moved is named with its place."""
 from fnmatch import fnmatchcase
 
 STORE = "dataset.store (a folder that data_preparation/ makes)"
@@ -12,6 +12,7 @@ MOVED = {  # a pattern of dotted keys: what to write instead
     "dataset.test_transforms": "dataset.eval_transforms, which serves selection and test",
     "use_amp": "train.amp",
     "train.use_amp": "train.amp",
+    "model.encoder_args": "model.encoder: {name: ..., argument: value}",
 }
 NULL = {"output_dir": "./output", "exp_name": "", "resume": "", "encoder_path": ""}  # published: null
 LEFT_OUT = {"train.dist_eval": "evaluation is always shared out, and every record counted once"}

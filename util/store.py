@@ -1,32 +1,30 @@
 """RecordStore: all recordings of one sampling rate in one folder, read through a memory map.
 
 A store is three files.  ``signals.dat`` holds the records end to end, int16, time-major, twelve columns in the order
-of LEADS.  ``records.csv`` has one readable row a record.  ``meta.json`` holds the format version, fs, exact sums of
-every fold for standardisation, and checksums.  Opening costs no signal memory, and processes share the pages.
+of LEADS.  ``records.csv`` has one readable row a record.  ``meta.json`` holds the format version, fs and checksums.
+Opening costs no signal memory, and processes share the pages.
 """
 import csv
 import json
-import math
 import os
 import re
 import shutil
 import zlib
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from util.challenge import CLASSES, labels_from_dx
+from util.challenge import CLASSES
 from util.errors import StoreError
 from util.files import replacing, sync
-from util.leads import LEADS
+from util.leads import LEADS, lead_index
 
 FORMAT = "ECG record store"
 VERSION = 1
 BLOCK_BYTES = 1 << 24           # signals.dat is checksummed in blocks of 16 MiB
-ROW_BYTES = 2 * len(LEADS)      # one instant, all leads
-N_FOLDS = 10
-NO_FOLD = -1                    # records without a scored diagnosis
+_ROW_BYTES = 2 * len(LEADS)     # one instant, all leads
+FOLDS = 10
+NO_FOLD = -1                    # in stores of before: records without a scored diagnosis
 COLUMNS = ("record", "database", "fs_original", "start", "length", "scale", "age", "sex", "dx", "fold", "patient",
            "flags", "path")
 _TEXT = ("record", "database", "sex", "dx", "patient", "flags", "path")
@@ -45,7 +43,7 @@ class RecordStore:
         leads: the twelve lead names, in the order of the columns.
         records: pandas DataFrame, one row a record, columns COLUMNS.  ``start`` and ``length`` are in samples at fs,
             ``scale`` is mV per count, ``dx`` is space separated SNOMED CT codes, ``fold`` is -1 for records without a
-            scored diagnosis; ``flags`` and ``patient`` may be empty.
+            scored diagnosis in stores of before; ``flags`` and ``patient`` may be empty.
         meta: the contents of meta.json.
 
     A store pickles as its path: a DataLoader worker maps the same pages and copies nothing.
@@ -73,11 +71,6 @@ class RecordStore:
     def __len__(self):
         return len(self._length)
 
-    @cached_property
-    def labels(self):
-        """bool (N, 24): the Challenge's classes, in the order of util.challenge.CLASSES."""
-        return labels_from_dx(self.records["dx"].tolist())
-
     def counts(self, i, start=0, length=None):
         """int16 (length, 12): a read-only view of record i from sample ``start``, by default to its end.
 
@@ -95,24 +88,8 @@ class RecordStore:
         """float32 (length, leads) in mV; ``leads`` are names, by default all twelve."""
         counts = self.counts(i, start, length)
         if leads is not None:
-            counts = counts[:, [LEADS.index(lead) for lead in leads]]
+            counts = counts[:, lead_index(leads)]
         return counts * self._scale[i]
-
-    def statistics(self, folds=None):
-        """Mean and standard deviation of each lead in mV, two float64 (12,), over the records of these folds (default:
-        every record of the store, those without a fold included).  Exact, whatever the set: meta.json keeps each
-        fold's integer sums.
-
-        Raises:
-            StoreError: no record in these folds.
-        """
-        kept = self.meta["sums"] if folds is None else {str(fold): self.meta["sums"].get(str(fold)) for fold in folds}
-        parts = [part for part in kept.values() if part]
-        n = sum(part["samples"] for part in parts)
-        if n == 0:
-            raise StoreError(f"{self.path}: no record in folds {', '.join(kept)}")
-        return lead_statistics(n, *([sum(column) for column in zip(*(part[key] for part in parts))]
-                                    for key in ("sum", "squares")))
 
     def verify_blocks(self):
         """Compare signals.dat with its checksums.
@@ -123,7 +100,7 @@ class RecordStore:
         found = _block_checksums(self.path / "signals.dat")
         damaged = [block for block, (a, b) in enumerate(zip(found, self.meta["blocks"])) if a != b]
         if damaged:
-            rows = BLOCK_BYTES / ROW_BYTES
+            rows = BLOCK_BYTES / _ROW_BYTES
             ends = self._start + self._length
             hit = [name for name, start, end in zip(self.records["record"], self._start, ends)
                    if any(start < (block + 1) * rows and end > block * rows for block in damaged)]
@@ -131,12 +108,11 @@ class RecordStore:
                              f"differ from their checksums (records {hit[0]} to {hit[-1]}); {_REMAKE}")
 
 
-def lead_statistics(n, sums, squares):
-    """Mean and population standard deviation in mV, float64 (12,), from exact integer sums over n samples in
-    microvolts: var = (n S2 - S1^2) / n^2, in integers, so that nothing cancels."""
-    mean = np.array([s / n for s in sums])
-    std = np.array([math.sqrt((n * s2 - s * s) / (n * n)) for s, s2 in zip(sums, squares)])
-    return mean * 1e-3, std * 1e-3
+def quantise(signal):
+    """float32 mV -> (int16 counts, microvolts per count): 1 unless the record needs more range; nothing is clipped."""
+    peak_uv = 1000 * float(max(signal.max(), -signal.min()))
+    scale_uv = int(peak_uv / 32767.4) + 1
+    return np.ascontiguousarray(np.rint(signal * np.float32(1000 / scale_uv)).astype("<i2")), scale_uv
 
 
 # ---------------------------------------------------------------------------------------------------- opening
@@ -170,13 +146,13 @@ def _check_meta(folder, meta):
     size = (folder / "signals.dat").stat().st_size if (folder / "signals.dat").is_file() else None
     if size is None:
         raise StoreError(f"{folder}/signals.dat is missing; {_REMAKE}")
-    if size != meta["samples"] * ROW_BYTES:
-        raise StoreError(f"{folder}/signals.dat has {size} bytes where meta.json says {meta['samples'] * ROW_BYTES}: "
+    if size != meta["samples"] * _ROW_BYTES:
+        raise StoreError(f"{folder}/signals.dat has {size} bytes where meta.json says {meta['samples'] * _ROW_BYTES}: "
                          f"truncated or changed; {_REMAKE}")
 
 
 def _is_count(value):
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 53
+    return type(value) is int and 0 < value < 1 << 53
 
 
 def _meta_problem(meta):
@@ -188,30 +164,12 @@ def _meta_problem(meta):
     for key in ("fs", "samples", "records", "folds"):
         if not _is_count(meta.get(key)):
             return f"{key} is not a positive integer"
-    blocks = -(-meta["samples"] * ROW_BYTES // BLOCK_BYTES)
+    blocks = -(-meta["samples"] * _ROW_BYTES // BLOCK_BYTES)
     if not isinstance(meta.get("blocks"), list) or len(meta["blocks"]) != blocks:
         return "blocks does not fit the number of samples"
     if not isinstance(meta.get("records_crc32"), str):
         return "records_crc32 is missing"
-    sums, folds = meta.get("sums"), {str(fold) for fold in range(NO_FOLD, min(meta["folds"], 1000))}
-    if not isinstance(sums, dict) or not sums.keys() <= folds or not all(_is_sums(part) for part in sums.values()):
-        return "sums is not a table of sums by fold"
-    if sum(part["samples"] for part in sums.values()) != meta["samples"]:
-        return "sums does not fit the number of samples"
     return None
-
-
-def _is_sums(part):
-    """Sums that some signal can have: integers of a sane size, and no negative variance."""
-    if not isinstance(part, dict) or not _is_count(part.get("samples")):
-        return False
-    for key in ("sum", "squares"):
-        values = part.get(key)
-        if not isinstance(values, list) or len(values) != len(LEADS):
-            return False
-        if not all(type(value) is int and abs(value) < 1 << 200 for value in values):
-            return False
-    return all(part["samples"] * s2 >= s * s for s, s2 in zip(part["sum"], part["squares"]))
 
 
 def _read_records(folder, meta):
@@ -287,47 +245,31 @@ def write_store(folder, fs, rows, command):
     folder = Path(folder)
     try:
         folder.mkdir(parents=True)
-        table, sums = [], {}
+        table = []
         with open(folder / "signals.dat", "wb") as file:
             start = 0
             for row, counts in rows:
                 if counts.dtype != np.int16 or counts.ndim != 2 or counts.shape[1] != len(LEADS) or not len(counts):
                     raise StoreError(f"record {row['record']}: counts must be int16 (n, 12) with n > 0")
                 file.write(np.ascontiguousarray(counts, "<i2").data)
-                _add_sums(sums.setdefault(row["fold"], [0, [0] * len(LEADS), [0] * len(LEADS)]), counts,
-                          row["scale_uv"])
                 table.append(_table_row(row, start, len(counts)))
                 start += len(counts)
             sync(file)
         if not table:
             raise StoreError(f"{folder}: no record to write")
         write_table(folder / "records.csv", COLUMNS, table)
-        _write_meta(folder, fs, start, len(table), sums, command)
+        _write_meta(folder, fs, start, len(table), command)
     except OSError as error:
         raise StoreError(f"cannot write the store {folder}: {error}") from error
     RecordStore(folder)     # what was written must be what we read
 
 
-def _write_meta(folder, fs, samples, records, sums, command):
-    total = [sum(part[0] for part in sums.values())] + [
-        [sum(column) for column in zip(*(part[k] for part in sums.values()))] for k in (1, 2)]
-    mean, std = lead_statistics(*total)
-    meta = {"format": FORMAT, "version": VERSION, "fs": fs, "leads": list(LEADS), "dtype": "int16",
-            "classes": list(CLASSES), "records": records, "samples": samples, "folds": N_FOLDS, "command": command,
-            "mean_mv": mean.tolist(), "std_mv": std.tolist(),
-            "sums": {str(fold): {"samples": n, "sum": s, "squares": s2}
-                     for fold, (n, s, s2) in sorted(sums.items())},
-            "records_crc32": _checksum((folder / "records.csv").read_bytes()),
-            "block_bytes": BLOCK_BYTES, "blocks": _block_checksums(folder / "signals.dat")}
-    write_json(folder / "meta.json", meta)
-
-
-def _add_sums(total, counts, scale_uv):
-    """Add a record's exact sums, in integer microvolts: samples, sum and sum of squares of each lead."""
-    wide = counts.astype(np.int64)
-    total[0] += len(counts)
-    for k, part in ((1, wide.sum(0) * scale_uv), (2, (wide * wide).sum(0) * scale_uv ** 2)):
-        total[k] = [a + int(b) for a, b in zip(total[k], part)]
+def _write_meta(folder, fs, samples, records, command):
+    write_json(folder / "meta.json", {
+        "format": FORMAT, "version": VERSION, "fs": fs, "leads": list(LEADS), "dtype": "int16",
+        "classes": list(CLASSES), "records": records, "samples": samples, "folds": FOLDS, "command": command,
+        "records_crc32": _checksum((folder / "records.csv").read_bytes()),
+        "block_bytes": BLOCK_BYTES, "blocks": _block_checksums(folder / "signals.dat")})
 
 
 def _table_row(row, start, length):

@@ -1,11 +1,15 @@
-"""Pre-trained weights into any model: from a file or from a folder of published layout, into an encoder or a fusion.
+"""Pre-trained weights, out of a method and into any model: a file or a folder of published layout, an encoder or a fusion.
+
+``encoder.pth`` holds {"model": state dict of the encoder without its heads, ...} under the published key names.
 
 A fusion is a model with ``branches``, encoders by name.  Its branches are filled one by one under their own key names;
 loading DINO's keys into the whole fusion matches none of them, which the published scripts did not notice.
 """
 from pathlib import Path
 
-from util.checkpoint import load_encoder, read_encoder
+import torch
+
+from util import checkpoint
 from util.errors import CheckpointError
 
 # What the self-supervised scripts leave in ./checkpoints, best first.
@@ -13,6 +17,69 @@ PUBLISHED_FILES = {"signal": ("DINO_signal_student.pth", "SIMCLR_signal.pth", "B
                    "spectrogram": ("DINO_spectrogram_student.pth",)}
 
 
+# ============ one encoder ============
+def without_heads(encoder, state: dict) -> dict:
+    """What of a state dict pre-training knows: all but the encoder's heads."""
+    prefixes = tuple(f"{name}." for name in encoder.heads)
+    return {name: value for name, value in state.items() if not name.startswith(prefixes)}
+
+
+def save_encoder(encoder, path, *, epoch: int, config: dict, leads) -> None:
+    """Write an encoder file; ``leads`` are the names of those that it was trained on."""
+    state = without_heads(encoder, encoder.state_dict())
+    checkpoint.save(checkpoint.content(state, config, epoch, leads=list(leads)), path)
+
+
+def read_encoder(path) -> dict:
+    """The encoder's state dict from encoder.pth, a pre-training checkpoint (its ``encoder.`` part), a fine-tuned
+    checkpoint, or a bare state dict.
+
+    Returns:
+        {"state": tensors by name, "leads": names, or None for a file that does not say}.
+
+    Raises:
+        CheckpointError: unreadable, or no tensors in it.
+    """
+    content = checkpoint.load(path, "encoder file")
+    state = content["model"] if isinstance(content.get("model"), dict) else content
+    state = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    for prefix in ("encoder.", "classifier."):
+        if any(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    if not state:
+        raise CheckpointError(f"{path} holds no tensors")
+    leads = content.get("leads")
+    return {"state": state, "leads": leads if isinstance(leads, list) else None}
+
+
+def load_encoder(model, path) -> str:
+    """Load pre-trained weights into ``model``: everything but the heads must be there and fit.
+
+    Returns:
+        A line for people: how many tensors matched, and which were left to train anew.
+
+    Raises:
+        CheckpointError: nothing matched, a shape differs, or anything but the heads is missing or left over.
+    """
+    found = read_encoder(path)
+    given = without_heads(model, model.adapt_leads(found["state"], found["leads"]))
+    own = model.state_dict()
+    wanted = set(without_heads(model, own))
+    matched = sorted(wanted & set(given))
+    misfits = [name for name in matched if own[name].shape != given[name].shape]
+    problems = [f"{name} is {tuple(given[name].shape)} in the file but {tuple(own[name].shape)} here"
+                for name in misfits]
+    problems += [f"{name} is missing in the file" for name in sorted(wanted - set(given))]
+    problems += [f"{name} of the file has no place here" for name in sorted(set(given) - wanted)]
+    if not matched or problems:
+        raise CheckpointError(f"{path} does not fit the model: {len(matched)} of {len(wanted)} encoder tensors match; "
+                              f"{'; '.join(problems[:4])}{' ...' if len(problems) > 4 else ''}. Check model_name, "
+                              "model.* and dataset.lead against the pre-training run's config.yaml")
+    model.load_state_dict({**own, **{name: given[name] for name in matched}})
+    return f"loaded {len(matched)} of {len(wanted)} encoder tensors from {path}; the head starts anew"
+
+
+# ============ into any model ============
 def check_pretrained(path) -> None:
     """Fail early for a path that holds no readable encoder at all.
 
@@ -44,10 +111,10 @@ def load_pretrained(model, path) -> str:
         CheckpointError: nothing fits; the message says what is wrong with each file.
     """
     check_pretrained(path)
-    branches = getattr(model, "branches", None)
+    branches = model.branches
     if not Path(path).is_dir():
-        return load_encoder(model, path) if branches is None else _first_fit({"fusion": model, **branches}, [path])
-    if branches is None:
+        return _first_fit({"fusion": model, **branches}, [path]) if branches else load_encoder(model, path)
+    if not branches:
         return _first_fit({"encoder": model}, [file for role in PUBLISHED_FILES for file in _present(path, role)])
     lines = []
     for role, branch in branches.items():

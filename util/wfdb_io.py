@@ -2,21 +2,20 @@
 
 A header is parsed here (header(5) of the WFDB specification); the Challenge's MATLAB v4 signal files are read here
 too, because that is faster and exact; every other format goes through the wfdb package.  A recording that cannot be
-trusted raises RecordError, whose text is the reason.  Nothing is allocated that the signal file's own size does not
+trusted raises RecordError, whose text is the reason; an OSError or MemoryError may have passed next time.  Nothing is allocated that the signal file's own size does not
 cover, and no file outside the header's folder is opened.
 """
 import math
 import os
 import re
 import stat
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import scipy.fft
 
-from util.errors import RecordError
+from util.errors import ECGError, RecordError
 from util.leads import LEADS, standard_lead
 
 MAX_HEADER_BYTES = 1 << 20
@@ -104,7 +103,10 @@ class Recording:
 def find_headers(folder):
     """Paths of all .hea files under a folder, at any depth, links followed, sorted by their relative POSIX path."""
     folder, found, seen = Path(folder), [], set()
-    for root, folders, files in os.walk(folder, followlinks=True):
+
+    def complain(error):
+        raise ECGError(f"cannot list the folder {error.filename}: {error.strerror}") from None
+    for root, folders, files in os.walk(folder, onerror=complain, followlinks=True):
         here = os.stat(root)
         if (here.st_dev, here.st_ino) in seen:      # a link back to a folder we have been in
             folders.clear()
@@ -138,7 +140,7 @@ def read_header(path):
         raise RecordError(f"header unreadable: {n_signals} signals announced, {len(lines) - 1} signal lines")
     signals = tuple(_parse_signal_line(line, number) for number, line in enumerate(lines[1:n_signals + 1], 1))
     flags = [] if named == record else [f"header calls the record {named}"]
-    if any(line.gain == DEFAULT_GAIN and not given for line, given in signals):
+    if not all(given for _, given in signals):
         flags.append("no gain in the header, 200 counts per unit assumed")
     age, sex, dx, unknown_dx = _parse_comments(comments, flags)
     return Header(path, record, fs, n_samples, tuple(line for line, _ in signals), age, sex, dx, unknown_dx,
@@ -146,7 +148,9 @@ def read_header(path):
 
 
 def _read_text(path):
-    data = _open_regular(path, "header", MAX_HEADER_BYTES + 1)
+    _file_size(path, "header")
+    with open(path, "rb") as file:
+        data = file.read(MAX_HEADER_BYTES + 1)
     if len(data) > MAX_HEADER_BYTES:
         raise RecordError(f"header unreadable: larger than {MAX_HEADER_BYTES} bytes")
     if b"\0" in data:
@@ -160,20 +164,9 @@ def _file_size(path, what):
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         raise RecordError(f"{what} missing: {path.name}") from None
-    except OSError as error:
-        raise RecordError(f"{what} cannot be read: {error.strerror}") from None
     if not stat.S_ISREG(status.st_mode):
         raise RecordError(f"{what} is not a regular file: {path.name}")
     return status.st_size
-
-
-def _open_regular(path, what, limit):
-    _file_size(path, what)
-    try:
-        with open(path, "rb") as file:
-            return file.read(limit)
-    except OSError as error:
-        raise RecordError(f"{what} cannot be read: {error.strerror}") from None
 
 
 def _split_lines(data):
@@ -314,10 +307,15 @@ def read_signal(header, min_seconds=0.0):
     _check_length(rows.shape[1], header.fs, min_seconds)
     low, high = rows.min(1), rows.max(1)
     _check_samples(rows, low, high)
-    flat = [f"flat lead {lead}" for lead, is_flat in zip(LEADS, low == high) if is_flat]
+    return Recording(header, rows.T, header.flags + flat_leads(low, high))
+
+
+def flat_leads(low, high):
+    """Remarks on leads whose lowest and highest sample, each (12,), are the same; a RecordError if all are flat."""
+    flat = tuple(f"flat lead {lead}" for lead, is_flat in zip(LEADS, low == high) if is_flat)
     if len(flat) == len(LEADS):
         raise RecordError("every lead is flat")
-    return Recording(header, rows.T, header.flags + tuple(flat))
+    return flat
 
 
 def _check_length(n_samples, fs, min_seconds):
@@ -373,7 +371,7 @@ def _read_mat(header):
     size, wanted = _file_size(path, "signal file"), MAT_FORMATS[header.signals[0].format]
     if size < MAT_OFFSET:
         raise RecordError(f"signal file shorter than the header says: {size} bytes in {path.name}")
-    kind, rows, columns, imaginary, name_bytes = struct.unpack("<5i", _open_regular(path, "signal file", 20))
+    kind, rows, columns, imaginary, name_bytes = np.fromfile(path, "<i4", 5).tolist()
     if kind not in MAT_TYPES:
         raise RecordError(f"signal file is no little-endian MATLAB v4 matrix: {path.name}")
     if MAT_TYPES[kind] != wanted:
@@ -388,10 +386,7 @@ def _read_mat(header):
                           f"{max(columns, header.n_samples or 0)} in {path.name}")
     if header.n_samples not in (None, columns):
         raise RecordError(f"signal file longer than the header says: {columns} samples of {header.n_samples}")
-    try:
-        counts = np.fromfile(path, np.dtype(wanted).newbyteorder("<"), rows * columns, offset=MAT_OFFSET)
-    except OSError as error:
-        raise RecordError(f"signal file cannot be read: {error.strerror}") from None
+    counts = np.fromfile(path, np.dtype(wanted).newbyteorder("<"), rows * columns, offset=MAT_OFFSET)
     if len(counts) != rows * columns:
         raise RecordError("signal file shorter than the header says: it changed while it was read")
     return _scale_counts(np.ascontiguousarray(counts.reshape(columns, rows).T), header)
@@ -425,6 +420,8 @@ def _read_with_wfdb(header):
     factors = [_to_millivolts(line) for line in header.signals]
     try:
         signal = wfdb.rdrecord(os.path.abspath(header.path.with_suffix(""))).p_signal
+    except (OSError, MemoryError):
+        raise
     except Exception as error:      # wfdb raises whatever its parsing meets
         raise RecordError(f"wfdb cannot read it: {type(error).__name__}: {_printable(str(error))}") from None
     if signal is None or signal.ndim != 2 or signal.shape[1] != len(header.signals) or len(signal) == 0:
@@ -434,28 +431,18 @@ def _read_with_wfdb(header):
     return np.ascontiguousarray((signal * factors).T, np.float32)
 
 
-def resampled_length(n_samples, fs, target_fs):
-    """Samples after resampling, as published: int(n * target / fs)."""
-    return int(n_samples * target_fs / fs)
-
-
-def resample(signal, fs, target_fs):
-    """scipy.signal.resample along time (FFT), in float32: within 2.5e-6 mV of it on ECGs.
+def resample_to(signal, fs, rates):
+    """scipy.signal.resample along time (FFT) with one forward transform, in float32: within 2.5e-6 mV of it on ECGs.
 
     Args:
         signal: float32 (n, leads) at fs Hz.
 
     Returns:
-        float32 (int(n * target_fs / fs), leads); the signal itself where the rates are equal.
+        {rate: float32 (int(n * rate / fs), leads)}, lengths as published; the signal itself where the rates are equal.
     """
-    return resample_to(signal, fs, [target_fs])[target_fs]
-
-
-def resample_to(signal, fs, rates):
-    """resample to several rates with one forward transform: {rate: float32 (m, leads)}."""
     n, spectrum, resampled = len(signal), None, {}
     for rate in rates:
-        m = resampled_length(n, fs, rate)
+        m = int(n * rate / fs)
         if rate == fs:
             resampled[rate] = signal
             continue

@@ -2,14 +2,15 @@
 import torch
 from torch import nn
 
-from models.encoder.standardize import LeadStandardize, fit_statistics
+from models.contract import Encoder
+from models.standardize import LeadStandardize
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 XAVIER = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
 
 def init_from_scratch(network: nn.Module) -> None:
-    """The published start: Xavier normal for convolutions and linears, BatchNorm weight N(1, 0.02), biases zero."""
+    """Xavier normal for convolutions and linears, BatchNorm weight N(1, 0.02), biases zero."""
     for module in network.modules():
         if isinstance(module, XAVIER):
             nn.init.xavier_normal_(module.weight)
@@ -29,10 +30,8 @@ def classifier(width: int, hidden: int, num_classes: int | None) -> nn.Module:
     return head
 
 
-class CNNEncoder(nn.Module):
-    """Shell of an encoder that standardises its own input.
-
-    A subclass sets ``width`` and ``head`` and writes ``forward_features``.
+class CNNEncoder(Encoder):
+    """Shell of an encoder that standardises its own input by the training records' statistics.
 
     Args:
         num_leads: leads of the crops, (batch, num_leads, time) in mV.
@@ -46,18 +45,5 @@ class CNNEncoder(nn.Module):
         """What ``standardize`` is fed and fitted on: the crop itself, (batch, leads, time)."""
         return x
 
-    def fit_statistics(self, batches) -> None:
-        """Fit the standardisation on crops of the training folds: float32 (batch, leads, time) in mV, read once.
-
-        Raises:
-            ECGError: no crops, another number of leads, or values that are not finite.
-        """
-        fit_statistics([self], batches)
-
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """(batch, leads, time) -> (batch, width)."""
-        raise NotImplementedError
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(batch, leads, time) -> logits (batch, classes), or features where there is no head."""
-        return self.head(self.forward_features(x))
+    def standardizers(self):
+        return [(self.standardize, self.unstandardized)]

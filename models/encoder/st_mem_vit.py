@@ -54,12 +54,15 @@ class ST_MEM_ViT(TransformerEncoder):
         lead = torch.stack([self.lead_embeddings[row] for row in rows])
         return torch.cat([left, tokens, right], dim=2) + lead[:, None]
 
-    def forward_features(self, series, leads=None):
+    def encode(self, series, keep=None, leads=None):
+        """As in ``TransformerEncoder``: lead by lead, each lead's tokens (in the order of ``keep``) between separators."""
         rows = self.input_leads(series, leads)
         patches = self.patchify(series)
-        tokens = self.to_patch_embedding(patches) + self.pos_embedding[:, 1:patches.shape[2] + 1]
-        tokens = rearrange(self.wrap_leads(tokens, rows), "b l n d -> b (l n) d")
-        tokens = rearrange(self.run_blocks(tokens), "b (l n) d -> b l n d", l=len(rows))
+        tokens = self.embed(patches, self.pos_embedding[0, 1:patches.shape[2] + 1], keep)
+        return self.run_blocks(rearrange(self.wrap_leads(tokens, rows), "b l n d -> b (l n) d"))
+
+    def forward_features(self, series, leads=None):
+        tokens = rearrange(self.encode(series, leads=leads), "b (l n) d -> b l n d", l=series.shape[1])
         return self.norm(tokens[:, :, 1:-1].mean(dim=(1, 2)))
 
 

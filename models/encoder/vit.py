@@ -6,7 +6,8 @@ import torch
 import torch.nn as nn
 from einops import rearrange, repeat
 
-from models.blocks import Block, patch_embedding
+from models.blocks import Block, patch_embedding, take
+from models.contract import Encoder
 from models.registry import register
 from util.errors import CheckpointError, ConfigError
 from util.leads import LEADS, parse_leads
@@ -16,7 +17,7 @@ SIZES = {"base": {"width": 768, "depth": 12, "heads": 12}, "small": {"width": 38
          "tiny": {"width": 192, "depth": 4, "heads": 3}}
 
 
-class TransformerEncoder(nn.Module):
+class TransformerEncoder(Encoder):
     """Blocks, final norm, head and the bookkeeping of leads.
 
     ``known_leads`` are the leads this encoder has an embedding for; ``leads`` are those of its input, in input order.
@@ -47,6 +48,7 @@ class TransformerEncoder(nn.Module):
         self._block_options = [dict(dropout=drop_out_rate, attention_dropout=attn_drop_out_rate,
                                     drop_path=drop_path_rate * i / max(depth - 1, 1)) for i in range(depth)]
         self._heads = heads
+        self.dropout = nn.Dropout(drop_out_rate)
 
     def _add_blocks(self, num_classes):
         """Register what follows the embeddings, in the order of the published state dict."""
@@ -61,6 +63,7 @@ class TransformerEncoder(nn.Module):
 
     def run_blocks(self, tokens):
         """(batch, tokens, width) through all blocks; no final norm."""
+        tokens = self.dropout(tokens)
         for i in range(self.depth):
             tokens = getattr(self, f"block{i}")(tokens)
         return tokens
@@ -85,21 +88,13 @@ class TransformerEncoder(nn.Module):
                               f"it knows {', '.join(self.known_leads)}")
         return [self.known_leads.index(lead) for lead in leads]
 
-    def adapt_leads(self, state, leads=None):
-        """The tensors of a checkpoint, those that belong to one lead picked by the names of this encoder's leads.
-
-        Args:
-            state: state dict of an encoder of this class that knows these leads, and perhaps more.
-            leads: names of the leads that it was trained on; None for a published file, whose leads are the first
-                standard ones.
+    def rows_in_file(self, count, leads):
+        """Where this encoder's leads stand among the ``count`` that a file knows; ``leads`` names them, None for a
+        published file, whose leads are the first standard ones.
 
         Raises:
-            CheckpointError: the file lacks a lead.  Here: nothing belongs to one lead, so nothing changes.
+            CheckpointError: the file lacks a lead.
         """
-        return state
-
-    def rows_in_file(self, count, leads):
-        """Where this encoder's leads stand among the ``count`` that a checkpoint knows."""
         # an encoder of all twelve knows them in the standard order, whichever it was trained on
         names = LEADS[:count] if leads is None or count == len(LEADS) else tuple(leads)
         missing = [lead for lead in self.known_leads if lead not in names]
@@ -116,16 +111,57 @@ class TransformerEncoder(nn.Module):
             raise ConfigError(f"the input has {time} samples; it must be a multiple of patch_size = {self.patch_size} "
                               f"and at most seq_len = {self.seq_len}")
 
-    def forward_features(self, series, leads=None):
+    def embed(self, patches, position, keep=None):
+        """Patches (batch, ..., n, values) with positions (n, width) -> tokens (batch, ..., n, width), or those at
+        ``keep`` (batch, ..., k) alone."""
+        if keep is not None:
+            patches, position = take(patches, keep), position[keep]
+        return self.to_patch_embedding(patches) + position
+
+    def encode(self, series, keep=None, leads=None):
+        """(batch, leads, time) -> what leaves the last block, (batch, n, width)."""
         raise NotImplementedError
 
+    def tokens(self, series, keep=None):
+        """As in the contract, each after the norm; class token or separators included."""
+        return self.norm(self.encode(series, keep))
+
     def forward(self, series, leads=None):
-        """(batch, leads, time) -> (batch, num_classes), or (batch, width) without a head."""
+        """(batch, leads, time) -> (batch, num_classes), or (batch, width) without a head; ``leads`` names the input's
+        leads where they are not those that the encoder was built for."""
         return self.head(self.forward_features(series, leads))
 
 
-class ViT(TransformerEncoder):
-    """Tokens are ``patch_size`` samples of all leads together; the feature is the class token after the norm.
+class ClassTokenEncoder(TransformerEncoder):
+    """A transformer whose feature is its class token, after the norm.  A subclass says how to make patches."""
+
+    def _add_parts(self, positions, patch_width, num_classes):
+        """Register all parts, in the order of the published state dict."""
+        self.pos_embedding = nn.Parameter(torch.randn(1, positions + 1, self.width))
+        self.cls_embedding = nn.Parameter(torch.randn(self.width))
+        self.to_patch_embedding = patch_embedding(patch_width, self.width)
+        self._add_blocks(num_classes)
+
+    def patchify(self, series, leads=None):
+        """(batch, leads, time) -> (batch, n, values)."""
+        raise NotImplementedError
+
+    def token_positions(self, table, count, leads=None):
+        """Positions of the ``count`` tokens, (count, width), from a table whose row 0 is the class token's."""
+        return table[0, 1:count + 1]
+
+    def encode(self, series, keep=None, leads=None):
+        patches = self.patchify(series, leads)
+        tokens = self.embed(patches, self.token_positions(self.pos_embedding, patches.shape[1], leads), keep)
+        first = repeat(self.cls_embedding + self.pos_embedding[:, 0], "1 d -> b 1 d", b=len(tokens))  # never masked
+        return self.run_blocks(torch.cat([first, tokens], dim=1))
+
+    def forward_features(self, series, leads=None):
+        return self.norm(self.encode(series, leads=leads)[:, 0])
+
+
+class ViT(ClassTokenEncoder):
+    """Tokens are ``patch_size`` samples of all leads together.
 
     Args: see ``TransformerEncoder``.  Leads that are missing from the input are filled with zeros, since every patch
     vector has a place for each lead.
@@ -133,11 +169,7 @@ class ViT(TransformerEncoder):
 
     def __init__(self, *, num_classes=None, **options):
         super().__init__(**options)
-        patches = self.seq_len // self.patch_size
-        self.pos_embedding = nn.Parameter(torch.randn(1, patches + 1, self.width))
-        self.cls_embedding = nn.Parameter(torch.randn(self.width))
-        self.to_patch_embedding = patch_embedding(self.patch_size * len(self.known_leads), self.width)
-        self._add_blocks(num_classes)
+        self._add_parts(self.seq_len // self.patch_size, self.patch_size * len(self.known_leads), num_classes)
 
     def patchify(self, series, leads=None):
         """(batch, leads, time) -> (batch, patches, patch_size * known leads), sample-major, lead fastest."""
@@ -148,16 +180,6 @@ class ViT(TransformerEncoder):
             full[:, rows] = series
             series = full
         return rearrange(series, "b l (n p) -> b n (p l)", p=self.patch_size)
-
-    def with_class_token(self, tokens):
-        """Prepend the class token with its position (row 0)."""
-        token = self.cls_embedding + self.pos_embedding[:, 0]
-        return torch.cat([repeat(token, "1 d -> b 1 d", b=len(tokens)), tokens], dim=1)
-
-    def forward_features(self, series, leads=None):
-        patches = self.patchify(series, leads)
-        tokens = self.to_patch_embedding(patches) + self.pos_embedding[:, 1:patches.shape[1] + 1]
-        return self.norm(self.run_blocks(self.with_class_token(tokens))[:, 0])
 
 
 def encoder_factory(encoder_class, name, size, patch_size=75):

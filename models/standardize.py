@@ -11,29 +11,21 @@ from util.errors import ECGError
 FLAT = 1e-6  # a lead whose standard deviation is below this (one nanovolt) is flat: dividing would only scale up noise
 
 
-class Moments:
-    """Exact mean and variance of every lead over a stream of batches, in float64.
+class RecordMoments:
+    """Mean over records of each record's own mean and standard deviation, per lead, in float64.
 
-    Batches are merged by the pairwise update of Chan, Golub and LeVeque (1983), which loses nothing to cancellation
-    where a large offset hides a small variance.
+    The published definition, and a robust one: a single artefact of 20 mV in 400 records moves the mean of the
+    records' standard deviations by a quarter, but the standard deviation of all samples together fivefold.
     """
 
     def __init__(self):
-        self.count, self.mean, self.squares = 0, 0.0, 0.0  # squares: summed squared distances to the mean
+        self.records, self.means, self.stds = 0, 0.0, 0.0
 
     def update(self, x: torch.Tensor) -> None:
-        """Take in x (batch, leads, ...); everything but the leads is averaged over."""
-        x = x.detach().double().transpose(0, 1).flatten(1)   # (leads, values)
-        count = self.count + x.shape[1]
-        mean = x.mean(1)
-        shift = mean - self.mean
-        self.squares = self.squares + (x - mean[:, None]).square().sum(1) + shift**2 * self.count * x.shape[1] / count
-        self.mean = self.mean + shift * (x.shape[1] / count)
-        self.count = count
-
-    def std(self) -> torch.Tensor:
-        """Population standard deviation, (leads,)."""
-        return (self.squares / self.count).sqrt()
+        """Take in one crop each of some records, (batch, leads, ...)."""
+        std, mean = torch.std_mean(x.detach().double().flatten(2), dim=2, correction=0)
+        self.records += len(x)
+        self.means, self.stds = self.means + mean.sum(0), self.stds + std.sum(0)
 
 
 class LeadStandardize(nn.Module):
@@ -48,15 +40,20 @@ class LeadStandardize(nn.Module):
         self.register_buffer("mean", torch.zeros(num_leads))
         self.register_buffer("std", torch.ones(num_leads))
 
-    def adopt(self, moments: Moments) -> None:
+    @property
+    def fitted(self) -> bool:
+        """Whether these are statistics of data, fitted here or loaded with weights."""
+        return bool((self.mean != 0).any() or (self.std != 1).any())
+
+    def fit(self, moments: RecordMoments) -> None:
         """Standardise by these moments from now on.  A flat lead is centred and left unscaled.
 
         Raises:
-            ECGError: no batches were seen, or they had another number of leads or values that are not finite.
+            ECGError: no crops were seen, or they had another number of leads or values that are not finite.
         """
-        if moments.count == 0:
+        if moments.records == 0:
             raise ECGError("standardisation: no training crops were given; check the store and its folds")
-        mean, std = moments.mean, moments.std()
+        mean, std = moments.means / moments.records, moments.stds / moments.records
         if mean.shape != self.mean.shape:
             raise ECGError(f"standardisation: crops of {len(mean)} leads for a model of {len(self.mean)}; "
                            "make model.num_leads and dataset.lead agree")
@@ -72,23 +69,3 @@ class LeadStandardize(nn.Module):
                              "make model.num_leads and dataset.lead agree")
         per_lead = (-1,) + (1,) * (x.ndim - 2)
         return (x - self.mean.view(per_lead)) / self.std.view(per_lead)
-
-
-@torch.no_grad()
-def fit_statistics(encoders, batches) -> None:
-    """Fit the standardisation of several encoders in one pass over the crops.
-
-    Args:
-        encoders: modules with ``standardize`` (LeadStandardize) and ``unstandardized(x)``, which gives its input.
-        batches: iterable of float32 (batch, leads, time) in mV, crops of the training folds; read once.
-
-    Raises:
-        ECGError: see LeadStandardize.adopt.
-    """
-    encoders = list(encoders)
-    moments = [Moments() for _ in encoders]
-    for batch in batches:
-        for encoder, total in zip(encoders, moments):
-            total.update(encoder.unstandardized(batch.to(encoder.standardize.mean.device)))
-    for encoder, total in zip(encoders, moments):
-        encoder.standardize.adopt(total)

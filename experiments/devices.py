@@ -1,0 +1,68 @@
+"""--gpu of the published scripts: which devices, how many processes."""
+import os
+
+import torch
+
+from util import distributed
+from util.config import ROOT
+from util.errors import ConfigError
+from util.launch import launch, launch_parser, parse_devices
+from util.run_log import print_once
+
+
+def add_gpu_flag(parser, several=True) -> None:
+    """--gpu as everywhere; without ``several`` for scripts of one process."""
+    more = ", 0,1 two, cpu none, cpu,cpu two CPU processes" if several else ", cpu none"
+    parser.add_argument("--gpu", metavar="IDS" if several else "ID",
+                        help=f"0 is one GPU{more} (default: the first GPU, or the CPU where there is none)")
+
+
+def one_device(text: str | None) -> torch.device:
+    """The device of --gpu for a script of one process.
+
+    Raises:
+        ConfigError: several, or see ``choose_devices``.
+    """
+    processes, device = choose_devices(text)
+    if processes > 1:
+        raise ConfigError(f"--gpu {text}: this script runs on one device")
+    return distributed.start(device)
+
+
+def choose_devices(text: str | None) -> tuple[int, str]:
+    """Make the devices of --gpu the visible ones: (processes, value for the config's ``device``).
+
+    A machine without any GPU computes on the CPU and says so, so that published commands run there, too.
+
+    Raises:
+        ConfigError: not a list of devices, or a GPU that this machine lacks.
+    """
+    if text is None:
+        return 1, "auto"
+    processes, visible = parse_devices(text)
+    here = torch.cuda.device_count()
+    if visible and "CUDA_VISIBLE_DEVICES" not in os.environ and 0 < here <= max(map(int, visible.split(","))):
+        raise ConfigError(f"--gpu {text}: this machine has {here} GPU(s), numbered from 0")
+    if visible and not here and os.environ.get("RANK", "0") == "0":
+        print_once(f"note: --gpu {text}, but PyTorch sees no GPU; computing on the CPU")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible or ""
+    return processes, "auto" if visible else "cpu"
+
+
+def run(gpu: str | None, script: str, argv, config_for, job) -> None:
+    """Do ``job(config_for(processes, device))`` here, or start experiments/<script>.py with ``argv`` again on several
+    processes.
+
+    Raises:
+        ECGError: as the job; SystemExit: a process that was started here failed.
+    """
+    processes, device = choose_devices(gpu)
+    processes = int(os.environ.get("WORLD_SIZE", processes))
+    config = config_for(processes, device)  # checked here, too: a wrong flag needs no processes
+    if processes == 1 or "RANK" in os.environ:
+        job(config)
+        return
+    options = launch_parser(f"{script}.py").parse_args(["--gpus", gpu])
+    status = launch(str(ROOT / "experiments" / f"{script}.py"), options, list(argv))
+    if status:
+        raise SystemExit(status)

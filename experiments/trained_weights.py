@@ -1,0 +1,112 @@
+"""Trained weights: finding them in a folder, and rebuilding the classifier that they belong to."""
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from util import checkpoint
+from util.config import load_config
+from util.dataset import FOLDS, Cropping, parse_classes
+from util.errors import CheckpointError
+from util.evaluation import PUBLISHED_BEST, FoldFiles
+from util.setup import build_configured, evaluation_transforms
+from util.transforms import Pipeline
+
+METRIC = {name: metric for metric, name in PUBLISHED_BEST.items()}  # --best-type ROC -> AUROC
+
+
+def find_weights(folder, best: str, folds=None) -> dict[int, Path]:
+    """Weights that training left in ``folder``, by test fold: what an experiment wrote (fold<k>_best<ROC|PRC>.pth), or
+    main_finetune.py (fold<k>/best-<metric>.pth, or best-<metric>.pth of a single fold).
+
+    Args:
+        best: ROC or PRC, the metric of the selection.
+        folds: those wanted; None for all that are there.
+
+    Raises:
+        CheckpointError: none there, or not for one of ``folds``.
+    """
+    folder, metric = Path(folder), METRIC[best]
+    found = {}
+    for fold in range(FOLDS):
+        places = (FoldFiles.published(folder, fold).best(metric), FoldFiles(folder / f"fold{fold}").best(metric))
+        there = [path for path in places if path.is_file()]
+        if there:
+            found[fold] = there[0]
+    lone = FoldFiles(folder).best(metric)
+    if not found and lone.is_file():
+        found[read_weights(lone)["config"]["dataset"]["fold"]] = lone
+    missing = [fold for fold in folds or () if fold not in found]
+    if not found or missing:
+        what = f"for fold {', '.join(map(str, missing))}" if found else "at all"
+        raise CheckpointError(f"{folder} holds no weights chosen by {metric} {what} (looked for fold<k>_best{best}.pth,"
+                              f" fold<k>/best-{metric}.pth, best-{metric}.pth); name the --save_folder of the training")
+    return {fold: found[fold] for fold in folds or found}
+
+
+def read_weights(path) -> dict:
+    """Content of a checkpoint that carries the config it was trained by.
+
+    Raises:
+        CheckpointError: missing, damaged, or without config or model.
+    """
+    content = checkpoint.load(path, "weights")
+    if not isinstance(content.get("config"), dict) or not isinstance(content.get("model"), dict):
+        raise CheckpointError(f"{path} does not carry the config of its training; take the weights that this project's "
+                              "training wrote, e.g. fold0_bestROC.pth")
+    return content
+
+
+@dataclass
+class Trained:
+    """A trained classifier and all that it takes to use it, rebuilt from its weights file.
+
+    Attributes:
+        classifier: in evaluation mode.
+        store: checksum of records.csv of the store that it was trained on, None if unknown.
+        cropping, pipeline: how it sees a record.
+        classes: names; codes: SNOMED CT code of each class.
+    """
+    path: Path
+    config: dict
+    classifier: nn.Module
+    store: str | None
+    cropping: Cropping
+    pipeline: Pipeline
+    classes: tuple[str, ...]
+    codes: tuple[str, ...]
+
+
+def load_trained(path, overrides=(), config_path=None) -> Trained:
+    """Rebuild the classifier of a weights file.
+
+    Args:
+        overrides: ``--set`` texts, such as dataset.store=... where the store has moved.
+        config_path: a config to use instead of the file's own.
+
+    Raises:
+        CheckpointError: the file cannot be used, or its tensors do not fit the config's model.
+        ConfigError: a wrong override.
+    """
+    content = checkpoint.load(path, "weights") if config_path else read_weights(path)
+    config = load_config([config_path or content["config"]], overrides, program="finetune")
+    config.update(mode="scratch", encoder_path="", resume="")  # the weights are all there
+    classes = parse_classes(config["dataset"]["classes"])
+    classifier = build_configured(config, len(classes))
+    try:
+        classifier.load_state_dict(content["model"])
+    except (RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{path} does not fit {config['model_name']}: {reason}") from None
+    cropping, pipeline = evaluation_transforms(config)
+    return Trained(Path(path), config, classifier.eval(), content.get("store"), cropping, pipeline, tuple(classes),
+                   class_codes(config))
+
+
+def class_codes(config) -> tuple[str, ...]:
+    """The SNOMED CT code that stands for each class: the Challenge's, or the first one listed in the config."""
+    classes = config["dataset"]["classes"]
+    if classes == "challenge2020":
+        from util.challenge import CLASSES
+        return CLASSES
+    return tuple(str(codes[0] if isinstance(codes, list) else codes) for codes in classes.values())

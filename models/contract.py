@@ -1,0 +1,126 @@
+"""What the rest of the project may rely on: encoders, self-supervised methods and the batches they are given.
+
+Everything is declared here with a default that does nothing, so that nobody has to ask a model what it can do.
+"""
+from typing import TypedDict
+
+import torch
+from torch import nn
+
+from models.standardize import RecordMoments
+from util.errors import ConfigError
+from util.keyed_random import KeyedRandom
+
+
+class Batch(TypedDict, total=False):
+    """What a training step hands to a model.
+
+    signal: float32 (batch, leads, time) in mV, after the device transforms; random: the samples' own random numbers;
+    record: int64 (batch,), rows of the store; label: float32 (batch, classes) or int64 (batch,), in supervised jobs;
+    epoch: position of the run in epochs; progress: the same as a share of the run, in [0, 1].
+    """
+    signal: torch.Tensor
+    random: KeyedRandom
+    record: torch.Tensor
+    label: torch.Tensor
+    epoch: float
+    progress: float
+
+
+class Encoder(nn.Module):
+    """Crops -> features; a classifier is an encoder with a head.
+
+    A subclass sets ``width`` and ``head`` (Identity where it has none) and writes ``forward_features``.
+    """
+    width: int
+    head: nn.Module
+
+    def forward_features(self, series: torch.Tensor) -> torch.Tensor:
+        """(batch, leads, time) in mV -> (batch, width)."""
+        raise NotImplementedError
+
+    def forward(self, series: torch.Tensor) -> torch.Tensor:
+        """(batch, leads, time) -> logits (batch, classes), or features (batch, width) where there is no head."""
+        return self.head(self.forward_features(series))
+
+    def outputs(self, series: torch.Tensor) -> dict:
+        """What training sees: {"logits": (batch, classes)}, and of some models "gate" (batch, branches) and
+        "extra_logits", a list of logits whose losses are added."""
+        return {"logits": self(series)}
+
+    def tokens(self, series: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
+        """(batch, leads, time) -> tokens (batch, n, width) before pooling; with ``keep`` (indices of tokens) of the
+        kept ones alone, which is what masked methods train on.
+
+        Raises:
+            ConfigError: an encoder without tokens.
+        """
+        raise ConfigError(f"{type(self).__name__} has no tokens to mask; choose an encoder of models/encoder/*vit.py")
+
+    @property
+    def heads(self) -> dict[str, nn.Module]:
+        """Parts that no pre-training knows, by attribute: what is trained first, not exported and not loaded."""
+        return {"head": self.head}
+
+    @property
+    def branches(self) -> dict[str, "Encoder"]:
+        """Encoders that this one joins, by name."""
+        return {}
+
+    def adapt_leads(self, state: dict, leads: list[str] | None = None) -> dict:
+        """The tensors of an encoder file, those that belong to one lead picked for this encoder's leads.
+
+        Args:
+            state: state dict; leads: names of the leads that it was trained on, None for a published file.
+        """
+        return state
+
+    def standardizers(self) -> list:
+        """(LeadStandardize, function from a crop to its input) of every standardisation in here."""
+        return []
+
+    @torch.no_grad()
+    def fit_statistics(self, batches) -> None:
+        """Fit the standardisations that no weights have brought along, in one pass; reads nothing without any.
+
+        Args:
+            batches: iterable of float32 (batch, leads, time) in mV, one crop of each training record.
+
+        Raises:
+            ECGError: no crops, another number of leads, or values that are not finite.
+        """
+        wanted = [(part, view, RecordMoments()) for part, view in self.standardizers() if not part.fitted]
+        for batch in batches if wanted else ():
+            for part, view, moments in wanted:
+                moments.update(view(batch.to(part.mean.device)))
+        for part, _, moments in wanted:
+            part.fit(moments)
+
+
+class Method(nn.Module):
+    """A self-supervised method around an ``encoder``.
+
+    A subclass sets ``encoder`` and writes ``forward``.  It may keep its own random numbers nowhere: what it draws comes
+    from ``batch["random"]``.
+    """
+    encoder: Encoder
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """{"loss": scalar, ...}; every scalar is logged."""
+        raise NotImplementedError
+
+    @property
+    def exports(self) -> dict[str, Encoder]:
+        """Further encoders worth keeping, by name, beside ``encoder``."""
+        return {}
+
+    def after_step(self, progress) -> None:
+        """Called after every step of the optimizer, for slow teachers; progress of the run in [0, 1]."""
+
+    def fit_statistics(self, batches) -> None:
+        """Fit the input's standardisation before training starts; arguments as for an encoder."""
+        self.encoder.fit_statistics(batches)
+
+    def reconstruct(self, batch: Batch):
+        """For figures: (signal, reconstruction, mask), each (batch, leads, time); None where nothing is rebuilt."""
+        return None

@@ -1,0 +1,121 @@
+"""What a training checkpoint holds, and how a run resumes from one as if nothing had happened."""
+import math
+import random
+
+import numpy as np
+import torch
+
+from util import checkpoint, distributed
+from util.errors import CheckpointError
+from util.run_log import print_once
+
+IRRELEVANT = {"resume", "start_epoch", "output_dir", "exp_name", "device"}  # config keys that change no result
+
+
+def training_state(training) -> dict:
+    """A checkpoint's content, everything that changes from step to step; every process must call this."""
+    training.meters.gather(training.last_saved)
+    return checkpoint.content(
+        training.model.state_dict(), training.config, training.epoch, step=training.step,
+        optimizer=training.optimizer.state_dict(), scaler=training.scaler.state_dict(),
+        scheduler={"position": training.position()},  # schedules are functions of the position
+        rng=gather_random_states(),
+        metrics={"best": training.best, "per_step": training.batches.per_step, **training.meters.state()})
+
+
+def resume(training, path) -> None:
+    """Put a ``Training`` where its checkpoint stands.
+
+    Raises:
+        CheckpointError: damaged, or of another model.
+    """
+    state = checkpoint.load_training(path)
+    name = state["config"].get("model_name")
+    if name != training.config["model_name"]:
+        raise CheckpointError(f"{path} is of {name}, not {training.config['model_name']}; choose another --exp_name or "
+                              "the same model_name")
+    try:
+        _restore(training, state, path)
+        changed = differences(state["config"], training.config)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path} does not fit this model or optimizer ({reason}); "
+                              "resume with the run's own config.yaml, or choose another --exp_name") from None
+    if changed:
+        print_once(f"note: these keys differ from the checkpoint's run: {', '.join(changed)}")
+    print_once(f"resumed from {path}: epoch {training.epoch}, step {training.step}")
+
+
+def _restore(training, state, path):
+    training.model.load_state_dict(state["model"])
+    training.optimizer.load_state_dict(state["optimizer"])
+    training.scaler.load_state_dict(state["scaler"])
+    training.epoch, training.step = state["epoch"], state["step"]
+    training.best = state["metrics"]["best"]
+    training.meters.restore(state["metrics"])
+    if len(state["rng"]) == distributed.world():
+        set_random_state(state["rng"][distributed.rank()])
+    else:
+        print_once(f"note: the checkpoint is of {len(state['rng'])} processes: what dropout draws will differ")
+    before, now = state["metrics"]["per_step"], training.batches.per_step
+    if training.step and before != now:
+        training.step = training.step * before // now
+        print_once(f"note: a step was {before} records and is now {now}; going on at the same place in the data, "
+                   f"step {training.step}")
+    if training.config["start_epoch"]:
+        training.epoch, training.step = training.config["start_epoch"], 0
+        training.meters.window, training.meters.sums = [], []
+    if training.step > training.batches.steps:
+        raise CheckpointError(f"{path} stands at step {training.step} of an epoch, which now has "
+                              f"{training.batches.steps}; resume with the same data and batch size, or give --start_epoch")
+
+
+def differences(old: dict, new: dict, prefix="") -> list[str]:
+    """Names of config keys that differ and matter to the result."""
+    names = []
+    for key in sorted(set(old) | set(new)):
+        if not prefix and key in IRRELEVANT:
+            continue
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            names += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            names.append(prefix + key)
+    return names
+
+
+# ============ random states ============
+def random_state() -> dict:
+    """State of this process's generators (Python, NumPy, torch) as tensors.  Data, views and masks need none of them;
+    dropout, drop path and what a user's model draws do."""
+    _, python, left_over = random.getstate()
+    _, numbers, position, has_gauss, gauss = np.random.get_state()
+    state = {"cpu": torch.get_rng_state(), "python": torch.tensor(python),
+             "numpy": torch.tensor([*numbers.tolist(), position, has_gauss]),
+             # Both keep the second number of a normal pair for the next call.
+             "normal": torch.tensor([math.nan if left_over is None else left_over, gauss], dtype=torch.float64)}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict) -> None:
+    """Undo ``random_state``."""
+    torch.set_rng_state(state["cpu"])
+    left_over, gauss = state["normal"].tolist()
+    random.setstate((3, tuple(state["python"].tolist()), None if math.isnan(left_over) else left_over))
+    *numbers, position, has_gauss = state["numpy"].tolist()
+    np.random.set_state(("MT19937", np.array(numbers, np.uint32), position, has_gauss, gauss))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def gather_random_states() -> list[dict]:
+    """The random state of every process, in rank order."""
+    mine, world = random_state(), distributed.world()
+    if world == 1:
+        return [mine]
+    states = [{name: torch.empty_like(value) for name, value in mine.items()} for _ in range(world)]
+    for name, value in mine.items():
+        torch.distributed.all_gather([state[name] for state in states], value)
+    return states

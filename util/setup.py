@@ -1,0 +1,153 @@
+"""From a config to the first step: store, records, transforms, model and device, the same for every training."""
+import random
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn as nn
+
+from models.registry import DataFacts, build
+from util import distributed
+from util.config import ROOT, save_config
+from util.dataset import CropDataset, Cropping, TrainingBatches, choose_rows, crops_for_statistics, parse_cropping
+from util.engine import Training
+from util.errors import ConfigError
+from util.leads import parse_leads
+from util.optim import resolve_lr
+from util.run_log import print_once
+from util.store import RecordStore
+from util.transforms import build_pipeline
+
+
+# ============ data ============
+def open_store(config: dict) -> RecordStore:
+    """The store of dataset.store and dataset.fs.
+
+    Raises:
+        ConfigError: not there; StoreError: damaged.
+    """
+    root = Path(config["dataset"]["store"])
+    folder = root / f"fs{config['dataset']['fs']}"
+    if not folder.is_dir():
+        there = sorted(p.name for p in root.glob("fs*")) if root.is_dir() else []
+        hint = f"it holds {', '.join(there)}" if there else "prepare it with data_preparation/ (see docs/data.md)"
+        raise ConfigError(f"dataset.store: no store at {folder}; {hint}")
+    return RecordStore(folder)
+
+
+def usable_rows(store, config) -> np.ndarray:
+    """Rows left by dataset.databases and dataset.max_records."""
+    data = config["dataset"]
+    return choose_rows(store, databases=data["databases"], max_records=data["max_records"], seed=config["seed"])
+
+
+def training_transforms(config: dict):
+    """(Cropping, Pipeline, the same Pipeline without RandAugment) of the training crops."""
+    data = config["dataset"]
+    cropping = parse_cropping(data["transforms"], "dataset.transforms")
+    plain = build_pipeline(data["transforms"], length=cropping.length, fs=data["fs"])
+    augmenting = build_pipeline(data["transforms"], length=cropping.length, fs=data["fs"],
+                                rand_augment=data["rand_augment"]) if data["rand_augment"] else plain
+    return cropping, augmenting, plain
+
+
+def evaluation_transforms(config: dict):
+    """(Cropping, Pipeline) by which a trained model sees a record: dataset.eval_transforms, else those of training with
+    the centre crop for a random one."""
+    data = config["dataset"]
+    where, transforms = "dataset.eval_transforms", data["eval_transforms"] or data["transforms"]
+    cropping = parse_cropping(transforms, where)
+    if cropping.kind == "random":
+        cropping = Cropping("center", cropping.length)
+    return cropping, build_pipeline(transforms, length=cropping.length, fs=data["fs"], where=where)
+
+
+# ============ model ============
+def build_configured(config: dict, num_classes: int | None = None) -> nn.Module:
+    """The config's model, made for its data and initialised by its seed; a classifier where there are classes.
+
+    Raises:
+        ConfigError: unknown model or argument, or a contradiction between model and dataset.
+    """
+    torch.manual_seed(config["seed"])
+    facts = DataFacts(parse_leads(config["dataset"]["lead"]), config["dataset"]["fs"], num_classes)
+    return build({"name": config["model_name"], **config["model"]}, facts)
+
+
+@torch.no_grad()
+def check_input(encoder, leads: int, length: int) -> None:
+    """Put one blank crop through the encoder, so that sizes that do not fit are known before any work starts.
+
+    Raises:
+        ConfigError: the model does not take crops of this many leads and samples.
+    """
+    training = encoder.training
+    try:
+        encoder.eval().forward_features(torch.zeros(1, leads, length, device=next(encoder.parameters()).device))
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"the model does not take crops of {leads} leads and {length} samples: {error}. "
+                          "Make model.* and the crop_length of dataset.transforms agree") from None
+    finally:
+        encoder.train(training)
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds of Python, NumPy and torch, another for each process; models are built under the plain seed first."""
+    seed = seed + 1000 * distributed.rank()
+    random.seed(seed)
+    np.random.seed(seed % 2 ** 32)
+    torch.manual_seed(seed)
+
+
+def describe_run(config, device, model) -> None:
+    """The head of a run's output: code version, device, size of the model."""
+    try:
+        version = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
+                                 timeout=10).stdout.strip() or "unknown"
+    except (OSError, subprocess.SubprocessError):
+        version = "unknown"
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    print_once(f"{config['model_name']}: {learning / 1e6:.1f} M trainable parameters; {distributed.world()} process(es) on "
+        f"{device.type}; torch {torch.__version__}; code {version}")
+
+
+# ============ training ============
+def set_up_training(config: dict, store, rows, make_model, device, folder, labels=None) -> Training:
+    """Everything up to the first step, or to where a resumed run stands; says what there is and saves the config.
+
+    Args:
+        rows: of the store, to train on; labels: of all its records, None for a self-supervised job.
+        make_model: () -> Method; called under the config's seed.
+        folder: of the run.
+    """
+    # ============ data ============
+    data, train = config["dataset"], {**config["train"]}
+    cropping, pipeline, plain = (part.to(device) if isinstance(part, nn.Module) else part
+                                 for part in training_transforms(config))
+    leads = parse_leads(data["lead"])
+    dataset = CropDataset(store, leads, cropping.length, labels)
+    batches = TrainingBatches(rows, dataset.samples[rows], cropping.length, seed=config["seed"],
+                              batch_size=config["dataloader"]["batch_size"], accumulate=train["accum_iter"],
+                              crops=data["crops_per_record"], rank=distributed.rank(), world=distributed.world(),
+                              steps=train["steps_per_epoch"])
+    train["lr"] = resolve_lr(train, batches.batch_size, distributed.world())
+    config = {**config, "train": train}
+
+    # ============ model ============
+    model = make_model()
+    if train["sync_bn"] and distributed.world() > 1 and device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    check_input(model.to(device).encoder, len(leads), cropping.length)
+    seed_everything(config["seed"])
+
+    # ============ where it stands ============
+    training = Training(model, config, dataset, batches, pipeline, device, folder)
+    describe_run(config, device, model)
+    print_once(f"{len(rows)} training records at {store.fs} Hz, {batches.steps} steps an epoch, peak learning rate "
+               f"{train['lr']:.3g}")
+    if not training.resumed:
+        model.fit_statistics(crops_for_statistics(dataset, rows, cropping.length, batches.batch_size, device, plain))
+    if distributed.is_main():
+        save_config(config, training.folder / "config.yaml")
+    return training
