@@ -22,8 +22,8 @@ from tqdm import tqdm
 from models.registry import build_model, model_arguments
 from util import checkpoint, distributed
 from util.config import save_config
-from util.dataset import (Cropping, CropDataset, EvaluationBatches, TrainingBatches, make_labels, make_loader,
-                          parse_classes, parse_cropping, parse_folds, split_rows)
+from util.dataset import (Cropping, CropDataset, EvaluationBatches, TrainingBatches, few_positives, labelled_rows,
+                          make_labels, make_loader, parse_classes, parse_cropping, parse_folds, split_rows)
 from util.engine import Training, crops_for_statistics, resolve_amp
 from util.errors import ConfigError
 from util.job import (argument_parser, check_input, config_from, describe_run, lead_arguments, open_store, run_main,
@@ -102,8 +102,7 @@ class Job:
         self.eval_cropping, self.eval_pipeline = evaluation_transforms(config)
         self.store = open_store(config)
         self.labels, labelled = make_labels(self.store, classes, self.task)
-        rows = usable_rows(self.store, config)
-        self.rows = rows[labelled[rows]]
+        self.rows, self.notes = labelled_rows(self.store, usable_rows(self.store, config), labelled)
         self.leads = parse_leads(data["lead"])
 
 
@@ -155,6 +154,8 @@ def finetune(config: dict, load_weights=load_pretrained, published_names=False) 
     """
     job = Job(config)
     device = distributed.start(config["device"])
+    for note in job.notes:
+        print_once(note)
     folder = Path(config["output_dir"]) / config["exp_name"]
     results = []
     for fold in job.folds:
@@ -175,6 +176,8 @@ def run_fold(job: Job, fold: int, places: Places, device, load_weights) -> dict[
     config, data, train, folder = job.config, job.config["dataset"], {**job.config["train"]}, places.folder
     parts = split_rows(job.store, job.rows, fold, protocol=data["protocol"], label_fraction=data["label_fraction"],
                        seed=config["seed"])
+    for note in few_positives(job.labels, parts["test"], job.classes, "test"):
+        print_once(note)
     dataset = CropDataset(job.store, job.leads, job.cropping.length, job.labels)
     batches = TrainingBatches(parts["train"], dataset.samples[parts["train"]], job.cropping.length, seed=config["seed"],
                               batch_size=config["dataloader"]["batch_size"], accumulate=train["accum_iter"],

@@ -10,7 +10,6 @@ import math
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn as nn
 
@@ -18,7 +17,7 @@ from models.registry import build_model, model_arguments
 from util import checkpoint, distributed
 from util.config import save_config
 from util.dataset import (Cropping, CropDataset, EvaluationBatches, TrainingBatches, make_labels, make_loader,
-                          parse_classes, parse_cropping, parse_folds, split_rows, to_device)
+                          parse_classes, parse_cropping, parse_folds, rows_outside_folds, split_rows, to_device)
 from util.engine import Training, crops_for_statistics
 from util.errors import ConfigError
 from util.figures import plot_reconstruction
@@ -40,13 +39,14 @@ def pretrain(config: dict) -> Path:
     pipeline = build_pipeline(data["transforms"], length=cropping.length, fs=data["fs"],
                               rand_augment=data["rand_augment"])
     store = open_store(config)
-    rows = usable_rows(store, config)
-    rows = rows[~np.isin(store.records["fold"].to_numpy()[rows], data["exclude_folds"])]
+    rows, notes = rows_outside_folds(store, usable_rows(store, config), data["exclude_folds"])
     leads = parse_leads(data["lead"])
     dataset = CropDataset(store, leads, cropping.length)
 
     # ============ model ============
     device = distributed.start(config["device"])
+    for note in notes:
+        print_once(note)
     batches = TrainingBatches(rows, dataset.samples[rows], cropping.length, seed=config["seed"],
                               batch_size=config["dataloader"]["batch_size"], accumulate=train["accum_iter"],
                               crops=data["crops_per_record"], rank=distributed.rank(), world=distributed.world(),
