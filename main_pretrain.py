@@ -15,7 +15,7 @@ import torch
 
 from util import distributed
 from util.command_line import argument_parser, config_from
-from util.dataset import Cropping, to_device
+from util.dataset import Cropping, rows_outside_folds, to_device
 from util.errors import ConfigError
 from util.figures import plot_reconstruction
 from util.leads import parse_leads
@@ -34,8 +34,10 @@ def pretrain(config: dict) -> Path:
     training_transforms(config)     # a mistake in them is said before the store is read
     store = open_store(config)
     usable = usable_rows(store, config)
-    rows = usable[~np.isin(store.records["fold"].to_numpy()[usable], config["dataset"]["exclude_folds"])]
+    rows, notes = rows_outside_folds(store, usable, config["dataset"]["exclude_folds"])
     device = distributed.start(config["device"])
+    for note in notes:
+        print_once(note)
     training = set_up_training(config, store, rows, lambda: build_configured(config), device, folder)
     method, train = training.model, training.config["train"]
 

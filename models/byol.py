@@ -1,6 +1,5 @@
 """BYOL (Grill et al., Bootstrap your own latent, NeurIPS 2020) for any encoder of the registry."""
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from models.contract import Encoder, Method

@@ -1,8 +1,8 @@
 """Every model by the name used in YAML, and the one way to build it.
 
 A factory is a plain function with keyword arguments, marked by ``@register``; its name is the YAML name and its
-arguments are the keys allowed under ``model:``.  An argument annotated as ``Encoder`` is itself given as a spec.  Adding
-a model is one file anywhere under ``models/``.
+arguments are the keys allowed under ``model:``.  An argument annotated as ``Encoder`` is itself given as a spec.
+Adding a model is one file anywhere under ``models/``.
 """
 import importlib
 import inspect
