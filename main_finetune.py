@@ -114,7 +114,7 @@ def run_fold(records: LabelledRecords, fold: int, files: FoldFiles, device) -> d
 
 def main(argv=None):
     """Command line; see the module's docstring."""
-    finetune(config_from(argument_parser(__doc__, "configs/downstream/st_mem.yaml").parse_args(argv)))
+    finetune(config_from(argument_parser(__doc__, "configs/downstream/st_mem.yaml", "finetune").parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import torch
 from util import distributed
 from util.command_line import argument_parser, config_from
 from util.dataset import Cropping, rows_outside_folds, to_device
-from util.errors import ConfigError
 from util.figures import plot_reconstruction
 from util.leads import parse_leads
 from util.probe import make_probe
@@ -100,10 +99,7 @@ def save_encoders(training) -> None:
 
 def main(argv=None):
     """Command line; see the module's docstring."""
-    config = config_from(argument_parser(__doc__, "configs/pretrain/st_mem.yaml").parse_args(argv))
-    if config["encoder_path"]:
-        raise ConfigError("encoder_path belongs to fine-tuning (run_downstream.sh); to continue a run use --resume")
-    pretrain(config)
+    pretrain(config_from(argument_parser(__doc__, "configs/pretrain/st_mem.yaml", "pretrain").parse_args(argv)))
 
 
 if __name__ == "__main__":

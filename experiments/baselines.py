@@ -14,7 +14,7 @@ from main_finetune import finetune
 from main_pretrain import pretrain
 from util import distributed
 from util.command_line import add_config_flags
-from util.config import ROOT, describe_keys, find_overlay, load_config, load_yaml
+from util.config import ROOT, describe_keys, find_overlay, load_config
 from util.errors import ConfigError
 from util.run_log import print_once
 
@@ -41,6 +41,11 @@ class Baseline:
     def pretrains(self) -> bool:
         """Whether this one is self-supervised."""
         return bool(self.encoders)
+
+    @property
+    def program(self) -> str:
+        """Whose configuration keys it takes."""
+        return "pretrain" if self.pretrains else "finetune"
 
 
 def _dino(branch):
@@ -87,10 +92,12 @@ def run_baseline(name: str, description: str, argv=None) -> None:
 
 def baseline_parser(baseline: Baseline, description: str) -> argparse.ArgumentParser:
     """The published flags; none is needed."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     epilog="configuration keys (YAML, --overlay or --set):\n" + describe_keys())
+    keys = "configuration keys (YAML, --overlay or --set):\n" + describe_keys(baseline.program)
+    parser = argparse.ArgumentParser(description=description, epilog=keys,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     path = ROOT / "configs" / f"{baseline.config}.yaml"
-    defaults = load_config([path, *map(find_overlay, [baseline.overlay] if baseline.overlay else [])])
+    defaults = load_config([path, *map(find_overlay, [baseline.overlay] if baseline.overlay else [])],
+                           program=baseline.program)
     parser.add_argument("--batch_size", type=int, metavar="N", help="records a step, shared out over the processes; "
                         "each gives dataset.crops_per_record crops "
                         f"(default {defaults['dataloader']['batch_size']})")
@@ -141,7 +148,7 @@ def baseline_config(baseline: Baseline, arguments, processes: int, device: str) 
                   "model": model, "encoder_path": arguments.finetune, "dataset": {"fold": arguments.fold}}
         flags["train"]["lr"] = arguments.lr_rate
     config = load_config([arguments.config_path, *map(find_overlay, arguments.overlay)], arguments.overrides,
-                         _given(flags))
+                         _given(flags), program=baseline.program)
     if not baseline.pretrains and config["encoder_path"] and config["mode"] == "scratch":
         config["mode"] = "finetune"
     share_batch(config, processes)

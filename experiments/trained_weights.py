@@ -2,11 +2,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import mergedeep
 from torch import nn
 
 from util import checkpoint
-from util.config import check, load_yaml, parse_override
+from util.config import load_config
 from util.dataset import FOLDS, Cropping, parse_classes
 from util.errors import CheckpointError
 from util.evaluation import PUBLISHED_BEST, FoldFiles
@@ -90,8 +89,7 @@ def load_trained(path, overrides=(), config_path=None) -> Trained:
         ConfigError: a wrong override.
     """
     content = checkpoint.load(path, "weights") if config_path else read_weights(path)
-    base = load_yaml(config_path) if config_path else content["config"]
-    config = check(mergedeep.merge({}, base, *map(parse_override, overrides)))
+    config = load_config([config_path or content["config"]], overrides, program="finetune")
     config.update(mode="scratch", encoder_path="", resume="")  # the weights are all there
     classes = parse_classes(config["dataset"]["classes"])
     classifier = build_configured(config, len(classes))

@@ -265,7 +265,7 @@ def first_losses(store, folder, workers):
                  "dataset.transforms=[random_crop: {crop_length: 300}, highpass_filter: {cutoff: 0.67}, standardize]",
                  f"dataset.store={store.path.parent}", f"output_dir={folder}", f"exp_name=w{workers}"]
     root = Path(__file__).resolve().parents[1]
-    run = pretrain(load_config([root / "configs/pretrain/st_mem.yaml"], overrides))
+    run = pretrain(load_config([root / "configs/pretrain/st_mem.yaml"], overrides, program="pretrain"))
     return [json.loads(line)["loss"] for line in (run / "log_steps.txt").read_text().splitlines()]
 
 

@@ -81,19 +81,19 @@ def test_gating_and_three_heads_reach_the_model():
     fusion = build_configured(config, 24)
     assert fusion.gate is not None and set(fusion.extra_heads) == {"signal", "spectrogram"}
     assert build_configured(config_of("fusion", "--set model.signal.channels=4"), 24).gate is None
-    gated = load_config([CONFIGS / "fusion_gated.yaml"])
-    plain = load_config([CONFIGS / "fusion.yaml"], ["model.gating=true"])
+    gated = load_config([CONFIGS / "fusion_gated.yaml"], program="finetune")
+    plain = load_config([CONFIGS / "fusion.yaml"], ["model.gating=true"], program="finetune")
     assert gated == plain, "run_ensembled.py --gating and fusion_gated.yaml are the same"
 
 
 def test_defect_16_every_config_reads_where_preparation_writes():
     for path in CONFIGS.glob("*.yaml"):
-        assert load_config([path])["dataset"]["store"] == reformat_memmap.OUTPUT_DIR, path
+        assert load_config([path], program="finetune")["dataset"]["store"] == reformat_memmap.OUTPUT_DIR, path
 
 
 def test_encoders_in_a_fusion_follow_the_data():
     config = load_config([CONFIGS / "fusion_st_mem.yaml"], ["dataset.lead=lead2", "model.signal.name=st_mem_vit_small",
-                                                            "model.spectrogram.channels=2"])
+                                                            "model.spectrogram.channels=2"], program="finetune")
     fusion = build_configured(config, 24)
     assert fusion.spectrogram.spectrogram.segment == 62 and len(fusion.spectrogram.standardize.mean) == 1
     assert fusion.signal.leads == ("II",)
@@ -104,7 +104,7 @@ def test_encoders_in_a_fusion_follow_the_data():
 
 def test_st_mem_fusion_takes_an_st_mem_encoder(tmp_path):
     config = load_config([CONFIGS / "fusion_st_mem.yaml"], ["model.signal.name=st_mem_vit_small",
-                                                            "model.spectrogram.channels=2"])
+                                                            "model.spectrogram.channels=2"], program="finetune")
     encoder = build("st_mem_vit_small", num_classes=None)
     torch.save({"model": encoder.state_dict()}, tmp_path / "encoder.pth")
     fusion = build_configured(config, 24).eval()

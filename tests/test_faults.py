@@ -65,7 +65,7 @@ def config_for(folder, *overrides, **model):
     base = with_store({**ST_MEM, "model_name": "fragile", "model": model}, epochs=3, checkpoint_every=1)
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(base))
-    return load_config([path], [f"output_dir={folder}", "exp_name=run", *overrides])
+    return load_config([path], [f"output_dir={folder}", "exp_name=run", *overrides], program="pretrain")
 
 
 @pytest.fixture(autouse=True)

@@ -186,7 +186,8 @@ def test_lars_is_known_by_name_and_spares_too():
 
 def test_the_large_batch_recipe_is_the_published_one():
     """Chen et al. 2020, section 2.2: LARS, 0.3 * batch / 256, here with 8 processes of 512."""
-    config = load_config([ROOT / "configs/pretrain/simclr_signal.yaml", find_overlay("simclr_large_batch")])
+    config = load_config([ROOT / "configs/pretrain/simclr_signal.yaml", find_overlay("simclr_large_batch")],
+                         program="pretrain")
     train, batch = config["train"], config["dataloader"]["batch_size"]
     assert 8 * batch == 4096 and resolve_lr(train, batch, 8) == pytest.approx(4.8) == 0.075 * math.sqrt(8 * batch)
     optimizer = make_optimizer(nn.Linear(3, 2), {**train, "lr": 4.8})

@@ -13,7 +13,7 @@ from util.stop import PREEMPTED
 DATA = {"fs": 100, "transforms": [{"random_crop": {"crop_length": 150}}, {"standardize": {"axis": [-1, -2]}}],
         "max_records": 48}
 TRAIN = {"epochs": 2, "lr": 1e-3, "warmup_epochs": 1, "log_every": 1, "checkpoint_every": "2 steps", "keep_every": 1,
-         "keep_last": 1, "figure_every": 5}
+         "keep_last": 1}
 LOADER = {"batch_size": 8, "num_workers": 0}
 ST_MEM = {"model_name": "nano_st_mem", "dataset": DATA, "train": TRAIN, "dataloader": LOADER}
 DINO = {"model_name": "dino", "dataset": DATA, "dataloader": LOADER,
