@@ -109,13 +109,15 @@ class Job:
 
 def evaluation_transforms(config: dict):
     """(Cropping, Pipeline) by which a trained model sees a record: dataset.eval_transforms, else those of training with
-    the centre crop for a random one."""
+    the centre crop for a random one and without augmentations that draw."""
     data = config["dataset"]
-    where, transforms = "dataset.eval_transforms", data["eval_transforms"] or data["transforms"]
+    own = bool(data["eval_transforms"])
+    where = "dataset.eval_transforms" if own else "dataset.transforms"
+    transforms = data["eval_transforms"] or data["transforms"]
     cropping = parse_cropping(transforms, where)
     if cropping.kind == "random":
         cropping = Cropping("center", cropping.length)
-    return cropping, build_pipeline(transforms, length=cropping.length, fs=data["fs"], where=where)
+    return cropping, build_pipeline(transforms, length=cropping.length, fs=data["fs"], where=where, evaluation=own).fixed
 
 
 def build_classifier(config: dict, num_classes: int):
@@ -207,7 +209,7 @@ def run_fold(job: Job, fold: int, places: Places, device, load_weights) -> dict[
     if resume:
         training.resume(resume)
     else:
-        plain = job.eval_pipeline if job.eval_cropping.length == job.cropping.length else pipeline
+        plain = job.eval_pipeline if job.eval_cropping.length == job.cropping.length else pipeline.fixed
         task.fit_statistics(crops_for_statistics(dataset, parts["train"], job.cropping.length, batches.batch_size,
                                                  device, plain))
     training.open_log()

@@ -70,13 +70,14 @@ def pretrain(config: dict) -> Path:
     if resume:
         training.resume(resume)
     elif hasattr(model, "fit_statistics"):
-        model.fit_statistics(crops_for_statistics(dataset, rows, cropping.length, batches.batch_size, device, pipeline))
+        model.fit_statistics(crops_for_statistics(dataset, rows, cropping.length, batches.batch_size, device,
+                                                  pipeline.fixed))
     training.open_log()
     if distributed.is_main():
         save_config(config, folder / "config.yaml")
 
     # ============ train ============
-    probe = make_probe(store, config, dataset, cropping, pipeline, device) if train["probe_every"] else None
+    probe = make_probe(store, config, dataset, cropping, pipeline.fixed, device) if train["probe_every"] else None
     if probe and not resume:
         # What random weights reach is the yardstick of the curve; kept with the checkpoints.
         training.best["probe_auroc_untrained"] = probe(model.encoder, training.amp)

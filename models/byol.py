@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from models.ema import fit_statistics, follow, momentum_at, slow_copy
 from models.heads import build_encoder, embedding_health, mlp
 from models.registry import register
-from models.views import CONTRASTIVE_VIEWS, Views, encode_views
+from models.views import Views, encode_views
 from util.errors import ConfigError
 
 
@@ -63,7 +63,7 @@ class BYOL(nn.Module):
 
 
 @register
-def byol(encoder="xresnet1d50", encoder_args=None, views=CONTRASTIVE_VIEWS, head_width=512, head_out=128,
+def byol(encoder="xresnet1d50", encoder_args=None, views: str | list = "contrastive", head_width=512, head_out=128,
          momentum=0.996, momentum_end=1.0, leads=None):
     """BYOL around the encoder of this name, built with ``encoder_args`` for ``leads``.
 

@@ -7,7 +7,7 @@ from torch import nn
 from models.ema import fit_statistics, follow, momentum_at, slow_copy
 from models.heads import DINOHead, build_encoder, embedding_health
 from models.registry import register
-from models.views import DINO_SIGNAL_VIEWS, Views, encode_views
+from models.views import Views, encode_views
 from util.errors import ConfigError
 
 
@@ -109,7 +109,7 @@ class DINO(nn.Module):
 
 
 @register
-def dino(encoder="xresnet1d50", encoder_args=None, views=DINO_SIGNAL_VIEWS, head_width=512, head_out=65536,
+def dino(encoder="xresnet1d50", encoder_args=None, views: str | list = "dino_signal", head_width=512, head_out=65536,
          bottleneck=128, student_temperature=0.1, teacher_temperature=0.04, warmup_teacher_temperature=0.04,
          warmup_teacher_epochs=30, centre_momentum=0.9, momentum=0.996, momentum_end=1.0, freeze_last_layer=1,
          leads=None):

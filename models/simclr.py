@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from models.ema import fit_statistics
 from models.heads import build_encoder, embedding_health, mlp
 from models.registry import register
-from models.views import CONTRASTIVE_VIEWS, Views, encode_views
+from models.views import Views, encode_views
 from util.errors import ConfigError
 
 
@@ -84,7 +84,7 @@ class SimCLR(nn.Module):
 
 
 @register
-def simclr(encoder="xresnet1d50", encoder_args=None, views=CONTRASTIVE_VIEWS, head_width=512, head_out=128,
+def simclr(encoder="xresnet1d50", encoder_args=None, views: str | list = "contrastive", head_width=512, head_out=128,
            temperature=0.1, leads=None):
     """SimCLR around the encoder of this name, built with ``encoder_args`` for ``leads``; head MLP
     width-head_width-head_out."""

@@ -5,12 +5,17 @@ import pytest
 import torch
 
 from models import views as module
-from models.views import (CONTRASTIVE_VIEWS, DINO_SIGNAL_VIEWS, DINO_SPECTROGRAM_VIEWS, VIEWS, Views, encode_views,
-                          frame_crop, frequency_cutout, gaussian_noise, parse_transform, random_resized_crop, time_out)
+from models.registry import build_model
+from models.views import VIEW_PRESETS, Views, encode_views
 from tiny_encoder import tiny_encoder
+from util import augmentations
+from util.arguments import SIZES
+from util.augmentations import AUGMENTATIONS, frame_crop, frequency_cutout, random_resized_crop
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
+from util.transforms import RandAugment, build_pipeline
 
+time_out, gaussian_noise = AUGMENTATIONS["time_out"], AUGMENTATIONS["gaussian_noise"]
 ARGUMENTS = {
     "random_resized_crop": {"ratio": [0.1, 0.5], "length": 100},
     "time_out": {"ratio": [0.2, 0.4]},
@@ -51,13 +56,13 @@ def windows_of(zeroed):
 def test_rows_depend_on_their_own_key_and_crop_alone(name):
     x = ones_like_input(name, 8)
     before = x.clone()
-    whole = VIEWS[name](x, random_for(8), **ARGUMENTS[name])
+    whole = AUGMENTATIONS[name](x, random_for(8), **ARGUMENTS[name])
     assert torch.equal(x, before), "the input was changed"
     rows = torch.tensor([5, 2])
-    assert torch.equal(VIEWS[name](x[rows], KeyedRandom(rows), **ARGUMENTS[name]), whole[rows])
+    assert torch.equal(AUGMENTATIONS[name](x[rows], KeyedRandom(rows), **ARGUMENTS[name]), whole[rows])
     other = x.clone()
     other[3] = torch.randn_like(other[3])
-    changed = VIEWS[name](other, random_for(8), **ARGUMENTS[name]) != whole
+    changed = AUGMENTATIONS[name](other, random_for(8), **ARGUMENTS[name]) != whole
     assert changed[3].any() and not changed[[0, 1, 2, 4, 5, 6, 7]].any()
 
 
@@ -65,20 +70,20 @@ def test_rows_depend_on_their_own_key_and_crop_alone(name):
 def test_samples_with_equal_crops_get_different_views(name):
     x = ones_like_input(name, 1)
     x = x.repeat(64, *[1] * (x.ndim - 1))
-    out = VIEWS[name](x, random_for(64), **ARGUMENTS[name]).flatten(1)
+    out = AUGMENTATIONS[name](x, random_for(64), **ARGUMENTS[name]).flatten(1)
     assert len(out.unique(dim=0)) > 30      # frame_crop has some 90 windows to choose from
 
 
 # ============ time-out ============
 def test_time_out_windows_are_uniform_in_width_and_place():
-    zeroed = time_out(torch.ones(400, 12, 250), random_for(400), [0.2, 0.4]) == 0
+    zeroed = time_out(torch.ones(400, 12, 250), random_for(400), ratio=[0.2, 0.4]) == 0
     start, width = windows_of(zeroed)
     assert_uniform(width / 250, 0.2, 0.4)
     assert_uniform(start / (250 - width), 0, 1)
 
 
 def test_time_out_is_drawn_for_each_lead_on_its_own():
-    zeroed = time_out(torch.ones(2000, 12, 250), random_for(2000), [0.2, 0.4]) == 0
+    zeroed = time_out(torch.ones(2000, 12, 250), random_for(2000), ratio=[0.2, 0.4]) == 0
     start, width = windows_of(zeroed)
     place = start / (250 - width)
     for draw in (place, width.float()):
@@ -88,7 +93,7 @@ def test_time_out_is_drawn_for_each_lead_on_its_own():
 
 
 def test_time_cutout_zeroes_frames_of_a_lead_at_all_frequencies():
-    zeroed = VIEWS["time_cutout"](torch.ones(2000, 12, 13, 21), random_for(2000), [0.1, 0.35]) == 0
+    zeroed = AUGMENTATIONS["time_cutout"](torch.ones(2000, 12, 13, 21), random_for(2000), ratio=[0.1, 0.35]) == 0
     assert (zeroed == zeroed[:, :, :1]).all()
     start, width = windows_of(zeroed[:, :, 0])
     assert set(width.unique().tolist()) == {2, 3, 4, 5, 6, 7}
@@ -98,7 +103,7 @@ def test_time_cutout_zeroes_frames_of_a_lead_at_all_frequencies():
 
 # ============ noise ============
 def test_gaussian_noise_has_one_sigma_a_sample():
-    noise = gaussian_noise(torch.zeros(500, 12, 250), random_for(500), [0.005, 0.025])
+    noise = gaussian_noise(torch.zeros(500, 12, 250), random_for(500), sigma=[0.005, 0.025])
     assert noise.mean().abs() < 1e-4
     sigma = noise.std((1, 2))
     assert_uniform(sigma.clamp(0.005, 0.025), 0.005, 0.025, tolerance=0.06)
@@ -176,7 +181,7 @@ def test_defect_6_frequency_cutout_is_applied():
 
 def test_defect_6_frequency_cutout_is_part_of_the_default_spectrogram_views(monkeypatch):
     monkeypatch.setattr(module, "_spectrogram_on", lambda device, fs: lambda x: torch.ones(len(x), 12, 13, 21))
-    for view in Views(DINO_SPECTROGRAM_VIEWS)(torch.zeros(40, 12, 250), random_for(40)):
+    for view in Views("dino_spectrogram")(torch.zeros(40, 12, 250), random_for(40)):
         first_frames = view[..., 0]                      # never padding, sometimes in the time cut-out of a lead
         assert ((first_frames == 0).sum(-1) >= 1).all()
         assert ((first_frames == 0).sum(-1) == 1).float().mean() > 0.6
@@ -184,7 +189,7 @@ def test_defect_6_frequency_cutout_is_part_of_the_default_spectrogram_views(monk
 
 # ============ lists of views ============
 @pytest.mark.parametrize("specs, lengths, teacher", [
-    (CONTRASTIVE_VIEWS, [250, 250], 0), (DINO_SIGNAL_VIEWS, [250, 250] + [100] * 8, 2)])
+    (VIEW_PRESETS["contrastive"], [250, 250], 0), (VIEW_PRESETS["dino_signal"], [250, 250] + [100] * 8, 2)])
 def test_default_views(specs, lengths, teacher):
     before = copy.deepcopy(specs)
     made = Views(specs)
@@ -199,17 +204,17 @@ def test_default_views(specs, lengths, teacher):
 
 def test_view_n_is_the_transforms_with_fork_n():
     signal, random = torch.randn(4, 12, 250), random_for(4)
-    views = Views(CONTRASTIVE_VIEWS)(signal, random)
+    views = Views("contrastive")(signal, random)
     for n, view in enumerate(views):
         draws = random.fork(1 + n)
-        expected = gaussian_noise(time_out(signal, draws, [0.2, 0.4]), draws, [0.005, 0.025])
+        expected = gaussian_noise(time_out(signal, draws, ratio=[0.2, 0.4]), draws, sigma=[0.005, 0.025])
         assert torch.equal(view, expected)
-    again = Views(CONTRASTIVE_VIEWS)(signal, random)
+    again = Views("contrastive")(signal, random)
     assert all(torch.equal(a, b) for a, b in zip(views, again)), "the batch's own generator was used up"
 
 
 def test_global_views_come_first_whatever_the_order_in_the_file():
-    made = Views(DINO_SIGNAL_VIEWS[::-1])
+    made = Views(VIEW_PRESETS["dino_signal"][::-1])
     assert [view.shape[-1] for view in made(torch.randn(2, 12, 250), random_for(2))] == [250, 250] + [100] * 8
 
 
@@ -226,13 +231,64 @@ def test_encode_views_calls_the_encoder_once_for_each_shape():
     ("cutmix", "time_out"), ({"time_out": {"width": 1}}, "ratio"), ({"time_out": None}, "ratio"),
     ({"time_out": {"ratio": [0.4, 0.2]}}, "low <= high"), ({"time_out": {"ratio": 0.3}}, "low <= high"),
     ({"time_out": {"ratio": [0, 2]}}, "<= 1"), ({"frequency_cutout": {"rows": 2}}, "no arguments"),
-    ({"time_out": {"ratio": [0, 1]}, "gaussian_noise": {"sigma": [0, 1]}}, "known ones")])
+    ({"time_out": {"ratio": [0, 1]}, "gaussian_noise": {"sigma": [0, 1]}}, "known: cutout"),
+    ({"gaussian_noise": {"sigma": "loud"}}, "a number of 0 or more, or"), ({"time_cutout": None}, "takes ratio"),
+    ({"random_resized_crop": {"ratio": [0, 1], "length": 2.5}}, "length must be a whole number of 1 or more"),
+    ("frequency_cutout", "put spectrogram before it")])
 def test_a_wrong_transform_is_an_error_that_lists_what_is_known(entry, words):
     with pytest.raises(ConfigError, match=words):
-        parse_transform(entry)
+        Views([{"transforms": [entry]}])
 
 
-@pytest.mark.parametrize("spec", [{"counts": 2, "transforms": []}, {"count": 2}, {"count": 0, "transforms": []}, "two"])
+@pytest.mark.parametrize("spec", [{"counts": 2, "transforms": []}, {"count": 2}, "two", None])
 def test_a_wrong_view_is_an_error_that_lists_the_keys(spec):
     with pytest.raises(ConfigError, match="count, global, transforms"):
         Views([spec])
+
+
+@pytest.mark.parametrize("value, words", [
+    ({"count": 0}, "count must be a whole number of 1 or more, not 0"), ({"count": "two"}, "count must be a whole number"),
+    ({"count": True}, "count must be"), ({"global": 1}, "global must be true or false"), ({"transforms": None}, "a list")])
+def test_a_wrong_value_of_a_view_is_an_error_that_names_it(value, words):
+    with pytest.raises(ConfigError, match=words):
+        Views([{"transforms": [], **value}])
+
+
+@pytest.mark.parametrize("value", [None, "dino", 2, {"count": 2}])
+@pytest.mark.parametrize("method", ["simclr", "byol", "dino"])
+def test_views_that_are_none_name_the_presets(method, value):
+    with pytest.raises(ConfigError, match="dino_signal, .*dino_spectrogram or a list of views"):
+        build_model(method, encoder="tiny_encoder", views=value)
+
+
+def test_after_the_spectrogram_a_signals_transform_is_an_error():
+    entries = [{"spectrogram": {"fs": 100}}, {"time_cutout": {"ratio": [0, 1]}}]
+    Views([{"transforms": entries}])
+    with pytest.raises(ConfigError, match="gaussian_noise works on a signal, .*before spectrogram"):
+        Views([{"transforms": [*entries, {"gaussian_noise": {"sigma": 0.1}}]}])
+
+
+def test_every_signal_augmentation_makes_views():
+    """All entries of the registry, with the arguments of RandAugment's level 10."""
+    for name, entry in AUGMENTATIONS.items():
+        if entry.at_level:
+            first, second = Views([{"count": 2, "transforms": [{name: entry.at_level(10)}]}])(
+                torch.randn(8, 12, 250), random_for(8))
+            assert first.shape == (8, 12, 250) and (not entry.draws or not torch.equal(first, second)), name
+
+
+def test_a_new_augmentation_is_one_function_with_one_decorator(monkeypatch):
+    """Known at once as a view, a transform and an operation of RandAugment."""
+    monkeypatch.setitem(AUGMENTATIONS, "wander", None)                          # taken out again after the test
+
+    @augmentations.augmentation(at_level=lambda level: {"amplitude": [0, level / 10]})
+    def wander(x, random, amplitude: SIZES):
+        return x + random.uniform(1, 1)
+
+    signal = torch.zeros(5, 12, 100)
+    view, = Views([{"transforms": [{"wander": {"amplitude": [0, 1]}}]}])(signal, random_for(5))
+    plain = build_pipeline(["", {"wander": {"amplitude": 1}}], length=100, fs=100)(signal, random_for(5))
+    chosen = RandAugment(["wander"], num_layers=1, prob=1.0)(signal, random_for(5))
+    assert all(out.std() > 0.1 for out in (view, plain, chosen))
+    with pytest.raises(ConfigError, match="wander: amplitude must be a number of 0 or more, or"):
+        Views([{"transforms": [{"wander": {"amplitude": -1}}]}])

@@ -1,0 +1,269 @@
+"""Augmentations: functions ``f(signal, random, **arguments) -> signal``, vectorised over samples and leads, on any device.
+
+``signal`` is (batch, leads, time), after ``spectrogram`` (models/views.py) a magnitude (batch, leads, frequencies,
+frames); ``random`` is the samples' ``KeyedRandom``.  None of them changes its input.  Each can be an operation of
+RandAugment (its level becomes arguments by ``at_level``), a step of a view, or a step of ``dataset.transforms``.
+Amplitudes are in the unit of the signal at that place: mV, or standard deviations after ``standardize``.
+
+A new one is a function here, or anywhere under models/, that says ``@augmentation(...)``.
+"""
+import functools
+import math
+from dataclasses import dataclass
+from typing import Callable
+
+import torch
+from einops import rearrange
+
+from util.arguments import COUNT, FLAG, NUMBER, SHARES, SIZES, parse_named
+from util.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """An entry of ``AUGMENTATIONS``, called like its function.
+
+    Args:
+        function: (x, random, **arguments) -> x; an argument of the config has a ``Kind`` as its annotation.
+        at_level: level of RandAugment -> arguments; None for what RandAugment cannot use.
+        draws: whether it takes random numbers, and so has no place in an evaluation.
+        takes, gives: "signal", "spectrogram", or "any" for one that takes both and gives what it got.
+    """
+    function: Callable
+    at_level: Callable[[float], dict] | None = None
+    draws: bool = True
+    takes: str = "signal"
+    gives: str = "signal"
+
+    def __call__(self, x, random, **arguments):
+        return self.function(x, random, **arguments)
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {}
+
+
+def augmentation(*names, at_level=None, draws=True, takes="signal", gives=None, **preset):
+    """Decorator: register a function by these names (default: its own), with ``preset`` in place of its defaults."""
+    def add(function):
+        preset_function = functools.partial(function, **preset) if preset else function
+        for name in names or (function.__name__,):
+            AUGMENTATIONS[name] = Augmentation(preset_function, at_level, draws, takes, gives or takes)
+        return function
+    return add
+
+
+def parse_augmentations(items, where: str) -> list[tuple[Augmentation, dict]]:
+    """A list from a config, beginning with a signal, as (augmentation, arguments).
+
+    Raises:
+        ConfigError: unknown names or arguments, bad values, or a signal where a spectrogram is needed or vice versa.
+    """
+    steps, kind = [], "signal"
+    for item in items:
+        name, arguments = parse_named(item, {key: entry.function for key, entry in AUGMENTATIONS.items()}, where)
+        step = AUGMENTATIONS[name]
+        if step.takes not in ("any", kind):
+            raise ConfigError(f"{where}: {name} works on a {step.takes}, not on a {kind}; "
+                              + ("put spectrogram before it" if kind == "signal" else "put it before spectrogram"))
+        kind = kind if step.gives == "any" else step.gives
+        steps.append((step, arguments))
+    return steps
+
+
+# ============ RandAugment's levels: ratio r = amplitude a = 0.3 level/10, level/5 cycles a crop ============
+def _ratio(level):
+    return 0.3 * level / 10
+
+
+def _window(level):
+    return {"ratio": [0, _ratio(level)]}
+
+
+def _noise(level):
+    return {"sigma": _ratio(level)}
+
+
+def _wave(level):
+    return {"amplitude": _ratio(level), "cycles": 0.2 * level}
+
+
+def _nothing(level):
+    return {}
+
+
+# ============ draws and places that several share ============
+def _between(random, bounds, *shape):
+    """Uniform draws (batch, *shape) between the two bounds; a plain number is itself and draws nothing."""
+    if not isinstance(bounds, (list, tuple)):
+        return bounds
+    low, high = bounds
+    return low + (high - low) * random.uniform(*shape)
+
+
+def _time(x):
+    return torch.arange(x.shape[-1], device=x.device)
+
+
+def _windows(x, random, ratio, each_lead=False):
+    """One window of ratio U(ratio) of the crop, for all leads alike or for each lead: where it is, bool
+    (batch, leads or 1, time), and its first sample (batch, leads or 1)."""
+    rows = x.shape[1] if each_lead else 1
+    length = x.shape[-1]
+    width = length * _between(random, ratio, rows)
+    if each_lead:
+        width = width.round().long()
+        start = random.integers(length - width + 1, rows)
+    else:       # as RandAugment's published operations: rounded down, and never over the last sample
+        width = width.long()
+        start = random.integers(length - width, rows)
+    place = _time(x)
+    return (place >= start[..., None]) & (place < (start + width)[..., None]), start
+
+
+# ============ hiding ============
+@augmentation("time_out", "time_cutout", takes="any", at_level=_window, each_lead=True)
+@augmentation(takes="any", at_level=_window)
+def cutout(x, random, ratio: SHARES, each_lead: FLAG = False):
+    """Zero one window of ratio U(ratio) of the crop, of all leads alike; ``each_lead`` (time_out, time_cutout): every
+    lead has its own width and place.  A spectrogram loses the frames of the window at all frequencies."""
+    window, _ = _windows(x, random, ratio, each_lead)
+    return x.masked_fill(window if x.ndim == 3 else window[:, :, None], 0.0)
+
+
+@augmentation(at_level=_window)
+def drop(x, random, ratio: SHARES):
+    """Scattered samples of all leads set to zero; as published, their number is below ratio[1] * time."""
+    least, most = (int(share * x.shape[-1]) for share in ratio)
+    count = least + random.integers(max(most - least, 1), 1)
+    return x.masked_fill((random.permutation(x.shape[-1]) < count)[:, None], 0.0)
+
+
+@augmentation(at_level=_nothing)
+def erase(x, random):
+    """One random lead set to zero."""
+    lead = random.integers(x.shape[1], 1)
+    return x.masked_fill((torch.arange(x.shape[1], device=x.device) == lead)[..., None], 0.0)
+
+
+@augmentation("rlm", at_level=_nothing)
+def random_lead_mask(x, random):
+    """Each lead set to zero with probability 0.3, the others standardised again together."""
+    keep = (random.uniform(x.shape[1], 1) >= 0.3).to(x.dtype)
+    count = (keep.sum(dim=(1, 2), keepdim=True) * x.shape[-1]).clamp(min=1)
+    mean = (x * keep).sum(dim=(1, 2), keepdim=True) / count
+    x = (x - mean) * keep
+    std = (x.square().sum(dim=(1, 2), keepdim=True) / count).sqrt()
+    return torch.where(std > 0, x / torch.where(std > 0, std, 1.0), 0.0)
+
+
+# ============ moving and turning ============
+@augmentation(at_level=_window)
+def shift(x, random, ratio: SHARES):
+    """Left or right by floor(U(ratio) * time) samples, zeros filled in, all leads alike."""
+    by = (_between(random, ratio, 1) * x.shape[-1]).long()
+    by = torch.where(random.uniform(1) < 0.5, by, -by)
+    source = _time(x) - by
+    inside = (source >= 0) & (source < x.shape[-1])
+    index = source.clamp(0, x.shape[-1] - 1)[:, None].expand_as(x)
+    return x.gather(-1, index) * inside[:, None]
+
+
+@augmentation(at_level=_nothing, draws=False)
+def flip(x, random):
+    """Sign change."""
+    return -x
+
+
+@augmentation()
+def random_resized_crop(x, random, ratio: SHARES, length: COUNT):
+    """A random sub-window of ratio U(ratio) of the crop, resized to ``length`` samples by linear interpolation.
+
+    All leads share the window, whose ends need not fall on samples.  Output j lies at the centre of the j-th of
+    ``length`` equal parts of the window, so that ratio 1 and the crop's own length give the crop itself.
+    """
+    samples = x.shape[-1]
+    width = samples * _between(random, ratio, 1)
+    start = (samples - width) * random.uniform(1)
+    centre = torch.arange(length, device=x.device) + 0.5
+    place = (start + centre * width / length - 0.5).clamp(0, samples - 1)       # (batch, length), in samples
+    left = place.floor().long()
+    right = (left + 1).clamp(max=samples - 1)
+    part = rearrange(place - left, "batch time -> batch 1 time").to(x.dtype)
+    left, right = (rearrange(i, "batch time -> batch 1 time").expand(-1, x.shape[1], -1) for i in (left, right))
+    return x.gather(2, left).lerp(x.gather(2, right), part)
+
+
+# ============ adding ============
+@augmentation("white_noise", "gaussian_noise", at_level=_noise)
+def white_noise(x, random, sigma: SIZES):
+    """White noise of standard deviation ``sigma``, or U(sigma) drawn once a sample, independent in each lead."""
+    scale = _between(random, sigma, 1, 1)
+    return x + (scale * random.normal(*x.shape[1:])).to(x.dtype)
+
+
+def _sine(x, amplitude, cycles):
+    return amplitude * (2 * math.pi * (_time(x) / x.shape[-1] * cycles)).sin()
+
+
+def _square(x, amplitude, cycles):
+    return amplitude * torch.where(_time(x) / x.shape[-1] * cycles % 1 < 0.5, 1.0, -1.0)
+
+
+@augmentation(at_level=_wave, draws=False)
+def sine(x, random, amplitude: NUMBER, cycles: NUMBER):
+    """A sine of so many cycles a crop added to all leads."""
+    return x + _sine(x, amplitude, cycles)
+
+
+@augmentation(at_level=_wave, draws=False)
+def square(x, random, amplitude: NUMBER, cycles: NUMBER):
+    """A square wave of so many cycles a crop added to all leads."""
+    return x + _square(x, amplitude, cycles)
+
+
+def _partial(x, noise, random, ratio):
+    """Add the beginning of ``noise`` (leads or 1, time) inside a random window: its phase restarts at the window."""
+    inside, start = _windows(x, random, ratio)
+    index = (_time(x) - start).clamp(min=0)[:, None]
+    noise = noise.expand(x.shape[0], -1, -1)
+    return x + noise.gather(-1, index.expand(-1, noise.shape[1], -1)) * inside
+
+
+@augmentation(at_level=lambda level: _wave(level) | _window(level))
+def partial_sine(x, random, amplitude: NUMBER, cycles: NUMBER, ratio: SHARES):
+    """A sine in a random window of ratio U(ratio) of the crop, alike in all leads."""
+    return _partial(x, _sine(x, amplitude, cycles)[None], random, ratio)
+
+
+@augmentation(at_level=lambda level: _wave(level) | _window(level))
+def partial_square(x, random, amplitude: NUMBER, cycles: NUMBER, ratio: SHARES):
+    """A square wave in a random window of ratio U(ratio) of the crop, alike in all leads."""
+    return _partial(x, _square(x, amplitude, cycles)[None], random, ratio)
+
+
+@augmentation(at_level=lambda level: _noise(level) | _window(level))
+def partial_white_noise(x, random, sigma: SIZES, ratio: SHARES):
+    """White noise in a random window of ratio U(ratio) of the crop, alike in all leads."""
+    return _partial(x, white_noise(torch.zeros_like(x), random, sigma), random, ratio)
+
+
+# ============ of spectrograms ============
+@augmentation(takes="spectrogram")
+def frame_crop(x, random, ratio: SHARES, frames: COUNT):
+    """Consecutive frames, of ratio U(ratio) of all, from a random place; moved to the front of ``frames`` frames of
+    which the rest is zero.  All leads and frequencies share the window."""
+    given = x.shape[-1]
+    width = (given * _between(random, ratio, 1)).round().long().clamp(1, frames)
+    start = random.integers(given - width + 1, 1)
+    place = torch.arange(frames, device=x.device)
+    source = rearrange((start + place).clamp(max=given - 1), "batch frame -> batch 1 1 frame")
+    padding = rearrange(place >= width, "batch frame -> batch 1 1 frame")
+    return x.gather(3, source.expand(-1, *x.shape[1:3], -1)).masked_fill(padding, 0.0)
+
+
+@augmentation(takes="spectrogram")
+def frequency_cutout(x, random):
+    """Zero one frequency, drawn for each lead on its own, in all frames."""
+    row = random.integers(x.shape[2], x.shape[1])                               # (batch, leads)
+    cut = torch.arange(x.shape[2], device=x.device) == row[..., None]
+    return x.masked_fill(rearrange(cut, "batch lead frequency -> batch lead frequency 1"), 0.0)
