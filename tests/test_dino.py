@@ -142,10 +142,11 @@ def test_the_frozen_layer_does_not_change_under_adamw_with_weight_decay():
 
 # ============ views ============
 def test_teacher_sees_global_views_only_and_each_length_is_one_call():
-    model = make()
-    model(tiny_batch(samples=4))
-    assert model.teacher_encoder.calls == [(8, 12, 250)]
-    assert model.encoder.calls == [(8, 12, 250), (32, 12, 100)]
+    """Published: all ten views have one length, so the encoder runs once, with one BatchNorm batch."""
+    for views, calls in (("dino_signal", [(40, 12, 250)]), ("dino_signal_short", [(8, 12, 250), (32, 12, 100)])):
+        model = make(views=views)
+        model(tiny_batch(samples=4))
+        assert model.teacher_encoder.calls == [(8, 12, 250)] and model.encoder.calls == calls
 
 
 def test_spectrogram_views_are_one_call():

@@ -189,16 +189,16 @@ def test_defect_6_frequency_cutout_is_part_of_the_default_spectrogram_views(monk
 
 # ============ lists of views ============
 @pytest.mark.parametrize("specs, lengths, teacher", [
-    (VIEW_PRESETS["contrastive"], [250, 250], 0), (VIEW_PRESETS["dino_signal"], [250, 250] + [100] * 8, 2)])
-def test_default_views(specs, lengths, teacher):
-    before = copy.deepcopy(specs)
+    ("contrastive", [250, 250], 0), ("dino_signal", [250] * 10, 2), ("dino_signal_short", [250, 250] + [100] * 8, 2)])
+def test_preset_views(specs, lengths, teacher):
+    before = copy.deepcopy(VIEW_PRESETS)
     made = Views(specs)
     signal = torch.randn(4, 12, 250)
     kept = signal.clone()
     views = made(signal, random_for(4))
     assert [view.shape for view in views] == [(4, 12, length) for length in lengths]
     assert made.count == len(views) and made.global_count == teacher
-    assert torch.equal(signal, kept) and specs == before
+    assert torch.equal(signal, kept) and VIEW_PRESETS == before
     assert all(not torch.equal(a, b) for i, a in enumerate(views) for b in views[:i] if a.shape == b.shape)
 
 
@@ -214,7 +214,7 @@ def test_view_n_is_the_transforms_with_fork_n():
 
 
 def test_global_views_come_first_whatever_the_order_in_the_file():
-    made = Views(VIEW_PRESETS["dino_signal"][::-1])
+    made = Views(VIEW_PRESETS["dino_signal_short"][::-1])
     assert [view.shape[-1] for view in made(torch.randn(2, 12, 250), random_for(2))] == [250, 250] + [100] * 8
 
 
@@ -292,3 +292,13 @@ def test_a_new_augmentation_is_one_function_with_one_decorator(monkeypatch):
     assert all(out.std() > 0.1 for out in (view, plain, chosen))
     with pytest.raises(ConfigError, match="wander: amplitude must be a number of 0 or more, or"):
         Views([{"transforms": [{"wander": {"amplitude": -1}}]}])
+
+
+def test_local_views_of_signals_are_short_windows_stretched_to_the_length_of_all():
+    """Published: 25 to 125 samples shown as 250."""
+    ramp = torch.arange(250.).expand(2000, 12, 250)
+    noiseless = [{**spec, "transforms": spec["transforms"][:1]} for spec in VIEW_PRESETS["dino_signal"]]
+    views = Views(noiseless)(ramp, random_for(2000))
+    for number, view in enumerate(views):
+        shown = 250 * (view[:, 0, 150] - view[:, 0, 100]) / 50
+        assert_uniform(shown, *((125, 250) if number < 2 else (25, 125)), tolerance=0.05)
