@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from models.ema import fit_statistics, follow, momentum_at, slow_copy
 from models.heads import build_encoder, embedding_health, mlp
 from models.registry import register
-from models.views import Views, encode_views
+from models.views import Views, encode_views, input_mean
 from util.errors import ConfigError
 
 
@@ -41,7 +41,7 @@ class BYOL(nn.Module):
     def forward(self, batch):
         """batch {"signal", "random", "progress"} -> {"loss", "embedding_std", "alignment", "uniformity",
         "momentum"}."""
-        views = self.views(batch["signal"], batch["random"])
+        views = self.views(batch["signal"], batch["random"], input_mean(self.encoder))
         projections = self._head(self.projector, encode_views(self.encoder, views))
         predictions = self._head(self.predictor, projections)
         with torch.no_grad():

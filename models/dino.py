@@ -7,7 +7,7 @@ from torch import nn
 from models.ema import fit_statistics, follow, momentum_at, slow_copy
 from models.heads import DINOHead, build_encoder, embedding_health
 from models.registry import register
-from models.views import Views, encode_views
+from models.views import Views, encode_views, input_mean
 from util.errors import ConfigError
 
 
@@ -91,7 +91,7 @@ class DINO(nn.Module):
     def forward(self, batch):
         """batch {"signal", "random", "epoch", "progress"} -> {"loss", "teacher_entropy", "kl", "embedding_std",
         "alignment", "uniformity", "momentum"}; while training it also moves the centre."""
-        views = self.views(batch["signal"], batch["random"])
+        views = self.views(batch["signal"], batch["random"], input_mean(self.encoder))
         with torch.no_grad():
             _, teacher = self.teacher_head(encode_views(self.teacher_encoder, views[:self.views.global_count]))
         embedding, student = self.head(encode_views(self.encoder, views), batch["epoch"] < self.freeze_last_layer)

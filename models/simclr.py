@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from models.ema import fit_statistics
 from models.heads import build_encoder, embedding_health, mlp
 from models.registry import register
-from models.views import Views, encode_views
+from models.views import Views, encode_views, input_mean
 from util.errors import ConfigError
 
 
@@ -78,7 +78,7 @@ class SimCLR(nn.Module):
 
     def forward(self, batch):
         """batch {"signal", "random"} -> {"loss", "embedding_std", "alignment", "uniformity"}."""
-        views = self.views(batch["signal"], batch["random"])
+        views = self.views(batch["signal"], batch["random"], input_mean(self.encoder))
         first, second = self.head(encode_views(self.encoder, views))
         return {"loss": nt_xent(first, second, self.temperature), **embedding_health(first, second)}
 

@@ -9,7 +9,8 @@ A view list is plain data, as in YAML::
 
 or the name of one in ``VIEW_PRESETS``: ``views: dino_signal``.  ``count`` (default 1) is how many views are made so;
 ``global`` (default false) marks those that DINO's teacher sees.  A transform is any of util/augmentations.py, or
-``spectrogram``.  Standardisation comes later, inside the encoder: a zero below is 0 mV.
+``spectrogram``.  Standardisation comes later, inside the encoder: a hidden part of a signal is 0 mV, as published, and
+of a spectrogram the mean that the encoder will subtract (published: standardised first).
 """
 from functools import lru_cache
 
@@ -17,7 +18,7 @@ import torch
 
 from models.spectrogram import Spectrogram
 from util.arguments import COUNT, FLAG, LIST, NUMBER, check_arguments
-from util.augmentations import augmentation, parse_augmentations
+from util.augmentations import AUGMENTATIONS, augmentation, parse_augmentations
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
 
@@ -29,7 +30,7 @@ def _signal_view(ratio, length, **more):
 
 
 def _spectrogram_view(ratio, **more):
-    return {**more, "transforms": [{"spectrogram": {"fs": 100}}, {"frame_crop": {"ratio": ratio, "frames": 21}},
+    return {**more, "transforms": ["spectrogram", {"frame_crop": {"ratio": ratio, "frames": 21}},
                                    "frequency_cutout", {"time_cutout": {"ratio": [0.1, 0.35]}}]}
 
 
@@ -54,7 +55,7 @@ def _spectrogram_on(device, fs):
 
 
 @augmentation(draws=False, gives="spectrogram")
-def spectrogram(x, random, fs: NUMBER):
+def spectrogram(x, random, fs: NUMBER = 100):
     """The magnitude spectrogram (batch, leads, frequencies, frames) of a signal sampled at ``fs`` Hz."""
     return _spectrogram_on(x.device, fs)(x)
 
@@ -82,26 +83,38 @@ class Views:
 
     Args:
         specs: a list of views or the name of a preset, see the module's docstring.
+        fs: sampling rate of the signals, Hz, for ``spectrogram``; None: as the list says, or 100.
 
     Attributes:
         count: number of views.
         global_count: how many of them are global; they come first.
 
     Calling it with a signal (batch, leads, time) and its ``KeyedRandom`` gives the list of views.  View n draws from
-    ``random.fork(1 + n)``, whichever views are made beside it.
+    ``random.fork(1 + n)``, whichever views are made beside it.  ``fill`` (``input_mean`` of the encoder) is what stands
+    in the padding and the cut-outs of a spectrogram.
 
     Raises:
         ConfigError: unknown names, keys or values; the message lists the known ones.
     """
 
-    def __init__(self, specs):
+    def __init__(self, specs, fs=None):
         ordered = sorted(parse_views(specs), key=lambda spec: not spec["global"])    # stable: global ones first
-        self.groups = [(spec["count"], parse_augmentations(spec["transforms"], "views")) for spec in ordered]
+        self.groups = [(spec["count"], [(step, self._with_fs(step, arguments, fs)) for step, arguments
+                                        in parse_augmentations(spec["transforms"], "views")]) for spec in ordered]
         self.count = sum(spec["count"] for spec in ordered)
         self.global_count = sum(spec["count"] for spec in ordered if spec["global"])
 
+    @staticmethod
+    def _with_fs(step, arguments, fs):
+        """The arguments of a step, ``spectrogram`` with the signals' sampling rate."""
+        if fs is None or step is not AUGMENTATIONS["spectrogram"]:
+            return arguments
+        if arguments.get("fs", fs) != fs:
+            raise ConfigError(f"views: spectrogram says fs {arguments['fs']} but dataset.fs is {fs}")
+        return {"fs": fs}
+
     @torch.compiler.disable     # Inductor cannot print the wrapping 64-bit integers of KeyedRandom
-    def __call__(self, signal, random):
+    def __call__(self, signal, random, fill=0.0):
         views = []
         for count, transforms in self.groups:
             # equal views are made together: the batch is repeated, each copy with the keys of its own fork
@@ -109,9 +122,16 @@ class Views:
             draws = KeyedRandom(torch.cat(forks))
             x = signal.repeat(count, 1, 1)
             for transform, arguments in transforms:
-                x = transform(x, draws, **arguments)
+                hidden = {"fill": fill} if x.ndim == 4 and transform.fills else {}
+                x = transform(x, draws, **arguments, **hidden)
             views.extend(x.chunk(count))
         return views
+
+
+def input_mean(encoder):
+    """What an encoder's own standardisation makes 0: its mean of each lead (leads,), 0 where it has none."""
+    standardize = getattr(encoder, "standardize", None)
+    return standardize.mean if standardize is not None else 0.0
 
 
 def encode_views(encoder, views):

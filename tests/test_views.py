@@ -4,10 +4,9 @@ import copy
 import pytest
 import torch
 
-from models import views as module
 from models.registry import build_model
 from models.views import VIEW_PRESETS, Views, encode_views
-from tiny_encoder import tiny_encoder
+from tiny_encoder import tiny_batch, tiny_encoder
 from util import augmentations
 from util.arguments import SIZES
 from util.augmentations import AUGMENTATIONS, frame_crop, frequency_cutout, random_resized_crop
@@ -15,7 +14,7 @@ from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
 from util.transforms import RandAugment, build_pipeline
 
-time_out, gaussian_noise = AUGMENTATIONS["time_out"], AUGMENTATIONS["gaussian_noise"]
+time_out, time_cutout, gaussian_noise = (AUGMENTATIONS[name] for name in ("time_out", "time_cutout", "gaussian_noise"))
 ARGUMENTS = {
     "random_resized_crop": {"ratio": [0.1, 0.5], "length": 100},
     "time_out": {"ratio": [0.2, 0.4]},
@@ -150,20 +149,84 @@ def test_random_resized_crop_is_linear_interpolation():
 
 
 # ============ spectrogram transforms ============
-def test_frame_crop_moves_uniform_windows_to_the_front_and_pads_with_zeros():
+def test_frame_crop_centres_uniform_windows_between_padding():
     frames = torch.arange(1., 22).expand(4000, 12, 13, 21)
     out = frame_crop(frames, random_for(4000), [0.3, 0.6], 21)
     assert out.shape == (4000, 12, 13, 21) and (out == out[:, :1, :1]).all()
     row = out[:, 0, 0]
-    width = (row > 0).sum(1)
+    first, width = windows_of(row > 0)
     assert set(width.unique().tolist()) == set(range(6, 14))       # 6.3 and 12.6 frames, rounded
-    start = row[:, 0] - 1
-    expected = torch.arange(21)[None] + row[:, :1]
-    assert torch.equal(row, torch.where(torch.arange(21)[None] < width[:, None], expected, 0.))
+    assert torch.equal(first, (21 - width) // 2), "in the middle"
+    start = row.gather(1, first[:, None])[:, 0] - 1
+    place = torch.arange(21)[None] - first[:, None]
+    inside = (place >= 0) & (place < width[:, None])
+    assert torch.equal(row, torch.where(inside, start[:, None] + 1 + place, 0.))
     for one in width.unique():
         places = start[width == one]
         assert set(places.int().tolist()) == set(range(21 - one + 1))
         assert places.mean() == pytest.approx((21 - one.item()) / 2, abs=1.2)
+
+
+def test_time_cutout_is_a_share_of_the_content_and_lies_on_it():
+    """Drawn over the padding, too, it left 45 % of the leads of local views whole."""
+    content = frame_crop(torch.rand(3000, 12, 13, 21) + 1, random_for(3000), [0.3, 0.6], 21)
+    first, frames = windows_of((content != 0)[:, 0, 0])
+    out = time_cutout(content, random_for(3000, 9000), ratio=[0.1, 0.35])
+    lost = ((out == 0) & (content != 0))[:, :, 0]
+    start, width = windows_of(lost)                                # one window in every lead
+    assert (start >= first[:, None]).all() and (start + width <= (first + frames)[:, None]).all()
+    share = width / frames[:, None]
+    assert (width >= 1).all() and (width <= (0.35 * frames[:, None]).round()).all()
+    assert share.mean() == pytest.approx(0.225, abs=0.01)
+    assert_uniform((start - first[:, None]) / (frames[:, None] - width), 0, 1, tolerance=0.05)
+
+
+def test_hidden_parts_of_spectrograms_are_the_fill_of_their_lead():
+    """Also for a crop without content, and whatever the padding's value."""
+    fill = torch.rand(12) + 5
+    x = frame_crop(torch.rand(200, 12, 13, 21), random_for(200), [0.3, 0.6], 21, fill=fill)
+    for out in (x, time_cutout(x, random_for(200), ratio=[0.1, 0.35], fill=fill),
+                frequency_cutout(x, random_for(200), fill=fill)):
+        for lead in range(12):
+            values = out[:, lead]
+            assert ((values < 1) | (values == fill[lead])).all()
+        assert (out == fill[:, None, None]).sum() > 0.3 * out.numel()
+    lost = (time_cutout(x, random_for(200), ratio=[0.1, 0.35], fill=fill) != x)[:, :, 0]
+    windows_of(lost)                                               # one window a lead, though the padding is not zero
+    silent = time_cutout(torch.zeros(4, 12, 13, 21), random_for(4), ratio=[0.1, 0.35])
+    assert not silent.any()
+
+
+@pytest.mark.parametrize("method", ["simclr", "dino"])
+def test_after_standardisation_what_is_hidden_is_zero_and_every_lead_lost_content(method):
+    """The published views are standardised first, so that padding and cut-outs are the mean."""
+    views = VIEW_PRESETS["dino_spectrogram"]
+    views = views if method == "dino" else [{**views[1], "count": 2}]
+    model = build_model(method, encoder="spectrogram_se_resnet34", encoder_args={"channels": 2}, views=views)
+    model.fit_statistics(iter([3 * torch.randn(50, 12, 250) + torch.arange(12.)[:, None]]))
+    assert model.encoder.standardize.mean.min() > 0.05
+    seen = []
+    model.encoder.standardize.register_forward_hook(lambda module, given, out: seen.append(out))
+    model.train()({**tiny_batch(samples=16), "epoch": 0.0})
+    hidden = torch.cat(seen) == 0                                  # (view and crop, lead, frequency, frame)
+    assert len(hidden) == (160 if method == "dino" else 32)
+    padding = hidden.all(2).all(1)
+    first, width = windows_of(~padding)
+    assert torch.equal(first, (21 - width) // 2) and set(width.tolist()) <= set(range(6, 22))
+    lost = hidden.all(2) & ~padding[:, None]
+    _, window = windows_of(lost)
+    assert ((hidden.all(3)).sum(2) == 1).all(), "one frequency a lead"
+    assert (window >= 1).all() and (window <= 0.35 * width[:, None] + 0.5).all()
+    shown = ~hidden.all(2)[:, :, None] & ~hidden.all(3)[..., None]
+    assert not (hidden & shown).any(), "zero nowhere else"
+
+
+def test_views_make_spectrograms_at_the_signals_rate():
+    signal = torch.randn(3, 12, 625)
+    slow, fast = (Views("dino_spectrogram", fs=fs)(signal, random_for(3))[0] for fs in (100, 250))
+    assert slow.shape[2] == 13 and fast.shape[2] == 32
+    with pytest.raises(ConfigError, match="says fs 100 but dataset.fs is 250"):
+        Views([{"transforms": [{"spectrogram": {"fs": 100}}]}], fs=250)
 
 
 def test_defect_6_frequency_cutout_is_applied():
@@ -177,14 +240,6 @@ def test_defect_6_frequency_cutout_is_applied():
     share = torch.bincount(row.flatten(), minlength=13) / row.numel()
     assert (share - 1 / 13).abs().max() < 0.006
     assert (torch.corrcoef(row.float().T) - torch.eye(12)).abs().max() < 0.1
-
-
-def test_defect_6_frequency_cutout_is_part_of_the_default_spectrogram_views(monkeypatch):
-    monkeypatch.setattr(module, "_spectrogram_on", lambda device, fs: lambda x: torch.ones(len(x), 12, 13, 21))
-    for view in Views("dino_spectrogram")(torch.zeros(40, 12, 250), random_for(40)):
-        first_frames = view[..., 0]                      # never padding, sometimes in the time cut-out of a lead
-        assert ((first_frames == 0).sum(-1) >= 1).all()
-        assert ((first_frames == 0).sum(-1) == 1).float().mean() > 0.6
 
 
 # ============ lists of views ============

@@ -1,4 +1,4 @@
-"""Augmentations: functions ``f(signal, random, **arguments) -> signal``, vectorised over samples and leads, on any device.
+"""Augmentations: functions ``f(signal, random, **arguments) -> signal``, vectorised over samples and leads.
 
 ``signal`` is (batch, leads, time), after ``spectrogram`` (models/views.py) a magnitude (batch, leads, frequencies,
 frames); ``random`` is the samples' ``KeyedRandom``.  None of them changes its input.  Each can be an operation of
@@ -8,6 +8,7 @@ Amplitudes are in the unit of the signal at that place: mV, or standard deviatio
 A new one is a function here, or anywhere under models/, that says ``@augmentation(...)``.
 """
 import functools
+import inspect
 import math
 from dataclasses import dataclass
 from typing import Callable
@@ -37,6 +38,11 @@ class Augmentation:
 
     def __call__(self, x, random, **arguments):
         return self.function(x, random, **arguments)
+
+    @property
+    def fills(self) -> bool:
+        """Whether it takes ``fill``, what stands where a spectrogram is hidden: a number, or one a lead (leads,)."""
+        return "fill" in inspect.signature(self.function).parameters
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {}
@@ -104,18 +110,38 @@ def _time(x):
     return torch.arange(x.shape[-1], device=x.device)
 
 
-def _windows(x, random, ratio, each_lead=False):
-    """One window of ratio U(ratio) of the crop, for all leads alike or for each lead: where it is, bool
+def _by_lead(fill, x):
+    """``fill``, a number or a tensor (leads,), as something that broadcasts over x."""
+    return fill.to(x).view(-1, *[1] * (x.ndim - 2)) if torch.is_tensor(fill) else fill
+
+
+def _hide(x, where, fill=0.0):
+    """x with ``fill``, a number or one for each lead (leads,), where ``where`` is True."""
+    return torch.where(where, _by_lead(fill, x), x)
+
+
+def _content(x, fill):
+    """First sample and number of samples that are not padding: (batch, 1) each of a spectrogram, whose padding
+    equals ``fill`` in every lead and frequency; a signal has none."""
+    if x.ndim == 3:
+        return 0, x.shape[-1]
+    filled = (x != _by_lead(fill, x)).any(dim=2).any(dim=1).int()
+    first, behind = filled.argmax(dim=1), filled.flip(1).argmax(dim=1)
+    return first[:, None], (x.shape[-1] - first - behind)[:, None]
+
+
+def _windows(x, random, ratio, each_lead=False, fill=0.0):
+    """One window of ratio U(ratio) of the content, for all leads alike or for each lead: where it is, bool
     (batch, leads or 1, time), and its first sample (batch, leads or 1)."""
     rows = x.shape[1] if each_lead else 1
-    length = x.shape[-1]
+    first, length = _content(x, fill)
     width = length * _between(random, ratio, rows)
     if each_lead:
         width = width.round().long()
-        start = random.integers(length - width + 1, rows)
+        start = first + random.integers(length - width + 1, rows)
     else:       # as RandAugment's published operations: rounded down, and never over the last sample
         width = width.long()
-        start = random.integers(length - width, rows)
+        start = first + random.integers(length - width, rows)
     place = _time(x)
     return (place >= start[..., None]) & (place < (start + width)[..., None]), start
 
@@ -123,11 +149,12 @@ def _windows(x, random, ratio, each_lead=False):
 # ============ hiding ============
 @augmentation("time_out", "time_cutout", takes="any", at_level=_window, each_lead=True)
 @augmentation(takes="any", at_level=_window)
-def cutout(x, random, ratio: SHARES, each_lead: FLAG = False):
+def cutout(x, random, ratio: SHARES, each_lead: FLAG = False, fill=0.0):
     """Zero one window of ratio U(ratio) of the crop, of all leads alike; ``each_lead`` (time_out, time_cutout): every
-    lead has its own width and place.  A spectrogram loses the frames of the window at all frequencies."""
-    window, _ = _windows(x, random, ratio, each_lead)
-    return x.masked_fill(window if x.ndim == 3 else window[:, :, None], 0.0)
+    lead has its own width and place.  A spectrogram gets ``fill``, a number or one a lead, in the frames of the window
+    at all frequencies; the window is a share of its content, and always inside it."""
+    window, _ = _windows(x, random, ratio, each_lead, fill)
+    return _hide(x, window if x.ndim == 3 else window[:, :, None], fill)
 
 
 @augmentation(at_level=_window)
@@ -249,21 +276,21 @@ def partial_white_noise(x, random, sigma: SIZES, ratio: SHARES):
 
 # ============ of spectrograms ============
 @augmentation(takes="spectrogram")
-def frame_crop(x, random, ratio: SHARES, frames: COUNT):
-    """Consecutive frames, of ratio U(ratio) of all, from a random place; moved to the front of ``frames`` frames of
-    which the rest is zero.  All leads and frequencies share the window."""
+def frame_crop(x, random, ratio: SHARES, frames: COUNT, fill=0.0):
+    """Consecutive frames, of ratio U(ratio) of all, from a random place, in the middle of ``frames`` frames of which
+    the rest is ``fill``.  All leads and frequencies share the window."""
     given = x.shape[-1]
     width = (given * _between(random, ratio, 1)).round().long().clamp(1, frames)
     start = random.integers(given - width + 1, 1)
-    place = torch.arange(frames, device=x.device)
-    source = rearrange((start + place).clamp(max=given - 1), "batch frame -> batch 1 1 frame")
-    padding = rearrange(place >= width, "batch frame -> batch 1 1 frame")
-    return x.gather(3, source.expand(-1, *x.shape[1:3], -1)).masked_fill(padding, 0.0)
+    place = torch.arange(frames, device=x.device) - (frames - width) // 2       # in the window, (batch, frames)
+    source = rearrange((start + place).clamp(0, given - 1), "batch frame -> batch 1 1 frame")
+    padding = rearrange((place < 0) | (place >= width), "batch frame -> batch 1 1 frame")
+    return _hide(x.gather(3, source.expand(-1, *x.shape[1:3], -1)), padding, fill)
 
 
 @augmentation(takes="spectrogram")
-def frequency_cutout(x, random):
-    """Zero one frequency, drawn for each lead on its own, in all frames."""
+def frequency_cutout(x, random, fill=0.0):
+    """Hide one frequency, drawn for each lead on its own, in all frames."""
     row = random.integers(x.shape[2], x.shape[1])                               # (batch, leads)
     cut = torch.arange(x.shape[2], device=x.device) == row[..., None]
-    return x.masked_fill(rearrange(cut, "batch lead frequency -> batch lead frequency 1"), 0.0)
+    return _hide(x, rearrange(cut, "batch lead frequency -> batch lead frequency 1"), fill)
