@@ -117,7 +117,8 @@ def evaluation_transforms(config: dict):
     cropping = parse_cropping(transforms, where)
     if cropping.kind == "random":
         cropping = Cropping("center", cropping.length)
-    return cropping, build_pipeline(transforms, length=cropping.length, fs=data["fs"], where=where, evaluation=own).fixed
+    pipeline = build_pipeline(transforms, length=cropping.length, fs=data["fs"], where=where, evaluation=own)
+    return cropping, pipeline.fixed
 
 
 def build_classifier(config: dict, num_classes: int):

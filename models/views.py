@@ -7,10 +7,11 @@ A view list is plain data, as in YAML::
                                               {time_out: {ratio: [0.2, 0.4]}}]}
       - {count: 8, transforms: [...]}
 
-or the name of one in ``VIEW_PRESETS``: ``views: dino_signal``.  ``count`` (default 1) is how many views are made so;
-``global`` (default false) marks those that DINO's teacher sees.  A transform is any of util/augmentations.py, or
-``spectrogram``.  Standardisation comes later, inside the encoder: a hidden part of a signal is 0 mV, as published, and
-of a spectrogram the mean that the encoder will subtract (published: standardised first).
+or the name of one in ``VIEW_PRESETS``: ``views: dino_signal``.  ``count`` (default 1) is how many views are
+made so; ``global`` (default false) marks those that DINO's teacher sees.  A transform is any of
+util/augmentations.py, or ``spectrogram``.  Standardisation comes later, inside the encoder: a hidden part of
+a signal is 0 mV, as published, and of a spectrogram the mean that the encoder will subtract (published:
+standardised first).
 """
 from functools import lru_cache
 
@@ -24,9 +25,11 @@ from util.keyed_random import KeyedRandom
 
 
 # ============ presets: the published views ============
+DISTURBED = [{"time_out": {"ratio": [0.2, 0.4]}}, {"gaussian_noise": {"sigma": [0.005, 0.025]}}]
+
+
 def _signal_view(ratio, length, **more):
-    return {**more, "transforms": [{"random_resized_crop": {"ratio": ratio, "length": length}},
-                                   {"time_out": {"ratio": [0.2, 0.4]}}, {"gaussian_noise": {"sigma": [0.005, 0.025]}}]}
+    return {**more, "transforms": [{"random_resized_crop": {"ratio": ratio, "length": length}}, *DISTURBED]}
 
 
 def _spectrogram_view(ratio, **more):
@@ -35,9 +38,8 @@ def _spectrogram_view(ratio, **more):
 
 
 VIEW_PRESETS = {
-    "contrastive": [{"count": 2, "transforms": [{"time_out": {"ratio": [0.2, 0.4]}},
-                                                {"gaussian_noise": {"sigma": [0.005, 0.025]}}]}],
-    # As published, local views are stretched to 250 samples, too: one pass of the encoder, one BatchNorm batch.
+    "contrastive": [{"count": 2, "transforms": DISTURBED}],
+    # As published, local views are stretched to 250, too: one pass of the encoder, one BatchNorm batch.
     "dino_signal": [_signal_view([0.5, 1.0], 250, count=2, **{"global": True}),
                     _signal_view([0.1, 0.5], 250, count=8)],
     # The size of 100 that the published script asks for and does not get: half the samples for the encoder.
@@ -89,18 +91,19 @@ class Views:
         count: number of views.
         global_count: how many of them are global; they come first.
 
-    Calling it with a signal (batch, leads, time) and its ``KeyedRandom`` gives the list of views.  View n draws from
-    ``random.fork(1 + n)``, whichever views are made beside it.  ``fill`` (``input_mean`` of the encoder) is what stands
-    in the padding and the cut-outs of a spectrogram.
+    Calling it with a signal (batch, leads, time) and its ``KeyedRandom`` gives the list of views.  View n
+    draws from ``random.fork(1 + n)``, whichever views are made beside it.  ``fill``, the encoder's
+    ``input_mean``, stands in the padding and the cut-outs of a spectrogram.
 
     Raises:
         ConfigError: unknown names, keys or values; the message lists the known ones.
     """
 
     def __init__(self, specs, fs=None):
-        ordered = sorted(parse_views(specs), key=lambda spec: not spec["global"])    # stable: global ones first
-        self.groups = [(spec["count"], [(step, self._with_fs(step, arguments, fs)) for step, arguments
-                                        in parse_augmentations(spec["transforms"], "views")]) for spec in ordered]
+        ordered = sorted(parse_views(specs), key=lambda spec: not spec["global"])    # stable: global first
+        parsed = [parse_augmentations(spec["transforms"], "views") for spec in ordered]
+        self.groups = [(spec["count"], [(step, self._with_fs(step, arguments, fs)) for step, arguments in steps])
+                       for spec, steps in zip(ordered, parsed)]
         self.count = sum(spec["count"] for spec in ordered)
         self.global_count = sum(spec["count"] for spec in ordered if spec["global"])
 

@@ -13,6 +13,7 @@ import scipy.signal
 import scipy.stats
 import torch
 
+from util.arguments import COUNT
 from util.augmentations import AUGMENTATIONS, Augmentation
 from util.dataset import Cropping
 from util.errors import ConfigError
@@ -487,8 +488,9 @@ def test_random_lead_mask_hides_three_in_ten_and_standardises_the_rest_together(
 def test_rand_augment_draws_two_distinct_operations_and_applies_each_half_of_the_time(monkeypatch):
     names = ["a", "b", "c", "d", "e", "f", "g", "h"]
     for digit, name in enumerate(names, start=1):       # a trace in base 10: the operations applied, in order
-        monkeypatch.setitem(AUGMENTATIONS, name, Augmentation(lambda x, random, digit: 10 * x + digit,
-                                                              lambda level, digit=digit: {"digit": digit}))
+        def append(x, random, digit: COUNT):
+            return 10 * x + digit
+        monkeypatch.setitem(AUGMENTATIONS, name, Augmentation(append, levels={"digit": lambda level, d=digit: d}))
     out = RandAugment(names)(torch.zeros(6000, 1, 1), keyed(6000))[:, 0, 0].long().tolist()
     traces = [str(value).replace("0", "") for value in out]
     seen = MEASURED["RandAugment_level10_layers2_prob0.5_8_ops"]
@@ -578,8 +580,9 @@ def test_steps_draw_apart_from_each_other_and_from_rand_augment():
     correlation = np.corrcoef((twice - once).flatten(), once.flatten())[0, 1]
     assert abs(correlation) < 0.02
     alone, behind = keyed(40), keyed(40)
-    want = plain(rand_augment={"op_names": ["white_noise", "cutout"], "prob": 1.0})(x, alone)
-    got = plain({"gaussian_noise": {"sigma": 0}}, rand_augment={"op_names": ["white_noise", "cutout"], "prob": 1.0})(x, behind)
+    rand_augment = {"op_names": ["white_noise", "cutout"], "prob": 1.0}
+    want = plain(rand_augment=rand_augment)(x, alone)
+    got = plain({"gaussian_noise": {"sigma": 0}}, rand_augment=rand_augment)(x, behind)
     assert torch.equal(got, want) and torch.equal(alone.uniform(1), behind.uniform(1))
 
 

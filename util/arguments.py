@@ -1,4 +1,4 @@
-"""Arguments in a config: ``name`` or ``{name: {argument: value}}``, checked against what a function says it takes.
+"""Arguments in a config, ``name`` or ``{name: {argument: value}}``, checked against what a function takes.
 
 A function declares each argument of the config by a ``Kind`` as its annotation::
 
@@ -43,17 +43,23 @@ def check_arguments(given, kinds: dict[str, Kind], required, what: str) -> None:
     """Compare a mapping from a config with what is taken.
 
     Raises:
-        ConfigError: not a mapping, an unknown or missing argument (the message lists those taken), or a wrong value.
+        ConfigError: not a mapping, an unknown or missing argument (the message lists all), or a wrong value.
     """
     if not isinstance(given, dict) or set(given) - set(kinds) or set(required) - set(given):
-        raise ConfigError(f"{what} takes {', '.join(kinds) or 'no arguments'} (name: value); given: {given!r}")
+        raise ConfigError(f"{what} takes {', '.join(kinds) or 'no arguments'}; given: {given!r}")
     for name, value in given.items():
         if not kinds[name].fits(value):
             raise ConfigError(f"{what}: {name} must be {kinds[name].words}, not {value!r}")
 
 
+def arguments_of(function) -> dict[str, inspect.Parameter]:
+    """The arguments of a function or class that a config may set."""
+    parameters = inspect.signature(function).parameters
+    return {name: p for name, p in parameters.items() if isinstance(p.annotation, Kind)}
+
+
 def parse_named(item, known: dict[str, Callable], where: str) -> tuple[str, dict]:
-    """``name`` or ``{name: {argument: value}}`` as (name, arguments), checked against the signature of ``known[name]``.
+    """``name`` or ``{name: {argument: value}}`` as (name, arguments), checked against ``known[name]``.
 
     Raises:
         ConfigError: an unknown name (the message lists the known ones), or see ``check_arguments``.
@@ -61,8 +67,8 @@ def parse_named(item, known: dict[str, Callable], where: str) -> tuple[str, dict
     name, given = next(iter(item.items())) if isinstance(item, dict) and len(item) == 1 else (item, None)
     if not isinstance(name, str) or name not in known:
         raise ConfigError(f"{where}: unknown name {name!r}; known: {', '.join(known)}")
-    taken = {key: p for key, p in inspect.signature(known[name]).parameters.items() if isinstance(p.annotation, Kind)}
-    required = [key for key, p in taken.items() if p.default is p.empty]
+    taken = arguments_of(known[name])
     given = {} if given is None else given
-    check_arguments(given, {key: p.annotation for key, p in taken.items()}, required, f"{where}: {name}")
+    check_arguments(given, {key: p.annotation for key, p in taken.items()},
+                    [key for key, p in taken.items() if p.default is p.empty], f"{where}: {name}")
     return name, given

@@ -1,8 +1,8 @@
 """Device transforms: batches (batch, leads, time), vectorised over samples and leads, on CPU or GPU alike.
 
-Preprocessing is fixed (filters, standardisation); augmentations draw from the samples' own random numbers.  In a
-config a transform is ``name`` or ``{name: {argument: value}}``; the names are those of ``TRANSFORMS``, and those of
-``AUGMENTATIONS`` (util/augmentations.py) that make a signal of a signal.
+Preprocessing is fixed (filters, standardisation); augmentations draw from the samples' own random numbers.
+In a config a transform is ``name`` or ``{name: {argument: value}}``; the names are those of ``TRANSFORMS``,
+and those of ``AUGMENTATIONS`` (util/augmentations.py) that make a signal of a signal.
 """
 import functools
 import itertools
@@ -20,10 +20,10 @@ from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
 
 AXIS = Kind("-1 (time), -2 (leads) or a list of both",
-            lambda value: value in (-1, -2) or isinstance(value, (list, tuple)) and value and set(value) <= {-1, -2})
+            lambda value: value in (-1, -2) or value in ([-1], [-2], [-1, -2], [-2, -1]))
 MAX_LEVEL = 33   # RandAugment's longest windows are 0.03 level of the crop, and must be shorter than it
 LEVEL = Kind(f"a number from 0 to {MAX_LEVEL}", lambda value: NUMBER.fits(value) and 0 <= value <= MAX_LEVEL)
-PLAIN_STREAM = 1 << 20  # augmentations in the list draw apart from views, masks and RandAugment: streams from here on
+PLAIN_STREAM = 1 << 20  # from here on: streams of plain steps, apart from views, masks and RandAugment
 
 
 # ============ filters ============
@@ -129,11 +129,11 @@ class Augment(nn.Module):
 
     def __init__(self, name, arguments, position):
         super().__init__()
-        self.name, self.arguments, self.position = name, arguments, position
+        self.name, self.arguments, self.stream = name, arguments, PLAIN_STREAM + position
         self.draws = AUGMENTATIONS[name].draws
 
     def forward(self, x, random=None):
-        return AUGMENTATIONS[self.name](x, random and random.fork(PLAIN_STREAM + self.position), **self.arguments)
+        return AUGMENTATIONS[self.name](x, random and random.fork(self.stream), **self.arguments)
 
 
 class RandAugment(nn.Module):
@@ -148,14 +148,13 @@ class RandAugment(nn.Module):
 
     def __init__(self, op_names: LIST, level: LEVEL = 10, num_layers: WHOLE = 2, prob: SHARE = 0.5):
         super().__init__()
-        known = [name for name, entry in AUGMENTATIONS.items() if entry.at_level]
+        known = {name: made for name, made in AUGMENTATIONS.items() if made.at_level(level) is not None}
         unknown = [name for name in op_names if name not in known]
         if unknown:
             raise ConfigError(f"rand_augment: unknown operation {unknown[0]!r}; known: {', '.join(known)}")
         if num_layers > len(op_names):
-            raise ConfigError(f"rand_augment: num_layers is {num_layers}, but op_names has {len(op_names)} operations")
-        self.operations = [functools.partial(AUGMENTATIONS[name], **AUGMENTATIONS[name].at_level(level))
-                           for name in op_names]
+            raise ConfigError(f"rand_augment: num_layers is {num_layers} for {len(op_names)} operations")
+        self.operations = [functools.partial(known[name], **known[name].at_level(level)) for name in op_names]
         self.level, self.num_layers, self.prob = level, num_layers, prob
 
     def forward(self, x, random):
@@ -173,7 +172,7 @@ class RandAugment(nn.Module):
         return x
 
     def _where_chosen(self, operation, x, result, chosen, draws):
-        """Put operation(x) into the chosen rows of ``result``; draws belong to samples, so both ways give the same."""
+        """Put operation(x) into the chosen rows of ``result``; draws belong to samples: both ways give the same."""
         if x.device.type == "cpu":
             rows = chosen.nonzero()[:, 0]
             result[rows] = operation(x[rows], KeyedRandom(draws.keys[rows]))
@@ -214,7 +213,7 @@ class Pipeline(nn.Module):
                               "leave it to dataset.transforms")
 
     def forward(self, x, random=None):
-        """Transform x (batch, leads, time); ``random``, the samples' ``KeyedRandom``, is needed by random steps alone.
+        """Transform x (batch, leads, time); only random steps need ``random``, the samples' ``KeyedRandom``.
 
         Raises:
             ConfigError: a random step without random numbers.  ``fixed`` has none.
@@ -246,7 +245,7 @@ def build_pipeline(transforms: list, *, length: int, fs: float, rand_augment=Non
             modules.append(CropFilter(length, [_checked_filter(name, arguments, fs, where)
                                                for _, (name, arguments) in group]))
         else:
-            modules += [TRANSFORMS[name](**arguments) if name in TRANSFORMS else Augment(name, arguments, position)
+            modules += [Augment(name, arguments, position) if name in AUGMENTATIONS else Standardize(**arguments)
                         for position, (name, arguments) in group]
     if rand_augment is not None:
         _, arguments = parse_named({"rand_augment": rand_augment}, {"rand_augment": RandAugment}, "dataset")
@@ -258,8 +257,8 @@ def build_pipeline(transforms: list, *, length: int, fs: float, rand_augment=Non
 
 
 def _parse_step(item, length, where):
-    """(name, arguments) of a transform or an augmentation that makes a signal of ``length`` samples of one."""
-    plain = {name: entry.function for name, entry in AUGMENTATIONS.items() if entry.gives != "spectrogram"}
+    """(name, arguments) of a transform, or of an augmentation that leaves a signal of ``length`` samples."""
+    plain = {name: made.function for name, made in AUGMENTATIONS.items() if made.gives != "spectrogram"}
     name, arguments = parse_named(item, {**CROPPINGS, **TRANSFORMS, **plain}, where)
     if name in CROPPINGS:
         raise ConfigError(f"{where}: {name} must come first and only once")
