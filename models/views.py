@@ -119,15 +119,17 @@ class Views:
     @torch.compiler.disable     # Inductor cannot print the wrapping 64-bit integers of KeyedRandom
     def __call__(self, signal, random, fill=0.0):
         views = []
-        for count, transforms in self.groups:
-            # equal views are made together: the batch is repeated, each copy with the keys of its own fork
-            forks = [random.fork(1 + len(views) + n).keys for n in range(count)]
-            draws = KeyedRandom(torch.cat(forks))
-            x = signal.repeat(count, 1, 1)
-            for transform, arguments in transforms:
-                hidden = {"fill": fill} if x.ndim == 4 and transform.fills else {}
-                x = transform(x, draws, **arguments, **hidden)
-            views.extend(x.chunk(count))
+        for count, steps in self.groups:
+            # A GPU makes equal views together, each copy of the batch with the keys of its own fork; a CPU one by
+            # one, whose numbers then stay in its caches.
+            together = 1 if signal.device.type == "cpu" else count
+            for _ in range(0, count, together):
+                forks = [random.fork(1 + len(views) + n).keys for n in range(together)]
+                draws, x = KeyedRandom(torch.cat(forks)), signal.repeat(together, 1, 1)
+                for step, arguments in steps:
+                    hidden = {"fill": fill} if x.ndim == 4 and step.fills else {}
+                    x = step(x, draws, **arguments, **hidden)
+                views.extend(x.chunk(together))
         return views
 
 
