@@ -78,7 +78,7 @@ def draw_reconstruction(training, usable, rows) -> None:
     row = int(left_out[0] if len(left_out) else rows[0])
     start = int(Cropping("center", training.dataset.length).starts(int(training.dataset.samples[row]))[0])
     batch = to_device(training.dataset.__getitems__([(row, start, 0)]), training.device)
-    batch["signal"] = training_transforms(training.config)[2].to(training.device)(batch["signal"])
+    batch["signal"] = training.pipeline.fixed(batch["signal"])
     training.model.eval()
     rebuilt = training.model.reconstruct(batch)
     training.model.train()

@@ -86,8 +86,8 @@ def test_moving_and_centred_windows():
 
 @pytest.mark.parametrize("transforms, word", [
     ([], "must begin with a cropping"), (["standardize"], "must begin with a cropping"),
-    (["random_crop"], "crop_length"), ([{"random_crop": {"crop_length": 0}}], "positive whole numbers"),
-    ([{"random_crop": {"crop_length": 2250.0}}], "positive whole numbers"), ([{"random_crop": 2250}], "crop_length"),
+    (["random_crop"], "crop_length"), ([{"random_crop": {"crop_length": 0}}], "crop_length must be a whole number of 1 or more"),
+    ([{"random_crop": {"crop_length": 2250.0}}], "crop_length must be a whole number of 1 or more"), ([{"random_crop": 2250}], "crop_length"),
     ([{"n_crop": {"crop_length": 2250}}], "num_segments"), ([{"random_crop": {"length": 5}}], "crop_length"),
     ([{"moving_window_crop": {"crop_length": 5, "crop_stride": True}}], "crop_stride"), ([None], "cropping"),
 ])

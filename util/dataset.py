@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from util.arguments import COUNT, parse_named
 from util.challenge import CLASS_CODES, labels_from_dx
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom, sample_keys
@@ -49,25 +50,37 @@ class Cropping:
         return np.array([spare // 2])
 
 
+def random_crop(crop_length: COUNT):
+    """One window at a random place, in evaluation the centre."""
+    return Cropping("random", crop_length)
+
+
+def center_crop(crop_length: COUNT):
+    """The window in the middle."""
+    return Cropping("center", crop_length)
+
+
+def n_crop(crop_length: COUNT, num_segments: COUNT):
+    """So many windows, spread evenly."""
+    return Cropping("segments", crop_length, count=num_segments)
+
+
+def moving_window_crop(crop_length: COUNT, crop_stride: COUNT):
+    """A window every ``crop_stride`` samples."""
+    return Cropping("moving", crop_length, stride=crop_stride)
+
+
+CROPPINGS = {make.__name__: make for make in (random_crop, center_crop, n_crop, moving_window_crop)}
+
+
 def parse_cropping(transforms: list, where: str) -> Cropping:
     """The cropping that must stand first in a list of transforms.
 
     Raises:
         ConfigError: none there, or wrong arguments.
     """
-    kinds = {"random_crop": ("crop_length",), "center_crop": ("crop_length",),
-             "n_crop": ("crop_length", "num_segments"), "moving_window_crop": ("crop_length", "crop_stride")}
-    first = transforms[0] if transforms else None
-    name, args = next(iter(first.items())) if isinstance(first, dict) and first else (first, {})
-    if name not in kinds:
-        raise ConfigError(f"{where} must begin with a cropping: {', '.join(kinds)} (found {name!r})")
-    if not isinstance(args, dict) or set(args) != set(kinds[name]) or \
-            not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in args.values()):
-        raise ConfigError(f"{where}: {name} takes positive whole numbers {', '.join(kinds[name])}, not {args!r}")
-    length = args["crop_length"]
-    return {"random_crop": Cropping("random", length), "center_crop": Cropping("center", length),
-            "n_crop": Cropping("segments", length, count=args.get("num_segments", 1)),
-            "moving_window_crop": Cropping("moving", length, stride=args.get("crop_stride", 1))}[name]
+    name, arguments = parse_named(transforms[0] if transforms else None, CROPPINGS, f"{where} must begin with a cropping")
+    return CROPPINGS[name](**arguments)
 
 
 # ============ reading ============

@@ -27,8 +27,8 @@ class Probe:
 
     def __init__(self, store, config, device):
         data = config["dataset"]
-        cropping, _, pipeline = training_transforms(config)
-        self.device, self.pipeline, self.parts = device, pipeline.to(device), []
+        cropping, pipeline = training_transforms(config)
+        self.device, self.pipeline, self.parts = device, pipeline.fixed.to(device), []
         dataset = CropDataset(store, parse_leads(data["lead"]), cropping.length)
         labels, labelled = make_labels(store, parse_classes(data["classes"]), "multilabel")
         rows, _ = labelled_rows(store, usable_rows(store, config), labelled)
