@@ -13,7 +13,7 @@ from pathlib import Path
 
 from util import distributed
 from util.command_line import argument_parser, config_from
-from util.dataset import split_rows
+from util.dataset import few_positives, split_rows
 from util.errors import ConfigError
 from util.evaluation import Evaluator, FoldFiles, report_test, save_best, write_summary
 from util.program import run_main
@@ -34,6 +34,8 @@ def finetune(config: dict, published_names=False) -> Path:
     training_transforms(config)     # a mistake in them is said before the store is read
     records = LabelledRecords(config)
     device = distributed.start(config["device"])
+    for note in records.notes:
+        print_once(note)
     folder = Path(config["output_dir"]) / config["exp_name"]
     results = []
     for fold in records.folds:
@@ -71,6 +73,8 @@ def run_fold(records: LabelledRecords, fold: int, files: FoldFiles, device) -> d
                        label_fraction=data["label_fraction"], seed=config["seed"])
     print_once(f"{config['mode']}, fold {fold}: {len(parts['train'])} training, {len(parts['valid'])} selection, "
                f"{len(parts['test'])} test records, {len(records.classes)} classes")
+    for note in few_positives(records.labels, parts["test"], records.classes, "test"):
+        print_once(note)
     if data["protocol"] == "published":
         print_once("note: protocol 'published' selects and reports on the same fold; its numbers are optimistic")
     evaluator = Evaluator(records, parts, device)

@@ -15,7 +15,7 @@ import torch
 
 from util import distributed
 from util.command_line import argument_parser, config_from
-from util.dataset import Cropping, to_device
+from util.dataset import Cropping, rows_outside_folds, to_device
 from util.figures import plot_reconstruction
 from util.leads import parse_leads
 from util.probe import make_probe
@@ -33,8 +33,10 @@ def pretrain(config: dict) -> Path:
     training_transforms(config)     # a mistake in them is said before the store is read
     store = open_store(config)
     usable = usable_rows(store, config)
-    rows = usable[~np.isin(store.records["fold"].to_numpy()[usable], config["dataset"]["exclude_folds"])]
+    rows, notes = rows_outside_folds(store, usable, config["dataset"]["exclude_folds"])
     device = distributed.start(config["device"])
+    for note in notes:
+        print_once(note)
     training = set_up_training(config, store, rows, lambda: build_configured(config), device, folder)
     method, train = training.model, training.config["train"]
 
@@ -76,7 +78,7 @@ def draw_reconstruction(training, usable, rows) -> None:
     row = int(left_out[0] if len(left_out) else rows[0])
     start = int(Cropping("center", training.dataset.length).starts(int(training.dataset.samples[row]))[0])
     batch = to_device(training.dataset.__getitems__([(row, start, 0)]), training.device)
-    batch["signal"] = training_transforms(training.config)[2].to(training.device)(batch["signal"])
+    batch["signal"] = training.pipeline.fixed(batch["signal"])
     training.model.eval()
     rebuilt = training.model.reconstruct(batch)
     training.model.train()

@@ -361,8 +361,7 @@ def main(argv=None):
         print(f"{count} skipped: {safe_cell(reason)}")
     print(f"every skipped record with its reason: {args.output_dir}/skipped.csv")
     if unread:
-        print(f"{unread} record{'s were' if unread > 1 else ' was'} not read this time; the same command tries again",
-              file=sys.stderr)
+        print(f"records not read this time: {unread}; the same command tries again", file=sys.stderr)
     return AGAIN if unread else 0
 
 

@@ -103,8 +103,8 @@ def reformat(input_dir, output_dir, patients_file=None):
     if patients and not any(row["patient"] for row in rows):
         raise ConfigError(f"--patients {patients_file} names none of the {len(rows)} records")
     if settings.get("unread"):
-        print(f"{settings['unread']} record{'s were' if settings['unread'] > 1 else ' was'} not read in the extraction "
-              "and are not in the store: the extraction's command tries again")
+        print(f"records not read in the extraction, which are not in the store: {settings['unread']}; its command tries "
+              "again")
     rates = settings["target_fs"]
     command = [f"python data_preparation/data_extraction_without_preprocessing.py "
                f"--target_fs {' '.join(map(str, rates))} --min_seconds {settings['min_seconds']:g}" +

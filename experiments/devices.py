@@ -30,7 +30,8 @@ def one_device(text: str | None) -> torch.device:
 
 
 def choose_devices(text: str | None) -> tuple[int, str]:
-    """Make the devices of --gpu the visible ones: (processes, value for the config's ``device``).
+    """Make the device of --gpu the visible one: (processes, value for the config's ``device``).  Where it asks for
+    several processes, the launcher chooses as it starts them, and in these nothing is left to choose.
 
     A machine without any GPU computes on the CPU and says so, so that published commands run there, too.
 
@@ -39,13 +40,15 @@ def choose_devices(text: str | None) -> tuple[int, str]:
     """
     if text is None:
         return 1, "auto"
-    processes, visible = parse_devices(text)
-    here = torch.cuda.device_count()
-    if visible and "CUDA_VISIBLE_DEVICES" not in os.environ and 0 < here <= max(map(int, visible.split(","))):
+    here, started = torch.cuda.device_count(), "RANK" in os.environ
+    usable = os.environ.get("CUDA_VISIBLE_DEVICES") if here and not started else None
+    processes, visible = parse_devices(text, usable)
+    if visible and usable is None and not started and 0 < here <= max(map(int, visible.split(","))):
         raise ConfigError(f"--gpu {text}: this machine has {here} GPU(s), numbered from 0")
     if visible and not here and os.environ.get("RANK", "0") == "0":
         print_once(f"note: --gpu {text}, but PyTorch sees no GPU; computing on the CPU")
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible or ""
+    if processes == 1 and not started:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible or ""
     return processes, "auto" if visible else "cpu"
 
 

@@ -1,13 +1,12 @@
 """BYOL (Grill et al., Bootstrap your own latent, NeurIPS 2020) for any encoder of the registry."""
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from models.contract import Encoder, Method
 from models.ema import follow, momentum_at, slow_copy
 from models.heads import embedding_health, mlp
 from models.registry import register
-from models.views import CONTRASTIVE_VIEWS, Views, encode_views
+from models.views import Views, encode_views, input_mean
 from util.errors import ConfigError
 
 
@@ -42,7 +41,7 @@ class BYOL(Method):
     def forward(self, batch):
         """batch {"signal", "random", "progress"} -> {"loss", "embedding_std", "alignment", "uniformity",
         "momentum"}."""
-        views = self.views(batch["signal"], batch["random"])
+        views = self.views(batch["signal"], batch["random"], input_mean(self.encoder))
         projections = self._head(self.projector, encode_views(self.encoder, views))
         predictions = self._head(self.predictor, projections)
         with torch.no_grad():
@@ -64,12 +63,12 @@ class BYOL(Method):
 
 
 @register
-def byol(encoder: Encoder = "xresnet1d50", views=CONTRASTIVE_VIEWS, head_width=512, head_out=128,
-         momentum=0.996, momentum_end=1.0):
-    """BYOL around an encoder.
+def byol(encoder: Encoder = "xresnet1d50", views: str | list = "contrastive", head_width=512, head_out=128,
+         momentum=0.996, momentum_end=1.0, fs: float | None = None):
+    """BYOL around an encoder; ``fs`` is for views with spectrograms.
 
     Projector width-head_width-head_out and predictor head_out-head_width-head_out, both with BatchNorm and ReLU
     between.  The target's momentum runs on a cosine from ``momentum`` to ``momentum_end`` (published: 0.9 and 0.9).
     """
     return BYOL(encoder, mlp(encoder.width, head_width, head_out, norm=True),
-                mlp(head_out, head_width, head_out, norm=True), Views(views), (momentum, momentum_end))
+                mlp(head_out, head_width, head_out, norm=True), Views(views, fs), (momentum, momentum_end))

@@ -8,7 +8,7 @@ from models.contract import Encoder, Method
 from models.ema import follow, momentum_at, slow_copy
 from models.heads import DINOHead, embedding_health
 from models.registry import register
-from models.views import DINO_SIGNAL_VIEWS, Views, encode_views
+from models.views import Views, encode_views, input_mean
 from util.errors import ConfigError
 
 
@@ -91,7 +91,7 @@ class DINO(Method):
     def forward(self, batch):
         """batch {"signal", "random", "epoch", "progress"} -> {"loss", "teacher_entropy", "kl", "embedding_std",
         "alignment", "uniformity", "momentum"}; while training it also moves the centre."""
-        views = self.views(batch["signal"], batch["random"])
+        views = self.views(batch["signal"], batch["random"], input_mean(self.encoder))
         with torch.no_grad():
             _, teacher = self.teacher_head(encode_views(self.teacher_encoder, views[:self.views.global_count]))
         embedding, student = self.head(encode_views(self.encoder, views), batch["epoch"] < self.freeze_last_layer)
@@ -109,17 +109,18 @@ class DINO(Method):
 
 
 @register
-def dino(encoder: Encoder = "xresnet1d50", views=DINO_SIGNAL_VIEWS, head_width=512, head_out=65536,
+def dino(encoder: Encoder = "xresnet1d50", views: str | list = "dino_signal", head_width=512, head_out=65536,
          bottleneck=128, student_temperature=0.1, teacher_temperature=0.04, warmup_teacher_temperature=0.04,
-         warmup_teacher_epochs=30, centre_momentum=0.9, momentum=0.996, momentum_end=1.0, freeze_last_layer=1):
-    """DINO around an encoder.
+         warmup_teacher_epochs=30, centre_momentum=0.9, momentum=0.996, momentum_end=1.0, freeze_last_layer=1,
+         fs: float | None = None):
+    """DINO around an encoder; ``fs`` is for views with spectrograms.
 
     Head MLP width-head_width-head_width-bottleneck and ``head_out`` prototypes.  The teacher's temperature goes from
     ``warmup_teacher_temperature`` to ``teacher_temperature`` in ``warmup_teacher_epochs``, its momentum on a cosine
     from ``momentum`` to ``momentum_end`` (published: constant 0.996) over the run; the prototypes stay as they are for
     ``freeze_last_layer`` epochs.
     """
-    return DINO(encoder, DINOHead(encoder.width, head_width, bottleneck, head_out), Views(views),
+    return DINO(encoder, DINOHead(encoder.width, head_width, bottleneck, head_out), Views(views, fs),
                 DINOLoss(head_out, student_temperature, centre_momentum),
                 (warmup_teacher_temperature, teacher_temperature, warmup_teacher_epochs),
                 (momentum, momentum_end), freeze_last_layer)

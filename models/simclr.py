@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from models.contract import Encoder, Method
 from models.heads import embedding_health, mlp
 from models.registry import register
-from models.views import CONTRASTIVE_VIEWS, Views, encode_views
+from models.views import Views, encode_views, input_mean
 from util.errors import ConfigError
 
 
@@ -73,12 +73,13 @@ class SimCLR(Method):
 
     def forward(self, batch):
         """batch {"signal", "random"} -> {"loss", "embedding_std", "alignment", "uniformity"}."""
-        views = self.views(batch["signal"], batch["random"])
+        views = self.views(batch["signal"], batch["random"], input_mean(self.encoder))
         first, second = self.head(encode_views(self.encoder, views))
         return {"loss": nt_xent(first, second, self.temperature), **embedding_health(first, second)}
 
 
 @register
-def simclr(encoder: Encoder = "xresnet1d50", views=CONTRASTIVE_VIEWS, head_width=512, head_out=128, temperature=0.1):
-    """SimCLR around an encoder; head MLP width-head_width-head_out."""
-    return SimCLR(encoder, mlp(encoder.width, head_width, head_out), Views(views), temperature)
+def simclr(encoder: Encoder = "xresnet1d50", views: str | list = "contrastive", head_width=512, head_out=128,
+           temperature=0.1, fs: float | None = None):
+    """SimCLR around an encoder; head MLP width-head_width-head_out; ``fs`` is for views with spectrograms."""
+    return SimCLR(encoder, mlp(encoder.width, head_width, head_out), Views(views, fs), temperature)

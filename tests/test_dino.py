@@ -10,7 +10,6 @@ from torch.nn.parallel import DistributedDataParallel
 from models.dino import DINOLoss, teacher_temperature_at
 from models.heads import DINOHead, Prototypes
 from models.registry import build
-from models.views import DINO_SPECTROGRAM_VIEWS
 from tiny_encoder import assert_every_parameter_learns, gradients, tiny_batch
 from two_processes import run_processes
 from util.errors import ConfigError
@@ -143,14 +142,15 @@ def test_the_frozen_layer_does_not_change_under_adamw_with_weight_decay():
 
 # ============ views ============
 def test_teacher_sees_global_views_only_and_each_length_is_one_call():
-    model = make()
-    model(tiny_batch(samples=4))
-    assert model.teacher_encoder.calls == [(8, 12, 250)]
-    assert model.encoder.calls == [(8, 12, 250), (32, 12, 100)]
+    """Published: all ten views have one length, so the encoder runs once, with one BatchNorm batch."""
+    for views, calls in (("dino_signal", [(40, 12, 250)]), ("dino_signal_short", [(8, 12, 250), (32, 12, 100)])):
+        model = make(views=views)
+        model(tiny_batch(samples=4))
+        assert model.teacher_encoder.calls == [(8, 12, 250)] and model.encoder.calls == calls
 
 
 def test_spectrogram_views_are_one_call():
-    model = make(views=DINO_SPECTROGRAM_VIEWS)
+    model = make(views="dino_spectrogram")
     out = model(tiny_batch(samples=4))
     assert model.teacher_encoder.calls == [(8, 12, 13, 21)] and model.encoder.calls == [(40, 12, 13, 21)]
     assert out["loss"].isfinite()

@@ -1,36 +1,27 @@
-"""What goes wrong around a run: signals, killed processes, full disks, losses that are not finite, torn files."""
+"""What goes wrong around a run: full disks, losses that are not finite, torn files."""
 import errno
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
-import small_store
 import torch
 import yaml
-from jobs import run_job
 from test_resume import ST_MEM, with_store
 from torch import nn
 
-from benchmarks.fault_injection import kill_tree
 from main_pretrain import pretrain
 from models.registry import register
-from util import checkpoint, distributed, engine, program
+from util import checkpoint, engine, program
 from util.checkpoint import parse_checkpoint_every
 from util.config import load_config
 from util.errors import CheckpointError, ConfigError, ECGError
-from util.launch import launch_parser, status_of, torchrun_arguments
 from util.meters import Meters
 from util.run_log import RunLog
-from util.stop import LOST, PREEMPTED, SIGNALS, Preempted, StopRequest
-
-ROOT = Path(__file__).resolve().parents[1]
+from util.stop import Preempted
 
 
 class Fragile(nn.Module):
@@ -257,194 +248,3 @@ def test_another_batch_size_goes_on_at_the_same_place(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "a step was 8 records and is now 4; going on at the same place in the data, step 8" in said
     assert "these keys differ from the checkpoint's run: dataloader.batch_size" in said
-
-
-# ============ signals ============
-@pytest.fixture
-def handlers():
-    """Handlers of the test's own process are put back."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    StopRequest.ever = False
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    StopRequest.ever = False
-
-
-@pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_is_noticed_and_a_second_does_no_harm(handlers, number):
-    with pytest.raises(Preempted):
-        with StopRequest() as stop:
-            assert not stop.requested
-            signal.raise_signal(number)
-            signal.raise_signal(number)
-            assert stop.requested
-            raise Preempted("saved")
-    signal.raise_signal(number)  # while the process ends
-
-
-def test_a_signal_where_nothing_needs_saving_ends_at_once(handlers):
-    with pytest.raises(Preempted, match="nothing was lost"):
-        with StopRequest(at_once=True):
-            signal.raise_signal(signal.SIGTERM)
-            assert False
-    signal.raise_signal(signal.SIGTERM)
-
-
-def test_a_signal_after_the_last_look_reaches_those_outside(handlers):
-    """Between the last epoch's checkpoint and the test: the defect would be a run that cannot be stopped."""
-    with pytest.raises(Preempted):
-        with StopRequest(at_once=True):
-            with StopRequest():
-                signal.raise_signal(signal.SIGUSR1)
-            assert False
-
-
-def test_run_main_turns_endings_into_exit_statuses(handlers, capsys, monkeypatch):
-    def raising(error):
-        def main(argv):
-            raise error
-        return main
-    assert program.run_main(lambda argv: None) == 0
-    assert program.run_main(raising(ConfigError("no such key"))) == 2
-    assert capsys.readouterr().err == "error: no such key\n"
-    worker = "Caught StoreError in DataLoader worker process 0.\nOriginal Traceback ...\nutil.errors.StoreError: it is torn\n"
-    assert program.run_main(raising(ECGError(worker))) == 2
-    assert capsys.readouterr().err == "error: it is torn\n"
-    assert program.run_main(raising(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."))) == 2
-    assert "a loader process died (DataLoader worker (pid 7) is killed" in capsys.readouterr().err
-    assert program.run_main(raising(Preempted("stopped"))) == PREEMPTED
-    assert program.run_main(raising(KeyboardInterrupt())) == 130
-    with pytest.raises(ZeroDivisionError):
-        program.run_main(raising(ZeroDivisionError()))
-    capsys.readouterr()
-    monkeypatch.setattr(distributed, "in_group", lambda: True)
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    assert program.run_main(raising(RuntimeError("[../gloo/pair.cc] Connection closed by peer [127.0.0.1]:9"))) == LOST
-    assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_launcher_reports_what_failed_first(capsys):
-    assert status_of([(1, 10, 0)]) == 1
-    assert status_of([(LOST, 10, 0), (-9, 11, 1)]) == 137
-    assert "process 1 was killed by SIGKILL; most often its memory ran out" in capsys.readouterr().err
-    assert status_of([(1, 10, 0), (-15, 11, 1)]) == 1   # torchrun ended the other
-    assert status_of([(2, 10, 1), (LOST, 10, 0)]) == 2
-    assert status_of([(PREEMPTED, 10, 0), (-15, 10, 1)]) == PREEMPTED
-    assert status_of([(-15, 10, 0), (-10, 10, 1)]) == PREEMPTED
-    assert status_of([(-11, 10, 0), (LOST, 10, 1)]) == 139
-    assert status_of([(-9, 10, 0), (PREEMPTED, 10, 1)]) == 137  # torchrun's SIGTERM looked like a request to the other
-    assert status_of([(LOST, 10, 1)]) == LOST
-
-
-def test_torchrun_is_told_of_both_signals_and_gives_time_to_save():
-    flags = torchrun_arguments(launch_parser("x").parse_args(["--gpus", "cpu,cpu"]), 2)
-    handled = next(flag for flag in flags if "signals" in flag)
-    assert "SIGTERM" in handled and "SIGUSR1" in handled
-    assert int(next(flag for flag in flags if "shutdown" in flag).partition("=")[2]) >= 120
-
-
-def test_preempted_with_workers_on_two_processes(tmp_path):
-    """A loader's workers get the group's signal, too, and must not die of it: exit 75 in good time, both processes."""
-    config = with_store({**ST_MEM, "dataloader": {"batch_size": 4, "num_workers": 1}})
-    stopped = run_job("main_pretrain", config, tmp_path, world=2, stop_at=("step", 2), number=signal.SIGUSR1)
-    assert stopped.statuses == [PREEMPTED, PREEMPTED], stopped.text
-    found = checkpoint.load_training(tmp_path / "run" / "checkpoint-last.pth")
-    assert (found["epoch"], found["step"]) == (0, 3)
-
-
-# ============ the real launcher (slow: every process imports torch) ============
-def launch(folder, gpus, *flags):
-    """Start run_pretrain.sh on a long run; returns its process."""
-    config = with_store({**ST_MEM, "model_name": "st_mem_vit_tiny_dec128d2b", "model": {
-        "seq_len": 150, "patch_size": 75, "mask_ratio": 0.5}}, epochs=200, keep_every=100, figure_every=100)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    command = ["bash", str(ROOT / "run_pretrain.sh"), "--gpus", gpus, "--config_path", str(folder / "config.yaml"),
-               "--output_dir", str(folder), "--exp_name", "run", *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-                            env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
-def wait_for(path, process, lines=1, seconds=120):
-    """Until a file has so many lines."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and process.poll() is None:
-        if path.exists() and len(path.read_bytes().splitlines()) >= lines:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"{path} never had {lines} lines: {process.communicate()[0] if process.poll() else ''}")
-
-
-def end(process, seconds=60):
-    """(exit status, what it printed, without progress bars); fails if it does not end in time or leaves children."""
-    try:
-        text, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        kill_tree(process.pid)
-        raise
-    lines = [line for line in text.replace("\r", "\n").splitlines() if line.strip() and "epoch " not in line[:8]]
-    return process.returncode, "\n".join(lines)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("gpus", ["cpu", "cpu,cpu"])
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("to", ["launcher", "group", "group, then launcher"])
-def test_preemption_through_the_launcher(tmp_path, gpus, number, to):
-    process = launch(tmp_path, gpus)
-    wait_for(tmp_path / "run" / "log_steps.txt", process, 2)
-    if "group" in to:
-        os.killpg(process.pid, number)
-    if "launcher" in to:
-        os.kill(process.pid, number)
-    status, text = end(process)
-    assert status == PREEMPTED, text
-    assert "Traceback" not in text and text.count("go on with --resume auto") == 1
-    checkpoint.load_training(tmp_path / "run" / "checkpoint-last.pth")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_one_killed_process_ends_all_with_one_message(tmp_path, rank):
-    process = launch(tmp_path, "cpu,cpu")
-    wait_for(tmp_path / "run" / "log_steps.txt", process, 2)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[rank]), signal.SIGKILL)
-    began = time.monotonic()
-    status, text = end(process)
-    assert status == 137 and time.monotonic() - began < 60
-    assert text.count("error:") == 1 and f"process {rank} was killed by SIGKILL" in text and "Traceback" not in text
-
-
-@pytest.mark.slow
-def test_a_killed_launcher_does_not_leave_processes_training(tmp_path):
-    process = launch(tmp_path, "cpu,cpu")
-    wait_for(tmp_path / "run" / "log_steps.txt", process, 2)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(process.pid, signal.SIGKILL)
-    status, text = process.wait(), process.stdout.read()  # until every process has closed it
-    assert status == -9 and "stopped on request" in text
-    assert not any(Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2]
-                   for child in children)
-
-
-@pytest.mark.slow
-def test_restart_goes_on_from_the_checkpoint(tmp_path):
-    process = launch(tmp_path, "cpu,cpu", "--max_restarts", "2", "--set", "train.epochs=8")
-    for lines in (8, 20):  # steps
-        wait_for(tmp_path / "run" / "log_steps.txt", process, lines)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        os.kill(int(children[1]), signal.SIGKILL)
-    status, text = end(process, 180)
-    assert status == 0 and text.count("resumed from") == 2 and "Traceback" not in text, text
-    assert [line["epoch"] for line in log(tmp_path)] == list(range(8))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("gpus", ["cpu", "cpu,cpu"])
-@pytest.mark.parametrize("flag, words", [
-    ("train.checkpoint_every=often", "train.checkpoint_every"), ("dataset.store=nowhere", "no store at"),
-    ("model.depth=3", "does not take depth"), ("train.epoch=3", "did you mean train.epochs")])
-def test_errors_are_one_sentence_and_status_2(tmp_path, gpus, flag, words):
-    status, text = end(launch(tmp_path, gpus, "--set", flag))
-    assert status == 2 and text.count("error:") == 1 and words in text and "Traceback" not in text, text

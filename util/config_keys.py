@@ -160,7 +160,7 @@ PAGE = """# Configuration
 
 Written by `python -m util.config > docs/configs.md`; a test compares the two.
 
-`--config_path FILE`, then each `--overlay`, each `--set key=value` and the other flags are merged in this order:
+`--config_path FILE`, then each `--overlay`, each `--set KEY=VALUE` and the other flags are merged in this order:
 mappings merge, lists and values replace. The result is saved as `config.yaml` beside the run and repeats it.
 
 - **One base.** A file may begin with `base: other.yaml` (beside it) and holds what differs. A base has no base.

@@ -9,16 +9,20 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from util.arguments import COUNT, parse_named
 from util.challenge import CLASS_CODES, labels_from_dx
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom, sample_keys
 from util.leads import LEADS, lead_index
 from util.stop import ignore_signals
-from util.store import FOLDS
+from util.store import FOLDS, NO_FOLD
 
 CROP_STREAM = 1       # streams of KeyedRandom: the crop's place, and what the device draws (transforms, masks, views)
 DEVICE_STREAM = 2
 MAX_STATISTICS = 20_000
+ALL_FOLDS = 11        # the fusion original's number for all ten folds
+MIN_POSITIVES = 10    # with fewer records of a class its scores are mostly chance
+_NEW_FOLDS = "data_preparation/reformat_memmap.py makes a store in which every record has one"
 
 
 # ============ which windows of a record ============
@@ -46,25 +50,37 @@ class Cropping:
         return np.array([spare // 2])
 
 
+def random_crop(crop_length: COUNT):
+    """One window at a random place, in evaluation the centre."""
+    return Cropping("random", crop_length)
+
+
+def center_crop(crop_length: COUNT):
+    """The window in the middle."""
+    return Cropping("center", crop_length)
+
+
+def n_crop(crop_length: COUNT, num_segments: COUNT):
+    """So many windows, spread evenly."""
+    return Cropping("segments", crop_length, count=num_segments)
+
+
+def moving_window_crop(crop_length: COUNT, crop_stride: COUNT):
+    """A window every ``crop_stride`` samples."""
+    return Cropping("moving", crop_length, stride=crop_stride)
+
+
+CROPPINGS = {make.__name__: make for make in (random_crop, center_crop, n_crop, moving_window_crop)}
+
+
 def parse_cropping(transforms: list, where: str) -> Cropping:
     """The cropping that must stand first in a list of transforms.
 
     Raises:
         ConfigError: none there, or wrong arguments.
     """
-    kinds = {"random_crop": ("crop_length",), "center_crop": ("crop_length",),
-             "n_crop": ("crop_length", "num_segments"), "moving_window_crop": ("crop_length", "crop_stride")}
-    first = transforms[0] if transforms else None
-    name, args = next(iter(first.items())) if isinstance(first, dict) and first else (first, {})
-    if name not in kinds:
-        raise ConfigError(f"{where} must begin with a cropping: {', '.join(kinds)} (found {name!r})")
-    if not isinstance(args, dict) or set(args) != set(kinds[name]) or \
-            not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in args.values()):
-        raise ConfigError(f"{where}: {name} takes positive whole numbers {', '.join(kinds[name])}, not {args!r}")
-    length = args["crop_length"]
-    return {"random_crop": Cropping("random", length), "center_crop": Cropping("center", length),
-            "n_crop": Cropping("segments", length, count=args.get("num_segments", 1)),
-            "moving_window_crop": Cropping("moving", length, stride=args.get("crop_stride", 1))}[name]
+    name, arguments = parse_named(transforms[0] if transforms else None, CROPPINGS, f"{where} must begin with a cropping")
+    return CROPPINGS[name](**arguments)
 
 
 # ============ reading ============
@@ -264,18 +280,82 @@ def choose_rows(store, *, databases=None, max_records=None, seed=0) -> np.ndarra
     return rows
 
 
+def _are_folds(value) -> bool:
+    return isinstance(value, list) and all(type(fold) is int and 0 <= fold < FOLDS for fold in value) \
+        and len(set(value)) == len(value)
+
+
 def parse_folds(value) -> list[int]:
     """``dataset.fold`` as a list of test folds.
 
     Raises:
-        ConfigError: not a fold 0-9, a list of different ones, or 'all'.
+        ConfigError: not a fold 0-9, a list of different ones, or all of them: 'all', or 11 as published.
     """
-    folds = list(range(FOLDS)) if value == "all" else value if isinstance(value, list) else [value]
-    if not folds or not all(isinstance(f, int) and not isinstance(f, bool) and 0 <= f < FOLDS for f in folds) \
-            or len(set(folds)) < len(folds):
-        raise ConfigError(f"dataset.fold must be a fold 0-{FOLDS - 1}, a list of different ones, or 'all', "
-                          f"not {value!r}")
+    if value in ("all", ALL_FOLDS, [ALL_FOLDS]):
+        return list(range(FOLDS))
+    folds = value if isinstance(value, list) else [value]
+    if not folds or not _are_folds(folds):
+        raise ConfigError(f"dataset.fold must be a fold 0-{FOLDS - 1}, a list of different ones, or 'all' (or "
+                          f"{ALL_FOLDS}, the same), not {value!r}")
     return folds
+
+
+def rows_outside_folds(store, rows, exclude_folds) -> tuple[np.ndarray, list[str]]:
+    """Rows without those of ``dataset.exclude_folds`` and without other records of the same patients.
+
+    Returns:
+        the rows that stay, and sentences that say what was left out.
+
+    Raises:
+        ConfigError: not a list of different folds 0-9, or no row stays.
+    """
+    if not _are_folds(exclude_folds):
+        raise ConfigError(f"dataset.exclude_folds must be a list of different folds 0-{FOLDS - 1}, "
+                          f"not {exclude_folds!r}")
+    if not exclude_folds:
+        return rows, []
+    records = store.records
+    excluded = records["fold"].isin(exclude_folds).to_numpy()
+    patient = records["database"] + "/" + records["patient"]
+    theirs = ((records["patient"] != "") & patient.isin(patient[excluded])).to_numpy() & ~excluded
+    kept = rows[~(excluded | theirs)[rows]]
+    if not len(kept):
+        raise ConfigError("dataset.exclude_folds leaves no record; leave out fewer folds")
+    notes = [f"dataset.exclude_folds {exclude_folds}: {excluded[rows].sum()} records left out, and "
+             f"{theirs[rows].sum()} more of the same patients"]
+    without = (records["fold"].to_numpy()[kept] == NO_FOLD).sum()
+    if without:
+        notes.append(f"records without a fold, which stay in even if their patients, unknown here, are left out: "
+                     f"{without}; {_NEW_FOLDS}")
+    return kept, notes
+
+
+def labelled_rows(store, rows, labelled) -> tuple[np.ndarray, list[str]]:
+    """Rows that a supervised job can use, those with a label and a fold, and sentences about the others.
+
+    Args:
+        labelled: bool (records of the store), from ``make_labels``.
+    """
+    has_fold, notes = (store.records["fold"] != NO_FOLD).to_numpy()[rows], []
+    unlabelled, without = (~labelled[rows]).sum(), (labelled[rows] & ~has_fold).sum()
+    if unlabelled:
+        notes.append(f"records without a label among dataset.classes, which take no part: {unlabelled} of {len(rows)}")
+    if without:
+        notes.append(f"labelled records without a fold, which take no part: {without}; {_NEW_FOLDS}")
+    return rows[labelled[rows] & has_fold], notes
+
+
+def few_positives(labels, rows, classes, part: str) -> list[str]:
+    """A sentence that names the classes of which ``rows`` hold fewer than MIN_POSITIVES records, if there are any.
+
+    Args:
+        labels: from ``make_labels``; classes: their names; part: what to call the rows.
+    """
+    own = labels[rows]
+    counts = own.sum(axis=0).astype(int) if own.ndim == 2 else np.bincount(own, minlength=len(classes))
+    few = [f"{name} ({count})" for name, count in zip(classes, counts) if count < MIN_POSITIVES]
+    return [f"the {part} part has fewer than {MIN_POSITIVES} records of {', '.join(few)}: their scores, and means over "
+            "classes, say little"] if few else []
 
 
 def split_rows(store, rows, fold: int, *, protocol="nested", label_fraction=1.0, seed=0) -> dict[str, np.ndarray]:

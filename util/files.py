@@ -1,4 +1,4 @@
-"""Files that are whole or not there: whatever is written here takes its place only when it is complete and on the disk."""
+"""Files that are whole or not there: what is written takes its place only when it is complete and on the disk."""
 import contextlib
 import fcntl
 import os

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from models.contract import Batch, Method
-from util.dataset import make_labels, parse_classes, parse_folds
+from util.dataset import labelled_rows, make_labels, parse_classes, parse_folds
 from util.errors import ConfigError
 from util.leads import parse_leads
 from util.scores import parse_scores
@@ -18,8 +18,8 @@ class LabelledRecords:
     """The labelled records that a config asks for, and how they are scored; all folds share them.
 
     Attributes:
-        classes: names; labels: of all records of the store; rows: of the labelled records; folds: to test on;
-        eval_cropping, eval_pipeline: how a trained model sees a record.
+        classes: names; labels: of all records of the store; rows: of the labelled records; notes: sentences
+        about the others; folds: to test on; eval_cropping, eval_pipeline: how a trained model sees a record.
 
     Raises:
         ConfigError: keys that contradict each other or the store.
@@ -48,8 +48,7 @@ class LabelledRecords:
         self.leads = parse_leads(data["lead"])
         self.store = open_store(config)
         self.labels, labelled = make_labels(self.store, classes, self.task)
-        rows = usable_rows(self.store, config)
-        self.rows = rows[labelled[rows]]
+        self.rows, self.notes = labelled_rows(self.store, usable_rows(self.store, config), labelled)
 
 
 class SupervisedTask(Method):
