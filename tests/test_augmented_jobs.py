@@ -24,7 +24,8 @@ def one_thread():
 def config(name, folder, *overrides):
     return load_config([ROOT / "configs" / f"{name}.yaml"], [
         f"dataset.store={small_store.store()}", f"output_dir={folder}", "exp_name=run", "dataloader.num_workers=0",
-        "device=cpu", "dataloader.batch_size=8", "train.steps_per_epoch=1", "train.epochs=1", *overrides])
+        "device=cpu", "dataloader.batch_size=8", "train.steps_per_epoch=1", "train.epochs=1", *overrides],
+        program="pretrain" if name.startswith("pretrain") else "finetune")
 
 
 def test_pretraining_with_rand_augment_fits_statistics_and_probes_without_it(tmp_path):
