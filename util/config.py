@@ -79,7 +79,8 @@ KEYS = {
         "lr": key((float, None), None, "peak learning rate; null: blr * effective batch / 256", least=0),
         "blr": key((float, None), None, "base learning rate for an effective batch of 256", least=0),
         "min_lr": key(float, 0.0, "floor of the cosine", least=0),
-        "lr_update": key(str, "iteration", "the schedule moves every iteration, or once an epoch",
+        "lr_update": key(str, "iteration", "the schedule moves every iteration, or once an epoch (warm-up epoch n of w "
+                         "then has n/w of the peak)",
                          ("iteration", "epoch")),
         "optimizer": key(str, "adamw", "one of util/optim.py's OPTIMIZERS"),
         "optimizer_kwargs": key(dict, {}, "further arguments, e.g. betas: [0.9, 0.95]"),

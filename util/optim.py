@@ -80,9 +80,17 @@ def weight_decay_at(epoch: float, *, start: float, end: float | None, epochs: fl
 
 
 def schedule_lr(train: dict, epoch: float) -> float:
-    """Learning rate of the config's ``train`` section at a position in epochs."""
-    return lr_at(math.floor(epoch) if train["lr_update"] == "epoch" else epoch, lr=train["lr"], min_lr=train["min_lr"],
-                 warmup_epochs=train["warmup_epochs"], epochs=train["epochs"])
+    """Learning rate of the config's ``train`` section at a position in epochs.
+
+    Where it moves once an epoch, an epoch of the warm-up has the rate of its end, (epoch + 1) / warmup_epochs of the
+    peak, so that the first one trains at all; every other epoch has the rate of its beginning.
+    """
+    if train["lr_update"] == "epoch":
+        epoch = math.floor(epoch)
+        if epoch < train["warmup_epochs"]:
+            epoch = min(epoch + 1, train["warmup_epochs"])
+    return lr_at(epoch, lr=train["lr"], min_lr=train["min_lr"], warmup_epochs=train["warmup_epochs"],
+                 epochs=train["epochs"])
 
 
 def mean_lr(train: dict, epoch: int, steps: int) -> float:
