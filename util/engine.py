@@ -70,10 +70,8 @@ class Training:
         self.epoch, self.step, self.best = 0, 0, {}
         self.meters = Meters(dataset.store.records["record"], self.train_config["skip_nonfinite"])
         distributed.on_main(self._claim)
-        self.last_saved = checkpoint.find_resume(config["resume"], self.folder)
+        self.last_saved = resume(self)
         self.resumed = self.last_saved is not None
-        if self.resumed:
-            resume(self, self.last_saved)
         self.log = RunLog(self.folder, self.epoch, self.step, self.position())
         self.build_runner()
 
@@ -93,7 +91,7 @@ class Training:
 
     def position(self) -> float:
         """Where the run stands, in epochs."""
-        return self.epoch + self.step / self.batches.steps
+        return self.epoch + self.step / max(self.batches.steps, 1)  # 0: resumed in steps longer than the epoch's rest
 
     def progress(self) -> float:
         """Where the run stands, in [0, 1]."""
@@ -108,7 +106,6 @@ class Training:
             ECGError: more losses than tolerated were not finite.
         """
         self.stop, steps = stop, self.batches.steps
-        self.batches.set_epoch(self.epoch, self.step)
         self.model.train()
         batches, self.started = iter(self.loader), (self.step, time.perf_counter())
         with self.log.bar(steps, f"epoch {self.epoch + 1}/{self.train_config['epochs']}", self.step) as bar:
@@ -124,6 +121,7 @@ class Training:
         distributed.same_buffers(self.model)
         means = {f"train_{name}": value for name, value in self.meters.close_epoch().items()}
         self.epoch, self.step = self.epoch + 1, 0
+        self.batches.set_epoch(self.epoch)
         return {"train_lr": mean_lr(self.train_config, self.epoch - 1, steps), **means}
 
     def _step(self, micro_batches):

@@ -50,6 +50,20 @@ def make_optimizer(model, train: dict) -> torch.optim.Optimizer:
         raise ConfigError(f"train.optimizer_kwargs {train['optimizer_kwargs']}: {error}") from None
 
 
+def load_optimizer(optimizer, state: dict) -> None:
+    """Take over a checkpoint's moments, but not its ``optimizer_kwargs``: those are the config's, changed or not.
+
+    Raises:
+        ValueError: state of other parameter groups, or with another choice of amsgrad.
+    """
+    groups, scheduled = [], ("params", "lr", "weight_decay")
+    for old, new in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        if old.get("amsgrad") != new.get("amsgrad"):
+            raise ValueError("amsgrad cannot change in the middle of a run")
+        groups.append({**old, **{name: value for name, value in new.items() if name not in scheduled}})
+    optimizer.load_state_dict({**state, "param_groups": groups})
+
+
 def resolve_lr(train: dict, batch_size: int, world: int) -> float:
     """lr, or blr * effective batch / 256 where lr is null (linear scaling, Goyal et al. 2017).
 
@@ -95,7 +109,7 @@ def schedule_lr(train: dict, epoch: float) -> float:
 
 def mean_lr(train: dict, epoch: int, steps: int) -> float:
     """Mean learning rate over the steps of an epoch."""
-    return float(np.mean([schedule_lr(train, epoch + step / steps) for step in range(steps)]))
+    return float(np.mean([schedule_lr(train, epoch + step / steps) for step in range(steps)] or schedule_lr(train, epoch)))
 
 
 def apply_schedules(optimizer, train: dict, epoch: float) -> float:
