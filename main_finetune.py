@@ -311,7 +311,7 @@ def test(job, task, evaluator, training, places) -> dict[str, float]:
     is a gate, test_gate.csv."""
     distributed.barrier()
     folder, chosen = places.folder, places.best(job.config["test"]["target_metric"])
-    best = checkpoint.load(chosen)
+    best = distributed.from_main(lambda: checkpoint.load(chosen))
     task.classifier.load_state_dict(best["model"])
     probabilities, logits, gate = evaluator.predict(task.classifier, "test")
     labels = job.labels[evaluator.parts["test"]]

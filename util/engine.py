@@ -86,7 +86,8 @@ class Training:
         runner = torch.compile(self.model) if self.train_config["compile"] else self.model
         if distributed.world() > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
-            runner = DistributedDataParallel(runner, device_ids=ids)
+            # Buffers are made equal at the ends of epochs; those of process 0, which a checkpoint keeps, need no others.
+            runner = DistributedDataParallel(runner, device_ids=ids, forward_sync_buffers=False)
         self.runner = runner
 
     def position(self) -> float:
@@ -106,6 +107,7 @@ class Training:
             ECGError: more losses than tolerated were not finite.
         """
         self.stop, steps = stop, self.batches.steps
+        distributed.same_buffers(self.model)
         self.model.train()
         batches, self.started = iter(self.loader), (self.step, time.perf_counter())
         with self.log.bar(steps, f"epoch {self.epoch + 1}/{self.train_config['epochs']}", self.step) as bar:

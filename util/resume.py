@@ -1,6 +1,7 @@
 """What a training checkpoint holds, and how a run resumes from one as if nothing had happened."""
 import math
 import random
+import zlib
 
 import numpy as np
 import torch
@@ -28,18 +29,21 @@ def training_state(training) -> dict:
 def resume(training) -> str | None:
     """Put a ``Training`` where the checkpoint stands that ``config["resume"]`` names.
 
+    Process 0 looks for it, reads and checks it; all take over what it read.  So other processes need not see the folder,
+    and none can begin elsewhere.
+
     Returns:
         The checkpoint's path; None where there is none, and the run starts afresh (at ``config["start_epoch"]``).
 
     Raises:
-        CheckpointError: damaged, or of another model.
+        CheckpointError: damaged, of another model, or not the same on every process.
     """
-    config, path = training.config, checkpoint.find_resume(training.config["resume"], training.folder)
+    config = training.config
+    path, state = distributed.from_main(lambda: _read(config["resume"], training.folder))
     if path is None:
         training.epoch = config["start_epoch"]
         training.batches.set_epoch(training.epoch)
         return None
-    state = checkpoint.load_training(path)
     try:
         _check_kind(state["config"], config, path)
         _restore(training, state)
@@ -49,10 +53,33 @@ def resume(training) -> str | None:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path} does not fit this model or optimizer ({reason}); "
                               "resume with the run's own config.yaml, or choose another --exp_name") from None
+    check_agreement(training)
     if changed:
         print_once(f"note: these keys differ from the checkpoint's run: {', '.join(changed)}")
     print_once(f"resumed from {path}: epoch {training.epoch}, step {training.step}")
-    return str(path)
+    return path
+
+
+def _read(choice, folder):
+    path = checkpoint.find_resume(choice, folder)
+    return (None, None) if path is None else (str(path), checkpoint.load_training(path))
+
+
+def check_agreement(training) -> None:
+    """Make sure that every process goes on at the same place with the same weights.
+
+    Raises:
+        CheckpointError: on every process, if they do not.
+    """
+    weights = 0
+    for value in training.model.state_dict().values():
+        weights = zlib.crc32(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy(), weights)
+    places = distributed.gather_objects([training.epoch, training.step, weights])
+    if any(place != places[0] for place in places):
+        found = "; ".join(f"process {rank}: epoch {epoch}, step {step}, weights {crc:08x}"
+                          for rank, (epoch, step, crc) in enumerate(places))
+        raise CheckpointError(f"the processes did not resume alike ({found}); start all of them with the same code, "
+                              "config and data")
 
 
 def _check_kind(old, new, path):
