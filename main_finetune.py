@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn as nn
 from tqdm import tqdm
 
 from models.registry import build_model, model_arguments
@@ -187,8 +186,6 @@ def run_fold(job: Job, fold: int, places: Places, device, load_weights) -> dict[
 
     # ============ model ============
     classifier = build_classifier(config, len(job.classes))
-    if train["sync_bn"] and distributed.world() > 1 and device.type == "cuda":
-        classifier = nn.SyncBatchNorm.convert_sync_batchnorm(classifier)
     loaded = load_weights(classifier, config["encoder_path"]) if config["mode"] != "scratch" else ""
     check_input(classifier.to(device), len(job.leads), job.cropping.length)
     check_input(classifier, len(job.leads), job.eval_cropping.length)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn as nn
 
 from models.registry import build_model, model_arguments
 from util import checkpoint, distributed
@@ -55,8 +54,6 @@ def pretrain(config: dict) -> Path:
     torch.manual_seed(config["seed"])
     arguments = model_arguments(config["model_name"])
     model = build_model(config["model_name"], **{**config["model"], **lead_arguments(arguments, config)}).to(device)
-    if train["sync_bn"] and distributed.world() > 1 and device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     check_input(model.encoder, len(leads), cropping.length)
     pipeline = pipeline.to(device)
     seed_everything(config["seed"])

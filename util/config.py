@@ -94,7 +94,7 @@ KEYS = {
         "matmul_precision": key(str, "high", "torch.set_float32_matmul_precision; 'medium' is faster on some CPUs",
                                 ("highest", "high", "medium")),
         "compile": key(bool, False, "torch.compile the model: slow first step, faster ones after"),
-        "sync_bn": key(bool, False, "BatchNorm statistics over all processes"),
+        "sync_bn": key(bool, True, "BatchNorm over the batches of all processes: as many give the same numbers as one"),
         "freeze_epochs": key(int, 0, "downstream: train the head alone for the first epochs", least=0),
         "steps_per_epoch": key((int, None), None, "cut epochs short, for trying things out", least=1),
         "log_every": key(int, 10, "steps between progress updates and TensorBoard points", least=1),

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from util import checkpoint, distributed
+from util import checkpoint, distributed, sync_batch_norm
 from util.dataset import make_loader, to_device
 from util.files import FolderLock, remove_temporary
 from util.meters import Meters
@@ -65,6 +65,8 @@ class Training:
         self.save_epochs, self.save_steps = checkpoint.parse_checkpoint_every(self.train_config["checkpoint_every"])
         self.amp = resolve_amp(self.train_config["amp"], device)
         torch.set_float32_matmul_precision(self.train_config["matmul_precision"])
+        if self.train_config["sync_bn"]:
+            sync_batch_norm.convert(model)
         self.optimizer = make_optimizer(model, self.train_config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp is torch.float16)
         self.epoch, self.step, self.best = 0, 0, {}
