@@ -153,7 +153,9 @@ class Training:
         """A loader's batch as the model sees it: on the device, transformed, with the run's place."""
         batch = to_device(batch, self.device)
         batch["signal"] = self.pipeline(batch["signal"], batch["random"])
-        return {**batch, "epoch": self.position(), "progress": self.progress()}
+        # Tensors: of a number, a compiled model would make a constant and be compiled anew at every step.
+        place = torch.tensor([self.position(), self.progress()], dtype=torch.float64, device=self.device)
+        return {**batch, "epoch": place[0], "progress": place[1]}
 
     def _update(self):
         if self.train_config["max_norm"] is not None:
