@@ -3,7 +3,7 @@ import functools
 
 import pytest
 import torch
-from test_resume import DINO, LOADER, ST_MEM, with_store
+from tiny_jobs import DINO, LOADER, ST_MEM, with_store
 from torch import nn
 
 import jobs  # noqa: F401  (registers the tiny models)

@@ -16,13 +16,13 @@ import small_store
 import torch
 import yaml
 from jobs import run_job
-from test_resume import ST_MEM, with_store
+from tiny_jobs import ST_MEM, with_store
 from torch import nn
 
 from benchmarks.fault_injection import kill_tree
 from main_pretrain import pretrain
 from models.registry import register
-from util import checkpoint, distributed, engine, job
+from util import checkpoint, distributed, engine, job, launch
 from util.checkpoint import parse_checkpoint_every
 from util.config import load_config
 from util.errors import CheckpointError, ConfigError, ECGError
@@ -122,6 +122,14 @@ def test_tolerated_steps_leave_no_trace(tmp_path, capsys):
 def test_one_more_than_tolerated_stops(tmp_path):
     with pytest.raises(ECGError, match="not finite at epoch 2"):
         pretrain(config_for(tmp_path, "train.skip_nonfinite=2", bad=[5]))
+
+
+def test_tolerated_steps_are_counted_over_an_interruption(tmp_path):
+    """Two of three bad steps are tolerated; the defect would begin to count anew at the resume."""
+    config = config_for(tmp_path, "train.skip_nonfinite=2", bad=[5])
+    pretrain({**config, "train": {**config["train"], "epochs": 2}})
+    with pytest.raises(ECGError, match="not finite at epoch 2"):
+        pretrain({**config, "resume": "auto"})
 
 
 def test_scaler_decides_alone_about_overflowing_gradients():
@@ -402,6 +410,19 @@ def test_launcher_reports_what_failed_first(capsys):
     assert status_of([(LOST, 10, 1)]) == LOST
 
 
+@pytest.mark.parametrize("given, want", [([], ["--resume", "auto"]), (["--resume", "x.pth"], ["--resume", "x.pth"])])
+def test_a_restart_resumes(monkeypatch, given, want):
+    """Unless another checkpoint is asked for."""
+    told = []
+    monkeypatch.setattr(launch, "run_torchrun", lambda arguments: told.append(arguments) or 0)
+    for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"):  # put back what the launcher sets
+        monkeypatch.setenv(name, "1")
+    options = launch_parser("x").parse_args(["--gpus", "cpu", "--max_restarts", "2"])
+    assert launch.launch("main_pretrain.py", options, given) == 0
+    place = told[0].index("--resume")
+    assert told[0][place:place + 2] == want and told[0].count("--resume") == 1 and "--max_restarts=2" in told[0]
+
+
 def test_torchrun_is_told_of_both_signals_and_gives_time_to_save():
     flags = torchrun_arguments(launch_parser("x").parse_args(["--gpus", "cpu,cpu"]), 2)
     handled = next(flag for flag in flags if "signals" in flag)
@@ -419,7 +440,7 @@ def test_preempted_with_workers_on_two_processes(tmp_path):
 
 
 # ============ the real launcher (slow: every process imports torch) ============
-def launch(folder, gpus, *flags):
+def launched(folder, gpus, *flags):
     """Start run_pretrain.sh on a long run; returns its process."""
     config = with_store({**ST_MEM, "model_name": "st_mem_vit_tiny_dec128d2b", "model": {
         "seq_len": 150, "patch_size": 75, "mask_ratio": 0.5}}, epochs=200, keep_every=100, figure_every=100)
@@ -456,7 +477,7 @@ def end(process, seconds=60):
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("to", ["launcher", "group", "group, then launcher"])
 def test_preemption_through_the_launcher(tmp_path, gpus, number, to):
-    process = launch(tmp_path, gpus)
+    process = launched(tmp_path, gpus)
     wait_for(tmp_path / "run" / "log_steps.txt", process, 2)
     if "group" in to:
         os.killpg(process.pid, number)
@@ -471,7 +492,7 @@ def test_preemption_through_the_launcher(tmp_path, gpus, number, to):
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_one_killed_process_ends_all_with_one_message(tmp_path, rank):
-    process = launch(tmp_path, "cpu,cpu")
+    process = launched(tmp_path, "cpu,cpu")
     wait_for(tmp_path / "run" / "log_steps.txt", process, 2)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[rank]), signal.SIGKILL)
@@ -483,7 +504,7 @@ def test_one_killed_process_ends_all_with_one_message(tmp_path, rank):
 
 @pytest.mark.slow
 def test_a_killed_launcher_does_not_leave_processes_training(tmp_path):
-    process = launch(tmp_path, "cpu,cpu")
+    process = launched(tmp_path, "cpu,cpu")
     wait_for(tmp_path / "run" / "log_steps.txt", process, 2)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(process.pid, signal.SIGKILL)
@@ -495,7 +516,7 @@ def test_a_killed_launcher_does_not_leave_processes_training(tmp_path):
 
 @pytest.mark.slow
 def test_restart_goes_on_from_the_checkpoint(tmp_path):
-    process = launch(tmp_path, "cpu,cpu", "--max_restarts", "2", "--set", "train.epochs=8")
+    process = launched(tmp_path, "cpu,cpu", "--max_restarts", "2", "--set", "train.epochs=8")
     for lines in (8, 20):  # steps
         wait_for(tmp_path / "run" / "log_steps.txt", process, lines)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -511,5 +532,5 @@ def test_restart_goes_on_from_the_checkpoint(tmp_path):
     ("train.checkpoint_every=often", "train.checkpoint_every"), ("dataset.store=nowhere", "no store at"),
     ("model.depth=3", "does not take depth"), ("train.epoch=3", "did you mean train.epochs")])
 def test_errors_are_one_sentence_and_status_2(tmp_path, gpus, flag, words):
-    status, text = end(launch(tmp_path, gpus, "--set", flag))
+    status, text = end(launched(tmp_path, gpus, "--set", flag))
     assert status == 2 and text.count("error:") == 1 and words in text and "Traceback" not in text, text

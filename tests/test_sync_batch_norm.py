@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from jobs import run_job
-from test_resume import CNN, DATA, DINO, SCENARIOS, with_store
+from tiny_jobs import CNN, DATA, DINO, with_store
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from two_processes import run_processes
@@ -99,8 +99,6 @@ BYOL = {**DINO, "model_name": "byol", "model": {"encoder": "xresnet1d50", "encod
 def test_a_cnn_trains_alike_on_one_and_two_processes(program, config, tmp_path):
     """Eight steps and what is kept; teachers, which see their views in training mode, too."""
     config = with_store({**config, "dataset": {**DATA, "max_records": 32}})
-    if program == "main_finetune":
-        config["metric"] = {"target_metrics": ["AUROC"]}
     one = run_job(program, config, tmp_path / "1")
     config = {**config, "dataloader": {"batch_size": 4, "num_workers": 0}}
     two = run_job(program, config, tmp_path / "2", world=2)
