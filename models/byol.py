@@ -47,7 +47,7 @@ class BYOL(Method):
         with torch.no_grad():
             targets = self._head(self.target_projector, encode_views(self.target_encoder, views))
         loss = byol_loss(predictions[0], targets[1]) + byol_loss(predictions[1], targets[0])
-        momentum = loss.detach().new_full((), momentum_at(batch["progress"], *self.momentum))
+        momentum = torch.as_tensor(momentum_at(batch["progress"], *self.momentum)).to(loss.detach())
         return {"loss": loss, **embedding_health(*projections), "momentum": momentum}
 
     @staticmethod

@@ -12,9 +12,13 @@ from models.views import Views, encode_views, input_mean
 from util.errors import ConfigError
 
 
-def teacher_temperature_at(epoch: float, start: float, end: float, warmup_epochs: float) -> float:
-    """Linear from ``start`` at epoch 0 to ``end`` at ``warmup_epochs``, then constant."""
-    return start + (end - start) * min(epoch / warmup_epochs, 1.0) if warmup_epochs else end
+def teacher_temperature_at(epoch, start: float, end: float, warmup_epochs: float):
+    """Linear from ``start`` at epoch 0 to ``end`` at ``warmup_epochs``, then constant.  ``epoch`` is a number or a 0-dim
+    tensor; so is the result."""
+    if not warmup_epochs:
+        return end
+    share = epoch / warmup_epochs
+    return start + (end - start) * (share.clamp(max=1.0) if isinstance(share, torch.Tensor) else min(share, 1.0))
 
 
 class DINOLoss(nn.Module):
@@ -94,11 +98,12 @@ class DINO(Method):
         views = self.views(batch["signal"], batch["random"], input_mean(self.encoder))
         with torch.no_grad():
             _, teacher = self.teacher_head(encode_views(self.teacher_encoder, views[:self.views.global_count]))
-        embedding, student = self.head(encode_views(self.encoder, views), batch["epoch"] < self.freeze_last_layer)
+        frozen = batch["epoch"] < self.freeze_last_layer if self.freeze_last_layer else False
+        embedding, student = self.head(encode_views(self.encoder, views), frozen)
         out = self.loss(student, teacher, teacher_temperature_at(batch["epoch"], *self.teacher_temperature))
         if self.training:
             self.loss.update_centre(teacher)
-        momentum = out["kl"].new_full((), momentum_at(batch["progress"], *self.momentum))
+        momentum = torch.as_tensor(momentum_at(batch["progress"], *self.momentum)).to(out["kl"])
         return {**out, **embedding_health(embedding[0], embedding[1]), "momentum": momentum}
 
     def after_step(self, progress: float):

@@ -20,8 +20,8 @@ def mlp(*widths: int, norm: bool = False, activation=nn.ReLU) -> nn.Sequential:
 class Prototypes(nn.Module):
     """Weight-normalised linear layer without bias whose lengths are fixed to 1: (batch, inputs) -> (batch, outputs).
 
-    ``frozen`` keeps the weights out of training for this call: they get a gradient of exactly zero (not none: DDP
-    waits for every parameter).  AdamW's decoupled weight decay may still shorten them, which changes nothing here.
+    ``frozen`` (true, or a 0-dim tensor that is) keeps the weights out of training for this call: they get a gradient of
+    exactly zero (not none: DDP waits for every parameter).  AdamW's decoupled weight decay may still shorten them, which changes nothing here.
 
     Computed in float32 under autocast too: DINO divides the result by 0.04, and bfloat16 keeps 2 to 3 digits.
     """
@@ -30,8 +30,9 @@ class Prototypes(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(outputs, inputs), std=0.02))
 
-    def forward(self, x, frozen: bool = False):
-        weight = self.weight.detach() + 0 * self.weight if frozen else self.weight
+    def forward(self, x, frozen=False):
+        weight = self.weight if frozen is False else \
+            torch.where(torch.as_tensor(frozen, device=x.device), self.weight.detach(), self.weight)
         with torch.autocast(x.device.type, enabled=False):
             return F.linear(x.float(), F.normalize(weight, dim=1))
 
@@ -56,7 +57,7 @@ class DINOHead(nn.Module):
                 nn.init.zeros_(layer.bias)
         self.last_layer = Prototypes(bottleneck, outputs)
 
-    def forward(self, features, freeze_last_layer: bool = False):
+    def forward(self, features, freeze_last_layer=False):
         """(..., width) -> (embedding (..., bottleneck) of length 1, logits (..., outputs))."""
         embedding = F.normalize(self.mlp(features), dim=-1)
         return embedding, self.last_layer(embedding, freeze_last_layer)

@@ -111,6 +111,15 @@ def test_defect_5_teacher_temperature_has_no_end_to_run_past(epoch, expected):
     assert teacher_temperature_at(epoch, 0.04, 0.07, 0) == 0.07
 
 
+@pytest.mark.parametrize("number", [float, lambda x: torch.tensor(x, dtype=torch.float64)])
+def test_the_temperature_goes_by_epochs_and_the_momentum_by_progress(number):
+    model, seen = make(warmup_teacher_epochs=2, warmup_teacher_temperature=0.04, teacher_temperature=0.08, momentum=0.9), []
+    model.loss.register_forward_pre_hook(lambda module, arguments: seen.append(float(arguments[2])))
+    out = model(tiny_batch(epoch=number(1.0), progress=number(0.25)))
+    assert seen == [pytest.approx(0.06)]
+    assert out["momentum"].item() == pytest.approx(1 - 0.1 * (math.cos(math.pi / 4) + 1) / 2)
+
+
 def test_defect_5_the_last_step_and_one_beyond_work():
     model = make()
     for epoch, progress in ((300.999, 0.99999), (301.0, 1.0), (302.0, 1.003)):

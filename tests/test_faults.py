@@ -1,4 +1,5 @@
 """What goes wrong around a run: full disks, losses that are not finite, torn files."""
+import contextlib
 import errno
 import json
 import math
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from test_resume import ST_MEM, with_store
+from tiny_jobs import ST_MEM, with_store
 from torch import nn
 
 from main_pretrain import pretrain
@@ -248,3 +249,93 @@ def test_another_batch_size_goes_on_at_the_same_place(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "a step was 8 records and is now 4; going on at the same place in the data, step 8" in said
     assert "these keys differ from the checkpoint's run: dataloader.batch_size" in said
+
+
+def test_tolerated_steps_are_counted_over_an_interruption(tmp_path):
+    """Two of three bad steps are tolerated; the defect would begin to count anew at the resume."""
+    config = config_for(tmp_path, "train.skip_nonfinite=2", bad=[5])
+    pretrain({**config, "train": {**config["train"], "epochs": 2}})
+    with pytest.raises(ECGError, match="not finite at epoch 2"):
+        pretrain({**config, "resume": "auto"})
+
+
+@contextlib.contextmanager
+def watched(stop_at=None):
+    """{epoch: rows of the store in the order seen} of what trains in here; a checkpoint and a stop at (epoch, step)."""
+    seen, step, due = {}, engine.Training._step, engine.Training._save_if_due
+
+    def look(self, batches):
+        seen.setdefault(self.epoch, []).extend(row for batch in batches for row in batch["record"].tolist())
+        step(self, batches)
+
+    def save_if_due(self):
+        due(self)
+        if (self.epoch, self.step) == stop_at:
+            self.save()
+            raise Preempted("")
+    with pytest.MonkeyPatch.context() as patch, contextlib.nullcontext() if stop_at is None else pytest.raises(Preempted):
+        patch.setattr(engine.Training, "_step", look)
+        patch.setattr(engine.Training, "_save_if_due", save_if_due)
+        yield seen
+
+
+@pytest.mark.parametrize("batch_size, step", [(4, 8), (5, 6), (7, 4), (40, 0)])
+def test_another_batch_size_goes_on_at_the_same_record(tmp_path, capsys, batch_size, step):
+    """The defect: with a step that does not divide what has been seen, records were shown twice."""
+    config = config_for(tmp_path, "train.log_every=3")
+    with watched(stop_at=(1, 4)) as before:
+        pretrain(config)
+    loader = {**config["dataloader"], "batch_size": batch_size}
+    last = checkpoint.load_training(tmp_path / "run" / "checkpoint-last.pth")
+    assert (last["epoch"], last["step"]) == (1, 4)
+    if batch_size == 5:  # stopped once more within the epoch
+        with watched(stop_at=(1, 7)) as again:
+            pretrain({**config, "resume": "auto", "dataloader": loader})
+        before[1] += again[1]
+    with watched() as after:
+        pretrain({**config, "resume": "auto", "dataloader": loader})
+    seen = before[1] + after.get(1, [])
+    assert len(seen) == len(set(seen)) == 48 - (48 - 32) % batch_size
+    assert len(set(after[2])) == 48 - 48 % batch_size
+    said = capsys.readouterr().out
+    assert f"a step was 8 records and is now {batch_size}; going on at the same record of the epoch, step {step}" in said
+    assert "these keys differ from the checkpoint's run: dataloader.batch_size" in said
+    assert [line["epoch"] for line in log(tmp_path)] == [0, 1, 2]
+    assert all(math.isfinite(line["train_loss"]) for line in log(tmp_path))
+
+
+def test_start_epoch_counts_once(tmp_path):
+    """The defect: --resume auto began at start_epoch after every interruption."""
+    config = config_for(tmp_path)
+    pretrain({**config, "train": {**config["train"], "epochs": 2}})
+    again = {**config, "start_epoch": 1, "train": {**config["train"], "epochs": 5}}
+    with watched(stop_at=(3, 2)) as seen:
+        pretrain({**again, "resume": "auto"})
+    assert list(seen) == [1, 2, 3]
+    with watched() as seen:
+        pretrain({**again, "resume": "auto"})
+    assert list(seen) == [3, 4] and len(seen[3]) == 48 - 16
+    with watched() as seen:  # named explicitly: as asked
+        pretrain({**again, "resume": str(tmp_path / "run" / "checkpoint-last.pth")})
+    assert list(seen) == [1, 2, 3, 4]
+    with watched() as seen:  # nothing to resume from
+        pretrain({**again, "resume": "auto", "exp_name": "other"})
+    assert list(seen) == [1, 2, 3, 4]
+
+
+def test_changed_arguments_of_the_optimizer_are_applied(tmp_path, capsys):
+    """The defect: announced, then overwritten by the checkpoint's."""
+    config = config_for(tmp_path, "train.optimizer_kwargs={betas: [0.9, 0.999]}")
+    with watched(stop_at=(0, 3)):
+        pretrain(config)
+    train = {**config["train"], "optimizer_kwargs": {"betas": [0.5, 0.6], "eps": 1e-3}, "weight_decay": 0.3}
+    pretrain({**config, "resume": "auto", "train": train})
+    assert "train.optimizer_kwargs.betas, train.optimizer_kwargs.eps, train.weight_decay" in capsys.readouterr().out
+    last = checkpoint.load_training(tmp_path / "run" / "checkpoint-last.pth")["optimizer"]
+    assert [(tuple(group["betas"]), group["eps"]) for group in last["param_groups"]] == [((0.5, 0.6), 1e-3)] * 2
+    assert [group["weight_decay"] for group in last["param_groups"]] == [0.3, 0.0]
+    assert all(state["step"] == 18 for state in last["state"].values())  # the moments went on
+    for change, words in (({"optimizer": "sgd", "optimizer_kwargs": {}}, "is of adamw, not sgd"),
+                          ({"optimizer_kwargs": {"amsgrad": True}}, "amsgrad cannot change")):
+        with pytest.raises(CheckpointError, match=words):
+            pretrain({**config, "resume": "auto", "train": {**config["train"], **change}})

@@ -56,7 +56,19 @@ def test_a_run_of_warm_up_alone():
 
 def test_once_an_epoch_or_every_iteration():
     assert schedule_lr(TRAIN, 1.75) == pytest.approx(1e-3 * 1.75 / 3)
-    assert schedule_lr({**TRAIN, "lr_update": "epoch"}, 1.75) == pytest.approx(1e-3 / 3)
+    assert schedule_lr({**TRAIN, "lr_update": "epoch"}, 1.75) == pytest.approx(1e-3 * 2 / 3)
+    assert schedule_lr({**TRAIN, "lr_update": "epoch"}, 50.75) == schedule_lr(TRAIN, 50)
+
+
+def test_once_an_epoch_the_first_epoch_of_the_warm_up_trains_too():
+    """The defect: a whole epoch at rate 0."""
+    train = {**TRAIN, "lr_update": "epoch"}
+    for position, share in ((0, 1 / 3), (0.9, 1 / 3), (1, 2 / 3), (2.5, 1), (3, 1)):
+        assert schedule_lr(train, position) == pytest.approx(1e-3 * share), position
+    assert schedule_lr({**train, "warmup_epochs": 0.5}, 0) == pytest.approx(1e-3)  # never above the peak
+    for position in (0, 0.5, 7.3):
+        assert schedule_lr({**train, "warmup_epochs": 0}, position) == \
+            schedule_lr({**TRAIN, "warmup_epochs": 0}, math.floor(position))
 
 
 def test_weight_decay_goes_by_half_a_cosine():

@@ -152,18 +152,24 @@ class TrainingBatches:
         self.batch_size, self.accumulate, self.crops = batch_size, accumulate, crops
         self.seed, self.rank, self.world = seed, rank, world
         self.per_step = batch_size * accumulate * world  # records a step, over all processes
-        self.steps = len(self.rows) // self.per_step
+        self.most_steps = steps
+        self.set_epoch(0)
         if not self.steps:
             raise ConfigError(f"{len(self.rows)} training records are fewer than one step's batch of {self.per_step} "
                               f"(dataloader.batch_size {batch_size} x train.accum_iter {accumulate} x {world} "
                               "processes); make the batch smaller")
-        if steps is not None:
-            self.steps = min(self.steps, steps)
-        self.epoch, self.first_step = 0, 0
 
-    def set_epoch(self, epoch: int, first_step: int = 0):
-        """Choose the epoch, and how many of its steps to pass over (resuming)."""
-        self.epoch, self.first_step = epoch, first_step
+    def set_epoch(self, epoch: int, first_step: int = 0, offset: int = 0):
+        """Choose the epoch and where to begin in it (resuming).
+
+        Args:
+            first_step: steps to pass over.
+            offset: records before step 0, fewer than a step: seen in steps of another size and no whole step here.
+        """
+        self.epoch, self.first_step, self.offset = epoch, first_step, offset
+        self.steps = (len(self.rows) - offset) // self.per_step
+        if self.most_steps is not None:
+            self.steps = min(self.steps, self.most_steps)
 
     def __len__(self):
         return (self.steps - self.first_step) * self.accumulate
@@ -171,7 +177,7 @@ class TrainingBatches:
     def __iter__(self):
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.rows))
         for batch in range(self.first_step * self.accumulate, self.steps * self.accumulate):
-            begin = (batch * self.world + self.rank) * self.batch_size
+            begin = self.offset + (batch * self.world + self.rank) * self.batch_size
             yield self.items(np.repeat(order[begin:begin + self.batch_size], self.crops))
 
     def items(self, places):

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from util import checkpoint, distributed
+from util import checkpoint, distributed, sync_batch_norm
 from util.dataset import make_loader, to_device
 from util.files import FolderLock, remove_temporary
 from util.meters import Meters
@@ -65,15 +65,15 @@ class Training:
         self.save_epochs, self.save_steps = checkpoint.parse_checkpoint_every(self.train_config["checkpoint_every"])
         self.amp = resolve_amp(self.train_config["amp"], device)
         torch.set_float32_matmul_precision(self.train_config["matmul_precision"])
+        if self.train_config["sync_bn"]:
+            sync_batch_norm.convert(model)
         self.optimizer = make_optimizer(model, self.train_config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp is torch.float16)
         self.epoch, self.step, self.best = 0, 0, {}
         self.meters = Meters(dataset.store.records["record"], self.train_config["skip_nonfinite"])
         distributed.on_main(self._claim)
-        self.last_saved = checkpoint.find_resume(config["resume"], self.folder)
+        self.last_saved = resume(self)
         self.resumed = self.last_saved is not None
-        if self.resumed:
-            resume(self, self.last_saved)
         self.log = RunLog(self.folder, self.epoch, self.step, self.position())
         self.build_runner()
 
@@ -88,12 +88,13 @@ class Training:
         runner = torch.compile(self.model) if self.train_config["compile"] else self.model
         if distributed.world() > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
-            runner = DistributedDataParallel(runner, device_ids=ids)
+            # Buffers are made equal at the ends of epochs; those of process 0, which a checkpoint keeps, need no others.
+            runner = DistributedDataParallel(runner, device_ids=ids, forward_sync_buffers=False)
         self.runner = runner
 
     def position(self) -> float:
         """Where the run stands, in epochs."""
-        return self.epoch + self.step / self.batches.steps
+        return self.epoch + self.step / max(self.batches.steps, 1)  # 0: resumed in steps longer than the epoch's rest
 
     def progress(self) -> float:
         """Where the run stands, in [0, 1]."""
@@ -108,7 +109,7 @@ class Training:
             ECGError: more losses than tolerated were not finite.
         """
         self.stop, steps = stop, self.batches.steps
-        self.batches.set_epoch(self.epoch, self.step)
+        distributed.same_buffers(self.model)
         self.model.train()
         batches, self.started = iter(self.loader), (self.step, time.perf_counter())
         with self.log.bar(steps, f"epoch {self.epoch + 1}/{self.train_config['epochs']}", self.step) as bar:
@@ -124,6 +125,7 @@ class Training:
         distributed.same_buffers(self.model)
         means = {f"train_{name}": value for name, value in self.meters.close_epoch().items()}
         self.epoch, self.step = self.epoch + 1, 0
+        self.batches.set_epoch(self.epoch)
         return {"train_lr": mean_lr(self.train_config, self.epoch - 1, steps), **means}
 
     def _step(self, micro_batches):
@@ -151,7 +153,9 @@ class Training:
         """A loader's batch as the model sees it: on the device, transformed, with the run's place."""
         batch = to_device(batch, self.device)
         batch["signal"] = self.pipeline(batch["signal"], batch["random"])
-        return {**batch, "epoch": self.position(), "progress": self.progress()}
+        # Tensors: of a number, a compiled model would make a constant and be compiled anew at every step.
+        place = torch.tensor([self.position(), self.progress()], dtype=torch.float64, device=self.device)
+        return {**batch, "epoch": place[0], "progress": place[1]}
 
     def _update(self):
         if self.train_config["max_norm"] is not None:

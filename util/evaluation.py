@@ -156,7 +156,7 @@ def report_test(evaluator: Evaluator, training, files: FoldFiles) -> dict[str, f
     distributed.barrier()
     records, classifier = evaluator.records, training.model.classifier
     chosen = files.best(records.config["test"]["target_metric"])
-    best = checkpoint.load(chosen)
+    best = distributed.from_main(lambda: checkpoint.load(chosen))
     classifier.load_state_dict(best["model"])
     probabilities, logits, gate = evaluator.predict(classifier, "test")
     values = evaluator.scores("test", probabilities, logits)

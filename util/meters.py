@@ -91,7 +91,9 @@ class Meters:
         return dict(zip(self.names, rows.mean(dim=0).tolist()))
 
     def close_epoch(self) -> dict[str, float]:
-        """Means over all closed windows since the last call."""
+        """Means over all windows since the last call."""
+        if self.window:  # resumed at the very end of an epoch, in steps of another size
+            self.close_window()
         count, *sums = self.sums
         self.sums = []
         return {name: total / max(count, 1) for name, total in zip(self.names, sums)}

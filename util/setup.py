@@ -136,8 +136,6 @@ def set_up_training(config: dict, store, rows, make_model, device, folder, label
 
     # ============ model ============
     model = make_model()
-    if train["sync_bn"] and distributed.world() > 1 and device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     check_input(model.to(device).encoder, len(leads), cropping.length)
     seed_everything(config["seed"])
 
