@@ -12,8 +12,8 @@ resampled from itself (FFT).  Nothing is filtered.  The output folder holds
     extraction.json written last: the next step, reformat_memmap.py, starts from it
 
 A run that was killed goes on where it stopped when the same command is given again; of a changed input only the
-shards that hold changed, new or removed records are made again.  Exit status 75: some records could not be read this
-time (a stale file handle, want of memory); the same command tries them again.
+shards that hold changed, new or removed records are made again.  Exit status 75: some records could not be read
+this time (a stale file handle, out of memory); the same command tries them again.
 """
 import argparse
 import contextlib
@@ -76,7 +76,7 @@ def database_of(relative_path, input_name):
     return re.sub(r"[^A-Za-z0-9_.-]", "_", own[0] if own else input_name).lstrip("-.") or "unnamed"
 
 
-# ---------------------------------------------------------------------------------------------------- plan
+# -------------------------------------------------------------------------------- plan
 
 def plan_shards(input_dir, target_fs, min_seconds, segment_seconds=None):
     """Which records go into which shard.
@@ -110,7 +110,9 @@ def plan_shards(input_dir, target_fs, min_seconds, segment_seconds=None):
         settings |= {"min_seconds": max(min_seconds, segment_seconds), "segment_seconds": segment_seconds}
     shards = [{"paths": paths, "databases": [database_of(path, name) for path in paths], "settings": settings}
               for paths in [*shards, chunk] if paths]
-    return [{"name": hashlib.sha256(json.dumps(shard).encode()).hexdigest()[:20], **shard} for shard in shards], duplicates
+    for shard in shards:
+        shard["name"] = hashlib.sha256(json.dumps(shard).encode()).hexdigest()[:20]
+    return shards, duplicates
 
 
 def shard_files(folder, shard):
@@ -141,7 +143,7 @@ def _file_state(input_dir, path):
     return [status.st_size, status.st_mtime_ns]
 
 
-# ---------------------------------------------------------------------------------------------------- one shard
+# -------------------------------------------------------------------------------- one shard
 
 def extract_shard(shard, input_dir, folder):
     """Read, resample and write the records of one shard; returns how many it had.
@@ -179,18 +181,19 @@ def extract_shard(shard, input_dir, folder):
 
 
 def _extract_record(input_dir, path, settings, inputs):
-    """[(row, counts by rate)] of a record or of its pieces; for an unusable piece (its reason, None).  The files that
-    the record depends on are noted in ``inputs``."""
+    """[(row, counts by rate)] of a record or of its pieces; for an unusable piece (its reason, None).  The files
+    that the record depends on are noted in ``inputs``."""
     inputs[path] = _file_state(input_dir, path)
     header = read_header(input_dir / path)
     for file in header.signal_files:
         file = file.relative_to(input_dir).as_posix()
         inputs[file] = _file_state(input_dir, file)
     recording = read_signal(header, settings["min_seconds"])
-    about = {"fs_original": header.fs, "age": None if math.isnan(header.age) else header.age, "sex": header.sex,
-             "dx": header.dx}
-    size = int(settings["segment_seconds"] * header.fs) if "segment_seconds" in settings else len(recording.signal)
-    number, rest = divmod(len(recording.signal), size)
+    about = {"fs_original": header.fs, "age": None if math.isnan(header.age) else header.age,
+             "sex": header.sex, "dx": header.dx}
+    samples, seconds = len(recording.signal), settings.get("segment_seconds")
+    size = int(seconds * header.fs) if seconds else samples
+    number, rest = divmod(samples, size)
     pieces = []
     for n in range(number):
         signal = recording.signal[n * size:(n + 1) * size]
@@ -217,7 +220,7 @@ def _stored(signal, about, flags, settings):
                     "length": {str(fs): len(count) for fs, count in counts.items()}}, counts
 
 
-# ---------------------------------------------------------------------------------------------------- the run
+# -------------------------------------------------------------------------------- the run
 
 def _start_worker():
     """A worker leaves Ctrl-C to the main process and ends when the main process is gone, however that died."""
@@ -248,8 +251,8 @@ def extract(input_dir, output_dir, target_fs, workers, min_seconds=MIN_SECONDS, 
     """Extract every record under ``input_dir``; with ``segment_seconds`` in pieces of so many seconds.
 
     Returns:
-        (totals, skipped, unread): {database: Counter of found, kept, seconds, scored, flagged}; rows of skipped.csv; how many
-        of these were not read this time.
+        (totals, skipped, unread): {database: Counter of found, kept, seconds, scored, flagged}; rows of
+        skipped.csv; how many of these were not read this time.
     """
     output_dir, shard_dir = Path(output_dir), Path(output_dir) / "shards"
     shards, skipped = plan_shards(input_dir, target_fs, min_seconds, segment_seconds)
@@ -265,7 +268,9 @@ def extract(input_dir, output_dir, target_fs, workers, min_seconds=MIN_SECONDS, 
                 run_shards(todo, input_dir, shard_dir, workers, progress)
         _remove_strangers(shard_dir, shards)
         totals = defaultdict(Counter)
-        for database in [row["database"] for row in skipped] + [name for part in shards for name in part["databases"]]:
+        for row in skipped:
+            totals[row["database"]]["found"] += 1
+        for database in (name for shard in shards for name in shard["databases"]):
             totals[database]["found"] += 1
         write_table(output_dir / "records.csv", RECORD_COLUMNS, _finish(shard_dir, shards, totals, skipped))
         unread = sum(row["reason"].startswith("not read this time") for row in skipped)
@@ -330,9 +335,9 @@ def parse_arguments(argv):
                         help="processes; one record each is in memory at a time (default: %(default)s, your cores)")
     parser.add_argument("--min_seconds", type=float, default=MIN_SECONDS, metavar="S",
                         help="shorter records are skipped (default: %(default)s)")
-    parser.add_argument("--segment_seconds", type=float, metavar="S", help="cut records into pieces of S seconds, each "
-                        "a record <record>_<n> of the store, and skip what is shorter; ST-MEM's published preparation "
-                        "has 10 (default: records stay whole)")
+    parser.add_argument("--segment_seconds", type=float, metavar="S",
+                        help="cut records into pieces of S seconds, each a record <record>_<n> of the store, and skip "
+                        "shorter ones; ST-MEM's published preparation has 10 (default: records stay whole)")
     args = parser.parse_args(argv)
     if args.workers < 1 or not all(20 <= fs <= 10_000 for fs in args.target_fs) or not args.min_seconds >= 0 \
             or not 1 <= (args.segment_seconds or 1) < math.inf:

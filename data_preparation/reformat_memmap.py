@@ -4,9 +4,9 @@
     python data_preparation/reformat_memmap.py --patients patients.csv
 
 Makes <output_dir>/fs100, <output_dir>/fs250, ... with signals.dat, records.csv and meta.json.  All rates hold the same
-records in the same order with the same folds: ten, stratified within each database over the Challenge's classes and then
-over all other codes, with all records of a patient in one fold where --patients tells who they are.  The same input
-gives the same bytes.
+records in the same order with the same folds: ten, stratified within each database over the Challenge's classes and
+then over all other codes, with all records of a patient in one fold where --patients tells who they are.  The same
+input gives the same bytes.
 """
 import argparse
 import csv
@@ -103,8 +103,8 @@ def reformat(input_dir, output_dir, patients_file=None):
     if patients and not any(row["patient"] for row in rows):
         raise ConfigError(f"--patients {patients_file} names none of the {len(rows)} records")
     if settings.get("unread"):
-        print(f"records not read in the extraction, which are not in the store: {settings['unread']}; its command tries "
-              "again")
+        print(f"records not read in the extraction, which are not in the store: {settings['unread']}; "
+              "its command tries again")
     rates = settings["target_fs"]
     command = [f"python data_preparation/data_extraction_without_preprocessing.py "
                f"--target_fs {' '.join(map(str, rates))} --min_seconds {settings['min_seconds']:g}" +
@@ -128,7 +128,8 @@ def reformat(input_dir, output_dir, patients_file=None):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input_dir", default=extraction.OUTPUT_DIR, help="what the extraction wrote (default: %(default)s)")
+    parser.add_argument("--input_dir", default=extraction.OUTPUT_DIR,
+                        help="what the extraction wrote (default: %(default)s)")
     parser.add_argument("--output_dir", default=OUTPUT_DIR, help="default: %(default)s")
     parser.add_argument("--patients", metavar="FILE.csv", help="columns record, patient_id: a patient's records share "
                         "a fold.  Give it wherever it is known, or test scores will be too good (PTB-XL: 18,885 "

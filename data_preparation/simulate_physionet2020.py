@@ -62,7 +62,7 @@ CODES = dict(zip(ABBREVIATIONS, CLASSES)) | UNSCORED
 SITES = ("anterior", "lateral", "inferior")
 
 
-# ---- Patients --------------------------------------------------------------------------------------------------------
+# ---- Patients ------------------------------------------------------------------------------------
 def _choose(rng, **shares) -> str:
     """One of the names, by their shares of 1; what is missing to 1 goes to the first."""
     names, weights = list(shares), np.array(list(shares.values()))
@@ -160,7 +160,7 @@ def dx_codes(names: list[str], database: Database) -> list[str]:
     return [(CODES | database.codes)[name] for name in names]
 
 
-# ---- Records ---------------------------------------------------------------------------------------------------------
+# ---- Records -------------------------------------------------------------------------------------
 def database_of(index: int) -> str:
     """Source database of record i: the first six are one of each, then the golden ratio spreads them by share."""
     if index < len(DATABASES):
@@ -223,9 +223,9 @@ def prepare_folder(folder: Path, settings: dict):
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ECGError(f"cannot make the folder {folder} ({error.strerror}); give another --output_dir") from None
+        raise ECGError(f"cannot make the folder {folder} ({error.strerror}); choose another") from None
     if any(folder.iterdir()) and (not note.is_file() or json.loads(note.read_text()) != settings):
-        raise ECGError(f"{folder} already holds other files; give an empty folder as --output_dir or remove it")
+        raise ECGError(f"{folder} already holds other files; give an empty --output_dir or remove it")
     note.write_text(json.dumps(settings, indent=1) + "\n")
 
 

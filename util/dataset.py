@@ -301,8 +301,8 @@ def parse_folds(value) -> list[int]:
         return list(range(FOLDS))
     folds = value if isinstance(value, list) else [value]
     if not folds or not _are_folds(folds):
-        raise ConfigError(f"dataset.fold must be a fold 0-{FOLDS - 1}, a list of different ones, or 'all' (or "
-                          f"{ALL_FOLDS}, the same), not {value!r}")
+        raise ConfigError(f"dataset.fold must be a fold 0-{FOLDS - 1}, a list of different ones, or 'all' "
+                          f"(or {ALL_FOLDS}, the same), not {value!r}")
     return folds
 
 
@@ -331,8 +331,8 @@ def rows_outside_folds(store, rows, exclude_folds) -> tuple[np.ndarray, list[str
              f"{theirs[rows].sum()} more of the same patients"]
     without = (records["fold"].to_numpy()[kept] == NO_FOLD).sum()
     if without:
-        notes.append(f"records without a fold, which stay in even if their patients, unknown here, are left out: "
-                     f"{without}; {_NEW_FOLDS}")
+        notes.append("records without a fold, which stay in even if their patients, unknown here, are left "
+                     f"out: {without}; {_NEW_FOLDS}")
     return kept, notes
 
 
@@ -345,14 +345,15 @@ def labelled_rows(store, rows, labelled) -> tuple[np.ndarray, list[str]]:
     has_fold, notes = (store.records["fold"] != NO_FOLD).to_numpy()[rows], []
     unlabelled, without = (~labelled[rows]).sum(), (labelled[rows] & ~has_fold).sum()
     if unlabelled:
-        notes.append(f"records without a label among dataset.classes, which take no part: {unlabelled} of {len(rows)}")
+        notes.append("records without a label among dataset.classes, which take no part: "
+                     f"{unlabelled} of {len(rows)}")
     if without:
         notes.append(f"labelled records without a fold, which take no part: {without}; {_NEW_FOLDS}")
     return rows[labelled[rows] & has_fold], notes
 
 
 def few_positives(labels, rows, classes, part: str) -> list[str]:
-    """A sentence that names the classes of which ``rows`` hold fewer than MIN_POSITIVES records, if there are any.
+    """A sentence that names the classes of which ``rows`` hold fewer than MIN_POSITIVES records, if any.
 
     Args:
         labels: from ``make_labels``; classes: their names; part: what to call the rows.
@@ -360,8 +361,8 @@ def few_positives(labels, rows, classes, part: str) -> list[str]:
     own = labels[rows]
     counts = own.sum(axis=0).astype(int) if own.ndim == 2 else np.bincount(own, minlength=len(classes))
     few = [f"{name} ({count})" for name, count in zip(classes, counts) if count < MIN_POSITIVES]
-    return [f"the {part} part has fewer than {MIN_POSITIVES} records of {', '.join(few)}: their scores, and means over "
-            "classes, say little"] if few else []
+    return [f"the {part} part has fewer than {MIN_POSITIVES} records of {', '.join(few)}: their scores, and "
+            "means over classes, say little"] if few else []
 
 
 def split_rows(store, rows, fold: int, *, protocol="nested", label_fraction=1.0, seed=0) -> dict[str, np.ndarray]:

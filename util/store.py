@@ -115,7 +115,7 @@ def quantise(signal):
     return np.ascontiguousarray(np.rint(signal * np.float32(1000 / scale_uv)).astype("<i2")), scale_uv
 
 
-# ---------------------------------------------------------------------------------------------------- opening
+# -------------------------------------------------------------------------------- opening
 
 def _read_meta(folder):
     if not folder.is_dir():
@@ -147,8 +147,8 @@ def _check_meta(folder, meta):
     if size is None:
         raise StoreError(f"{folder}/signals.dat is missing; {_REMAKE}")
     if size != meta["samples"] * _ROW_BYTES:
-        raise StoreError(f"{folder}/signals.dat has {size} bytes where meta.json says {meta['samples'] * _ROW_BYTES}: "
-                         f"truncated or changed; {_REMAKE}")
+        raise StoreError(f"{folder}/signals.dat has {size} bytes where meta.json says "
+                         f"{meta['samples'] * _ROW_BYTES}: truncated or changed; {_REMAKE}")
 
 
 def _is_count(value):
@@ -225,7 +225,7 @@ def _block_checksums(path):
         return [_checksum(block) for block in iter(lambda: file.read(BLOCK_BYTES), b"")]
 
 
-# ---------------------------------------------------------------------------------------------------- writing
+# -------------------------------------------------------------------------------- writing
 
 def write_store(folder, fs, rows, command):
     """Write a store into a new folder, record by record, in memory that does not grow with their number.

@@ -2,8 +2,8 @@
 
 A header is parsed here (header(5) of the WFDB specification); the Challenge's MATLAB v4 signal files are read here
 too, because that is faster and exact; every other format goes through the wfdb package.  A recording that cannot be
-trusted raises RecordError, whose text is the reason; an OSError or MemoryError may have passed next time.  Nothing is allocated that the signal file's own size does not
-cover, and no file outside the header's folder is opened.
+trusted raises RecordError, whose text is the reason; an OSError or MemoryError may be gone next time.  Nothing is
+allocated that the signal file's own size does not cover, and no file outside the header's folder is opened.
 """
 import math
 import os
@@ -311,7 +311,7 @@ def read_signal(header, min_seconds=0.0):
 
 
 def flat_leads(low, high):
-    """Remarks on leads whose lowest and highest sample, each (12,), are the same; a RecordError if all are flat."""
+    """Remarks on leads whose lowest and highest samples, (12,), are the same; a RecordError if all are flat."""
     flat = tuple(f"flat lead {lead}" for lead, is_flat in zip(LEADS, low == high) if is_flat)
     if len(flat) == len(LEADS):
         raise RecordError("every lead is flat")
@@ -432,13 +432,13 @@ def _read_with_wfdb(header):
 
 
 def resample_to(signal, fs, rates):
-    """scipy.signal.resample along time (FFT) with one forward transform, in float32: within 2.5e-6 mV of it on ECGs.
+    """scipy.signal.resample along time (FFT) with one forward transform, in float32: within 2.5e-6 mV of it.
 
     Args:
         signal: float32 (n, leads) at fs Hz.
 
     Returns:
-        {rate: float32 (int(n * rate / fs), leads)}, lengths as published; the signal itself where the rates are equal.
+        {rate: float32 (int(n * rate / fs), leads)}, lengths as published; the signal itself at its own rate.
     """
     n, spectrum, resampled = len(signal), None, {}
     for rate in rates:
