@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from jobs import PRELOAD, run_job
 from launched import ROOT, children, end, start, wait_for
-from test_resume import ST_MEM, with_store
+from tiny_jobs import ST_MEM, with_store
 from torch.nn.parallel import DistributedDataParallel
 from two_processes import _free_port
 
