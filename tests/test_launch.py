@@ -59,6 +59,28 @@ def test_a_signal_where_nothing_needs_saving_ends_at_once(handlers):
     signal.raise_signal(signal.SIGTERM)
 
 
+def test_a_stop_request_passes_those_who_catch_all_exceptions(handlers):
+    """As many do while they are imported.  The defect: the signal was lost, and later ones were ignored."""
+    with pytest.raises(Preempted):
+        with StopRequest(raise_immediately=True):
+            with contextlib.suppress(Exception):
+                signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_stop_request_lost_in_a_destructor_is_found_later(handlers, monkeypatch):
+    class Dying:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
+    with pytest.raises(Preempted):
+        with StopRequest(raise_immediately=True):
+            Dying()
+            with StopRequest() as request:
+                assert request.requested
+                raise Preempted("saved")
+
+
 def test_a_signal_after_the_last_look_reaches_those_outside(handlers):
     """Between the last epoch's checkpoint and the test: the defect would be a run that cannot be stopped."""
     with pytest.raises(Preempted):
@@ -214,7 +236,8 @@ def _one(function, args, rank, port, folder):
 def test_a_process_that_fails_ends_at_once_and_so_does_its_peer(rank):
     statuses, seconds, text = end_processes(fail_on_one, rank)
     assert statuses[rank] == 1 and statuses[1 - rank] == LOST and "ZeroDivisionError: a bug" in text
-    assert "ending, as another process of this run is gone" in text and seconds < 30
+    assert seconds < 30
+    assert rank == 0 or "ending, as another process of this run is gone" in text  # else the store has gone, too
 
 
 def fail_on_both():
