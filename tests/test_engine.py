@@ -42,7 +42,7 @@ def trained(folder, config, **train):
 
 @pytest.fixture(autouse=True)
 def checks_no_input(monkeypatch):
-    monkeypatch.setattr("main_pretrain.check_input", lambda *arguments: None)  # it takes no crops
+    monkeypatch.setattr("util.setup.check_input", lambda *arguments: None)  # it takes no crops
 
 
 def test_two_micro_batches_of_four_equal_a_batch_of_eight(tmp_path):

@@ -92,15 +92,14 @@ def lost_contact(error) -> bool:
 
 
 def first_to_say(text: str) -> bool:
-    """True on the first process that says ``text``: where all fail alike, one shall speak.  No process waits for
-    another, and where none can be asked all speak."""
+    """True on the first process that says ``text``: where all fail alike, one shall speak.  None waits for another."""
     try:
         store = _store() if dist.is_initialized() else _of_this_attempt(
             dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), wait_for_workers=False,
                           timeout=datetime.timedelta(seconds=2)))
         return store.add(f"said {text}", 1) == 1
     except (RuntimeError, KeyError):
-        return True
+        return not dist.is_initialized() or is_main()  # who kept the store has gone, and not without a word
 
 
 def barrier() -> None:
@@ -156,7 +155,7 @@ def on_main(function):
         try:
             with working_alone():
                 value = function()
-        except ECGError as error:
+        except (ECGError, Preempted) as error:
             failure = error
     told = broadcast_object({"value": value, "failed": failure is not None, "text": str(failure),
                              "stopped": isinstance(failure, Preempted)})

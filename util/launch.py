@@ -112,7 +112,9 @@ def run_attempts(options, processes: int, command: list[str]) -> int:
     meeting = Meeting(options.nnodes, options.node_rank, options.master_addr or LOOPBACK, port)
     status = LOST
     try:
-        while meeting.join() and meeting.attempt <= options.max_restarts:
+        while meeting.join(last=options.max_restarts):
+            if StopRequest.ever:  # what the signal raised was lost in a destructor
+                raise Preempted("stopped on request before anything began")
             with meeting.watch() as called:
                 status = run_torchrun([*torchrun_arguments(options, processes, meeting.port, meeting.attempt), *command])
             if status == 0 or status in STOPPED and not called.is_set():

@@ -74,7 +74,7 @@ class Meeting:
 
     Its keys: ``attempt``, the number of the current start of all processes, which every launcher may advance once;
     ``<attempt>/<node>``, that launcher is ready for it; ``ended``, the status with which the run is over for good;
-    ``left/<node>``, that launcher needs the store no more.
+    ``left/<node>``, that launcher knows and needs the store no more.
 
     Args:
         nodes, node: number of machines, and of this one; address, port: of machine 0; port 0 takes a free one.
@@ -85,7 +85,7 @@ class Meeting:
 
     def __init__(self, nodes: int, node: int, address: str, port: int):
         self.nodes, self.node, self.address = nodes, node, address
-        self._deadline = time.monotonic() + WAIT_SECONDS
+        self._deadline, self._ended = time.monotonic() + WAIT_SECONDS, None
         self._store = self._open(port)
         self.port = self._store.port
         self.attempt = self._current()
@@ -120,16 +120,20 @@ class Meeting:
         from torch.distributed import DistError
         deadline = time.monotonic() + seconds
         try:
-            while not self._store.check(["ended"]):
+            while self._ended is None and not self._store.check(["ended"]):
                 if time.monotonic() >= deadline:
                     return None
                 time.sleep(POLL_SECONDS)
-            return int(self._store.get("ended"))
+            if self._ended is None:
+                self._ended = int(self._store.get("ended"))
+                self._store.set(f"left/{self.node}", "")
         except DistError:
-            return LOST  # machine 0 has gone
+            self._ended = self._ended or LOST  # machine 0 has gone
+        return self._ended
 
-    def join(self) -> bool:
-        """Wait until the launchers of all machines are ready for the same attempt; False if the run is over.
+    def join(self, last: int) -> bool:
+        """Wait until the launchers of all machines are ready for the same attempt; False if the run is over, or has had
+        its ``last`` attempt.
 
         Raises:
             ECGError: some did not come in time.
@@ -137,6 +141,8 @@ class Meeting:
         told, self._deadline = time.monotonic() + 20, time.monotonic() + WAIT_SECONDS
         while self.ended() is None:
             self.attempt = self._current()
+            if self.attempt > last:
+                return False
             self._store.set(f"{self.attempt}/{self.node}", "")
             missing = [str(node) for node in range(self.nodes) if not self._store.check([f"{self.attempt}/{node}"])]
             if not missing:
@@ -177,8 +183,8 @@ class Meeting:
 
     def leave(self, status: int) -> None:
         """Tell the others that the run is over; machine 0 stays for a moment until they know."""
-        if self.nodes == 1:
-            return
+        if self.nodes == 1 or status == LOST:
+            return  # then the others have nothing to learn here
         from torch.distributed import DistError
 
         def farewell():

@@ -27,7 +27,7 @@ def run_main(main, argv=None) -> int:
         if several:
             _distributed().stop()
         return 0
-    except (KeyboardInterrupt, Exception) as error:
+    except (KeyboardInterrupt, Preempted, Exception) as error:
         status, sentence = _ending(error)
         if sentence is None and not several:
             raise

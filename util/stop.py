@@ -7,16 +7,17 @@ import sys
 import threading
 import time
 
-from util.errors import ECGError
-
 PREEMPTED = 75  # exit status after a stop on request (EX_TEMPFAIL): start again with --resume auto
 LOST = 76       # exit status of a process that could not go on because another process of its run is gone
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 STUCK_SECONDS = 20  # that a process which was asked to stop waits for the others
 
 
-class Preempted(ECGError):
-    """The run was asked to stop and everything it has done is saved."""
+class Preempted(BaseException):
+    """The run was asked to stop and everything it has done is saved.
+
+    No Exception: it comes anywhere, in the middle of an import too, and there are many who catch those.
+    """
 
 
 class StopRequest:
@@ -40,8 +41,9 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        """True after a signal, and when torchrun is gone (killed outright): nobody would end this process in time."""
-        return self.noticed is not None or self._launcher not in (None, os.getppid())
+        """True after a signal, be it long ago and what it raised lost in a destructor, and when torchrun is gone (killed
+        outright): nobody would end this process in time."""
+        return StopRequest.ever or self._launcher not in (None, os.getppid())
 
     def _notice(self, number, frame):
         self.noticed, StopRequest.ever = number, True
