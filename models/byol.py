@@ -4,9 +4,9 @@ from torch.nn import functional as F
 
 from models.contract import Encoder, Method
 from models.ema import follow, momentum_at, slow_copy
-from models.heads import embedding_health, mlp
+from models.heads import embedding_health, encode, mlp, project
 from models.registry import register
-from models.views import Views, encode_views, input_mean
+from models.views import Views, input_mean
 from util.errors import ConfigError
 
 
@@ -24,15 +24,16 @@ class BYOL(Method):
         predictor: (batch, d) -> (batch, d).
         views: ``Views`` of two views.
         momentum: (start, end) of the target's momentum over the run.
+        joint_views: both views in one pass and one batch of every BatchNorm.
     """
 
-    def __init__(self, encoder, projector, predictor, views, momentum):
+    def __init__(self, encoder, projector, predictor, views, momentum, joint_views):
         super().__init__()
         if views.count != 2:
             raise ConfigError(f"byol needs 2 views, the configuration makes {views.count}")
         self.encoder, self.projector, self.predictor = encoder, projector, predictor
         self.target_encoder, self.target_projector = slow_copy(encoder), slow_copy(projector)
-        self.views, self.momentum = views, momentum
+        self.views, self.momentum, self.joint_views = views, momentum, joint_views
 
     def fit_statistics(self, batches):
         super().fit_statistics(batches)
@@ -42,18 +43,17 @@ class BYOL(Method):
         """batch {"signal", "random", "progress"} -> {"loss", "embedding_std", "alignment", "uniformity",
         "momentum"}."""
         views = self.views(batch["signal"], batch["random"], input_mean(self.encoder))
-        projections = self._head(self.projector, encode_views(self.encoder, views))
-        predictions = self._head(self.predictor, projections)
+        projections = self._project(self.encoder, self.projector, views)
+        predictions = project(self.predictor, projections, self.joint_views)
         with torch.no_grad():
-            targets = self._head(self.target_projector, encode_views(self.target_encoder, views))
+            targets = self._project(self.target_encoder, self.target_projector, views)
         loss = byol_loss(predictions[0], targets[1]) + byol_loss(predictions[1], targets[0])
         momentum = torch.as_tensor(momentum_at(batch["progress"], *self.momentum)).to(loss.detach())
         return {"loss": loss, **embedding_health(*projections), "momentum": momentum}
 
-    @staticmethod
-    def _head(head, features):
-        """Both views (2, batch, width) through a head at once: its BatchNorm sees them as one batch."""
-        return head(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+    def _project(self, encoder, projector, views):
+        """Projections (2, batch, d) of both views."""
+        return project(projector, encode(encoder, views, self.joint_views), self.joint_views)
 
     def after_step(self, progress: float):
         """Move the target towards the online network; progress of the run in [0, 1]."""
@@ -64,11 +64,12 @@ class BYOL(Method):
 
 @register
 def byol(encoder: Encoder = "xresnet1d50", views: str | list = "contrastive", head_width=512, head_out=128,
-         momentum=0.996, momentum_end=1.0, fs: float | None = None):
+         momentum=0.996, momentum_end=1.0, joint_views=True, fs: float | None = None):
     """BYOL around an encoder; ``fs`` is for views with spectrograms.
 
     Projector width-head_width-head_out and predictor head_out-head_width-head_out, both with BatchNorm and ReLU
     between.  The target's momentum runs on a cosine from ``momentum`` to ``momentum_end`` (published: 0.9 and 0.9).
+    ``joint_views`` false: every network sees one view after the other (so in the paper's code and in Phan et al.).
     """
     return BYOL(encoder, mlp(encoder.width, head_width, head_out, norm=True),
-                mlp(head_out, head_width, head_out, norm=True), Views(views, fs), (momentum, momentum_end))
+                mlp(head_out, head_width, head_out, norm=True), Views(views, fs), (momentum, momentum_end), joint_views)

@@ -117,15 +117,16 @@ class DINO(Method):
 def dino(encoder: Encoder = "xresnet1d50", views: str | list = "dino_signal", head_width=512, head_out=65536,
          bottleneck=128, student_temperature=0.1, teacher_temperature=0.04, warmup_teacher_temperature=0.04,
          warmup_teacher_epochs=30, centre_momentum=0.9, momentum=0.996, momentum_end=1.0, freeze_last_layer=1,
-         fs: float | None = None):
+         head_init_std=0.02, fs: float | None = None):
     """DINO around an encoder; ``fs`` is for views with spectrograms.
 
     Head MLP width-head_width-head_width-bottleneck and ``head_out`` prototypes.  The teacher's temperature goes from
     ``warmup_teacher_temperature`` to ``teacher_temperature`` in ``warmup_teacher_epochs``, its momentum on a cosine
     from ``momentum`` to ``momentum_end`` (published: constant 0.996) over the run; the prototypes stay as they are for
-    ``freeze_last_layer`` epochs.
+    ``freeze_last_layer`` epochs.  ``head_init_std``: of the normal that the MLP's weights start from.  Phan et al. (BHI
+    2022) never freeze the prototypes and start the MLP at 0.044; the defaults are those of DINO's own code.
     """
-    return DINO(encoder, DINOHead(encoder.width, head_width, bottleneck, head_out), Views(views, fs),
+    return DINO(encoder, DINOHead(encoder.width, head_width, bottleneck, head_out, std=head_init_std), Views(views, fs),
                 DINOLoss(head_out, student_temperature, centre_momentum),
                 (warmup_teacher_temperature, teacher_temperature, warmup_teacher_epochs),
                 (momentum, momentum_end), freeze_last_layer)

@@ -24,10 +24,12 @@ class Fusion(Encoder):
         three_head: classify each branch alone, too (from its features before the gate); the training loss is the
             sum of the three.
         num_classes: None for an encoder without heads.
+        frozen: names of ``branches``, and "gate": these never learn, and their BatchNorms keep their statistics.  A
+            frozen gate is no head: it is loaded and exported with the branches.
     """
 
     def __init__(self, signal: Encoder, spectrogram: Encoder, gating: bool, three_head: bool,
-                 num_classes: int | None):
+                 num_classes: int | None, frozen: tuple[str, ...]):
         super().__init__()
         self.signal, self.spectrogram = signal, spectrogram
         self.width = signal.width + spectrogram.width
@@ -39,6 +41,15 @@ class Fusion(Encoder):
         if three_head:
             self.extra_heads.update({name: classifier(branch.width, 256, num_classes)
                                      for name, branch in self.branches.items()})
+        self.frozen = frozen
+        for name in frozen:
+            getattr(self, name).requires_grad_(False)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        for name in self.frozen:
+            getattr(self, name).eval()
+        return self
 
     @property
     def branches(self) -> dict[str, Encoder]:
@@ -47,7 +58,7 @@ class Fusion(Encoder):
     @property
     def heads(self) -> dict[str, nn.Module]:
         heads = {"head": self.head, "gate": self.gate, "extra_heads": self.extra_heads}
-        return {name: part for name, part in heads.items() if part is not None}
+        return {name: part for name, part in heads.items() if part is not None and name not in self.frozen}
 
     def standardizers(self):
         return [each for branch in self.branches.values() for each in branch.standardizers()]
@@ -80,7 +91,7 @@ class Fusion(Encoder):
 
 @register
 def fusion(signal: Encoder = "xresnet1d50", spectrogram: Encoder = "spectrogram_se_resnet34", gating: bool = False,
-           three_head: bool = False, num_classes: int | None = 24) -> Fusion:
+           three_head: bool = False, num_classes: int | None = 24, frozen: list = ()) -> Fusion:
     """Signal and spectrogram branch joined.
 
     Args:
@@ -88,10 +99,15 @@ def fusion(signal: Encoder = "xresnet1d50", spectrogram: Encoder = "spectrogram_
         gating: weigh the branches by a learnt gate.
         three_head: classify each branch alone, too, and train the sum of the three losses.
         num_classes: classes of every head; None for an encoder without heads.
+        frozen: which of signal, spectrogram and gate shall not learn.  (train.freeze_epochs and mode linprobe freeze
+            both branches together, for some epochs or for all.)
 
     Raises:
-        ConfigError: three heads without classes.
+        ConfigError: three heads without classes, or a frozen part that there is not.
     """
     if three_head and num_classes is None:
         raise ConfigError("fusion: three_head needs num_classes; an encoder without classes has no heads")
-    return Fusion(signal, spectrogram, gating, three_head, num_classes)
+    parts = ("signal", "spectrogram", *["gate"] * gating)
+    if not isinstance(frozen, list | tuple) or not all(name in parts for name in frozen):
+        raise ConfigError(f"fusion: frozen is {frozen!r}; give a list of {', '.join(parts)}")
+    return Fusion(signal, spectrogram, gating, three_head, num_classes, tuple(frozen))

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from models.views import encode_views
+
 
 def mlp(*widths: int, norm: bool = False, activation=nn.ReLU) -> nn.Sequential:
     """Linear layers of these widths with an activation (``norm``: after BatchNorm) between them, none at the end.
@@ -15,6 +17,22 @@ def mlp(*widths: int, norm: bool = False, activation=nn.ReLU) -> nn.Sequential:
     for inputs, outputs in zip(widths, widths[1:]):
         layers += [nn.Linear(inputs, outputs), *([nn.BatchNorm1d(outputs)] if norm else []), activation()]
     return nn.Sequential(*layers[:-2 if norm else -1])
+
+
+def encode(encoder, views, joint: bool) -> torch.Tensor:
+    """Features (view, batch, width) of a list of views.
+
+    Args:
+        joint: all views in one call and one batch of BatchNorm; else one after the other, as Phan et al. (BHI 2022) do.
+    """
+    return encode_views(encoder, views) if joint else torch.cat([encode_views(encoder, [view]) for view in views])
+
+
+def project(head, features, joint: bool) -> torch.Tensor:
+    """Features (view, batch, width) through a head -> (view, batch, d); ``joint`` as in ``encode``."""
+    if joint:
+        return head(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+    return torch.stack([head(view) for view in features])
 
 
 class Prototypes(nn.Module):
@@ -46,14 +64,16 @@ class DINOHead(nn.Module):
         bottleneck: width of the L2-normalised embedding.
         outputs: number of prototypes.
         layers: linear layers of the MLP.
+        std: of the normal that the MLP's weights start from; 0.044 is Xavier's for Linear(512, 512).
     """
 
-    def __init__(self, width: int, hidden: int = 512, bottleneck: int = 128, outputs: int = 65536, layers: int = 3):
+    def __init__(self, width: int, hidden: int = 512, bottleneck: int = 128, outputs: int = 65536, layers: int = 3,
+                 std: float = 0.02):
         super().__init__()
         self.mlp = mlp(width, *[hidden] * (layers - 1), bottleneck, activation=nn.GELU)
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.trunc_normal_(layer.weight, std=std)
                 nn.init.zeros_(layer.bias)
         self.last_layer = Prototypes(bottleneck, outputs)
 

@@ -5,9 +5,9 @@ from einops import rearrange
 from torch.nn import functional as F
 
 from models.contract import Encoder, Method
-from models.heads import embedding_health, mlp
+from models.heads import embedding_health, encode, mlp
 from models.registry import register
-from models.views import Views, encode_views, input_mean
+from models.views import Views, input_mean
 from util.errors import ConfigError
 
 
@@ -63,23 +63,26 @@ class SimCLR(Method):
         head: (batch, encoder.width) -> (batch, d).
         views: ``Views`` of two views.
         temperature: NT-Xent's.
+        joint_views: both views in one pass and one batch of BatchNorm, as in the paper's own code.
     """
 
-    def __init__(self, encoder, head, views, temperature: float):
+    def __init__(self, encoder, head, views, temperature: float, joint_views: bool):
         super().__init__()
         if views.count != 2:
             raise ConfigError(f"simclr needs 2 views, the configuration makes {views.count}")
-        self.encoder, self.head, self.views, self.temperature = encoder, head, views, temperature
+        self.encoder, self.head, self.views = encoder, head, views
+        self.temperature, self.joint_views = temperature, joint_views
 
     def forward(self, batch):
         """batch {"signal", "random"} -> {"loss", "embedding_std", "alignment", "uniformity"}."""
         views = self.views(batch["signal"], batch["random"], input_mean(self.encoder))
-        first, second = self.head(encode_views(self.encoder, views))
+        first, second = self.head(encode(self.encoder, views, self.joint_views))
         return {"loss": nt_xent(first, second, self.temperature), **embedding_health(first, second)}
 
 
 @register
 def simclr(encoder: Encoder = "xresnet1d50", views: str | list = "contrastive", head_width=512, head_out=128,
-           temperature=0.1, fs: float | None = None):
-    """SimCLR around an encoder; head MLP width-head_width-head_out; ``fs`` is for views with spectrograms."""
-    return SimCLR(encoder, mlp(encoder.width, head_width, head_out), Views(views, fs), temperature)
+           temperature=0.1, joint_views=True, fs: float | None = None):
+    """SimCLR around an encoder; head MLP width-head_width-head_out; ``joint_views`` false: the encoder sees one view
+    after the other (Phan et al., BHI 2022); ``fs`` is for views with spectrograms."""
+    return SimCLR(encoder, mlp(encoder.width, head_width, head_out), Views(views, fs), temperature, joint_views)

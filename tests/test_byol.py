@@ -163,6 +163,24 @@ def test_target_batch_norm_gathers_its_own_statistics():
     assert model.target_projector[1].num_batches_tracked == 1
 
 
+@pytest.mark.parametrize("joint", [True, False])
+def test_batches_of_batch_norm_hold_both_views_or_one_after_the_other(joint):
+    """Published: each network sees one view after the other; then each batch of a norm is one view's."""
+    model = make(encoder={"name": "tiny_encoder", "norm": True}, joint_views=joint)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm1d)]
+    assert len(norms) == 5                                          # encoders, projectors, predictor
+    out = model(tiny_batch(samples=4))
+    assert [norm.num_batches_tracked.item() for norm in norms] == [1 if joint else 2] * 5
+    assert model.encoder.calls == ([(8, 12, 250)] if joint else [(4, 12, 250)] * 2) == model.target_encoder.calls
+    batch, fresh = tiny_batch(samples=4), make(encoder={"name": "tiny_encoder", "norm": True})
+    views = fresh.views(batch["signal"], batch["random"])
+    online = torch.nn.Sequential(fresh.encoder, fresh.projector, fresh.predictor)
+    target = torch.nn.Sequential(fresh.target_encoder, fresh.target_projector)
+    p, t = (network(torch.cat(views)).chunk(2) if joint else [network(view) for view in views]
+            for network in (online, target))
+    assert out["loss"].item() == pytest.approx((byol_loss(p[0], t[1]) + byol_loss(p[1], t[0])).item(), rel=1e-5)
+
+
 def test_state_dict_alone_restores_the_method():
     model = make(momentum=0.5)
     train(model, 2)

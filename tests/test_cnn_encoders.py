@@ -7,9 +7,9 @@ from torch import nn
 
 from models.encoder.se_resnet import SEBlock, SqueezeExcite
 from models.standardize import LeadStandardize
-from models.encoder.xresnet1d import Bottleneck
+from models.encoder.xresnet1d import DEPTHS, BasicBlock, Block, Bottleneck
 from models.registry import build
-from util.errors import ECGError
+from util.errors import ConfigError, ECGError
 
 NAMES = ("xresnet1d50", "spectrogram_se_resnet34")
 torch.set_num_threads(1)
@@ -58,23 +58,25 @@ class Literal:
         return (x - self.weights["standardize.mean"].view(lead)) / self.weights["standardize.std"].view(lead)
 
 
-def literal_xresnet1d50(model, x):
+def literal_xresnet1d(model, x, depths=(3, 4, 6, 3), strided=1, last=2):
+    """``strided``, ``last``: which convolution of a block's path strides, and which is followed by no ReLU."""
     net = Literal(model)
     x = net.standardize(x)
     for index, stride in enumerate((2, 1, 1)):
         x = net.conv_norm(x, f"stem.{index}", stride).relu()
     x = F.max_pool1d(x, 3, 2, 1)
-    for stage, depth in enumerate((3, 4, 6, 3)):
+    for stage, depth in enumerate(depths):
         for block in range(depth):
             stride = 2 if stage > 0 and block == 0 else 1
             key = f"stages.{stage}.{block}"
-            path = net.conv_norm(x, f"{key}.path.0").relu()
-            path = net.conv_norm(path, f"{key}.path.1", stride).relu()
-            path = net.conv_norm(path, f"{key}.path.2")
+            path = x
+            for i in range(last + 1):
+                path = net.conv_norm(path, f"{key}.path.{i}", stride if i == strided else 1)
+                path = path if i == last else path.relu()
             if stride == 2:                                  # mean of neighbours; an odd last one stands alone
                 pairs = [x[..., i:i + 2].mean(-1) for i in range(0, x.shape[-1], 2)]
                 x = torch.stack(pairs, -1)
-            if stage == block == 0:
+            if f"{key}.shortcut.0.0.weight" in net.weights:
                 x = net.conv_norm(x, f"{key}.shortcut.0")
             x = (path + x).relu()
     features = torch.cat([x.max(-1).values, x.mean(-1)], 1)
@@ -105,12 +107,41 @@ def literal_se_resnet34(model, x):
     return features
 
 
-@pytest.mark.parametrize("name, literal", [("xresnet1d50", literal_xresnet1d50),
+@pytest.mark.parametrize("name, literal", [("xresnet1d50", literal_xresnet1d),
                                            ("spectrogram_se_resnet34", literal_se_resnet34)])
 def test_equals_the_literal_network(name, literal):
     model = small(name).double().eval()
     x = crops().double()
     torch.testing.assert_close(model(x), literal(model, x), atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name, depths", [("xresnet1d18", (2, 2, 2, 2)), ("xresnet1d34", (3, 4, 6, 3))])
+def test_basic_blocks_equal_the_literal_network(name, depths):
+    model = small(name).double().eval()
+    x = crops(samples=117).double()
+    assert model.width == 32 and not [key for key in model.state_dict() if "shortcut" in key]
+    torch.testing.assert_close(model(x), literal_xresnet1d(model, x, depths, strided=0, last=1), atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name, depths", [("xresnet1d101", (3, 4, 23, 3)), ("xresnet1d152", (3, 8, 36, 3))])
+def test_deep_networks_equal_the_literal_network(name, depths):
+    model = small(name, channels=4).double().eval()
+    x = crops(samples=100).double()
+    torch.testing.assert_close(model(x), literal_xresnet1d(model, x, depths), atol=1e-7, rtol=1e-7)
+
+
+@pytest.mark.parametrize("name", DEPTHS)
+def test_every_depth_has_the_published_sizes(name):
+    """Kernels of a path, features, and layers by which the network is called: stem as one, path convolutions, head."""
+    with torch.device("meta"):
+        model = build(name, num_classes=None)
+    basic = name in ("xresnet1d18", "xresnet1d34")
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    for block in blocks:
+        assert isinstance(block, BasicBlock if basic else Bottleneck)
+        assert [part[0].kernel_size[0] for part in block.path] == ([5, 5] if basic else [1, 5, 1])
+    assert model.width == (128 if basic else 512)
+    assert 1 + len(blocks) * (2 if basic else 3) + 1 == int(name.removeprefix("xresnet1d"))
 
 
 def stage_shapes(model, x):
@@ -236,8 +267,8 @@ def test_every_signal_block_starts_as_its_shortcut():
 def test_weights_from_scratch_are_xavier_normal(name):
     torch.manual_seed(0)
     model = build(name)
-    zeroed = {id(block.path[-1][1]) for block in model.modules() if isinstance(block, Bottleneck)}
-    assert len(zeroed) == (16 if name == "xresnet1d50" else 0)
+    zeroed = {id(block.last_norm) for block in model.modules() if isinstance(block, Block | SEBlock)}
+    assert len(zeroed) == 16
     scales, norms = [], []
     for module in model.modules():
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)) and module.weight.numel() > 5000:
@@ -252,6 +283,52 @@ def test_weights_from_scratch_are_xavier_normal(name):
     np.testing.assert_allclose(scales, 1, atol=0.05)
     norms = torch.cat(norms)
     assert abs(norms.mean() - 1) < 0.002 and abs(norms.std() - 0.02) < 0.002
+
+
+def starts(name, init):
+    """A network under seed 0 and the weights of its blocks' last BatchNorms."""
+    torch.manual_seed(0)
+    model = build(name, channels=16, init=init)
+    return model, torch.cat([block.last_norm.weight for block in model.modules() if isinstance(block, Block | SEBlock)])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_published_start_redraws_the_last_norm_of_each_block(name):
+    """Issue: published scratch, SimCLR and DINO lose the zeros; ours keeps them unless asked."""
+    model, norms = starts(name, "published")
+    assert abs(norms.mean() - 1) < 0.005 and abs(norms.std() - 0.02) < 0.005
+    assert starts(name, "shortcut")[1].abs().max() == 0
+    biases = [m.bias for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d)) and m.bias is not None]
+    assert len(biases) == (name == "xresnet1d50")
+    assert all(0.5 < bias.std() < 1.6 for bias in biases)          # N(0, 1), the stem's
+    assert not any(m.bias.any() for m in model.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("init", ["shortcut", "published"])
+def test_biases_of_linear_layers_start_as_pytorchs(name, init):
+    for layer in starts(name, init)[0].head:
+        bound = layer.in_features ** -0.5
+        assert 0.5 * bound < layer.bias.abs().max() <= bound
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_block_that_starts_as_its_shortcut_does_so_by_its_last_norm(name):
+    """``last_norm`` is the one whose zero silences the path, in every kind of block."""
+    model = small(name).eval()
+    for block in model.modules():
+        if isinstance(block, Block | SEBlock):
+            nn.init.zeros_(block.last_norm.weight)
+            nn.init.zeros_(block.last_norm.bias)
+            x = torch.randn(2, next(block.parameters()).shape[1], *((6, 5) if isinstance(block, SEBlock) else (11,)))
+            torch.testing.assert_close(block(x), block.shortcut(x).relu())
+            nn.init.ones_(block.last_norm.weight)
+            assert not block(x).equal(block.shortcut(x).relu())
+
+
+def test_another_start_is_a_config_error():
+    with pytest.raises(ConfigError, match="init: 'zeros' is not one of shortcut, published"):
+        build("xresnet1d18", init="zeros")
 
 
 # ---- standardisation

@@ -259,15 +259,56 @@ def test_every_config_builds_its_transforms_and_its_model(path, overlay):
         assert config["train"]["epochs"] <= 3 and config["dataset"]["max_records"] <= 500
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.stem)
-def test_every_overlay_merges_over_a_config_it_is_made_for(overlay):
-    made_for = {"moments": "pretrain/simclr_signal", "simclr_large_batch": "pretrain/simclr_signal",
-                "moments_dino_signal": "pretrain/dino_signal",
-                "moments_dino_spectrogram": "pretrain/dino_spectrogram", "reduced_ssl": "pretrain/simclr_signal"}.get(overlay.stem, "downstream/st_mem")
-    path = ROOT / "configs" / f"{made_for}.yaml"
+MADE_FOR = {"moments": ["pretrain/simclr_signal"], "moments_dino_signal": ["pretrain/dino_signal"],
+            "moments_dino_spectrogram": ["pretrain/dino_spectrogram"],
+            "published_simclr": ["pretrain/simclr_signal"], "published_byol": ["pretrain/byol_signal"], "reduced_ssl": ["pretrain/simclr_signal"],
+            "simclr_large_batch": ["pretrain/simclr_signal"],
+            "published_dino": ["pretrain/dino_signal", "pretrain/dino_spectrogram"],
+            "published_scratch": ["downstream/signal", "downstream/spectrogram"],
+            "published_fusion": ["downstream/fusion", "downstream/fusion_gated"]}   # the others: ST-MEM's fine-tuning
+
+
+@pytest.mark.parametrize("name, overlay", [(name, overlay) for overlay in OVERLAYS
+                                           for name in MADE_FOR.get(overlay.stem, ["downstream/st_mem"])],
+                         ids=lambda part: getattr(part, "stem", part))
+def test_every_overlay_merges_over_a_config_it_is_made_for(name, overlay):
+    path = ROOT / "configs" / f"{name}.yaml"
     config = load_config([path, overlay], program=program_of(path))
     assert config != load_config([path], program=program_of(path)), "the overlay changes nothing"
-    check_job(config, made_for.startswith("downstream"))
+    check_job(config, name.startswith("downstream"))
+
+
+@pytest.mark.parametrize("overlay, attributes", [
+    ("published_simclr", {"joint_views": False}),
+    ("published_byol", {"joint_views": False, "momentum": (0.9, 0.9)}),
+    ("published_dino", {"freeze_last_layer": 0, "momentum": (0.996, 0.996)}),
+    ("published_scratch", {}), ("published_fusion", {})])
+def test_a_published_overlay_turns_on_all_published_choices(overlay, attributes):
+    """Point 21 of the departures: what is not the default, and reaches the model."""
+    small = ["model.channels=8"] if overlay == "published_scratch" else ["model.encoder.channels=8"]
+    small = ["model.signal.channels=8", "model.spectrogram.channels=8"] if overlay == "published_fusion" else small
+    small += ["model.head_out=64"] if overlay == "published_dino" else []
+    for name in MADE_FOR[overlay]:
+        path = ROOT / "configs" / f"{name}.yaml"
+        config = load_config([path, find_overlay(overlay)], small, program=program_of(path))
+        model, plain = (build_configured(c, 24 if "downstream" in name else None)
+                        for c in (config, load_config([path], small, program=program_of(path))))
+        for attribute, value in attributes.items():
+            assert getattr(model, attribute) == value != getattr(plain, attribute)
+        norms = [module.last_norm.weight for module in model.modules() if hasattr(module, "last_norm")]
+        assert norms and all(norm.any() == (overlay != "published_byol") for norm in norms)
+        assert not any(module.last_norm.weight.any() for module in plain.modules() if hasattr(module, "last_norm"))
+        if overlay == "published_dino":
+            assert model.head.mlp[0].weight.std() > 2 * plain.head.mlp[0].weight.std()
+            assert config["train"]["optimizer"] == "adam"
+        assert name.startswith("downstream") == (config["dataset"]["protocol"] == "published")
+        assert config["train"]["lr_update"] == "epoch"
+
+
+def test_linear_probing_keeps_randaugment_as_published():
+    st_mem = ROOT / "configs/downstream/st_mem.yaml"
+    assert load_config([st_mem, find_overlay("linprobe")], program="finetune") == {
+        **load_config([st_mem], program="finetune"), "mode": "linprobe"}
 
 
 @pytest.mark.parametrize("name, model",

@@ -149,6 +149,20 @@ def test_the_frozen_layer_does_not_change_under_adamw_with_weight_decay():
     assert (model.head.last_layer(x) - before).abs().max() > 1e-4
 
 
+def test_prototypes_are_never_frozen_where_published():
+    model = make(freeze_last_layer=0)
+    model(tiny_batch(epoch=0.0))["loss"].backward()
+    assert model.head.last_layer.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("arguments, std", [({}, 0.02), ({"head_init_std": 0.044}, 0.044)])
+def test_the_head_starts_at_the_std_that_is_asked_for(arguments, std):
+    model = make(head_width=128, bottleneck=64, **arguments)
+    weights = torch.cat([layer.weight.flatten() for layer in model.head.mlp[::2]])
+    assert weights.std().item() == pytest.approx(std, rel=0.03)
+    assert all(torch.equal(a, b) for a, b in zip(model.head.parameters(), model.teacher_head.parameters()))
+
+
 # ============ views ============
 def test_teacher_sees_global_views_only_and_each_length_is_one_call():
     """Published: all ten views have one length, so the encoder runs once, with one BatchNorm batch."""

@@ -7,6 +7,9 @@ from models.contract import Encoder
 from models.encoder.cnn import CNNEncoder
 from models.registry import MODELS, build
 from util.errors import ConfigError
+from util.optim import make_optimizer
+from util.supervised import SupervisedTask
+from util.transfer import without_heads
 
 torch.set_num_threads(1)
 SMALL = {"signal": {"channels": 16}, "spectrogram": {"channels": 8}}       # 128 and 64 features
@@ -223,10 +226,56 @@ def test_double_precision_and_autocast():
     ({"signal": {"num_classes": 3}}, "model.signal: an encoder inside another model has no num_classes"),
     ({"spectrogram": ["spectrogram_se_resnet34"]}, "model.spectrogram is an encoder: write its name, or"),
     ({"signal": {"name": "xresnet1d5"}}, "did you mean xresnet1d50"),
-    ({"signal": {"chanels": 3}}, "does not take chanels")])
+    ({"signal": {"chanels": 3}}, "does not take chanels"),
+    ({"frozen": ["gate"]}, "give a list of signal, spectrogram$"), ({"frozen": "signal"}, "frozen is 'signal'; give a"),
+    ({"frozen": [{}], "gating": True}, "give a list of signal, spectrogram, gate")])
 def test_mistakes_in_the_config_are_named(arguments, message):
     with pytest.raises(ConfigError, match=message):
         build("fusion", **arguments)
+
+
+# ---- frozen parts
+
+def moved(frozen, mode="finetune", thaw=False, **variant):
+    """Names of the parts of which a tensor changed in two training steps, as the engine makes them."""
+    model = small(frozen=frozen, **variant)
+    task = SupervisedTask(model, mode=mode)
+    if thaw:                                                               # freeze_epochs, then everything
+        task.freeze(True)
+        task.freeze(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = make_optimizer(task, {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.1, "decay_all": True,
+                                      "optimizer_kwargs": {}})
+    for _ in range(2):
+        task.train()
+        optimizer.zero_grad()
+        task({"signal": crops(8), "label": torch.ones(8, 24)})["loss"].backward()
+        optimizer.step()
+    listed = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    learns = {id(p) for p in task.parameters() if p.requires_grad}
+    assert learns <= listed and all(p.grad is not None for p in task.parameters() if p.requires_grad)
+    return {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+
+
+@pytest.mark.parametrize("thaw", [False, True])
+@pytest.mark.parametrize("frozen", [[], ["signal"], ["spectrogram"], ["gate"], ["signal", "spectrogram", "gate"]])
+def test_frozen_parts_stay_bit_for_bit_and_the_others_learn(frozen, thaw):
+    """Running statistics included, decay of everything or not, also after freeze_epochs."""
+    parts = {"signal", "spectrogram", "gate", "head", "extra_heads"}
+    assert moved(frozen, gating=True, three_head=True, thaw=thaw) == parts - set(frozen)
+
+
+def test_linear_probing_trains_a_gate_unless_it_is_frozen():
+    assert moved([], "linprobe", gating=True) == {"gate", "head"}
+    assert moved(["gate"], "linprobe", gating=True) == {"head"}
+
+
+def test_a_frozen_gate_is_loaded_with_the_branches():
+    """Else it would stay at the random numbers that it started from."""
+    trained, model = small(gating=True), small(gating=True, frozen=["gate"])
+    nn.init.normal_(trained.gate.weight)
+    assert "gate.weight" in without_heads(model, trained.state_dict())
+    assert "gate.weight" not in without_heads(trained, trained.state_dict())
 
 
 def test_branches_are_cnn_encoders_by_default():

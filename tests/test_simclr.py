@@ -116,6 +116,20 @@ def test_without_the_other_process_the_gradient_would_differ():
 
 
 # ============ method ============
+@pytest.mark.parametrize("joint", [True, False])
+def test_batches_of_batch_norm_hold_both_views_or_one_after_the_other(joint):
+    """Published: the encoder sees one view after the other; then each batch of a norm is one view's."""
+    model = make(encoder={"name": "tiny_encoder", "norm": True}, joint_views=joint)
+    out = model(tiny_batch(samples=4))
+    assert model.encoder.norm.num_batches_tracked == (1 if joint else 2)
+    assert model.encoder.calls == ([(8, 12, 250)] if joint else [(4, 12, 250)] * 2)
+    batch, fresh = tiny_batch(samples=4), make(encoder={"name": "tiny_encoder", "norm": True})
+    views = fresh.views(batch["signal"], batch["random"])
+    network = torch.nn.Sequential(fresh.encoder, fresh.head)
+    first, second = network(torch.cat(views)).chunk(2) if joint else map(network, views)
+    assert out["loss"].item() == pytest.approx(nt_xent(first, second, 0.1).item(), rel=1e-5)
+
+
 def test_defects_3_and_15_every_parameter_learns_and_has_one_name():
     model = make()
     out = model(tiny_batch())

@@ -4,20 +4,40 @@ from torch import nn
 
 from models.contract import Encoder
 from models.standardize import LeadStandardize
+from util.errors import ConfigError
 
+STARTS = ("shortcut", "published")      # what ``init`` of a CNN may be
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-XAVIER = (nn.Conv1d, nn.Conv2d, nn.Linear)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
+XAVIER = (*CONVOLUTIONS, nn.Linear)
 
 
-def init_from_scratch(network: nn.Module) -> None:
-    """Xavier normal for convolutions and linears, BatchNorm weight N(1, 0.02), biases zero."""
+def init_from_scratch(network: nn.Module, init: str = "shortcut") -> None:
+    """Xavier normal for convolutions and linears, BatchNorm weight N(1, 0.02) and bias zero; biases of linears stay as
+    PyTorch starts them.
+
+    Args:
+        init: "shortcut": the last BatchNorm of every residual block (a module with a ``last_norm``) starts at zero and
+            the block so as its shortcut (Goyal et al., Accurate, large minibatch SGD, 2017, section 5.1).
+            "published": N(1, 0.02) there, too, and N(0, 1) for the biases of convolutions; Phan et al. (BHI 2022) start
+            so from scratch and in SimCLR and DINO.  Their BYOL keeps the zeros.
+
+    Raises:
+        ConfigError: another ``init``.
+    """
+    if init not in STARTS:
+        raise ConfigError(f"model init: {init!r} is not one of {', '.join(STARTS)}")
     for module in network.modules():
         if isinstance(module, XAVIER):
             nn.init.xavier_normal_(module.weight)
         elif isinstance(module, BATCH_NORMS):
             nn.init.normal_(module.weight, 1.0, 0.02)
-        if isinstance(module, XAVIER + BATCH_NORMS) and module.bias is not None:
             nn.init.zeros_(module.bias)
+        if isinstance(module, CONVOLUTIONS) and module.bias is not None:
+            nn.init.normal_(module.bias) if init == "published" else nn.init.zeros_(module.bias)
+    for module in network.modules():
+        if init == "shortcut" and hasattr(module, "last_norm"):
+            nn.init.zeros_(module.last_norm.weight)
 
 
 def classifier(width: int, hidden: int, num_classes: int | None) -> nn.Module:

@@ -43,6 +43,11 @@ class SEBlock(nn.Module):
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
+    @property
+    def last_norm(self):
+        """The BatchNorm whose zero makes this block its shortcut."""
+        return self.path[4]
+
     def forward(self, x):
         return F.relu(self.path(x) + self.shortcut(x), inplace=True)
 
@@ -53,7 +58,8 @@ class SpectrogramSEResNet(CNNEncoder):
     Args: see spectrogram_se_resnet34.
     """
 
-    def __init__(self, num_classes: int | None, num_leads: int, fs: float, segment_seconds: float, channels: int):
+    def __init__(self, num_classes: int | None, num_leads: int, fs: float, segment_seconds: float, channels: int,
+                 init: str):
         super().__init__(num_leads)
         self.spectrogram = Spectrogram(fs, segment_seconds)
         self.stem = nn.Sequential(nn.Conv2d(num_leads, channels, 7, 2, 3, bias=False), nn.BatchNorm2d(channels),
@@ -67,7 +73,7 @@ class SpectrogramSEResNet(CNNEncoder):
         self.stages = nn.Sequential(*stages)
         self.width = inputs
         self.head = classifier(self.width, 256, num_classes)
-        init_from_scratch(self)
+        init_from_scratch(self, init)
 
     def unstandardized(self, x: torch.Tensor) -> torch.Tensor:
         """Spectrogram (batch, leads, frequencies, frames) of a crop (batch, leads, time); a spectrogram passes."""
@@ -86,7 +92,8 @@ class SpectrogramSEResNet(CNNEncoder):
 
 @register
 def spectrogram_se_resnet34(num_classes: int | None = 24, num_leads: int = 12, fs: float = 100,
-                            segment_seconds: float = 0.25, channels: int = 64) -> SpectrogramSEResNet:
+                            segment_seconds: float = 0.25, channels: int = 64,
+                            init: str = "shortcut") -> SpectrogramSEResNet:
     """Spectrogram branch, 512 features at the published size.
 
     Args:
@@ -96,5 +103,6 @@ def spectrogram_se_resnet34(num_classes: int | None = 24, num_leads: int = 12, f
         segment_seconds: length of an STFT segment; half of it overlaps the next.
         channels: channels of the first stage, 64 as published; features are 8 times as many.  8 makes a network for
             trying things out on a laptop.
+        init: weights from scratch, "shortcut" or "published"; see ``init_from_scratch``.
     """
-    return SpectrogramSEResNet(num_classes, num_leads, fs, segment_seconds, channels)
+    return SpectrogramSEResNet(num_classes, num_leads, fs, segment_seconds, channels, init)

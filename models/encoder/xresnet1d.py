@@ -1,4 +1,4 @@
-"""Signal branch: xresnet1d50 for 12-lead crops.
+"""Signal branch: xresnet1d50, and its shallower and deeper relatives, for 12-lead crops.
 
 He et al., Bag of tricks for image classification with CNNs (CVPR 2019), made one-dimensional for ECGs by Strodthoff
 et al., Deep learning for ECG analysis (JBHI 2021); used as signal branch by Phan et al. (BHI 2022).
@@ -10,8 +10,6 @@ from torch import nn
 from models.encoder.cnn import CNNEncoder, classifier, init_from_scratch
 from models.registry import register
 
-EXPANSION = 4
-LAYERS = (3, 4, 6, 3)
 STRIDES = (1, 2, 2, 2)
 
 
@@ -21,76 +19,105 @@ def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool 
     return nn.Sequential(*layers, nn.ReLU(inplace=True)) if relu else nn.Sequential(*layers)
 
 
-class Bottleneck(nn.Module):
-    """relu(path(x) + shortcut(x)), (batch, inputs, time) -> (batch, 4 * inner, ceil(time / stride)).
+class Block(nn.Module):
+    """relu(path(x) + shortcut(x)), (batch, inputs, time) -> (batch, EXPANSION * inner, ceil(time / stride)).
 
-    The path squeezes to ``inner`` channels, convolves with kernel 5 (and the stride), and widens again.  The shortcut
-    averages pairs where the path strides and has a 1x1 convolution where the number of channels changes.
+    The shortcut averages pairs where the path strides and has a 1x1 convolution where the number of channels changes.
     """
+    EXPANSION: int
 
     def __init__(self, inputs: int, inner: int, stride: int):
         super().__init__()
-        outputs = inner * EXPANSION
-        self.path = nn.Sequential(conv_bn(inputs, inner, 1), conv_bn(inner, inner, 5, stride),
-                                  conv_bn(inner, outputs, 1, relu=False))
+        outputs = inner * self.EXPANSION
+        self.path = self.make_path(inputs, inner, outputs, stride)
         shortcut = [nn.AvgPool1d(2, ceil_mode=True)] if stride == 2 else []
         if inputs != outputs:
             shortcut.append(conv_bn(inputs, outputs, 1, relu=False))
         self.shortcut = nn.Sequential(*shortcut)
 
+    @property
+    def last_norm(self):
+        """The BatchNorm whose zero makes this block its shortcut."""
+        return self.path[-1][1]
+
     def forward(self, x):
         return F.relu(self.path(x) + self.shortcut(x), inplace=True)
 
 
+class Bottleneck(Block):
+    """Its path squeezes to ``inner`` channels, convolves with kernel 5 (and the stride), and widens again."""
+    EXPANSION = 4
+
+    @staticmethod
+    def make_path(inputs, inner, outputs, stride):
+        return nn.Sequential(conv_bn(inputs, inner, 1), conv_bn(inner, inner, 5, stride),
+                             conv_bn(inner, outputs, 1, relu=False))
+
+
+class BasicBlock(Block):
+    """Its path is two convolutions with kernel 5, the first with the stride."""
+    EXPANSION = 1
+
+    @staticmethod
+    def make_path(inputs, inner, outputs, stride):
+        return nn.Sequential(conv_bn(inputs, inner, 5, stride), conv_bn(inner, outputs, 5, relu=False))
+
+
+# The block, and how many of them in each stage, by the network's name (He et al., Deep residual learning, table 1).
+DEPTHS = {"xresnet1d18": (BasicBlock, (2, 2, 2, 2)), "xresnet1d34": (BasicBlock, (3, 4, 6, 3)),
+          "xresnet1d50": (Bottleneck, (3, 4, 6, 3)), "xresnet1d101": (Bottleneck, (3, 4, 23, 3)),
+          "xresnet1d152": (Bottleneck, (3, 8, 36, 3))}
+
+
 class XResNet1d(CNNEncoder):
-    """Standardised crop -> stem -> four stages of bottlenecks -> adaptive max and average pooling, side by side.
+    """Standardised crop -> stem -> four stages of blocks -> adaptive max and average pooling, side by side.
 
     All four stages have the same inner width (64 in xresnet1d50, so 256 channels and 512 features).  Any length
     from one sample up is accepted; four stages leave one step in 32.
 
-    Args: see xresnet1d50.
+    Args:
+        block: ``Bottleneck`` or ``BasicBlock``; depths: how many in each stage; the others: see ``xresnet_factory``.
     """
 
-    def __init__(self, num_classes: int | None, num_leads: int, channels: int):
+    def __init__(self, block, depths, num_classes: int | None, num_leads: int, channels: int, init: str):
         super().__init__(num_leads)
         # The first convolution has a bias although BatchNorm follows: the published network replaced it so.
         self.stem = nn.Sequential(conv_bn(num_leads, channels // 2, 5, stride=2, bias=True),
                                   conv_bn(channels // 2, channels // 2, 5), conv_bn(channels // 2, channels, 5),
                                   nn.MaxPool1d(3, stride=2, padding=1))
         inputs, stages = channels, []
-        for depth, stride in zip(LAYERS, STRIDES):
+        for depth, stride in zip(depths, STRIDES):
             blocks = []
             for index in range(depth):
-                blocks.append(Bottleneck(inputs, channels, stride if index == 0 else 1))
-                inputs = channels * EXPANSION
+                blocks.append(block(inputs, channels, stride if index == 0 else 1))
+                inputs = channels * block.EXPANSION
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)
         self.width = 2 * inputs
         self.head = classifier(self.width, 256, num_classes)
-        self._init_weights()
-
-    def _init_weights(self):
-        """Xavier and N(1, 0.02), then the last BatchNorm of every path is zeroed, so that each block starts as its
-        shortcut.  The order matters: the published script drew N(1, 0.02) last and so lost its zeros."""
-        init_from_scratch(self)
-        for block in self.modules():
-            if isinstance(block, Bottleneck):
-                nn.init.zeros_(block.path[-1][1].weight)
+        init_from_scratch(self, init)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Crop (batch, leads, time) in mV -> (batch, width): maxima first, then averages."""
-        x = self.stages(self.stem(self.standardize(self.unstandardized(x))))     # (batch, 256, time / 32)
+        x = self.stages(self.stem(self.standardize(self.unstandardized(x))))     # (batch, channels, time / 32)
         return torch.cat([F.adaptive_max_pool1d(x, 1), F.adaptive_avg_pool1d(x, 1)], dim=1).flatten(1)
 
 
-@register
-def xresnet1d50(num_classes: int | None = 24, num_leads: int = 12, channels: int = 64) -> XResNet1d:
-    """Signal branch, 512 features at the published size.
+def xresnet_factory(name):
+    """The registered function ``name`` of ``DEPTHS``, with the arguments
 
-    Args:
-        num_classes: classes of the head Linear(512, 256), Linear(256, classes); None for an encoder without head.
-        num_leads: leads of the crops.
-        channels: inner width of every block, 64 as published; features are 8 times as many.  16 makes a network for
-            trying things out on a laptop.
+    num_classes: classes of the head Linear(width, 256), Linear(256, classes); None for an encoder without head.
+    num_leads: leads of the crops.
+    channels: inner width of every block, 64 as published; features are 8 times as many with bottlenecks, else twice.
+        16 makes a network for trying things out on a laptop.
+    init: weights from scratch, "shortcut" or "published"; see ``init_from_scratch``.
     """
-    return XResNet1d(num_classes, num_leads, channels)
+    def factory(num_classes: int | None = 24, num_leads: int = 12, channels: int = 64,
+                init: str = "shortcut") -> XResNet1d:
+        return XResNet1d(*DEPTHS[name], num_classes, num_leads, channels, init)
+    factory.__name__ = factory.__qualname__ = name
+    factory.__doc__ = f"Signal branch, stages of {', '.join(map(str, DEPTHS[name][1]))} {DEPTHS[name][0].__name__}s."
+    return register(factory)
+
+
+xresnet1d18, xresnet1d34, xresnet1d50, xresnet1d101, xresnet1d152 = map(xresnet_factory, DEPTHS)

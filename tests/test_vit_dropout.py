@@ -1,0 +1,52 @@
+"""Dropout of the ViT encoders: where it acts, at which rate, and that evaluation knows none."""
+import pytest
+import torch
+from torch import nn
+
+from models.registry import build
+
+ENCODERS = {"st_mem_vit_tiny": 150, "vit_tiny": 150, "mlae_vit_tiny": 60}   # length of their crops
+
+
+def make(name, **options):
+    torch.manual_seed(0)
+    return build(name, seq_len=ENCODERS[name], **options)
+
+
+def entering(model, name):
+    """Tokens that enter the first block, (batch, n, width)."""
+    caught = []
+    hook = model.block0.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0].detach()))
+    model.forward_features(torch.randn(8, 12, ENCODERS[name], generator=torch.Generator().manual_seed(1)))
+    hook.remove()
+    return caught[0]
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_embedded_tokens_are_dropped_in_training_and_not_in_evaluation(name):
+    """A quarter of the numbers is zero and the others are scaled by 4/3; class token and separators included."""
+    model = make(name, drop_out_rate=0.25)
+    whole, dropped = entering(model.eval(), name), entering(model.train(), name)
+    assert torch.equal(whole, entering(make(name).train(), name))           # rate 0: training and evaluation agree
+    lost = dropped == 0
+    assert abs(lost.float().mean() - 0.25) < 0.02 and not (whole == 0).any()
+    torch.testing.assert_close(dropped[~lost], whole[~lost] / 0.75)
+    assert (lost.float().mean((0, 2)) > 0.15).all()
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_dropout_stands_after_the_embedding_the_attention_and_both_linear_layers(name):
+    model = make(name, drop_out_rate=0.25, attn_drop_out_rate=0.5)
+    rates = {key: module.p for key, module in model.named_modules() if isinstance(module, nn.Dropout)}
+    places = ("attn.fn.to_out.1", "ff.fn.net.2", "ff.fn.net.4")
+    assert rates == {"dropout": 0.25} | {f"block{i}.{place}": 0.25 for i in range(model.depth) for place in places}
+    assert {getattr(model, f"block{i}").attn.fn.attention_dropout for i in range(model.depth)} == {0.5}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("rates", [{"drop_out_rate": 0.25}, {"attn_drop_out_rate": 0.5}, {"drop_path_rate": 0.5}])
+def test_every_rate_changes_training_and_leaves_evaluation(name, rates):
+    model, plain = make(name, **rates), make(name).eval()
+    x = torch.randn(4, 12, ENCODERS[name])
+    assert torch.equal(model.eval()(x), plain(x))
+    assert not torch.allclose(model.train()(x), plain(x), atol=1e-3)
