@@ -51,7 +51,7 @@ def make_optimizer(model, train: dict) -> torch.optim.Optimizer:
 
 
 def load_optimizer(optimizer, state: dict) -> None:
-    """Take over a checkpoint's moments, but not its ``optimizer_kwargs``: those are the config's, changed or not.
+    """Take over a checkpoint's moments, but not its ``optimizer_kwargs``: the config's hold, changed or not.
 
     Raises:
         ValueError: state of other parameter groups, or with another choice of amsgrad.
@@ -96,8 +96,8 @@ def weight_decay_at(epoch: float, *, start: float, end: float | None, epochs: fl
 def schedule_lr(train: dict, epoch: float) -> float:
     """Learning rate of the config's ``train`` section at a position in epochs.
 
-    Where it moves once an epoch, an epoch of the warm-up has the rate of its end, (epoch + 1) / warmup_epochs of the
-    peak, so that the first one trains at all; every other epoch has the rate of its beginning.
+    Where it moves once an epoch, an epoch of the warm-up has the rate of its end, (epoch + 1) / warmup_epochs of
+    the peak, so that the first one trains at all; every other epoch has the rate of its beginning.
     """
     if train["lr_update"] == "epoch":
         epoch = math.floor(epoch)
@@ -109,7 +109,7 @@ def schedule_lr(train: dict, epoch: float) -> float:
 
 def mean_lr(train: dict, epoch: int, steps: int) -> float:
     """Mean learning rate over the steps of an epoch."""
-    return float(np.mean([schedule_lr(train, epoch + step / steps) for step in range(steps)] or schedule_lr(train, epoch)))
+    return float(np.mean([schedule_lr(train, epoch + step / max(steps, 1)) for step in range(max(steps, 1))]))
 
 
 def apply_schedules(optimizer, train: dict, epoch: float) -> float:

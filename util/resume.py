@@ -11,7 +11,7 @@ from util.errors import CheckpointError
 from util.optim import load_optimizer
 from util.run_log import print_once
 
-IRRELEVANT = {"resume", "start_epoch", "output_dir", "exp_name", "device"}  # config keys that change no result
+IRRELEVANT = {"resume", "start_epoch", "output_dir", "exp_name", "device"}  # keys that change no result
 
 
 def training_state(training) -> dict:
@@ -22,18 +22,18 @@ def training_state(training) -> dict:
         optimizer=training.optimizer.state_dict(), scaler=training.scaler.state_dict(),
         scheduler={"position": training.position()},  # schedules are functions of the position
         rng=gather_random_states(),
-        metrics={"best": training.best, "per_step": training.batches.per_step, "offset": training.batches.offset,
-                 **training.meters.state()})
+        metrics={"best": training.best, "per_step": training.batches.per_step,
+                 "offset": training.batches.offset, **training.meters.state()})
 
 
 def resume(training) -> str | None:
     """Put a ``Training`` where the checkpoint stands that ``config["resume"]`` names.
 
-    Process 0 looks for it, reads and checks it; all take over what it read.  So other processes need not see the folder,
-    and none can begin elsewhere.
+    Process 0 looks for it, reads and checks it; all take over what it read.  So other processes need not see the
+    folder, and none can begin elsewhere.
 
     Returns:
-        The checkpoint's path; None where there is none, and the run starts afresh (at ``config["start_epoch"]``).
+        The checkpoint's path; None where there is none and the run starts afresh, at ``config["start_epoch"]``.
 
     Raises:
         CheckpointError: damaged, of another model, or not the same on every process.
@@ -78,15 +78,16 @@ def check_agreement(training) -> None:
     if any(place != places[0] for place in places):
         found = "; ".join(f"process {rank}: epoch {epoch}, step {step}, weights {crc:08x}"
                           for rank, (epoch, step, crc) in enumerate(places))
-        raise CheckpointError(f"the processes did not resume alike ({found}); start all of them with the same code, "
-                              "config and data")
+        raise CheckpointError(f"the processes did not resume alike ({found}); start all of them with the same "
+                              "code, config and data")
 
 
 def _check_kind(old, new, path):
-    for name, was, now in (("model_name", old.get("model_name"), new["model_name"]),
-                           ("train.optimizer", old.get("train", new["train"])["optimizer"], new["train"]["optimizer"])):
+    old = {"train": new["train"], **old}
+    for key, was, now in (("model_name", old.get("model_name"), new["model_name"]),
+                          ("train.optimizer", old["train"]["optimizer"], new["train"]["optimizer"])):
         if was != now:
-            raise CheckpointError(f"{path} is of {was}, not {now}; choose another --exp_name or the same {name}")
+            raise CheckpointError(f"{path} is of {was}, not {now}; choose another --exp_name or the same {key}")
 
 
 def _restore(training, state):
@@ -98,18 +99,19 @@ def _restore(training, state):
     if len(state["rng"]) == distributed.world():
         set_random_state(state["rng"][distributed.rank()])
     else:
-        print_once(f"note: the checkpoint is of {len(state['rng'])} processes: what dropout draws will differ")
+        print_once(
+            f"note: the checkpoint is of {len(state['rng'])} processes; what dropout draws will differ")
 
 
 def _place(training, state, path):
-    """Where to go on: with the first record that the epoch has not shown, or with ``config["start_epoch"]``.  The latter
-    counts once: a checkpoint of a run that began there has it behind itself, unless it is named explicitly."""
+    """Go on with the first record that the epoch has not shown, or with ``config["start_epoch"]``.  The latter counts
+    once: a checkpoint of a run that began there has it behind itself, unless it is named explicitly."""
     config, batches, metrics = training.config, training.batches, state["metrics"]
     epoch, step, offset = state["epoch"], state["step"], metrics.get("offset", 0)
     if step and metrics["per_step"] != batches.per_step:
         step, offset = divmod(offset + step * metrics["per_step"], batches.per_step)
-        print_once(f"note: a step was {metrics['per_step']} records and is now {batches.per_step}; going on at the same "
-                   f"record of the epoch, step {step}")
+        print_once(f"note: a step was {metrics['per_step']} records and is now {batches.per_step}; going on at the "
+                   f"same record of the epoch, step {step}")
     if config["start_epoch"] and (config["resume"] != "auto" or
                                   state["config"].get("start_epoch") != config["start_epoch"]):
         epoch, step, offset = config["start_epoch"], 0, 0

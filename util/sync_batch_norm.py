@@ -1,7 +1,7 @@
-"""BatchNorm over the batches of all processes, on CPUs as on GPUs: 1, 2 or 8 processes train the same network.
+"""BatchNorm over the batches of all processes, on CPUs as on GPUs: 1, 2 or 8 processes train alike.
 
-PyTorch's own SyncBatchNorm has no CPU kernel.  Statistics are gathered as counts, means and sums of squared deviations
-and combined by the pairwise formula of Chan, Golub and LeVeque (1979), which loses no digits where the mean is large.
+PyTorch's own SyncBatchNorm has no CPU kernel.  Counts, means and variances are gathered and combined by the formula
+of Chan, Golub and LeVeque (1979), which loses no digits where the mean is large.
 """
 import torch
 import torch.distributed as dist
@@ -12,7 +12,7 @@ from util import distributed
 
 
 def convert(model: nn.Module) -> nn.Module:
-    """Let every BatchNorm in ``model`` normalise over all processes, in place; one process's model stays as it is.
+    """Let every BatchNorm in ``model`` normalise over all processes, in place; of one process nothing changes.
 
     Parameters, buffers and their names stay the same, so that checkpoints fit both.
     """
@@ -24,7 +24,7 @@ def convert(model: nn.Module) -> nn.Module:
 
 
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """BatchNorm1d and BatchNorm2d whose statistics, in training, are those of the batches of all processes together.
+    """BatchNorm1d or BatchNorm2d whose statistics, in training, are of the batches of all processes together.
 
     All processes must call it alike.  In evaluation nothing is exchanged.
     """
@@ -40,7 +40,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)  # unbiased, as BatchNorm's
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)  # unbiased, as everywhere
         return y
 
 
