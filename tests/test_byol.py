@@ -201,7 +201,7 @@ def test_statistics_are_the_same_in_both_encoders():
 
 def test_wrong_number_of_views_is_an_error():
     with pytest.raises(ConfigError, match="needs 2 views"):
-        make(views=[{"transforms": ["frequency_cutout"]}])
+        make(views=[{"transforms": ["flip"]}])
 
 
 def test_published_heads():
