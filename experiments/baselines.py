@@ -15,7 +15,6 @@ from main_pretrain import pretrain
 from util import distributed
 from util.command_line import add_config_flags
 from util.config import ROOT, describe_keys, find_overlay, load_config
-from util.errors import ConfigError
 from util.run_log import print_once
 
 
@@ -87,7 +86,7 @@ def run_baseline(name: str, description: str, argv=None) -> None:
         if distributed.is_main():
             publish_encoders(folder, Path(arguments.save_folder), baseline.encoders)
 
-    run(arguments.gpu, name, argv, lambda processes, device: baseline_config(baseline, arguments, processes, device), job)
+    run(arguments.gpu, name, argv, lambda device: baseline_config(baseline, arguments, device), job)
 
 
 def baseline_parser(baseline: Baseline, description: str) -> argparse.ArgumentParser:
@@ -98,9 +97,9 @@ def baseline_parser(baseline: Baseline, description: str) -> argparse.ArgumentPa
     path = ROOT / "configs" / f"{baseline.config}.yaml"
     defaults = load_config([path, *map(find_overlay, [baseline.overlay] if baseline.overlay else [])],
                            program=baseline.program)
-    parser.add_argument("--batch_size", type=int, metavar="N", help="records a step, shared out over the processes; "
-                        "each gives dataset.crops_per_record crops "
-                        f"(default {defaults['dataloader']['batch_size']})")
+    parser.add_argument("--batch_size", type=int, metavar="N", help="records a process and forward pass, as "
+                        "dataloader.batch_size in run_pretrain.sh and run_downstream.sh: two GPUs take twice as many a "
+                        f"step (default {defaults['dataloader']['batch_size']})")
     parser.add_argument("--num_epoches", type=int, metavar="N", help=f"default {defaults['train']['epochs']}")
     add_gpu_flag(parser)
     if baseline.pretrains:
@@ -130,11 +129,11 @@ def _add_supervised_flags(parser, baseline, defaults):
         parser.add_argument(f"--{flag}", action="store_true", help=text)
 
 
-def baseline_config(baseline: Baseline, arguments, processes: int, device: str) -> dict:
+def baseline_config(baseline: Baseline, arguments, device: str) -> dict:
     """The resolved config of a baseline's flags; they win over --set, that over overlays, those over the YAML.
 
     Raises:
-        ConfigError: a wrong key or value, or a batch that cannot be shared out.
+        ConfigError: a wrong key or value.
     """
     flags = {"device": device, "resume": arguments.resume, "dataloader": {"batch_size": arguments.batch_size},
              "train": {"epochs": arguments.num_epoches}}
@@ -151,21 +150,7 @@ def baseline_config(baseline: Baseline, arguments, processes: int, device: str) 
                          _given(flags), program=baseline.program)
     if not baseline.pretrains and config["encoder_path"] and config["mode"] == "scratch":
         config["mode"] = "finetune"
-    share_batch(config, processes)
     return config
-
-
-def share_batch(config: dict, processes: int) -> None:
-    """Make dataloader.batch_size, which the published flags count over all processes, that of one.
-
-    Raises:
-        ConfigError: it cannot be shared out evenly.
-    """
-    batch, rest = divmod(config["dataloader"]["batch_size"], processes)
-    if rest or not batch:
-        raise ConfigError(f"a batch of {config['dataloader']['batch_size']} records cannot be shared out over "
-                          f"{processes} processes; make --batch_size a multiple of {processes}")
-    config["dataloader"]["batch_size"] = batch
 
 
 def _given(flags: dict) -> dict:

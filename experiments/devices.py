@@ -53,7 +53,7 @@ def choose_devices(text: str | None) -> tuple[int, str]:
 
 
 def run(gpu: str | None, script: str, argv, config_for, job) -> None:
-    """Do ``job(config_for(processes, device))`` here, or start experiments/<script>.py with ``argv`` again on several
+    """Do ``job(config_for(device))`` here, or start experiments/<script>.py with ``argv`` again on several
     processes.
 
     Raises:
@@ -61,7 +61,7 @@ def run(gpu: str | None, script: str, argv, config_for, job) -> None:
     """
     processes, device = choose_devices(gpu)
     processes = int(os.environ.get("WORLD_SIZE", processes))
-    config = config_for(processes, device)  # checked here, too: a wrong flag needs no processes
+    config = config_for(device)  # checked here, too: a wrong flag needs no processes
     if processes == 1 or "RANK" in os.environ:
         job(config)
         return

@@ -13,6 +13,7 @@ from small_store import TINY, TINY_FUSION, run, same_environment, store, trained
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from two_processes import run_processes
 
+import main_finetune
 from data_preparation import reformat_memmap
 from experiments import run_ensembled, run_signal, run_spectrogram
 from experiments.baselines import BASELINES, baseline_config, baseline_parser
@@ -35,9 +36,9 @@ CONFIGS = ROOT / "configs" / "downstream"
 SCRIPTS = {"signal": "run_signal", "spectrogram": "run_spectrogram", "fusion": "run_ensembled"}
 
 
-def config_of(baseline, command, processes=1):
+def config_of(baseline, command):
     baseline = BASELINES[SCRIPTS[baseline]]
-    return baseline_config(baseline, baseline_parser(baseline, "").parse_args(command.split()), processes, "cpu")
+    return baseline_config(baseline, baseline_parser(baseline, "").parse_args(command.split()), "cpu")
 
 
 # ============ flags -> config ============
@@ -69,10 +70,13 @@ def test_flags_win_over_set_and_overlays():
     assert config["dataset"]["max_records"] == 240 and config["dataset"]["fold"] == [4, 5]
 
 
-def test_batch_is_that_of_the_step_whatever_the_number_of_processes():
-    assert config_of("signal", "--batch_size 96", processes=2)["dataloader"]["batch_size"] == 48
-    with pytest.raises(ConfigError, match="multiple of 2"):
-        config_of("signal", "--batch_size 5", processes=2)
+def test_a_batch_means_the_same_in_scripts_and_launchers(capsys):
+    """Records a process: the scripts used to share --batch_size out, the launchers to multiply it."""
+    assert config_of("signal", "--batch_size 96 --gpu cpu,cpu")["dataloader"]["batch_size"] == 96
+    for main in (run_signal.main, main_finetune.main):
+        with pytest.raises(SystemExit):
+            main(["--help"])
+        assert "records a process and forward pass" in " ".join(capsys.readouterr().out.split())
 
 
 def test_gating_and_three_heads_reach_the_model():

@@ -104,7 +104,7 @@ def test_run_downstream_takes_a_pretrained_signal_encoder(checkpoints, store, tm
 
 def default_config(script):
     baseline = BASELINES[script]
-    return baseline_config(baseline, baseline_parser(baseline, "").parse_args([]), 1, "cpu")
+    return baseline_config(baseline, baseline_parser(baseline, "").parse_args([]), "cpu")
 
 
 @pytest.mark.parametrize("name, epochs_frozen", [("SIMCLR", 10), ("BYOL", 5)])

@@ -220,3 +220,17 @@ def test_wrong_requests_are_explained(folder, tmp_path):
         run(threshold_search.main, "--weight_folder", folder, "--gpu", "cpu,cpu")
     with pytest.raises(ConfigError, match="no store at"):
         search(folder, "--set", f"dataset.store={tmp_path}/moved")
+
+
+def test_a_damaged_predictions_file_is_made_again(folder, capsys):
+    """Was a traceback; and a search that is interrupted leaves the older file or none."""
+    search(folder, "--fold", 3)
+    place = next((folder / "predictions").glob("fold3*.npz"))
+    whole = place.read_bytes()
+    place.write_bytes(whole[:len(whole) // 2])
+    capsys.readouterr()
+    search(folder, "--fold", 3)
+    assert "from an earlier search" not in capsys.readouterr().out
+    search(folder, "--fold", 3)
+    assert "from an earlier search" in capsys.readouterr().out
+    assert [path.name for path in (folder / "predictions").iterdir() if "tmp" in path.name] == []

@@ -1,4 +1,5 @@
 """Configs of jobs that take seconds: (program, config, processes) by name, and their parts."""
+import jobs  # noqa: F401  (registers the tiny models)
 import small_store
 
 DATA = {"fs": 100, "transforms": [{"random_crop": {"crop_length": 150}}, {"standardize": {"axis": [-1, -2]}}],
