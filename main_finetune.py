@@ -45,8 +45,8 @@ def finetune(config: dict, published_names=False) -> Path:
         files = FoldFiles.published(folder, fold) if published_names else \
             FoldFiles(folder / f"fold{fold}" if several else folder)
         results.append({"fold": fold, **run_fold(records, fold, files, device)})
-    if len(results) > 1 and distributed.is_main():
-        write_summary(results, folder / "summary.csv")
+    if len(results) > 1:
+        distributed.on_main(lambda: write_summary(results, folder / "summary.csv"))
     return folder
 
 

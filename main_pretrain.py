@@ -51,7 +51,7 @@ def pretrain(config: dict) -> Path:
             line = {"epoch": training.epoch, **training.train_epoch(stop)}
             done = training.epoch
             if done % train["figure_every"] == 0 or done == train["epochs"]:
-                draw_reconstruction(training, usable, rows)
+                distributed.on_main(lambda: draw_reconstruction(training, usable, rows))
             if probe and (done % train["probe_every"] == 0 or done == train["epochs"]):
                 line["probe_auroc"] = probe(method.encoder, training.amp)
                 line.update(training.best)
@@ -72,8 +72,6 @@ def pretrain(config: dict) -> Path:
 def draw_reconstruction(training, usable, rows) -> None:
     """For methods that rebuild their input: one ECG, what was masked and its reconstruction, in TensorBoard and as PNG;
     an ECG that is not trained on where dataset.exclude_folds leaves one."""
-    if not distributed.is_main():
-        return
     left_out = np.setdiff1d(usable, rows)
     row = int(left_out[0] if len(left_out) else rows[0])
     start = int(Cropping("center", training.dataset.length).starts(int(training.dataset.samples[row]))[0])

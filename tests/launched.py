@@ -17,8 +17,8 @@ from benchmarks.fault_injection import kill_tree
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = {"model_name": "st_mem_vit_tiny_dec128d2b", "model": {"seq_len": 150, "patch_size": 75, "mask_ratio": 0.5},
-          "dataset": {"fs": 100, "transforms": [{"random_crop": {"crop_length": 150}}, {"standardize": {"axis": [-1, -2]}}],
-                      "max_records": 48},
+          "dataset": {"fs": 100, "max_records": 48, "transforms": [{"random_crop": {"crop_length": 150}},
+                                                                   {"standardize": {"axis": [-1, -2]}}]},
           "train": {"epochs": 200, "lr": 1e-3, "warmup_epochs": 1, "log_every": 1, "checkpoint_every": "2 steps",
                     "keep_every": 100, "keep_last": 1, "figure_every": 100},
           "dataloader": {"batch_size": 8, "num_workers": 0}}
@@ -47,7 +47,8 @@ def wait_for(path, process, lines=1, seconds=120):
 
 
 def end(process, seconds=60):
-    """(exit status, what it printed, without progress bars); fails if it does not end in time or leaves children."""
+    """(exit status, what it printed, without progress bars); fails if it does not end in time or leaves
+    children."""
     try:
         text, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:

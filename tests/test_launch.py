@@ -111,7 +111,7 @@ def test_run_main_turns_endings_into_exit_statuses(handlers, capsys):
 
 def test_errors_of_collectives_are_told_from_those_of_ours():
     """By torch's types; gloo has none, but its errors say where in gloo they come from."""
-    gloo = "[/__w/pytorch/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:9"
+    gloo = "[/__w/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:9"
     assert distributed.lost_contact(RuntimeError(gloo))
     assert distributed.lost_contact(dist.DistNetworkError("x")) and distributed.lost_contact(dist.DistBackendError("x"))
     assert not distributed.lost_contact(RuntimeError("mat1 and mat2 shapes cannot be multiplied; broken pipe"))
@@ -141,14 +141,16 @@ def test_torchrun_is_told_of_both_signals_and_gives_time_to_save():
 
 @pytest.mark.parametrize("usable, gpus, chosen", [
     (None, "0,1", "0,1"), (None, "3", "3"), ("6,7", "0", "6"), ("6,7", "1,0", "7,6"), (" 6 , 7", "1", "7"),
-    ("MIG-a,MIG-b", "1", "MIG-b"), ("GPU-5e,GPU-6f", "0,1", "GPU-5e,GPU-6f"), ("6,7", "cpu", None), ("", "cpu,cpu", None)])
+    ("MIG-a,MIG-b", "1", "MIG-b"), ("GPU-5e,GPU-6f", "0,1", "GPU-5e,GPU-6f"), ("6,7", "cpu", None),
+    ("", "cpu,cpu", None)])
 def test_gpu_numbers_count_what_a_scheduler_gave(usable, gpus, chosen):
     assert parse_devices(gpus, usable) == (len(gpus.split(",")), chosen)
 
 
 @pytest.mark.parametrize("usable, gpus, words", [
-    ("6,7", "2", "only 2 may be used here, numbered from 0 .CUDA_VISIBLE_DEVICES=6,7."), ("", "0", "none may be used here"),
-    ("MIG-a", "0,1", "CUDA_VISIBLE_DEVICES=MIG-a"), (None, "0,00", "write GPU numbers"), (None, "0,cpu", "write GPU numbers"),
+    ("6,7", "2", "only 2 may be used here, numbered from 0 .CUDA_VISIBLE_DEVICES=6,7."),
+    ("", "0", "none may be used here"), ("MIG-a", "0,1", "CUDA_VISIBLE_DEVICES=MIG-a"),
+    (None, "0,00", "write GPU numbers"), (None, "0,cpu", "write GPU numbers"),
     (None, "", "write GPU numbers"), (None, "-1", "write GPU numbers")])
 def test_gpus_that_are_not_there(usable, gpus, words):
     with pytest.raises(ConfigError, match=words):
@@ -158,7 +160,8 @@ def test_gpus_that_are_not_there(usable, gpus, words):
 def test_the_launcher_leaves_a_scheduler_its_say(monkeypatch, tmp_path):
     """The defect: --gpus 0 under CUDA_VISIBLE_DEVICES=6,7 took GPU 0, another job's."""
     script = tmp_path / "script.py"
-    script.write_text("import os, pathlib; pathlib.Path(__file__).with_name('seen').write_text(os.environ['CUDA_VISIBLE_DEVICES'])")
+    script.write_text("import os, pathlib\n"
+                      "pathlib.Path(__file__).with_name('seen').write_text(os.environ['CUDA_VISIBLE_DEVICES'])")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
     monkeypatch.setattr(sys, "argv", [])
     assert launch(str(script), launch_parser("x").parse_args(["--gpus", "1"]), []) == 0
@@ -170,7 +173,8 @@ def test_scripts_started_again_by_the_launcher_choose_no_second_time(monkeypatch
     from experiments.common import choose_devices
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    assert choose_devices("2,3") == (2, "auto") and os.environ["CUDA_VISIBLE_DEVICES"] == "4,5,6,7"  # the launcher's part
+    assert choose_devices("2,3") == (2, "auto")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,5,6,7", "the launcher does that"
     assert choose_devices("3") == (1, "auto") and os.environ["CUDA_VISIBLE_DEVICES"] == "7"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
     monkeypatch.setenv("RANK", "1")
@@ -180,8 +184,8 @@ def test_scripts_started_again_by_the_launcher_choose_no_second_time(monkeypatch
 
 
 @pytest.mark.parametrize("statuses, restarts, status", [
-    ([0], 2, 0), ([137, 137, 0], 2, 0), ([137, 1, 2, 0], 2, 2), ([PREEMPTED, 0], 2, PREEMPTED), ([137, PREEMPTED, 0], 2, PREEMPTED),
-    ([130, 0], 2, 130), ([LOST, 0], 1, 0), ([1, 0], 0, 1)])
+    ([0], 2, 0), ([137, 137, 0], 2, 0), ([137, 1, 2, 0], 2, 2), ([PREEMPTED, 0], 2, PREEMPTED),
+    ([137, PREEMPTED, 0], 2, PREEMPTED), ([130, 0], 2, 130), ([LOST, 0], 1, 0), ([1, 0], 0, 1)])
 def test_failures_are_started_again_and_stops_are_not(monkeypatch, statuses, restarts, status):
     """The defect: torchrun took the 75 of a preempted run for a failure.  A restart goes on from the last checkpoint."""
     started, left = [], list(statuses)
@@ -249,7 +253,8 @@ def end_processes(function, *args, timeout=60, until=2):
 
 
 def _one(function, args, rank, port, folder):
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
+                      MASTER_PORT=str(port))
     torch.set_num_threads(1)
     with open(Path(folder) / f"{rank}.txt", "w", buffering=1) as sys.stdout:
         sys.stderr = sys.stdout

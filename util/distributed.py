@@ -1,7 +1,7 @@
 """The only place that knows how many processes there are.
 
-torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without them there is one process.  CPU tensors travel by gloo, GPU
-tensors by nccl.
+torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without them there is one process.  CPU tensors travel by gloo,
+GPU tensors by nccl.
 """
 import datetime
 import functools
@@ -50,8 +50,8 @@ def _store():
 
 
 def _of_this_attempt(store):
-    """The launcher keeps its store over restarts: without a prefix of their own, restarted processes would find, and
-    try, the addresses of the dead ones (torch 2.13)."""
+    """The launcher keeps its store over restarts: without a prefix of their own, restarted processes would
+    find, and try, the addresses of the dead ones (torch 2.13)."""
     attempt = os.environ.get("TORCHELASTIC_RUN_ID", ""), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return dist.PrefixStore(" ".join(attempt), store)
 
@@ -87,12 +87,12 @@ def is_main() -> bool:
 
 def lost_contact(error) -> bool:
     """Whether a collective failed because another process has ended, or cannot be reached."""
-    # gloo, which serves the CPU, has no error type of its own; its messages begin with the place in its source.
+    # gloo, which serves the CPU, has no error type; its messages begin with the place in its source.
     return isinstance(error, dist.DistError) or isinstance(error, RuntimeError) and "/gloo/" in str(error)
 
 
 def first_to_say(text: str) -> bool:
-    """True on the first process that says ``text``: where all fail alike, one shall speak.  None waits for another."""
+    """True on the first process that says ``text``: where all fail alike, one speaks, and none waits."""
     try:
         store = _store() if dist.is_initialized() else _of_this_attempt(
             dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), wait_for_workers=False,
@@ -121,7 +121,7 @@ def _wait(work):
                 time.sleep(0.002)
             break
         except Preempted as request:
-            stopped = request  # the others, asked as well, will have the same to say; if not, end_when_stuck helps
+            stopped = request  # process 0, asked as well, will say so; if it does not, end_when_stuck helps
     work.wait()
     if stopped:
         raise stopped
@@ -135,15 +135,15 @@ def total(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def any_process(flag: bool) -> bool:
-    """True on every process if ``flag`` is true on one.  Costs a small CPU message, no GPU synchronisation."""
+    """True on every process if ``flag`` is true on one.  A small CPU message, no GPU synchronisation."""
     if world() == 1:
         return flag
     return bool(total(torch.tensor(int(flag))).item())
 
 
 def on_main(function):
-    """Call ``function()`` on process 0 while the others wait for it, however long it takes; returns its value (plain
-    types and tensors) on all.
+    """Call ``function()`` on process 0 while the others wait for it, however long it takes; returns its value
+    (plain types and tensors) on all.
 
     Raises:
         ECGError: on every process, where ``function`` raised one; Preempted, where it was asked to stop.
@@ -165,15 +165,15 @@ def on_main(function):
 
 
 def same_buffers(module: torch.nn.Module) -> None:
-    """Hand process 0's buffers to all.  BatchNorm statistics are each process's own while it trains, and a checkpoint
-    keeps those of process 0: what is evaluated must be what is saved."""
+    """Hand process 0's buffers to all.  BatchNorm statistics are each process's own while it trains, and a
+    checkpoint keeps those of process 0: what is evaluated must be what is saved."""
     if world() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
 
 
 def gather_objects(value) -> list:
-    """``value`` (plain types) of every process, in rank order.  Travels as tensors of JSON text, not as pickle."""
+    """``value`` (plain types) of every process, in rank order.  Travels as JSON text, not as pickle."""
     if world() == 1:
         return [value]
     text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
@@ -188,10 +188,11 @@ def gather_objects(value) -> list:
 
 
 def broadcast_object(value):
-    """Process 0's ``value`` (plain types and tensors, nested as in a checkpoint) on every process, tensors on the CPU.
+    """Process 0's ``value`` (plain types and tensors, nested as in a checkpoint) on every process, tensors on
+    the CPU.
 
-    Travels as what torch.save writes and is read as a checkpoint is: nothing but tensors and plain types is accepted.
-    The others wait for process 0 however long it takes.
+    Travels as what torch.save writes and is read as a checkpoint is: nothing but tensors and plain types is
+    accepted. The others wait for process 0 however long it takes.
     """
     if world() == 1:
         return value
@@ -203,15 +204,6 @@ def broadcast_object(value):
     received = torch.frombuffer(content.getbuffer(), dtype=torch.uint8) if is_main() else \
         torch.empty(size, dtype=torch.uint8)
     _wait(dist.broadcast(received, 0, group=_long_group(), async_op=True))
-    return value if is_main() else torch.load(io.BytesIO(received.numpy()), map_location="cpu", weights_only=True)
-
-
-def from_main(function):
-    """What ``function()`` returns on process 0, on every process; nobody else calls it.
-
-    Raises:
-        ECGError: see ``on_main``.
-    """
-    found = []
-    on_main(lambda: found.append(function()))
-    return broadcast_object(found[0] if found else None)
+    if is_main():
+        return value
+    return torch.load(io.BytesIO(received.numpy()), map_location="cpu", weights_only=True)

@@ -205,6 +205,7 @@ class Training:
     def save(self, name: str = checkpoint.LAST) -> None:
         """Write a checkpoint (process 0) and wait until it is there (all)."""
         state = training_state(self)
+        self.log.flush()  # the points before a checkpoint are as safe as it is
         distributed.on_main(lambda: checkpoint.save(state, self.folder / name))
         self.last_saved = self.folder / name
 

@@ -154,27 +154,30 @@ def report_test(evaluator: Evaluator, training, files: FoldFiles) -> dict[str, f
     """Score the selected checkpoint on the test records; write test_metrics.csv, test_predictions.csv, encoder.pth and,
     where there is a gate, test_gate.csv.  Returns the scores."""
     distributed.barrier()
-    records, classifier = evaluator.records, training.model.classifier
-    chosen = files.best(records.config["test"]["target_metric"])
-    best = distributed.from_main(lambda: checkpoint.load(chosen))
+    classifier = training.model.classifier
+    chosen = files.best(evaluator.records.config["test"]["target_metric"])
+    best = distributed.on_main(lambda: checkpoint.load(chosen))
     classifier.load_state_dict(best["model"])
     probabilities, logits, gate = evaluator.predict(classifier, "test")
     values = evaluator.scores("test", probabilities, logits)
-    count = len(probabilities)
-    print_once(f"test ({chosen.name} of epoch {best['epoch'] + 1}, {count} records): "
+    print_once(f"test ({chosen.name} of epoch {best['epoch'] + 1}, {len(probabilities)} records): "
                + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
-    if distributed.is_main():
-        table = {"records": count, **{name: round(value, 4) for name, value in values.items()},
-                 **intervals(evaluator, probabilities)}
-        pd.DataFrame([table]).to_csv(files.folder / "test_metrics.csv", index=False)
-        write_predictions(records, evaluator.parts["test"], probabilities, files.folder / "test_predictions.csv")
-        if gate is not None:
-            gates = gate_table(gate, evaluator.labels("test"), records.classes)
-            gates.to_csv(files.folder / "test_gate.csv", index=False, float_format="%.4f")
-            print_once(f"gate: mean weight of the signal branch {gates['signal'][0]:.3f}, by class in test_gate.csv")
-        save_encoder(classifier, files.folder / "encoder.pth", epoch=best["epoch"], config=training.config,
-                     leads=records.leads)
+    distributed.on_main(lambda: _write_test(evaluator, training, files, best["epoch"], values, probabilities, gate))
     return values
+
+
+def _write_test(evaluator, training, files, epoch, values, probabilities, gate):
+    """The files of ``report_test``."""
+    records, classifier = evaluator.records, training.model.classifier
+    table = {"records": len(probabilities), **{name: round(value, 4) for name, value in values.items()},
+             **intervals(evaluator, probabilities)}
+    pd.DataFrame([table]).to_csv(files.folder / "test_metrics.csv", index=False)
+    write_predictions(records, evaluator.parts["test"], probabilities, files.folder / "test_predictions.csv")
+    if gate is not None:
+        gates = gate_table(gate, evaluator.labels("test"), records.classes)
+        gates.to_csv(files.folder / "test_gate.csv", index=False, float_format="%.4f")
+        print_once(f"gate: mean weight of the signal branch {gates['signal'][0]:.3f}, by class in test_gate.csv")
+    save_encoder(classifier, files.folder / "encoder.pth", epoch=epoch, config=training.config, leads=records.leads)
 
 
 def intervals(evaluator: Evaluator, probabilities) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """The machines of one run: how their launchers find each other, start together and end together.
 
-torchrun starts the processes of one machine and sees how they end.  What it leaves to us is what concerns all machines:
-a preempted run must end on all of them and not be started again, and after a failure all must mean the same attempt.
+torchrun starts the processes of one machine and sees how they end.  What it leaves to us is what concerns all
+machines: a preempted run must end on all of them and not be started again, and after a failure all must mean
+the same attempt.
 """
 import contextlib
 import datetime
@@ -27,8 +28,8 @@ POLL_SECONDS = 0.5
 def choose_interface(address: str) -> None:
     """Have gloo and NCCL use the network interface that leads to machine 0, unless the user has named one.
 
-    Left alone, gloo takes the address that this machine's own name resolves to.  Debian's /etc/hosts says 127.0.1.1,
-    which no other machine can reach: all would wait for each other.
+    Left alone, gloo takes the address that this machine's own name resolves to.  Debian's /etc/hosts says
+    127.0.1.1, which no other machine can reach: all would wait for each other.
 
     Raises:
         ConfigError: ``address`` is unknown, cannot be reached, or is this machine's own loopback.
@@ -37,9 +38,9 @@ def choose_interface(address: str) -> None:
         return
     own = _own_address(address)
     if ipaddress.ip_address(own).is_loopback:
-        raise ConfigError(f"--master_addr {address} leads to this machine's loopback ({own}), where no other machine can "
-                          "reach it; give machine 0's address in the network (hostname -I shows it), or export "
-                          "GLOO_SOCKET_IFNAME=lo to try several launchers on one machine")
+        raise ConfigError(f"--master_addr {address} leads to this machine's loopback ({own}), where no other "
+                          "machine can reach it; give machine 0's address in the network (hostname -I shows it), "
+                          "or export GLOO_SOCKET_IFNAME=lo to try several launchers on one machine")
     name = next((name for _, name in socket.if_nameindex() if own in _addresses(name)), None)
     if name:
         os.environ["GLOO_SOCKET_IFNAME"] = name
@@ -54,7 +55,8 @@ def _own_address(address):
             probe.connect(target)
             return probe.getsockname()[0]
     except OSError as error:
-        raise ConfigError(f"--master_addr {address}: {error.strerror or error}; give machine 0's name or address") from None
+        raise ConfigError(f"--master_addr {address}: {error.strerror or error}; give machine 0's name or "
+                          "address") from None
 
 
 def _addresses(interface):
@@ -64,7 +66,8 @@ def _addresses(interface):
         answer = fcntl.ioctl(probe, 0x8915, struct.pack("256s", interface.encode()))  # SIOCGIFADDR
         found.append(socket.inet_ntoa(answer[20:24]))
     with contextlib.suppress(OSError), open("/proc/net/if_inet6", encoding="ascii") as file:
-        found += [str(ipaddress.ip_address(bytes.fromhex(row.split()[0]))) for row in file if row.split()[-1] == interface]
+        found += [str(ipaddress.ip_address(bytes.fromhex(digits)))
+                  for digits, *_, name in map(str.split, file) if name == interface]
     return found
 
 
@@ -72,12 +75,13 @@ def _addresses(interface):
 class Meeting:
     """What the launchers of all machines agree on, in a key-value store that machine 0's launcher keeps.
 
-    Its keys: ``attempt``, the number of the current start of all processes, which every launcher may advance once;
-    ``<attempt>/<node>``, that launcher is ready for it; ``ended``, the status with which the run is over for good;
-    ``left/<node>``, that launcher knows and needs the store no more.
+    Its keys: ``attempt``, the number of the current start of all processes, which every launcher may advance
+    once; ``<attempt>/<node>``, that launcher is ready for it; ``ended``, the status with which the run is
+    over for good; ``left/<node>``, that launcher knows and needs the store no more.
 
     Args:
-        nodes, node: number of machines, and of this one; address, port: of machine 0; port 0 takes a free one.
+        nodes, node: number of machines, and of this one.
+        address, port: of machine 0; port 0 takes a free one.
 
     Raises:
         ECGError: machine 0 cannot be reached, or the port is taken.
@@ -89,23 +93,24 @@ class Meeting:
         self._store = self._open(port)
         self.port = self._store.port
         self.attempt = self._current()
-        if self._store.add(f"launchers/{node}", 1) > 1:  # the one before was killed: the others shall start again, too
-            self.advance()
+        if self._store.add(f"launchers/{node}", 1) > 1:
+            self.advance()  # the launcher before was killed: the others shall start again, too
 
     def _open(self, port):
         from torch.distributed import DistError, TCPStore
         while True:
             try:  # in short spells, between which a signal is noticed
                 # torchrun opens a store at the same port; in this process it gets this one.
-                return TCPStore(self.address, port, is_master=self.node == 0, wait_for_workers=False, multi_tenant=True,
-                                timeout=datetime.timedelta(seconds=5))
+                return TCPStore(self.address, port, is_master=self.node == 0, wait_for_workers=False,
+                                multi_tenant=True, timeout=datetime.timedelta(seconds=5))
             except DistError as error:
                 if self.node == 0:
-                    raise ECGError(f"port {port} of this machine cannot be used ({str(error).splitlines()[0]}); choose "
-                                   "another --master_port, the same on all machines") from None
+                    reason = str(error).splitlines()[0]
+                    raise ECGError(f"port {port} of this machine cannot be used ({reason}); choose another "
+                                   "--master_port, the same on all machines") from None
                 if time.monotonic() > self._deadline:
-                    raise ECGError(f"machine 0 does not answer at {self.address}, port {port}; is its launcher running, "
-                                   "with --node_rank 0 and the same --master_port?") from None
+                    raise ECGError(f"machine 0 does not answer at {self.address}, port {port}; is its launcher "
+                                   "running, with --node_rank 0 and the same --master_port?") from None
 
     def _current(self):
         return int(self._store.compare_set("attempt", "", "0"))
@@ -132,8 +137,8 @@ class Meeting:
         return self._ended
 
     def join(self, last: int) -> bool:
-        """Wait until the launchers of all machines are ready for the same attempt; False if the run is over, or has had
-        its ``last`` attempt.
+        """Wait until the launchers of all machines are ready for the same attempt; False if the run is over,
+        or has had its ``last`` attempt.
 
         Raises:
             ECGError: some did not come in time.
@@ -144,22 +149,23 @@ class Meeting:
             if self.attempt > last:
                 return False
             self._store.set(f"{self.attempt}/{self.node}", "")
-            missing = [str(node) for node in range(self.nodes) if not self._store.check([f"{self.attempt}/{node}"])]
+            missing = ", ".join(str(node) for node in range(self.nodes)
+                                if not self._store.check([f"{self.attempt}/{node}"]))
             if not missing:
                 return True
             if time.monotonic() > self._deadline:
-                raise ECGError(f"machine {', '.join(missing)} of {self.nodes} did not come within {WAIT_SECONDS} s; start "
-                               "the same command there, with its own --node_rank")
+                raise ECGError(f"machine {missing} of {self.nodes} did not come within {WAIT_SECONDS} s; start the "
+                               "same command there, with its own --node_rank")
             if time.monotonic() > told:
-                print(f"waiting for machine {', '.join(missing)} of {self.nodes} (numbered from 0) ...", file=sys.stderr)
+                print(f"waiting for machine {missing} of {self.nodes} (numbered from 0) ...", file=sys.stderr)
                 told = self._deadline
             time.sleep(POLL_SECONDS)
         return False
 
     @contextlib.contextmanager
     def watch(self):
-        """While the processes of this attempt run: send this launcher SIGTERM where the others have ended the run or
-        begun another attempt, or cannot be asked any more.  Yields an event that is set then."""
+        """While the processes of this attempt run: send this launcher SIGTERM where the others have ended the
+        run or begun another attempt, or cannot be asked any more.  Yields an event that is set then."""
         over, called = threading.Event(), threading.Event()
 
         def look():
@@ -192,7 +198,8 @@ class Meeting:
                 if status:
                     self._store.compare_set("ended", "", str(status))
                 self._store.set(f"left/{self.node}", "")
-                while self.node == 0 and not self._store.check([f"left/{node}" for node in range(self.nodes)]):
+                everyone = [f"left/{node}" for node in range(self.nodes)]
+                while self.node == 0 and not self._store.check(everyone):
                     time.sleep(POLL_SECONDS)
 
         thread = threading.Thread(target=farewell, daemon=True)  # machine 0 may be out of reach

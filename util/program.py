@@ -11,12 +11,12 @@ from util.stop import LOST, PREEMPTED, Preempted, StopRequest, end_when_stuck, i
 def run_main(main, argv=None) -> int:
     """Call ``main(argv)``; errors a person can act on become one sentence and an exit status.
 
-    One process of several ends here, without returning, unless all went well: the others may be waiting for it in a
-    collective that it will never enter, and leaving the group in order would wait for them.
+    One process of several ends here, without returning, unless all went well: the others may be waiting for
+    it in a collective that it will never enter, and leaving the group in order would wait for them.
 
     Returns:
-        0; 2 after an ECGError; 75 after a stop on request (SIGTERM, SIGUSR1); 76 when another process of the run is
-        gone; 130 after Ctrl-C.
+        0; 2 after an ECGError; 75 after a stop on request (SIGTERM, SIGUSR1); 76 when another process of the
+        run is gone; 130 after Ctrl-C.
     """
     several = in_group()
     try:
@@ -55,7 +55,7 @@ def _leave(status):
 
 
 def _ending(error) -> tuple[int, str | None]:
-    """(exit status, what to say) for what ended a main program; None for an error of ours, which needs a traceback."""
+    """(exit status, what to say) for what ended a main program; None for an error that needs a traceback."""
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
     preempted = isinstance(error, Preempted)

@@ -39,7 +39,7 @@ def resume(training) -> str | None:
         CheckpointError: damaged, of another model, or not the same on every process.
     """
     config = training.config
-    path, state = distributed.from_main(lambda: _read(config["resume"], training.folder))
+    path, state = distributed.on_main(lambda: _read(config["resume"], training.folder))
     if path is None:
         training.epoch = config["start_epoch"]
         training.batches.set_epoch(training.epoch)

@@ -1,4 +1,5 @@
-"""Preemption: SIGTERM or SIGUSR1 asks a run to stop.  It finishes its step, writes a checkpoint and exits with 75."""
+"""Preemption: SIGTERM or SIGUSR1 asks a run to stop.  It finishes its step, writes a checkpoint and exits
+with 75."""
 import contextlib
 import os
 import signal
@@ -24,11 +25,12 @@ class StopRequest:
     """Notices SIGTERM and SIGUSR1 while in its ``with`` block.
 
     Args:
-        raise_immediately: raise Preempted wherever the program stands, for stretches where nothing needs saving; else
+        raise_immediately: raise Preempted wherever the program stands, for stretches where nothing needs
+        saving; else
             ``requested`` is set and the program looks at it when it can save itself.
 
-    After a request both signals are ignored: a cluster, torchrun and a shell may each send their own, and the second
-    must not kill what the first has asked to save itself.
+    After a request both signals are ignored: a cluster, torchrun and a shell may each send their own, and the
+    second must not kill what the first has asked to save itself.
 
     Attributes:
         ever: whether this process was asked to stop at any time.
@@ -41,8 +43,8 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        """True after a signal, be it long ago and what it raised lost in a destructor, and when torchrun is gone (killed
-        outright): nobody would end this process in time."""
+        """True after a signal, be it long ago and what it raised lost in a destructor, and when torchrun is
+        gone (killed outright): nobody would end this process in time."""
         return StopRequest.ever or self._launcher not in (None, os.getppid())
 
     def _notice(self, number, frame):
@@ -65,8 +67,8 @@ class StopRequest:
 
 
 def ignore_signals(worker: int | None = None) -> None:
-    """Be deaf to both signals.  A loader's worker must be: it would leave its training process without data for the
-    step that is to be finished."""
+    """Be deaf to both signals.  A loader's worker must be: it would leave its training process without data
+    for the step that is to be finished."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -88,9 +90,10 @@ def working_alone():
 def end_when_stuck() -> None:
     """From a stop request on, end this process with PREEMPTED if it waits for another one for STUCK_SECONDS.
 
-    A collective waits outside of Python: no handler runs there, and a process that is asked to stop cannot say so where
-    its peer is stopped, or on a machine that cannot be reached.  So a thread looks whether the main thread moves.  What
-    the run has done since its last checkpoint is lost; a peer that comes within STUCK_SECONDS costs nothing.
+    A collective waits outside of Python: no handler runs there, and a process that is asked to stop cannot
+    say so where its peer is stopped, or on a machine that cannot be reached.  So a thread looks whether the
+    main thread moves.  What the run has done since its last checkpoint is lost; a peer that comes within
+    STUCK_SECONDS costs nothing.
     """
     reader, writer = socket.socketpair()
     writer.setblocking(False)
@@ -108,8 +111,8 @@ def _watch(reader, writer):
         if now != stands or _working_alone.is_set():
             stands, since = now, time.monotonic()
         elif time.monotonic() - since > STUCK_SECONDS:
-            print(f"stopped on request while waiting {STUCK_SECONDS} s for another process; go on from the last "
-                  "checkpoint with --resume auto", file=sys.stderr, flush=True)
+            print(f"stopped on request while waiting {STUCK_SECONDS} s for another process; go on from the "
+                  "last checkpoint with --resume auto", file=sys.stderr, flush=True)
             os._exit(PREEMPTED)
         time.sleep(0.5)
 
