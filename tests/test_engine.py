@@ -1,6 +1,7 @@
 """The engine's arithmetic: accumulation, and which weights are the best."""
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from tiny_jobs import CNN, LOADER, ST_MEM, with_store
@@ -11,6 +12,7 @@ from main_pretrain import pretrain
 from models.registry import register
 from util import checkpoint
 from util.config import check
+from util.dataset import TrainingBatches
 
 
 class Square(nn.Module):
@@ -74,3 +76,21 @@ def test_the_weights_of_the_lowest_loss_are_kept(tmp_path, monkeypatch):
     name = "stem.0.0.weight"
     assert torch.equal(best["model"][name], kept[1][name]) and not torch.equal(kept[1][name], kept[2][name])
     assert torch.equal(encoder["model"][name], kept[1][name])
+
+
+@pytest.mark.parametrize("before, now", [((8, 1), (4, 5)), ((4, 2), (8, 3)), ((8, 3), (8, 2))])
+def test_another_number_of_processes_sees_every_record_of_the_epoch_once(before, now):
+    """(batch_size, processes) of 96 records, changed after two steps.  The defect: 8 of 96 were seen twice."""
+    rows, seen = np.arange(96), []
+
+    def see(batch_size, world, first, steps, offset):
+        for rank in range(world):
+            batches = TrainingBatches(rows, np.full(96, 200), 100, batch_size=batch_size, rank=rank, world=world)
+            batches.set_epoch(3, first, offset)
+            parts = list(batches)[:steps]
+            seen.extend(row for part in parts for row, _, _ in part)
+        return batches.per_step
+    shown = 2 * see(*before, 0, 2, 0)
+    per_step = now[0] * now[1]
+    see(*now, shown // per_step, None, shown % per_step)
+    assert len(seen) == len(set(seen)) == 96 - (96 - shown) % per_step
