@@ -36,7 +36,7 @@ MAT_OFFSET = 24                     # five 32-bit integers and the name "val\0"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
 # name signals fs samples [time] [date]; behind the fs there may be /counter(base)
 _RECORD_LINE = re.compile(r"""
-    (?P<name>\S+) \s+ (?P<signals>0*[1-9][0-9]{0,3})
+    (?P<name>\S+) \s+ (?P<signals>[0-9]{1,4})
     (\s+ (?P<fs>[^\s/]*) \S* (\s+ (?P<samples>[0-9]{1,12}) (\s.*)? )? )?""", re.VERBOSE)
 # file format[xframe][:skew][+offset] gain[(baseline)][/unit] resolution zero first checksum block name
 _SIGNAL_LINE = re.compile(r"""
@@ -125,7 +125,7 @@ def read_header(path):
     if not lines:
         raise RecordError("header unreadable: no record line")
     named, n_signals, fs, n_samples = _parse_record_line(lines[0])
-    if len(lines) - 1 < n_signals:
+    if not 0 < n_signals < len(lines):
         raise RecordError(f"header unreadable: {n_signals} signals announced, {len(lines) - 1} signal lines")
     signals = tuple(_parse_signal_line(line, number) for number, line in enumerate(lines[1:n_signals + 1], 1))
     flags = [] if named == record else [f"header calls the record {named}"]
