@@ -103,6 +103,9 @@ def _facts(name, given, known, data):
     """Arguments that follow from the data; a ConfigError where the spec says otherwise."""
     if data is None:
         return {}
+    if data.num_classes is not None and "num_classes" not in known:
+        raise ConfigError(f"model {name} does not classify: its factory takes no num_classes; choose an encoder or a "
+                          "fusion of models/, or give the factory that argument (None: no head)")
     # An encoder that goes by the leads' names may know more of them than the data has.
     facts = {"leads": list(data.leads)} if "leads" in known else {"num_leads": len(data.leads)}
     facts |= {"fs": data.fs, "num_classes": data.num_classes}

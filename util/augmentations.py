@@ -5,7 +5,7 @@ frequencies, frames); ``random`` is the samples' ``KeyedRandom``.  None of them 
 be an operation of RandAugment, a step of a view, or a step of ``dataset.transforms``.  Amplitudes are in the
 unit of the signal at that place: mV, or standard deviations after ``standardize``.
 
-A new one is a function here, or anywhere under models/, that says ``@augmentation()``.
+A new one is a function here that says ``@augmentation()``.
 """
 import functools
 import inspect
