@@ -1,7 +1,10 @@
-"""The engine's arithmetic: accumulation, and which weights are the best."""
+"""The engine's arithmetic: accumulation, clipping, schedules, and which weights are the best."""
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
+import small_store
 import torch
 from tiny_jobs import CNN, LOADER, ST_MEM, with_store
 from torch import nn
@@ -15,6 +18,8 @@ from util import checkpoint
 from util.config import check
 from util.dataset import TrainingBatches, split_rows
 from util.evaluation import Evaluator
+from util.optim import lr_at
+from util.store import RecordStore
 from util.supervised import LabelledRecords
 
 
@@ -30,14 +35,19 @@ class Spread(Encoder):
 
 
 class Square(Method):
-    """The plainest method: a mean over the batch, nothing random, no running statistics."""
+    """The plainest method: a mean over the batch, nothing random, no running statistics.  It remembers what it saw."""
+    rows, progress = [], []
 
     def __init__(self):
         super().__init__()
-        self.encoder = Spread()
+        self.encoder, self.head = Spread(), nn.Linear(3, 3)
 
     def forward(self, batch):
-        return {"loss": self.encoder(batch["signal"]).square().mean()}
+        self.rows.extend(batch["record"].tolist())
+        return {"loss": self.head(self.encoder(batch["signal"])).square().mean()}
+
+    def after_step(self, progress):
+        self.progress.append(progress)
 
 
 @register
@@ -50,29 +60,59 @@ def job(config, folder, program):
     return check({**config, "output_dir": str(folder), "exp_name": "run", "device": "cpu"}, program)
 
 
+SQUARE = {**ST_MEM, "model_name": "square"}
+
+
 def trained(folder, config, **train):
+    """Weights after pre-training."""
+    Square.rows, Square.progress = [], []
     pretrain(job(with_store(config, **train), folder, "pretrain"))
-    return checkpoint.load(folder / "run" / "encoder.pth")["model"]
+    return checkpoint.load(folder / "run" / "checkpoint-last.pth")["model"]
 
 
 def test_two_micro_batches_of_four_equal_a_batch_of_eight(tmp_path):
     """By plain gradient descent: AdamW would hide a loss that is not divided."""
-    config = {**ST_MEM, "model_name": "square"}
     sgd = {"optimizer": "sgd", "lr": 0.05, "warmup_epochs": 0}
-    whole = trained(tmp_path / "8", config, **sgd)
-    halves = trained(tmp_path / "4", {**config, "dataloader": {**LOADER, "batch_size": 4}}, accum_iter=2, **sgd)
+    whole = trained(tmp_path / "8", SQUARE, **sgd)
+    halves = trained(tmp_path / "4", {**SQUARE, "dataloader": {**LOADER, "batch_size": 4}}, accum_iter=2, **sgd)
     torch.manual_seed(0)
-    assert (whole["layer.weight"] - Square().encoder.layer.weight).abs().max() > 1e-3
+    assert (whole["encoder.layer.weight"] - Square().encoder.layer.weight).abs().max() > 1e-3
     for name in whole:
         assert torch.allclose(whole[name], halves[name], rtol=1e-5, atol=1e-7), name
+
+
+def test_the_gradient_of_the_whole_model_is_clipped(tmp_path):
+    """One step of plain gradient descent with rate 1 moves all parameters together by max_norm."""
+    moved = trained(tmp_path, SQUARE, optimizer="sgd", lr=1.0, warmup_epochs=0, epochs=1, steps_per_epoch=1,
+                    max_norm=1e-3)
+    torch.manual_seed(0)
+    change = [moved[name] - value for name, value in Square().state_dict().items()]
+    assert torch.cat([part.flatten() for part in change]).norm() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_learning_rate_and_slow_teachers_move_at_every_step(tmp_path):
+    """By the position in the run, not by the epoch alone."""
+    trained(tmp_path, SQUARE, lr=0.1, warmup_epochs=1)
+    lines = (tmp_path / "run" / "log_steps.txt").read_text().splitlines()
+    assert [json.loads(line)["lr"] for line in lines] == pytest.approx(
+        [lr_at(step / 6, lr=0.1, min_lr=0, warmup_epochs=1, epochs=2) for step in range(12)])
+    assert Square.progress == pytest.approx([step / 12 for step in range(1, 13)])
+
+
+def test_excluded_folds_are_not_trained_on(tmp_path):
+    config = with_store(SQUARE)
+    trained(tmp_path, {**config, "dataset": {**config["dataset"], "exclude_folds": [3, 4], "max_records": None}})
+    folds = RecordStore(small_store.store() / "fs100").records["fold"].to_numpy()
+    assert set(folds[Square.rows]) == set(range(10)) - {3, 4}
 
 
 def test_the_weights_of_the_lowest_loss_are_kept_tested_and_handed_on(tmp_path, monkeypatch):
     """Of losses 1.0, 0.5 and 0.8 those of the second epoch.  The defect: a test of the last weights passed."""
     config = job(with_store({**CNN, "train": {**CNN["train"], "epochs": 3, "lr": 0.05}}), tmp_path, "finetune")
-    losses, select, kept = iter([1.0, 0.5, 0.8]), Evaluator.select, []
+    losses, select, kept, steps = iter([1.0, 0.5, 0.8]), Evaluator.select, [], []
 
     def selected(self, training):
+        steps.append(training.batches.steps)
         kept.append({name: value.clone() for name, value in training.model.classifier.state_dict().items()})
         return {**select(self, training), "loss": next(losses)}
     monkeypatch.setattr(Evaluator, "select", selected)
@@ -84,6 +124,8 @@ def test_the_weights_of_the_lowest_loss_are_kept_tested_and_handed_on(tmp_path, 
     assert best["epoch"] == encoder["epoch"] == 1 and len(kept) == 3
     for state in (best["model"], encoder["model"]):
         assert same(state, 1) and not same(state, 0) and not same(state, 2)
+    seen = [int(state["stem.0.1.num_batches_tracked"]) for state in kept]   # by BatchNorm, in training alone
+    assert seen == [steps[0], 2 * steps[0], 3 * steps[0]]
     table = pd.read_csv(folder / "test_predictions.csv")
     assert np.allclose(probabilities_by(kept[1], folder), table.filter(like="probability_"), atol=1e-5)
     assert not np.allclose(probabilities_by(kept[2], folder), table.filter(like="probability_"), atol=1e-3)

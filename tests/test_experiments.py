@@ -80,7 +80,8 @@ def test_a_batch_means_the_same_in_scripts_and_launchers(capsys):
 
 
 def test_gating_and_three_heads_reach_the_model():
-    config = config_of("fusion", "--set model.signal.channels=4 --set model.spectrogram.channels=2 --gating --three_head")
+    sizes = "--set model.signal.channels=4 --set model.spectrogram.channels=2"
+    config = config_of("fusion", f"{sizes} --gating --three_head")
     assert config["output_dir"] == "./checkpoints/base_ensemble_wgating"
     fusion = build_configured(config, 24)
     assert fusion.gate is not None and set(fusion.extra_heads) == {"signal", "spectrogram"}
