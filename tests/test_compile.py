@@ -8,12 +8,13 @@ from torch import nn
 
 import jobs  # noqa: F401  (registers the tiny models)
 from main_pretrain import pretrain
+from models.contract import Encoder
 from models.registry import register
 from util.config import check
 from util.engine import Training
 
 
-class Plain(nn.Module):
+class Plain(Encoder):
     """The smallest encoder: compiled in no time."""
 
     def __init__(self, width=8):
@@ -57,5 +58,6 @@ def test_no_step_after_the_second_compiles_anything(name, tmp_path, monkeypatch)
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     monkeypatch.setattr(Training, "_step", counting)
     config = with_store({**CONFIGS, "st_mem": ST_MEM}[name], compile=True)
-    pretrain(check({**config, "output_dir": str(tmp_path), "exp_name": "run", "dataloader": LOADER, "device": "cpu"}))
+    pretrain(check({**config, "output_dir": str(tmp_path), "exp_name": "run", "dataloader": LOADER, "device": "cpu"},
+                   "pretrain"))
     assert len(counts) == 12 and 0 < counts[1] == counts[-1], counts

@@ -80,7 +80,8 @@ def test_a_batch_means_the_same_in_scripts_and_launchers(capsys):
 
 
 def test_gating_and_three_heads_reach_the_model():
-    config = config_of("fusion", "--set model.signal.channels=4 --set model.spectrogram.channels=2 --gating --three_head")
+    sizes = "--set model.signal.channels=4 --set model.spectrogram.channels=2"
+    config = config_of("fusion", f"{sizes} --gating --three_head")
     assert config["output_dir"] == "./checkpoints/base_ensemble_wgating"
     fusion = build_configured(config, 24)
     assert fusion.gate is not None and set(fusion.extra_heads) == {"signal", "spectrogram"}
@@ -195,7 +196,8 @@ def test_defect_9_standardisation_and_selection_keep_out_of_the_test_fold():
         record = np.vstack([record, np.repeat(record.mean(0, keepdims=True), max(250 - len(record), 0), axis=0)])
         crops.append(record[spare:spare + 250])
     np.testing.assert_allclose(trained.classifier.standardize.mean, np.concatenate(crops).mean(0), atol=2e-5)
-    np.testing.assert_allclose(trained.classifier.standardize.std, np.mean([c.std(0) for c in crops], axis=0), rtol=1e-4)
+    stds = np.mean([crop.std(0) for crop in crops], axis=0)
+    np.testing.assert_allclose(trained.classifier.standardize.std, stds, rtol=1e-4)
     tested = pd.read_csv(trained_signal() / "fold3" / "test_predictions.csv")["record"]
     assert set(tested) == set(small.records["record"][folds == 3])
 
@@ -335,6 +337,20 @@ def test_a_fusion_takes_simclr_where_dino_is_absent_and_says_what_starts_anew(tm
     assert all(torch.equal(value, before[key]) for key, value in fusion.spectrogram.state_dict().items())
 
 
+def test_of_several_published_files_the_best_is_taken(tmp_path):
+    """DINO's before SimCLR's before BYOL's, by a fusion's branch and by an encoder alone; the folder is not a queue."""
+    states = []
+    for file in ("BYOL_signal.pth", "SIMCLR_signal.pth", "DINO_signal_student.pth"):    # from the last to the first
+        encoder = build(tiny_branches()["signal"], num_classes=None)
+        torch.nn.init.constant_(encoder.stem[0][0].weight, len(states))
+        states.append(encoder.state_dict())
+        torch.save({"model": states[-1]}, tmp_path / file)
+        for model in (build("fusion", **tiny_branches()), build(tiny_branches()["signal"])):
+            assert file in load_pretrained(model, tmp_path)
+            loaded = model.branches.get("signal", model).state_dict()
+            assert all(torch.equal(loaded[name], value) for name, value in states[-1].items())
+
+
 def test_a_file_goes_where_it_fits(tmp_path):
     states = pretrained_folder(tmp_path, DINO)
     fusion = build("fusion", **tiny_branches())
@@ -357,7 +373,7 @@ def test_finetune_flag_transfers_and_prints_the_count(tmp_path, capsys):
     trained = load_trained(tmp_path / "run" / "fold1_bestROC.pth").classifier
     given = torch.load(tmp_path / DINO["spectrogram"], weights_only=True)["model"]
     torch.testing.assert_close(trained.stem[0].weight.data, given["stem.0.weight"], atol=1e-6, rtol=0)
-    assert torch.equal(trained.standardize.mean, given["standardize.mean"]), "the scale that the weights were trained on"
+    assert torch.equal(trained.standardize.mean, given["standardize.mean"]), "the scale of the weights"
 
 
 # ============ several processes ============

@@ -4,12 +4,13 @@ import csv
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.signal
 import torch
 from small_store import recordings, run, trained_signal
 from wfdb_files import SHARED, ecg_counts, needs_broken, write_record
 
 from experiments import predict
-from experiments.trained_weights import class_codes
+from experiments.trained_weights import class_codes, load_trained
 from util.challenge import ABBREVIATIONS, CLASSES, NAMES
 from util.errors import CheckpointError, ECGError
 from util.thresholds import Thresholds, save_thresholds
@@ -97,6 +98,26 @@ def test_any_sampling_rate_and_length(tmp_path):
     write_record(tmp_path / "in", "fast", ecg_counts(4000), fs="1000")
     table = diagnose(tmp_path / "in", tmp_path / "out")
     assert table[list(ABBREVIATIONS)].astype(float).apply(lambda column: column.between(0, 1)).all(axis=None)
+
+
+def test_a_recording_above_32_millivolts_keeps_its_millivolts(tmp_path):
+    """Its counts are of 2 microvolts and more, unlike its neighbour's: each has a scale of its own.  Compared with the
+    classifier's own answer to the float signal."""
+    given, length = tmp_path / "in", 1250                           # 2.5 s at 500 Hz: one crop of 250
+    small = ecg_counts(length).clip(-900, 900)
+    for name, gain in (("a", "1000/mV"), ("b", "12.5/mV")):         # b: up to 72 mV
+        write_record(given, name, small, gain=gain)
+    table = diagnose(given, tmp_path / "out")
+    trained = load_trained(trained_signal() / ROC)
+    for name, millivolts in (("a", 1 / 1000), ("b", 1 / 12.5)):
+        signal = scipy.signal.resample(small * millivolts, 250).T[None].astype(np.float32)
+        assert (abs(signal).max() > 32.767) == (name == "b")
+        with torch.no_grad():
+            expected = trained.classifier(trained.pipeline(torch.from_numpy(signal))).sigmoid()[0]
+        got = table.loc[name, list(ABBREVIATIONS)].astype(float).to_numpy()
+        np.testing.assert_allclose(got, expected, atol=2e-3)
+    assert np.abs(table.loc["a", list(ABBREVIATIONS)].astype(float) -
+                  table.loc["b", list(ABBREVIATIONS)].astype(float)).max() > 0.02
 
 
 def test_memory_is_bounded_and_chunks_change_nothing(tmp_path, monkeypatch):

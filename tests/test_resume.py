@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from jobs import run_job
@@ -14,8 +15,12 @@ from tiny_jobs import SCENARIOS, with_store
 from two_processes import run_processes
 
 from benchmarks.fault_injection import differences
+from util import distributed, resume
 from util.errors import CheckpointError
-from util.resume import check_agreement
+from util.meters import Meters
+from util.optim import make_optimizer
+from util.resume import check_agreement, training_state
+from util.setup import seed_everything
 from util.stop import PREEMPTED
 
 KILL, TERM, USR1 = signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1
@@ -63,6 +68,38 @@ def test_fine_tuning_on_two_processes_stopped_in_evaluation(tmp_path):
     assert check_stopped_run("cnn 2", tmp_path, stops) == len(stops)
 
 
+def draws_after_resuming():
+    """What dropout would draw after a checkpoint, in the run that wrote it and in one that resumes from it."""
+    torch.manual_seed(7 + torch.distributed.get_rank())
+    model = torch.nn.Linear(2, 2)
+    optimizer = make_optimizer(model, {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0, "decay_all": False,
+                                       "optimizer_kwargs": {}})
+    training = SimpleNamespace(model=model, config={}, epoch=0, step=0, optimizer=optimizer, best={}, last_saved=None,
+                               scaler=torch.amp.GradScaler("cpu", enabled=False), meters=Meters(None),
+                               batches=SimpleNamespace(per_step=8, offset=0), position=lambda: 0.0)
+    state = distributed.broadcast_object(training_state(training))
+    before = torch.rand(4)
+    resume._restore(training, state)
+    return [before, torch.rand(4)]
+
+
+def test_every_process_resumes_its_own_random_numbers():
+    """The defect would be that all go on with those of process 0."""
+    (first, first_again), (second, second_again) = run_processes(draws_after_resuming, 2)
+    assert torch.equal(first, first_again) and torch.equal(second, second_again) and not torch.equal(first, second)
+
+
+def own_draws():
+    seed_everything(3)
+    return [random.random(), float(np.random.rand()), torch.rand(()).item()]
+
+
+def test_every_process_draws_numbers_of_its_own():
+    """Dropout and drop path would else be alike in all parts of a batch."""
+    first, second = run_processes(own_draws, 2)
+    assert len({*first, *second}) == 6
+
+
 def in_a_folder_of_its_own(places):
     """Work where no other process looks, as machines without a common disk do."""
     place = Path(places) / f"node{os.environ['RANK']}"
@@ -71,7 +108,8 @@ def in_a_folder_of_its_own(places):
 
 
 def test_processes_that_share_no_folder_go_on_together(tmp_path):
-    """Process 0 alone reads and writes.  The defect: process 1, which finds nothing, began anew in the same collectives.
+    """Process 0 alone reads and writes.  The defect: process 1, which finds nothing, began anew in the same
+    collectives.
 
     BatchNorm apart: in mid-epoch each process has running statistics of its own, and the checkpoint those of process 0.
     """
@@ -80,7 +118,8 @@ def test_processes_that_share_no_folder_go_on_together(tmp_path):
     undisturbed = run_job(program, config, tmp_path / "a", world=world)
     assert undisturbed.statuses == [0, 0], undisturbed.text
     apart = functools.partial(in_a_folder_of_its_own, str(tmp_path / "b"))
-    killed = run_job(program, config, tmp_path / "b", "--output_dir", "out", world=world, stop_at=("step", 6), patch=apart)
+    killed = run_job(program, config, tmp_path / "b", "--output_dir", "out", world=world, stop_at=("step", 6),
+                     patch=apart)
     assert killed.statuses[0] == -KILL, killed.text
     final = run_job(program, config, tmp_path / "b", "--output_dir", "out", world=world, patch=apart)
     assert final.statuses == [0, 0] and "checkpoint-last.pth: epoch 1, step 2" in final.text, final.text

@@ -136,8 +136,9 @@ def test_rare_classes_share_one_threshold():
     assert found.shared == tuple(np.flatnonzero(labels.sum(axis=0) < 20).tolist()) and len(found.shared) > 2
     assert len(set(found.thresholds[list(found.shared)])) == 1
     assert len(set(found.thresholds)) > 10
-    fewest = int(np.sort(labels.sum(axis=0))[0])
+    fewest, second = np.sort(labels.sum(axis=0))[:2].tolist()
     assert search_ascent(labels, scores, min_positives=fewest + 1).shared == ()  # one alone has no like
+    assert fewest < second and search_ascent(labels, scores, min_positives=second).shared == ()  # "fewer than"
 
 
 def test_shared_search_below_published_falls_back():

@@ -255,7 +255,7 @@ def test_preset_views(specs, lengths, teacher):
     views = made(signal, random_for(4))
     assert [view.shape for view in views] == [(4, 12, length) for length in lengths]
     assert made.count == len(views) and made.global_count == teacher
-    assert torch.equal(signal, kept) and VIEW_PRESETS == before
+    assert torch.equal(signal, kept) and before == VIEW_PRESETS
     assert all(not torch.equal(a, b) for i, a in enumerate(views) for b in views[:i] if a.shape == b.shape)
 
 
@@ -268,6 +268,15 @@ def test_view_n_is_the_transforms_with_fork_n():
         assert torch.equal(view, expected)
     again = Views("contrastive")(signal, random)
     assert all(torch.equal(a, b) for a, b in zip(views, again)), "the batch's own generator was used up"
+
+
+def test_view_n_of_all_groups_has_fork_n():
+    """The defect: two groups whose forks both began at 1 made the same views twice."""
+    group = {"count": 2, "transforms": [{"time_out": {"ratio": [0.2, 0.4]}}]}
+    signal, random = torch.randn(4, 12, 250), random_for(4)
+    for groups in ([group, group], [{**group, "global": True}, {**group, "count": 3}], [{**group, "count": 1}, group]):
+        for n, view in enumerate(Views(groups)(signal, random)):
+            assert torch.equal(view, time_out(signal, random.fork(1 + n), ratio=[0.2, 0.4])), n
 
 
 def test_global_views_come_first_whatever_the_order_in_the_file():

@@ -1,0 +1,119 @@
+"""Forty plausible bugs: one line of the project each, and what a tired person might have written instead."""
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """One bug.
+
+    Attributes:
+        name: for the command line; file: relative to the project; old: a text that is in it exactly once; new: what
+            stands there instead.
+        why: how somebody comes to write that.
+        tests: of tests/, those that should know first: files, or file.py::test.
+    """
+    name: str
+    file: str
+    old: str
+    new: str
+    why: str
+    tests: tuple[str, ...] = ()
+
+
+MUTANTS = [
+    # ============ engine, meters, schedules ============
+    Mutant("loss_not_divided", "util/engine.py", 'scale(out["loss"] / count)', 'scale(out["loss"])',
+           "AdamW hides it", ("test_engine.py",)),
+    Mutant("rate_by_epoch", "util/engine.py", "apply_schedules(self.optimizer, self.train_config, self.position())",
+           "apply_schedules(self.optimizer, self.train_config, self.epoch)", "an epoch is a position, too",
+           ("test_engine.py", "test_optim.py")),
+    Mutant("teacher_by_epoch", "util/engine.py", "self.model.after_step(self.progress())",
+           'self.model.after_step(self.epoch / self.train_config["epochs"])', "as above, for momenta",
+           ("test_engine.py", "test_dino.py", "test_byol.py")),
+    Mutant("clip_part", "util/engine.py", "clip_grad_norm_(self.model.parameters(),",
+           "clip_grad_norm_(self.model.encoder.parameters(),", "the encoder is what one thinks of",
+           ("test_engine.py", "test_faults.py")),
+    Mutant("evaluation_mode_stays", "util/engine.py", "        self.model.train()\n", "",
+           "the model was made in training mode; the evaluation of the first epoch left it in another",
+           ("test_engine.py", "test_experiments.py")),
+    Mutant("mean_of_last_window", "util/meters.py", "[before + more for before, more in zip(self.sums, sums)]",
+           "sums", "a loop variable instead of a sum", ("test_faults.py",)),
+    Mutant("sum_over_processes", "util/meters.py", "distributed.total(values) / distributed.world()",
+           "distributed.total(values)", "all_reduce adds", ("test_sync_batch_norm.py", "test_engine.py")),
+    Mutant("cosine_over_warm_up", "util/optim.py", "(epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-9)",
+           "epoch / epochs", "the schedule without a warm-up, copied", ("test_optim.py",)),
+    Mutant("rate_without_processes", "util/optim.py", "* world / 256", "/ 256", "one GPU on the desk", ("test_optim.py",)),
+    # ============ several processes ============
+    Mutant("gradients_stay_at_home", "util/engine.py", "wait = number < count and", "wait = number <= count and",
+           "counting from 1", ("test_engine.py", "test_sync_batch_norm.py")),
+    Mutant("dropout_alike", "util/setup.py", "seed = seed + 1000 * distributed.rank()", "seed = seed + 1000",
+           "the rank was moved elsewhere", ("test_vit_dropout.py", "test_engine.py")),
+    Mutant("sync_variance_biased", "util/sync_batch_norm.py", "variance * (count / (count - 1))", "variance",
+           "Bessel forgotten", ("test_sync_batch_norm.py",)),
+    Mutant("centre_summed", "models/dino.py", "            mean /= dist.get_world_size()\n", "",
+           "all_reduce adds", ("test_dino.py",)),
+    Mutant("restart_from_nothing", "util/launch.py", '[*arguments, "--resume", "auto"]', "[*arguments]",
+           "tested by hand with --resume auto given", ("test_launch.py",)),
+    Mutant("scheduler_overruled", "util/launch.py", '",".join(there[number] for number in numbers)',
+           '",".join(map(str, numbers))', "at home all GPUs are one's own", ("test_launch.py",)),
+    # ============ resuming ============
+    Mutant("random_state_of_process_0", "util/resume.py", 'state["rng"][distributed.rank()]', 'state["rng"][0]',
+           "a list of one on the desk", ("test_resume.py",)),
+    Mutant("best_forgotten", "util/resume.py", '    training.best = state["metrics"]["best"]\n', "",
+           "the attribute has a default", ("test_resume.py::test_fine_tuning_on_two_processes_stopped_in_evaluation",)),
+    Mutant("epoch_from_its_start", "util/resume.py", "batches.set_epoch(epoch, step, offset)",
+           "batches.set_epoch(epoch)", "an epoch is seen as the unit", ("test_faults.py",)),
+    Mutant("oldest_by_name", "util/checkpoint.py", "key=lambda p: int(p.stem[11:])", "key=lambda p: p.stem",
+           "sorted() of paths looks right up to epoch 9", ("test_checkpoint.py",)),
+    # ============ mains, supervised, evaluation ============
+    Mutant("thawed_late", "main_finetune.py", 'training.epoch < train["freeze_epochs"])',
+           'training.epoch <= train["freeze_epochs"])', "off by one", ("test_pretraining.py", "test_experiments.py")),
+    Mutant("excluded_trained", "main_pretrain.py", "set_up_training(config, store, rows,",
+           "set_up_training(config, store, usable,", "two arrays of rows, one name off", ("test_probe.py",)),
+    Mutant("last_weights_tested", "util/evaluation.py", '    classifier.load_state_dict(best["model"])\n', "",
+           "lost in a merge", ("test_engine.py",)),
+    Mutant("highest_loss_kept", "util/evaluation.py", 'value if name != "loss" else -value', "value",
+           "all other metrics are better when higher", ("test_engine.py",)),
+    Mutant("evaluation_trains", "util/evaluation.py", "    classifier.eval()\n", "", "no_grad seems to say it",
+           ("test_experiments.py", "test_predict.py")),
+    Mutant("frozen_norms_move", "util/supervised.py",
+           "            self.classifier.eval()  # a frozen BatchNorm keeps its statistics\n", "",
+           "requires_grad False seems to be enough", ("test_experiments.py", "test_fusion.py")),
+    Mutant("statistics_of_all_folds", "util/setup.py", "crops_for_statistics(dataset, rows,",
+           "crops_for_statistics(dataset, range(len(store)),", "as published",
+           ("test_experiments.py::test_defect_9_standardisation_and_selection_keep_out_of_the_test_fold",)),
+    # ============ data ============
+    Mutant("patients_by_number", "util/dataset.py", 'records["database"] + "/" + records["patient"]',
+           'records["patient"]', "a number looks unique", ("test_dataset.py",)),
+    Mutant("fold_9_selects_itself", "util/dataset.py", "(fold + 1) % FOLDS", "min(fold + 1, FOLDS - 1)", "a bound instead of a cycle", ("test_dataset.py",)),
+    Mutant("first_labels", "util/dataset.py", "permutation(train)[:count]", "permutation(train[:count])",
+           "a parenthesis", ("test_dataset.py",)),
+    Mutant("scale_of_another", "util/dataset.py", "self.scale[rows]", "self.scale[:len(rows)]",
+           "nearly all scales are equal", ("test_dataset.py", "test_predict.py")),
+    Mutant("one_unit_for_all", "util/wfdb_io.py", "factors = [_to_millivolts(line) for line in header.signals]",
+           "factors = [_to_millivolts(header.signals[0])] * len(header.signals)", "headers repeat themselves",
+           ("test_wfdb_io.py",)),
+    Mutant("unknown_is_one_patient", "data_preparation/folds.py", "numbers.setdefault(patient or row, len(numbers))",
+           "numbers.setdefault(patient, len(numbers))", '"" is a key as any other', ("test_folds.py",)),
+    # ============ scores, thresholds, probe, predict, transfer ============
+    Mutant("absent_class_counts", "util/scores.py", "defined = values[~np.isnan(values)]",
+           "defined = np.nan_to_num(values)", "as torchmetrics", ("test_scores.py",)),
+    Mutant("rare_by_one", "util/thresholds.py", "problem.labels.sum(axis=0) < min_positives",
+           "problem.labels.sum(axis=0) <= min_positives", "off by one", ("test_thresholds.py",)),
+    Mutant("probe_scales_apart", "util/probe.py", "(valid_x - mean) / std", "(valid_x - valid_x.mean(axis=0)) / std",
+           "each part centred looks tidy", ("test_probe.py",)),
+    Mutant("one_scale_for_all", "experiments/predict.py", "scale[rate] = microvolts / 1000", "scale[rate] = 1 / 1000",
+           "a count is a microvolt, nearly always", ("test_predict.py",)),
+    Mutant("last_published_file", "util/transfer.py", "files[:1]", "files[-1:]", "the newest comes last elsewhere",
+           ("test_experiments.py::test_of_several_published_files_the_best_is_taken",)),
+    # ============ self-supervised methods ============
+    Mutant("groups_share_streams", "models/views.py", "for _ in range(0, count, together):\n"
+           "                forks = [random.fork(1 + len(views) + n).keys for n in range(together)]",
+           "for made in range(0, count, together):\n"
+           "                forks = [random.fork(1 + made + n).keys for n in range(together)]",
+           "a view's number in its group", ("test_views.py",)),
+    Mutant("temperature_by_progress", "models/dino.py", 'teacher_temperature_at(batch["epoch"],',
+           'teacher_temperature_at(batch["progress"],', "the momentum goes by progress", ("test_dino.py",)),
+    Mutant("mask_alike", "models/mae.py", "return random.uniform(*shape) if random",
+           "return random.uniform(shape[-1]).view(len(series), *[1] * (len(shape) - 1), -1).expand(-1, *shape) if random",
+           "as MTAE does", ("test_leads.py",)),
+]
