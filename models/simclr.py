@@ -81,8 +81,10 @@ class SimCLR(Method):
 
 
 @register
-def simclr(encoder: Encoder = "xresnet1d50", views=CONTRASTIVE_VIEWS, head_width=512, head_out=128, temperature=0.1,
-           joint_views=True):
-    """SimCLR around an encoder; head MLP width-head_width-head_out; ``joint_views`` false: the encoder sees one view
-    after the other (Phan et al., BHI 2022)."""
+def simclr(encoder: Encoder = "xresnet1d50", views=CONTRASTIVE_VIEWS, head_width=512, head_out=128,
+           temperature=0.1, joint_views=True):
+    """SimCLR around an encoder; head MLP width-head_width-head_out.
+
+    ``joint_views`` false: the encoder sees one view after the other (Phan et al., BHI 2022).
+    """
     return SimCLR(encoder, mlp(encoder.width, head_width, head_out), Views(views), temperature, joint_views)
