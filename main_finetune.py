@@ -13,7 +13,7 @@ from pathlib import Path
 
 from util import distributed
 from util.command_line import argument_parser, config_from
-from util.dataset import split_rows
+from util.dataset import few_positives, split_rows
 from util.errors import ConfigError
 from util.evaluation import Evaluator, FoldFiles, report_test, save_best, write_summary
 from util.program import run_main
@@ -34,6 +34,8 @@ def finetune(config: dict, published_names=False) -> Path:
     training_transforms(config)     # a mistake in them is said before the store is read
     records = LabelledRecords(config)
     device = distributed.start(config["device"])
+    for note in records.notes:
+        print_once(note)
     folder = Path(config["output_dir"]) / config["exp_name"]
     results = []
     for fold in records.folds:
@@ -43,8 +45,8 @@ def finetune(config: dict, published_names=False) -> Path:
         files = FoldFiles.published(folder, fold) if published_names else \
             FoldFiles(folder / f"fold{fold}" if several else folder)
         results.append({"fold": fold, **run_fold(records, fold, files, device)})
-    if len(results) > 1 and distributed.is_main():
-        write_summary(results, folder / "summary.csv")
+    if len(results) > 1:
+        distributed.on_main(lambda: write_summary(results, folder / "summary.csv"))
     return folder
 
 
@@ -58,7 +60,7 @@ def check_start(config: dict) -> None:
         raise ConfigError("mode scratch loads no encoder: choose mode finetune or linprobe, or leave out encoder_path")
     if config["mode"] != "scratch" and not config["encoder_path"]:
         raise ConfigError(f"mode {config['mode']} needs --encoder_path, the encoder.pth of a pre-training run")
-    if config["encoder_path"]:
+    if config["encoder_path"] and distributed.is_main():
         check_pretrained(config["encoder_path"])
 
 
@@ -71,6 +73,8 @@ def run_fold(records: LabelledRecords, fold: int, files: FoldFiles, device) -> d
                        label_fraction=data["label_fraction"], seed=config["seed"])
     print_once(f"{config['mode']}, fold {fold}: {len(parts['train'])} training, {len(parts['valid'])} selection, "
                f"{len(parts['test'])} test records, {len(records.classes)} classes")
+    for note in few_positives(records.labels, parts["test"], records.classes, "test"):
+        print_once(note)
     if data["protocol"] == "published":
         print_once("note: protocol 'published' selects and reports on the same fold; its numbers are optimistic")
     evaluator = Evaluator(records, parts, device)
@@ -78,7 +82,9 @@ def run_fold(records: LabelledRecords, fold: int, files: FoldFiles, device) -> d
     def make_task():
         classifier = build_configured(config, len(records.classes))
         if config["mode"] != "scratch":
-            print_once(load_pretrained(classifier, config["encoder_path"]))
+            # Process 0 reads; the others need not see the file.
+            print_once(distributed.on_main(lambda: load_pretrained(classifier, config["encoder_path"])))
+            distributed.same_tensors(classifier.state_dict().values())
         check_input(classifier, len(records.leads), records.eval_cropping.length)
         return SupervisedTask(classifier, records.loss, config["mode"])
 
@@ -110,7 +116,7 @@ def run_fold(records: LabelledRecords, fold: int, files: FoldFiles, device) -> d
 
 def main(argv=None):
     """Command line; see the module's docstring."""
-    finetune(config_from(argument_parser(__doc__, "configs/downstream/st_mem.yaml").parse_args(argv)))
+    finetune(config_from(argument_parser(__doc__, "configs/downstream/st_mem.yaml", "finetune").parse_args(argv)))
 
 
 if __name__ == "__main__":

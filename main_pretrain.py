@@ -15,8 +15,7 @@ import torch
 
 from util import distributed
 from util.command_line import argument_parser, config_from
-from util.dataset import Cropping, to_device
-from util.errors import ConfigError
+from util.dataset import Cropping, rows_outside_folds, to_device
 from util.figures import plot_reconstruction
 from util.leads import parse_leads
 from util.probe import make_probe
@@ -34,8 +33,10 @@ def pretrain(config: dict) -> Path:
     training_transforms(config)     # a mistake in them is said before the store is read
     store = open_store(config)
     usable = usable_rows(store, config)
-    rows = usable[~np.isin(store.records["fold"].to_numpy()[usable], config["dataset"]["exclude_folds"])]
+    rows, notes = rows_outside_folds(store, usable, config["dataset"]["exclude_folds"])
     device = distributed.start(config["device"])
+    for note in notes:
+        print_once(note)
     training = set_up_training(config, store, rows, lambda: build_configured(config), device, folder)
     method, train = training.model, training.config["train"]
 
@@ -50,7 +51,7 @@ def pretrain(config: dict) -> Path:
             line = {"epoch": training.epoch, **training.train_epoch(stop)}
             done = training.epoch
             if done % train["figure_every"] == 0 or done == train["epochs"]:
-                draw_reconstruction(training, usable, rows)
+                distributed.on_main(lambda: draw_reconstruction(training, usable, rows))
             if probe and (done % train["probe_every"] == 0 or done == train["epochs"]):
                 line["probe_auroc"] = probe(method.encoder, training.amp)
                 line.update(training.best)
@@ -71,13 +72,11 @@ def pretrain(config: dict) -> Path:
 def draw_reconstruction(training, usable, rows) -> None:
     """For methods that rebuild their input: one ECG, what was masked and its reconstruction, in TensorBoard and as PNG;
     an ECG that is not trained on where dataset.exclude_folds leaves one."""
-    if not distributed.is_main():
-        return
     left_out = np.setdiff1d(usable, rows)
     row = int(left_out[0] if len(left_out) else rows[0])
     start = int(Cropping("center", training.dataset.length).starts(int(training.dataset.samples[row]))[0])
     batch = to_device(training.dataset.__getitems__([(row, start, 0)]), training.device)
-    batch["signal"] = training_transforms(training.config)[2].to(training.device)(batch["signal"])
+    batch["signal"] = training.pipeline.fixed(batch["signal"])
     training.model.eval()
     rebuilt = training.model.reconstruct(batch)
     training.model.train()
@@ -98,10 +97,7 @@ def save_encoders(training) -> None:
 
 def main(argv=None):
     """Command line; see the module's docstring."""
-    config = config_from(argument_parser(__doc__, "configs/pretrain/st_mem.yaml").parse_args(argv))
-    if config["encoder_path"]:
-        raise ConfigError("encoder_path belongs to fine-tuning (run_downstream.sh); to continue a run use --resume")
-    pretrain(config)
+    pretrain(config_from(argument_parser(__doc__, "configs/pretrain/st_mem.yaml", "pretrain").parse_args(argv)))
 
 
 if __name__ == "__main__":

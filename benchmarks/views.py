@@ -1,4 +1,4 @@
-"""Time to make the views of one batch, for each self-supervised method's default list.
+"""Time to make the views of one batch, for each preset of models/views.py.
 
     python benchmarks/views.py
     python benchmarks/views.py --batch_size 1024 --device cuda
@@ -12,12 +12,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from models.views import CONTRASTIVE_VIEWS, DINO_SIGNAL_VIEWS, DINO_SPECTROGRAM_VIEWS, Views  # noqa: E402
+from models.views import VIEW_PRESETS, Views  # noqa: E402
 from util.keyed_random import KeyedRandom  # noqa: E402
-
-LISTS = {"SimCLR, BYOL: 2 views": CONTRASTIVE_VIEWS, "DINO signal: 2 + 8": DINO_SIGNAL_VIEWS,
-         "DINO spectrogram: 2 + 8": DINO_SPECTROGRAM_VIEWS}
-
 
 def seconds(function, device, repeats):
     """Median seconds of a call, after two that do not count."""
@@ -41,10 +37,10 @@ def main(argv=None):
     device = torch.device(arguments.device)
     signal = torch.randn(arguments.batch_size, 12, 250, device=device)
     random = KeyedRandom(torch.arange(arguments.batch_size, device=device))
-    for name, specs in LISTS.items():
-        views = Views(specs)
+    for name in VIEW_PRESETS:
+        views = Views(name)
         took = seconds(lambda: views(signal, random), device, arguments.repeats)
-        print(f"{name:26s} {1000 * took:8.1f} ms a batch of {arguments.batch_size}, "
+        print(f"{name:18s} {1000 * took:8.1f} ms a batch of {arguments.batch_size}, "
               f"{1e6 * took / arguments.batch_size:7.1f} us a crop")
 
 

@@ -12,8 +12,8 @@ resampled from itself (FFT).  Nothing is filtered.  The output folder holds
     extraction.json written last: the next step, reformat_memmap.py, starts from it
 
 A run that was killed goes on where it stopped when the same command is given again; of a changed input only the
-shards that hold changed, new or removed records are made again.  Exit status 75: some records could not be read this
-time (a stale file handle, want of memory); the same command tries them again.
+shards that hold changed, new or removed records are made again.  Exit status 75: some records could not be read
+this time (a stale file handle, out of memory); the same command tries them again.
 """
 import argparse
 import contextlib
@@ -64,9 +64,8 @@ _BY_ALIAS = {alias: name for name, aliases in DATABASES.items() for alias in ali
 
 
 def database_of(relative_path, input_name):
-    """Database of a record from the folders above it: the first that is one of the Challenge's, under any of its
-    published names; else the top folder ("training" and the Challenge's g1, g2, ... do not count), or the input
-    folder's own name."""
+    """Database of a record from the folders above it: the first that is one of the Challenge's; else the top folder
+    ("training" and the Challenge's g1, g2, ... do not count), or the input folder's own name."""
     folders = relative_path.split("/")[:-1]
     for folder in [*folders, input_name]:
         known = _BY_ALIAS.get(re.sub(r"[^a-z0-9]", "", folder.lower().removeprefix("wfdb_")))
@@ -76,16 +75,14 @@ def database_of(relative_path, input_name):
     return re.sub(r"[^A-Za-z0-9_.-]", "_", own[0] if own else input_name).lstrip("-.") or "unnamed"
 
 
-# ---------------------------------------------------------------------------------------------------- plan
+# -------------------------------------------------------------------------------- plan
 
 def plan_shards(input_dir, target_fs, min_seconds, segment_seconds=None):
     """Which records go into which shard.
 
     A shard ends at a record whose name hashes to a multiple of SHARD_RECORDS, so that a record added or removed
-    changes one shard and leaves the others as they are.
-
-    Returns:
-        (shards, duplicates): dicts with name, paths, databases and settings; rows for skipped.csv.
+    changes one shard alone.  Returns (shards, duplicates): dicts with name, paths, databases and settings; rows for
+    skipped.csv.
     """
     input_dir = Path(input_dir)
     if not input_dir.is_dir():
@@ -103,14 +100,15 @@ def plan_shards(input_dir, target_fs, min_seconds, segment_seconds=None):
             continue
         chunk.append(path)
         if len(chunk) == 2 * SHARD_RECORDS or zlib.crc32(os.fsencode(path)) % SHARD_RECORDS == 0:
-            shards.append(chunk)
-            chunk = []
+            shards, chunk = [*shards, chunk], []
     settings = {"version": SHARD_VERSION, "target_fs": target_fs, "min_seconds": min_seconds}
     if segment_seconds:
         settings |= {"min_seconds": max(min_seconds, segment_seconds), "segment_seconds": segment_seconds}
     shards = [{"paths": paths, "databases": [database_of(path, name) for path in paths], "settings": settings}
               for paths in [*shards, chunk] if paths]
-    return [{"name": hashlib.sha256(json.dumps(shard).encode()).hexdigest()[:20], **shard} for shard in shards], duplicates
+    for shard in shards:
+        shard["name"] = hashlib.sha256(json.dumps(shard).encode()).hexdigest()[:20]
+    return shards, duplicates
 
 
 def shard_files(folder, shard):
@@ -119,29 +117,25 @@ def shard_files(folder, shard):
             {fs: folder / f"{shard['name']}-fs{fs}.dat" for fs in shard["settings"]["target_fs"]})
 
 
-def load_finished(folder, shard, input_dir):
-    """The table of a shard that is complete and whose input files are what they were, else None."""
+def is_finished(folder, shard, input_dir):
+    """Whether a shard is complete and its input files are what they were."""
     table_file, signal_files = shard_files(folder, shard)
-    try:
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):   # missing, or not ours
         table = json.loads(table_file.read_text("utf-8"))
-        complete = not table.get("unread") and \
-            table["bytes"] == {str(fs): file.stat().st_size for fs, file in signal_files.items()}
-        unchanged = all(_file_state(input_dir, path) == state for path, state in table["inputs"].items())
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):    # missing, or not ours
-        return None
-    return table if complete and unchanged else None
+        sizes = {str(fs): file.stat().st_size for fs, file in signal_files.items()}
+        return not table.get("unread") and table["bytes"] == sizes and \
+            all(_file_state(input_dir, path) == state for path, state in table["inputs"].items())
+    return False
 
 
 def _file_state(input_dir, path):
     """Size and time of change of an input file; None where there is none."""
-    try:
+    with contextlib.suppress(OSError):
         status = os.stat(Path(input_dir) / path)
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]
+        return [status.st_size, status.st_mtime_ns]
 
 
-# ---------------------------------------------------------------------------------------------------- one shard
+# -------------------------------------------------------------------------------- one shard
 
 def extract_shard(shard, input_dir, folder):
     """Read, resample and write the records of one shard; returns how many it had.
@@ -167,19 +161,16 @@ def extract_shard(shard, input_dir, folder):
                 table["skipped"].append(row | {"reason": f"unexpected failure: {type(error).__name__}: {error}"})
                 continue
             for piece, counts in pieces:
-                if counts is None:
-                    table["skipped"].append(row | piece)
-                    continue
-                for fs, file in outputs.items():
-                    file.write(counts[fs].data)
-                table["records"].append(row | piece)
+                table["records" if counts else "skipped"].append(row | piece)
+                for fs, count in counts.items():
+                    outputs[fs].write(count.data)
         table["bytes"] = {str(fs): file.tell() for fs, file in outputs.items()}
     write_json(table_file, table)
     return len(shard["paths"])
 
 
 def _extract_record(input_dir, path, settings, inputs):
-    """[(row, counts by rate)] of a record or of its pieces; for an unusable piece (its reason, None).  The files that
+    """[(row, counts by rate)] of a record or of its pieces, no counts but a reason for unusable ones.  The files that
     the record depends on are noted in ``inputs``."""
     inputs[path] = _file_state(input_dir, path)
     header = read_header(input_dir / path)
@@ -187,10 +178,11 @@ def _extract_record(input_dir, path, settings, inputs):
         file = file.relative_to(input_dir).as_posix()
         inputs[file] = _file_state(input_dir, file)
     recording = read_signal(header, settings["min_seconds"])
-    about = {"fs_original": header.fs, "age": None if math.isnan(header.age) else header.age, "sex": header.sex,
-             "dx": header.dx}
-    size = int(settings["segment_seconds"] * header.fs) if "segment_seconds" in settings else len(recording.signal)
-    number, rest = divmod(len(recording.signal), size)
+    about = {"fs_original": header.fs, "age": None if math.isnan(header.age) else header.age,
+             "sex": header.sex, "dx": header.dx}
+    samples, seconds = len(recording.signal), settings.get("segment_seconds")
+    size = int(seconds * header.fs) if seconds else samples
+    number, rest = divmod(samples, size)
     pieces = []
     for n in range(number):
         signal = recording.signal[n * size:(n + 1) * size]
@@ -198,7 +190,7 @@ def _extract_record(input_dir, path, settings, inputs):
         try:
             flags = header.flags + flat_leads(signal.min(0), signal.max(0))
         except RecordError as error:
-            pieces.append(({"reason": f"piece {n + 1}: {error}"}, None))
+            pieces.append(({"reason": f"piece {n + 1}: {error}"}, {}))
             continue
         if rest and n == number - 1:
             flags += (f"the last {rest / header.fs:.3g} s of the recording are left out",)
@@ -217,7 +209,7 @@ def _stored(signal, about, flags, settings):
                     "length": {str(fs): len(count) for fs, count in counts.items()}}, counts
 
 
-# ---------------------------------------------------------------------------------------------------- the run
+# -------------------------------------------------------------------------------- the run
 
 def _start_worker():
     """A worker leaves Ctrl-C to the main process and ends when the main process is gone, however that died."""
@@ -248,8 +240,8 @@ def extract(input_dir, output_dir, target_fs, workers, min_seconds=MIN_SECONDS, 
     """Extract every record under ``input_dir``; with ``segment_seconds`` in pieces of so many seconds.
 
     Returns:
-        (totals, skipped, unread): {database: Counter of found, kept, seconds, scored, flagged}; rows of skipped.csv; how many
-        of these were not read this time.
+        {database: Counter of found, kept, seconds, scored, flagged}; rows of skipped.csv; how many of these were not
+        read this time.
     """
     output_dir, shard_dir = Path(output_dir), Path(output_dir) / "shards"
     shards, skipped = plan_shards(input_dir, target_fs, min_seconds, segment_seconds)
@@ -257,16 +249,16 @@ def extract(input_dir, output_dir, target_fs, workers, min_seconds=MIN_SECONDS, 
         remove_temporary(output_dir)
         shard_dir.mkdir(parents=True, exist_ok=True)
         (output_dir / "extraction.json").unlink(missing_ok=True)    # from here on the folder is incomplete
-        todo = [shard for shard in shards if load_finished(shard_dir, shard, input_dir) is None]
+        todo = [shard for shard in shards if not is_finished(shard_dir, shard, input_dir)]
         total = sum(len(shard["paths"]) for shard in shards)
         done = total - sum(len(shard["paths"]) for shard in todo)
         with tqdm(total=total, initial=done, unit="record", desc="extracting") as progress:
             if todo:
                 run_shards(todo, input_dir, shard_dir, workers, progress)
         _remove_strangers(shard_dir, shards)
-        totals = defaultdict(Counter)
-        for database in [row["database"] for row in skipped] + [name for part in shards for name in part["databases"]]:
-            totals[database]["found"] += 1
+        found = Counter(row["database"] for row in skipped)
+        found.update(database for shard in shards for database in shard["databases"])
+        totals = defaultdict(Counter, {database: Counter(found=count) for database, count in found.items()})
         write_table(output_dir / "records.csv", RECORD_COLUMNS, _finish(shard_dir, shards, totals, skipped))
         unread = sum(row["reason"].startswith("not read this time") for row in skipped)
         skipped.sort(key=lambda row: row["path"])
@@ -299,12 +291,10 @@ def _finish(shard_dir, shards, totals, skipped):
 
 def _remove_strangers(folder, shards):
     """Delete what earlier runs left behind: unfinished files, shards of other inputs or settings."""
-    wanted = set()
-    for shard in shards:
-        table_file, signal_files = shard_files(folder, shard)
-        wanted |= {table_file.name, *(file.name for file in signal_files.values())}
+    places = [shard_files(folder, shard) for shard in shards]
+    wanted = {file for table_file, signal_files in places for file in (table_file, *signal_files.values())}
     for file in folder.iterdir():
-        if file.name not in wanted and re.fullmatch(r"[.]?[0-9a-f]{20}(-fs[0-9]+)?\..+", file.name):
+        if file not in wanted and re.fullmatch(r"[.]?[0-9a-f]{20}(-fs[0-9]+)?\..+", file.name):
             file.unlink()
 
 
@@ -330,9 +320,9 @@ def parse_arguments(argv):
                         help="processes; one record each is in memory at a time (default: %(default)s, your cores)")
     parser.add_argument("--min_seconds", type=float, default=MIN_SECONDS, metavar="S",
                         help="shorter records are skipped (default: %(default)s)")
-    parser.add_argument("--segment_seconds", type=float, metavar="S", help="cut records into pieces of S seconds, each "
-                        "a record <record>_<n> of the store, and skip what is shorter; ST-MEM's published preparation "
-                        "has 10 (default: records stay whole)")
+    parser.add_argument("--segment_seconds", type=float, metavar="S",
+                        help="cut records into pieces of S seconds, each a record <record>_<n> of the store, and skip "
+                        "shorter ones; ST-MEM's published preparation has 10 (default: records stay whole)")
     args = parser.parse_args(argv)
     if args.workers < 1 or not all(20 <= fs <= 10_000 for fs in args.target_fs) or not args.min_seconds >= 0 \
             or not 1 <= (args.segment_seconds or 1) < math.inf:
@@ -356,13 +346,11 @@ def main(argv=None):
     print(summary(totals, skipped))
     flagged = sum(total["flagged"] for total in totals.values())
     print(f"{flagged} kept records carry a remark: see the column flags of {args.output_dir}/records.csv")
-    reasons = Counter(row["reason"].partition(":")[0] for row in skipped)
-    for reason, count in reasons.most_common():
+    for reason, count in Counter(row["reason"].partition(":")[0] for row in skipped).most_common():
         print(f"{count} skipped: {safe_cell(reason)}")
     print(f"every skipped record with its reason: {args.output_dir}/skipped.csv")
     if unread:
-        print(f"{unread} record{'s were' if unread > 1 else ' was'} not read this time; the same command tries again",
-              file=sys.stderr)
+        print(f"records not read this time: {unread}; the same command tries again", file=sys.stderr)
     return AGAIN if unread else 0
 
 

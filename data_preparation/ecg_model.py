@@ -39,8 +39,8 @@ EDGE = 2.3              # a Gaussian of the QRS begins and ends this many standa
 
 @dataclass(frozen=True)
 class Findings:
-    """What is drawn for one patient; the diagnoses follow from it (see ``diagnoses``).  Sites are anterior, lateral or
-    inferior."""
+    """What is drawn for one patient; the diagnoses follow from it (see ``diagnoses``).  Sites are anterior,
+    lateral or inferior."""
     rhythm: str = "sinus"               # or fibrillation, flutter, junctional, paced
     rate: float = 72.0                  # mean ventricular rate, beats a minute
     swing: float = 0.04                 # peak-to-peak respiratory change of the sinus RR interval, seconds
@@ -83,7 +83,7 @@ class Beats(NamedTuple):
     kind: np.ndarray
 
 
-# ---- Wave tables -----------------------------------------------------------------------------------------------------
+# ---- Wave tables ---------------------------------------------------------------------------------
 # QRS rows: centre and standard deviation as shares of the QRS duration, then (I, A, Z) in mV at the normal axis.
 QRS = {
     "normal": [(.18, .075, -.10, -.05, -.30), (.41, .115, .62, .75, .08), (.61, .10, .15, .20, .55),
@@ -188,15 +188,16 @@ def t_waves(findings: Findings, qrs: Waves, rng) -> Waves:
     elif findings.t_wave == "flat":
         size *= 0.12
     after = 0.034 * width           # the ST segment leads into a slow rise, then a faster fall
-    waves = Waves(np.array([-EDGE * after, -4.3 * after]), np.array([1.5, 1.8]) * after, np.array([1.0, 1.8]) * after,
-                  np.outer([1, 0.16], vector) * size)
+    waves = Waves(np.array([-EDGE * after, -4.3 * after]), np.array([1.5, 1.8]) * after,
+                  np.array([1.0, 1.8]) * after, np.outer([1, 0.16], vector) * size)
     if findings.t_wave == "biphasic":
         early = waves._replace(centre=waves.centre - 0.075, vector=waves.vector * 0.5)
         waves = _join(early, waves._replace(vector=-0.6 * waves.vector))
     if findings.st != "none":
         vector = np.array(ST[findings.st][findings.st_site]) * min(1.2, max(0.7, size))
         plateau = np.linspace(findings.qrs - 0.39 + 0.02, -0.14, 3)     # between the J point and the T wave
-        waves = _join(waves, Waves(plateau, np.full(3, 0.022), np.full(3, 0.035), np.outer([0.55, 0.6, 0.6], vector)))
+        vectors = np.outer([0.55, 0.6, 0.6], vector)
+        waves = _join(waves, Waves(plateau, np.full(3, 0.022), np.full(3, 0.035), vectors))
     return waves
 
 
@@ -209,7 +210,7 @@ def secondary_t(qrs: Waves, width=1.0) -> Waves:
                  np.stack([vector, 0.45 * vector]))
 
 
-# ---- Rhythm ----------------------------------------------------------------------------------------------------------
+# ---- Rhythm --------------------------------------------------------------------------------------
 def _intervals(findings: Findings, count: int, breath: float, rng) -> np.ndarray:
     """RR intervals (count,) in seconds, without ectopic beats."""
     mean = 60 / findings.rate
@@ -287,7 +288,7 @@ def flutter_or_fibrillation(findings: Findings, first_beat: float, time: np.ndar
     return size * _product(path, TO_FRANK)
 
 
-# ---- From beats to leads ---------------------------------------------------------------------------------------------
+# ---- From beats to leads -------------------------------------------------------------------------
 def place(waves: Waves, at: np.ndarray, stretch=1.0) -> Waves:
     """The same waves at every time of ``at`` (b,); ``stretch`` (scalar or (b,)) widens them."""
     stretch = np.broadcast_to(stretch, at.shape)[:, None]
@@ -354,15 +355,16 @@ def _breathing(waves: Waves, breath: float, rng) -> Waves:
 
 
 def _disturbances(findings: Findings, samples, fs, mains, breath, rng) -> np.ndarray:
-    """Noise of the nine electrodes (samples, 9) in mV: baseline wander, mains hum, muscles."""
+    """Noise of the nine electrodes (samples, 9) in mV: baseline wander, mains hum, muscles (15 Hz to 100 Hz)."""
     time = np.arange(samples) / fs
     hum_level = 0.004 * np.exp(0.7 * rng.standard_normal(9)) * (rng.random() < 0.7)
     hum = np.sin(2 * np.pi * mains * (1 + 1e-4 * rng.standard_normal()) * time + rng.uniform(0, 6.3))
-    muscle = _muscle(samples, fs, rng)
+    band = butter(1, [15, min(100, 0.45 * fs)], "bandpass", fs=fs)
+    muscle = lfilter(*band, rng.standard_normal((samples, 9), dtype=np.float32), axis=0)
     envelope = 1 + 0.5 * np.sin(2 * np.pi * rng.uniform(0.05, 0.3) * time + rng.uniform(0, 6.3))
     strength = 0.006 * np.exp(0.45 * rng.standard_normal() + 0.25 * rng.standard_normal(9))
     wander = _baseline_wander(time, breath, rng)
-    return findings.noise * (wander + hum[:, None] * hum_level + muscle * envelope[:, None] * strength)
+    return findings.noise * (wander + hum[:, None] * hum_level + muscle / muscle.std() * envelope[:, None] * strength)
 
 
 def _baseline_wander(time, breath, rng):
@@ -383,11 +385,6 @@ def _product(tall, small):
     return np.einsum("na,ab->nb", tall, small)
 
 
-def _muscle(samples, fs, rng):
-    """Electromyogram: white noise between 15 Hz and 100 Hz, of unit variance."""
-    b, a = butter(1, [15, min(100, 0.45 * fs)], "bandpass", fs=fs)
-    noise = lfilter(b, a, rng.standard_normal((samples, 9), dtype=np.float32), axis=0)
-    return noise / noise.std()
 
 
 def simulate(findings: Findings, fs: float, samples: int, mains: float, rng: np.random.Generator) -> np.ndarray:
@@ -407,10 +404,11 @@ def simulate(findings: Findings, fs: float, samples: int, mains: float, rng: np.
     return _product(electrodes, TO_LEADS)
 
 
-# ---- What a reader would write under it ------------------------------------------------------------------------------
-MEANING = {"fibrillation": "AF", "flutter": "AFL", "junctional": "JR", "paced": "PR", "rbbb": "CRBBB", "irbbb": "IRBBB",
-           "lbbb": "LBBB", "nsivcb": "NSIVCB", "lafb": "LAnFB", "inverted": "TInv", "flat": "TAb", "biphasic": "TAb",
-           "elevated": "MI", "depressed": "STD", "pac": "PAC", "pvc": "PVC"}
+# ---- What a reader would write under it ----------------------------------------------------------
+MEANING = {"fibrillation": "AF", "flutter": "AFL", "junctional": "JR", "paced": "PR",
+           "rbbb": "CRBBB", "irbbb": "IRBBB", "lbbb": "LBBB", "nsivcb": "NSIVCB", "lafb": "LAnFB",
+           "inverted": "TInv", "flat": "TAb", "biphasic": "TAb", "elevated": "MI", "depressed": "STD",
+           "pac": "PAC", "pvc": "PVC"}
 
 
 def diagnoses(findings: Findings) -> list[str]:
@@ -423,7 +421,7 @@ def diagnoses(findings: Findings) -> list[str]:
         found = {f.rhythm: True, "NSR": sinus and not (slow or fast or irregular), "SB": sinus and slow,
                  "STach": sinus and fast, "SA": sinus and irregular, "IAVB": sinus and f.pr > 0.20,
                  "LPR": sinus and f.pr > 0.24, "Brady": slow and not sinus, f.conduction: True,
-                 "LAD": -90 <= f.axis < -30, "RAD": 90 < f.axis <= 180, "LQRSV": f.voltage < 0.5, "LQT": f.qtc > 0.46,
-                 "QAb": f.q_site != "none", f.t_wave: True, f.st: True, f.ectopy: True}
+                 "LAD": -90 <= f.axis < -30, "RAD": 90 < f.axis <= 180, "LQRSV": f.voltage < 0.5,
+                 "LQT": f.qtc > 0.46, "QAb": f.q_site != "none", f.t_wave: True, f.st: True, f.ectopy: True}
     return [MEANING.get(name, name) for name, applies in found.items()
             if applies and name not in ("sinus", "normal", "none")]

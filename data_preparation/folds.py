@@ -18,13 +18,12 @@ MIN_RECORDS = 10        # a code that fewer records of a database carry cannot b
 def assign_folds(databases, dx, patients, seed=0):
     """Folds of every record, dealt out within each database.
 
-    Records with one of the Challenge's classes come first, stratified over those; then the others, over their codes of
-    at least MIN_RECORDS records, so that the records of both kinds together are spread.  Records without any code are
-    spread by their number.
+    Records with one of the Challenge's classes come first, stratified over those; then the others, over their codes
+    of at least MIN_RECORDS records, so that both kinds together are spread.  Records without any code are spread by
+    their number.
 
     Args:
-        databases: names (N).
-        dx: texts of SNOMED CT codes (N).
+        databases: names (N); dx: texts of SNOMED CT codes (N).
         patients: ids (N), "" where unknown; the same id in two databases is two patients.
 
     Returns:
@@ -33,15 +32,15 @@ def assign_folds(databases, dx, patients, seed=0):
     databases, folds = np.asarray(databases), np.full(len(dx), NO_FOLD)
     for database in sorted(set(databases.tolist())):
         rows, number = np.flatnonzero(databases == database), zlib.crc32(database.encode())
-        own, groups = [dx[row] for row in rows], _group_numbers([patients[row] for row in rows])
+        own, ids = [dx[row] for row in rows], np.array([patients[row] for row in rows])
         labels = labels_from_dx(own)
         scored, dealt = labels.any(1), np.full(len(rows), NO_FOLD)
-        dealt[scored] = stratify(labels[scored], _group_numbers([patients[row] for row in rows[scored]]), FOLDS,
-                                 np.random.default_rng([seed, number]))
+        rng = np.random.default_rng([seed, number])
+        dealt[scored] = stratify(labels[scored], _group_numbers(ids[scored]), FOLDS, rng)
         count = Counter(code for text in own for code in set(text.split()) - CODE_TO_CLASS.keys())
         others = {code: {code} for code in sorted(count) if count[code] >= MIN_RECORDS}
-        folds[rows] = stratify(labels_from_dx(own, others), groups, FOLDS, np.random.default_rng([seed, number, 1]),
-                               dealt)
+        rng = np.random.default_rng([seed, number, 1])
+        folds[rows] = stratify(labels_from_dx(own, others), _group_numbers(ids), FOLDS, rng, dealt)
     return folds
 
 
@@ -53,16 +52,13 @@ def _group_numbers(patients):
 
 
 def stratify(labels, groups, n_folds, rng, dealt=None):
-    """Iterative stratification of groups.
+    """Iterative stratification of groups: folds, int64 (n,).
 
     Args:
         labels: bool (n, classes).
         groups: int64 (n,), numbered from 0 without gaps; records of a group share a fold.
-        rng: numpy Generator; breaks ties.
+        rng: breaks ties.
         dealt: int64 (n,), folds that are given already, which go for the whole group, and NO_FOLD.
-
-    Returns:
-        int64 (n,) folds.
     """
     n_groups = int(groups.max()) + 1 if len(groups) else 0
     counts = np.zeros((n_groups, labels.shape[1]))          # (groups, classes): records of a group with a label

@@ -18,11 +18,7 @@ def add_gpu_flag(parser, several=True) -> None:
 
 
 def one_device(text: str | None) -> torch.device:
-    """The device of --gpu for a script of one process.
-
-    Raises:
-        ConfigError: several, or see ``choose_devices``.
-    """
+    """The device of --gpu for a script of one process; a ConfigError where it names several."""
     processes, device = choose_devices(text)
     if processes > 1:
         raise ConfigError(f"--gpu {text}: this script runs on one device")
@@ -30,7 +26,8 @@ def one_device(text: str | None) -> torch.device:
 
 
 def choose_devices(text: str | None) -> tuple[int, str]:
-    """Make the devices of --gpu the visible ones: (processes, value for the config's ``device``).
+    """Make the device of --gpu the visible one: (processes, value for the config's ``device``).  Where it asks for
+    several processes, the launcher chooses as it starts them, and in these nothing is left to choose.
 
     A machine without any GPU computes on the CPU and says so, so that published commands run there, too.
 
@@ -39,26 +36,24 @@ def choose_devices(text: str | None) -> tuple[int, str]:
     """
     if text is None:
         return 1, "auto"
-    processes, visible = parse_devices(text)
-    here = torch.cuda.device_count()
-    if visible and "CUDA_VISIBLE_DEVICES" not in os.environ and 0 < here <= max(map(int, visible.split(","))):
+    here, started = torch.cuda.device_count(), "RANK" in os.environ
+    usable = os.environ.get("CUDA_VISIBLE_DEVICES") if here and not started else None
+    processes, visible = parse_devices(text, usable)
+    if visible and usable is None and not started and 0 < here <= max(map(int, visible.split(","))):
         raise ConfigError(f"--gpu {text}: this machine has {here} GPU(s), numbered from 0")
     if visible and not here and os.environ.get("RANK", "0") == "0":
         print_once(f"note: --gpu {text}, but PyTorch sees no GPU; computing on the CPU")
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible or ""
+    if processes == 1 and not started:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible or ""
     return processes, "auto" if visible else "cpu"
 
 
 def run(gpu: str | None, script: str, argv, config_for, job) -> None:
-    """Do ``job(config_for(processes, device))`` here, or start experiments/<script>.py with ``argv`` again on several
-    processes.
-
-    Raises:
-        ECGError: as the job; SystemExit: a process that was started here failed.
-    """
+    """Do ``job(config_for(device))`` here, or start experiments/<script>.py with ``argv`` again on several processes;
+    SystemExit where one of these failed."""
     processes, device = choose_devices(gpu)
     processes = int(os.environ.get("WORLD_SIZE", processes))
-    config = config_for(processes, device)  # checked here, too: a wrong flag needs no processes
+    config = config_for(device)  # checked here, too: a wrong flag needs no processes
     if processes == 1 or "RANK" in os.environ:
         job(config)
         return

@@ -6,7 +6,7 @@ from models.contract import Encoder, Method
 from models.ema import follow, momentum_at, slow_copy
 from models.heads import embedding_health, encode, mlp, project
 from models.registry import register
-from models.views import CONTRASTIVE_VIEWS, Views
+from models.views import Views, input_mean
 from util.errors import ConfigError
 
 
@@ -42,13 +42,13 @@ class BYOL(Method):
     def forward(self, batch):
         """batch {"signal", "random", "progress"} -> {"loss", "embedding_std", "alignment", "uniformity",
         "momentum"}."""
-        views = self.views(batch["signal"], batch["random"])
+        views = self.views(batch["signal"], batch["random"], input_mean(self.encoder))
         projections = self._project(self.encoder, self.projector, views)
         predictions = project(self.predictor, projections, self.joint_views)
         with torch.no_grad():
             targets = self._project(self.target_encoder, self.target_projector, views)
         loss = byol_loss(predictions[0], targets[1]) + byol_loss(predictions[1], targets[0])
-        momentum = loss.detach().new_full((), momentum_at(batch["progress"], *self.momentum))
+        momentum = torch.as_tensor(momentum_at(batch["progress"], *self.momentum)).to(loss.detach())
         return {"loss": loss, **embedding_health(*projections), "momentum": momentum}
 
     def _project(self, encoder, projector, views):
@@ -63,9 +63,9 @@ class BYOL(Method):
 
 
 @register
-def byol(encoder: Encoder = "xresnet1d50", views=CONTRASTIVE_VIEWS, head_width=512, head_out=128,
-         momentum=0.996, momentum_end=1.0, joint_views=True):
-    """BYOL around an encoder.
+def byol(encoder: Encoder = "xresnet1d50", views: str | list = "contrastive", head_width=512, head_out=128,
+         momentum=0.996, momentum_end=1.0, joint_views=True, fs: float | None = None):
+    """BYOL around an encoder; ``fs`` is for views with spectrograms.
 
     Projector width-head_width-head_out and predictor head_out-head_width-head_out, both with BatchNorm and ReLU
     between.  The target's momentum runs on a cosine from ``momentum`` to ``momentum_end`` (published: 0.9 and 0.9).
@@ -73,4 +73,4 @@ def byol(encoder: Encoder = "xresnet1d50", views=CONTRASTIVE_VIEWS, head_width=5
     """
     projector = mlp(encoder.width, head_width, head_out, norm=True)
     predictor = mlp(head_out, head_width, head_out, norm=True)
-    return BYOL(encoder, projector, predictor, Views(views), (momentum, momentum_end), joint_views)
+    return BYOL(encoder, projector, predictor, Views(views, fs), (momentum, momentum_end), joint_views)

@@ -8,13 +8,17 @@ from models.contract import Encoder, Method
 from models.ema import follow, momentum_at, slow_copy
 from models.heads import DINOHead, embedding_health
 from models.registry import register
-from models.views import DINO_SIGNAL_VIEWS, Views, encode_views
+from models.views import Views, encode_views, input_mean
 from util.errors import ConfigError
 
 
-def teacher_temperature_at(epoch: float, start: float, end: float, warmup_epochs: float) -> float:
-    """Linear from ``start`` at epoch 0 to ``end`` at ``warmup_epochs``, then constant."""
-    return start + (end - start) * min(epoch / warmup_epochs, 1.0) if warmup_epochs else end
+def teacher_temperature_at(epoch, start: float, end: float, warmup_epochs: float):
+    """Linear from ``start`` at epoch 0 to ``end`` at ``warmup_epochs``, then constant.  ``epoch`` is a number or a 0-dim
+    tensor; so is the result."""
+    if not warmup_epochs:
+        return end
+    share = epoch / warmup_epochs
+    return start + (end - start) * (share.clamp(max=1.0) if isinstance(share, torch.Tensor) else min(share, 1.0))
 
 
 class DINOLoss(nn.Module):
@@ -91,14 +95,15 @@ class DINO(Method):
     def forward(self, batch):
         """batch {"signal", "random", "epoch", "progress"} -> {"loss", "teacher_entropy", "kl", "embedding_std",
         "alignment", "uniformity", "momentum"}; while training it also moves the centre."""
-        views = self.views(batch["signal"], batch["random"])
+        views = self.views(batch["signal"], batch["random"], input_mean(self.encoder))
         with torch.no_grad():
             _, teacher = self.teacher_head(encode_views(self.teacher_encoder, views[:self.views.global_count]))
-        embedding, student = self.head(encode_views(self.encoder, views), batch["epoch"] < self.freeze_last_layer)
+        frozen = batch["epoch"] < self.freeze_last_layer if self.freeze_last_layer else False
+        embedding, student = self.head(encode_views(self.encoder, views), frozen)
         out = self.loss(student, teacher, teacher_temperature_at(batch["epoch"], *self.teacher_temperature))
         if self.training:
             self.loss.update_centre(teacher)
-        momentum = out["kl"].new_full((), momentum_at(batch["progress"], *self.momentum))
+        momentum = torch.as_tensor(momentum_at(batch["progress"], *self.momentum)).to(out["kl"])
         return {**out, **embedding_health(embedding[0], embedding[1]), "momentum": momentum}
 
     def after_step(self, progress: float):
@@ -109,11 +114,11 @@ class DINO(Method):
 
 
 @register
-def dino(encoder: Encoder = "xresnet1d50", views=DINO_SIGNAL_VIEWS, head_width=512, head_out=65536,
+def dino(encoder: Encoder = "xresnet1d50", views: str | list = "dino_signal", head_width=512, head_out=65536,
          bottleneck=128, student_temperature=0.1, teacher_temperature=0.04, warmup_teacher_temperature=0.04,
          warmup_teacher_epochs=30, centre_momentum=0.9, momentum=0.996, momentum_end=1.0, freeze_last_layer=1,
-         head_init_std=0.02):
-    """DINO around an encoder.
+         head_init_std=0.02, fs: float | None = None):
+    """DINO around an encoder; ``fs`` is for views with spectrograms.
 
     Head MLP width-head_width-head_width-bottleneck and ``head_out`` prototypes.  The teacher's temperature goes from
     ``warmup_teacher_temperature`` to ``teacher_temperature`` in ``warmup_teacher_epochs``, its momentum on a cosine
@@ -122,7 +127,7 @@ def dino(encoder: Encoder = "xresnet1d50", views=DINO_SIGNAL_VIEWS, head_width=5
     Phan et al. (BHI 2022) never freeze the prototypes and start the MLP at 0.044; the defaults are DINO's.
     """
     head = DINOHead(encoder.width, head_width, bottleneck, head_out, std=head_init_std)
-    return DINO(encoder, head, Views(views),
+    return DINO(encoder, head, Views(views, fs),
                 DINOLoss(head_out, student_temperature, centre_momentum),
                 (warmup_teacher_temperature, teacher_temperature, warmup_teacher_epochs),
                 (momentum, momentum_end), freeze_last_layer)

@@ -16,12 +16,18 @@ def slow_copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).requires_grad_(False)
 
 
-def momentum_at(progress: float, start: float, end: float) -> float:
+def momentum_at(progress, start: float, end: float):
     """Momentum on a half cosine from ``start`` (progress 0) to ``end`` (progress 1); equal values: constant.
+
+    ``progress`` is a number, or a 0-dim tensor, which compiled code does not compile anew for; so is the result.
 
     Grill et al., BYOL, 2020, section 3.3: tau = 1 - (1 - tau_base) (cos(pi k / K) + 1) / 2.
     """
-    return end - (end - start) * (math.cos(math.pi * min(max(progress, 0.0), 1.0)) + 1) / 2
+    if isinstance(progress, torch.Tensor):
+        height = (math.pi * progress.clamp(0.0, 1.0)).cos()
+    else:
+        height = math.cos(math.pi * min(max(progress, 0.0), 1.0))
+    return end - (end - start) * (height + 1) / 2
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 from math import sqrt
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
@@ -36,11 +37,39 @@ def project(head, features, joint: bool) -> torch.Tensor:
     return torch.stack([head(view) for view in features])
 
 
+def gather(x: torch.Tensor) -> torch.Tensor:
+    """x of every process, (world, *x.shape); each x gets the gradient of every process's use of it, summed.
+
+        rank 0: x0          rank 0: x0 x1
+        rank 1: x1   ->     rank 1: x0 x1
+
+    A loss of what all processes hold so has, by DDP's mean of gradients, those of one process with all samples.
+    """
+    return _Gather.apply(x) if dist.is_initialized() else x[None]
+
+
+class _Gather(torch.autograd.Function):
+    """The work of ``gather`` on several processes."""
+
+    @staticmethod
+    def forward(ctx, x):
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank()]
+
+
 class Prototypes(nn.Module):
     """Weight-normalised linear layer without bias whose lengths are fixed to 1: (batch, inputs) -> (batch, outputs).
 
-    ``frozen`` keeps the weights out of training for this call: they get a gradient of exactly zero (not none: DDP
-    waits for every parameter).  AdamW's decoupled weight decay may still shorten them, which changes nothing here.
+    ``frozen`` (true, or a 0-dim tensor that is) keeps the weights out of training for this call: they get a gradient of
+    exactly zero (not none: DDP waits for every parameter).  AdamW's decoupled weight decay may still shorten them,
+    which changes nothing here.
 
     Computed in float32 under autocast too: DINO divides the result by 0.04, and bfloat16 keeps 2 to 3 digits.
     """
@@ -49,8 +78,9 @@ class Prototypes(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(outputs, inputs), std=0.02))
 
-    def forward(self, x, frozen: bool = False):
-        weight = self.weight.detach() + 0 * self.weight if frozen else self.weight
+    def forward(self, x, frozen=False):
+        weight = self.weight if frozen is False else \
+            torch.where(torch.as_tensor(frozen, device=x.device), self.weight.detach(), self.weight)
         with torch.autocast(x.device.type, enabled=False):
             return F.linear(x.float(), F.normalize(weight, dim=1))
 
@@ -77,7 +107,7 @@ class DINOHead(nn.Module):
                 nn.init.zeros_(layer.bias)
         self.last_layer = Prototypes(bottleneck, outputs)
 
-    def forward(self, features, freeze_last_layer: bool = False):
+    def forward(self, features, freeze_last_layer=False):
         """(..., width) -> (embedding (..., bottleneck) of length 1, logits (..., outputs))."""
         embedding = F.normalize(self.mlp(features), dim=-1)
         return embedding, self.last_layer(embedding, freeze_last_layer)

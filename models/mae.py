@@ -8,8 +8,8 @@ from models.encoder.vit import SIZES
 from models.registry import register
 from util.errors import ConfigError
 
-# width 256 and depth 4 as published; the tiny one, for laptops, makes a step three times faster: with a tiny encoder most
-# of the work is the decoder's, which sees every patch
+# width 256 and depth 4 as published; the tiny one, for laptops, makes a step three times faster: with a tiny encoder
+# most of the work is the decoder's, which sees every patch
 DECODERS = {"dec256d4b": {"width": 256, "depth": 4, "heads": 4}, "dec128d2b": {"width": 128, "depth": 2, "heads": 2}}
 
 

@@ -1,8 +1,8 @@
 """Every model by the name used in YAML, and the one way to build it.
 
 A factory is a plain function with keyword arguments, marked by ``@register``; its name is the YAML name and its
-arguments are the keys allowed under ``model:``.  An argument annotated as ``Encoder`` is itself given as a spec.  Adding
-a model is one file anywhere under ``models/``.
+arguments are the keys allowed under ``model:``.  An argument annotated as ``Encoder`` is itself given as a spec.
+Adding a model is one file anywhere under ``models/``.
 """
 import importlib
 import inspect
@@ -14,6 +14,7 @@ from typing import get_args
 from torch import nn
 
 from models.contract import Encoder
+from util.checks import fits
 from util.errors import ConfigError
 
 MODELS = {}
@@ -145,8 +146,6 @@ def _kinds(parameter) -> tuple[type, ...]:
 
 def _check_type(name, key, value, parameter):
     kinds = _kinds(parameter)
-    # a bool is an int to Python, but no number to people; a whole number may stand for a float
-    fits = bool in kinds if isinstance(value, bool) else isinstance(value, (*kinds, int if float in kinds else kinds))
-    if kinds and not fits:
+    if kinds and not fits(value, kinds):
         words = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
         raise ConfigError(f"model {name}: {key} must be of type {words}, such as {parameter.default!r}, not {value!r}")

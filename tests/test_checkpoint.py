@@ -170,9 +170,9 @@ def test_yaml_that_would_run_code_is_refused(tmp_path):
     text = f"!!python/object/apply:os.mkdir ['{marker}']"
     (tmp_path / "evil.yaml").write_text(f"model_name: {text}\n")
     with pytest.raises(ConfigError, match="not valid YAML"):
-        load_config([tmp_path / "evil.yaml"])
+        load_config([tmp_path / "evil.yaml"], program="pretrain")
     with pytest.raises(ConfigError, match="not valid YAML"):
-        load_config([], [f"model_name={text}"])
+        load_config([], [f"model_name={text}"], program="pretrain")
     assert not marker.exists()
 
 

@@ -10,9 +10,9 @@ import torch
 from main_pretrain import pretrain
 from util.challenge import ABBREVIATIONS, CODE_TO_CLASS, labels_from_dx
 from util.config import load_config
-from util.dataset import (Cropping, CropDataset, EvaluationBatches, TrainingBatches, choose_rows, make_labels,
-                          make_loader,
-                          parse_classes, parse_cropping, parse_folds, split_rows, to_device)
+from util.dataset import (Cropping, CropDataset, EvaluationBatches, TrainingBatches, choose_rows, few_positives,
+                          labelled_rows, make_labels, make_loader,
+                          parse_classes, parse_cropping, parse_folds, rows_outside_folds, split_rows, to_device)
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
 from util.leads import LEADS
@@ -86,8 +86,8 @@ def test_moving_and_centred_windows():
 
 @pytest.mark.parametrize("transforms, word", [
     ([], "must begin with a cropping"), (["standardize"], "must begin with a cropping"),
-    (["random_crop"], "crop_length"), ([{"random_crop": {"crop_length": 0}}], "positive whole numbers"),
-    ([{"random_crop": {"crop_length": 2250.0}}], "positive whole numbers"), ([{"random_crop": 2250}], "crop_length"),
+    (["random_crop"], "crop_length"), ([{"random_crop": {"crop_length": 0}}], "crop_length must be a whole number of 1 or more"),
+    ([{"random_crop": {"crop_length": 2250.0}}], "crop_length must be a whole number of 1 or more"), ([{"random_crop": 2250}], "crop_length"),
     ([{"n_crop": {"crop_length": 2250}}], "num_segments"), ([{"random_crop": {"length": 5}}], "crop_length"),
     ([{"moving_window_crop": {"crop_length": 5, "crop_stride": True}}], "crop_stride"), ([None], "cropping"),
 ])
@@ -265,7 +265,7 @@ def first_losses(store, folder, workers):
                  "dataset.transforms=[random_crop: {crop_length: 300}, highpass_filter: {cutoff: 0.67}, standardize]",
                  f"dataset.store={store.path.parent}", f"output_dir={folder}", f"exp_name=w{workers}"]
     root = Path(__file__).resolve().parents[1]
-    run = pretrain(load_config([root / "configs/pretrain/st_mem.yaml"], overrides))
+    run = pretrain(load_config([root / "configs/pretrain/st_mem.yaml"], overrides, program="pretrain"))
     return [json.loads(line)["loss"] for line in (run / "log_steps.txt").read_text().splitlines()]
 
 
@@ -385,6 +385,65 @@ def test_databases_and_subsets(store):
 
 def test_folds_of_a_config():
     assert parse_folds(3) == [3] and parse_folds([0, 9]) == [0, 9] and parse_folds("all") == list(range(10))
-    for wrong in (10, -1, [], [3, 3.5], "3", True, None, [0, 0]):
+    assert parse_folds(11) == parse_folds([11]) == parse_folds("all")     # the original's word for all of them
+    for wrong in (10, -1, [], [3, 3.5], "3", True, None, [0, 0], [0, 11], 12):
         with pytest.raises(ConfigError, match="dataset.fold"):
             parse_folds(wrong)
+
+
+def store_of(folder, records):
+    """A store at 250 Hz of (database, patient, dx, fold) a record."""
+    write_store(folder / "fs250", 250, [
+        ({"record": f"R{i}", "database": database, "fs_original": 250.0, "scale_uv": 1, "age": None, "sex": "Unknown",
+          "patient": patient, "dx": dx, "fold": fold}, np.zeros((5, 12), np.int16))
+        for i, (database, patient, dx, fold) in enumerate(records)], [])
+    return RecordStore(folder / "fs250")
+
+
+@pytest.mark.parametrize("wrong", [["0"], [10], ["all"], [True], [1, 1], "0", [-1], 3])
+def test_folds_to_leave_out_that_mean_nothing_are_config_errors(store, wrong):
+    with pytest.raises(ConfigError, match="dataset.exclude_folds must be a list of different folds 0-9"):
+        rows_outside_folds(store, np.arange(RECORDS), wrong)
+
+
+def test_folds_are_left_out_with_their_patients_other_records(tmp_path):
+    """A store of before: the unscored records have no fold, and those of an excluded patient stayed in pre-training."""
+    mine = store_of(tmp_path, [("a", "p", [SINUS], 0), ("a", "p", [UNSCORED], -1), ("b", "p", [UNSCORED], -1),
+                               ("a", "", [SINUS], 0), ("a", "", [], -1), ("a", "q", [SINUS], 3), ("b", "r", [AF], 0)])
+    rows, notes = rows_outside_folds(mine, np.arange(7), [0])
+    assert rows.tolist() == [2, 4, 5]
+    assert notes[0] == "dataset.exclude_folds [0]: 3 records left out, and 1 more of the same patients"
+    assert "stay in" in notes[1] and ": 2; data_preparation/reformat_memmap.py" in notes[1] and len(notes) == 2
+    rows, notes = rows_outside_folds(mine, np.array([1, 2, 5]), [0, 7])     # whoever is in the fold, used here or not
+    assert rows.tolist() == [2, 5] and "[0, 7]: 0 records left out, and 1 more" in notes[0]
+    rows, notes = rows_outside_folds(mine, np.arange(7), [])
+    assert rows.tolist() == list(range(7)) and notes == []
+
+
+def test_leaving_out_everything_is_a_config_error(store):
+    scored = np.flatnonzero(store.records["fold"].to_numpy() >= 0)
+    with pytest.raises(ConfigError, match="dataset.exclude_folds leaves no record"):
+        rows_outside_folds(store, scored, list(range(10)))
+
+
+def test_records_that_take_no_part_are_counted(tmp_path):
+    mine = store_of(tmp_path, [("a", "", [SINUS], 0), ("a", "", [UNSCORED], 1), ("a", "", [AF], -1), ("a", "", [], -1),
+                               ("a", "", [AF], 2), ("a", "", [AF, SINUS], 2)])
+    classes = parse_classes({"sinus": [SINUS], "fibrillation": [AF]})
+    rows, notes = labelled_rows(mine, np.arange(6), make_labels(mine, classes, "multilabel")[1])
+    assert rows.tolist() == [0, 4, 5]
+    assert notes[0] == "records without a label among dataset.classes, which take no part: 2 of 6"
+    assert notes[1].startswith("labelled records without a fold, which take no part: 1; ") and len(notes) == 2
+    rows, notes = labelled_rows(mine, np.array([0, 4]), make_labels(mine, classes, "multilabel")[1])
+    assert rows.tolist() == [0, 4] and notes == []
+    assert labelled_rows(mine, np.arange(6), make_labels(mine, classes, "multiclass")[1])[0].tolist() == [0, 4]
+
+
+def test_classes_with_few_positives_are_named():
+    labels = np.zeros((40, 3), np.float32)
+    labels[:10, 0], labels[5:14, 1] = 1, 1
+    assert few_positives(labels, np.arange(40), ("a", "b", "c"), "test") == [
+        "the test part has fewer than 10 records of b (9), c (0): their scores, and means over classes, say little"]
+    assert few_positives(labels[:, :1], np.arange(40), ("a",), "test") == []
+    assert few_positives(np.array([0] * 10 + [1] * 3), np.arange(13), ("a", "b"), "test")[0].count("b (3)") == 1
+    assert "a (2)" in few_positives(labels, np.array([3, 4, 39]), ("a", "b", "c"), "test")[0]

@@ -10,7 +10,6 @@ from torch.nn.parallel import DistributedDataParallel
 from models.dino import DINOLoss, teacher_temperature_at
 from models.heads import DINOHead, Prototypes
 from models.registry import build
-from models.views import DINO_SPECTROGRAM_VIEWS
 from tiny_encoder import assert_every_parameter_learns, gradients, tiny_batch
 from two_processes import run_processes
 from util.errors import ConfigError
@@ -112,6 +111,15 @@ def test_defect_5_teacher_temperature_has_no_end_to_run_past(epoch, expected):
     assert teacher_temperature_at(epoch, 0.04, 0.07, 0) == 0.07
 
 
+@pytest.mark.parametrize("number", [float, lambda x: torch.tensor(x, dtype=torch.float64)])
+def test_the_temperature_goes_by_epochs_and_the_momentum_by_progress(number):
+    model, seen = make(warmup_teacher_epochs=2, warmup_teacher_temperature=0.04, teacher_temperature=0.08, momentum=0.9), []
+    model.loss.register_forward_pre_hook(lambda module, arguments: seen.append(float(arguments[2])))
+    out = model(tiny_batch(epoch=number(1.0), progress=number(0.25)))
+    assert seen == [pytest.approx(0.06)]
+    assert out["momentum"].item() == pytest.approx(1 - 0.1 * (math.cos(math.pi / 4) + 1) / 2)
+
+
 def test_defect_5_the_last_step_and_one_beyond_work():
     model = make()
     for epoch, progress in ((300.999, 0.99999), (301.0, 1.0), (302.0, 1.003)):
@@ -157,14 +165,15 @@ def test_the_head_starts_at_the_std_that_is_asked_for(arguments, std):
 
 # ============ views ============
 def test_teacher_sees_global_views_only_and_each_length_is_one_call():
-    model = make()
-    model(tiny_batch(samples=4))
-    assert model.teacher_encoder.calls == [(8, 12, 250)]
-    assert model.encoder.calls == [(8, 12, 250), (32, 12, 100)]
+    """Published: all ten views have one length, so the encoder runs once, with one BatchNorm batch."""
+    for views, calls in (("dino_signal", [(40, 12, 250)]), ("dino_signal_short", [(8, 12, 250), (32, 12, 100)])):
+        model = make(views=views)
+        model(tiny_batch(samples=4))
+        assert model.teacher_encoder.calls == [(8, 12, 250)] and model.encoder.calls == calls
 
 
 def test_spectrogram_views_are_one_call():
-    model = make(views=DINO_SPECTROGRAM_VIEWS)
+    model = make(views="dino_spectrogram")
     out = model(tiny_batch(samples=4))
     assert model.teacher_encoder.calls == [(8, 12, 13, 21)] and model.encoder.calls == [(40, 12, 13, 21)]
     assert out["loss"].isfinite()

@@ -1,4 +1,7 @@
-"""What processes tell each other."""
+"""What processes tell each other, and how long they wait for it."""
+import datetime
+import time
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -36,3 +39,21 @@ def hand_out_code():
 def test_what_could_run_code_is_refused():
     with pytest.raises(RuntimeError, match="Weights only load failed"):
         run_processes(hand_out_code, 2)
+
+
+def wait_for_main(seconds):
+    """Process 0 works alone for longer than a collective may take."""
+    dist.destroy_process_group()
+    distributed.stop()
+    distributed.TIMEOUT = datetime.timedelta(seconds=seconds)
+    distributed.start("cpu")
+    value = distributed.on_main(lambda: time.sleep(2 * seconds) or {"mean": 0.5})
+    if dist.get_rank() == 0:
+        time.sleep(2 * seconds)
+    distributed.barrier()
+    return value
+
+
+def test_long_work_of_process_0_runs_into_no_time_limit():
+    """Such as a bootstrap.  The defect: the others' collective timed out after 30 minutes."""
+    assert run_processes(wait_for_main, 2, 1) == [{"mean": 0.5}] * 2

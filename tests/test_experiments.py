@@ -13,6 +13,7 @@ from small_store import TINY, TINY_FUSION, run, same_environment, store, trained
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from two_processes import run_processes
 
+import main_finetune
 from data_preparation import reformat_memmap
 from experiments import run_ensembled, run_signal, run_spectrogram
 from experiments.baselines import BASELINES, baseline_config, baseline_parser
@@ -35,9 +36,9 @@ CONFIGS = ROOT / "configs" / "downstream"
 SCRIPTS = {"signal": "run_signal", "spectrogram": "run_spectrogram", "fusion": "run_ensembled"}
 
 
-def config_of(baseline, command, processes=1):
+def config_of(baseline, command):
     baseline = BASELINES[SCRIPTS[baseline]]
-    return baseline_config(baseline, baseline_parser(baseline, "").parse_args(command.split()), processes, "cpu")
+    return baseline_config(baseline, baseline_parser(baseline, "").parse_args(command.split()), "cpu")
 
 
 # ============ flags -> config ============
@@ -69,10 +70,13 @@ def test_flags_win_over_set_and_overlays():
     assert config["dataset"]["max_records"] == 240 and config["dataset"]["fold"] == [4, 5]
 
 
-def test_batch_is_that_of_the_step_whatever_the_number_of_processes():
-    assert config_of("signal", "--batch_size 96", processes=2)["dataloader"]["batch_size"] == 48
-    with pytest.raises(ConfigError, match="multiple of 2"):
-        config_of("signal", "--batch_size 5", processes=2)
+def test_a_batch_means_the_same_in_scripts_and_launchers(capsys):
+    """Records a process: the scripts used to share --batch_size out, the launchers to multiply it."""
+    assert config_of("signal", "--batch_size 96 --gpu cpu,cpu")["dataloader"]["batch_size"] == 96
+    for main in (run_signal.main, main_finetune.main):
+        with pytest.raises(SystemExit):
+            main(["--help"])
+        assert "records a process and forward pass" in " ".join(capsys.readouterr().out.split())
 
 
 def test_gating_and_three_heads_reach_the_model():
@@ -81,19 +85,19 @@ def test_gating_and_three_heads_reach_the_model():
     fusion = build_configured(config, 24)
     assert fusion.gate is not None and set(fusion.extra_heads) == {"signal", "spectrogram"}
     assert build_configured(config_of("fusion", "--set model.signal.channels=4"), 24).gate is None
-    gated = load_config([CONFIGS / "fusion_gated.yaml"])
-    plain = load_config([CONFIGS / "fusion.yaml"], ["model.gating=true"])
+    gated = load_config([CONFIGS / "fusion_gated.yaml"], program="finetune")
+    plain = load_config([CONFIGS / "fusion.yaml"], ["model.gating=true"], program="finetune")
     assert gated == plain, "run_ensembled.py --gating and fusion_gated.yaml are the same"
 
 
 def test_defect_16_every_config_reads_where_preparation_writes():
     for path in CONFIGS.glob("*.yaml"):
-        assert load_config([path])["dataset"]["store"] == reformat_memmap.OUTPUT_DIR, path
+        assert load_config([path], program="finetune")["dataset"]["store"] == reformat_memmap.OUTPUT_DIR, path
 
 
 def test_encoders_in_a_fusion_follow_the_data():
     config = load_config([CONFIGS / "fusion_st_mem.yaml"], ["dataset.lead=lead2", "model.signal.name=st_mem_vit_small",
-                                                            "model.spectrogram.channels=2"])
+                                                            "model.spectrogram.channels=2"], program="finetune")
     fusion = build_configured(config, 24)
     assert fusion.spectrogram.spectrogram.segment == 62 and len(fusion.spectrogram.standardize.mean) == 1
     assert fusion.signal.leads == ("II",)
@@ -104,7 +108,7 @@ def test_encoders_in_a_fusion_follow_the_data():
 
 def test_st_mem_fusion_takes_an_st_mem_encoder(tmp_path):
     config = load_config([CONFIGS / "fusion_st_mem.yaml"], ["model.signal.name=st_mem_vit_small",
-                                                            "model.spectrogram.channels=2"])
+                                                            "model.spectrogram.channels=2"], program="finetune")
     encoder = build("st_mem_vit_small", num_classes=None)
     torch.save({"model": encoder.state_dict()}, tmp_path / "encoder.pth")
     fusion = build_configured(config, 24).eval()
@@ -385,3 +389,23 @@ def test_gpu_cpu_cpu_trains_on_two_processes_and_hands_on_exit_codes(tmp_path):
     assert "2 process(es) on cpu" in done.stdout and (tmp_path / "run" / "fold5_bestROC.pth").is_file()
     failed = subprocess.run([*command, "--set", "model.channels=0.5"], capture_output=True, text=True, timeout=300)
     assert failed.returncode != 0
+
+
+def finetune_where_one_process_sees_the_encoder(folder, encoder):
+    rank = torch.distributed.get_rank()
+    config = load_config([CONFIGS / "signal.yaml"], [
+        f"dataset.store={store()}", f"output_dir={folder}/{rank}", "exp_name=run", "mode=linprobe", "dataset.fold=0",
+        "model.channels=4", "train.epochs=1", "train.steps_per_epoch=1", "dataloader.batch_size=4",
+        "dataloader.num_workers=0", "device=cpu", f"encoder_path={encoder if rank == 0 else '/not/there.pth'}"],
+        program="finetune")
+    main_finetune.finetune(config)
+    return True
+
+
+def test_the_encoder_is_read_by_process_0_alone(tmp_path):
+    torch.manual_seed(3)
+    encoder = build("xresnet1d50", channels=4, num_classes=None)
+    torch.save({"model": encoder.state_dict()}, tmp_path / "encoder.pth")
+    assert run_processes(finetune_where_one_process_sees_the_encoder, 2, str(tmp_path), str(tmp_path / "encoder.pth"))
+    kept = torch.load(tmp_path / "0" / "run" / "checkpoint-last.pth", weights_only=True)["model"]
+    assert torch.equal(kept["classifier.stem.0.0.weight"], encoder.state_dict()["stem.0.0.weight"])

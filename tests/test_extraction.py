@@ -199,10 +199,10 @@ def test_a_read_error_that_passes_is_tried_again(tmp_path, monkeypatch, capsys, 
     with monkeypatch.context() as patch:
         failing_reader(patch, "R0002", error)
         assert extraction.main(command) == 75
-    assert "1 record was not read this time" in capsys.readouterr().err
+    assert "records not read this time: 1;" in capsys.readouterr().err
     assert skipped(tmp_path / "extracted") == {"db0/R0002.hea": f"not read this time: {words}"}
     assert reformat_memmap.main(["--input_dir", str(tmp_path / "extracted"), "--output_dir", str(tmp_path / "s")]) == 0
-    assert "1 record was not read" in capsys.readouterr().out and len(RecordStore(tmp_path / "s" / "fs100")) == 3
+    assert "which are not in the store: 1;" in capsys.readouterr().out and len(RecordStore(tmp_path / "s" / "fs100")) == 3
     assert extraction.main(command) == 0
     assert skipped(tmp_path / "extracted") == {}
     assert contents(tmp_path / "extracted") == contents(tmp_path / "sound" / "extracted")

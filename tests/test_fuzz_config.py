@@ -2,15 +2,16 @@
 import math
 import re
 
-import mergedeep
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from util.config import KEYS, check, find_overlay, load_config, load_yaml, parse_override, save_config
+from util.config import find_overlay, load_config, load_yaml, merge, parse_override, save_config
+from util.config_keys import KEYS, PROGRAMS, keys_of
 from util.errors import ConfigError
 
+BASE = {"model_name": "vit_tiny", "dataset": {"transforms": []}, "train": {"epochs": 1}}
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 LONG = settings(max_examples=7000, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -25,13 +26,16 @@ SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.tex
                     st.sampled_from(["1e-3", "inf", "nan", "all", "12lead", "500 steps", "9" * 400, -1, 0, 1, "null"]))
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(SCALARS, inner, max_size=3), max_leaves=6)
 KNOWN = st.sampled_from(paths())
-NAMES = st.one_of(KNOWN, st.text(max_size=12), st.sampled_from(["train", "dataset.train", "a..b", ".", "train.", "-", " "]))
+PROGRAM = st.sampled_from(sorted(PROGRAMS))
+ODD = st.sampled_from(["train", "dataset.train", "a..b", ".", "train.", "-", " ", "base", "finetune", "model.encoder.x",
+                       "train.dist_eval", "dataset.train_csv", "dataset.train_transforms", "use_amp"])
+NAMES = st.one_of(KNOWN, st.text(max_size=12), ODD)
 
 
 @st.composite
 def configs(draw):
     """A mapping that is nearly right: known keys at their places with any value, and sometimes an unknown one."""
-    config = {"model_name": "vit_tiny", "dataset": {"transforms": []}, "train": {"epochs": 1}}
+    config = dict(BASE)
     for _ in range(draw(st.integers(0, 4))):
         place, *inner = draw(NAMES).split(".")
         value = draw(VALUES)
@@ -50,8 +54,8 @@ def accepted_or_explained(function):
         return None
 
 
-def is_resolved(config, keys=KEYS):
-    """All keys are there, with values of their types."""
+def is_resolved(config, keys):
+    """All these keys are there, with values of their types."""
     assert config.keys() == keys.keys()
     for name, spec in keys.items():
         if isinstance(spec, dict):
@@ -64,7 +68,7 @@ def is_resolved(config, keys=KEYS):
         assert not spec.choices or value in spec.choices
 
 
-def merge_case(folder, layers):
+def merge_case(folder, layers, program):
     """Files merged left to right; a resolved config feeds back to itself."""
     files = []
     for number, layer in enumerate(layers):
@@ -73,19 +77,18 @@ def merge_case(folder, layers):
             files[-1].write_text(yaml.safe_dump(layer), encoding="utf-8")
         except (yaml.YAMLError, UnicodeEncodeError):
             return
-    resolved = accepted_or_explained(lambda: load_config(files))
+    resolved = accepted_or_explained(lambda: load_config(files, program=program))
     if resolved is not None:
-        is_resolved(resolved)
+        is_resolved(resolved, keys_of(program))
         save_config(resolved, folder / "resolved.yaml")
-        assert load_config([folder / "resolved.yaml"]) == resolved
+        assert load_config([folder / "resolved.yaml"], program=program) == resolved
 
 
-def override_case(name, value):
+def override_case(name, value, program):
     """One --set over a good base."""
-    base = {"model_name": "vit_tiny", "dataset": {"transforms": []}, "train": {"epochs": 1}}
-    resolved = accepted_or_explained(lambda: load_config([], [f"{name}={value}"], base))
+    resolved = accepted_or_explained(lambda: load_config([], [f"{name}={value}"], BASE, program=program))
     if resolved is not None:
-        is_resolved(resolved)
+        is_resolved(resolved, keys_of(program))
 
 
 def text_case(folder, text):
@@ -94,7 +97,7 @@ def text_case(folder, text):
     found = accepted_or_explained(lambda: load_yaml(folder / "x.yaml"))
     if found is not None:
         assert isinstance(found, dict)
-        accepted_or_explained(lambda: load_config([folder / "x.yaml"]))
+        accepted_or_explained(lambda: load_config([folder / "x.yaml"], program="finetune"))
 
 
 PIECES = st.sampled_from(["a", "train", ":", ": ", "- ", "\n", "  ", "{", "}", "[", "]", ",", "&x ", "*x", "!!python/object:os.x ", "!!",
@@ -104,15 +107,15 @@ YAML_TEXT = st.lists(PIECES, max_size=14).map("".join).map(str.encode) | st.bina
 
 
 @QUICK
-@given(layers=st.lists(configs(), min_size=1, max_size=3))
-def test_merge(tmp_path_factory, layers):
-    merge_case(tmp_path_factory.getbasetemp(), layers)
+@given(layers=st.lists(configs(), min_size=1, max_size=3), program=PROGRAM)
+def test_merge(tmp_path_factory, layers, program):
+    merge_case(tmp_path_factory.getbasetemp(), layers, program)
 
 
 @QUICK
-@given(name=NAMES, value=VALUES.map(str) | YAML_TEXT.map(lambda text: text.decode(errors="replace")))
-def test_overrides(name, value):
-    override_case(name, value)
+@given(name=NAMES, value=VALUES.map(str) | YAML_TEXT.map(lambda text: text.decode(errors="replace")), program=PROGRAM)
+def test_overrides(name, value, program):
+    override_case(name, value, program)
 
 
 @QUICK
@@ -123,16 +126,16 @@ def test_yaml_text(tmp_path_factory, text):
 
 @pytest.mark.slow
 @LONG
-@given(layers=st.lists(configs(), min_size=1, max_size=3))
-def test_merge_long(tmp_path_factory, layers):
-    merge_case(tmp_path_factory.getbasetemp(), layers)
+@given(layers=st.lists(configs(), min_size=1, max_size=3), program=PROGRAM)
+def test_merge_long(tmp_path_factory, layers, program):
+    merge_case(tmp_path_factory.getbasetemp(), layers, program)
 
 
 @pytest.mark.slow
 @LONG
-@given(name=NAMES, value=VALUES.map(str) | YAML_TEXT.map(lambda text: text.decode(errors="replace")))
-def test_overrides_long(name, value):
-    override_case(name, value)
+@given(name=NAMES, value=VALUES.map(str) | YAML_TEXT.map(lambda text: text.decode(errors="replace")), program=PROGRAM)
+def test_overrides_long(name, value, program):
+    override_case(name, value, program)
 
 
 @pytest.mark.slow
@@ -148,7 +151,7 @@ def test_yaml_text_long(tmp_path_factory, text):
     "model: {a: 2001-13-45}", "a: *nowhere", "train: {epochs: .nan}", "train: {lr: .inf}", "seed: 1.5", "seed: true"])
 def test_yaml_that_went_wrong_before_or_might(tmp_path, text):
     (tmp_path / "x.yaml").write_text(text)
-    assert accepted_or_explained(lambda: load_config([tmp_path / "x.yaml"])) is None
+    assert accepted_or_explained(lambda: load_config([tmp_path / "x.yaml"], program="finetune")) is None
 
 
 def test_a_mapping_that_contains_itself(tmp_path):
@@ -156,20 +159,20 @@ def test_a_mapping_that_contains_itself(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match="contains itself"):
-        load_config([tmp_path / "a", tmp_path / "b"])
+        load_config([tmp_path / "a", tmp_path / "b"], program="pretrain")
 
 
 def test_an_alias_used_often_is_no_bomb(tmp_path):
     lines = ["model_name: vit_tiny", "train: {epochs: 1}", "dataset: {transforms: []}", "model:", "  a0: &a0 [1, 1]"]
     lines += [f"  a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}, *a{n - 1}]" for n in range(1, 40)]
     (tmp_path / "x.yaml").write_text("\n".join(lines))
-    assert load_config([tmp_path / "x.yaml"])["model"]["a0"] == [1, 1]
+    assert load_config([tmp_path / "x.yaml"], program="finetune")["model"]["a0"] == [1, 1]
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "", ".", "/"])
 def test_names_of_files_that_cannot_be(name):
     with pytest.raises(ConfigError):
-        load_config([find_overlay(name)])
+        load_config([find_overlay(name)], program="finetune")
 
 
 def test_an_override_without_a_value_or_a_name():
@@ -185,4 +188,4 @@ def test_every_key_explains_itself():
         for section in reversed(sections):
             value = {section: value}
         with pytest.raises(ConfigError, match=re.escape(path)):
-            check(mergedeep.merge({"model_name": "a", "dataset": {"transforms": []}, "train": {"epochs": 1}}, value))
+            load_config([], [], merge([BASE, value]), program="finetune")

@@ -56,7 +56,19 @@ def test_a_run_of_warm_up_alone():
 
 def test_once_an_epoch_or_every_iteration():
     assert schedule_lr(TRAIN, 1.75) == pytest.approx(1e-3 * 1.75 / 3)
-    assert schedule_lr({**TRAIN, "lr_update": "epoch"}, 1.75) == pytest.approx(1e-3 / 3)
+    assert schedule_lr({**TRAIN, "lr_update": "epoch"}, 1.75) == pytest.approx(1e-3 * 2 / 3)
+    assert schedule_lr({**TRAIN, "lr_update": "epoch"}, 50.75) == schedule_lr(TRAIN, 50)
+
+
+def test_once_an_epoch_the_first_epoch_of_the_warm_up_trains_too():
+    """The defect: a whole epoch at rate 0."""
+    train = {**TRAIN, "lr_update": "epoch"}
+    for position, share in ((0, 1 / 3), (0.9, 1 / 3), (1, 2 / 3), (2.5, 1), (3, 1)):
+        assert schedule_lr(train, position) == pytest.approx(1e-3 * share), position
+    assert schedule_lr({**train, "warmup_epochs": 0.5}, 0) == pytest.approx(1e-3)  # never above the peak
+    for position in (0, 0.5, 7.3):
+        assert schedule_lr({**train, "warmup_epochs": 0}, position) == \
+            schedule_lr({**TRAIN, "warmup_epochs": 0}, math.floor(position))
 
 
 def test_weight_decay_goes_by_half_a_cosine():
@@ -186,7 +198,8 @@ def test_lars_is_known_by_name_and_spares_too():
 
 def test_the_large_batch_recipe_is_the_published_one():
     """Chen et al. 2020, section 2.2: LARS, 0.3 * batch / 256, here with 8 processes of 512."""
-    config = load_config([ROOT / "configs/pretrain/simclr_signal.yaml", find_overlay("simclr_large_batch")])
+    config = load_config([ROOT / "configs/pretrain/simclr_signal.yaml", find_overlay("simclr_large_batch")],
+                         program="pretrain")
     train, batch = config["train"], config["dataloader"]["batch_size"]
     assert 8 * batch == 4096 and resolve_lr(train, batch, 8) == pytest.approx(4.8) == 0.075 * math.sqrt(8 * batch)
     optimizer = make_optimizer(nn.Linear(3, 2), {**train, "lr": 4.8})

@@ -104,7 +104,7 @@ def test_run_downstream_takes_a_pretrained_signal_encoder(checkpoints, store, tm
 
 def default_config(script):
     baseline = BASELINES[script]
-    return baseline_config(baseline, baseline_parser(baseline, "").parse_args([]), 1, "cpu")
+    return baseline_config(baseline, baseline_parser(baseline, "").parse_args([]), "cpu")
 
 
 @pytest.mark.parametrize("name, epochs_frozen", [("SIMCLR", 10), ("BYOL", 5)])
@@ -154,7 +154,8 @@ def st_mem_losses(store, folder, batch, accumulate):
         "model_name=st_mem_vit_tiny_dec128d2b", f"dataset.store={store}", f"output_dir={folder}", "train.epochs=1",
         "train.steps_per_epoch=5", "train.log_every=1", "train.lr=1.0e-3", "dataloader.num_workers=0", "device=cpu",
         "train.warmup_epochs=0", "model.seq_len=450", "dataset.transforms=[random_crop: {crop_length: 450}, "
-        "highpass_filter: {cutoff: 0.67}, lowpass_filter: {cutoff: 40}, standardize: {axis: [-1, -2]}]", f"dataloader.batch_size={batch}", f"train.accum_iter={accumulate}"])
+        "highpass_filter: {cutoff: 0.67}, lowpass_filter: {cutoff: 40}, standardize: {axis: [-1, -2]}]", f"dataloader.batch_size={batch}", f"train.accum_iter={accumulate}"],
+        program="pretrain")
     folder = main_pretrain.pretrain(config)
     return [json.loads(line)["loss"] for line in (folder / "log_steps.txt").read_text().splitlines()]
 

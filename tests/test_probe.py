@@ -1,11 +1,17 @@
 """The linear probe: features averaged over a record's crops, and a ridge regression in closed form."""
 import numpy as np
 import pytest
+import small_store
 import torch
+from tiny_jobs import ST_MEM, with_store
 from torch import nn
 
+import main_pretrain
+from util import probe
+from util.config import ROOT, load_config
 from util.probe import features, linear_probe
 from util.scores import auroc, macro
+from util.store import RecordStore
 
 
 class Means(nn.Module):
@@ -60,3 +66,30 @@ def test_a_constant_feature_does_no_harm():
     y = np.eye(2)[random.integers(0, 2, 100)]
     x = np.concatenate([y, np.full((100, 1), 7.0)], axis=1)
     assert linear_probe(x, y, x, y) == 1
+
+
+def test_the_probe_trains_on_records_from_the_whole_store(monkeypatch):
+    """A store is ordered by database: its first rows are all of one, and a perfect encoder scored .65 on them."""
+    monkeypatch.setattr(probe, "MAX_TRAINING", 12)
+    config = load_config([ROOT / "configs/pretrain/simclr_signal.yaml"], [f"dataset.store={small_store.store()}"],
+                         program="pretrain")
+    store = RecordStore(small_store.store() / "fs100")
+    rows = probe.Probe(store, config, torch.device("cpu")).parts[0][0]
+    assert len(rows) == 12 == len(set(rows)) and rows[0] < 8 and rows[-1] > len(store) - 8
+    assert np.diff(rows).max() < 0.3 * len(store)
+
+
+@pytest.mark.parametrize("excluded", [[3], []])
+def test_figures_draw_a_record_that_is_not_trained_on(monkeypatch, tmp_path, excluded):
+    drawn, titles, plot, move = [], [], main_pretrain.plot_reconstruction, main_pretrain.to_device
+    monkeypatch.setattr(main_pretrain, "to_device", lambda batch, device: drawn.extend(batch["record"].tolist()) or
+                        move(batch, device))
+    monkeypatch.setattr(main_pretrain, "plot_reconstruction", lambda *args, title, **more: titles.append(title) or
+                        plot(*args, title=title, **more))
+    config = with_store(ST_MEM, epochs=1, steps_per_epoch=1)
+    config = {**config, "dataset": {**config["dataset"], "exclude_folds": excluded}, "output_dir": str(tmp_path),
+              "exp_name": "run"}
+    main_pretrain.pretrain(load_config([config], program="pretrain"))
+    folds = RecordStore(small_store.store() / "fs100").records["fold"]
+    assert list(folds[drawn]) == excluded or not excluded
+    assert [title is None for title in titles] == [bool(excluded)] and len(drawn) == 1

@@ -1,48 +1,22 @@
 """A run that is killed at any point and started again leaves what an undisturbed one leaves, to the last bit."""
+import functools
+import os
 import random
 import shutil
 import signal
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-import small_store
+import torch
 from jobs import run_job
+from tiny_jobs import SCENARIOS, with_store
+from two_processes import run_processes
 
 from benchmarks.fault_injection import differences
+from util.errors import CheckpointError
+from util.resume import check_agreement
 from util.stop import PREEMPTED
-
-DATA = {"fs": 100, "transforms": [{"random_crop": {"crop_length": 150}}, {"standardize": {"axis": [-1, -2]}}],
-        "max_records": 48}
-TRAIN = {"epochs": 2, "lr": 1e-3, "warmup_epochs": 1, "log_every": 1, "checkpoint_every": "2 steps", "keep_every": 1,
-         "keep_last": 1, "figure_every": 5}
-LOADER = {"batch_size": 8, "num_workers": 0}
-ST_MEM = {"model_name": "nano_st_mem", "dataset": DATA, "train": TRAIN, "dataloader": LOADER}
-DINO = {"model_name": "dino", "dataset": DATA, "dataloader": LOADER,
-        "train": {**TRAIN, "optimizer": "sgd", "optimizer_kwargs": {"momentum": 0.9}},
-        "model": {"encoder": {"name": "xresnet1d50", "channels": 2}, "head_width": 16, "bottleneck": 8,
-                  "head_out": 32, "freeze_last_layer": 1}}
-CNN = {"model_name": "xresnet1d50", "model": {"channels": 2}, "mode": "scratch", "dataset": DATA, "train": TRAIN,
-       "dataloader": LOADER, "metric": {"target_metrics": ["AUROC"]}, "test": {"target_metric": "loss", "bootstrap": 5}}
-VIT = {**CNN, "model_name": "nano_vit", "model": {"drop_out_rate": 0.2}, "train": {**TRAIN, "freeze_epochs": 1}}
-
-
-def with_store(config, **train):
-    return {**config, "dataset": {**config["dataset"], "store": str(small_store.store())},
-            "train": {**config["train"], **train}}
-
-
-def accumulating(config):
-    return {**config, "train": {**config["train"], "accum_iter": 2}, "dataloader": {**LOADER, "batch_size": 4}}
-
-
-SCENARIOS = {
-    "st_mem": ("main_pretrain", ST_MEM, 1), "st_mem accumulation": ("main_pretrain", accumulating(ST_MEM), 1),
-    "st_mem 2": ("main_pretrain", {**ST_MEM, "dataloader": {"batch_size": 4, "num_workers": 1}}, 2),
-    "dino": ("main_pretrain", DINO, 1),
-    "dino accumulation 2": ("main_pretrain", accumulating({**DINO, "dataset": {**DATA, "max_records": 64}}), 2),
-    "cnn 2": ("main_finetune", {**CNN, "dataloader": {"batch_size": 4, "num_workers": 0}}, 2),
-    "vit": ("main_finetune", VIT, 1), "vit accumulation 2": ("main_finetune", accumulating(VIT), 2),
-}
-
 
 KILL, TERM, USR1 = signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1
 
@@ -87,6 +61,49 @@ def test_fine_tuning_on_two_processes_stopped_in_evaluation(tmp_path):
     """BatchNorm statistics are process 0's on both when they evaluate: the defect would differ after resuming."""
     stops = [(("evaluation", 0), TERM), (("evaluation", 0), KILL), (("step", 1), TERM)]
     assert check_stopped_run("cnn 2", tmp_path, stops) == len(stops)
+
+
+def in_a_folder_of_its_own(places):
+    """Work where no other process looks, as machines without a common disk do."""
+    place = Path(places) / f"node{os.environ['RANK']}"
+    place.mkdir(parents=True, exist_ok=True)
+    os.chdir(place)
+
+
+def test_processes_that_share_no_folder_go_on_together(tmp_path):
+    """Process 0 alone reads and writes.  The defect: process 1, which finds nothing, began anew in the same collectives.
+
+    BatchNorm apart: in mid-epoch each process has running statistics of its own, and the checkpoint those of process 0.
+    """
+    program, config, world = SCENARIOS["cnn 2"]
+    config = with_store(config, sync_bn=False)
+    undisturbed = run_job(program, config, tmp_path / "a", world=world)
+    assert undisturbed.statuses == [0, 0], undisturbed.text
+    apart = functools.partial(in_a_folder_of_its_own, str(tmp_path / "b"))
+    killed = run_job(program, config, tmp_path / "b", "--output_dir", "out", world=world, stop_at=("step", 6), patch=apart)
+    assert killed.statuses[0] == -KILL, killed.text
+    final = run_job(program, config, tmp_path / "b", "--output_dir", "out", world=world, patch=apart)
+    assert final.statuses == [0, 0] and "checkpoint-last.pth: epoch 1, step 2" in final.text, final.text
+    assert differences(tmp_path / "a" / "run", tmp_path / "b" / "node0" / "out" / "run") == []
+    assert not list((tmp_path / "b" / "node1").iterdir())
+
+
+def disagreement(differ):
+    """What check_agreement says where processes stand at different steps, or have different running statistics."""
+    model = torch.nn.BatchNorm1d(3)
+    model.running_mean += torch.distributed.get_rank() if differ == "weights" else 0
+    step = torch.distributed.get_rank() if differ == "step" else 0
+    try:
+        check_agreement(SimpleNamespace(model=model, epoch=1, step=step))
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("differ", ["", "step", "weights"])
+def test_processes_that_resumed_differently_end_with_an_error(differ):
+    said = run_processes(disagreement, 2, differ)
+    assert said[0] == said[1] and ("did not resume alike (process 0: epoch 1, step 0, " in said[0]) == bool(differ)
 
 
 @pytest.mark.slow

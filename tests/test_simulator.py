@@ -13,6 +13,7 @@ from scipy.signal import find_peaks, periodogram
 from data_preparation import ecg_model, simulate_physionet2020 as simulator
 from data_preparation.ecg_model import DOWER, TO_ELECTRODES, TO_LEADS, Findings, diagnoses, simulate
 from util.challenge import ABBREVIATIONS, labels_from_dx
+from util.errors import ECGError
 from util.leads import LEADS
 
 FS = 500
@@ -383,7 +384,7 @@ def test_every_class_occurs_and_some_records_have_none():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("simulated") / "data"
-    assert simulator.main(["--output_dir", str(folder), "--records", "14", "--seed", "3", "--workers", "1"]) == 0
+    simulator.main(["--output_dir", str(folder), "--records", "14", "--seed", "3", "--workers", "1"])
     return folder
 
 
@@ -468,14 +469,15 @@ def test_full_length_incart_lasts_half_an_hour():
     assert name == "st_petersburg_incart" and counts.shape == (1800 * 257, 12)
 
 
-def test_a_used_folder_is_refused_but_the_same_run_may_be_repeated(folder, tmp_path, capsys):
+def test_a_used_folder_is_refused_but_the_same_run_may_be_repeated(folder, tmp_path):
     arguments = ["--output_dir", str(folder), "--records", "14", "--workers", "1", "--seed"]
     before = {path: path.read_bytes() for path in headers(folder)}
-    assert simulator.main(arguments + ["3"]) == 0
+    simulator.main(arguments + ["3"])
     assert before == {path: path.read_bytes() for path in headers(folder)}
-    assert simulator.main(arguments + ["9"]) == 2
-    assert "already holds other files" in capsys.readouterr().err
+    with pytest.raises(ECGError, match="already holds other files"):
+        simulator.main(arguments + ["9"])
     (tmp_path / "file").write_text("")
-    assert simulator.main(["--output_dir", str(tmp_path / "file"), "--records", "1"]) == 2
-    assert simulator.main(["--output_dir", str(tmp_path / "none"), "--records", "0"]) == 2
+    for name, records, words in (("file", "1", "cannot make the folder"), ("none", "0", "at least 1")):
+        with pytest.raises(ECGError, match=words):
+            simulator.main(["--output_dir", str(tmp_path / name), "--records", records])
     assert not (tmp_path / "none").exists()

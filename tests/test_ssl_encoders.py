@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from models.registry import DataFacts, build
-from models.views import DINO_SIGNAL_VIEWS, DINO_SPECTROGRAM_VIEWS
 from tiny_encoder import assert_every_parameter_learns
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
@@ -14,8 +13,8 @@ VIT_VIEWS = [
     {"count": 2, "transforms": [{"random_resized_crop": {"ratio": [0.1, 0.5], "length": 75}}]},
 ]
 ENCODERS = {    # arguments (small), crop length, DINO's views
-    "xresnet1d50": ({"channels": 16}, 250, DINO_SIGNAL_VIEWS),
-    "spectrogram_se_resnet34": ({"channels": 8}, 250, DINO_SPECTROGRAM_VIEWS),
+    "xresnet1d50": ({"channels": 16}, 250, "dino_signal"),
+    "spectrogram_se_resnet34": ({"channels": 8}, 250, "dino_spectrogram"),
     "st_mem_vit_tiny": ({"seq_len": 150}, 150, VIT_VIEWS),
 }
 

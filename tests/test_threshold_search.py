@@ -8,14 +8,15 @@ import torch
 from small_store import TINY, run, store, trained_signal
 
 from experiments import run_signal, threshold_search
+from experiments.compare_runs import compare
 from experiments.trained_weights import find_weights
 from main_finetune import main as finetune_main
 from util.challenge import ABBREVIATIONS
 from util.config import ROOT
 from util.errors import CheckpointError, ConfigError
-from util.scores import all_scores
+from util.scores import REPORT, SCORES, compute_scores, parse_scores
 from util.store import RecordStore
-from util.thresholds import load_thresholds, search_ascent, search_published
+from util.thresholds import Thresholds, load_thresholds, search_ascent, search_published
 
 SIGNAL = ROOT / "configs" / "downstream" / "signal.yaml"
 
@@ -55,7 +56,9 @@ def test_defect_8_published_command_finds_what_training_wrote(folder, capsys):
     assert {path.name for path in made.iterdir()} == {
         "thresholds.json", "thresholds_fold3.json", "thresholds_fold9.json", "scores.csv", "fold3.png", "fold9.png"}
     text = capsys.readouterr().out
-    assert "fold3_bestROC.pth" in text and "part\tfold\trecords\tAUROC\tAUPRC\tAcc\tF1\tF2\tG2\tCM" in text
+    assert "fold3_bestROC.pth" in text
+    assert "part\tfold\trecords\tAUROC\tAUPRC\tExactMatch\tChallengeF1\tF2\tG2\tChallengeScore" in text
+    assert "published headings: Acc is ExactMatch, F1 is ChallengeF1, CM is ChallengeScore" in text
 
 
 @pytest.mark.parametrize("method", ["ascent", "published"])
@@ -71,10 +74,35 @@ def test_defect_9_thresholds_come_from_the_selection_fold_alone(folder, method):
     found = load_thresholds(folder / f"thresholds_PRC_{method}" / "thresholds.json")
     np.testing.assert_array_equal(found.thresholds, expected.thresholds)
     _, labels, probabilities = parts["test"]
-    scores = all_scores(labels, probabilities, probabilities >= found.thresholds)
+    scores = compute_scores(probabilities, labels, parse_scores(REPORT, ABBREVIATIONS), "multilabel", found.thresholds)
     row = pd.read_csv(folder / f"thresholds_PRC_{method}" / "scores.csv").set_index("part").loc["test"]
-    for key, title in threshold_search.HEADINGS.items():
-        assert row[title] == pytest.approx(scores[key], abs=1e-5, nan_ok=True), title
+    for name, value in scores.items():
+        assert row[name] == pytest.approx(value, abs=1e-5, nan_ok=True), name
+
+
+def test_every_table_gives_the_same_number_under_the_same_name(folder, tmp_path):
+    """Of one prediction file: test_metrics.csv, the summary over folds, compare_runs, and the threshold report, whose
+    thresholds are set to those of training's test."""
+    fold3 = trained_signal() / "fold3"
+    predictions = pd.read_csv(fold3 / "test_predictions.csv")
+    labels, probabilities = (predictions.filter(regex=f"^{kind}_").to_numpy() for kind in ("label", "probability"))
+    every = compute_scores(probabilities, labels, parse_scores(list(SCORES), ABBREVIATIONS), "multilabel")
+    search(folder, "--fold", 3, "--best-type", "ROC")
+    parts = dict.fromkeys(("valid", "test"), threshold_search.Part(*saved_part(folder, "test", 3, "ROC")))
+    half = Thresholds(np.full(24, np.nextafter(0.5, 1)), 0.0, 0, "one half")  # on above 0.5
+    tables = [pd.read_csv(fold3 / "test_metrics.csv").iloc[0],
+              pd.read_csv(trained_signal() / "summary.csv").set_index("fold").loc["3"],
+              compare([fold3]).loc["fold3"],
+              threshold_search.report(3, 4, half, parts).set_index("part").loc["test"]]
+    searched = pd.read_csv(folder / "thresholds_ROC_ascent" / "scores.csv").set_index("part").loc["test"]
+    tables.append(searched[["AUROC", "AUPRC"]])  # the others depend on the searched thresholds
+    seen = set()
+    for table in tables:
+        for name in table.index.intersection(every):
+            assert table[name] == pytest.approx(every[name], abs=1e-4, nan_ok=True), name
+            seen.add(name)
+        assert set(table.index) <= {*every, "loss", "fold", "records", "weights of fold"}, "a name of its own"
+    assert seen == set(every) - {"Accuracy"}  # which this config does not ask for
 
 
 def test_predictions_are_those_of_training_s_own_test(folder):
@@ -108,7 +136,7 @@ def test_several_folds_are_averaged_and_their_thresholds_joined_by_the_median(fo
     table = pd.read_csv(made / "scores.csv")
     each = table[(table["part"] == "test") & table["fold"].isin(["3", "9"])]
     mean = table[(table["part"] == "test") & (table["fold"] == "mean")].iloc[0]
-    assert len(each) == 2 and mean["CM"] == pytest.approx(each["CM"].mean(), abs=1e-5)
+    assert len(each) == 2 and mean["ChallengeScore"] == pytest.approx(each["ChallengeScore"].mean(), abs=1e-5)
     folds = [load_thresholds(made / f"thresholds_fold{k}.json").thresholds for k in (3, 9)]
     np.testing.assert_array_equal(load_thresholds(made / "thresholds.json").thresholds, np.median(folds, axis=0))
     assert "==== 2 folds ====" in capsys.readouterr().out
@@ -117,8 +145,8 @@ def test_several_folds_are_averaged_and_their_thresholds_joined_by_the_median(fo
 def test_ascent_never_ends_below_published_on_the_search_fold(folder):
     for method in ("ascent", "published"):
         search(folder, "--method", method)
-    scores = [pd.read_csv(folder / f"thresholds_PRC_{method}" / "scores.csv").query("part == 'search'")["CM"].to_numpy()
-              for method in ("ascent", "published")]
+    tables = [pd.read_csv(folder / f"thresholds_PRC_{method}" / "scores.csv") for method in ("ascent", "published")]
+    scores = [table.query("part == 'search'")["ChallengeScore"].to_numpy() for table in tables]
     assert (scores[0][:3] >= scores[1][:3] - 1e-6).all()  # both folds and their mean
 
 
@@ -192,3 +220,17 @@ def test_wrong_requests_are_explained(folder, tmp_path):
         run(threshold_search.main, "--weight_folder", folder, "--gpu", "cpu,cpu")
     with pytest.raises(ConfigError, match="no store at"):
         search(folder, "--set", f"dataset.store={tmp_path}/moved")
+
+
+def test_a_damaged_predictions_file_is_made_again(folder, capsys):
+    """Was a traceback; and a search that is interrupted leaves the older file or none."""
+    search(folder, "--fold", 3)
+    place = next((folder / "predictions").glob("fold3*.npz"))
+    whole = place.read_bytes()
+    place.write_bytes(whole[:len(whole) // 2])
+    capsys.readouterr()
+    search(folder, "--fold", 3)
+    assert "from an earlier search" not in capsys.readouterr().out
+    search(folder, "--fold", 3)
+    assert "from an earlier search" in capsys.readouterr().out
+    assert [path.name for path in (folder / "predictions").iterdir() if "tmp" in path.name] == []

@@ -199,6 +199,27 @@ def test_other_formats_go_through_wfdb(tmp_path, fmt):
     assert np.corrcoef(signal[:, 0], values[:, 11])[0, 1] > 0.99
 
 
+@pytest.mark.parametrize("fmt", ["16", "212", "24"])
+def test_every_lead_has_its_own_unit_gain_and_baseline_in_other_formats(tmp_path, fmt):
+    units = ["uV", "mV", "V", "nV", *["mV"] * 7, "uV", "mV"]
+    in_mv = np.array([1e-3, 1, 1e3, 1e-6, *[1] * 7, 1e-3, 1])
+    gain = np.array([1.5, 900, 1e6, 1e-3, *range(300, 1000, 100), 2, 500])
+    baseline, counts = 10 * np.arange(13) - 60, (ecg_counts(leads=13) // 32).astype(np.int64)
+    wfdb.wrsamp("r1", fs=360, units=units, sig_name=[*LEADS, "vx"], d_signal=counts, fmt=[fmt] * 13, adc_gain=gain.tolist(),
+                baseline=baseline.tolist(), write_dir=str(tmp_path))
+    expected = ((counts - baseline) / gain * in_mv)[:, :12]
+    np.testing.assert_allclose(read_record(tmp_path / "r1.hea").signal, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_every_lead_has_its_own_unit_in_a_mat(tmp_path):
+    path = write_record(tmp_path, "A1")
+    lines = path.read_text().splitlines()
+    for k in range(0, 12, 2):
+        lines[k + 1] = lines[k + 1].replace("1000/mV", "2/uV")
+    path.write_text("\n".join(lines))
+    np.testing.assert_allclose(read_record(path).signal, ecg_counts() / np.tile([2000, 1000], 6), rtol=1e-6)
+
+
 def test_truncated_dat_and_missing_dat(tmp_path):
     wfdb.wrsamp("r1", fs=360, units=["mV"] * 12, sig_name=list(LEADS), p_signal=ecg_counts() / 1000.0,
                 fmt=["16"] * 12, write_dir=str(tmp_path))

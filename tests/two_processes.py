@@ -19,6 +19,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from util import distributed
+
 
 def _free_port() -> int:
     with socket.socket() as probe:
@@ -32,10 +34,10 @@ def _run_rank(function, args, rank, world, port, folder):
                       MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     try:
-        dist.init_process_group("gloo", rank=rank, world_size=world)
+        distributed.start("cpu")
         torch.save(function(*args), folder / f"{rank}.pt")
         dist.barrier()                   # nobody leaves while another still needs it
-        dist.destroy_process_group()
+        distributed.stop()
     except BaseException:
         (folder / f"{rank}.error").write_text(traceback.format_exc())
         os._exit(1)                      # without waiting for the process group

@@ -36,7 +36,8 @@ _BY_CODE = {row["code"]: row for row in _ROWS}
 ABBREVIATIONS = tuple(_BY_CODE[code]["abbreviation"] for code in CLASSES)
 NAMES = tuple(_BY_CODE[code]["name"] for code in CLASSES)
 CODE_TO_CLASS = {row["code"]: CLASSES.index(row["class"]) for row in _ROWS}  # all 27 codes
-CLASS_CODES = {name: {row["code"] for row in _ROWS if row["class"] == code} for name, code in zip(ABBREVIATIONS, CLASSES)}
+CLASS_CODES = {name: {row["code"] for row in _ROWS if row["class"] == code}
+               for name, code in zip(ABBREVIATIONS, CLASSES)}
 NORMAL = CLASSES.index("426783006")  # sinus rhythm: what the Challenge's "inactive" classifier always answers
 
 

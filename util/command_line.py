@@ -4,10 +4,11 @@ import argparse
 from util.config import describe_keys, find_overlay, load_config
 
 
-def argument_parser(description: str, default_config: str) -> argparse.ArgumentParser:
-    """The command line of main_pretrain.py and main_finetune.py."""
+def argument_parser(description: str, default_config: str, program: str) -> argparse.ArgumentParser:
+    """The command line of main_pretrain.py and main_finetune.py; ``program``: "pretrain" or "finetune"."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     epilog="configuration keys (YAML, --overlay or --set):\n" + describe_keys())
+                                     epilog="configuration keys (YAML, --overlay or --set):\n" + describe_keys(program))
+    parser.set_defaults(program=program)
     parser.add_argument("-f", "--config_path", default=default_config, metavar="YAML", help=f"default {default_config}")
     add_config_flags(parser)
     parser.add_argument("--output_dir", metavar="DIR", help="results go to DIR/EXP_NAME")
@@ -31,4 +32,4 @@ def config_from(arguments) -> dict:
     names = ("output_dir", "exp_name", "encoder_path", "start_epoch", "resume")
     flags = {name: getattr(arguments, name) for name in names if getattr(arguments, name) not in (None, "")}
     paths = [arguments.config_path, *map(find_overlay, arguments.overlay)]
-    return load_config(paths, arguments.overrides, flags)
+    return load_config(paths, arguments.overrides, flags, program=arguments.program)

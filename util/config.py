@@ -1,7 +1,7 @@
-"""Configuration: YAML files merged left to right, then ``--set a.b=c`` overrides, checked against one table of keys.
+"""Configuration: YAML files merged left to right, then ``--set a.b=c``, checked against one table of keys.
 
-``KEYS`` below is the whole vocabulary.  What stands under ``model:`` is the factory's own arguments and is checked
-when the model is built; transforms likewise by their own signatures.
+``util/config_keys.py`` is the whole vocabulary.  What stands under ``model:`` is the factory's own arguments and
+is checked when the model is built; transforms likewise by their own signatures.  docs/configs.md has the rules.
 """
 import contextlib
 import copy
@@ -9,126 +9,30 @@ import difflib
 import math
 import os
 import re
-from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
-import mergedeep
 import yaml
 
+from util.checks import fits
+from util.config_keys import KEYS, PROGRAMS, REQUIRED, Key, describe_keys, keys_of, page
 from util.errors import ConfigError
+from util.published_config import translate
+from util.run_log import print_once
 
-REQUIRED = object()
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@dataclass(frozen=True)
-class Key:
-    """One configuration key: its types (None in ``types`` allows null), default, one line of advice, and what values
-    are allowed (numbers from ``least`` to ``most``)."""
-    types: tuple
-    default: object
-    help: str
-    choices: tuple = ()
-    least: float = -math.inf
-    most: float = math.inf
-
-
-def key(types, default, help, choices=(), least=-math.inf, most=math.inf):
-    return Key(types if isinstance(types, tuple) else (types,), default, help, choices, least, most)
-
-
-KEYS = {
-    "seed": key(int, 0, "seed of data order, crops, views, masks and initialisation", least=0, most=2 ** 63 - 1),
-    "output_dir": key(str, "./output", "runs are written to <output_dir>/<exp_name>"),
-    "exp_name": key(str, "", "name of the run"),
-    "resume": key(str, "", "checkpoint to go on from; 'auto' takes checkpoint-last.pth of this run if there is one"),
-    "start_epoch": key(int, 0, "first epoch (0-based) when it shall differ from the checkpoint's", least=0),
-    "encoder_path": key(str, "", "encoder.pth of a pre-training run (modes finetune and linprobe)"),
-    "device": key(str, "auto", "auto takes the GPU where there is one", ("auto", "cuda", "cpu")),
-    "model_name": key(str, REQUIRED, "a model of models/, e.g. st_mem_vit_base_dec256d4b"),
-    "model": key(dict, {}, "arguments of the model's factory"),
-    "mode": key(str, "scratch", "downstream: what is trained and from where", ("finetune", "linprobe", "scratch")),
-    "dataset": {
-        "store": key(str, "./data_folder/data_summary_without_preprocessing", "folder that holds fs100/ and fs250/"),
-        "fs": key(int, 250, "sampling rate in Hz; picks the store's folder", least=1),
-        "lead": key((str, list), "12lead", "12lead, limb_lead, lead1, lead2, a lead's name or a list of names"),
-        "transforms": key(list, REQUIRED, "training crops: a cropping first, then device transforms, in order"),
-        "eval_transforms": key((list, None), None, "the same for evaluation (downstream)"),
-        "rand_augment": key((dict, None), None, "RandAugment after the transforms: op_names, level, num_layers, prob"),
-        "crops_per_record": key(int, 1, "random crops of a record each time it is visited", least=1),
-        "databases": key((list, None), None, "only these source databases (null: all)"),
-        "exclude_folds": key(list, [], "pre-training: folds to leave out, e.g. those a downstream test will use"),
-        "max_records": key((int, None), None, "a seeded subset of this many records, for trying things out", least=1),
-        "fold": key((int, list, str), 0, "downstream: test fold 0-9, a list of them, or 'all'"),
-        "protocol": key(str, "nested", "nested: test on k, select on k+1, train on the other eight; "
-                        "published: select and report on k (optimistic)", ("nested", "published")),
-        "label_fraction": key(float, 1.0, "share of the training records that is used (0.01 for 1 % of the labels)",
-                              least=0, most=1),
-        "classes": key((str, dict), "challenge2020", "challenge2020 (24 classes), or {name: [SNOMED CT codes]}"),
-    },
-    "dataloader": {
-        "batch_size": key(int, 16, "records a process and forward pass", least=1),
-        "num_workers": key(int, 8, "loader processes a training process", least=0),
-        "pin_memory": key(bool, True, "faster copies to the GPU"),
-    },
-    "train": {
-        "epochs": key(int, REQUIRED, "passes over the data", least=1),
-        "accum_iter": key(int, 1, "forward passes a step; the effective batch is batch_size * accum_iter * processes",
-                          least=1),
-        "warmup_epochs": key(float, 0.0, "epochs of linear warm-up from 0", least=0),
-        "lr": key((float, None), None, "peak learning rate; null: blr * effective batch / 256", least=0),
-        "blr": key((float, None), None, "base learning rate for an effective batch of 256", least=0),
-        "min_lr": key(float, 0.0, "floor of the cosine", least=0),
-        "lr_update": key(str, "iteration", "the schedule moves every iteration, or once an epoch",
-                         ("iteration", "epoch")),
-        "optimizer": key(str, "adamw", "one of util/optim.py's OPTIMIZERS"),
-        "optimizer_kwargs": key(dict, {}, "further arguments, e.g. betas: [0.9, 0.95]"),
-        "weight_decay": key(float, 0.0, "decoupled weight decay", least=0),
-        "weight_decay_end": key((float, None), None, "cosine schedule of the weight decay towards this (DINO)",
-                                least=0),
-        "decay_all": key(bool, False, "published: decay biases, norms and embeddings as well"),
-        "max_norm": key((float, None), None, "clip the gradient's norm", least=0),
-        "amp": key(str, "auto", "autocast: auto (bf16 on GPUs that have it, else fp16; none on the CPU), "
-                   "bf16, fp16 or none", ("auto", "bf16", "fp16", "none")),
-        "matmul_precision": key(str, "high", "torch.set_float32_matmul_precision; 'medium' is faster on some CPUs",
-                                ("highest", "high", "medium")),
-        "compile": key(bool, False, "torch.compile the model: slow first step, faster ones after"),
-        "sync_bn": key(bool, False, "BatchNorm statistics over all processes"),
-        "freeze_epochs": key(int, 0, "downstream: train the head alone for the first epochs", least=0),
-        "steps_per_epoch": key((int, None), None, "cut epochs short, for trying things out", least=1),
-        "log_every": key(int, 10, "steps between progress updates and TensorBoard points", least=1),
-        "figure_every": key(int, 10, "epochs between figures of a reconstruction", least=1),
-        "probe_every": key(int, 0, "pre-training: epochs between linear probes on labelled records (0: never)",
-                           least=0),
-        "checkpoint_every": key((int, str), 1, "epochs, or '500 steps', between writes of checkpoint-last.pth",
-                                least=1),
-        "keep_every": key(int, 20, "epochs between checkpoints that are kept (checkpoint-<epoch>.pth)", least=1),
-        "keep_last": key(int, 0, "keep only so many of these (0: all)", least=0),
-        "skip_nonfinite": key(int, 0, "steps with a loss that is not finite to tolerate before stopping", least=0),
-        "dist_eval": key(bool, True, "published key; evaluation is always shared out, every record counted once"),
-    },
-    "loss": key(str, "bce", "downstream criterion", ("bce", "cross_entropy")),
-    "metric": {
-        "task": key(str, "multilabel", "kind of labels", ("multilabel", "multiclass")),
-        "num_labels": key((int, None), None, "checked against dataset.classes when given", least=1),
-        "num_classes": key((int, None), None, "checked against dataset.classes when given", least=1),
-        "target_metrics": key(list, ["AUROC"], "names, or {name: {average: macro}}; util/metrics.py lists them"),
-    },
-    "test": {
-        "target_metric": key(str, "loss", "the checkpoint to test: best by this metric on the selection fold"),
-        "bootstrap": key(int, 0, "resamples of the test records for 95 % intervals (0: none)", least=0),
-    },
-}
-
-
+# ============ YAML ============
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which also reads 1e-3 as a number (YAML 1.1 wants 1.0e-3) and refuses a key given twice."""
+    """The safe loader; it reads 1e-3 as a number, too (YAML 1.1 wants 1.0e-3), and refuses a key given twice."""
 
     def construct_mapping(self, node, deep=False):
         names = [name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode)]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} is given twice", node.start_mark)
+            problem = f"the key {twice[0]!r} is given twice"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -136,8 +40,9 @@ class _Dumper(yaml.SafeDumper):
     """Writes what ``_Loader`` reads: a text like 1e-3 in quotes."""
 
 
+_FLOAT = re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$")
 for _rules in (_Loader, _Dumper):
-    _rules.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), "-+0123456789")
+    _rules.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, "-+0123456789")
 
 
 def read_yaml(text: str):
@@ -152,11 +57,15 @@ def read_yaml(text: str):
         raise ValueError(" ".join(str(error).split())) from None
 
 
-def load_yaml(path) -> dict:
-    """A YAML mapping from a file, by the safe loader.
+def load_yaml(path, program: str | None = None, base=True) -> dict:
+    """The mapping of a YAML file, merged over the one that its key ``base`` names, by the safe loader.
+
+    Args:
+        program: whose section (``pretrain:`` or ``finetune:``) is merged over the file's other keys.
+        base: whether the file may have one.
 
     Raises:
-        ConfigError: missing, unreadable, not YAML, or not a mapping.
+        ConfigError: missing, unreadable, not YAML, or not a mapping; a base that has a base itself.
     """
     try:
         value = read_yaml(Path(path).read_text(encoding="utf-8"))
@@ -168,7 +77,31 @@ def load_yaml(path) -> dict:
         return {}
     if not isinstance(value, dict):
         raise ConfigError(f"{path} must hold a mapping of keys, not {type(value).__name__}")
-    return value
+    sections = {name: value.pop(name, None) or {} for name in PROGRAMS}
+    below = value.pop("base", None)
+    if below is not None and not (base and isinstance(below, str)):
+        raise ConfigError(f"{path}: base must be the name of a YAML file, not {below!r}" if base else
+                          f"{path} is another file's base and has a base itself; put the keys of both in one")
+    for name, section in sections.items():
+        if not isinstance(section, dict):
+            raise ConfigError(f"{path}: the section {name} must be a mapping of keys, not {section!r}")
+    own = merge([_translated(layer, path) for layer in (value, sections.get(program, {}))])
+    return merge([load_yaml(Path(path).parent / below, program, base=False), own]) if below else own
+
+
+def _translated(layer, where):
+    """The layer in this project's words, with a note on what was said in others.
+
+    Raises:
+        ConfigError: keys of published files that moved, all of them.
+    """
+    layer, notes, moved = translate(layer)
+    if moved:
+        raise ConfigError(f"{where}: keys have moved: " + "; ".join(
+            f"instead of {', '.join(paths)} write {new}" for new, paths in moved.items()))
+    if notes:
+        print_once(f"note: {where}: {'; '.join(notes)}")
+    return layer
 
 
 def find_overlay(name) -> Path:
@@ -197,28 +130,94 @@ def parse_override(text: str) -> dict:
     return value
 
 
-def load_config(paths, overrides=(), extra=None) -> dict:
-    """Merge files, then ``overrides`` (texts ``a.b=c``), then the mapping ``extra``; check; fill in defaults.
+# ============ merging ============
+def merge(layers: list[dict]) -> dict:
+    """Layers of a config in one mapping: mappings merge, lists and values are replaced by the later layer's.
+
+    Arguments given beside a model's name go with it: the last layer with a ``model_name`` decides, and the
+    ``model`` sections of layers that name another are dropped; so with mappings under ``model`` and their ``name``.
+
+    Raises:
+        ConfigError: a mapping that contains itself.
+    """
+    named = [layer["model_name"] for layer in layers if "model_name" in layer][-1:]
+    layers = [{name: value for name, value in layer.items() if name != "model"}
+              if named and layer.get("model_name", named[0]) != named[0] else layer for layer in layers]
+    try:
+        return _merge(layers)
+    except RecursionError:
+        raise ConfigError("a mapping of the config contains itself (an alias in its own anchor)") from None
+
+
+def _merge(layers, in_model=False):
+    """The same for any mapping; ``in_model``: one under ``model``, where a text stands for {name: text}."""
+    if len(layers) == 1:
+        return copy.deepcopy(layers[0])
+    named = [layer["name"] for layer in layers if in_model and "name" in layer][-1:]
+    layers = [layer for layer in layers if not named or layer.get("name", named[0]) == named[0]]
+    merged = {}
+    for name in dict.fromkeys(name for layer in layers for name in layer):
+        values = [layer[name] for layer in layers if name in layer]
+        if in_model and any(isinstance(value, dict) for value in values):
+            values = [{"name": value} if isinstance(value, str) else value for value in values]
+        mappings = list(takewhile(lambda value: isinstance(value, dict), reversed(values)))[::-1]
+        deeper = in_model or name == "model"
+        merged[name] = _merge(mappings, deeper) if mappings else copy.deepcopy(values[-1])
+    return merged
+
+
+def load_config(sources, overrides=(), extra=None, *, program: str) -> dict:
+    """Merge layers, ``overrides`` (texts ``a.b=c``) and the mapping ``extra``; check; fill in defaults.
+
+    Args:
+        sources: YAML files, or configs out of checkpoints: earlier versions stored keys of the other program
+            in these, which are left out.
+        program: "pretrain" or "finetune".
 
     Raises:
         ConfigError: see ``check``.
     """
-    merged = {}
-    for layer in [*map(load_yaml, paths), *map(parse_override, overrides), extra or {}]:
-        try:
-            mergedeep.merge(merged, layer)  # mappings are merged, lists and values replaced
-        except RecursionError:
-            raise ConfigError("a mapping of the config contains itself (a YAML alias inside its own anchor)") from None
-    return check(merged)
+    layers = [_divide(_translated(source, "the stored config"), program)[0] if isinstance(source, dict)
+              else load_yaml(source, program) for source in sources]
+    for text in overrides:
+        layers.append(_translated(parse_override(text), f"--set {text}"))
+    return check(merge([*layers, extra or {}]), program)
 
 
-def check(config: dict, keys=KEYS, prefix="") -> dict:
-    """A copy with defaults filled in and numbers converted.
+# ============ checking ============
+def check(config: dict, program: str) -> dict:
+    """A copy with a program's defaults filled in and numbers converted.
 
     Raises:
-        ConfigError: unknown key (the nearest known one is suggested), wrong type, value not among the choices,
-            or a required key that is missing.
+        ConfigError: unknown key (the nearest known one is suggested), one without effect in this program, wrong
+            type, value not among the choices, or a required key that is missing.
     """
+    config, others = _divide(config, program)
+    if others:
+        other = next(name for name in PROGRAMS if name != program)
+        raise ConfigError(f"no effect in {PROGRAMS[program]}: {', '.join(others)}; that belongs to "
+                          f"{PROGRAMS[other]}: leave it out, or put it under '{other}:' in a file for both")
+    return _check(config, keys_of(program))
+
+
+def _divide(config, program, keys=KEYS, prefix=""):
+    """(config without the keys of the other program, the dotted names of those)."""
+    own, others = {}, []
+    for name, value in config.items():
+        spec = keys.get(name)
+        if isinstance(spec, Key) and spec.program not in (None, program):
+            others.append(prefix + name)
+            continue
+        if isinstance(spec, dict) and isinstance(value, (dict, type(None))):
+            value, more = _divide(value or {}, program, spec, f"{prefix}{name}.")
+            others += more
+            if not value:
+                continue
+        own[name] = value
+    return own, others
+
+
+def _check(config, keys, prefix=""):
     unknown = [name for name in config if name not in keys]
     if unknown:
         name = str(unknown[0])
@@ -228,11 +227,10 @@ def check(config: dict, keys=KEYS, prefix="") -> dict:
     checked = {}
     for name, spec in keys.items():
         if isinstance(spec, dict):
-            section = config.get(name)
-            section = {} if section is None else section
+            section = config.get(name, {})
             if not isinstance(section, dict):
                 raise ConfigError(f"{prefix}{name} must be a mapping of keys, not {section!r}")
-            checked[name] = check(section, spec, f"{prefix}{name}.")
+            checked[name] = _check(section, spec, f"{prefix}{name}.")
         elif name in config:
             checked[name] = _convert(prefix + name, config[name], spec)
         elif spec.default is REQUIRED:
@@ -251,20 +249,14 @@ def _convert(name, value, spec):
     if value is None and None in spec.types:
         return None
     if float in spec.types and isinstance(value, (int, str)) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError, OverflowError):
-            value = float(value)
-    # a bool is an int to Python, but no number to people
-    fits = bool in spec.types if isinstance(value, bool) else isinstance(value, tuple(t for t in spec.types if t))
-    if not fits or isinstance(value, float) and not math.isfinite(value):
-        words = {"str": "text", "dict": "a mapping", "list": "a list", "float": "a number", "int": "a whole number",
-                 "bool": "true or false"}
-        kinds = " or ".join("null" if t is None else words[t.__name__] for t in spec.types)
-        raise ConfigError(f"{name} must be {kinds}, not {value!r} ({spec.help})")
+        with contextlib.suppress(ValueError):
+            value = float(value) if isinstance(value, str) or abs(value) < 1e300 else math.inf
+    if not fits(value, spec.types) or isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{name} must be {spec.kinds}, not {value!r} ({spec.help})")
     if spec.choices and value not in spec.choices:
         raise ConfigError(f"{name}: {value!r} is not one of {', '.join(map(str, spec.choices))}")
     if isinstance(value, (int, float)) and not spec.least <= value <= spec.most:
-        bounds = f"{spec.least:g} or more" if math.isinf(spec.most) else f"between {spec.least:g} and {spec.most:g}"
-        raise ConfigError(f"{name} must be {bounds}, not {value!r} ({spec.help})")
+        raise ConfigError(f"{name} must be {spec.bounds}, not {value!r} ({spec.help})")
     return value
 
 
@@ -273,13 +265,5 @@ def save_config(config: dict, path) -> None:
     Path(path).write_text(yaml.dump(config, Dumper=_Dumper, sort_keys=False), encoding="utf-8")
 
 
-def describe_keys(keys=KEYS, prefix="") -> str:
-    """All keys with defaults and advice, for ``--help``."""
-    lines = []
-    for name, spec in keys.items():
-        if isinstance(spec, dict):
-            lines.append(describe_keys(spec, f"{prefix}{name}."))
-        else:
-            default = "required" if spec.default is REQUIRED else f"default {spec.default!r}"
-            lines.append(f"  {prefix}{name}: {spec.help} [{default}]")
-    return "\n".join(lines)
+if __name__ == "__main__":
+    print(page(), end="")

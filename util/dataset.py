@@ -7,18 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_convert
 
+from util.arguments import COUNT, parse_named
 from util.challenge import CLASS_CODES, labels_from_dx
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom, sample_keys
 from util.leads import LEADS, lead_index
 from util.stop import ignore_signals
-from util.store import FOLDS
+from util.store import FOLDS, NO_FOLD
 
 CROP_STREAM = 1       # streams of KeyedRandom: the crop's place, and what the device draws (transforms, masks, views)
 DEVICE_STREAM = 2
 MAX_STATISTICS = 20_000
+ALL_FOLDS = 11        # the fusion original's number for all ten folds
+MIN_POSITIVES = 10    # with fewer records of a class its scores are mostly chance
+_NEW_FOLDS = "data_preparation/reformat_memmap.py makes a store in which every record has one"
 
 
 # ============ which windows of a record ============
@@ -46,39 +50,47 @@ class Cropping:
         return np.array([spare // 2])
 
 
-def parse_cropping(transforms: list, where: str) -> Cropping:
-    """The cropping that must stand first in a list of transforms.
+def random_crop(crop_length: COUNT):
+    """One window at a random place, in evaluation the centre."""
+    return Cropping("random", crop_length)
 
-    Raises:
-        ConfigError: none there, or wrong arguments.
-    """
-    kinds = {"random_crop": ("crop_length",), "center_crop": ("crop_length",),
-             "n_crop": ("crop_length", "num_segments"), "moving_window_crop": ("crop_length", "crop_stride")}
+
+def center_crop(crop_length: COUNT):
+    """The window in the middle."""
+    return Cropping("center", crop_length)
+
+
+def n_crop(crop_length: COUNT, num_segments: COUNT):
+    """So many windows, spread evenly."""
+    return Cropping("segments", crop_length, count=num_segments)
+
+
+def moving_window_crop(crop_length: COUNT, crop_stride: COUNT):
+    """A window every ``crop_stride`` samples."""
+    return Cropping("moving", crop_length, stride=crop_stride)
+
+
+CROPPINGS = {make.__name__: make for make in (random_crop, center_crop, n_crop, moving_window_crop)}
+
+
+def parse_cropping(transforms: list, where: str) -> Cropping:
+    """The cropping that must stand first in a list of transforms; a ConfigError where none does."""
     first = transforms[0] if transforms else None
-    name, args = next(iter(first.items())) if isinstance(first, dict) and first else (first, {})
-    if name not in kinds:
-        raise ConfigError(f"{where} must begin with a cropping: {', '.join(kinds)} (found {name!r})")
-    if not isinstance(args, dict) or set(args) != set(kinds[name]) or \
-            not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in args.values()):
-        raise ConfigError(f"{where}: {name} takes positive whole numbers {', '.join(kinds[name])}, not {args!r}")
-    length = args["crop_length"]
-    return {"random_crop": Cropping("random", length), "center_crop": Cropping("center", length),
-            "n_crop": Cropping("segments", length, count=args.get("num_segments", 1)),
-            "moving_window_crop": Cropping("moving", length, stride=args.get("crop_stride", 1))}[name]
+    name, arguments = parse_named(first, CROPPINGS, f"{where} must begin with a cropping")
+    return CROPPINGS[name](**arguments)
 
 
 # ============ reading ============
 class CropDataset(Dataset):
-    """Reads crops: indexed by a list of (row of the store, first sample, key) it returns one batch.
-
-    Args:
-        store: RecordStore.
-        leads: names, in the order wanted.
-        length: samples a crop.  A shorter record is padded at its end with each lead's mean.
-        labels: (records of the store, classes) or None; handed on as float32 (multi-label) or int64 (multi-class).
+    """Batches of crops of a RecordStore, indexed by a list of (row of the store, first sample, key).
 
     A batch: "counts" int16 (batch, length, leads), "scale" float32 (batch,) mV a count, "key" and "record" int64
     (batch,), and "label".  Raw counts travel from worker to device at half the size of float32.
+
+    Args:
+        leads: names, in the order wanted.
+        length: samples a crop.  A shorter record is padded at its end with each lead's mean.
+        labels: from ``make_labels``, of all records of the store, or None.
     """
 
     def __init__(self, store, leads, length, labels=None):
@@ -125,6 +137,7 @@ class TrainingBatches:
 
     Args:
         rows: rows of the store to visit; samples: their lengths; length: samples a crop.
+        steps: at most so many an epoch.
 
     Raises:
         ConfigError: fewer records than one step needs.
@@ -136,18 +149,19 @@ class TrainingBatches:
         self.batch_size, self.accumulate, self.crops = batch_size, accumulate, crops
         self.seed, self.rank, self.world = seed, rank, world
         self.per_step = batch_size * accumulate * world  # records a step, over all processes
-        self.steps = len(self.rows) // self.per_step
+        self.most_steps = steps
+        self.set_epoch(0)
         if not self.steps:
             raise ConfigError(f"{len(self.rows)} training records are fewer than one step's batch of {self.per_step} "
                               f"(dataloader.batch_size {batch_size} x train.accum_iter {accumulate} x {world} "
                               "processes); make the batch smaller")
-        if steps is not None:
-            self.steps = min(self.steps, steps)
-        self.epoch, self.first_step = 0, 0
 
-    def set_epoch(self, epoch: int, first_step: int = 0):
-        """Choose the epoch, and how many of its steps to pass over (resuming)."""
-        self.epoch, self.first_step = epoch, first_step
+    def set_epoch(self, epoch: int, first_step: int = 0, offset: int = 0):
+        """Choose the epoch and, to resume, the step to begin with; the ``offset`` records before step 0, fewer than
+        a step, were seen in steps of another size."""
+        self.epoch, self.first_step, self.offset = epoch, first_step, offset
+        steps = (len(self.rows) - offset) // self.per_step
+        self.steps = steps if self.most_steps is None else min(steps, self.most_steps)
 
     def __len__(self):
         return (self.steps - self.first_step) * self.accumulate
@@ -155,7 +169,7 @@ class TrainingBatches:
     def __iter__(self):
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.rows))
         for batch in range(self.first_step * self.accumulate, self.steps * self.accumulate):
-            begin = (batch * self.world + self.rank) * self.batch_size
+            begin = self.offset + (batch * self.world + self.rank) * self.batch_size
             yield self.items(np.repeat(order[begin:begin + self.batch_size], self.crops))
 
     def items(self, places):
@@ -191,14 +205,10 @@ class EvaluationBatches:
 def make_loader(dataset, batches, *, num_workers=0, pin_memory=False) -> DataLoader:
     """A DataLoader whose workers return whole batches and live as long as it does."""
     # A generator of its own: the loader would otherwise draw from torch's global one at every epoch.
-    return DataLoader(dataset, batch_sampler=batches, collate_fn=_whole, num_workers=num_workers,
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=default_convert, num_workers=num_workers,
                       persistent_workers=num_workers > 0, prefetch_factor=4 if num_workers else None,
                       pin_memory=pin_memory and torch.cuda.is_available(), generator=torch.Generator(),
                       worker_init_fn=ignore_signals)
-
-
-def _whole(batch):
-    return batch
 
 
 def crops_for_statistics(dataset, rows, length, batch_size, device, pipeline):
@@ -211,11 +221,7 @@ def crops_for_statistics(dataset, rows, length, batch_size, device, pipeline):
 
 # ============ labels and folds ============
 def parse_classes(value) -> dict[str, set[str]]:
-    """``dataset.classes`` as {name: SNOMED CT codes}.
-
-    Raises:
-        ConfigError: neither challenge2020 nor a mapping of lists of codes.
-    """
+    """``dataset.classes`` as {name: SNOMED CT codes}; a ConfigError for anything but challenge2020 and such lists."""
     if value == "challenge2020":
         return CLASS_CODES
     if not isinstance(value, dict) or len(value) < 2:
@@ -223,12 +229,12 @@ def parse_classes(value) -> dict[str, set[str]]:
                           "{name: [SNOMED CT codes]}")
     classes = {str(name): {str(code) for code in (codes if isinstance(codes, list) else [codes])}
                for name, codes in value.items()}
-    empty = [name for name, codes in classes.items() if not codes]
-    bad = [code for codes in classes.values() for code in codes if not code.isdigit()]
-    if empty:
-        raise ConfigError(f"dataset.classes: {empty[0]!r} has no code")
-    if bad:
-        raise ConfigError(f"dataset.classes: {bad[0]!r} is not a SNOMED CT code (digits only)")
+    for name, codes in classes.items():
+        if not codes:
+            raise ConfigError(f"dataset.classes: {name!r} has no code")
+        for code in codes:
+            if not code.isdigit():
+                raise ConfigError(f"dataset.classes: {code!r} is not a SNOMED CT code (digits only)")
     return classes
 
 
@@ -246,36 +252,91 @@ def make_labels(store, classes: dict, task: str):
 
 
 def choose_rows(store, *, databases=None, max_records=None, seed=0) -> np.ndarray:
-    """Rows of these databases; with ``max_records`` a seeded subset, in store order.
+    """Rows of these databases, else of all; with ``max_records`` a seeded subset, in store order.
 
     Raises:
         ConfigError: a database that the store does not hold.
     """
-    keep = np.ones(len(store), bool)
+    rows = np.arange(len(store))
     if databases is not None:
-        known = sorted(store.records["database"].unique())
-        unknown = sorted(set(map(str, databases)) - set(known))
-        if unknown:
-            raise ConfigError(f"dataset.databases: the store has no {', '.join(unknown)}; it holds {', '.join(known)}")
-        keep = store.records["database"].isin(list(map(str, databases))).to_numpy()
-    rows = np.flatnonzero(keep)
+        wanted, known = set(map(str, databases)), set(store.records["database"])
+        if not wanted <= known:
+            raise ConfigError(f"dataset.databases: the store has no {', '.join(sorted(wanted - known))}; "
+                              f"it holds {', '.join(sorted(known))}")
+        rows = np.flatnonzero(store.records["database"].isin(wanted))
     if max_records is not None and len(rows) > max_records:
         rows = np.sort(np.random.default_rng([seed, 1]).permutation(rows)[:max_records])
     return rows
 
 
+def _are_folds(value) -> bool:
+    return isinstance(value, list) and all(type(fold) is int and 0 <= fold < FOLDS for fold in value) \
+        and len(set(value)) == len(value)
+
+
 def parse_folds(value) -> list[int]:
-    """``dataset.fold`` as a list of test folds.
+    """``dataset.fold`` as a list of test folds: a fold 0-9, a list of different ones, or all of them: 'all', or 11 as
+    published.  Anything else is a ConfigError."""
+    if value in ("all", ALL_FOLDS, [ALL_FOLDS]):
+        return list(range(FOLDS))
+    folds = value if isinstance(value, list) else [value]
+    if not folds or not _are_folds(folds):
+        raise ConfigError(f"dataset.fold must be a fold 0-{FOLDS - 1}, a list of different ones, or 'all' "
+                          f"(or {ALL_FOLDS}, the same), not {value!r}")
+    return folds
+
+
+def rows_outside_folds(store, rows, exclude_folds) -> tuple[np.ndarray, list[str]]:
+    """Rows without those of ``dataset.exclude_folds`` and other records of the same patients, and sentences about them.
 
     Raises:
-        ConfigError: not a fold 0-9, a list of different ones, or 'all'.
+        ConfigError: not a list of different folds 0-9, or no row stays.
     """
-    folds = list(range(FOLDS)) if value == "all" else value if isinstance(value, list) else [value]
-    if not folds or not all(isinstance(f, int) and not isinstance(f, bool) and 0 <= f < FOLDS for f in folds) \
-            or len(set(folds)) < len(folds):
-        raise ConfigError(f"dataset.fold must be a fold 0-{FOLDS - 1}, a list of different ones, or 'all', "
-                          f"not {value!r}")
-    return folds
+    if not _are_folds(exclude_folds):
+        raise ConfigError(f"dataset.exclude_folds must be a list of different folds 0-{FOLDS - 1}, "
+                          f"not {exclude_folds!r}")
+    if not exclude_folds:
+        return rows, []
+    records = store.records
+    excluded = records["fold"].isin(exclude_folds).to_numpy()
+    patient = records["database"] + "/" + records["patient"]
+    theirs = ((records["patient"] != "") & patient.isin(patient[excluded])).to_numpy() & ~excluded
+    kept = rows[~(excluded | theirs)[rows]]
+    if not len(kept):
+        raise ConfigError("dataset.exclude_folds leaves no record; leave out fewer folds")
+    notes = [f"dataset.exclude_folds {exclude_folds}: {excluded[rows].sum()} records left out, and "
+             f"{theirs[rows].sum()} more of the same patients"]
+    without = (records["fold"].to_numpy()[kept] == NO_FOLD).sum()
+    if without:
+        notes.append("records without a fold, which stay in even if their patients, unknown here, are left "
+                     f"out: {without}; {_NEW_FOLDS}")
+    return kept, notes
+
+
+def labelled_rows(store, rows, labelled) -> tuple[np.ndarray, list[str]]:
+    """Rows that a supervised job can use, those with a label (``labelled``, from ``make_labels``) and a fold, and
+    sentences about the others."""
+    has_fold, notes = (store.records["fold"] != NO_FOLD).to_numpy()[rows], []
+    unlabelled, without = (~labelled[rows]).sum(), (labelled[rows] & ~has_fold).sum()
+    if unlabelled:
+        notes.append("records without a label among dataset.classes, which take no part: "
+                     f"{unlabelled} of {len(rows)}")
+    if without:
+        notes.append(f"labelled records without a fold, which take no part: {without}; {_NEW_FOLDS}")
+    return rows[labelled[rows] & has_fold], notes
+
+
+def few_positives(labels, rows, classes, part: str) -> list[str]:
+    """A sentence, if need be, that names the classes of which ``rows`` (the ``part``) hold too few records to score.
+
+    Args:
+        labels: from ``make_labels``; classes: their names.
+    """
+    own = labels[rows]
+    counts = own.sum(axis=0).astype(int) if own.ndim == 2 else np.bincount(own, minlength=len(classes))
+    few = [f"{name} ({count})" for name, count in zip(classes, counts) if count < MIN_POSITIVES]
+    return [f"the {part} part has fewer than {MIN_POSITIVES} records of {', '.join(few)}: their scores, and "
+            "means over classes, say little"] if few else []
 
 
 def split_rows(store, rows, fold: int, *, protocol="nested", label_fraction=1.0, seed=0) -> dict[str, np.ndarray]:

@@ -1,19 +1,24 @@
 """The only place that knows how many processes there are.
 
-torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without them there is one process.  CPU tensors travel by gloo, GPU
-tensors by nccl.
+torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without them there is one process.  CPU tensors travel by gloo,
+GPU tensors by nccl.
 """
 import datetime
+import functools
 import io
 import json
 import os
+import time
 
 import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from util.errors import ECGError
-from util.stop import Preempted
+from util.stop import Preempted, in_group, working_alone
+
+TIMEOUT = datetime.timedelta(minutes=30)  # of a collective that all enter at about the same time
+LONG = datetime.timedelta(days=7)         # of waiting for what process 0 does alone
 
 
 def start(device: str = "auto") -> torch.device:
@@ -32,23 +37,37 @@ def start(device: str = "auto") -> torch.device:
     where = torch.device("cuda", local_rank) if use_gpu else torch.device("cpu")
     if use_gpu:
         torch.cuda.set_device(where)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
-        _join("cpu:gloo,cuda:nccl" if use_gpu else "gloo", datetime.timedelta(minutes=30))
+    if in_group() and not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if use_gpu else "gloo", store=_store(), rank=rank(),
+                                world_size=int(os.environ["WORLD_SIZE"]), timeout=TIMEOUT)
     return where
 
 
-def _join(backend, timeout):
-    # torchrun keeps its store over restarts: without a prefix of their own, restarted processes would find, and try,
-    # the addresses of the dead ones (torch 2.13).
-    store, rank, size = next(rendezvous("env://", timeout=timeout))
-    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+@functools.cache
+def _store():
+    """The run's key-value store."""
+    return _of_this_attempt(next(rendezvous("env://", timeout=TIMEOUT))[0])
+
+
+def _of_this_attempt(store):
+    """The launcher keeps its store over restarts: without a prefix of their own, restarted processes would
+    find, and try, the addresses of the dead ones (torch 2.13)."""
+    attempt = os.environ.get("TORCHELASTIC_RUN_ID", ""), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(" ".join(attempt), store)
+
+
+@functools.cache
+def _long_group():
+    """All processes, with a time limit for long waits."""
+    return dist.new_group(backend="gloo", timeout=LONG)
 
 
 def stop() -> None:
-    """Leave the process group."""
+    """Leave the process group; all others must leave, too."""
     if dist.is_initialized():
         dist.destroy_process_group()
+    _long_group.cache_clear()
+    _store.cache_clear()
 
 
 def world() -> int:
@@ -66,15 +85,46 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def in_group() -> bool:
-    """True if torchrun started several processes, be they joined yet or not."""
-    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+def lost_contact(error) -> bool:
+    """Whether a collective failed because another process has ended, or cannot be reached."""
+    # gloo, which serves the CPU, has no error type; its messages begin with the place in its source.
+    return isinstance(error, dist.DistError) or isinstance(error, RuntimeError) and "/gloo/" in str(error)
+
+
+def first_to_say(text: str) -> bool:
+    """True on the first process that says ``text``: where all fail alike, one speaks, and none waits."""
+    try:
+        store = _store() if dist.is_initialized() else _of_this_attempt(
+            dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), wait_for_workers=False,
+                          timeout=datetime.timedelta(seconds=2)))
+        return store.add(f"said {text}", 1) == 1
+    except (RuntimeError, KeyError):
+        return not dist.is_initialized() or is_main()  # who kept the store has gone, and not without a word
 
 
 def barrier() -> None:
-    """Wait for all processes."""
+    """Wait for all processes, however long that takes."""
     if world() > 1:
-        dist.barrier()
+        _wait(dist.barrier(group=_long_group(), async_op=True))
+
+
+def _wait(work):
+    """Wait for a collective in Python, where signals are noticed.
+
+    Raises:
+        RuntimeError: another process has ended; Preempted: this one alone was asked to stop.
+    """
+    stopped = None
+    while True:
+        try:
+            while not work.is_completed():
+                time.sleep(0.002)
+            break
+        except Preempted as request:
+            stopped = request  # process 0, asked as well, will say so; if it does not, end_when_stuck helps
+    work.wait()
+    if stopped:
+        raise stopped
 
 
 def total(tensor: torch.Tensor) -> torch.Tensor:
@@ -85,41 +135,45 @@ def total(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def any_process(flag: bool) -> bool:
-    """True on every process if ``flag`` is true on one.  Costs a small CPU message, no GPU synchronisation."""
+    """True on every process if ``flag`` is true on one.  A small CPU message, no GPU synchronisation."""
     if world() == 1:
         return flag
     return bool(total(torch.tensor(int(flag))).item())
 
 
-def on_main(function) -> None:
-    """Call ``function()`` on process 0 while the others wait for it.
+def on_main(function):
+    """Call ``function()`` on process 0 while the others wait for it, however long it takes; returns its value
+    (plain types and tensors) on all.
 
     Raises:
         ECGError: on every process, where ``function`` raised one; Preempted, where it was asked to stop.
     """
-    failure = None
+    if world() == 1:
+        return function()
+    value, failure = None, None
     if is_main():
         try:
-            function()
-        except ECGError as error:
+            with working_alone():
+                value = function()
+        except (ECGError, Preempted) as error:
             failure = error
-    failed, stopped = total(torch.tensor([failure is not None, isinstance(failure, Preempted)]).int()).tolist()
-    if stopped:
-        raise failure or Preempted("process 0 was asked to stop")
-    if failed:
-        raise failure or ECGError("process 0 could not go on; its message says why")
+    told = broadcast_object({"value": value, "failed": failure is not None, "text": str(failure),
+                             "stopped": isinstance(failure, Preempted)})
+    if told["failed"]:
+        raise failure or (Preempted if told["stopped"] else ECGError)(told["text"])
+    return told["value"]
 
 
-def same_buffers(module: torch.nn.Module) -> None:
-    """Hand process 0's buffers to all.  BatchNorm statistics are each process's own while it trains, and a checkpoint
-    keeps those of process 0: what is evaluated must be what is saved."""
+def same_tensors(tensors) -> None:
+    """Hand process 0's tensors to all, in place.  BatchNorm statistics, for one, are each process's own while it trains,
+    and a checkpoint keeps those of process 0: what is evaluated must be what is saved."""
     if world() > 1:
-        for buffer in module.buffers():
-            dist.broadcast(buffer, 0)
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
 
 
 def gather_objects(value) -> list:
-    """``value`` (plain types) of every process, in rank order.  Travels as tensors of JSON text, not as pickle."""
+    """``value`` (plain types) of every process, in rank order.  Travels as JSON text, not as pickle."""
     if world() == 1:
         return [value]
     text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
@@ -134,9 +188,11 @@ def gather_objects(value) -> list:
 
 
 def broadcast_object(value):
-    """Process 0's ``value`` (plain types and tensors, nested as in a checkpoint) on every process, tensors on the CPU.
+    """Process 0's ``value`` (plain types and tensors, nested as in a checkpoint) on every process, tensors on
+    the CPU.
 
-    Travels as what torch.save writes and is read as a checkpoint is: nothing but tensors and plain types is accepted.
+    Travels as what torch.save writes and is read as a checkpoint is: nothing but tensors and plain types is
+    accepted. The others wait for process 0 however long it takes.
     """
     if world() == 1:
         return value
@@ -144,8 +200,10 @@ def broadcast_object(value):
     if is_main():
         torch.save(value, content)
     size = torch.tensor(content.tell())
-    dist.broadcast(size, 0)
+    _wait(dist.broadcast(size, 0, group=_long_group(), async_op=True))
     received = torch.frombuffer(content.getbuffer(), dtype=torch.uint8) if is_main() else \
         torch.empty(size, dtype=torch.uint8)
-    dist.broadcast(received, 0)
-    return value if is_main() else torch.load(io.BytesIO(received.numpy()), map_location="cpu", weights_only=True)
+    _wait(dist.broadcast(received, 0, group=_long_group(), async_op=True))
+    if is_main():
+        return value
+    return torch.load(io.BytesIO(received.numpy()), map_location="cpu", weights_only=True)

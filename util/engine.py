@@ -1,10 +1,10 @@
 """The one training loop: self-supervised methods and supervised tasks alike.
 
 The engine knows of a model only its contract: ``forward(batch) -> {"loss": scalar, ...more to log}`` and
-``after_step(progress)`` (slow teachers).  ``main_pretrain.py`` hands it a self-supervised method; ``main_finetune.py``
-a ``SupervisedTask`` (util/supervised.py)::
+``after_step(progress)`` (slow teachers).  ``main_pretrain.py`` hands it a self-supervised method;
+``main_finetune.py`` a ``SupervisedTask`` (util/supervised.py)::
 
-    training = Training(model, config, dataset, batches, pipeline, device, folder)   # resumed where the config says so
+    training = Training(model, config, dataset, batches, pipeline, device, folder)   # resumed, where asked for
     while training.epoch < epochs:
         line = training.train_epoch(stop)                # steps, their log lines, checkpoints in mid-epoch
         ...                                              # evaluate, log
@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from util import checkpoint, distributed
+from util import checkpoint, distributed, sync_batch_norm
+from util.checkpoint import parse_checkpoint_every
 from util.dataset import make_loader, to_device
 from util.files import FolderLock, remove_temporary
 from util.meters import Meters
@@ -35,8 +36,8 @@ PATIENCE = 30         # seconds that a run waits for an earlier one of the same 
 class Training:
     """A model in training: all that changes from step to step, and how it is saved.
 
-    Made ready here: the folder is this run's alone until the process ends, a checkpoint that ``config["resume"]`` names
-    has been resumed from, and the log goes on where the run stands.
+    Ready when made: the folder is this run's alone until the process ends, the checkpoint that ``config["resume"]``
+    names has been resumed from, and the log goes on where the run stands.
 
     Args:
         model: see the module's docstring; already on ``device``.
@@ -62,18 +63,18 @@ class Training:
         self.device, self.folder, self.stop = device, Path(folder), StopRequest()
         self.loader = make_loader(dataset, batches, num_workers=config["dataloader"]["num_workers"],
                                   pin_memory=config["dataloader"]["pin_memory"])
-        self.save_epochs, self.save_steps = checkpoint.parse_checkpoint_every(self.train_config["checkpoint_every"])
+        self.save_epochs, self.save_steps = parse_checkpoint_every(self.train_config["checkpoint_every"])
         self.amp = resolve_amp(self.train_config["amp"], device)
         torch.set_float32_matmul_precision(self.train_config["matmul_precision"])
+        if self.train_config["sync_bn"]:
+            sync_batch_norm.convert(model)
         self.optimizer = make_optimizer(model, self.train_config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp is torch.float16)
         self.epoch, self.step, self.best = 0, 0, {}
         self.meters = Meters(dataset.store.records["record"], self.train_config["skip_nonfinite"])
         distributed.on_main(self._claim)
-        self.last_saved = checkpoint.find_resume(config["resume"], self.folder)
+        self.last_saved = resume(self)
         self.resumed = self.last_saved is not None
-        if self.resumed:
-            resume(self, self.last_saved)
         self.log = RunLog(self.folder, self.epoch, self.step, self.position())
         self.build_runner()
 
@@ -83,17 +84,18 @@ class Training:
         remove_temporary(self.folder)
 
     def build_runner(self) -> None:
-        """(Re)build what runs a step: compiled where asked, and averaging gradients over processes.  To be called again
-        whenever parameters have been frozen or thawed."""
+        """(Re)build what runs a step: compiled where asked, and averaging gradients over processes.  To be called
+        again whenever parameters have been frozen or thawed."""
         runner = torch.compile(self.model) if self.train_config["compile"] else self.model
         if distributed.world() > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
-            runner = DistributedDataParallel(runner, device_ids=ids)
+            # Buffers are made equal at the ends of epochs; a checkpoint keeps those of process 0.
+            runner = DistributedDataParallel(runner, device_ids=ids, forward_sync_buffers=False)
         self.runner = runner
 
     def position(self) -> float:
         """Where the run stands, in epochs."""
-        return self.epoch + self.step / self.batches.steps
+        return self.epoch + self.step / max(self.batches.steps, 1)  # 0: no whole step was left to a resumed epoch
 
     def progress(self) -> float:
         """Where the run stands, in [0, 1]."""
@@ -108,7 +110,7 @@ class Training:
             ECGError: more losses than tolerated were not finite.
         """
         self.stop, steps = stop, self.batches.steps
-        self.batches.set_epoch(self.epoch, self.step)
+        distributed.same_tensors(self.model.buffers())
         self.model.train()
         batches, self.started = iter(self.loader), (self.step, time.perf_counter())
         with self.log.bar(steps, f"epoch {self.epoch + 1}/{self.train_config['epochs']}", self.step) as bar:
@@ -121,9 +123,10 @@ class Training:
                 if self.step % self.train_config["log_every"] == 0 or self.step == steps:
                     self._log_steps(bar, lr)
                 self._save_if_due()
-        distributed.same_buffers(self.model)
+        distributed.same_tensors(self.model.buffers())
         means = {f"train_{name}": value for name, value in self.meters.close_epoch().items()}
         self.epoch, self.step = self.epoch + 1, 0
+        self.batches.set_epoch(self.epoch)
         return {"train_lr": mean_lr(self.train_config, self.epoch - 1, steps), **means}
 
     def _step(self, micro_batches):
@@ -151,7 +154,9 @@ class Training:
         """A loader's batch as the model sees it: on the device, transformed, with the run's place."""
         batch = to_device(batch, self.device)
         batch["signal"] = self.pipeline(batch["signal"], batch["random"])
-        return {**batch, "epoch": self.position(), "progress": self.progress()}
+        # Tensors: of a number, a compiled model would make a constant and be compiled anew at every step.
+        place = torch.tensor([self.position(), self.progress()], dtype=torch.float64, device=self.device)
+        return {**batch, "epoch": place[0], "progress": place[1]}
 
     def _update(self):
         if self.train_config["max_norm"] is not None:
@@ -165,7 +170,8 @@ class Training:
         means = self.meters.close_window(self.last_saved)
         step, began = self.started
         rate = self.batches.per_step * (self.step - step) / (time.perf_counter() - began)
-        bar.set_postfix({"loss": f"{means['loss']:.4f}", "lr": f"{lr:.2e}", "samples/s": f"{rate:.1f}"}, refresh=False)
+        shown = {"loss": f"{means['loss']:.4f}", "lr": f"{lr:.2e}", "samples/s": f"{rate:.1f}"}
+        bar.set_postfix(shown, refresh=False)
         self.log.line("log_steps.txt", {"epoch": self.epoch, "step": self.step, "lr": lr, **means})
         self.log.scalars({"train/lr": lr, "train/samples_per_second": rate,
                           **{f"train/{name}": value for name, value in means.items()}}, self.position())
@@ -186,7 +192,7 @@ class Training:
             Preempted: the process was asked to stop; a checkpoint has been written.
         """
         done, last = self.epoch - 1, self.epoch >= self.train_config["epochs"]
-        # checkpoint-last.pth comes last: a run killed in between does this epoch again, and misses none of the others.
+        # checkpoint-last.pth comes last: a run killed in between does this epoch again, and misses no other file.
         if done % self.train_config["keep_every"] == 0 or last:
             self.save(f"checkpoint-{done}.pth")
             distributed.on_main(lambda: checkpoint.prune(self.folder, self.train_config["keep_last"]))
@@ -199,9 +205,10 @@ class Training:
     def save(self, name: str = checkpoint.LAST) -> None:
         """Write a checkpoint (process 0) and wait until it is there (all)."""
         state = training_state(self)
+        self.log.flush()  # the points before a checkpoint are as safe as it is
         distributed.on_main(lambda: checkpoint.save(state, self.folder / name))
         self.last_saved = self.folder / name
 
     def _leave(self):
-        raise Preempted(f"stopped on request at epoch {self.epoch}, step {self.step}; {self.last_saved} is written, "
-                        "go on with --resume auto")
+        raise Preempted(f"stopped on request at epoch {self.epoch}, step {self.step}; {self.last_saved} is "
+                        "written, go on with --resume auto")

@@ -11,9 +11,8 @@ from tqdm import tqdm
 from util import checkpoint, distributed
 from util.dataset import CropDataset, EvaluationBatches, make_loader, to_device
 from util.precision import autocast, resolve_amp
-from util.metrics import compute_metrics
 from util.run_log import print_once
-from util.scores import bootstrap_interval
+from util.scores import bootstrap_interval, compute_scores
 from util.supervised import ACTIVATIONS, LOSSES
 from util.transfer import save_encoder
 
@@ -138,7 +137,7 @@ class Evaluator:
         """Loss and metrics of a part's predictions."""
         labels = self.labels(part)
         return {"loss": mean_loss(logits, labels, self.records.loss),
-                **compute_metrics(probabilities, labels, self.records.metrics, self.records.task)}
+                **compute_scores(probabilities, labels, self.records.scores, self.records.task)}
 
     def select(self, training) -> dict[str, float]:
         """Scores of the selection records; the gate's mean is logged where there is one."""
@@ -155,35 +154,38 @@ def report_test(evaluator: Evaluator, training, files: FoldFiles) -> dict[str, f
     """Score the selected checkpoint on the test records; write test_metrics.csv, test_predictions.csv, encoder.pth and,
     where there is a gate, test_gate.csv.  Returns the scores."""
     distributed.barrier()
-    records, classifier = evaluator.records, training.model.classifier
-    chosen = files.best(records.config["test"]["target_metric"])
-    best = checkpoint.load(chosen)
+    classifier = training.model.classifier
+    chosen = files.best(evaluator.records.config["test"]["target_metric"])
+    best = distributed.on_main(lambda: checkpoint.load(chosen))
     classifier.load_state_dict(best["model"])
     probabilities, logits, gate = evaluator.predict(classifier, "test")
     values = evaluator.scores("test", probabilities, logits)
-    count = len(probabilities)
-    print_once(f"test ({chosen.name} of epoch {best['epoch'] + 1}, {count} records): "
+    print_once(f"test ({chosen.name} of epoch {best['epoch'] + 1}, {len(probabilities)} records): "
                + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
-    if distributed.is_main():
-        table = {"records": count, **{name: round(value, 4) for name, value in values.items()},
-                 **intervals(evaluator, probabilities)}
-        pd.DataFrame([table]).to_csv(files.folder / "test_metrics.csv", index=False)
-        write_predictions(records, evaluator.parts["test"], probabilities, files.folder / "test_predictions.csv")
-        if gate is not None:
-            gates = gate_table(gate, evaluator.labels("test"), records.classes)
-            gates.to_csv(files.folder / "test_gate.csv", index=False, float_format="%.4f")
-            print_once(f"gate: mean weight of the signal branch {gates['signal'][0]:.3f}, by class in test_gate.csv")
-        save_encoder(classifier, files.folder / "encoder.pth", epoch=best["epoch"], config=training.config,
-                     leads=records.leads)
+    distributed.on_main(lambda: _write_test(evaluator, training, files, best["epoch"], values, probabilities, gate))
     return values
+
+
+def _write_test(evaluator, training, files, epoch, values, probabilities, gate):
+    """The files of ``report_test``."""
+    records, classifier = evaluator.records, training.model.classifier
+    table = {"records": len(probabilities), **{name: round(value, 4) for name, value in values.items()},
+             **intervals(evaluator, probabilities)}
+    pd.DataFrame([table]).to_csv(files.folder / "test_metrics.csv", index=False)
+    write_predictions(records, evaluator.parts["test"], probabilities, files.folder / "test_predictions.csv")
+    if gate is not None:
+        gates = gate_table(gate, evaluator.labels("test"), records.classes)
+        gates.to_csv(files.folder / "test_gate.csv", index=False, float_format="%.4f")
+        print_once(f"gate: mean weight of the signal branch {gates['signal'][0]:.3f}, by class in test_gate.csv")
+    save_encoder(classifier, files.folder / "encoder.pth", epoch=epoch, config=training.config, leads=records.leads)
 
 
 def intervals(evaluator: Evaluator, probabilities) -> dict[str, float]:
     """<metric>_low and <metric>_high of the test records by test.bootstrap resamples; nothing without any."""
     records, found = evaluator.records, {}
-    for name in records.metrics if records.config["test"]["bootstrap"] else ():
+    for name, score in records.scores.items() if records.config["test"]["bootstrap"] else ():
         low, high = bootstrap_interval(
-            lambda y, p, name=name: compute_metrics(p, y, {name: records.metrics[name]}, records.task)[name],
+            lambda y, p, one={name: score}: compute_scores(p, y, one, records.task)[name],
             evaluator.labels("test"), probabilities, n=records.config["test"]["bootstrap"],
             seed=records.config["seed"])
         found |= {f"{name}_low": round(low, 4), f"{name}_high": round(high, 4)}

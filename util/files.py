@@ -1,4 +1,4 @@
-"""Files that are whole or not there: whatever is written here takes its place only when it is complete and on the disk."""
+"""Files that are whole or not there: what is written takes its place only when it is complete and on the disk."""
 import contextlib
 import fcntl
 import os
@@ -34,21 +34,21 @@ class FolderLock:
         while not self._taken():
             if time.monotonic() >= deadline:
                 self.release()
-                raise ECGError(f"another process is writing to {folder}; wait for it, end it, or choose another "
-                               f"{option}")
+                raise ECGError(f"another process is writing to {folder}; wait for it, end it, or choose "
+                               f"another {option}")
             time.sleep(0.2)
 
     def _taken(self):
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it if we are killed
-        except (BlockingIOError, PermissionError):  # POSIX allows either for a lock that another process holds
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel ends it if we are killed
+        except (BlockingIOError, PermissionError):  # either is allowed for a lock that another process holds
             return False
         except OSError:
             pass  # a file system without locks
         return True
 
     def release(self) -> None:
-        """Let others in; the file stays, since deleting it would let two processes lock two files of one name."""
+        """Let others in; the file stays, for deleting it would let two processes lock two files of one name."""
         self._file.close()
 
     def __enter__(self):

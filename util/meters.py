@@ -1,6 +1,7 @@
 """What a step logs, on its way into a line of the log: kept on the device, gathered over processes, averaged.
 
-Nothing here waits for the device before a window of steps is closed, unless losses that are not finite are tolerated.
+Nothing here waits for the device before a window of steps is closed, unless losses that are not finite are
+tolerated.
 """
 import torch
 
@@ -24,7 +25,7 @@ class Meters:
     def __init__(self, record_names, tolerated: int = 0):
         self.record_names, self.tolerated = record_names, tolerated
         self.names, self.skipped = None, 0
-        self.pending = []  # steps not yet gathered: (epoch, step, this process's values on the device, records)
+        self.pending = []  # steps not yet gathered: (epoch, step, own values on the device, records)
         self.window = []   # values of the steps since the last line, means over processes
         self.sums = []     # over the windows of the epoch: number of steps, then the sum of each value
 
@@ -36,7 +37,7 @@ class Meters:
         return torch.stack([found[name].float() for name in self.names])
 
     def skips(self, values: torch.Tensor) -> bool:
-        """Whether this step's update is to be left out because the loss of some process is not finite.  Looks, and so
+        """Whether to leave out this step's update, because the loss of some process is not finite.  Looks, and so
         waits for the device, only where skipping is allowed; otherwise ``gather`` notices."""
         if not self.tolerated or not distributed.any_process(not bool(values[0].isfinite())):
             return False
@@ -48,8 +49,8 @@ class Meters:
         self.pending.append((epoch, step, values, records))
 
     def gather(self, last_saved=None) -> None:
-        """Average what is pending over processes and append it to the window, without the skipped steps; every process
-        must call this.
+        """Average what is pending over processes and append it to the window, without the skipped steps; every
+        process must call this.
 
         Raises:
             ECGError: more losses than tolerated were not finite.
@@ -76,8 +77,8 @@ class Meters:
             text = (f"the loss was not finite at epoch {epoch}, step {step}; records of the batch: {names}"
                     f"{' ...' if len(found) > 32 else ''}")
             if self.skipped > self.tolerated or not self.tolerated:
-                raise ECGError(f"{text}. Last good checkpoint: {last_saved or 'none yet'}. Lower train.lr or train.blr, "
-                               "set train.max_norm, look at these records, or tolerate some steps with "
+                raise ECGError(f"{text}. Last good checkpoint: {last_saved or 'none yet'}. Lower train.lr or "
+                               "train.blr, set train.max_norm, look at these records, or tolerate some steps with "
                                "train.skip_nonfinite")
             print_once(f"skipped: {text} ({self.skipped} of {self.tolerated} tolerated)")
 
@@ -85,13 +86,15 @@ class Meters:
         """Means over the steps since the last call, NaN where all were skipped; see ``gather``."""
         self.gather(last_saved)
         rows = torch.tensor(self.window, dtype=torch.float64).reshape(-1, len(self.names))
-        sums = torch.cat([torch.tensor([len(rows)], dtype=torch.float64), rows.sum(dim=0)])
-        self.sums = (sums + torch.tensor(self.sums, dtype=torch.float64)).tolist() if self.sums else sums.tolist()
+        sums = [len(rows), *rows.sum(dim=0).tolist()]
+        self.sums = [before + more for before, more in zip(self.sums, sums)] if self.sums else sums
         self.window = []
         return dict(zip(self.names, rows.mean(dim=0).tolist()))
 
     def close_epoch(self) -> dict[str, float]:
-        """Means over all closed windows since the last call."""
+        """Means over all windows since the last call."""
+        if self.window:  # resumed at the very end of an epoch, in steps of another size
+            self.close_window()
         count, *sums = self.sums
         self.sums = []
         return {name: total / max(count, 1) for name, total in zip(self.names, sums)}

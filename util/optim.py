@@ -50,6 +50,20 @@ def make_optimizer(model, train: dict) -> torch.optim.Optimizer:
         raise ConfigError(f"train.optimizer_kwargs {train['optimizer_kwargs']}: {error}") from None
 
 
+def load_optimizer(optimizer, state: dict) -> None:
+    """Take over a checkpoint's moments, but not its ``optimizer_kwargs``: the config's hold, changed or not.
+
+    Raises:
+        ValueError: state of other parameter groups, or with another choice of amsgrad.
+    """
+    groups, scheduled = [], ("params", "lr", "weight_decay")
+    for old, new in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        if old.get("amsgrad") != new.get("amsgrad"):
+            raise ValueError("amsgrad cannot change in the middle of a run")
+        groups.append({**old, **{name: value for name, value in new.items() if name not in scheduled}})
+    optimizer.load_state_dict({**state, "param_groups": groups})
+
+
 def resolve_lr(train: dict, batch_size: int, world: int) -> float:
     """lr, or blr * effective batch / 256 where lr is null (linear scaling, Goyal et al. 2017).
 
@@ -80,14 +94,22 @@ def weight_decay_at(epoch: float, *, start: float, end: float | None, epochs: fl
 
 
 def schedule_lr(train: dict, epoch: float) -> float:
-    """Learning rate of the config's ``train`` section at a position in epochs."""
-    return lr_at(math.floor(epoch) if train["lr_update"] == "epoch" else epoch, lr=train["lr"], min_lr=train["min_lr"],
-                 warmup_epochs=train["warmup_epochs"], epochs=train["epochs"])
+    """Learning rate of the config's ``train`` section at a position in epochs.
+
+    Where it moves once an epoch, an epoch of the warm-up has the rate of its end, (epoch + 1) / warmup_epochs of
+    the peak, so that the first one trains at all; every other epoch has the rate of its beginning.
+    """
+    if train["lr_update"] == "epoch":
+        epoch = math.floor(epoch)
+        if epoch < train["warmup_epochs"]:
+            epoch = min(epoch + 1, train["warmup_epochs"])
+    return lr_at(epoch, lr=train["lr"], min_lr=train["min_lr"], warmup_epochs=train["warmup_epochs"],
+                 epochs=train["epochs"])
 
 
 def mean_lr(train: dict, epoch: int, steps: int) -> float:
     """Mean learning rate over the steps of an epoch."""
-    return float(np.mean([schedule_lr(train, epoch + step / steps) for step in range(steps)]))
+    return float(np.mean([schedule_lr(train, epoch + step / max(steps, 1)) for step in range(max(steps, 1))]))
 
 
 def apply_schedules(optimizer, train: dict, epoch: float) -> float:

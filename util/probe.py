@@ -3,8 +3,8 @@ import numpy as np
 import torch
 
 from util import distributed
-from util.dataset import (CropDataset, Cropping, EvaluationBatches, make_labels, make_loader, parse_classes, parse_folds,
-                          split_rows, to_device)
+from util.dataset import (CropDataset, Cropping, EvaluationBatches, labelled_rows, make_labels, make_loader,
+                          parse_classes, parse_folds, split_rows, to_device)
 from util.precision import autocast
 from util.errors import ConfigError
 from util.leads import parse_leads
@@ -27,12 +27,12 @@ class Probe:
 
     def __init__(self, store, config, device):
         data = config["dataset"]
-        cropping, _, pipeline = training_transforms(config)
-        self.device, self.pipeline, self.parts = device, pipeline.to(device), []
+        cropping, pipeline = training_transforms(config)
+        self.device, self.pipeline, self.parts = device, pipeline.fixed.to(device), []
         dataset = CropDataset(store, parse_leads(data["lead"]), cropping.length)
         labels, labelled = make_labels(store, parse_classes(data["classes"]), "multilabel")
-        rows = usable_rows(store, config)
-        parts = split_rows(store, rows[labelled[rows]], parse_folds(data["fold"])[0], protocol=data["protocol"])
+        rows, _ = labelled_rows(store, usable_rows(store, config), labelled)
+        parts = split_rows(store, rows, parse_folds(data["fold"])[0], protocol=data["protocol"])
         for rows in (evenly(parts["train"], MAX_TRAINING), parts["valid"]):
             batches = EvaluationBatches(rows, dataset.samples[rows], Cropping("center", cropping.length),
                                         batch_size=config["dataloader"]["batch_size"], rank=distributed.rank(),
@@ -48,7 +48,7 @@ class Probe:
 
 
 def make_probe(store, config, device) -> Probe | None:
-    """The probe that train.probe_every asks for; None, and a word about why, where there are too few labels for one."""
+    """The probe of train.probe_every; None, and a word about why, where there are too few labels for one."""
     if not config["train"]["probe_every"]:
         return None
     try:
@@ -58,7 +58,7 @@ def make_probe(store, config, device) -> Probe | None:
 
 
 def evenly(rows, most: int) -> np.ndarray:
-    """At most this many of the rows, spread evenly: a store is ordered by database, and its first rows are all of one."""
+    """At most this many of the rows, spread evenly: the first rows of a store are all of one database."""
     rows = np.asarray(rows)
     return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(int)]
 

@@ -1,47 +1,71 @@
-"""How every main program ends: one sentence and an exit status instead of a traceback."""
-import signal
+"""How every main program ends: with one sentence and an exit status instead of a traceback, and at once."""
+import multiprocessing
+import os
 import sys
-import time
+import traceback
 
-import torch
-
-from util import distributed
 from util.errors import ECGError
-from util.stop import LOST, PREEMPTED, Preempted, StopRequest
+from util.stop import LOST, PREEMPTED, Preempted, StopRequest, end_when_stuck, in_group
 
 
 def run_main(main, argv=None) -> int:
     """Call ``main(argv)``; errors a person can act on become one sentence and an exit status.
 
+    One process of several ends here, without returning, unless all went well: the others may be waiting for
+    it in a collective that it will never enter, and leaving the group in order would wait for them.
+
     Returns:
-        0; 2 after an ECGError; 75 after a stop on request (SIGTERM, SIGUSR1); 76 when another process of the run is
-        gone; 130 after Ctrl-C.
+        0; 2 after an ECGError; 75 after a stop on request (SIGTERM, SIGUSR1); 76 when another process of the
+        run is gone; 130 after Ctrl-C.
     """
+    several = in_group()
     try:
-        with StopRequest(at_once=True):
+        with StopRequest(raise_immediately=True):
+            if several:
+                end_when_stuck()
             main(argv)
+        if several:
+            _distributed().stop()
         return 0
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        return 130
-    except Preempted as stop:
-        if _lost_contact(stop.__context__):
-            return LOST  # torchrun's signal came on top of it
-        if distributed.is_main():
-            print(stop, file=sys.stderr)
-        return PREEMPTED
-    except Exception as error:
-        if _lost_contact(error):
-            if not StopRequest.ever:  # else torchrun is ending the run already, and what began it has been said
-                _complain("error: another process of this run is gone; its own message, or torchrun's, says why", wait=15)
-            return LOST
-        sentence = _explain(error)
-        if sentence is None:
+    except (KeyboardInterrupt, Preempted, Exception) as error:
+        status, sentence = _ending(error)
+        if sentence is None and not several:
             raise
-        _complain(f"error: {sentence}", wait=0 if distributed.is_main() else 10)
-        return 2
-    finally:
-        distributed.stop()
+        if sentence is None:
+            traceback.print_exception(error)
+        elif sentence and (not several or _distributed().first_to_say(sentence)):
+            print(sentence, file=sys.stderr, flush=True)
+    if several:
+        _leave(status)
+    return status
+
+
+def _distributed():
+    from util import distributed  # imports torch, which --help and a wrong flag do without
+    return distributed
+
+
+def _leave(status):
+    """End this process without waiting for anything."""
+    for child in multiprocessing.active_children():  # loaders' workers, which would outlive it for seconds
+        child.kill()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _ending(error) -> tuple[int, str | None]:
+    """(exit status, what to say) for what ended a main program; None for an error that needs a traceback."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted"
+    preempted = isinstance(error, Preempted)
+    if in_group() and _distributed().lost_contact(error.__context__ if preempted else error):
+        # Once asked to stop: what ended the others, or torchrun's signal on top of it, has been told.
+        return LOST, "" if StopRequest.ever else "note: ending, as another process of this run is gone"
+    if preempted:
+        return PREEMPTED, str(error) if not in_group() or _distributed().is_main() else ""
+    sentence = _explain(error)
+    return (1, None) if sentence is None else (2, f"error: {sentence}")
 
 
 def _explain(error) -> str | None:
@@ -50,28 +74,10 @@ def _explain(error) -> str | None:
     if isinstance(error, ECGError):
         # An error out of a loader's worker brings that worker's traceback with it; its last line is ours.
         return text if not text.startswith("Caught ") else text.strip().splitlines()[-1].partition(": ")[2]
-    if isinstance(error, torch.OutOfMemoryError):
+    if type(error).__name__ == "OutOfMemoryError":  # torch's
         return ("the GPU's memory is full; lower dataloader.batch_size, and raise train.accum_iter to keep the "
                 "effective batch")
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
         return (f"a loader process died ({text.splitlines()[0]}); most often memory or /dev/shm is full: lower "
                 "dataloader.num_workers and go on with --resume auto")
     return None
-
-
-def _lost_contact(error) -> bool:
-    """Whether a collective failed because another process ended."""
-    signs = ("connection closed by peer", "connection reset by peer", "broken pipe", "socket timeout",
-             "connection refused", "connectfullmesh failed", "remote process exited", "heartbeat", "nccl communicator was aborted")
-    return isinstance(error, RuntimeError) and distributed.in_group() and \
-        any(sign in str(error).lower() for sign in signs)
-
-
-def _complain(text, wait=0):
-    """Print an error.  Where every process fails alike, process 0 speaks and the launcher ends the others while they
-    ``wait`` (seconds); where one fails alone, it is heard after that."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_DFL)
-    if distributed.in_group():
-        time.sleep(wait)
-    print(text, file=sys.stderr, flush=True)

@@ -1,15 +1,17 @@
 """What a training checkpoint holds, and how a run resumes from one as if nothing had happened."""
 import math
 import random
+import zlib
 
 import numpy as np
 import torch
 
 from util import checkpoint, distributed
 from util.errors import CheckpointError
+from util.optim import load_optimizer
 from util.run_log import print_once
 
-IRRELEVANT = {"resume", "start_epoch", "output_dir", "exp_name", "device"}  # config keys that change no result
+IRRELEVANT = {"resume", "start_epoch", "output_dir", "exp_name", "device"}  # keys that change no result
 
 
 def training_state(training) -> dict:
@@ -20,54 +22,105 @@ def training_state(training) -> dict:
         optimizer=training.optimizer.state_dict(), scaler=training.scaler.state_dict(),
         scheduler={"position": training.position()},  # schedules are functions of the position
         rng=gather_random_states(),
-        metrics={"best": training.best, "per_step": training.batches.per_step, **training.meters.state()})
+        metrics={"best": training.best, "per_step": training.batches.per_step,
+                 "offset": training.batches.offset, **training.meters.state()})
 
 
-def resume(training, path) -> None:
-    """Put a ``Training`` where its checkpoint stands.
+def resume(training) -> str | None:
+    """Put a ``Training`` where the checkpoint stands that ``config["resume"]`` names.
+
+    Process 0 looks for it, reads and checks it; all take over what it read.  So other processes need not see the
+    folder, and none can begin elsewhere.
+
+    Returns:
+        The checkpoint's path; None where there is none and the run starts afresh, at ``config["start_epoch"]``.
 
     Raises:
-        CheckpointError: damaged, or of another model.
+        CheckpointError: damaged, of another model, or not the same on every process.
     """
-    state = checkpoint.load_training(path)
-    name = state["config"].get("model_name")
-    if name != training.config["model_name"]:
-        raise CheckpointError(f"{path} is of {name}, not {training.config['model_name']}; choose another --exp_name or "
-                              "the same model_name")
+    config = training.config
+    path, state = distributed.on_main(lambda: _read(config["resume"], training.folder))
+    if path is None:
+        training.epoch = config["start_epoch"]
+        training.batches.set_epoch(training.epoch)
+        return None
     try:
-        _restore(training, state, path)
-        changed = differences(state["config"], training.config)
+        _check_kind(state["config"], config, path)
+        _restore(training, state)
+        _place(training, state, path)
+        changed = differences(state["config"], config)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path} does not fit this model or optimizer ({reason}); "
                               "resume with the run's own config.yaml, or choose another --exp_name") from None
+    check_agreement(training)
     if changed:
         print_once(f"note: these keys differ from the checkpoint's run: {', '.join(changed)}")
     print_once(f"resumed from {path}: epoch {training.epoch}, step {training.step}")
+    return path
 
 
-def _restore(training, state, path):
+def _read(choice, folder):
+    path = checkpoint.find_resume(choice, folder)
+    return (None, None) if path is None else (str(path), checkpoint.load_training(path))
+
+
+def check_agreement(training) -> None:
+    """Make sure that every process goes on at the same place with the same weights.
+
+    Raises:
+        CheckpointError: on every process, if they do not.
+    """
+    weights = 0
+    for value in training.model.state_dict().values():
+        weights = zlib.crc32(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy(), weights)
+    places = distributed.gather_objects([training.epoch, training.step, weights])
+    if any(place != places[0] for place in places):
+        found = "; ".join(f"process {rank}: epoch {epoch}, step {step}, weights {crc:08x}"
+                          for rank, (epoch, step, crc) in enumerate(places))
+        raise CheckpointError(f"the processes did not resume alike ({found}); start all of them with the same "
+                              "code, config and data")
+
+
+def _check_kind(old, new, path):
+    old = {"train": new["train"], **old}
+    for key, was, now in (("model_name", old.get("model_name"), new["model_name"]),
+                          ("train.optimizer", old["train"]["optimizer"], new["train"]["optimizer"])):
+        if was != now:
+            raise CheckpointError(f"{path} is of {was}, not {now}; choose another --exp_name or the same {key}")
+
+
+def _restore(training, state):
     training.model.load_state_dict(state["model"])
-    training.optimizer.load_state_dict(state["optimizer"])
+    load_optimizer(training.optimizer, state["optimizer"])
     training.scaler.load_state_dict(state["scaler"])
-    training.epoch, training.step = state["epoch"], state["step"]
     training.best = state["metrics"]["best"]
     training.meters.restore(state["metrics"])
     if len(state["rng"]) == distributed.world():
         set_random_state(state["rng"][distributed.rank()])
     else:
-        print_once(f"note: the checkpoint is of {len(state['rng'])} processes: what dropout draws will differ")
-    before, now = state["metrics"]["per_step"], training.batches.per_step
-    if training.step and before != now:
-        training.step = training.step * before // now
-        print_once(f"note: a step was {before} records and is now {now}; going on at the same place in the data, "
-                   f"step {training.step}")
-    if training.config["start_epoch"]:
-        training.epoch, training.step = training.config["start_epoch"], 0
+        print_once(
+            f"note: the checkpoint is of {len(state['rng'])} processes; what dropout draws will differ")
+
+
+def _place(training, state, path):
+    """Go on with the first record that the epoch has not shown, or with ``config["start_epoch"]``.  The latter counts
+    once: a checkpoint of a run that began there has it behind itself, unless it is named explicitly."""
+    config, batches, metrics = training.config, training.batches, state["metrics"]
+    epoch, step, offset = state["epoch"], state["step"], metrics.get("offset", 0)
+    if step and metrics["per_step"] != batches.per_step:
+        step, offset = divmod(offset + step * metrics["per_step"], batches.per_step)
+        print_once(f"note: a step was {metrics['per_step']} records and is now {batches.per_step}; going on at the "
+                   f"same record of the epoch, step {step}")
+    if config["start_epoch"] and (config["resume"] != "auto" or
+                                  state["config"].get("start_epoch") != config["start_epoch"]):
+        epoch, step, offset = config["start_epoch"], 0, 0
         training.meters.window, training.meters.sums = [], []
-    if training.step > training.batches.steps:
-        raise CheckpointError(f"{path} stands at step {training.step} of an epoch, which now has "
-                              f"{training.batches.steps}; resume with the same data and batch size, or give --start_epoch")
+    batches.set_epoch(epoch, step, offset)
+    if step > batches.steps:
+        raise CheckpointError(f"{path} stands at step {step} of an epoch, which now has {batches.steps}; "
+                              "resume with the same data and batch size, or give --start_epoch")
+    training.epoch, training.step = epoch, step
 
 
 def differences(old: dict, new: dict, prefix="") -> list[str]:

@@ -104,7 +104,12 @@ class RunLog:
         return tqdm(total=total, initial=done, desc=title, unit=unit, disable=not distributed.is_main(),
                     dynamic_ncols=True, mininterval=0.5)
 
+    def flush(self) -> None:
+        """Have all TensorBoard points so far on the disk."""
+        if self.writer:
+            self.writer.flush()
+
     def close(self) -> None:
-        """Flush TensorBoard."""
+        """The last thing to call."""
         if self.writer:
             self.writer.close()

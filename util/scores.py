@@ -1,23 +1,33 @@
-"""Scores of multi-label classifiers: the Challenge score, accuracy, F1, F2, G2, AUROC, AUPRC and bootstrap intervals.
+"""The registry of scores: a name means one formula, in configs, CSV files, reports and best-<name>.pth.
 
-Labels L and outputs O are boolean (records, classes), scores S are real numbers of the same shape: a higher one means
-that the class is likelier.  Definitions: Perez Alday et al., Physiological Measurement 41 (2020) 124003.  Everything
-but the Challenge score works for any set of classes.  A class without a defined value is NaN where values are given
-per class, and is left out of the macro mean.
+    scores = parse_scores(["AUROC", {"F1Score": {"average": "micro"}}])
+    compute_scores(probabilities, labels, scores, "multilabel")        {"AUROC": 0.93, "F1Score_micro": 0.71}
+    python -m util.scores > docs/scores.md          which name equals which published number
+
+A new score is one entry of ``SCORES``: a function of boolean labels and of probabilities or boolean outputs,
+both (records, classes), and a line on what it is.  ``_over_classes``, ``_whole`` and ``_library`` make its formula
+of a function that gives one value a class, one value in all, or that is torchmetrics'.
 """
-import numpy as np
+from dataclasses import dataclass, replace
+from collections.abc import Callable
 
-from util.challenge import NORMAL, WEIGHTS
-from util.errors import ECGError
+import numpy as np
+import torch
+import torchmetrics.functional as tm
+
+from util.challenge import ABBREVIATIONS, NORMAL, WEIGHTS
+from util.errors import ConfigError, ECGError
 
 BLOCK = 1024  # records at a time: temporary arrays stay in the cache, which is three times faster than all at once
 
 
+# ============ formulas ============
 def challenge_score(labels, outputs, weights=WEIGHTS) -> float:
     """The Challenge 2020 score: 1 for perfect outputs, 0 for "sinus rhythm" as the answer to every record.
 
     A = sum over records of outer(L_i, O_i) / max(|L_i or O_i|, 1) and s(O) = sum(W * A); the score is
-    (s(O) - s(inactive)) / (s(L) - s(inactive)), or 0 where that denominator is 0.
+    (s(O) - s(inactive)) / (s(L) - s(inactive)), or 0 where that denominator is 0.  Defined, as are ``exact_match``,
+    ``f1``, ``f2`` and ``g2``, by Perez Alday et al., Physiological Measurement 41 (2020) 124003.
 
     Args:
         labels, outputs: bool (records, 24).
@@ -34,23 +44,19 @@ def challenge_sums(labels, outputs, weights=WEIGHTS) -> tuple[float, float, floa
         raise ValueError(f"the Challenge score needs {len(weights)} classes, the labels have {labels.shape[1]}")
     sums = np.zeros(3)
     for start in range(0, len(labels), BLOCK):
-        rows = slice(start, start + BLOCK)
-        sums += _challenge_sums(labels[rows], outputs[rows], weights)
+        label, output = labels[start:start + BLOCK], outputs[start:start + BLOCK]
+        # C order, so that the rounding, too, is the same however the arrays lie in memory
+        true, answer = label.astype(float, order="C"), output.astype(float, order="C")
+        credit = true @ weights  # (records, classes): of each output, before normalisation
+        size = row_sum(label)
+        observed = np.vecdot(credit, answer) / np.maximum(row_sum(label | output), 1)
+        inactive = credit[:, NORMAL] / (size + ~label[:, NORMAL])  # this union holds sinus rhythm at least
+        perfect = np.vecdot(credit, true) / np.maximum(size, 1)
+        sums += observed.sum(), inactive.sum(), perfect.sum()
     return tuple(sums.tolist())
 
 
-def _challenge_sums(labels, outputs, weights):
-    # C order, so that the rounding, too, is the same however the arrays lie in memory
-    true, answer = labels.astype(float, order="C"), outputs.astype(float, order="C")
-    credit = true @ weights  # (records, classes): of each output, before normalisation
-    size = row_sum(labels)
-    observed = np.vecdot(credit, answer) / np.maximum(row_sum(labels | outputs), 1)
-    inactive = credit[:, NORMAL] / (size + ~labels[:, NORMAL])  # this union holds sinus rhythm at least
-    perfect = np.vecdot(credit, true) / np.maximum(size, 1)
-    return observed.sum(), inactive.sum(), perfect.sum()
-
-
-def accuracy(labels, outputs) -> float:
+def exact_match(labels, outputs) -> float:
     """Share of records whose outputs are right in every class."""
     labels, outputs = _binary(labels, outputs)
     return float(np.mean(~np.any(labels != outputs, axis=1)))
@@ -58,19 +64,21 @@ def accuracy(labels, outputs) -> float:
 
 def f1(labels, outputs) -> np.ndarray:
     """2 TP / (2 TP + FP + FN) of each class, (classes,); NaN for a class with neither a label nor an output."""
-    labels, outputs = _binary(labels, outputs)
-    true, false, missed = _confusion(labels, outputs, np.ones(len(labels)))
+    true, false, missed = _confusion(labels, outputs)
     return _ratio(2 * true, 2 * true + false + missed)
 
 
-def f2_g2(labels, outputs) -> tuple[float, float]:
-    """The Challenge's F and G measures of beta 2, means over classes.
+def f2(labels, outputs) -> np.ndarray:
+    """The Challenge's F of beta 2, 5 TP / (5 TP + FP + 4 FN) of each class; record i counts 1 / max(|L_i|, 1).
+    NaN as for ``f1``."""
+    true, false, missed = _confusion(labels, outputs, shared=True)
+    return _ratio(5 * true, 5 * true + false + 4 * missed)
 
-    F = 5 TP / (5 TP + FP + 4 FN) and G = TP / (TP + FP + 2 FN), where each record counts 1 / max(|L_i|, 1).
-    """
-    labels, outputs = _binary(labels, outputs)
-    true, false, missed = _confusion(labels, outputs, 1 / np.maximum(row_sum(labels), 1))
-    return macro(_ratio(5 * true, 5 * true + false + 4 * missed)), macro(_ratio(true, true + false + 2 * missed))
+
+def g2(labels, outputs) -> np.ndarray:
+    """The Challenge's G of beta 2, TP / (TP + FP + 2 FN) of each class, counted as in ``f2``."""
+    true, false, missed = _confusion(labels, outputs, shared=True)
+    return _ratio(true, true + false + 2 * missed)
 
 
 def auroc(labels, scores) -> np.ndarray:
@@ -117,69 +125,205 @@ def macro(values) -> float:
     return float(defined.mean()) if len(defined) else float("nan")
 
 
-# name in reports: (function of labels and predictions, which predictions it takes)
+# ============ registry ============
+def _over_classes(function):
+    """Formula of a ``function`` that gives (classes,): the mean of the defined values (macro), or the value of
+    all classes pooled into one (micro)."""
+    def formula(labels, predictions, average, task):
+        if average == "micro":
+            labels, predictions = labels.reshape(-1, 1), predictions.reshape(-1, 1)
+        return macro(function(labels, predictions))
+    return formula
+
+
+def _whole(function):
+    """Formula of a ``function`` that gives one value for all classes together."""
+    return lambda labels, predictions, average, task: function(labels, predictions)
+
+
+def _library(function):
+    """Formula of a ``function`` of torchmetrics; its checks are left out, as they take longer than the score."""
+    def formula(labels, outputs, average, task):
+        size = {"num_classes" if task == "multiclass" else "num_labels": labels.shape[1]}
+        arrays = (outputs, labels) if task == "multilabel" else (outputs.argmax(axis=1), labels.argmax(axis=1))
+        tensors = [torch.from_numpy(array).long() for array in arrays]
+        return function(*tensors, task=task, average=average, validate_args=False, **size)
+    return formula
+
+
+@dataclass(frozen=True)
+class Score:
+    """An entry of the registry."""
+    formula: Callable       # (labels, predictions, average, task) -> float; both bool or float (records, classes)
+    takes: str              # the predictions: "probabilities", or "outputs", bool, after thresholds
+    meaning: str            # a line for docs/scores.md
+    published: str          # the published number that it equals, in words
+    heading: str = ""       # in the published table of threshold_search.py; "" if it is not part of it
+    averages: tuple = ("macro", "micro")    # that a config may ask for, the default first; (None,): no choice
+    tasks: tuple = ("multilabel", "multiclass")
+    challenge: bool = False     # needs the Challenge's 24 classes
+
+    @property
+    def average(self) -> str | None:
+        """The average it is computed with."""
+        return self.averages[0]
+
+
+_CHALLENGE = {"tasks": ("multilabel",), "averages": ("macro",)}  # defined for such labels alone
 SCORES = {
-    "auroc": (lambda labels, scores: macro(auroc(labels, scores)), "scores"),
-    "auprc": (lambda labels, scores: macro(auprc(labels, scores)), "scores"),
-    "accuracy": (accuracy, "outputs"),
-    "macro_f1": (lambda labels, outputs: macro(f1(labels, outputs)), "outputs"),
-    "f2": (lambda labels, outputs: f2_g2(labels, outputs)[0], "outputs"),
-    "g2": (lambda labels, outputs: f2_g2(labels, outputs)[1], "outputs"),
-    "challenge_score": (challenge_score, "outputs"),
+    "AUROC": Score(
+        _over_classes(auroc), "probabilities",
+        "area under the ROC curve; a class without positives or without negatives is left out",
+        "the Challenge's and the fusion paper's AUROC; ST-MEM's (torchmetrics) where no class is left out, "
+        "since such a class counts 0 there", "AUROC"),
+    "AUPRC": Score(
+        _over_classes(auprc), "probabilities",
+        "area under the precision-recall curve, in steps; a class without positives is left out",
+        "the Challenge's and the fusion paper's AUPRC; torchmetrics' where no class is left out, "
+        "since such a class counts 0 there", "AUPRC"),
+    "Accuracy": Score(
+        _library(tm.accuracy), "outputs",
+        "share of right answers over classes and records; multi-class: share of records with the right class, "
+        "macro: mean of the classes' recall", "ST-MEM's Accuracy (torchmetrics)", averages=("micro", "macro")),
+    "F1Score": Score(
+        _library(tm.f1_score), "outputs",
+        "2 TP / (2 TP + FP + FN); multi-label: a class with neither a label nor an output counts 0",
+        "ST-MEM's F1Score (torchmetrics), its zero for an absent class included"),
+    "ExactMatch": Score(
+        _whole(exact_match), "outputs", "share of records that are right in every class",
+        "the Challenge's accuracy, the fusion paper's Acc", "Acc", (None,), ("multilabel",)),
+    "ChallengeF1": Score(
+        _over_classes(f1), "outputs",
+        "2 TP / (2 TP + FP + FN); a class with neither a label nor an output is left out",
+        "the Challenge's macro F1, the fusion paper's F1", "F1", **_CHALLENGE),
+    "F2": Score(
+        _over_classes(f2), "outputs",
+        "5 TP / (5 TP + FP + 4 FN), a record counting 1 / its number of labels; classes left out as above",
+        "the Challenge's F of beta 2", "F2", **_CHALLENGE),
+    "G2": Score(
+        _over_classes(g2), "outputs", "TP / (TP + FP + 2 FN), counted as in F2",
+        "the Challenge's G of beta 2", "G2", **_CHALLENGE),
+    "ChallengeScore": Score(
+        _whole(challenge_score), "outputs",
+        "credit by the Challenge's weights: 1 for perfect outputs, 0 for sinus rhythm throughout",
+        "the Challenge's score, the fusion paper's CM", "CM", (None,), ("multilabel",), challenge=True),
 }
+REPORT = [name for name, score in SCORES.items() if score.heading]
 
 
-def all_scores(labels, scores, outputs) -> dict[str, float]:
-    """Every score of a report, in the published order, and ``n_records``.
+def _printed(name, average):
+    """A score's name in tables: with the average, unless that is its default."""
+    return name if average == SCORES[name].average else f"{name}_{average}"
+
+
+_BY_PRINTED = {_printed(name, average): (name, {"average": average})
+               for name, score in SCORES.items() for average in filter(None, score.averages)}
+
+
+def parse_scores(target_metrics: list, class_names=(), task="multilabel") -> dict[str, Score]:
+    """``metric.target_metrics`` as {printed name: score}.
 
     Args:
-        labels, outputs: bool (records, classes).
-        scores: float (records, classes).
+        target_metrics: names, or {name: {average: macro | micro}}.  With another average than its default a score
+            has a name of its own, such as F1Score_micro, which may be given, too.
+
+    Raises:
+        ConfigError: an unknown score or argument, one named twice, one that these classes or this task lack.
+    """
+    parsed = {}
+    for item in target_metrics:
+        single = isinstance(item, dict) and len(item) == 1
+        name, arguments = next(iter(item.items())) if single else (item, None)
+        if isinstance(name, str) and not arguments:
+            name, arguments = _BY_PRINTED.get(name, (name, {"average": None}))
+        if not isinstance(name, str) or name not in SCORES:
+            raise ConfigError(f"metric.target_metrics: unknown metric {name!r}; known: {', '.join(SCORES)}")
+        score = SCORES[name]
+        if arguments not in [{"average": average} for average in score.averages]:
+            known = " or ".join(filter(None, score.averages))
+            raise ConfigError(f"metric.target_metrics: {name} takes {f'average: {known}' if known else 'no argument'}, "
+                              f"not {arguments!r}")
+        if task not in score.tasks:
+            raise ConfigError(f"metric.target_metrics: {name} is defined for metric.task {score.tasks[0]}, "
+                              f"not {task}; leave it out")
+        if score.challenge and tuple(class_names) != ABBREVIATIONS:
+            raise ConfigError(f"metric.target_metrics: {name} needs dataset.classes: challenge2020")
+        printed = _printed(name, arguments["average"])
+        if printed in parsed:
+            raise ConfigError(f"metric.target_metrics names {printed} twice")
+        parsed[printed] = replace(score, averages=(arguments["average"],))
+    return parsed
+
+
+def compute_scores(probabilities, labels, scores: dict[str, Score], task, thresholds=0.5) -> dict[str, float]:
+    """Values of ``parse_scores``' scores, every record once.
+
+    Args:
+        probabilities: float (records, classes).
+        labels: (records, classes) of 0 and 1 for multilabel, (records,) of class numbers for multiclass.
+        thresholds: a multi-label output is on above one threshold for all, as in torchmetrics, or at and above
+            its own of (classes,), as in ``util.thresholds``.  A multi-class output is the likeliest class.
 
     Returns:
-        auroc, auprc, macro_f1, f2, g2: macro means; accuracy; challenge_score, only where the classes are the
-        Challenge's 24; n_records.
+        {name: value}; NaN where no class has a value, and everywhere if a probability is not finite.
+
+    Raises:
+        ECGError: there is no record.
     """
-    predictions = {"scores": scores, "outputs": outputs}
-    report = {name: SCORES[name][0](labels, predictions[SCORES[name][1]]) for name in _names(labels)}
-    return report | {"n_records": len(labels)}
+    if not np.isfinite(probabilities).all():
+        return dict.fromkeys(scores, float("nan"))
+    if task == "multiclass":
+        each = np.arange(probabilities.shape[1])
+        labels, outputs = labels[:, None] == each, probabilities.argmax(axis=1)[:, None] == each
+    elif np.ndim(thresholds):
+        outputs = probabilities.astype(np.float64) >= thresholds
+    else:
+        outputs = probabilities > thresholds
+    labels, probabilities = check_scores(labels, probabilities)
+    predictions = {"probabilities": probabilities, "outputs": outputs}
+    return {name: float(score.formula(labels, predictions[score.takes], score.average, task))
+            for name, score in scores.items()}
 
 
-def all_intervals(labels, scores, outputs, n=1000, level=0.95, seed=0) -> dict[str, tuple[float, float]]:
-    """The bootstrap interval of every score that ``all_scores`` reports: {name: (low, high)}."""
-    predictions = {"scores": scores, "outputs": outputs}
-    return {name: bootstrap_interval(SCORES[name][0], labels, predictions[SCORES[name][1]], n, level, seed)
-            for name in _names(labels)}
+def as_markdown() -> str:
+    """docs/scores.md: every score and the published number that it equals."""
+    lines = ["# Scores", "", _INTRODUCTION, "| name | averages | task | what it is | equals |", "|---" * 5 + "|"]
+    for name, score in SCORES.items():
+        averages = ", ".join(filter(None, score.averages)) or "-"
+        task = "any" if len(score.tasks) > 1 else score.tasks[0] + ", challenge2020" * score.challenge
+        meaning = f"of {score.takes}: {score.meaning}"
+        lines.append(f"| `{name}` | {averages} | {task} | {meaning} | {score.published} |")
+    return "\n".join(lines)
 
 
+_INTRODUCTION = """\
+Made by `python -m util.scores > docs/scores.md`.  A name means the same formula in `metric.target_metrics`,
+`test_metrics.csv`, `summary.csv`, `best-<name>.pth` and the report of `experiments/threshold_search.py`.
+Scores of outputs depend on thresholds: in training and test a class is output above 0.5, in the report at or
+above the threshold that was searched for it.  The first average is the default; another one is part of the
+name, as in `F1Score_micro`.  A class without a value is left out of a macro mean unless the table says otherwise.
+"""
+
+
+# ============ intervals ============
 def bootstrap_interval(function, labels, predictions, n=1000, level=0.95, seed=0) -> tuple[float, float]:
-    """Percentile bootstrap interval over records (Efron and Tibshirani 1993, chapter 13).
+    """Percentile bootstrap interval over records (Efron and Tibshirani 1993, chapter 13): low, high.
 
     Args:
-        function: score of (labels, predictions), such as ``challenge_score``.
-        labels, predictions: (records, classes), drawn together, record by record, with replacement.
-        n: number of resamples.
+        function: score of (labels, predictions), such as ``challenge_score``; where a resample has none, both are NaN.
+        labels, predictions: (records, classes), drawn together, record by record, with replacement, ``n`` times.
         level: share of the resampled scores inside the interval.
         seed: the same seed gives the same interval, that of ``scipy.stats.bootstrap(..., method="percentile")``.
-
-    Returns:
-        low, high.  Both are NaN where a resample has no defined score.
     """
-    labels, predictions = np.asarray(labels), np.asarray(predictions)
     random = np.random.default_rng(seed)
     resampled = np.empty(n)
     for i in range(n):  # one resample at a time: all at once would take n copies of the predictions
         rows = random.integers(0, len(labels), len(labels))
         resampled[i] = function(labels[rows], predictions[rows])
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return tuple(np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2]).tolist())
 
 
-def _names(labels):
-    """Names of the scores that are defined for these classes."""
-    return [name for name in SCORES if name != "challenge_score" or np.shape(labels)[1] == len(WEIGHTS)]
-
-
+# ============ checks and counts ============
 def check_scores(labels, scores) -> tuple[np.ndarray, np.ndarray]:
     """Labels as bool and scores as real numbers, both (records, classes).
 
@@ -187,8 +331,7 @@ def check_scores(labels, scores) -> tuple[np.ndarray, np.ndarray]:
         ValueError: shapes differ or labels are not 0 or 1.
         ECGError: there is no record, or a score is NaN.
     """
-    labels, scores = _boolean("labels", labels), np.asarray(scores)
-    _check_shapes(labels, scores)
+    labels, scores = _same_shape(_boolean("labels", labels), np.asarray(scores))
     missing = np.isnan(scores).sum()
     if missing:
         record, column = np.argwhere(np.isnan(scores))[0]
@@ -198,25 +341,22 @@ def check_scores(labels, scores) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _binary(labels, outputs):
-    labels, outputs = _boolean("labels", labels), _boolean("outputs", outputs)
-    _check_shapes(labels, outputs)
-    return labels, outputs
+    return _same_shape(_boolean("labels", labels), _boolean("outputs", outputs))
 
 
 def _boolean(name, values):
     values = np.asarray(values)
-    if values.dtype == bool:
-        return values
-    if not np.all((values == 0) | (values == 1)):
+    if values.dtype != bool and not np.all((values == 0) | (values == 1)):
         raise ValueError(f"{name} must be 0 or 1; apply thresholds to scores first")
-    return values != 0
+    return values.astype(bool, copy=False)
 
 
-def _check_shapes(labels, predictions):
+def _same_shape(labels, predictions):
     if labels.ndim != 2 or labels.shape != predictions.shape:
         raise ValueError(f"labels {labels.shape} and predictions {predictions.shape} must both be (records, classes)")
     if not len(labels):
         raise ECGError("there is no record to score: the fold is empty")
+    return labels, predictions
 
 
 def row_sum(flags):
@@ -224,11 +364,17 @@ def row_sum(flags):
     return (flags.astype(np.float32) @ np.ones(flags.shape[1], np.float32)).astype(float)
 
 
-def _confusion(labels, outputs, share):
-    """TP, FP and FN of each class, (classes,), where record i counts share[i]."""
+def _confusion(labels, outputs, shared=False):
+    """TP, FP and FN of each class, (classes,); ``shared``: a record counts 1 / max(|L_i|, 1) instead of 1."""
+    labels, outputs = _binary(labels, outputs)
+    share = 1 / np.maximum(row_sum(labels), 1) if shared else np.ones(len(labels))
     return share @ (labels & outputs), share @ (outputs & ~labels), share @ (labels & ~outputs)
 
 
 def _ratio(numerator, denominator):
     """numerator / denominator, NaN where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.full(len(denominator), np.nan), where=denominator != 0)
+
+
+if __name__ == "__main__":
+    print(as_markdown())

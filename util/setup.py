@@ -43,24 +43,24 @@ def usable_rows(store, config) -> np.ndarray:
 
 
 def training_transforms(config: dict):
-    """(Cropping, Pipeline, the same Pipeline without RandAugment) of the training crops."""
+    """(Cropping, Pipeline) of the training crops; ``Pipeline.fixed`` leaves out what draws random numbers."""
     data = config["dataset"]
     cropping = parse_cropping(data["transforms"], "dataset.transforms")
-    plain = build_pipeline(data["transforms"], length=cropping.length, fs=data["fs"])
-    augmenting = build_pipeline(data["transforms"], length=cropping.length, fs=data["fs"],
-                                rand_augment=data["rand_augment"]) if data["rand_augment"] else plain
-    return cropping, augmenting, plain
+    return cropping, build_pipeline(data["transforms"], length=cropping.length, fs=data["fs"],
+                                    rand_augment=data["rand_augment"])
 
 
 def evaluation_transforms(config: dict):
     """(Cropping, Pipeline) by which a trained model sees a record: dataset.eval_transforms, else those of training with
-    the centre crop for a random one."""
+    the centre crop for a random one and without augmentations that draw."""
     data = config["dataset"]
-    where, transforms = "dataset.eval_transforms", data["eval_transforms"] or data["transforms"]
+    own = bool(data["eval_transforms"])
+    where, transforms = ("dataset.eval_transforms", data["eval_transforms"]) if own else \
+        ("dataset.transforms", data["transforms"])
     cropping = parse_cropping(transforms, where)
     if cropping.kind == "random":
         cropping = Cropping("center", cropping.length)
-    return cropping, build_pipeline(transforms, length=cropping.length, fs=data["fs"], where=where)
+    return cropping, build_pipeline(transforms, length=cropping.length, fs=data["fs"], where=where, evaluation=own).fixed
 
 
 # ============ model ============
@@ -123,8 +123,8 @@ def set_up_training(config: dict, store, rows, make_model, device, folder, label
     """
     # ============ data ============
     data, train = config["dataset"], {**config["train"]}
-    cropping, pipeline, plain = (part.to(device) if isinstance(part, nn.Module) else part
-                                 for part in training_transforms(config))
+    cropping, pipeline = training_transforms(config)
+    pipeline = pipeline.to(device)
     leads = parse_leads(data["lead"])
     dataset = CropDataset(store, leads, cropping.length, labels)
     batches = TrainingBatches(rows, dataset.samples[rows], cropping.length, seed=config["seed"],
@@ -136,8 +136,6 @@ def set_up_training(config: dict, store, rows, make_model, device, folder, label
 
     # ============ model ============
     model = make_model()
-    if train["sync_bn"] and distributed.world() > 1 and device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     check_input(model.to(device).encoder, len(leads), cropping.length)
     seed_everything(config["seed"])
 
@@ -147,7 +145,8 @@ def set_up_training(config: dict, store, rows, make_model, device, folder, label
     print_once(f"{len(rows)} training records at {store.fs} Hz, {batches.steps} steps an epoch, peak learning rate "
                f"{train['lr']:.3g}")
     if not training.resumed:
-        model.fit_statistics(crops_for_statistics(dataset, rows, cropping.length, batches.batch_size, device, plain))
+        model.fit_statistics(crops_for_statistics(dataset, rows, cropping.length, batches.batch_size, device,
+                                                  pipeline.fixed))
     if distributed.is_main():
         save_config(config, training.folder / "config.yaml")
     return training

@@ -1,46 +1,55 @@
-"""Preemption: SIGTERM or SIGUSR1 asks a run to stop.  It finishes its step, writes a checkpoint and exits with 75."""
+"""Preemption: SIGTERM or SIGUSR1 asks a run to stop.  It finishes its step, writes a checkpoint and exits
+with 75."""
+import contextlib
 import os
 import signal
+import socket
+import sys
 import threading
-
-from util.errors import ECGError
+import time
 
 PREEMPTED = 75  # exit status after a stop on request (EX_TEMPFAIL): start again with --resume auto
 LOST = 76       # exit status of a process that could not go on because another process of its run is gone
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+STUCK_SECONDS = 20  # that a process which was asked to stop waits for the others
 
 
-class Preempted(ECGError):
-    """The run was asked to stop and everything it has done is saved."""
+class Preempted(BaseException):
+    """The run was asked to stop and everything it has done is saved.
+
+    No Exception: it comes anywhere, in the middle of an import too, and there are many who catch those.
+    """
 
 
 class StopRequest:
     """Notices SIGTERM and SIGUSR1 while in its ``with`` block.
 
     Args:
-        at_once: raise Preempted wherever the program stands, for stretches where nothing needs saving; else
+        raise_immediately: raise Preempted wherever the program stands, for stretches where nothing needs
+        saving; else
             ``requested`` is set and the program looks at it when it can save itself.
 
-    After a request both signals are ignored: a cluster, torchrun and a shell may each send their own, and the second
-    must not kill what the first has asked to save itself.
+    After a request both signals are ignored: a cluster, torchrun and a shell may each send their own, and the
+    second must not kill what the first has asked to save itself.
 
     Attributes:
         ever: whether this process was asked to stop at any time.
     """
     ever = False
 
-    def __init__(self, at_once: bool = False):
-        self.at_once, self.noticed = at_once, None
+    def __init__(self, raise_immediately: bool = False):
+        self.raise_immediately, self.noticed = raise_immediately, None
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
     @property
     def requested(self) -> bool:
-        """True after a signal, and when torchrun is gone (killed outright): nobody would end this process in time."""
-        return self.noticed is not None or self._launcher not in (None, os.getppid())
+        """True after a signal, be it long ago and what it raised lost in a destructor, and when torchrun is
+        gone (killed outright): nobody would end this process in time."""
+        return StopRequest.ever or self._launcher not in (None, os.getppid())
 
     def _notice(self, number, frame):
         self.noticed, StopRequest.ever = number, True
-        if self.at_once:
+        if self.raise_immediately:
             ignore_signals()
             raise Preempted("stopped on request; nothing was lost, go on with --resume auto")
 
@@ -58,7 +67,56 @@ class StopRequest:
 
 
 def ignore_signals(worker: int | None = None) -> None:
-    """Be deaf to both signals.  A loader's worker must be: it would leave its training process without data for the
-    step that is to be finished."""
+    """Be deaf to both signals.  A loader's worker must be: it would leave its training process without data
+    for the step that is to be finished."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+# ============ a stop request while the process waits for another one ============
+_working_alone = threading.Event()
+
+
+@contextlib.contextmanager
+def working_alone():
+    """Long work that waits for no other process: ``end_when_stuck`` leaves it in peace."""
+    _working_alone.set()
+    try:
+        yield
+    finally:
+        _working_alone.clear()
+
+
+def end_when_stuck() -> None:
+    """From a stop request on, end this process with PREEMPTED if it waits for another one for STUCK_SECONDS.
+
+    A collective waits outside of Python: no handler runs there, and a process that is asked to stop cannot
+    say so where its peer is stopped, or on a machine that cannot be reached.  So a thread looks whether the
+    main thread moves.  What the run has done since its last checkpoint is lost; a peer that comes within
+    STUCK_SECONDS costs nothing.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)  # written to wherever the main thread is
+    threading.Thread(target=_watch, args=(reader, writer), daemon=True, name="stop request").start()
+
+
+def _watch(reader, writer):
+    while reader.recv(1)[0] not in SIGNALS:
+        pass
+    stands, since = None, 0
+    while True:
+        frame = sys._current_frames().get(threading.main_thread().ident)
+        now = frame, frame and frame.f_lasti  # holding the frame keeps another one from looking the same
+        if now != stands or _working_alone.is_set():
+            stands, since = now, time.monotonic()
+        elif time.monotonic() - since > STUCK_SECONDS:
+            print(f"stopped on request while waiting {STUCK_SECONDS} s for another process; go on from the "
+                  "last checkpoint with --resume auto", file=sys.stderr, flush=True)
+            os._exit(PREEMPTED)
+        time.sleep(0.5)
+
+
+def in_group() -> bool:
+    """True if torchrun started several processes, be they joined yet or not."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1

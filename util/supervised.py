@@ -3,10 +3,10 @@ import torch
 import torch.nn.functional as F
 
 from models.contract import Batch, Method
-from util.dataset import make_labels, parse_classes, parse_folds
+from util.dataset import labelled_rows, make_labels, parse_classes, parse_folds
 from util.errors import ConfigError
 from util.leads import parse_leads
-from util.metrics import parse_metrics
+from util.scores import parse_scores
 from util.setup import evaluation_transforms, open_store, usable_rows
 
 LOSSES = {"bce": F.binary_cross_entropy_with_logits, "cross_entropy": F.cross_entropy}
@@ -18,8 +18,8 @@ class LabelledRecords:
     """The labelled records that a config asks for, and how they are scored; all folds share them.
 
     Attributes:
-        classes: names; labels: of all records of the store; rows: of the labelled records; folds: to test on;
-        eval_cropping, eval_pipeline: how a trained model sees a record.
+        classes: names; labels: of all records of the store; rows: of the labelled records; notes: sentences
+        about the others; folds: to test on; eval_cropping, eval_pipeline: how a trained model sees a record.
 
     Raises:
         ConfigError: keys that contradict each other or the store.
@@ -36,10 +36,10 @@ class LabelledRecords:
         for key in ("num_labels", "num_classes"):
             if config["metric"][key] not in (None, len(classes)):
                 raise ConfigError(f"metric.{key} is {config['metric'][key]} but dataset.classes has {len(classes)}")
-        self.metrics = parse_metrics(config["metric"]["target_metrics"], self.classes)
-        if config["test"]["target_metric"] not in ("loss", *self.metrics):
+        self.scores = parse_scores(config["metric"]["target_metrics"], self.classes, self.task)
+        if config["test"]["target_metric"] not in ("loss", *self.scores):
             raise ConfigError(f"test.target_metric: {config['test']['target_metric']!r} is not measured; "
-                              f"choose loss, {', '.join(self.metrics)}")
+                              f"choose loss, {', '.join(self.scores)}")
         self.folds = parse_folds(data["fold"])
         if len(self.folds) > 1 and config["resume"] not in ("", "auto"):
             raise ConfigError(f"resume: {config['resume']} is of one fold but dataset.fold names {len(self.folds)}; "
@@ -48,8 +48,7 @@ class LabelledRecords:
         self.leads = parse_leads(data["lead"])
         self.store = open_store(config)
         self.labels, labelled = make_labels(self.store, classes, self.task)
-        rows = usable_rows(self.store, config)
-        self.rows = rows[labelled[rows]]
+        self.rows, self.notes = labelled_rows(self.store, usable_rows(self.store, config), labelled)
 
 
 class SupervisedTask(Method):

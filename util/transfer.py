@@ -1,4 +1,4 @@
-"""Pre-trained weights, out of a method and into any model: a file or a folder of published layout, an encoder or a fusion.
+"""Pre-trained weights, out of a method and into any model: a file or a published folder, an encoder or a fusion.
 
 ``encoder.pth`` holds {"model": state dict of the encoder without its heads, ...} under the published key names.
 

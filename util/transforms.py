@@ -1,12 +1,11 @@
 """Device transforms: batches (batch, leads, time), vectorised over samples and leads, on CPU or GPU alike.
 
-Preprocessing is fixed (filters, standardisation); RandAugment draws from the samples' own random numbers.  In a
-config a transform is ``name`` or ``{name: {argument: value}}``; the names are those of ``TRANSFORMS`` and
-``AUGMENTATIONS``.
+Preprocessing is fixed (filters, standardisation); augmentations draw from the samples' own random numbers.
+In a config a transform is ``name`` or ``{name: {argument: value}}``; the names are those of ``TRANSFORMS``,
+and those of ``AUGMENTATIONS`` (util/augmentations.py) that make a signal of a signal.
 """
 import functools
-import inspect
-import math
+import itertools
 
 import numpy as np
 import scipy.linalg
@@ -14,8 +13,17 @@ import scipy.signal
 import torch
 import torch.nn as nn
 
+from util.arguments import COUNT, LIST, NUMBER, SHARE, WHOLE, Kind, parse_named
+from util.augmentations import AUGMENTATIONS
+from util.dataset import CROPPINGS
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
+
+AXIS = Kind("-1 (time), -2 (leads) or a list of both",
+            lambda value: value in (-1, -2) or value in ([-1], [-2], [-1, -2], [-2, -1]))
+MAX_LEVEL = 33   # RandAugment's longest windows are 0.03 level of the crop, and must be shorter than it
+LEVEL = Kind(f"a number from 0 to {MAX_LEVEL}", lambda value: NUMBER.fits(value) and 0 <= value <= MAX_LEVEL)
+PLAIN_STREAM = 1 << 20  # from here on: streams of plain steps, apart from views, masks and RandAugment
 
 
 # ============ filters ============
@@ -104,11 +112,9 @@ class Standardize(nn.Module):
     ``axis`` counts (leads, time) as the published configs do: [-1, -2] for all leads together, -1 for each lead.
     """
 
-    def __init__(self, axis=(-1, -2)):
+    def __init__(self, axis: AXIS = (-1, -2)):
         super().__init__()
         self.axis = tuple(axis) if isinstance(axis, (list, tuple)) else (axis,)
-        if not set(self.axis) <= {-1, -2}:
-            raise ConfigError(f"standardize: axis is -1 (time), -2 (leads) or both, not {axis!r}")
 
     def forward(self, x, random=None):
         std, mean = torch.std_mean(x, dim=self.axis, correction=0, keepdim=True)
@@ -117,128 +123,17 @@ class Standardize(nn.Module):
         return (x - mean).mul_(torch.where(flat, 0.0, 1 / std))
 
 
-# ============ augmentations: ratio r = amplitude a = 0.3 level/10, period p = 0.5/(level/10) of the window ============
-MAX_LEVEL = 33   # r = 0.99: windows must be shorter than the crop
+# ============ augmentations ============
+class Augment(nn.Module):
+    """One augmentation with its arguments, as the step number ``position`` of a list."""
 
+    def __init__(self, name, arguments, position):
+        super().__init__()
+        self.name, self.arguments, self.stream = name, arguments, PLAIN_STREAM + position
+        self.draws = AUGMENTATIONS[name].draws
 
-def _ratio(level):
-    """r and a: longest window as a share of the crop, and amplitude in standard deviations."""
-    return 0.3 * level / 10
-
-
-def _time(x):
-    return torch.arange(x.shape[-1], device=x.device)
-
-
-def _span(x, random, ratio):
-    """A random window, alike for all leads: bool (batch, 1, time), count = floor(U(0, ratio) * time)."""
-    length = x.shape[-1]
-    count = (random.uniform(1) * ratio * length).long()
-    start = random.integers(length - count, 1)
-    t = _time(x)
-    return ((t >= start) & (t < start + count))[:, None], start
-
-
-def shift(x, random, level):
-    """Left or right by floor(U(0, r) * time) samples, zeros filled in, all leads alike."""
-    by = (random.uniform(1) * _ratio(level) * x.shape[-1]).long()
-    by = torch.where(random.uniform(1) < 0.5, by, -by)
-    source = _time(x) - by
-    inside = (source >= 0) & (source < x.shape[-1])
-    index = source.clamp(0, x.shape[-1] - 1)[:, None].expand_as(x)
-    return x.gather(-1, index) * inside[:, None]
-
-
-def cutout(x, random, level):
-    """A window of all leads set to zero."""
-    return x.masked_fill(_span(x, random, _ratio(level))[0], 0.0)
-
-
-def drop(x, random, level):
-    """Scattered samples of all leads set to zero: 0..int(r * time)-1 of them."""
-    most = int(_ratio(level) * x.shape[-1])
-    if most < 1:
-        return x
-    count = random.integers(most, 1)
-    return x.masked_fill((random.permutation(x.shape[-1]) < count)[:, None], 0.0)
-
-
-def flip(x, random, level):
-    """Sign change."""
-    return -x
-
-
-def erase(x, random, level):
-    """One random lead set to zero."""
-    lead = random.integers(x.shape[1], 1)
-    return x.masked_fill((torch.arange(x.shape[1], device=x.device) == lead)[..., None], 0.0)
-
-
-def _phase(x, level):
-    """Cycles since the window's start, (time,): ``level``/5 cycles a window."""
-    return _time(x) / x.shape[-1] * (0.2 * level)
-
-
-def _sine(x, level):
-    return _ratio(level) * (2 * math.pi * _phase(x, level)).sin()
-
-
-def _square(x, level):
-    return _ratio(level) * torch.where(_phase(x, level) % 1 < 0.5, 1.0, -1.0)
-
-
-def sine(x, random, level):
-    """A slow sine added to all leads."""
-    return x + _sine(x, level)
-
-
-def square(x, random, level):
-    """A slow square wave added to all leads."""
-    return x + _square(x, level)
-
-
-def white_noise(x, random, level):
-    """a * N(0, 1) added, independent for each lead and sample."""
-    return x + _ratio(level) * random.normal(*x.shape[1:])
-
-
-def _partial(x, noise, random, level):
-    """Add the beginning of ``noise`` (leads or 1, time) inside a random window: its phase restarts at the window."""
-    inside, start = _span(x, random, _ratio(level))
-    index = (_time(x) - start).clamp(min=0)[:, None]
-    noise = noise.expand(x.shape[0], -1, -1)
-    return x + noise.gather(-1, index.expand(-1, noise.shape[1], -1)) * inside
-
-
-def partial_sine(x, random, level):
-    """A sine in a random window."""
-    return _partial(x, _sine(x, level)[None], random, level)
-
-
-def partial_square(x, random, level):
-    """A square wave in a random window."""
-    return _partial(x, _square(x, level)[None], random, level)
-
-
-def partial_white_noise(x, random, level):
-    """White noise in a random window."""
-    return _partial(x, _ratio(level) * random.normal(*x.shape[1:]), random, level)
-
-
-def random_lead_mask(x, random, level):
-    """Each lead set to zero with probability 0.3, the others standardised again together."""
-    keep = (random.uniform(x.shape[1], 1) >= 0.3).to(x.dtype)
-    count = (keep.sum(dim=(1, 2), keepdim=True) * x.shape[-1]).clamp(min=1)
-    mean = (x * keep).sum(dim=(1, 2), keepdim=True) / count
-    x = (x - mean) * keep
-    std = (x.square().sum(dim=(1, 2), keepdim=True) / count).sqrt()
-    return torch.where(std > 0, x / torch.where(std > 0, std, 1.0), 0.0)
-
-
-AUGMENTATIONS = {"shift": shift, "cutout": cutout, "drop": drop, "flip": flip, "erase": erase, "sine": sine,
-                 "square": square, "white_noise": white_noise, "partial_sine": partial_sine,
-                 "partial_square": partial_square, "partial_white_noise": partial_white_noise,
-                 "rlm": random_lead_mask}
+    def forward(self, x, random=None):
+        return AUGMENTATIONS[self.name](x, random and random.fork(self.stream), **self.arguments)
 
 
 class RandAugment(nn.Module):
@@ -246,20 +141,20 @@ class RandAugment(nn.Module):
     (Cubuk et al. 2020, with the published operations for ECGs).  Level 0 changes nothing.
 
     Args:
-        op_names: keys of ``AUGMENTATIONS``; level: strength, 10 for the published one.
+        op_names: keys of ``AUGMENTATIONS`` that have a level; level: strength, 10 for the published one.
     """
 
-    def __init__(self, op_names, level=10, num_layers=2, prob=0.5):
+    draws, name = True, "rand_augment"
+
+    def __init__(self, op_names: LIST, level: LEVEL = 10, num_layers: WHOLE = 2, prob: SHARE = 0.5):
         super().__init__()
-        unknown = [name for name in op_names if name not in AUGMENTATIONS]
+        known = {name: made for name, made in AUGMENTATIONS.items() if made.at_level(level) is not None}
+        unknown = [name for name in op_names if name not in known]
         if unknown:
-            raise ConfigError(f"rand_augment: unknown operation {unknown[0]!r}; known: {', '.join(AUGMENTATIONS)}")
-        if not isinstance(num_layers, int) or not 0 <= num_layers <= len(op_names):
-            raise ConfigError(f"rand_augment: num_layers must be a whole number up to the {len(op_names)} operations, "
-                              f"not {num_layers!r}")
-        if not 0 <= level <= MAX_LEVEL or not 0 <= prob <= 1:
-            raise ConfigError(f"rand_augment: level must lie in [0, {MAX_LEVEL}] and prob in [0, 1]")
-        self.operations = [AUGMENTATIONS[name] for name in op_names]
+            raise ConfigError(f"rand_augment: unknown operation {unknown[0]!r}; known: {', '.join(known)}")
+        if num_layers > len(op_names):
+            raise ConfigError(f"rand_augment: num_layers is {num_layers} for {len(op_names)} operations")
+        self.operations = [functools.partial(known[name], **known[name].at_level(level)) for name in op_names]
         self.level, self.num_layers, self.prob = level, num_layers, prob
 
     def forward(self, x, random):
@@ -277,18 +172,21 @@ class RandAugment(nn.Module):
         return x
 
     def _where_chosen(self, operation, x, result, chosen, draws):
-        """Put operation(x) into the chosen rows of ``result``; draws belong to samples, so both ways give the same."""
+        """Put operation(x) into the chosen rows of ``result``; draws belong to samples: both ways give the same."""
         if x.device.type == "cpu":
             rows = chosen.nonzero()[:, 0]
-            result[rows] = operation(x[rows], KeyedRandom(draws.keys[rows]), self.level)
+            result[rows] = operation(x[rows], KeyedRandom(draws.keys[rows]))
         else:  # the host would wait for the device to learn the rows: cheaper to compute all of them
-            result.copy_(torch.where(chosen[:, None, None], operation(x, draws, self.level), result))
+            result.copy_(torch.where(chosen[:, None, None], operation(x, draws), result))
 
 
 # ============ from config to module ============
-CROPPINGS = ("random_crop", "center_crop", "n_crop", "moving_window_crop")
-FILTERS = {"highpass_filter": "highpass", "lowpass_filter": "lowpass"}
-TRANSFORMS = {"standardize": Standardize}
+def _filter(kind, cutoff: NUMBER, fs: NUMBER = None, order: COUNT = 5):
+    return kind, float(cutoff), fs, order
+
+
+FILTERS = {f"{kind}_filter": functools.partial(_filter, kind) for kind in ("highpass", "lowpass")}
+TRANSFORMS = {**FILTERS, "standardize": Standardize}
 
 
 class Pipeline(nn.Module):
@@ -298,71 +196,81 @@ class Pipeline(nn.Module):
         super().__init__()
         self.steps = nn.ModuleList(steps)
 
+    @property
+    def fixed(self) -> "Pipeline":
+        """The same without its random steps: for evaluation, and for the statistics of an encoder's input."""
+        return Pipeline(step for step in self.steps if step not in self.random_steps)
+
+    @property
+    def random_steps(self) -> list:
+        """The steps that need random numbers."""
+        return [step for step in self.steps if isinstance(step, (Augment, RandAugment)) and step.draws]
+
+    def refuse_random_steps(self, where: str) -> None:
+        """Raise a ConfigError if there is a random step."""
+        for step in self.random_steps:
+            raise ConfigError(f"{where}: {step.name} draws at random, which an evaluation must not; "
+                              "leave it to dataset.transforms")
+
     def forward(self, x, random=None):
+        """Transform x (batch, leads, time); only random steps need ``random``, the samples' ``KeyedRandom``.
+
+        Raises:
+            ConfigError: a random step without random numbers.  ``fixed`` has none.
+        """
+        if random is None:
+            self.refuse_random_steps("transforms called without random numbers")
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             for step in self.steps:
                 x = step(x, random)
         return x
 
 
-def build_pipeline(transforms: list, *, length: int, fs: float, rand_augment=None, where="dataset.transforms"):
+def build_pipeline(transforms: list, *, length: int, fs: float, rand_augment=None, where="dataset.transforms",
+                   evaluation=False) -> Pipeline:
     """``Pipeline`` of a config's list of transforms (the cropping that leads it is the dataset's job).
 
     Neighbouring filters are fused into one linear map.
 
+    Args:
+        length: samples a crop; fs: their rate in Hz; evaluation: random steps are an error.
+
     Raises:
         ConfigError: unknown name or argument.
     """
-    steps, filters = [], []
-    for item in [*transforms[1:], None]:
-        name, args = (None, {}) if item is None else _name_and_arguments(item, where)
-        if name in FILTERS:
-            filters.append(_filter_arguments(name, args, fs, where))
-            continue
-        if filters:
-            steps.append(CropFilter(length, filters))
-            filters = []
-        if name is not None:
-            steps.append(_build(TRANSFORMS, name, args, where))
+    steps = [_parse_step(item, length, where) for item in transforms[1:]]
+    modules = []
+    for filtering, group in itertools.groupby(enumerate(steps), lambda entry: entry[1][0] in FILTERS):
+        if filtering:
+            modules.append(CropFilter(length, [_checked_filter(name, arguments, fs, where)
+                                               for _, (name, arguments) in group]))
+        else:
+            modules += [Augment(name, arguments, position) if name in AUGMENTATIONS else Standardize(**arguments)
+                        for position, (name, arguments) in group]
     if rand_augment is not None:
-        steps.append(_build({"rand_augment": RandAugment}, "rand_augment", rand_augment, "dataset"))
-    return Pipeline(steps)
+        _, arguments = parse_named({"rand_augment": rand_augment}, {"rand_augment": RandAugment}, "dataset")
+        modules.append(RandAugment(**arguments))
+    pipeline = Pipeline(modules)
+    if evaluation:
+        pipeline.refuse_random_steps(where)
+    return pipeline
 
 
-def _name_and_arguments(item, where):
-    name, args = (item, {}) if isinstance(item, str) else next(iter(item.items())) \
-        if isinstance(item, dict) and len(item) == 1 else (None, None)
+def _parse_step(item, length, where):
+    """(name, arguments) of a transform, or of an augmentation that leaves a signal of ``length`` samples."""
+    plain = {name: made.function for name, made in AUGMENTATIONS.items() if made.gives != "spectrogram"}
+    name, arguments = parse_named(item, {**CROPPINGS, **TRANSFORMS, **plain}, where)
     if name in CROPPINGS:
         raise ConfigError(f"{where}: {name} must come first and only once")
-    if name not in {*FILTERS, *TRANSFORMS}:
-        known = ", ".join([*CROPPINGS, *FILTERS, *TRANSFORMS])
-        raise ConfigError(f"{where}: unknown transform {item!r}; known: {known}")
-    if args is not None and not isinstance(args, dict):
-        raise ConfigError(f"{where}: the arguments of {name} must be a mapping, not {args!r}")
-    return name, args or {}
+    if arguments.get("length", length) != length:
+        raise ConfigError(f"{where}: the length of {name} must be that of the crops, {length}, "
+                          f"not {arguments['length']}")
+    return name, arguments
 
 
-def _filter_arguments(name, args, fs, where):
-    unknown = set(args) - {"cutoff", "fs", "order"}
-    numbers = {"fs": fs, "order": 5, **args}
-    if unknown or "cutoff" not in args or not all(
-            isinstance(v, (int, float)) and not isinstance(v, bool) for v in numbers.values()):
-        raise ConfigError(f"{where}: {name} takes the numbers cutoff (Hz), and fs and order if not {fs} and 5, "
-                          f"not {args!r}")
-    if not isinstance(numbers["order"], int) or numbers["order"] < 1:
-        raise ConfigError(f"{where}: the order of {name} must be a whole number of at least 1, "
-                          f"not {numbers['order']!r}")
-    if numbers["fs"] != fs:
-        raise ConfigError(f"{where}: {name} says fs {numbers['fs']} but dataset.fs is {fs}")
-    return FILTERS[name], float(numbers["cutoff"]), float(fs), numbers["order"]
-
-
-def _build(registry, name, args, where):
-    known = inspect.signature(registry[name]).parameters
-    unknown = [arg for arg in args if arg not in known]
-    if unknown:
-        raise ConfigError(f"{where}: {name} does not take {unknown[0]!r}; it takes {', '.join(known) or 'nothing'}")
-    try:
-        return registry[name](**args)
-    except TypeError as error:
-        raise ConfigError(f"{where}: {name}: {error}") from None
+def _checked_filter(name, arguments, fs, where):
+    """A filter as ``CropFilter`` takes it."""
+    kind, cutoff, own_fs, order = FILTERS[name](**arguments)
+    if own_fs not in (None, fs):
+        raise ConfigError(f"{where}: {name} says fs {own_fs} but dataset.fs is {fs}")
+    return kind, cutoff, float(fs), order

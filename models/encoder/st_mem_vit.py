@@ -55,7 +55,7 @@ class ST_MEM_ViT(TransformerEncoder):
         return torch.cat([left, tokens, right], dim=2) + lead[:, None]
 
     def encode(self, series, keep=None, leads=None):
-        """As in ``TransformerEncoder``: lead by lead, each lead's tokens (in the order of ``keep``) between separators."""
+        """As in ``TransformerEncoder``: lead by lead, its tokens (in the order of ``keep``) between separators."""
         rows = self.input_leads(series, leads)
         patches = self.patchify(series)
         tokens = self.embed(patches, self.pos_embedding[0, 1:patches.shape[2] + 1], keep)
