@@ -24,9 +24,10 @@ def encode(encoder, views, joint: bool) -> torch.Tensor:
     """Features (view, batch, width) of a list of views.
 
     Args:
-        joint: all views in one call and one batch of BatchNorm; else one after the other, as Phan et al. (BHI 2022) do.
+        joint: all views in one call and one batch of BatchNorm; else one after the other, as in Phan et al.
     """
-    return encode_views(encoder, views) if joint else torch.cat([encode_views(encoder, [view]) for view in views])
+    groups = [views] if joint else [[view] for view in views]
+    return torch.cat([encode_views(encoder, group) for group in groups])
 
 
 def project(head, features, joint: bool) -> torch.Tensor:
@@ -96,8 +97,8 @@ class DINOHead(nn.Module):
         std: of the normal that the MLP's weights start from; 0.044 is Xavier's for Linear(512, 512).
     """
 
-    def __init__(self, width: int, hidden: int = 512, bottleneck: int = 128, outputs: int = 65536, layers: int = 3,
-                 std: float = 0.02):
+    def __init__(self, width: int, hidden: int = 512, bottleneck: int = 128, outputs: int = 65536,
+                 layers: int = 3, std: float = 0.02):
         super().__init__()
         self.mlp = mlp(width, *[hidden] * (layers - 1), bottleneck, activation=nn.GELU)
         for layer in self.mlp:

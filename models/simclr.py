@@ -63,6 +63,10 @@ class SimCLR(Method):
 @register
 def simclr(encoder: Encoder = "xresnet1d50", views: str | list = "contrastive", head_width=512, head_out=128,
            temperature=0.1, joint_views=True, fs: float | None = None):
-    """SimCLR around an encoder; head MLP width-head_width-head_out; ``joint_views`` false: the encoder sees one view
-    after the other (Phan et al., BHI 2022); ``fs`` is for views with spectrograms."""
-    return SimCLR(encoder, mlp(encoder.width, head_width, head_out), Views(views, fs), temperature, joint_views)
+    """SimCLR around an encoder; head MLP width-head_width-head_out.
+
+    ``joint_views`` false: the encoder sees one view after the other (Phan et al., BHI 2022); ``fs`` is for views
+    with spectrograms.
+    """
+    head = mlp(encoder.width, head_width, head_out)
+    return SimCLR(encoder, head, Views(views, fs), temperature, joint_views)
