@@ -13,7 +13,8 @@ from main_finetune import finetune
 from main_pretrain import pretrain
 from util import distributed
 from util.command_line import add_config_flags
-from util.config import ROOT, describe_keys, find_overlay, load_config
+from util.config import ROOT, find_overlay, load_config
+from util.config_keys import describe_keys
 from util.files import replacing
 from util.run_log import print_once
 

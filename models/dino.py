@@ -13,8 +13,8 @@ from util.errors import ConfigError
 
 
 def teacher_temperature_at(epoch, start: float, end: float, warmup_epochs: float):
-    """Linear from ``start`` at epoch 0 to ``end`` at ``warmup_epochs``, then constant.  ``epoch`` is a number or a 0-dim
-    tensor; so is the result."""
+    """Linear from ``start`` at epoch 0 to ``end`` at ``warmup_epochs``, then constant; ``epoch`` and the result are
+    numbers or 0-dim tensors."""
     if not warmup_epochs:
         return end
     share = epoch / warmup_epochs

@@ -8,9 +8,9 @@ import torch
 
 from models.contract import Encoder, Method
 from util.checks import fits
-from util.config import (ROOT, check, describe_keys, find_overlay, load_config, load_yaml, merge, parse_override,
+from util.config import (ROOT, check, find_overlay, load_config, load_yaml, merge, parse_override,
                          read_yaml, save_config)
-from util.config_keys import KEYS, PROGRAMS, REQUIRED, keys_of, page
+from util.config_keys import KEYS, PROGRAMS, REQUIRED, keys_of, page, describe_keys
 from util.dataset import parse_classes, parse_cropping
 from util.errors import ConfigError
 from util.command_line import argument_parser, config_from

@@ -1,7 +1,7 @@
 """The simulator's files, and its hearts as an independent eye measures them."""
+from functools import cache
 import subprocess
 import sys
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +88,7 @@ def t_peak(signal, lead):
     return wave[np.argmax(np.abs(wave))]
 
 
-@lru_cache(maxsize=None)
+@cache
 def population():
     """400 patients of the simulator and the names of their diagnoses."""
     drawn = [simulator.draw_findings(np.random.default_rng([5, index])) for index in range(400)]
@@ -417,7 +417,7 @@ def test_wfdb_and_scipy_read_the_same_numbers(folder):
 
 
 def test_headers_carry_checksums_first_values_and_diagnoses(folder):
-    for number, path in enumerate(headers(folder)):
+    for path in headers(folder):
         values = scipy.io.loadmat(path.with_suffix(".mat"))["val"].astype(int)
         record = wfdb.rdheader(str(path.with_suffix("")))
         assert [total % 65536 for total in record.checksum] == [int(total) % 65536 for total in values.sum(axis=1)]

@@ -165,8 +165,8 @@ def on_main(function):
 
 
 def same_tensors(tensors) -> None:
-    """Hand process 0's tensors to all, in place.  BatchNorm statistics, for one, are each process's own while it trains,
-    and a checkpoint keeps those of process 0: what is evaluated must be what is saved."""
+    """Hand process 0's tensors to all, in place.  BatchNorm statistics, for one, are each process's own while it
+    trains, and a checkpoint keeps those of process 0: what is evaluated must be what is saved."""
     if world() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, 0)
