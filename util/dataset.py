@@ -188,7 +188,7 @@ class EvaluationBatches:
     compute the same numbers.
     """
 
-    def __init__(self, rows, samples, cropping, *, batch_size, seed=0, rank=0, world=1):
+    def __init__(self, rows, samples, cropping, *, batch_size, rank=0, world=1):
         self.items = [(int(row), int(start), int(row)) for row, n in zip(rows, samples)
                       for start in cropping.starts(int(n))]
         self.batches = range(rank, -(-len(self.items) // batch_size), world)
@@ -211,9 +211,14 @@ def make_loader(dataset, batches, *, num_workers=0, pin_memory=False) -> DataLoa
                       worker_init_fn=ignore_signals)
 
 
+def evenly(rows, most: int) -> np.ndarray:
+    """At most this many of the rows, spread evenly: the first rows of a store are all of one database."""
+    return np.asarray(rows)[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(int)]
+
+
 def crops_for_statistics(dataset, rows, length, batch_size, device, pipeline):
-    """Centre crops of up to MAX_STATISTICS records, evenly chosen, after the pipeline: the same on every process."""
-    rows = np.asarray(rows)[np.linspace(0, len(rows) - 1, min(len(rows), MAX_STATISTICS)).astype(int)]
+    """Centre crops of up to MAX_STATISTICS records after the pipeline: the same on every process."""
+    rows = evenly(rows, MAX_STATISTICS)
     batches = EvaluationBatches(rows, dataset.samples[rows], Cropping("center", length), batch_size=batch_size)
     for batch in make_loader(dataset, batches):
         yield pipeline(to_device(batch, device)["signal"])

@@ -22,32 +22,29 @@ BLOCK = 1024  # records at a time: temporary arrays stay in the cache, which is 
 
 
 # ============ formulas ============
-def challenge_score(labels, outputs, weights=WEIGHTS) -> float:
+def challenge_score(labels, outputs) -> float:
     """The Challenge 2020 score: 1 for perfect outputs, 0 for "sinus rhythm" as the answer to every record.
 
     A = sum over records of outer(L_i, O_i) / max(|L_i or O_i|, 1) and s(O) = sum(W * A); the score is
-    (s(O) - s(inactive)) / (s(L) - s(inactive)), or 0 where that denominator is 0.  Defined, as are ``exact_match``,
-    ``f1``, ``f2`` and ``g2``, by Perez Alday et al., Physiological Measurement 41 (2020) 124003.
-
-    Args:
-        labels, outputs: bool (records, 24).
-        weights: (24, 24), credit for each output class (column) given each true class (row).
+    (s(O) - s(inactive)) / (s(L) - s(inactive)), or 0 where that denominator is 0.  W[true, output class] are
+    the Challenge's weights; labels and outputs are bool (records, 24).  Defined, as are ``exact_match``, ``f1``,
+    ``f2`` and ``g2``, by Perez Alday et al., Physiological Measurement 41 (2020) 124003.
     """
-    observed, inactive, perfect = challenge_sums(labels, outputs, weights)
+    observed, inactive, perfect = challenge_sums(labels, outputs)
     return (observed - inactive) / (perfect - inactive) if perfect != inactive else 0.0
 
 
-def challenge_sums(labels, outputs, weights=WEIGHTS) -> tuple[float, float, float]:
+def challenge_sums(labels, outputs) -> tuple[float, float, float]:
     """s(O), s(inactive) and s(L), of which ``challenge_score`` is made; arguments as there."""
     labels, outputs = _binary(labels, outputs)
-    if labels.shape[1] != len(weights):
-        raise ValueError(f"the Challenge score needs {len(weights)} classes, the labels have {labels.shape[1]}")
+    if labels.shape[1] != len(WEIGHTS):
+        raise ValueError(f"the Challenge score needs {len(WEIGHTS)} classes, the labels have {labels.shape[1]}")
     sums = np.zeros(3)
     for start in range(0, len(labels), BLOCK):
         label, output = labels[start:start + BLOCK], outputs[start:start + BLOCK]
         # C order, so that the rounding, too, is the same however the arrays lie in memory
         true, answer = label.astype(float, order="C"), output.astype(float, order="C")
-        credit = true @ weights  # (records, classes): of each output, before normalisation
+        credit = true @ WEIGHTS  # (records, classes): of each output, before normalisation
         size = row_sum(label)
         observed = np.vecdot(credit, answer) / np.maximum(row_sum(label | output), 1)
         inactive = credit[:, NORMAL] / (size + ~label[:, NORMAL])  # this union holds sinus rhythm at least
@@ -256,19 +253,15 @@ def parse_scores(target_metrics: list, class_names=(), task="multilabel") -> dic
 
 
 def compute_scores(probabilities, labels, scores: dict[str, Score], task, thresholds=0.5) -> dict[str, float]:
-    """Values of ``parse_scores``' scores, every record once.
+    """Values of ``parse_scores``' scores, every record once: {name: value}.
+
+    NaN where no class has a value, and everywhere if a probability is not finite; an ECGError without a record.
 
     Args:
         probabilities: float (records, classes).
         labels: (records, classes) of 0 and 1 for multilabel, (records,) of class numbers for multiclass.
         thresholds: a multi-label output is on above one threshold for all, as in torchmetrics, or at and above
             its own of (classes,), as in ``util.thresholds``.  A multi-class output is the likeliest class.
-
-    Returns:
-        {name: value}; NaN where no class has a value, and everywhere if a probability is not finite.
-
-    Raises:
-        ECGError: there is no record.
     """
     if not np.isfinite(probabilities).all():
         return dict.fromkeys(scores, float("nan"))
