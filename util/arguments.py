@@ -60,8 +60,8 @@ def arguments_of(function) -> dict[str, inspect.Parameter]:
 
 
 def parse_named(item, known: dict[str, Callable], where: str) -> tuple[str, dict]:
-    """``name`` or ``{name: {argument: value}}`` as (name, arguments), checked against ``known[name]``; a ConfigError
-    for an unknown name lists the known ones, for the arguments see ``check_arguments``."""
+    """``name`` or ``{name: {argument: value}}`` as (name, arguments), checked against ``known[name]``; a
+    ConfigError for an unknown name lists the known ones, for the arguments see ``check_arguments``."""
     name, given = next(iter(item.items())) if isinstance(item, dict) and len(item) == 1 else (item, None)
     if not isinstance(name, str) or name not in known:
         raise ConfigError(f"{where}: unknown name {name!r}; known: {', '.join(known)}")

@@ -64,8 +64,8 @@ def augmentation(*names, draws=True, takes="signal", gives=None, levels=LEVELS, 
 
 
 def parse_augmentations(items, where: str) -> list[tuple[Augmentation, dict]]:
-    """A list from a config, beginning with a signal, as (augmentation, arguments); a ConfigError for unknown names or
-    arguments, bad values, or a signal where a spectrogram is needed."""
+    """A list from a config, beginning with a signal, as (augmentation, arguments); a ConfigError for unknown
+    names or arguments, bad values, or a signal where a spectrogram is needed."""
     steps, kind = [], "signal"
     for item in items:
         name, arguments = parse_named(item, {key: a.function for key, a in AUGMENTATIONS.items()}, where)

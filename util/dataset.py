@@ -28,16 +28,16 @@ _NEW_FOLDS = "data_preparation/reformat_memmap.py makes a store in which every r
 # ============ which windows of a record ============
 @dataclass(frozen=True)
 class Cropping:
-    """Windows of ``length`` samples.  ``kind`` is random, center, segments (``count`` spread evenly from the start to
-    the end) or moving (every ``stride`` samples; a last window that does not fit is left out)."""
+    """Windows of ``length`` samples.  ``kind`` is random, center, segments (``count`` spread evenly from the
+    start to the end) or moving (every ``stride`` samples; a last window that does not fit is left out)."""
     kind: str
     length: int
     count: int = 1
     stride: int = 0
 
     def starts(self, samples: int) -> np.ndarray:
-        """First samples of the fixed windows of a record; a record shorter than the window has the one window at 0,
-        which the dataset pads."""
+        """First samples of the fixed windows of a record; a record shorter than the window has the one window
+        at 0, which the dataset pads."""
         spare = samples - self.length
         if spare <= 0:
             return np.zeros(1, np.int64)
@@ -84,8 +84,8 @@ def parse_cropping(transforms: list, where: str) -> Cropping:
 class CropDataset(Dataset):
     """Batches of crops of a RecordStore, indexed by a list of (row of the store, first sample, key).
 
-    A batch: "counts" int16 (batch, length, leads), "scale" float32 (batch,) mV a count, "key" and "record" int64
-    (batch,), and "label".  Raw counts travel from worker to device at half the size of float32.
+    A batch: "counts" int16 (batch, length, leads), "scale" float32 (batch,) mV a count, "key" and "record"
+    int64 (batch,), and "label".  Raw counts travel from worker to device at half the size of float32.
 
     Args:
         leads: names, in the order wanted.
@@ -157,8 +157,8 @@ class TrainingBatches:
                               "processes); make the batch smaller")
 
     def set_epoch(self, epoch: int, first_step: int = 0, offset: int = 0):
-        """Choose the epoch and, to resume, the step to begin with; the ``offset`` records before step 0, fewer than
-        a step, were seen in steps of another size."""
+        """Choose the epoch and, to resume, the step to begin with; the ``offset`` records before step 0,
+        fewer than a step, were seen in steps of another size."""
         self.epoch, self.first_step, self.offset = epoch, first_step, offset
         steps = (len(self.rows) - offset) // self.per_step
         self.steps = steps if self.most_steps is None else min(steps, self.most_steps)
@@ -184,8 +184,8 @@ class TrainingBatches:
 class EvaluationBatches:
     """Batch sampler of fixed crops: every window of every record once over all processes.
 
-    Batches are made up alike whatever the number of processes, and dealt out in turn, so that 1 or 8 processes
-    compute the same numbers.
+    Batches are made up alike whatever the number of processes, and dealt out in turn, so that 1 or 8
+    processes compute the same numbers.
     """
 
     def __init__(self, rows, samples, cropping, *, batch_size, rank=0, world=1):
@@ -280,8 +280,8 @@ def _are_folds(value) -> bool:
 
 
 def parse_folds(value) -> list[int]:
-    """``dataset.fold`` as a list of test folds: a fold 0-9, a list of different ones, or all of them: 'all', or 11 as
-    published.  Anything else is a ConfigError."""
+    """``dataset.fold`` as a list of test folds: a fold 0-9, a list of different ones, or all of them: 'all',
+    or 11 as published.  Anything else is a ConfigError."""
     if value in ("all", ALL_FOLDS, [ALL_FOLDS]):
         return list(range(FOLDS))
     folds = value if isinstance(value, list) else [value]
@@ -319,8 +319,8 @@ def rows_outside_folds(store, rows, exclude_folds) -> tuple[np.ndarray, list[str
 
 
 def labelled_rows(store, rows, labelled) -> tuple[np.ndarray, list[str]]:
-    """Rows that a supervised job can use, those with a label (``labelled``, from ``make_labels``) and a fold, and
-    sentences about the others."""
+    """Rows that a supervised job can use, those with a label (``labelled``, from ``make_labels``) and a fold,
+    and sentences about the others."""
     has_fold, notes = (store.records["fold"] != NO_FOLD).to_numpy()[rows], []
     unlabelled, without = (~labelled[rows]).sum(), (labelled[rows] & ~has_fold).sum()
     if unlabelled:
@@ -347,9 +347,9 @@ def few_positives(labels, rows, classes, part: str) -> list[str]:
 def split_rows(store, rows, fold: int, *, protocol="nested", label_fraction=1.0, seed=0) -> dict[str, np.ndarray]:
     """Rows of train, valid (selection) and test for test fold ``fold``.
 
-    nested: test on ``fold``, select on fold + 1 (mod 10), train on the other eight.  published: select and report on
-    ``fold``, train on the other nine.  Records without a fold are in none.  ``label_fraction`` keeps that share of the
-    training rows, drawn by ``seed``.
+    nested: test on ``fold``, select on fold + 1 (mod 10), train on the other eight.  published: select and
+    report on ``fold``, train on the other nine.  Records without a fold are in none.  ``label_fraction``
+    keeps that share of the training rows, drawn by ``seed``.
 
     Raises:
         ConfigError: a part is empty.

@@ -12,8 +12,8 @@ def standard_lead(name: str) -> str | None:
 
 
 def parse_leads(value) -> tuple[str, ...]:
-    """Lead names from the config's ``dataset.lead``: a published word (12lead, limb_lead, lead1, lead2), one lead name,
-    or a list of lead names, whose order is kept.  Unknown or repeated names are a ConfigError."""
+    """Lead names from the config's ``dataset.lead``: a published word (12lead, limb_lead, lead1, lead2), one
+    lead name, or a list of lead names, whose order is kept.  Unknown or repeated names are a ConfigError."""
     if isinstance(value, str) and value in SUBSETS:
         return SUBSETS[value]
     names = [value] if isinstance(value, str) else list(value)

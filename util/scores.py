@@ -5,8 +5,8 @@
     python -m util.scores > docs/scores.md          which name equals which published number
 
 A new score is one entry of ``SCORES``: a function of boolean labels and of probabilities or boolean outputs,
-both (records, classes), and a line on what it is.  ``_over_classes``, ``_whole`` and ``_library`` make its formula
-of a function that gives one value a class, one value in all, or that is torchmetrics'.
+both (records, classes), and a line on what it is.  ``_over_classes``, ``_whole`` and ``_library`` make its
+formula of a function that gives one value a class, one value in all, or that is torchmetrics'.
 """
 from dataclasses import dataclass, replace
 from collections.abc import Callable
@@ -25,9 +25,9 @@ BLOCK = 1024  # records at a time: temporary arrays stay in the cache, which is 
 def challenge_score(labels, outputs) -> float:
     """The Challenge 2020 score: 1 for perfect outputs, 0 for "sinus rhythm" as the answer to every record.
 
-    A = sum over records of outer(L_i, O_i) / max(|L_i or O_i|, 1) and s(O) = sum(W * A); the score is
-    (s(O) - s(inactive)) / (s(L) - s(inactive)), or 0 where that denominator is 0.  W[true, output class] are
-    the Challenge's weights; labels and outputs are bool (records, 24).  Defined, as are ``exact_match``, ``f1``,
+    A = sum over records of outer(L_i, O_i) / max(|L_i or O_i|, 1) and s(O) = sum(W * A); the score is (s(O) -
+    s(inactive)) / (s(L) - s(inactive)), or 0 where that denominator is 0.  W[true, output class] are the
+    Challenge's weights; labels and outputs are bool (records, 24).  Defined, as are ``exact_match``, ``f1``,
     ``f2`` and ``g2``, by Perez Alday et al., Physiological Measurement 41 (2020) 124003.
     """
     observed, inactive, perfect = challenge_sums(labels, outputs)
@@ -66,8 +66,8 @@ def f1(labels, outputs) -> np.ndarray:
 
 
 def f2(labels, outputs) -> np.ndarray:
-    """The Challenge's F of beta 2, 5 TP / (5 TP + FP + 4 FN) of each class; record i counts 1 / max(|L_i|, 1).
-    NaN as for ``f1``."""
+    """The Challenge's F of beta 2, 5 TP / (5 TP + FP + 4 FN) of each class; record i counts 1 / max(|L_i|,
+    1).  NaN as for ``f1``."""
     true, false, missed = _confusion(labels, outputs, shared=True)
     return _ratio(5 * true, 5 * true + false + 4 * missed)
 
@@ -85,8 +85,8 @@ def auroc(labels, scores) -> np.ndarray:
 
 
 def auprc(labels, scores) -> np.ndarray:
-    """Area under the precision-recall curve of each class, (classes,), as a step function over distinct scores:
-    sum of (recall_k - recall_{k-1}) * precision_k.  NaN for a class without positives."""
+    """Area under the precision-recall curve of each class, (classes,), as a step function over distinct
+    scores: sum of (recall_k - recall_{k-1}) * precision_k.  NaN for a class without positives."""
     return _each_class(_auprc, labels, scores)
 
 
@@ -124,8 +124,8 @@ def macro(values) -> float:
 
 # ============ registry ============
 def _over_classes(function):
-    """Formula of a ``function`` that gives (classes,): the mean of the defined values (macro), or the value of
-    all classes pooled into one (micro)."""
+    """Formula of a ``function`` that gives (classes,): the mean of the defined values (macro), or the value
+    of all classes pooled into one (micro)."""
     def formula(labels, predictions, average, task):
         if average == "micro":
             labels, predictions = labels.reshape(-1, 1), predictions.reshape(-1, 1)
@@ -221,8 +221,8 @@ def parse_scores(target_metrics: list, class_names=(), task="multilabel") -> dic
     """``metric.target_metrics`` as {printed name: score}.
 
     Args:
-        target_metrics: names, or {name: {average: macro | micro}}.  With another average than its default a score
-            has a name of its own, such as F1Score_micro, which may be given, too.
+        target_metrics: names, or {name: {average: macro | micro}}.  With another average than its default a
+            score has a name of its own, such as F1Score_micro, which may be given, too.
 
     Raises:
         ConfigError: an unknown score or argument, one named twice, one that these classes or this task lack.

@@ -1,8 +1,8 @@
 """RecordStore: all recordings of one sampling rate in one folder, read through a memory map.
 
-A store is three files.  ``signals.dat`` holds the records end to end, int16, time-major, twelve columns in the order
-of LEADS.  ``records.csv`` has one readable row a record.  ``meta.json`` holds the format version, fs and checksums.
-Opening costs no signal memory, and processes share the pages.
+A store is three files.  ``signals.dat`` holds the records end to end, int16, time-major, twelve columns in
+the order of LEADS.  ``records.csv`` has one readable row a record.  ``meta.json`` holds the format version,
+fs and checksums.  Opening costs no signal memory, and processes share the pages.
 """
 import csv
 import json
@@ -40,9 +40,9 @@ class RecordStore:
 
     Attributes:
         fs: sampling rate in Hz (int); leads: names, in the order of the columns.
-        records: pandas DataFrame, one row a record, columns COLUMNS.  ``start`` and ``length`` are in samples at fs,
-            ``scale`` is mV per count, ``dx`` is space separated SNOMED CT codes, ``fold`` is -1 for records without a
-            scored diagnosis in stores of before; ``flags`` and ``patient`` may be empty.
+        records: pandas DataFrame, one row a record, columns COLUMNS.  ``start`` and ``length`` are in samples
+            at fs, ``scale`` is mV per count, ``dx`` is space separated SNOMED CT codes, ``fold`` is -1 for
+            records without a scored diagnosis in stores of before; ``flags`` and ``patient`` may be empty.
         meta: the contents of meta.json.
 
     Raises:
@@ -210,11 +210,11 @@ def write_store(folder, fs, rows, command):
     Args:
         folder: must not exist.
         fs: sampling rate in Hz (int).
-        rows: iterable of (row, counts): ``counts`` int16 (n, 12); ``row`` a dict with record, database, fs_original,
-            scale_uv (integer microvolts per count), age (years or None), sex, dx (list of codes), fold and, if known,
-            patient, flags, path.
-        command: the command lines that made it (list of strings); no times and no paths of this machine in them, so
-            that the same input gives the same bytes.
+        rows: iterable of (row, counts): ``counts`` int16 (n, 12); ``row`` a dict with record, database,
+            fs_original, scale_uv (integer microvolts per count), age (years or None), sex, dx (list of
+            codes), fold and, if known, patient, flags, path.
+        command: the command lines that made it (list of strings); no times and no paths of this machine in
+            them, so that the same input gives the same bytes.
 
     Raises:
         StoreError: no record, or it cannot be written.
@@ -270,8 +270,8 @@ _NUMBER = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?", re.IGNORECASE)
 
 
 def safe_cell(value):
-    """A cell of a CSV file that no spreadsheet takes for a formula and no reader for several lines: text that starts
-    with = + - or @ gets an apostrophe in front; control characters become blanks."""
+    """A cell of a CSV file that no spreadsheet takes for a formula and no reader for several lines: text that
+    starts with = + - or @ gets an apostrophe in front; control characters become blanks."""
     if not isinstance(value, str):
         return value
     text = value.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -3,9 +3,9 @@
 A class is output where its score is at least its threshold (``score >= threshold``), here and in everything that reads
 ``thresholds.json``.  ``search_published`` is the published search, ``search_ascent`` the default one.
 
-Both rest on one identity.  With V = L W, a record's part of the Challenge score's numerator s(O) is
-sum(V_i * O_i) / max(|L_i or O_i|, 1).  While the other classes stay, switching one class on adds a fixed number to
-each record's part: its gain.  So s(O) at every threshold of a class is a cumulative sum of gains from the highest
+Both rest on one identity.  With V = L W, a record's part of the Challenge score's numerator s(O) is sum(V_i *
+O_i) / max(|L_i or O_i|, 1).  While the other classes stay, switching one class on adds a fixed number to each
+record's part: its gain.  So s(O) at every threshold of a class is a cumulative sum of gains from the highest
 score down, and no candidate needs scoring anew.
 """
 import json
@@ -60,8 +60,8 @@ def score_curve(labels, scores, thresholds, candidates) -> np.ndarray:
 
 
 def search_published(labels, scores) -> Thresholds:
-    """The published search: thresholds 0.1, 0.2 ... 0.5 for one class at a time while all the others stay at 0.1, in
-    one pass; of equally good thresholds the lowest.  Arguments as for ``search_ascent``."""
+    """The published search: thresholds 0.1, 0.2 ... 0.5 for one class at a time while all the others stay at
+    0.1, in one pass; of equally good thresholds the lowest.  Arguments as for ``search_ascent``."""
     curves = score_curve(labels, scores, np.full(len(CLASSES), PUBLISHED_CANDIDATES[0]), PUBLISHED_CANDIDATES)
     best = np.argmax(curves >= curves.max(axis=0) - TIE, axis=0)
     thresholds = np.array(PUBLISHED_CANDIDATES)[best]
@@ -75,12 +75,12 @@ def search_ascent(labels, scores, starts=None, max_candidates=512, min_positives
     Args:
         labels: bool (records, 24).
         scores: float (records, 24), no NaN.
-        starts: thresholds to start from, each (24,); default ``default_starts(labels, scores, seed)``.  The published
-            search's result is always one more, so that the ascent never ends below it.
+        starts: thresholds to start from, each (24,); default ``default_starts(labels, scores, seed)``.  The
+            published search's result is always one more, so that the ascent never ends below it.
         max_candidates: most thresholds tried for a class, see ``candidate_thresholds``; None: no limit.
-        min_positives: two or more classes with fewer positive records than this share one threshold, since so few
-            records say little about each.  Should that end below the published search, the rare classes keep the
-            published thresholds instead and only the others are searched.
+        min_positives: two or more classes with fewer positive records than this share one threshold, since so
+            few records say little about each.  Should that end below the published search, the rare classes
+            keep the published thresholds instead and only the others are searched.
         seed: of the random starts.
 
     Returns:
@@ -102,8 +102,8 @@ def search_ascent(labels, scores, starts=None, max_candidates=512, min_positives
 
 
 def default_starts(labels, scores, seed=0) -> list[np.ndarray]:
-    """Where the ascent starts, each (24,): 0.5 for all; thresholds that output each class as often as it is present;
-    and four that output it as often as present times a random factor between 1/3 and 3."""
+    """Where the ascent starts, each (24,): 0.5 for all; thresholds that output each class as often as it is
+    present; and four that output it as often as present times a random factor between 1/3 and 3."""
     share = np.mean(labels, axis=0)
     factors = 3.0 ** np.random.default_rng(seed).uniform(-1, 1, (4, len(CLASSES)))
     counts = np.round(np.vstack([share, factors * share]) * len(scores)).astype(int)
@@ -114,9 +114,9 @@ def default_starts(labels, scores, seed=0) -> list[np.ndarray]:
 def candidate_thresholds(scores, max_candidates=512) -> np.ndarray:
     """Useful thresholds for these scores, rising, float64, (at most max_candidates,).
 
-    They lie midway between neighbouring distinct scores, with one below them all (always on) and one above (never on).
-    Where that makes too many, half of those kept are the highest, where a rare class is decided, and the others are
-    taken at even steps from the rest.
+    They lie midway between neighbouring distinct scores, with one below them all (always on) and one above
+    (never on).  Where that makes too many, half of those kept are the highest, where a rare class is decided,
+    and the others are taken at even steps from the rest.
     """
     values = np.unique(np.asarray(scores, np.float64))
     middle = values[:-1] + np.diff(values) / 2
@@ -198,8 +198,8 @@ class _Coordinate:
 
     Attributes:
         passed: (g * records,), how many candidates each score is at least.
-        credit, growth: (g, records), cumulative over the record's classes switched on so far: the credit, and what
-            the union of labels and outputs has grown by.
+        credit, growth: (g, records), cumulative over the record's classes switched on so far: the credit, and
+            what the union of labels and outputs has grown by.
     """
 
     def __init__(self, problem, classes, candidates):
@@ -212,8 +212,8 @@ class _Coordinate:
 
 
 class _State:
-    """Thresholds (24,) and outputs, bool (24, records), with the parts of s(O) at them, kept up to date while single
-    coordinates move: ``credit`` and ``union``, (records,), are sum(V_i * O_i) and |L_i or O_i|."""
+    """Thresholds (24,) and outputs, bool (24, records), with the parts of s(O) at them, kept up to date while
+    single coordinates move: ``credit`` and ``union``, (records,), are sum(V_i * O_i) and |L_i or O_i|."""
 
     def __init__(self, problem, thresholds):
         self.problem = problem

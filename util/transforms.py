@@ -32,8 +32,8 @@ def _crop_filter_parts(length: int, filters: tuple):
     """The exact linear map of zero-phase ``filters`` on crops of ``length`` samples, as FFT plus low rank.
 
     The map M (sosfiltfilt of the identity, one filter after the other) differs from the circulant matrix with
-    response H = product of |response|^2 only near the ends, by a matrix of rank about 20; a ConfigError if the rank is
-    large, because the crop is short for the filters.
+    response H = product of |response|^2 only near the ends, by a matrix of rank about 20; a ConfigError if
+    the rank is large, because the crop is short for the filters.
 
     Returns:
         H (length//2 + 1,), and V (length, rank), U (length, rank) with M = circulant(H) + U V^T on zero-mean input;
@@ -205,8 +205,8 @@ class Pipeline(nn.Module):
                               "leave it to dataset.transforms")
 
     def forward(self, x, random=None):
-        """Transform x (batch, leads, time); ``random``, the samples' ``KeyedRandom``, may be left out where no step
-        draws, as in ``fixed``; else that is a ConfigError."""
+        """Transform x (batch, leads, time); ``random``, the samples' ``KeyedRandom``, may be left out where
+        no step draws, as in ``fixed``; else that is a ConfigError."""
         if random is None:
             self.refuse_random_steps("transforms called without random numbers")
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):

@@ -1,9 +1,9 @@
 """Reading WFDB recordings: tolerant of how headers are written in the wild, strict about what is in them.
 
-Headers (header(5) of the WFDB specification) and the Challenge's MATLAB v4 signal files are read here, which is fast
-and gives exact reasons; every other format goes through the wfdb package.  A RecordError says why a recording cannot
-be trusted; an OSError or MemoryError may be gone next time.  Nothing is allocated that the signal file's own size
-does not cover, and no file outside the header's folder is opened.
+Headers (header(5) of the WFDB specification) and the Challenge's MATLAB v4 signal files are read here, which
+is fast and gives exact reasons; every other format goes through the wfdb package.  A RecordError says why a
+recording cannot be trusted; an OSError or MemoryError may be gone next time.  Nothing is allocated that the
+signal file's own size does not cover, and no file outside the header's folder is opened.
 """
 import math
 import os
