@@ -28,7 +28,7 @@ LEVELS = {"ratio": lambda level: [0, 0.3 * level / 10], "sigma": lambda level: 0
 @dataclass(frozen=True)
 class Augmentation:
     """An entry of ``AUGMENTATIONS``."""
-    function: Callable          # (x, random, **arguments) -> x; an argument of the config has a ``Kind`` as annotation
+    function: Callable          # (x, random, **arguments) -> x; those of a config are annotated with a ``Kind``
     draws: bool = True          # takes random numbers, and so has no place in an evaluation
     takes: str = "signal"       # or "spectrogram", or "any" for one that takes both and gives what it got
     gives: str = "signal"

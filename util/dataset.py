@@ -1,7 +1,7 @@
 """Crops of a RecordStore: which records, which windows, in which order, and their labels.
 
-The loader's workers only copy int16 samples out of the memmap.  Everything random is decided beforehand from the
-samples' keys (util/keyed_random.py), so neither the number of workers nor that of processes changes what is seen.
+The loader's workers only copy int16 samples out of the memmap.  Everything random is decided beforehand
+from the samples' keys (util/keyed_random.py), so the numbers of workers and processes change nothing.
 """
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from util.leads import LEADS, lead_index
 from util.stop import ignore_signals
 from util.store import FOLDS, NO_FOLD
 
-CROP_STREAM = 1       # streams of KeyedRandom: the crop's place, and what the device draws (transforms, masks, views)
+CROP_STREAM = 1       # streams of KeyedRandom: the crop's place, and what the device draws
 DEVICE_STREAM = 2
 MAX_STATISTICS = 20_000
 ALL_FOLDS = 11        # the fusion original's number for all ten folds
@@ -132,8 +132,8 @@ def to_device(batch: dict, device) -> dict:
 class TrainingBatches:
     """Batch sampler of one process: every epoch a new order of the records, each with ``crops`` random crops.
 
-    All processes compute the same order; of every global batch of batch_size * world records, process r takes the
-    r-th part.  The last records that do not fill a step (``accumulate`` global batches) are left out of this epoch.
+    All processes compute the same order; of every global batch of batch_size * world records, process r takes
+    the r-th part.  The last records, if they do not fill a step (``accumulate`` global batches), are left out.
 
     Args:
         rows: rows of the store to visit; samples: their lengths; length: samples a crop.
@@ -173,7 +173,7 @@ class TrainingBatches:
             yield self.items(np.repeat(order[begin:begin + self.batch_size], self.crops))
 
     def items(self, places):
-        """(row, start, key) of a random crop for each place in ``rows``; crop n of a record is its visit n."""
+        """(row, start, key) of a random crop for each place in ``rows``; a record's crop n is its visit n."""
         rows = self.rows[places]
         keys = sample_keys(self.seed, self.epoch, rows, np.arange(len(rows)) % self.crops)
         spare = torch.from_numpy(np.maximum(self.samples[places] - self.length, 0))
@@ -226,7 +226,7 @@ def crops_for_statistics(dataset, rows, length, batch_size, device, pipeline):
 
 # ============ labels and folds ============
 def parse_classes(value) -> dict[str, set[str]]:
-    """``dataset.classes`` as {name: SNOMED CT codes}; a ConfigError for anything but challenge2020 and such lists."""
+    """``dataset.classes``, challenge2020 or {name: codes}, as {name: SNOMED CT codes}; else a ConfigError."""
     if value == "challenge2020":
         return CLASS_CODES
     if not isinstance(value, dict) or len(value) < 2:
@@ -292,7 +292,7 @@ def parse_folds(value) -> list[int]:
 
 
 def rows_outside_folds(store, rows, exclude_folds) -> tuple[np.ndarray, list[str]]:
-    """Rows without those of ``dataset.exclude_folds`` and other records of the same patients, and sentences about them.
+    """Rows without those of ``dataset.exclude_folds`` and of the same patients, and sentences about these.
 
     Raises:
         ConfigError: not a list of different folds 0-9, or no row stays.
@@ -332,7 +332,7 @@ def labelled_rows(store, rows, labelled) -> tuple[np.ndarray, list[str]]:
 
 
 def few_positives(labels, rows, classes, part: str) -> list[str]:
-    """A sentence, if need be, that names the classes of which ``rows`` (the ``part``) hold too few records to score.
+    """A sentence, if need be, that names the classes of which ``rows``, the ``part``, hold few records.
 
     Args:
         labels: from ``make_labels``; classes: their names.

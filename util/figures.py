@@ -38,7 +38,7 @@ def _calibration(axis, baseline):
 
 
 def _rows(leads, seconds):
-    """Rows of (lead, start, stop) in seconds: the clinical 3 x 4 with lead II below for 12 leads, else a stack."""
+    """Rows of (lead, start, stop) in seconds: of 12 leads the clinical 3 x 4 with II below, else a stack."""
     if set(leads) != set(LEADS):
         return [[(lead, 0.0, seconds)] for lead in leads]
     quarter = seconds / 4
@@ -52,7 +52,7 @@ def plot_ecg(signal_mv: np.ndarray, fs: float, path, title: str | None = None, l
     Args:
         signal_mv: (samples, leads) in mV; NaN leaves a gap.  Every lead is drawn around its median.
         fs: sampling rate in Hz.
-        lead_names: the columns.  All twelve are laid out 3 x 4 with a rhythm strip of lead II, fewer are stacked.
+        lead_names: the columns.  Twelve are laid out 3 x 4 with a rhythm strip of lead II, fewer are stacked.
         seconds: how much of the record to show, from its start.
     """
     signal = np.asarray(signal_mv, float)
@@ -84,7 +84,7 @@ def plot_ecg(signal_mv: np.ndarray, fs: float, path, title: str | None = None, l
 
 def plot_reconstruction(signal: np.ndarray, reconstruction: np.ndarray, mask: np.ndarray, fs: float, path=None,
                         lead_names=LEADS, title: str | None = None) -> Figure:
-    """One ECG, what was hidden of it, and what the model made of the rest; written to ``path``, too, if there is one.
+    """One ECG, what was hidden of it, and what the model made of the rest; also written to ``path``.
 
     Args:
         signal, reconstruction: (leads, time), both in mV or both standardised; the leads are ``lead_names``.

@@ -12,7 +12,7 @@ import math
 import numpy as np
 import torch
 
-GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)  # written as signed 64-bit integers: torch has no full set of unsigned ones
+GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)  # as signed 64-bit integers: torch has few operations on unsigned ones
 MIX1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 MIX2 = 0x94D049BB133111EB - (1 << 64)
 DRAW_STRIDE = 1 << 32                   # numbers one draw may take for one sample

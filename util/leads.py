@@ -7,7 +7,7 @@ SUBSETS = {"12lead": LEADS, "limb_lead": LEADS[:6], "lead1": ("I",), "lead2": ("
 
 
 def standard_lead(name: str) -> str | None:
-    """The standard spelling of a lead name in any case ("avr" -> "aVR"), or None if it is not one of the twelve."""
+    """The standard spelling of a lead name in any case ("avr" -> "aVR"); None if it is none of the twelve."""
     return _BY_LOWER.get(name.strip().lower())
 
 

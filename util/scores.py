@@ -18,7 +18,7 @@ import torchmetrics.functional as tm
 from util.challenge import ABBREVIATIONS, NORMAL, WEIGHTS
 from util.errors import ConfigError, ECGError
 
-BLOCK = 1024  # records at a time: temporary arrays stay in the cache, which is three times faster than all at once
+BLOCK = 1024  # records at a time: temporary arrays stay in the cache, three times faster than all at once
 
 
 # ============ formulas ============
@@ -60,7 +60,7 @@ def exact_match(labels, outputs) -> float:
 
 
 def f1(labels, outputs) -> np.ndarray:
-    """2 TP / (2 TP + FP + FN) of each class, (classes,); NaN for a class with neither a label nor an output."""
+    """2 TP / (2 TP + FP + FN) of each class, (classes,); NaN without a label or an output."""
     true, false, missed = _confusion(labels, outputs)
     return _ratio(2 * true, 2 * true + false + missed)
 
@@ -91,14 +91,14 @@ def auprc(labels, scores) -> np.ndarray:
 
 
 def _each_class(area, labels, scores):
-    """``area`` of each class's cumulative counts; class by class since one column fits into the processor's cache."""
+    """``area`` of each class's cumulative counts; class by class, as a column fits into the processor's cache."""
     labels, scores = check_scores(labels, scores)
     columns = zip(np.ascontiguousarray(labels.T), np.ascontiguousarray(scores.T))
     return np.array([area(*_cumulative_counts(*column)) for column in columns])
 
 
 def _cumulative_counts(labels, scores):
-    """How many positives and how many records score at least as high as each distinct score, from the highest down."""
+    """How many positives and records score at least as high as each distinct score, from the highest down."""
     order = np.argsort(scores)[::-1]
     found, scores = np.cumsum(labels[order]), scores[order]
     ends = np.append(np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1)
@@ -139,7 +139,7 @@ def _whole(function):
 
 
 def _library(function):
-    """Formula of a ``function`` of torchmetrics; its checks are left out, as they take longer than the score."""
+    """Formula of a ``function`` of torchmetrics, without its checks, which take longer than the score."""
     def formula(labels, outputs, average, task):
         size = {"num_classes" if task == "multiclass" else "num_labels": labels.shape[1]}
         arrays = (outputs, labels) if task == "multilabel" else (outputs.argmax(axis=1), labels.argmax(axis=1))
@@ -151,7 +151,7 @@ def _library(function):
 @dataclass(frozen=True)
 class Score:
     """An entry of the registry."""
-    formula: Callable       # (labels, predictions, average, task) -> float; both bool or float (records, classes)
+    formula: Callable       # (labels, predictions, average, task) -> float, of arrays (records, classes)
     takes: str              # the predictions: "probabilities", or "outputs", bool, after thresholds
     meaning: str            # a line for docs/scores.md
     published: str          # the published number that it equals, in words
@@ -238,8 +238,8 @@ def parse_scores(target_metrics: list, class_names=(), task="multilabel") -> dic
         score = SCORES[name]
         if arguments not in [{"average": average} for average in score.averages]:
             known = " or ".join(filter(None, score.averages))
-            raise ConfigError(f"metric.target_metrics: {name} takes {f'average: {known}' if known else 'no argument'}, "
-                              f"not {arguments!r}")
+            takes = f"average: {known}" if known else "no argument"
+            raise ConfigError(f"metric.target_metrics: {name} takes {takes}, not {arguments!r}")
         if task not in score.tasks:
             raise ConfigError(f"metric.target_metrics: {name} is defined for metric.task {score.tasks[0]}, "
                               f"not {task}; leave it out")
@@ -255,7 +255,7 @@ def parse_scores(target_metrics: list, class_names=(), task="multilabel") -> dic
 def compute_scores(probabilities, labels, scores: dict[str, Score], task, thresholds=0.5) -> dict[str, float]:
     """Values of ``parse_scores``' scores, every record once: {name: value}.
 
-    NaN where no class has a value, and everywhere if a probability is not finite; an ECGError without a record.
+    NaN where no class has a value, and everywhere if a probability is not finite; no record is an ECGError.
 
     Args:
         probabilities: float (records, classes).
@@ -303,10 +303,10 @@ def bootstrap_interval(function, labels, predictions, n=1000, level=0.95, seed=0
     """Percentile bootstrap interval over records (Efron and Tibshirani 1993, chapter 13): low, high.
 
     Args:
-        function: score of (labels, predictions), such as ``challenge_score``; where a resample has none, both are NaN.
-        labels, predictions: (records, classes), drawn together, record by record, with replacement, ``n`` times.
+        function: score of (labels, predictions); where one of the ``n`` resamples has none, both are NaN.
+        labels, predictions: (records, classes), whose records are drawn together, with replacement.
         level: share of the resampled scores inside the interval.
-        seed: the same seed gives the same interval, that of ``scipy.stats.bootstrap(..., method="percentile")``.
+        seed: gives the interval of ``scipy.stats.bootstrap(..., method="percentile")`` with this seed.
     """
     random = np.random.default_rng(seed)
     resampled = np.empty(n)

@@ -28,15 +28,15 @@ NO_FOLD = -1                    # in stores of before: records without a scored 
 _TYPES = {"record": str, "database": str, "fs_original": float, "start": np.int64, "length": np.int64, "scale": float,
           "age": float, "sex": str, "dx": str, "fold": np.int64, "patient": str, "flags": str, "path": str}
 COLUMNS = tuple(_TYPES)         # of records.csv
-_FIXED = {"leads": list(LEADS), "dtype": "int16", "classes": list(CLASSES), "block_bytes": BLOCK_BYTES}   # in meta.json
+_FIXED = {"leads": list(LEADS), "dtype": "int16", "classes": list(CLASSES), "block_bytes": BLOCK_BYTES}
 _REMAKE = "make the store again with data_preparation/reformat_memmap.py"
 
 
 class RecordStore:
-    """A store, opened read-only.  It pickles as its path: a DataLoader worker maps the same pages and copies nothing.
+    """A store, opened read-only.  It pickles as its path: DataLoader workers map the same pages.
 
     Args:
-        path: the folder of one sampling rate, for example ``./data_folder/data_summary_without_preprocessing/fs100``.
+        path: the folder of one sampling rate, for example ``data_summary_without_preprocessing/fs100``.
 
     Attributes:
         fs: sampling rate in Hz (int); leads: names, in the order of the columns.
@@ -59,7 +59,7 @@ class RecordStore:
         self._length = self.records["length"].to_numpy()
         self._scale = self.records["scale"].to_numpy(np.float32)
         signals = np.memmap(self.path / "signals.dat", "<i2", "r", shape=(self.meta["samples"], len(LEADS)))
-        self._signals = signals.view(np.ndarray)    # same read-only pages without memmap's cost at every slice
+        self._signals = signals.view(np.ndarray)    # the same pages without memmap's cost at every slice
 
     def __reduce__(self):
         return RecordStore, (self.path,)
@@ -102,7 +102,7 @@ class RecordStore:
 
 
 def quantise(signal):
-    """float32 mV -> (int16 counts, microvolts per count): 1 unless the record needs more range; nothing is clipped."""
+    """float32 mV -> (int16 counts, microvolts per count: 1 unless more range is needed); nothing is clipped."""
     peak_uv = 1000 * float(max(signal.max(), -signal.min()))
     scale_uv = int(peak_uv / 32767.4) + 1
     return np.ascontiguousarray(np.rint(signal * np.float32(1000 / scale_uv)).astype("<i2")), scale_uv
@@ -250,7 +250,7 @@ def _table_row(row, start, length):
 
 
 def publish(new, folder):
-    """Put the complete folder ``new`` in the place of ``folder``, whose earlier contents, if any, are removed.
+    """Put the complete folder ``new`` in the place of ``folder``, whose earlier contents are removed.
 
     Raises:
         StoreError: ``folder`` holds something that is not a store.

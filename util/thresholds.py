@@ -31,7 +31,7 @@ class Thresholds:
     n_records: int                  # size of the search set
     method: str                     # how they were found, in words
     sweeps: int = 1                 # passes over all classes; an ascent's last one changed nothing
-    shared: tuple[int, ...] = ()    # the rare classes that share one threshold; empty if every class has its own
+    shared: tuple[int, ...] = ()    # the rare classes, if any, that share one threshold
 
 
 def apply_thresholds(scores, thresholds) -> np.ndarray:
@@ -84,7 +84,7 @@ def search_ascent(labels, scores, starts=None, max_candidates=512, min_positives
         seed: of the random starts.
 
     Returns:
-        the best of all starts.  The order of the records does not matter; the same input gives the same result.
+        the best of all starts, whatever the order of the records; the same input gives the same result.
     """
     problem = _Problem(labels, scores)
     rare = np.flatnonzero(problem.labels.sum(axis=0) < min_positives)
@@ -120,8 +120,8 @@ def candidate_thresholds(scores, max_candidates=512) -> np.ndarray:
     """
     values = np.unique(np.asarray(scores, np.float64))
     middle = values[:-1] + np.diff(values) / 2
-    middle = np.where(middle > values[:-1], middle, values[1:])  # neighbouring doubles have no number between them
-    never = np.nextafter(max(values[-1], 1.0), np.inf)           # above 1, too, where later probabilities may lie
+    middle = np.where(middle > values[:-1], middle, values[1:])  # doubles with no number between them
+    never = np.nextafter(max(values[-1], 1.0), np.inf)  # above 1, too, where later probabilities may lie
     every = np.concatenate([[min(values[0], 0.0)], middle, [never]])
     if max_candidates is None or len(every) <= max_candidates:
         return every

@@ -36,8 +36,8 @@ def _crop_filter_parts(length: int, filters: tuple):
     the rank is large, because the crop is short for the filters.
 
     Returns:
-        H (length//2 + 1,), and V (length, rank), U (length, rank) with M = circulant(H) + U V^T on zero-mean input;
-        and the response to a constant 1 (length,), exactly 0 for a high-pass.  float64.
+        H (length//2 + 1,), V and U (length, rank) with M = circulant(H) + U V^T on zero-mean input, and the
+        response to a constant 1 (length,), exactly 0 for a high-pass.  float64.
     """
     map_ = np.eye(length)
     frequency = np.fft.rfftfreq(length) * 2 * np.pi
@@ -47,7 +47,7 @@ def _crop_filter_parts(length: int, filters: tuple):
         map_ = scipy.signal.sosfiltfilt(sos, map_, axis=0)
         response *= np.abs(scipy.signal.sosfreqz(sos, frequency)[1]) ** 2
     rest = map_ - scipy.linalg.circulant(np.fft.irfft(response, length))
-    rest = torch.from_numpy(rest - rest.mean(axis=1, keepdims=True))  # zero-mean input has no use for the row means
+    rest = torch.from_numpy(rest - rest.mean(axis=1, keepdims=True))  # of no use to zero-mean input
     with torch.random.fork_rng(devices=[]):  # svd_lowrank draws: leave the caller's random state alone
         torch.default_generator.manual_seed(0)
         u, s, v = torch.svd_lowrank(rest, q=min(96, length), niter=6)
@@ -70,7 +70,7 @@ class CropFilter(nn.Module):
 
     def __init__(self, length, filters):
         super().__init__()
-        shortest = 3 * (1 + max(order for *_, order in filters))  # sosfiltfilt's padding must be shorter than the crop
+        shortest = 3 * (1 + max(order for *_, order in filters))  # sosfiltfilt's padding
         if length <= shortest:
             raise ConfigError(f"crops of {length} samples are too short for the filters; take more than {shortest}")
         for kind, cutoff, fs, _ in filters:
@@ -85,7 +85,7 @@ class CropFilter(nn.Module):
     def forward(self, x, random=None):
         if x.shape[-1] != self.length:
             raise ValueError(f"the filter was made for {self.length} samples, not {x.shape[-1]}")
-        # float64: a wandering baseline is many times larger than what is left, and float32 would lose its fifth digit
+        # float64: a wandering baseline is many times what is left, which in float32 would lose its fifth digit
         signal = x.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
         level = signal[..., :1].clone()
         signal -= level  # differences first: a flat lead gives exactly 0
@@ -101,7 +101,7 @@ class CropFilter(nn.Module):
 class Standardize(nn.Module):
     """(x - mean) / std over ``axis`` of each sample, population std, 0 where a std is 0.
 
-    ``axis`` counts (leads, time) as the published configs do: [-1, -2] for all leads together, -1 for each lead.
+    ``axis`` counts (leads, time) as the published configs do: [-1, -2] for all leads together, -1 for each.
     """
 
     def __init__(self, axis: AXIS = (-1, -2)):
@@ -164,7 +164,7 @@ class RandAugment(nn.Module):
         return x
 
     def _where_chosen(self, operation, x, result, chosen, draws):
-        """Put operation(x) into the chosen rows of ``result``; draws belong to samples: both ways give the same."""
+        """Put operation(x) into the chosen rows of ``result``; draws belong to samples: both give the same."""
         if x.device.type == "cpu":
             rows = chosen.nonzero()[:, 0]
             result[rows] = operation(x[rows], KeyedRandom(draws.keys[rows]))
