@@ -174,7 +174,7 @@ class RandAugment(nn.Module):
 
 # ============ from config to module ============
 def _filter(kind, cutoff: NUMBER, fs: NUMBER = None, order: COUNT = 5):
-    return kind, float(cutoff), fs, order
+    return kind, float(cutoff), float(fs), order
 
 
 FILTERS = {f"{kind}_filter": functools.partial(_filter, kind) for kind in ("highpass", "lowpass")}
@@ -227,11 +227,11 @@ def build_pipeline(transforms: list, *, length: int, fs: float, rand_augment=Non
     Raises:
         ConfigError: unknown name or argument.
     """
-    steps = [_parse_step(item, length, where) for item in transforms[1:]]
+    steps = [_parse_step(item, length, fs, where) for item in transforms[1:]]
     modules = []
     for filtering, group in itertools.groupby(enumerate(steps), lambda entry: entry[1][0] in FILTERS):
         if filtering:
-            modules.append(CropFilter(length, [_checked_filter(name, arguments, fs, where)
+            modules.append(CropFilter(length, [FILTERS[name](**{**arguments, "fs": fs})
                                                for _, (name, arguments) in group]))
         else:
             modules += [Augment(name, arguments, position) if name in AUGMENTATIONS else Standardize(**arguments)
@@ -245,7 +245,7 @@ def build_pipeline(transforms: list, *, length: int, fs: float, rand_augment=Non
     return pipeline
 
 
-def _parse_step(item, length, where):
+def _parse_step(item, length, fs, where):
     """(name, arguments) of a transform, or of an augmentation that leaves a signal of ``length`` samples."""
     plain = {name: made.function for name, made in AUGMENTATIONS.items() if made.gives != "spectrogram"}
     name, arguments = parse_named(item, {**CROPPINGS, **TRANSFORMS, **plain}, where)
@@ -254,12 +254,6 @@ def _parse_step(item, length, where):
     if arguments.get("length", length) != length:
         raise ConfigError(f"{where}: the length of {name} must be that of the crops, {length}, "
                           f"not {arguments['length']}")
+    if arguments.get("fs", fs) != fs:
+        raise ConfigError(f"{where}: {name} says fs {arguments['fs']} but dataset.fs is {fs}")
     return name, arguments
-
-
-def _checked_filter(name, arguments, fs, where):
-    """A filter as ``CropFilter`` takes it."""
-    kind, cutoff, own_fs, order = FILTERS[name](**arguments)
-    if own_fs not in (None, fs):
-        raise ConfigError(f"{where}: {name} says fs {own_fs} but dataset.fs is {fs}")
-    return kind, cutoff, float(fs), order
