@@ -69,19 +69,18 @@ def search_published(labels, scores) -> Thresholds:
     return Thresholds(thresholds, score, len(labels), "published")
 
 
-def search_ascent(labels, scores, starts=None, max_candidates=512, min_positives=0, seed=0) -> Thresholds:
+def search_ascent(labels, scores, starts=None, max_candidates=512, min_positives=0) -> Thresholds:
     """Coordinate ascent: set one class after the other to its best threshold until no single change helps.
 
     Args:
         labels: bool (records, 24).
         scores: float (records, 24), no NaN.
-        starts: thresholds to start from, each (24,); default ``default_starts(labels, scores, seed)``.  The
-            published search's result is always one more, so that the ascent never ends below it.
+        starts: thresholds to start from, each (24,); by default those of ``default_starts``.  The published
+            search's result is always one more, so that the ascent never ends below it.
         max_candidates: most thresholds tried for a class, see ``candidate_thresholds``; None: no limit.
         min_positives: two or more classes with fewer positive records than this share one threshold, since so
             few records say little about each.  Should that end below the published search, the rare classes
             keep the published thresholds instead and only the others are searched.
-        seed: of the random starts.
 
     Returns:
         the best of all starts, whatever the order of the records; the same input gives the same result.
@@ -89,23 +88,29 @@ def search_ascent(labels, scores, starts=None, max_candidates=512, min_positives
     problem = _Problem(labels, scores)
     rare = np.flatnonzero(problem.labels.sum(axis=0) < min_positives)
     shared = rare if len(rare) > 1 else rare[:0]
-    single = [_coordinate(problem, [c], max_candidates) for c in range(len(CLASSES)) if c not in shared]
-    coordinates = single + ([_coordinate(problem, shared, max_candidates)] if len(shared) else [])
+    groups = [[c] for c in range(len(CLASSES)) if c not in shared]
+    single = len(groups)
+    if len(shared):
+        groups.append(shared)
+    coordinates = [_Coordinate(problem, group, candidate_thresholds(problem.scores[group], max_candidates))
+                   for group in groups]
     published = search_published(labels, scores)
-    starts = default_starts(labels, scores, seed) if starts is None else starts
-    ends = [_climb(problem, coordinates, _with_shared(start, shared)) for start in (published.thresholds, *starts)]
+    starts = np.array([published.thresholds, *(default_starts(labels, scores) if starts is None else starts)])
+    if len(shared):
+        starts[:, shared] = np.median(starts[:, shared], axis=1, keepdims=True)
+    ends = [_climb(problem, coordinates, start) for start in starts]
     best = max(ends, key=lambda end: round(end.score, 12))  # the first of equals
     if best.score < published.score:
-        best = _climb(problem, single, published.thresholds)
+        best = _climb(problem, coordinates[:single], published.thresholds)
         return replace(best, method="ascent, rare classes as published")
     return replace(best, shared=tuple(shared.tolist()))
 
 
-def default_starts(labels, scores, seed=0) -> list[np.ndarray]:
+def default_starts(labels, scores) -> list[np.ndarray]:
     """Where the ascent starts, each (24,): 0.5 for all; thresholds that output each class as often as it is
     present; and four that output it as often as present times a random factor between 1/3 and 3."""
     share = np.mean(labels, axis=0)
-    factors = 3.0 ** np.random.default_rng(seed).uniform(-1, 1, (4, len(CLASSES)))
+    factors = 3.0 ** np.random.default_rng(0).uniform(-1, 1, (4, len(CLASSES)))
     counts = np.round(np.vstack([share, factors * share]) * len(scores)).astype(int)
     rising = np.sort(np.asarray(scores, np.float64), axis=0)
     return [np.full(len(CLASSES), 0.5), *np.take_along_axis(rising, -np.clip(counts, 1, len(scores)), axis=0)]
@@ -257,18 +262,6 @@ class _State:
         outputs = self.outputs[classes]
         return (np.einsum("cn,cn->n", self.problem.credit[classes], outputs),
                 np.sum(outputs & self.problem.free[classes], axis=0))
-
-
-def _coordinate(problem, classes, max_candidates):
-    return _Coordinate(problem, classes, candidate_thresholds(problem.scores[classes], max_candidates))
-
-
-def _with_shared(thresholds, shared):
-    """A copy in which the shared classes have one threshold, their median."""
-    thresholds = np.array(thresholds, np.float64)
-    if len(shared):
-        thresholds[shared] = np.median(thresholds[shared])
-    return thresholds
 
 
 def _climb(problem, coordinates, start) -> Thresholds:
