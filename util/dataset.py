@@ -137,10 +137,7 @@ class TrainingBatches:
 
     Args:
         rows: rows of the store to visit; samples: their lengths; length: samples a crop.
-        steps: at most so many an epoch.
-
-    Raises:
-        ConfigError: fewer records than one step needs.
+        steps: at most so many an epoch.  Fewer records than one step needs are a ConfigError.
     """
 
     def __init__(self, rows, samples, length, *, batch_size, accumulate=1, crops=1, seed=0, rank=0, world=1,
@@ -257,11 +254,8 @@ def make_labels(store, classes: dict, task: str):
 
 
 def choose_rows(store, *, databases=None, max_records=None, seed=0) -> np.ndarray:
-    """Rows of these databases, else of all; with ``max_records`` a seeded subset, in store order.
-
-    Raises:
-        ConfigError: a database that the store does not hold.
-    """
+    """Rows of these databases, else of all; with ``max_records`` a seeded subset, in store order.  A database
+    that the store does not hold is a ConfigError."""
     rows = np.arange(len(store))
     if databases is not None:
         wanted, known = set(map(str, databases)), set(store.records["database"])
@@ -292,11 +286,8 @@ def parse_folds(value) -> list[int]:
 
 
 def rows_outside_folds(store, rows, exclude_folds) -> tuple[np.ndarray, list[str]]:
-    """Rows without those of ``dataset.exclude_folds`` and of the same patients, and sentences about these.
-
-    Raises:
-        ConfigError: not a list of different folds 0-9, or no row stays.
-    """
+    """Rows without those of ``dataset.exclude_folds`` and of the same patients, and sentences about these.  A
+    ConfigError unless these are different folds 0-9 and some row stays."""
     if not _are_folds(exclude_folds):
         raise ConfigError(f"dataset.exclude_folds must be a list of different folds 0-{FOLDS - 1}, "
                           f"not {exclude_folds!r}")
@@ -349,10 +340,7 @@ def split_rows(store, rows, fold: int, *, protocol="nested", label_fraction=1.0,
 
     nested: test on ``fold``, select on fold + 1 (mod 10), train on the other eight.  published: select and
     report on ``fold``, train on the other nine.  Records without a fold are in none.  ``label_fraction``
-    keeps that share of the training rows, drawn by ``seed``.
-
-    Raises:
-        ConfigError: a part is empty.
+    keeps that share of the training rows, drawn by ``seed``.  An empty part is a ConfigError.
     """
     folds = store.records["fold"].to_numpy()[rows]
     select = (fold + 1) % FOLDS if protocol == "nested" else fold

@@ -68,11 +68,8 @@ class RecordStore:
         return len(self._length)
 
     def counts(self, i, start=0, length=None):
-        """int16 (length, 12): a read-only view of record i from sample ``start``, by default to its end.
-
-        Raises:
-            IndexError: outside of the record.
-        """
+        """int16 (length, 12): a read-only view of record i from sample ``start``, by default to its end; an
+        IndexError outside of the record."""
         size = int(self._length[i])
         length = size - start if length is None else length
         if not 0 <= start <= start + length <= size:
@@ -85,11 +82,7 @@ class RecordStore:
         return self.counts(i, start, length)[:, lead_index(leads)] * self._scale[i]
 
     def verify_blocks(self):
-        """Compare signals.dat with its checksums.
-
-        Raises:
-            StoreError: naming the damaged blocks and the records in them.
-        """
+        """Compare signals.dat with its checksums; a StoreError names the records in damaged blocks."""
         found = _block_checksums(self.path / "signals.dat")
         damaged = [block for block, (a, b) in enumerate(zip(found, self.meta["blocks"])) if a != b]
         if damaged:
@@ -250,11 +243,8 @@ def _table_row(row, start, length):
 
 
 def publish(new, folder):
-    """Put the complete folder ``new`` in the place of ``folder``, whose earlier contents are removed.
-
-    Raises:
-        StoreError: ``folder`` holds something that is not a store.
-    """
+    """Put the complete folder ``new`` in the place of ``folder``, whose earlier contents are removed; a
+    StoreError if they are not a store."""
     new, folder = Path(new), Path(folder)
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)

@@ -219,13 +219,10 @@ def build_pipeline(transforms: list, *, length: int, fs: float, rand_augment=Non
                    evaluation=False) -> Pipeline:
     """``Pipeline`` of a config's list of transforms (the cropping that leads it is the dataset's job).
 
-    Neighbouring filters are fused into one linear map.
+    Neighbouring filters are fused into one linear map.  An unknown name or argument is a ConfigError.
 
     Args:
         length: samples a crop; fs: their rate in Hz; evaluation: random steps are an error.
-
-    Raises:
-        ConfigError: unknown name or argument.
     """
     steps = [_parse_step(item, length, fs, where) for item in transforms[1:]]
     modules = []

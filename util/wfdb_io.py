@@ -265,11 +265,7 @@ def read_record(path, min_seconds=0.0):
 
 
 def read_signal(header, min_seconds=0.0):
-    """Recording of a header, every sample finite.
-
-    Raises:
-        RecordError: the reason why it cannot be used.
-    """
+    """Recording of a header, every sample finite; a RecordError says why it cannot be used."""
     if header.n_samples is not None:
         _check_length(header.n_samples, header.fs, min_seconds)
     order = _lead_order(header.leads)
