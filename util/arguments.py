@@ -41,11 +41,8 @@ SIZES = Kind("a number of 0 or more, or [low, high] with 0 <= low <= high",
 
 
 def check_arguments(given, kinds: dict[str, Kind], required, what: str) -> None:
-    """Compare a mapping from a config with what is taken.
-
-    Raises:
-        ConfigError: not a mapping, an unknown or missing argument (the message lists all), or a wrong value.
-    """
+    """A ConfigError if ``given``, out of a config, is no mapping, an argument in it is unknown, missing (the
+    message lists all) or of a wrong value."""
     if not isinstance(given, dict) or set(given) - set(kinds) or set(required) - set(given):
         raise ConfigError(f"{what} takes {', '.join(kinds) or 'no arguments'}; given: {given!r}")
     for name, value in given.items():
@@ -60,8 +57,8 @@ def arguments_of(function) -> dict[str, inspect.Parameter]:
 
 
 def parse_named(item, known: dict[str, Callable], where: str) -> tuple[str, dict]:
-    """``name`` or ``{name: {argument: value}}`` as (name, arguments), checked against ``known[name]``; a ConfigError
-    for an unknown name lists the known ones, for the arguments see ``check_arguments``."""
+    """``name`` or ``{name: {argument: value}}`` as (name, arguments), checked against ``known[name]``; a
+    ConfigError for an unknown name lists the known ones, for the arguments see ``check_arguments``."""
     name, given = next(iter(item.items())) if isinstance(item, dict) and len(item) == 1 else (item, None)
     if not isinstance(name, str) or name not in known:
         raise ConfigError(f"{where}: unknown name {name!r}; known: {', '.join(known)}")

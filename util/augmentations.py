@@ -28,7 +28,7 @@ LEVELS = {"ratio": lambda level: [0, 0.3 * level / 10], "sigma": lambda level: 0
 @dataclass(frozen=True)
 class Augmentation:
     """An entry of ``AUGMENTATIONS``."""
-    function: Callable          # (x, random, **arguments) -> x; an argument of the config has a ``Kind`` as annotation
+    function: Callable          # (x, random, **arguments) -> x; those of a config are annotated with a ``Kind``
     draws: bool = True          # takes random numbers, and so has no place in an evaluation
     takes: str = "signal"       # or "spectrogram", or "any" for one that takes both and gives what it got
     gives: str = "signal"
@@ -64,8 +64,8 @@ def augmentation(*names, draws=True, takes="signal", gives=None, levels=LEVELS, 
 
 
 def parse_augmentations(items, where: str) -> list[tuple[Augmentation, dict]]:
-    """A list from a config, beginning with a signal, as (augmentation, arguments); a ConfigError for unknown names or
-    arguments, bad values, or a signal where a spectrogram is needed."""
+    """A list from a config, beginning with a signal, as (augmentation, arguments); a ConfigError for unknown
+    names or arguments, bad values, or a signal where a spectrogram is needed."""
     steps, kind = [], "signal"
     for item in items:
         name, arguments = parse_named(item, {key: a.function for key, a in AUGMENTATIONS.items()}, where)

@@ -1,7 +1,7 @@
 """The PhysioNet/CinC Challenge 2020's scored diagnoses and its weight matrix.
 
-27 SNOMED CT codes are scored; three pairs mean the same and are merged, the first code standing for both, which leaves
-24 classes in the order of the Challenge's weight table.  The tables are CSV files in ``util/tables``.
+27 SNOMED CT codes are scored; three pairs mean the same and are merged, the first code standing for both,
+which leaves 24 classes in the order of the Challenge's weight table.  The tables lie in ``util/tables``.
 
 Perez Alday et al.: Classification of 12-lead ECGs: the PhysioNet/Computing in Cardiology Challenge 2020,
 Physiological Measurement 41 (2020) 124003.
@@ -21,9 +21,9 @@ def _read(name: str) -> list[dict[str, str]]:
 
 _WEIGHTS = _read("challenge_weights.csv")       # a row a true class, in the order of the columns
 CLASSES = tuple(_WEIGHTS[0])[1:]                # 24 codes
-WEIGHTS = np.array([[float(row[code]) for code in CLASSES] for row in _WEIGHTS])   # (24, 24), [true, output class]
+WEIGHTS = np.array([[float(row[code]) for code in CLASSES] for row in _WEIGHTS])   # [true, output class]
 WEIGHTS.flags.writeable = False                 # shared by everyone who imports it
-_ROWS = _read("challenge_classes.csv")          # a scored code each: code, abbreviation, name, code of its class
+_ROWS = _read("challenge_classes.csv")          # of 27 codes: code, abbreviation, name, code of its class
 _BY_CODE = {row["code"]: row for row in _ROWS}
 ABBREVIATIONS = tuple(_BY_CODE[code]["abbreviation"] for code in CLASSES)
 NAMES = tuple(_BY_CODE[code]["name"] for code in CLASSES)
@@ -34,10 +34,10 @@ NORMAL = CLASSES.index("426783006")  # sinus rhythm: what the Challenge's "inact
 
 
 def labels_from_dx(dx, classes=CLASS_CODES) -> np.ndarray:
-    """Labels from diagnoses, bool (records, classes).  Other codes are ignored; a record may have no label at all.
+    """Labels from diagnoses, bool (records, classes).  Other codes are ignored.
 
     Args:
-        dx: one string a record, SNOMED CT codes separated by spaces or commas, as in ``records.csv`` or a header.
+        dx: one string a record, SNOMED CT codes separated by spaces or commas.
         classes: {name: codes}; a code may belong to several.
     """
     known = {code: [number for number, wanted in enumerate(classes.values()) if code in wanted]

@@ -1,7 +1,7 @@
 """Crops of a RecordStore: which records, which windows, in which order, and their labels.
 
-The loader's workers only copy int16 samples out of the memmap.  Everything random is decided beforehand from the
-samples' keys (util/keyed_random.py), so neither the number of workers nor that of processes changes what is seen.
+The loader's workers only copy int16 samples out of the memmap.  Everything random is decided beforehand
+from the samples' keys (util/keyed_random.py), so the numbers of workers and processes change nothing.
 """
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from util.leads import LEADS, lead_index
 from util.stop import ignore_signals
 from util.store import FOLDS, NO_FOLD
 
-CROP_STREAM = 1       # streams of KeyedRandom: the crop's place, and what the device draws (transforms, masks, views)
+CROP_STREAM = 1       # streams of KeyedRandom: the crop's place, and what the device draws
 DEVICE_STREAM = 2
 MAX_STATISTICS = 20_000
 ALL_FOLDS = 11        # the fusion original's number for all ten folds
@@ -28,16 +28,16 @@ _NEW_FOLDS = "data_preparation/reformat_memmap.py makes a store in which every r
 # ============ which windows of a record ============
 @dataclass(frozen=True)
 class Cropping:
-    """Windows of ``length`` samples.  ``kind`` is random, center, segments (``count`` spread evenly from the start to
-    the end) or moving (every ``stride`` samples; a last window that does not fit is left out)."""
+    """Windows of ``length`` samples.  ``kind`` is random, center, segments (``count`` spread evenly from the
+    start to the end) or moving (every ``stride`` samples; a last window that does not fit is left out)."""
     kind: str
     length: int
     count: int = 1
     stride: int = 0
 
     def starts(self, samples: int) -> np.ndarray:
-        """First samples of the fixed windows of a record; a record shorter than the window has the one window at 0,
-        which the dataset pads."""
+        """First samples of the fixed windows of a record; a record shorter than the window has the one window
+        at 0, which the dataset pads."""
         spare = samples - self.length
         if spare <= 0:
             return np.zeros(1, np.int64)
@@ -84,8 +84,8 @@ def parse_cropping(transforms: list, where: str) -> Cropping:
 class CropDataset(Dataset):
     """Batches of crops of a RecordStore, indexed by a list of (row of the store, first sample, key).
 
-    A batch: "counts" int16 (batch, length, leads), "scale" float32 (batch,) mV a count, "key" and "record" int64
-    (batch,), and "label".  Raw counts travel from worker to device at half the size of float32.
+    A batch: "counts" int16 (batch, length, leads), "scale" float32 (batch,) mV a count, "key" and "record"
+    int64 (batch,), and "label".  Raw counts travel from worker to device at half the size of float32.
 
     Args:
         leads: names, in the order wanted.
@@ -132,15 +132,12 @@ def to_device(batch: dict, device) -> dict:
 class TrainingBatches:
     """Batch sampler of one process: every epoch a new order of the records, each with ``crops`` random crops.
 
-    All processes compute the same order; of every global batch of batch_size * world records, process r takes the
-    r-th part.  The last records that do not fill a step (``accumulate`` global batches) are left out of this epoch.
+    All processes compute the same order; of every global batch of batch_size * world records, process r takes
+    the r-th part.  The last records, if they do not fill a step (``accumulate`` global batches), are left out.
 
     Args:
         rows: rows of the store to visit; samples: their lengths; length: samples a crop.
-        steps: at most so many an epoch.
-
-    Raises:
-        ConfigError: fewer records than one step needs.
+        steps: at most so many an epoch.  Fewer records than one step needs are a ConfigError.
     """
 
     def __init__(self, rows, samples, length, *, batch_size, accumulate=1, crops=1, seed=0, rank=0, world=1,
@@ -157,8 +154,8 @@ class TrainingBatches:
                               "processes); make the batch smaller")
 
     def set_epoch(self, epoch: int, first_step: int = 0, offset: int = 0):
-        """Choose the epoch and, to resume, the step to begin with; the ``offset`` records before step 0, fewer than
-        a step, were seen in steps of another size."""
+        """Choose the epoch and, to resume, the step to begin with; the ``offset`` records before step 0,
+        fewer than a step, were seen in steps of another size."""
         self.epoch, self.first_step, self.offset = epoch, first_step, offset
         steps = (len(self.rows) - offset) // self.per_step
         self.steps = steps if self.most_steps is None else min(steps, self.most_steps)
@@ -173,7 +170,7 @@ class TrainingBatches:
             yield self.items(np.repeat(order[begin:begin + self.batch_size], self.crops))
 
     def items(self, places):
-        """(row, start, key) of a random crop for each place in ``rows``; crop n of a record is its visit n."""
+        """(row, start, key) of a random crop for each place in ``rows``; a record's crop n is its visit n."""
         rows = self.rows[places]
         keys = sample_keys(self.seed, self.epoch, rows, np.arange(len(rows)) % self.crops)
         spare = torch.from_numpy(np.maximum(self.samples[places] - self.length, 0))
@@ -184,11 +181,11 @@ class TrainingBatches:
 class EvaluationBatches:
     """Batch sampler of fixed crops: every window of every record once over all processes.
 
-    Batches are made up alike whatever the number of processes, and dealt out in turn, so that 1 or 8 processes
-    compute the same numbers.
+    Batches are made up alike whatever the number of processes, and dealt out in turn, so that 1 or 8
+    processes compute the same numbers.
     """
 
-    def __init__(self, rows, samples, cropping, *, batch_size, seed=0, rank=0, world=1):
+    def __init__(self, rows, samples, cropping, *, batch_size, rank=0, world=1):
         self.items = [(int(row), int(start), int(row)) for row, n in zip(rows, samples)
                       for start in cropping.starts(int(n))]
         self.batches = range(rank, -(-len(self.items) // batch_size), world)
@@ -211,9 +208,14 @@ def make_loader(dataset, batches, *, num_workers=0, pin_memory=False) -> DataLoa
                       worker_init_fn=ignore_signals)
 
 
+def evenly(rows, most: int) -> np.ndarray:
+    """At most this many of the rows, spread evenly: the first rows of a store are all of one database."""
+    return np.asarray(rows)[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(int)]
+
+
 def crops_for_statistics(dataset, rows, length, batch_size, device, pipeline):
-    """Centre crops of up to MAX_STATISTICS records, evenly chosen, after the pipeline: the same on every process."""
-    rows = np.asarray(rows)[np.linspace(0, len(rows) - 1, min(len(rows), MAX_STATISTICS)).astype(int)]
+    """Centre crops of up to MAX_STATISTICS records after the pipeline: the same on every process."""
+    rows = evenly(rows, MAX_STATISTICS)
     batches = EvaluationBatches(rows, dataset.samples[rows], Cropping("center", length), batch_size=batch_size)
     for batch in make_loader(dataset, batches):
         yield pipeline(to_device(batch, device)["signal"])
@@ -221,7 +223,7 @@ def crops_for_statistics(dataset, rows, length, batch_size, device, pipeline):
 
 # ============ labels and folds ============
 def parse_classes(value) -> dict[str, set[str]]:
-    """``dataset.classes`` as {name: SNOMED CT codes}; a ConfigError for anything but challenge2020 and such lists."""
+    """``dataset.classes``, challenge2020 or {name: codes}, as {name: SNOMED CT codes}; else a ConfigError."""
     if value == "challenge2020":
         return CLASS_CODES
     if not isinstance(value, dict) or len(value) < 2:
@@ -252,11 +254,8 @@ def make_labels(store, classes: dict, task: str):
 
 
 def choose_rows(store, *, databases=None, max_records=None, seed=0) -> np.ndarray:
-    """Rows of these databases, else of all; with ``max_records`` a seeded subset, in store order.
-
-    Raises:
-        ConfigError: a database that the store does not hold.
-    """
+    """Rows of these databases, else of all; with ``max_records`` a seeded subset, in store order.  A database
+    that the store does not hold is a ConfigError."""
     rows = np.arange(len(store))
     if databases is not None:
         wanted, known = set(map(str, databases)), set(store.records["database"])
@@ -275,8 +274,8 @@ def _are_folds(value) -> bool:
 
 
 def parse_folds(value) -> list[int]:
-    """``dataset.fold`` as a list of test folds: a fold 0-9, a list of different ones, or all of them: 'all', or 11 as
-    published.  Anything else is a ConfigError."""
+    """``dataset.fold`` as a list of test folds: a fold 0-9, a list of different ones, or all of them: 'all',
+    or 11 as published.  Anything else is a ConfigError."""
     if value in ("all", ALL_FOLDS, [ALL_FOLDS]):
         return list(range(FOLDS))
     folds = value if isinstance(value, list) else [value]
@@ -287,11 +286,8 @@ def parse_folds(value) -> list[int]:
 
 
 def rows_outside_folds(store, rows, exclude_folds) -> tuple[np.ndarray, list[str]]:
-    """Rows without those of ``dataset.exclude_folds`` and other records of the same patients, and sentences about them.
-
-    Raises:
-        ConfigError: not a list of different folds 0-9, or no row stays.
-    """
+    """Rows without those of ``dataset.exclude_folds`` and of the same patients, and sentences about these.  A
+    ConfigError unless these are different folds 0-9 and some row stays."""
     if not _are_folds(exclude_folds):
         raise ConfigError(f"dataset.exclude_folds must be a list of different folds 0-{FOLDS - 1}, "
                           f"not {exclude_folds!r}")
@@ -314,8 +310,8 @@ def rows_outside_folds(store, rows, exclude_folds) -> tuple[np.ndarray, list[str
 
 
 def labelled_rows(store, rows, labelled) -> tuple[np.ndarray, list[str]]:
-    """Rows that a supervised job can use, those with a label (``labelled``, from ``make_labels``) and a fold, and
-    sentences about the others."""
+    """Rows that a supervised job can use, those with a label (``labelled``, from ``make_labels``) and a fold,
+    and sentences about the others."""
     has_fold, notes = (store.records["fold"] != NO_FOLD).to_numpy()[rows], []
     unlabelled, without = (~labelled[rows]).sum(), (labelled[rows] & ~has_fold).sum()
     if unlabelled:
@@ -327,7 +323,7 @@ def labelled_rows(store, rows, labelled) -> tuple[np.ndarray, list[str]]:
 
 
 def few_positives(labels, rows, classes, part: str) -> list[str]:
-    """A sentence, if need be, that names the classes of which ``rows`` (the ``part``) hold too few records to score.
+    """A sentence, if need be, that names the classes of which ``rows``, the ``part``, hold few records.
 
     Args:
         labels: from ``make_labels``; classes: their names.
@@ -342,12 +338,9 @@ def few_positives(labels, rows, classes, part: str) -> list[str]:
 def split_rows(store, rows, fold: int, *, protocol="nested", label_fraction=1.0, seed=0) -> dict[str, np.ndarray]:
     """Rows of train, valid (selection) and test for test fold ``fold``.
 
-    nested: test on ``fold``, select on fold + 1 (mod 10), train on the other eight.  published: select and report on
-    ``fold``, train on the other nine.  Records without a fold are in none.  ``label_fraction`` keeps that share of the
-    training rows, drawn by ``seed``.
-
-    Raises:
-        ConfigError: a part is empty.
+    nested: test on ``fold``, select on fold + 1 (mod 10), train on the other eight.  published: select and
+    report on ``fold``, train on the other nine.  Records without a fold are in none.  ``label_fraction``
+    keeps that share of the training rows, drawn by ``seed``.  An empty part is a ConfigError.
     """
     folds = store.records["fold"].to_numpy()[rows]
     select = (fold + 1) % FOLDS if protocol == "nested" else fold

@@ -13,7 +13,8 @@ MM_PER_SECOND, MM_PER_MV = 25, 10
 MM_PER_INCH = 25.4
 THIN, THICK, INK = "#f8d3d3", "#ee9c9c", "#151515"
 MARGIN = 6                      # mm of paper around the traces
-PULSE = 5                       # mm: width of the calibration pulse
+PULSE = np.array([[0, 1, 1, 4, 4, 5], [0, 0, 10, 10, 0, 0]])     # mm: 1 mV before each row, for calibration
+START = MARGIN + 5 + 2          # mm: where the traces begin
 CLINICAL = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"))
 
 
@@ -31,14 +32,8 @@ def _paper(width: float, height: float) -> tuple[Figure, object]:
     return figure, axis
 
 
-def _calibration(axis, baseline):
-    """The 1 mV pulse before a row."""
-    x = MARGIN + np.array([0, 1, 1, PULSE - 1, PULSE - 1, PULSE])
-    axis.plot(x, baseline + np.array([0, 0, 1, 1, 0, 0]) * MM_PER_MV, color=INK, linewidth=0.7)
-
-
 def _rows(leads, seconds):
-    """Rows of (lead, start, stop) in seconds: the clinical 3 x 4 with lead II below for 12 leads, else a stack."""
+    """Rows of (lead, start, stop) in seconds: of 12 leads the clinical 3 x 4 with II below, else a stack."""
     if set(leads) != set(LEADS):
         return [[(lead, 0.0, seconds)] for lead in leads]
     quarter = seconds / 4
@@ -52,7 +47,7 @@ def plot_ecg(signal_mv: np.ndarray, fs: float, path, title: str | None = None, l
     Args:
         signal_mv: (samples, leads) in mV; NaN leaves a gap.  Every lead is drawn around its median.
         fs: sampling rate in Hz.
-        lead_names: the columns.  All twelve are laid out 3 x 4 with a rhythm strip of lead II, fewer are stacked.
+        lead_names: the columns.  Twelve are laid out 3 x 4 with a rhythm strip of lead II, fewer are stacked.
         seconds: how much of the record to show, from its start.
     """
     signal = np.asarray(signal_mv, float)
@@ -64,18 +59,18 @@ def plot_ecg(signal_mv: np.ndarray, fs: float, path, title: str | None = None, l
     seconds = len(signal) / fs
     rows = _rows(lead_names, seconds)
     row_height = 25 if len(rows) > 6 else 30
-    width = 2 * MARGIN + PULSE + 2 + seconds * MM_PER_SECOND
+    width = START + seconds * MM_PER_SECOND + MARGIN
     height = 2 * MARGIN + row_height * len(rows) + 8
     figure, axis = _paper(width, height)
     for number, row in enumerate(rows):
         baseline = height - MARGIN - 8 - row_height * (number + 0.5)
-        _calibration(axis, baseline)
+        axis.plot(MARGIN + PULSE[0], baseline + PULSE[1], color=INK, linewidth=0.7)
         for lead, start, stop in row:
             first, last = int(round(start * fs)), int(round(stop * fs))
             trace = signal[first:last, lead_names.index(lead)]
-            x = MARGIN + PULSE + 2 + start * MM_PER_SECOND
-            axis.plot(x + np.arange(len(trace)) / fs * MM_PER_SECOND, baseline + trace * MM_PER_MV, color=INK,
-                      linewidth=0.7)
+            x = START + start * MM_PER_SECOND
+            time = np.arange(len(trace)) / fs
+            axis.plot(x + time * MM_PER_SECOND, baseline + trace * MM_PER_MV, color=INK, linewidth=0.7)
             axis.text(x + 1, baseline + 9, lead, fontsize=8, color=INK, va="bottom")
     axis.text(MARGIN, height - 4, title or "", fontsize=9, va="top")
     axis.text(width - MARGIN, 2, f"25 mm/s   10 mm/mV   {fs:g} Hz", fontsize=7, ha="right")
@@ -84,7 +79,7 @@ def plot_ecg(signal_mv: np.ndarray, fs: float, path, title: str | None = None, l
 
 def plot_reconstruction(signal: np.ndarray, reconstruction: np.ndarray, mask: np.ndarray, fs: float, path=None,
                         lead_names=LEADS, title: str | None = None) -> Figure:
-    """One ECG, what was hidden of it, and what the model made of the rest; written to ``path``, too, if there is one.
+    """One ECG, what was hidden of it, and what the model made of the rest; also written to ``path``.
 
     Args:
         signal, reconstruction: (leads, time), both in mV or both standardised; the leads are ``lead_names``.

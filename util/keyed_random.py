@@ -4,15 +4,15 @@ Every crop carries a 64-bit key made from (seed, epoch, record, visit).  Whateve
 augmentation, mask) is a pure function of that key and of a counter, evaluated by integer arithmetic on whatever
 device holds the batch.  So 1 process or 8, 0 workers or 16, CPU or GPU, and a resumed run all see the same views.
 
-The generator is SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014) used in
-counter mode: number n of key k is mix(k + (n + 1) * GAMMA).
+The generator is SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014)
+used in counter mode: number n of key k is mix(k + (n + 1) * GAMMA).
 """
 import math
 
 import numpy as np
 import torch
 
-GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)  # written as signed 64-bit integers: torch has no full set of unsigned ones
+GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)  # as signed 64-bit integers: torch has few operations on unsigned ones
 MIX1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 MIX2 = 0x94D049BB133111EB - (1 << 64)
 DRAW_STRIDE = 1 << 32                   # numbers one draw may take for one sample
@@ -31,8 +31,8 @@ def _mix(x):
 
 
 def sample_keys(seed: int, epoch: int, records: np.ndarray, visits: np.ndarray) -> np.ndarray:
-    """Keys of crops, int64 (n,), distinct and well mixed: from the run's seed, the epoch, the record's row in the store
-    and which visit of it in this epoch (0, 1, ...)."""
+    """Keys of crops, int64 (n,), distinct and well mixed: from the run's seed, the epoch, the record's row in
+    the store and which visit of it in this epoch (0, 1, ...)."""
     key = np.zeros(len(records), np.int64)
     with np.errstate(over="ignore"):
         for part in (np.int64(seed), np.int64(epoch), records.astype(np.int64), visits.astype(np.int64)):
@@ -47,9 +47,9 @@ class KeyedRandom:
         keys: int64 tensor (batch,), on the device where numbers are wanted.
         stream: draws of different streams with the same keys are independent (e.g. view 0, view 1).
 
-    Every method returns a tensor (batch, *shape) on that device.  Draws follow each other: calling twice gives
-    different numbers, and the n-th call of the same stream always gives the same ones.  A row depends on its own
-    key alone, so ``KeyedRandom(keys).uniform(3)[rows] == KeyedRandom(keys[rows]).uniform(3)``.
+    Every method returns a tensor (batch, *shape) on that device.  Draws follow each other: calling twice
+    gives different numbers, and the n-th call of the same stream always gives the same ones.  A row depends
+    on its own key alone, so ``KeyedRandom(keys).uniform(3)[rows] == KeyedRandom(keys[rows]).uniform(3)``.
     """
 
     def __init__(self, keys: torch.Tensor, stream: int = 0):

@@ -7,13 +7,13 @@ SUBSETS = {"12lead": LEADS, "limb_lead": LEADS[:6], "lead1": ("I",), "lead2": ("
 
 
 def standard_lead(name: str) -> str | None:
-    """The standard spelling of a lead name in any case ("avr" -> "aVR"), or None if it is not one of the twelve."""
+    """The standard spelling of a lead name in any case ("avr" -> "aVR"); None if it is none of the twelve."""
     return _BY_LOWER.get(name.strip().lower())
 
 
 def parse_leads(value) -> tuple[str, ...]:
-    """Lead names from the config's ``dataset.lead``: a published word (12lead, limb_lead, lead1, lead2), one lead name,
-    or a list of lead names, whose order is kept.  Unknown or repeated names are a ConfigError."""
+    """Lead names from the config's ``dataset.lead``: a published word (12lead, limb_lead, lead1, lead2), one
+    lead name, or a list of lead names, whose order is kept.  Unknown or repeated names are a ConfigError."""
     if isinstance(value, str) and value in SUBSETS:
         return SUBSETS[value]
     names = [value] if isinstance(value, str) else list(value)

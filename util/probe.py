@@ -3,7 +3,7 @@ import numpy as np
 import torch
 
 from util import distributed
-from util.dataset import (CropDataset, Cropping, EvaluationBatches, labelled_rows, make_labels, make_loader,
+from util.dataset import (CropDataset, Cropping, EvaluationBatches, evenly, labelled_rows, make_labels, make_loader,
                           parse_classes, parse_folds, split_rows, to_device)
 from util.precision import autocast
 from util.errors import ConfigError
@@ -55,12 +55,6 @@ def make_probe(store, config, device) -> Probe | None:
         return Probe(store, config, device)
     except ConfigError as error:
         print_once(f"note: no linear probe ({error})")
-
-
-def evenly(rows, most: int) -> np.ndarray:
-    """At most this many of the rows, spread evenly: the first rows of a store are all of one database."""
-    rows = np.asarray(rows)
-    return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(int)]
 
 
 @torch.no_grad()

@@ -5,8 +5,8 @@
     python -m util.scores > docs/scores.md          which name equals which published number
 
 A new score is one entry of ``SCORES``: a function of boolean labels and of probabilities or boolean outputs,
-both (records, classes), and a line on what it is.  ``_over_classes``, ``_whole`` and ``_library`` make its formula
-of a function that gives one value a class, one value in all, or that is torchmetrics'.
+both (records, classes), and a line on what it is.  ``_over_classes``, ``_whole`` and ``_library`` make its
+formula of a function that gives one value a class, one value in all, or that is torchmetrics'.
 """
 from dataclasses import dataclass, replace
 from collections.abc import Callable
@@ -18,36 +18,33 @@ import torchmetrics.functional as tm
 from util.challenge import ABBREVIATIONS, NORMAL, WEIGHTS
 from util.errors import ConfigError, ECGError
 
-BLOCK = 1024  # records at a time: temporary arrays stay in the cache, which is three times faster than all at once
+BLOCK = 1024  # records at a time: temporary arrays stay in the cache, three times faster than all at once
 
 
 # ============ formulas ============
-def challenge_score(labels, outputs, weights=WEIGHTS) -> float:
+def challenge_score(labels, outputs) -> float:
     """The Challenge 2020 score: 1 for perfect outputs, 0 for "sinus rhythm" as the answer to every record.
 
-    A = sum over records of outer(L_i, O_i) / max(|L_i or O_i|, 1) and s(O) = sum(W * A); the score is
-    (s(O) - s(inactive)) / (s(L) - s(inactive)), or 0 where that denominator is 0.  Defined, as are ``exact_match``,
-    ``f1``, ``f2`` and ``g2``, by Perez Alday et al., Physiological Measurement 41 (2020) 124003.
-
-    Args:
-        labels, outputs: bool (records, 24).
-        weights: (24, 24), credit for each output class (column) given each true class (row).
+    A = sum over records of outer(L_i, O_i) / max(|L_i or O_i|, 1) and s(O) = sum(W * A); the score is (s(O) -
+    s(inactive)) / (s(L) - s(inactive)), or 0 where that denominator is 0.  W[true, output class] are the
+    Challenge's weights; labels and outputs are bool (records, 24).  Defined, as are ``exact_match``, ``f1``,
+    ``f2`` and ``g2``, by Perez Alday et al., Physiological Measurement 41 (2020) 124003.
     """
-    observed, inactive, perfect = challenge_sums(labels, outputs, weights)
+    observed, inactive, perfect = challenge_sums(labels, outputs)
     return (observed - inactive) / (perfect - inactive) if perfect != inactive else 0.0
 
 
-def challenge_sums(labels, outputs, weights=WEIGHTS) -> tuple[float, float, float]:
+def challenge_sums(labels, outputs) -> tuple[float, float, float]:
     """s(O), s(inactive) and s(L), of which ``challenge_score`` is made; arguments as there."""
     labels, outputs = _binary(labels, outputs)
-    if labels.shape[1] != len(weights):
-        raise ValueError(f"the Challenge score needs {len(weights)} classes, the labels have {labels.shape[1]}")
+    if labels.shape[1] != len(WEIGHTS):
+        raise ValueError(f"the Challenge score needs {len(WEIGHTS)} classes, the labels have {labels.shape[1]}")
     sums = np.zeros(3)
     for start in range(0, len(labels), BLOCK):
         label, output = labels[start:start + BLOCK], outputs[start:start + BLOCK]
         # C order, so that the rounding, too, is the same however the arrays lie in memory
         true, answer = label.astype(float, order="C"), output.astype(float, order="C")
-        credit = true @ weights  # (records, classes): of each output, before normalisation
+        credit = true @ WEIGHTS  # (records, classes): of each output, before normalisation
         size = row_sum(label)
         observed = np.vecdot(credit, answer) / np.maximum(row_sum(label | output), 1)
         inactive = credit[:, NORMAL] / (size + ~label[:, NORMAL])  # this union holds sinus rhythm at least
@@ -63,14 +60,14 @@ def exact_match(labels, outputs) -> float:
 
 
 def f1(labels, outputs) -> np.ndarray:
-    """2 TP / (2 TP + FP + FN) of each class, (classes,); NaN for a class with neither a label nor an output."""
+    """2 TP / (2 TP + FP + FN) of each class, (classes,); NaN without a label or an output."""
     true, false, missed = _confusion(labels, outputs)
     return _ratio(2 * true, 2 * true + false + missed)
 
 
 def f2(labels, outputs) -> np.ndarray:
-    """The Challenge's F of beta 2, 5 TP / (5 TP + FP + 4 FN) of each class; record i counts 1 / max(|L_i|, 1).
-    NaN as for ``f1``."""
+    """The Challenge's F of beta 2, 5 TP / (5 TP + FP + 4 FN) of each class; record i counts 1 / max(|L_i|,
+    1).  NaN as for ``f1``."""
     true, false, missed = _confusion(labels, outputs, shared=True)
     return _ratio(5 * true, 5 * true + false + 4 * missed)
 
@@ -88,20 +85,20 @@ def auroc(labels, scores) -> np.ndarray:
 
 
 def auprc(labels, scores) -> np.ndarray:
-    """Area under the precision-recall curve of each class, (classes,), as a step function over distinct scores:
-    sum of (recall_k - recall_{k-1}) * precision_k.  NaN for a class without positives."""
+    """Area under the precision-recall curve of each class, (classes,), as a step function over distinct
+    scores: sum of (recall_k - recall_{k-1}) * precision_k.  NaN for a class without positives."""
     return _each_class(_auprc, labels, scores)
 
 
 def _each_class(area, labels, scores):
-    """``area`` of each class's cumulative counts; class by class since one column fits into the processor's cache."""
+    """``area`` of each class's cumulative counts; class by class, as a column fits into the processor's cache."""
     labels, scores = check_scores(labels, scores)
     columns = zip(np.ascontiguousarray(labels.T), np.ascontiguousarray(scores.T))
     return np.array([area(*_cumulative_counts(*column)) for column in columns])
 
 
 def _cumulative_counts(labels, scores):
-    """How many positives and how many records score at least as high as each distinct score, from the highest down."""
+    """How many positives and records score at least as high as each distinct score, from the highest down."""
     order = np.argsort(scores)[::-1]
     found, scores = np.cumsum(labels[order]), scores[order]
     ends = np.append(np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1)
@@ -127,8 +124,8 @@ def macro(values) -> float:
 
 # ============ registry ============
 def _over_classes(function):
-    """Formula of a ``function`` that gives (classes,): the mean of the defined values (macro), or the value of
-    all classes pooled into one (micro)."""
+    """Formula of a ``function`` that gives (classes,): the mean of the defined values (macro), or the value
+    of all classes pooled into one (micro)."""
     def formula(labels, predictions, average, task):
         if average == "micro":
             labels, predictions = labels.reshape(-1, 1), predictions.reshape(-1, 1)
@@ -142,7 +139,7 @@ def _whole(function):
 
 
 def _library(function):
-    """Formula of a ``function`` of torchmetrics; its checks are left out, as they take longer than the score."""
+    """Formula of a ``function`` of torchmetrics, without its checks, which take longer than the score."""
     def formula(labels, outputs, average, task):
         size = {"num_classes" if task == "multiclass" else "num_labels": labels.shape[1]}
         arrays = (outputs, labels) if task == "multilabel" else (outputs.argmax(axis=1), labels.argmax(axis=1))
@@ -154,7 +151,7 @@ def _library(function):
 @dataclass(frozen=True)
 class Score:
     """An entry of the registry."""
-    formula: Callable       # (labels, predictions, average, task) -> float; both bool or float (records, classes)
+    formula: Callable       # (labels, predictions, average, task) -> float, of arrays (records, classes)
     takes: str              # the predictions: "probabilities", or "outputs", bool, after thresholds
     meaning: str            # a line for docs/scores.md
     published: str          # the published number that it equals, in words
@@ -224,8 +221,8 @@ def parse_scores(target_metrics: list, class_names=(), task="multilabel") -> dic
     """``metric.target_metrics`` as {printed name: score}.
 
     Args:
-        target_metrics: names, or {name: {average: macro | micro}}.  With another average than its default a score
-            has a name of its own, such as F1Score_micro, which may be given, too.
+        target_metrics: names, or {name: {average: macro | micro}}.  With another average than its default a
+            score has a name of its own, such as F1Score_micro, which may be given, too.
 
     Raises:
         ConfigError: an unknown score or argument, one named twice, one that these classes or this task lack.
@@ -241,8 +238,8 @@ def parse_scores(target_metrics: list, class_names=(), task="multilabel") -> dic
         score = SCORES[name]
         if arguments not in [{"average": average} for average in score.averages]:
             known = " or ".join(filter(None, score.averages))
-            raise ConfigError(f"metric.target_metrics: {name} takes {f'average: {known}' if known else 'no argument'}, "
-                              f"not {arguments!r}")
+            takes = f"average: {known}" if known else "no argument"
+            raise ConfigError(f"metric.target_metrics: {name} takes {takes}, not {arguments!r}")
         if task not in score.tasks:
             raise ConfigError(f"metric.target_metrics: {name} is defined for metric.task {score.tasks[0]}, "
                               f"not {task}; leave it out")
@@ -256,19 +253,15 @@ def parse_scores(target_metrics: list, class_names=(), task="multilabel") -> dic
 
 
 def compute_scores(probabilities, labels, scores: dict[str, Score], task, thresholds=0.5) -> dict[str, float]:
-    """Values of ``parse_scores``' scores, every record once.
+    """Values of ``parse_scores``' scores, every record once: {name: value}.
+
+    NaN where no class has a value, and everywhere if a probability is not finite; no record is an ECGError.
 
     Args:
         probabilities: float (records, classes).
         labels: (records, classes) of 0 and 1 for multilabel, (records,) of class numbers for multiclass.
         thresholds: a multi-label output is on above one threshold for all, as in torchmetrics, or at and above
             its own of (classes,), as in ``util.thresholds``.  A multi-class output is the likeliest class.
-
-    Returns:
-        {name: value}; NaN where no class has a value, and everywhere if a probability is not finite.
-
-    Raises:
-        ECGError: there is no record.
     """
     if not np.isfinite(probabilities).all():
         return dict.fromkeys(scores, float("nan"))
@@ -310,10 +303,10 @@ def bootstrap_interval(function, labels, predictions, n=1000, level=0.95, seed=0
     """Percentile bootstrap interval over records (Efron and Tibshirani 1993, chapter 13): low, high.
 
     Args:
-        function: score of (labels, predictions), such as ``challenge_score``; where a resample has none, both are NaN.
-        labels, predictions: (records, classes), drawn together, record by record, with replacement, ``n`` times.
+        function: score of (labels, predictions); where one of the ``n`` resamples has none, both are NaN.
+        labels, predictions: (records, classes), whose records are drawn together, with replacement.
         level: share of the resampled scores inside the interval.
-        seed: the same seed gives the same interval, that of ``scipy.stats.bootstrap(..., method="percentile")``.
+        seed: gives the interval of ``scipy.stats.bootstrap(..., method="percentile")`` with this seed.
     """
     random = np.random.default_rng(seed)
     resampled = np.empty(n)

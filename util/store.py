@@ -1,8 +1,8 @@
 """RecordStore: all recordings of one sampling rate in one folder, read through a memory map.
 
-A store is three files.  ``signals.dat`` holds the records end to end, int16, time-major, twelve columns in the order
-of LEADS.  ``records.csv`` has one readable row a record.  ``meta.json`` holds the format version, fs and checksums.
-Opening costs no signal memory, and processes share the pages.
+A store is three files.  ``signals.dat`` holds the records end to end, int16, time-major, twelve columns in
+the order of LEADS.  ``records.csv`` has one readable row a record.  ``meta.json`` holds the format version,
+fs and checksums.  Opening costs no signal memory, and processes share the pages.
 """
 import csv
 import json
@@ -28,21 +28,21 @@ NO_FOLD = -1                    # in stores of before: records without a scored 
 _TYPES = {"record": str, "database": str, "fs_original": float, "start": np.int64, "length": np.int64, "scale": float,
           "age": float, "sex": str, "dx": str, "fold": np.int64, "patient": str, "flags": str, "path": str}
 COLUMNS = tuple(_TYPES)         # of records.csv
-_FIXED = {"leads": list(LEADS), "dtype": "int16", "classes": list(CLASSES), "block_bytes": BLOCK_BYTES}   # in meta.json
+_FIXED = {"leads": list(LEADS), "dtype": "int16", "classes": list(CLASSES), "block_bytes": BLOCK_BYTES}
 _REMAKE = "make the store again with data_preparation/reformat_memmap.py"
 
 
 class RecordStore:
-    """A store, opened read-only.  It pickles as its path: a DataLoader worker maps the same pages and copies nothing.
+    """A store, opened read-only.  It pickles as its path: DataLoader workers map the same pages.
 
     Args:
-        path: the folder of one sampling rate, for example ``./data_folder/data_summary_without_preprocessing/fs100``.
+        path: the folder of one sampling rate, for example ``data_summary_without_preprocessing/fs100``.
 
     Attributes:
         fs: sampling rate in Hz (int); leads: names, in the order of the columns.
-        records: pandas DataFrame, one row a record, columns COLUMNS.  ``start`` and ``length`` are in samples at fs,
-            ``scale`` is mV per count, ``dx`` is space separated SNOMED CT codes, ``fold`` is -1 for records without a
-            scored diagnosis in stores of before; ``flags`` and ``patient`` may be empty.
+        records: pandas DataFrame, one row a record, columns COLUMNS.  ``start`` and ``length`` are in samples
+            at fs, ``scale`` is mV per count, ``dx`` is space separated SNOMED CT codes, ``fold`` is -1 for
+            records without a scored diagnosis in stores of before; ``flags`` and ``patient`` may be empty.
         meta: the contents of meta.json.
 
     Raises:
@@ -59,7 +59,7 @@ class RecordStore:
         self._length = self.records["length"].to_numpy()
         self._scale = self.records["scale"].to_numpy(np.float32)
         signals = np.memmap(self.path / "signals.dat", "<i2", "r", shape=(self.meta["samples"], len(LEADS)))
-        self._signals = signals.view(np.ndarray)    # same read-only pages without memmap's cost at every slice
+        self._signals = signals.view(np.ndarray)    # the same pages without memmap's cost at every slice
 
     def __reduce__(self):
         return RecordStore, (self.path,)
@@ -68,11 +68,8 @@ class RecordStore:
         return len(self._length)
 
     def counts(self, i, start=0, length=None):
-        """int16 (length, 12): a read-only view of record i from sample ``start``, by default to its end.
-
-        Raises:
-            IndexError: outside of the record.
-        """
+        """int16 (length, 12): a read-only view of record i from sample ``start``, by default to its end; an
+        IndexError outside of the record."""
         size = int(self._length[i])
         length = size - start if length is None else length
         if not 0 <= start <= start + length <= size:
@@ -85,11 +82,7 @@ class RecordStore:
         return self.counts(i, start, length)[:, lead_index(leads)] * self._scale[i]
 
     def verify_blocks(self):
-        """Compare signals.dat with its checksums.
-
-        Raises:
-            StoreError: naming the damaged blocks and the records in them.
-        """
+        """Compare signals.dat with its checksums; a StoreError names the records in damaged blocks."""
         found = _block_checksums(self.path / "signals.dat")
         damaged = [block for block, (a, b) in enumerate(zip(found, self.meta["blocks"])) if a != b]
         if damaged:
@@ -102,7 +95,7 @@ class RecordStore:
 
 
 def quantise(signal):
-    """float32 mV -> (int16 counts, microvolts per count): 1 unless the record needs more range; nothing is clipped."""
+    """float32 mV -> (int16 counts, microvolts per count: 1 unless more range is needed); nothing is clipped."""
     peak_uv = 1000 * float(max(signal.max(), -signal.min()))
     scale_uv = int(peak_uv / 32767.4) + 1
     return np.ascontiguousarray(np.rint(signal * np.float32(1000 / scale_uv)).astype("<i2")), scale_uv
@@ -210,11 +203,11 @@ def write_store(folder, fs, rows, command):
     Args:
         folder: must not exist.
         fs: sampling rate in Hz (int).
-        rows: iterable of (row, counts): ``counts`` int16 (n, 12); ``row`` a dict with record, database, fs_original,
-            scale_uv (integer microvolts per count), age (years or None), sex, dx (list of codes), fold and, if known,
-            patient, flags, path.
-        command: the command lines that made it (list of strings); no times and no paths of this machine in them, so
-            that the same input gives the same bytes.
+        rows: iterable of (row, counts): ``counts`` int16 (n, 12); ``row`` a dict with record, database,
+            fs_original, scale_uv (integer microvolts per count), age (years or None), sex, dx (list of
+            codes), fold and, if known, patient, flags, path.
+        command: the command lines that made it (list of strings); no times and no paths of this machine in
+            them, so that the same input gives the same bytes.
 
     Raises:
         StoreError: no record, or it cannot be written.
@@ -250,11 +243,8 @@ def _table_row(row, start, length):
 
 
 def publish(new, folder):
-    """Put the complete folder ``new`` in the place of ``folder``, whose earlier contents, if any, are removed.
-
-    Raises:
-        StoreError: ``folder`` holds something that is not a store.
-    """
+    """Put the complete folder ``new`` in the place of ``folder``, whose earlier contents are removed; a
+    StoreError if they are not a store."""
     new, folder = Path(new), Path(folder)
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -270,8 +260,8 @@ _NUMBER = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?", re.IGNORECASE)
 
 
 def safe_cell(value):
-    """A cell of a CSV file that no spreadsheet takes for a formula and no reader for several lines: text that starts
-    with = + - or @ gets an apostrophe in front; control characters become blanks."""
+    """A cell of a CSV file that no spreadsheet takes for a formula and no reader for several lines: text that
+    starts with = + - or @ gets an apostrophe in front; control characters become blanks."""
     if not isinstance(value, str):
         return value
     text = value.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -10,7 +10,7 @@ SHOWN = 0.2  # of the Challenge score, from the best down; a curve that falls fu
 
 
 def plot_score_curves(labels, scores, found: Thresholds, path, title=None):
-    """Draw one panel a class: the Challenge score at its thresholds from 0 to 1, the other classes held at ``found``.
+    """Draw one panel a class: the Challenge score at its thresholds from 0 to 1, the others held at ``found``.
 
     A vertical line marks the threshold found, an asterisk the classes that share one (their line need not be at the
     panel's best, as they move together).  A flat curve says that the threshold of that class does not matter.

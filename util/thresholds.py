@@ -3,9 +3,9 @@
 A class is output where its score is at least its threshold (``score >= threshold``), here and in everything that reads
 ``thresholds.json``.  ``search_published`` is the published search, ``search_ascent`` the default one.
 
-Both rest on one identity.  With V = L W, a record's part of the Challenge score's numerator s(O) is
-sum(V_i * O_i) / max(|L_i or O_i|, 1).  While the other classes stay, switching one class on adds a fixed number to
-each record's part: its gain.  So s(O) at every threshold of a class is a cumulative sum of gains from the highest
+Both rest on one identity.  With V = L W, a record's part of the Challenge score's numerator s(O) is sum(V_i *
+O_i) / max(|L_i or O_i|, 1).  While the other classes stay, switching one class on adds a fixed number to each
+record's part: its gain.  So s(O) at every threshold of a class is a cumulative sum of gains from the highest
 score down, and no candidate needs scoring anew.
 """
 import json
@@ -31,7 +31,7 @@ class Thresholds:
     n_records: int                  # size of the search set
     method: str                     # how they were found, in words
     sweeps: int = 1                 # passes over all classes; an ascent's last one changed nothing
-    shared: tuple[int, ...] = ()    # the rare classes that share one threshold; empty if every class has its own
+    shared: tuple[int, ...] = ()    # the rare classes, if any, that share one threshold
 
 
 def apply_thresholds(scores, thresholds) -> np.ndarray:
@@ -60,8 +60,8 @@ def score_curve(labels, scores, thresholds, candidates) -> np.ndarray:
 
 
 def search_published(labels, scores) -> Thresholds:
-    """The published search: thresholds 0.1, 0.2 ... 0.5 for one class at a time while all the others stay at 0.1, in
-    one pass; of equally good thresholds the lowest.  Arguments as for ``search_ascent``."""
+    """The published search: thresholds 0.1, 0.2 ... 0.5 for one class at a time while all the others stay at
+    0.1, in one pass; of equally good thresholds the lowest.  Arguments as for ``search_ascent``."""
     curves = score_curve(labels, scores, np.full(len(CLASSES), PUBLISHED_CANDIDATES[0]), PUBLISHED_CANDIDATES)
     best = np.argmax(curves >= curves.max(axis=0) - TIE, axis=0)
     thresholds = np.array(PUBLISHED_CANDIDATES)[best]
@@ -69,43 +69,48 @@ def search_published(labels, scores) -> Thresholds:
     return Thresholds(thresholds, score, len(labels), "published")
 
 
-def search_ascent(labels, scores, starts=None, max_candidates=512, min_positives=0, seed=0) -> Thresholds:
+def search_ascent(labels, scores, starts=None, max_candidates=512, min_positives=0) -> Thresholds:
     """Coordinate ascent: set one class after the other to its best threshold until no single change helps.
 
     Args:
         labels: bool (records, 24).
         scores: float (records, 24), no NaN.
-        starts: thresholds to start from, each (24,); default ``default_starts(labels, scores, seed)``.  The published
+        starts: thresholds to start from, each (24,); by default those of ``default_starts``.  The published
             search's result is always one more, so that the ascent never ends below it.
         max_candidates: most thresholds tried for a class, see ``candidate_thresholds``; None: no limit.
-        min_positives: two or more classes with fewer positive records than this share one threshold, since so few
-            records say little about each.  Should that end below the published search, the rare classes keep the
-            published thresholds instead and only the others are searched.
-        seed: of the random starts.
+        min_positives: two or more classes with fewer positive records than this share one threshold, since so
+            few records say little about each.  Should that end below the published search, the rare classes
+            keep the published thresholds instead and only the others are searched.
 
     Returns:
-        the best of all starts.  The order of the records does not matter; the same input gives the same result.
+        the best of all starts, whatever the order of the records; the same input gives the same result.
     """
     problem = _Problem(labels, scores)
     rare = np.flatnonzero(problem.labels.sum(axis=0) < min_positives)
     shared = rare if len(rare) > 1 else rare[:0]
-    single = [_coordinate(problem, [c], max_candidates) for c in range(len(CLASSES)) if c not in shared]
-    coordinates = single + ([_coordinate(problem, shared, max_candidates)] if len(shared) else [])
+    groups = [[c] for c in range(len(CLASSES)) if c not in shared]
+    single = len(groups)
+    if len(shared):
+        groups.append(shared)
+    coordinates = [_Coordinate(problem, group, candidate_thresholds(problem.scores[group], max_candidates))
+                   for group in groups]
     published = search_published(labels, scores)
-    starts = default_starts(labels, scores, seed) if starts is None else starts
-    ends = [_climb(problem, coordinates, _with_shared(start, shared)) for start in (published.thresholds, *starts)]
+    starts = np.array([published.thresholds, *(default_starts(labels, scores) if starts is None else starts)])
+    if len(shared):
+        starts[:, shared] = np.median(starts[:, shared], axis=1, keepdims=True)
+    ends = [_climb(problem, coordinates, start) for start in starts]
     best = max(ends, key=lambda end: round(end.score, 12))  # the first of equals
     if best.score < published.score:
-        best = _climb(problem, single, published.thresholds)
+        best = _climb(problem, coordinates[:single], published.thresholds)
         return replace(best, method="ascent, rare classes as published")
     return replace(best, shared=tuple(shared.tolist()))
 
 
-def default_starts(labels, scores, seed=0) -> list[np.ndarray]:
-    """Where the ascent starts, each (24,): 0.5 for all; thresholds that output each class as often as it is present;
-    and four that output it as often as present times a random factor between 1/3 and 3."""
+def default_starts(labels, scores) -> list[np.ndarray]:
+    """Where the ascent starts, each (24,): 0.5 for all; thresholds that output each class as often as it is
+    present; and four that output it as often as present times a random factor between 1/3 and 3."""
     share = np.mean(labels, axis=0)
-    factors = 3.0 ** np.random.default_rng(seed).uniform(-1, 1, (4, len(CLASSES)))
+    factors = 3.0 ** np.random.default_rng(0).uniform(-1, 1, (4, len(CLASSES)))
     counts = np.round(np.vstack([share, factors * share]) * len(scores)).astype(int)
     rising = np.sort(np.asarray(scores, np.float64), axis=0)
     return [np.full(len(CLASSES), 0.5), *np.take_along_axis(rising, -np.clip(counts, 1, len(scores)), axis=0)]
@@ -114,14 +119,14 @@ def default_starts(labels, scores, seed=0) -> list[np.ndarray]:
 def candidate_thresholds(scores, max_candidates=512) -> np.ndarray:
     """Useful thresholds for these scores, rising, float64, (at most max_candidates,).
 
-    They lie midway between neighbouring distinct scores, with one below them all (always on) and one above (never on).
-    Where that makes too many, half of those kept are the highest, where a rare class is decided, and the others are
-    taken at even steps from the rest.
+    They lie midway between neighbouring distinct scores, with one below them all (always on) and one above
+    (never on).  Where that makes too many, half of those kept are the highest, where a rare class is decided,
+    and the others are taken at even steps from the rest.
     """
     values = np.unique(np.asarray(scores, np.float64))
     middle = values[:-1] + np.diff(values) / 2
-    middle = np.where(middle > values[:-1], middle, values[1:])  # neighbouring doubles have no number between them
-    never = np.nextafter(max(values[-1], 1.0), np.inf)           # above 1, too, where later probabilities may lie
+    middle = np.where(middle > values[:-1], middle, values[1:])  # doubles with no number between them
+    never = np.nextafter(max(values[-1], 1.0), np.inf)  # above 1, too, where later probabilities may lie
     every = np.concatenate([[min(values[0], 0.0)], middle, [never]])
     if max_candidates is None or len(every) <= max_candidates:
         return every
@@ -198,8 +203,8 @@ class _Coordinate:
 
     Attributes:
         passed: (g * records,), how many candidates each score is at least.
-        credit, growth: (g, records), cumulative over the record's classes switched on so far: the credit, and what
-            the union of labels and outputs has grown by.
+        credit, growth: (g, records), cumulative over the record's classes switched on so far: the credit, and
+            what the union of labels and outputs has grown by.
     """
 
     def __init__(self, problem, classes, candidates):
@@ -212,8 +217,8 @@ class _Coordinate:
 
 
 class _State:
-    """Thresholds (24,) and outputs, bool (24, records), with the parts of s(O) at them, kept up to date while single
-    coordinates move: ``credit`` and ``union``, (records,), are sum(V_i * O_i) and |L_i or O_i|."""
+    """Thresholds (24,) and outputs, bool (24, records), with the parts of s(O) at them, kept up to date while
+    single coordinates move: ``credit`` and ``union``, (records,), are sum(V_i * O_i) and |L_i or O_i|."""
 
     def __init__(self, problem, thresholds):
         self.problem = problem
@@ -257,18 +262,6 @@ class _State:
         outputs = self.outputs[classes]
         return (np.einsum("cn,cn->n", self.problem.credit[classes], outputs),
                 np.sum(outputs & self.problem.free[classes], axis=0))
-
-
-def _coordinate(problem, classes, max_candidates):
-    return _Coordinate(problem, classes, candidate_thresholds(problem.scores[classes], max_candidates))
-
-
-def _with_shared(thresholds, shared):
-    """A copy in which the shared classes have one threshold, their median."""
-    thresholds = np.array(thresholds, np.float64)
-    if len(shared):
-        thresholds[shared] = np.median(thresholds[shared])
-    return thresholds
 
 
 def _climb(problem, coordinates, start) -> Thresholds:

@@ -32,12 +32,12 @@ def _crop_filter_parts(length: int, filters: tuple):
     """The exact linear map of zero-phase ``filters`` on crops of ``length`` samples, as FFT plus low rank.
 
     The map M (sosfiltfilt of the identity, one filter after the other) differs from the circulant matrix with
-    response H = product of |response|^2 only near the ends, by a matrix of rank about 20; a ConfigError if the rank is
-    large, because the crop is short for the filters.
+    response H = product of |response|^2 only near the ends, by a matrix of rank about 20; a ConfigError if
+    the rank is large, because the crop is short for the filters.
 
     Returns:
-        H (length//2 + 1,), and V (length, rank), U (length, rank) with M = circulant(H) + U V^T on zero-mean input;
-        and the response to a constant 1 (length,), exactly 0 for a high-pass.  float64.
+        H (length//2 + 1,), V and U (length, rank) with M = circulant(H) + U V^T on zero-mean input, and the
+        response to a constant 1 (length,), exactly 0 for a high-pass.  float64.
     """
     map_ = np.eye(length)
     frequency = np.fft.rfftfreq(length) * 2 * np.pi
@@ -47,7 +47,7 @@ def _crop_filter_parts(length: int, filters: tuple):
         map_ = scipy.signal.sosfiltfilt(sos, map_, axis=0)
         response *= np.abs(scipy.signal.sosfreqz(sos, frequency)[1]) ** 2
     rest = map_ - scipy.linalg.circulant(np.fft.irfft(response, length))
-    rest = torch.from_numpy(rest - rest.mean(axis=1, keepdims=True))  # zero-mean input has no use for the row means
+    rest = torch.from_numpy(rest - rest.mean(axis=1, keepdims=True))  # of no use to zero-mean input
     with torch.random.fork_rng(devices=[]):  # svd_lowrank draws: leave the caller's random state alone
         torch.default_generator.manual_seed(0)
         u, s, v = torch.svd_lowrank(rest, q=min(96, length), niter=6)
@@ -70,7 +70,7 @@ class CropFilter(nn.Module):
 
     def __init__(self, length, filters):
         super().__init__()
-        shortest = 3 * (1 + max(order for *_, order in filters))  # sosfiltfilt's padding must be shorter than the crop
+        shortest = 3 * (1 + max(order for *_, order in filters))  # sosfiltfilt's padding
         if length <= shortest:
             raise ConfigError(f"crops of {length} samples are too short for the filters; take more than {shortest}")
         for kind, cutoff, fs, _ in filters:
@@ -85,7 +85,7 @@ class CropFilter(nn.Module):
     def forward(self, x, random=None):
         if x.shape[-1] != self.length:
             raise ValueError(f"the filter was made for {self.length} samples, not {x.shape[-1]}")
-        # float64: a wandering baseline is many times larger than what is left, and float32 would lose its fifth digit
+        # float64: a wandering baseline is many times what is left, which in float32 would lose its fifth digit
         signal = x.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
         level = signal[..., :1].clone()
         signal -= level  # differences first: a flat lead gives exactly 0
@@ -101,7 +101,7 @@ class CropFilter(nn.Module):
 class Standardize(nn.Module):
     """(x - mean) / std over ``axis`` of each sample, population std, 0 where a std is 0.
 
-    ``axis`` counts (leads, time) as the published configs do: [-1, -2] for all leads together, -1 for each lead.
+    ``axis`` counts (leads, time) as the published configs do: [-1, -2] for all leads together, -1 for each.
     """
 
     def __init__(self, axis: AXIS = (-1, -2)):
@@ -164,7 +164,7 @@ class RandAugment(nn.Module):
         return x
 
     def _where_chosen(self, operation, x, result, chosen, draws):
-        """Put operation(x) into the chosen rows of ``result``; draws belong to samples: both ways give the same."""
+        """Put operation(x) into the chosen rows of ``result``; draws belong to samples: both give the same."""
         if x.device.type == "cpu":
             rows = chosen.nonzero()[:, 0]
             result[rows] = operation(x[rows], KeyedRandom(draws.keys[rows]))
@@ -174,7 +174,7 @@ class RandAugment(nn.Module):
 
 # ============ from config to module ============
 def _filter(kind, cutoff: NUMBER, fs: NUMBER = None, order: COUNT = 5):
-    return kind, float(cutoff), fs, order
+    return kind, float(cutoff), float(fs), order
 
 
 FILTERS = {f"{kind}_filter": functools.partial(_filter, kind) for kind in ("highpass", "lowpass")}
@@ -205,8 +205,8 @@ class Pipeline(nn.Module):
                               "leave it to dataset.transforms")
 
     def forward(self, x, random=None):
-        """Transform x (batch, leads, time); ``random``, the samples' ``KeyedRandom``, may be left out where no step
-        draws, as in ``fixed``; else that is a ConfigError."""
+        """Transform x (batch, leads, time); ``random``, the samples' ``KeyedRandom``, may be left out where
+        no step draws, as in ``fixed``; else that is a ConfigError."""
         if random is None:
             self.refuse_random_steps("transforms called without random numbers")
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
@@ -219,19 +219,16 @@ def build_pipeline(transforms: list, *, length: int, fs: float, rand_augment=Non
                    evaluation=False) -> Pipeline:
     """``Pipeline`` of a config's list of transforms (the cropping that leads it is the dataset's job).
 
-    Neighbouring filters are fused into one linear map.
+    Neighbouring filters are fused into one linear map.  An unknown name or argument is a ConfigError.
 
     Args:
         length: samples a crop; fs: their rate in Hz; evaluation: random steps are an error.
-
-    Raises:
-        ConfigError: unknown name or argument.
     """
-    steps = [_parse_step(item, length, where) for item in transforms[1:]]
+    steps = [_parse_step(item, length, fs, where) for item in transforms[1:]]
     modules = []
     for filtering, group in itertools.groupby(enumerate(steps), lambda entry: entry[1][0] in FILTERS):
         if filtering:
-            modules.append(CropFilter(length, [_checked_filter(name, arguments, fs, where)
+            modules.append(CropFilter(length, [FILTERS[name](**{**arguments, "fs": fs})
                                                for _, (name, arguments) in group]))
         else:
             modules += [Augment(name, arguments, position) if name in AUGMENTATIONS else Standardize(**arguments)
@@ -245,7 +242,7 @@ def build_pipeline(transforms: list, *, length: int, fs: float, rand_augment=Non
     return pipeline
 
 
-def _parse_step(item, length, where):
+def _parse_step(item, length, fs, where):
     """(name, arguments) of a transform, or of an augmentation that leaves a signal of ``length`` samples."""
     plain = {name: made.function for name, made in AUGMENTATIONS.items() if made.gives != "spectrogram"}
     name, arguments = parse_named(item, {**CROPPINGS, **TRANSFORMS, **plain}, where)
@@ -254,12 +251,6 @@ def _parse_step(item, length, where):
     if arguments.get("length", length) != length:
         raise ConfigError(f"{where}: the length of {name} must be that of the crops, {length}, "
                           f"not {arguments['length']}")
+    if arguments.get("fs", fs) != fs:
+        raise ConfigError(f"{where}: {name} says fs {arguments['fs']} but dataset.fs is {fs}")
     return name, arguments
-
-
-def _checked_filter(name, arguments, fs, where):
-    """A filter as ``CropFilter`` takes it."""
-    kind, cutoff, own_fs, order = FILTERS[name](**arguments)
-    if own_fs not in (None, fs):
-        raise ConfigError(f"{where}: {name} says fs {own_fs} but dataset.fs is {fs}")
-    return kind, cutoff, float(fs), order

@@ -1,9 +1,9 @@
 """Reading WFDB recordings: tolerant of how headers are written in the wild, strict about what is in them.
 
-Headers (header(5) of the WFDB specification) and the Challenge's MATLAB v4 signal files are read here, which is fast
-and gives exact reasons; every other format goes through the wfdb package.  A RecordError says why a recording cannot
-be trusted; an OSError or MemoryError may be gone next time.  Nothing is allocated that the signal file's own size
-does not cover, and no file outside the header's folder is opened.
+Headers (header(5) of the WFDB specification) and the Challenge's MATLAB v4 signal files are read here, which
+is fast and gives exact reasons; every other format goes through the wfdb package.  A RecordError says why a
+recording cannot be trusted; an OSError or MemoryError may be gone next time.  Nothing is allocated that the
+signal file's own size does not cover, and no file outside the header's folder is opened.
 """
 import math
 import os
@@ -25,7 +25,7 @@ DEFAULT_GAIN = 200.0                # counts per unit where a header gives 0 (WF
 OLDEST_AGE, CODED_AGE = 130, 300    # PTB-XL writes 300 for "over 89"
 MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "\u00b5v": 1e-3, "v": 1e3, "nv": 1e-6}
 SEXES = {"m": "Male", "male": "Male", "f": "Female", "female": "Female"}
-# Bits a sample takes on disk, by WFDB format; the FLAC formats (5xx) are compressed, at best about 32 samples a byte.
+# Bits a sample takes on disk, by WFDB format; FLAC (5xx) compresses, at best to about 32 samples a byte.
 FORMAT_BITS = {"8": 8, "16": 16, "24": 24, "32": 32, "61": 16, "80": 8, "160": 16, "212": 12, "310": 10, "311": 10,
                "508": 0.25, "516": 0.25, "524": 0.25}
 # MATLAB v4: the type field of a little-endian full matrix, and its sample type; WFDB's formats that match.
@@ -96,7 +96,7 @@ class Recording:
 
 
 def find_headers(folder):
-    """Paths of all .hea files under a folder, at any depth, links followed, sorted by their relative POSIX path."""
+    """Paths of all .hea files anywhere under a folder, links followed, sorted by their relative POSIX path."""
     folder, found, seen = Path(folder), [], set()
 
     def complain(error):
@@ -114,11 +114,7 @@ def find_headers(folder):
 
 # ============ headers ============
 def read_header(path):
-    """Parse a .hea file.
-
-    Raises:
-        RecordError: header unreadable, invalid sampling rate, zero-length or multi-segment record, unsafe names.
-    """
+    """Header of a .hea file; a RecordError if it is unreadable, of several segments or empty, or names are unsafe."""
     path = Path(path)
     record = _check_name(path.stem, "record name")
     lines, comments = _split_lines(_read_text(path))
@@ -136,7 +132,7 @@ def read_header(path):
 
 
 def _check_name(name, what):
-    """Names end up as file names (``<record>.csv``) and are opened beside the header: plain characters only."""
+    """Names become file names (``<record>.csv``) and are opened beside the header: plain characters only."""
     if not _SAFE_NAME.fullmatch(name):
         raise RecordError(f"unsafe {what} {_printable(name)}: use letters, digits, _ . - and no folder")
     return name
@@ -209,9 +205,9 @@ def _parse_signal_line(line, number):
     gain = float(match["gain"])
     if not math.isfinite(gain) or not math.isfinite(1 / (gain or 1)):
         raise RecordError(f"header unreadable: gain {_printable(match['gain'])} in signal line {number}")
-    baseline = match["baseline"] or (integers[1] if len(integers) > 1 else 0)   # without one: the converter's zero
-    return SignalLine(file, match["format"], int(match["offset"] or 0), gain, int(baseline), match["unit"] or "mV",
-                      match["name"] or "")
+    converter_zero = integers[1] if len(integers) > 1 else 0
+    return SignalLine(file, match["format"], int(match["offset"] or 0), gain,
+                      int(match["baseline"] or converter_zero), match["unit"] or "mV", match["name"] or "")
 
 
 def _parse_comments(comments, flags):
@@ -245,7 +241,7 @@ def _parse_age(text, flags):
 
 
 def _parse_dx(text):
-    """SNOMED CT codes (6 to 18 digits), comma separated, spaces allowed; anything else is an unknown entry."""
+    """SNOMED CT codes, separated by commas or spaces, and entries that are none."""
     codes, unknown = [], []
     for entry in text.split(","):
         parts = entry.split()
@@ -269,11 +265,7 @@ def read_record(path, min_seconds=0.0):
 
 
 def read_signal(header, min_seconds=0.0):
-    """Recording of a header, every sample finite.
-
-    Raises:
-        RecordError: the reason why it cannot be used.
-    """
+    """Recording of a header, every sample finite; a RecordError says why it cannot be used."""
     if header.n_samples is not None:
         _check_length(header.n_samples, header.fs, min_seconds)
     order = _lead_order(header.leads)
@@ -281,7 +273,7 @@ def read_signal(header, min_seconds=0.0):
         if _file_size(path, "signal file") == 0:
             raise RecordError(f"signal file empty: {path.name}")
     reader = _read_mat if _is_challenge_mat(header) else _read_with_wfdb
-    rows = reader(header)       # (signals, n): lead by lead in memory, which checks and transforms are fastest with
+    rows = reader(header)       # (signals, n): lead by lead in memory, which all that follows is fastest with
     if order != list(range(len(rows))):
         rows = rows[order]
     _check_length(rows.shape[1], header.fs, min_seconds)
@@ -291,7 +283,7 @@ def read_signal(header, min_seconds=0.0):
 
 
 def flat_leads(low, high):
-    """Remarks on leads whose lowest and highest samples, (12,), are the same; a RecordError if all are flat."""
+    """Remarks on leads whose lowest and highest samples, (12,), are equal; a RecordError if all are flat."""
     flat = tuple(f"flat lead {lead}" for lead, is_flat in zip(LEADS, low == high) if is_flat)
     if len(flat) == len(LEADS):
         raise RecordError("every lead is flat")
@@ -304,7 +296,7 @@ def _check_length(n_samples, fs, min_seconds):
 
 
 def _lead_order(names):
-    """Columns of the twelve standard leads among these names (any order, any case; further leads are left out)."""
+    """Columns of the twelve standard leads among these names, in any order and case; others are left out."""
     columns = {}
     for column, name in enumerate(names):
         lead = standard_lead(name)
@@ -431,7 +423,7 @@ def resample_to(signal, fs, rates):
             spectrum = scipy.fft.rfft(np.ascontiguousarray(signal.T), axis=1)
         kept = min(n, m)
         band = spectrum[:, :kept // 2 + 1] * np.float32(m / n)
-        if kept % 2 == 0 and n != m:        # the highest bin stands for +f and -f in one of the two lengths only
+        if kept % 2 == 0 and n != m:        # the highest bin stands for +f and -f in one of the lengths only
             band[:, kept // 2] *= 2.0 if m < n else 0.5
         resampled[rate] = scipy.fft.irfft(band, m, axis=1, overwrite_x=True).T
     return resampled
