@@ -18,9 +18,8 @@ MIN_RECORDS = 10        # a code that fewer records of a database carry cannot b
 def assign_folds(databases, dx, patients, seed=0):
     """Folds of every record, dealt out within each database.
 
-    Records with one of the Challenge's classes come first, stratified over those; then the others, over their codes
-    of at least MIN_RECORDS records, so that both kinds together are spread.  Records without any code are spread by
-    their number.
+    Records with one of the Challenge's classes come first, stratified over those; then the others, over their
+    codes of at least MIN_RECORDS records, so that both kinds together are spread; last those without any code.
 
     Args:
         databases: names (N); dx: texts of SNOMED CT codes (N).

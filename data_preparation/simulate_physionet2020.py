@@ -71,7 +71,9 @@ def _choose(rng, usual, **shares) -> str:
 def draw_findings(rng: np.random.Generator) -> Findings:
     """One patient: nearly a third is healthy, the others have one or several findings that can go together."""
     healthy = rng.random() < 0.28
-    rhythm = "sinus" if healthy else _choose(rng, "sinus", fibrillation=.13, flutter=.04, paced=.04, junctional=.025)
+    rhythm = "sinus"
+    if not healthy:
+        rhythm = _choose(rng, "sinus", fibrillation=.13, flutter=.04, paced=.04, junctional=.025)
     known = {"rhythm": rhythm, "noise": float(np.exp(0.35 * rng.standard_normal())), "male": bool(rng.random() < 0.53)}
     known |= _draw_rate(rng, rhythm, healthy)
     known |= _draw_conduction(rng, rhythm, healthy, known["rate"])
@@ -169,7 +171,7 @@ def database_of(index: int) -> str:
 
 
 def simulated_record(seed: int, index: int, full_length: bool = False):
-    """Record i of a seed: database name, Findings, age as text, SNOMED CT codes, int16 counts (samples, 12)."""
+    """Record i: its database, Findings, age as text, SNOMED CT codes and int16 counts (samples, 12)."""
     rng = np.random.default_rng([seed, index])
     name = database_of(index)
     database = DATABASES[name]
@@ -208,8 +210,7 @@ def write_record(index: int, number: int, seed: int, folder: Path, full_length: 
 
 
 def prepare_folder(folder: Path, settings: dict):
-    """Create the folder, or go on in one that a run with the same settings has begun; an ECGError where neither can
-    be."""
+    """Create the folder, or go on in one that a run with the same settings has begun."""
     note = folder / "simulation.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -239,9 +240,7 @@ def summary(totals: Counter) -> str:
     """How many records carry each diagnosis, equivalent codes taken together."""
     names = {code: f"{name} (unscored)" for name, code in UNSCORED.items()}
     names |= {code: ABBREVIATIONS[number] for code, number in CODE_TO_CLASS.items()}
-    merged = Counter()
-    for code, count in totals.items():
-        merged[names[code]] += count
+    merged = Counter(names[code] for code in totals.elements())
     return ", ".join(f"{name} {count}" for name, count in merged.most_common())
 
 

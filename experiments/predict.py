@@ -54,7 +54,7 @@ class Entry:
 
 
 def find_recordings(given: str) -> list[Path]:
-    """Header files of a folder, at any depth, or of one record, named with or without .hea; an ECGError for none."""
+    """Header files of a folder, at any depth, or of one record, named with or without .hea."""
     path = Path(given)
     one = [p for p in (path, path.with_name(f"{path.name}.hea")) if p.suffix == ".hea" and p.is_file()]
     headers = find_headers(path) if path.is_dir() else one
@@ -64,8 +64,8 @@ def find_recordings(given: str) -> list[Path]:
 
 
 def read_entry(path: Path, rates, longest_crop: float) -> Entry:
-    """Read a recording and resample it to ``rates``, with the rounding of a store; a RecordError says why it cannot be
-    used.  Recordings shorter than ``longest_crop`` seconds get a remark."""
+    """Read a recording and resample it to ``rates``, with the rounding of a store.  One shorter than ``longest_crop``
+    seconds gets a remark."""
     recording = read_record(path)
     fs, remarks = recording.header.fs, [*recording.flags]
     counts, scale = {}, {}
@@ -131,18 +131,17 @@ def probabilities_of(entries, ensemble, device) -> np.ndarray:
     """Probabilities (records, classes), the ensemble's mean: float64."""
     total = 0
     for trained in ensemble:
-        config = trained.config
-        data, options = config["dataset"], config["dataloader"]
+        config, data, rows = trained.config, trained.config["dataset"], range(len(entries))
         dataset = CropDataset(MemoryStore(entries, data["fs"]), parse_leads(data["lead"]), trained.cropping.length)
-        batches = EvaluationBatches(range(len(entries)), dataset.samples, trained.cropping,
-                                    batch_size=options["batch_size"] * data["crops_per_record"])
-        found, _, _ = predict(trained.classifier, make_loader(dataset, batches), trained.pipeline, range(len(entries)),
-                              len(trained.classes), config["loss"], device, resolve_amp(config["train"]["amp"], device))
-        total = total + found
+        batches = EvaluationBatches(rows, dataset.samples, trained.cropping,
+                                    batch_size=config["dataloader"]["batch_size"] * data["crops_per_record"])
+        total = total + predict(trained.classifier, make_loader(dataset, batches), trained.pipeline, rows,
+                                len(trained.classes), config["loss"], device,
+                                resolve_amp(config["train"]["amp"], device))[0]
     return total / len(ensemble)
 
 
-def decide(probabilities: np.ndarray, thresholds: np.ndarray, loss: str) -> np.ndarray:
+def decide(probabilities: np.ndarray, thresholds, loss: str) -> np.ndarray:
     """Outputs, bool (records, classes): by threshold, or the likeliest class where classes exclude each other."""
     if loss == "cross_entropy":
         return np.eye(probabilities.shape[1], dtype=bool)[probabilities.argmax(axis=1)]
@@ -161,7 +160,7 @@ def write_entry(entry, folder, ensemble, outputs, probabilities, plot) -> dict:
     """Files of one recording; returns its row of the summary."""
     first = ensemble[0]
     lines = [f"#{entry.record}", ",".join(first.codes), ",".join(str(int(output)) for output in outputs),
-             ",".join(f"{probability:.6g}" for probability in probabilities)]     # as the Challenge's own scorer reads
+             ",".join(f"{probability:.6g}" for probability in probabilities)]  # what the Challenge's scorer reads
     (folder / f"{entry.record}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if plot:
         plot_ecg(*entry.picture, folder / f"{entry.record}.png",
@@ -190,11 +189,9 @@ def main(argv=None):
     """Command line; see the module's docstring."""
     arguments = parse_arguments(argv)
     device, ensemble = one_device(arguments.gpu), load_ensemble(arguments.weights)
-    thresholds = np.full(len(ensemble[0].codes), 0.5)
-    if arguments.thresholds:
-        if ensemble[0].codes != CLASSES:
-            raise ConfigError("--thresholds are for the Challenge's 24 classes, which these weights do not predict")
-        thresholds = load_thresholds(arguments.thresholds).thresholds
+    if arguments.thresholds and ensemble[0].codes != CLASSES:
+        raise ConfigError("--thresholds are for the Challenge's 24 classes, which these weights do not predict")
+    thresholds = load_thresholds(arguments.thresholds).thresholds if arguments.thresholds else 0.5
     headers, folder = find_recordings(arguments.input), Path(arguments.output)
     for trained in ensemble:
         trained.classifier.to(device)

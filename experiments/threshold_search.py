@@ -69,11 +69,9 @@ def predictions(trained, place: Path, device) -> dict[str, Part]:
     data = trained.config["dataset"]
     parts = split_rows(records.store, records.rows, data["fold"], protocol=data["protocol"])
     evaluator, classifier = Evaluator(records, parts, device), trained.classifier.to(device)
-    found = {}
-    for name in ("valid", "test"):
-        rows = parts[name]
-        found[name] = Part(records.store.records["record"].iloc[rows].to_numpy(str), records.labels[rows] > 0,
-                           evaluator.predict(classifier, name)[0])
+    names = records.store.records["record"].to_numpy(str)
+    found = {name: Part(names[parts[name]], evaluator.labels(name) > 0, evaluator.predict(classifier, name)[0])
+             for name in ("valid", "test")}
     place.parent.mkdir(exist_ok=True)
     with replacing(place) as file:
         np.savez_compressed(file, made_by=made_by, **{f"{name}_{key}": value for name, part in found.items()
@@ -142,11 +140,7 @@ def mean_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 # ============ command line ============
 def load_weights(path: Path, fold: int, arguments):
-    """The trained classifier, checked against its name and the flags.
-
-    Raises:
-        CheckpointError: it is of another fold than its name says, or of another model than the flags say.
-    """
+    """The trained classifier; a CheckpointError where its fold is not its name's or its model not the flags'."""
     trained = load_trained(path, arguments.overrides, arguments.config_path)
     config = trained.config
     if arguments.config_path:

@@ -17,20 +17,19 @@ METRIC = {name: metric for metric, name in PUBLISHED_BEST.items()}  # --best-typ
 
 
 def find_weights(folder, best: str, folds=None) -> dict[int, Path]:
-    """Weights that training left in ``folder``, by test fold: what an experiment wrote (fold<k>_best<ROC|PRC>.pth), or
+    """Weights that training left in ``folder``, by test fold: those of an experiment (fold<k>_best<ROC|PRC>.pth) or of
     main_finetune.py (fold<k>/best-<metric>.pth, or best-<metric>.pth of a single fold).
 
     Args:
         best: ROC or PRC, the metric of the selection.
-        folds: those wanted; None for all that are there.
-
-    Raises:
-        CheckpointError: none there, or not for one of ``folds``.
+        folds: those wanted, or a CheckpointError; None for all that are there.
     """
     folder, metric = Path(folder), METRIC[best]
-    places = {fold: (FoldFiles(folder / f"fold{fold}").best(metric), FoldFiles.published(folder, fold).best(metric))
-              for fold in range(FOLDS)}
-    found = {fold: path for fold, paths in places.items() for path in paths if path.is_file()}  # the published one wins
+    found = {}
+    for fold in range(FOLDS):
+        for files in FoldFiles(folder / f"fold{fold}"), FoldFiles.published(folder, fold):  # of two, the published
+            if files.best(metric).is_file():
+                found[fold] = files.best(metric)
     lone = FoldFiles(folder).best(metric)
     if not found and lone.is_file():
         found[read_weights(lone)["config"]["dataset"]["fold"]] = lone
@@ -43,7 +42,7 @@ def find_weights(folder, best: str, folds=None) -> dict[int, Path]:
 
 
 def read_weights(path) -> dict:
-    """Content of a checkpoint that carries the config it was trained by; a CheckpointError where there is none."""
+    """Content of a checkpoint that carries the config it was trained by."""
     content = checkpoint.load(path, "weights")
     if not isinstance(content.get("config"), dict) or not isinstance(content.get("model"), dict):
         raise CheckpointError(f"{path} does not carry the config of its training; take the weights that this project's "
@@ -53,22 +52,15 @@ def read_weights(path) -> dict:
 
 @dataclass
 class Trained:
-    """A trained classifier and all that it takes to use it, rebuilt from its weights file.
-
-    Attributes:
-        classifier: in evaluation mode.
-        store: checksum of records.csv of the store that it was trained on, None if unknown.
-        cropping, pipeline: how it sees a record.
-        classes: names; codes: SNOMED CT code of each class.
-    """
+    """A trained classifier and all that it takes to use it, rebuilt from its weights file."""
     path: Path
     config: dict
-    classifier: nn.Module
-    store: str | None
-    cropping: Cropping
+    classifier: nn.Module       # in evaluation mode
+    store: str | None           # checksum of records.csv of the store that it was trained on, if known
+    cropping: Cropping          # how it sees a record
     pipeline: Pipeline
-    classes: tuple[str, ...]
-    codes: tuple[str, ...]
+    classes: tuple[str, ...]    # their names
+    codes: tuple[str, ...]      # their SNOMED CT codes
 
 
 def load_trained(path, overrides=(), config_path=None) -> Trained:

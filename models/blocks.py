@@ -8,7 +8,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from einops import rearrange
 
-DIM_HEAD = 64
+HEAD_WIDTH = 64
 
 
 class PreNorm(nn.Module):
@@ -26,26 +26,27 @@ class PreNorm(nn.Module):
 class FeedForward(nn.Module):
     """Two-layer perceptron with exact (erf) GELU: (..., width) -> (..., width)."""
 
-    def __init__(self, width, hidden, dropout=0.0):
+    def __init__(self, width, dropout=0.0):
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout),
-                                 nn.Linear(hidden, width), nn.Dropout(dropout))
+        self.net = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout),
+                                 nn.Linear(4 * width, width), nn.Dropout(dropout))
 
     def forward(self, x):
         return self.net(x)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, heads of 64, (batch, tokens, width) -> the same shape.  One biased projection holds q,
-    k and v, in this order, each split head-major.  A single head as wide as the model has no output projection."""
+    """Multi-head self-attention, heads of 64: (batch, tokens, width) -> the same shape.
+
+    One projection holds q, k and v, each split head-major; a single head as wide as the model has no output projection.
+    """
 
     def __init__(self, width, heads, dropout=0.0, attention_dropout=0.0):
         super().__init__()
-        inner = DIM_HEAD * heads
-        self.heads = heads
-        self.attention_dropout = attention_dropout
+        inner = HEAD_WIDTH * heads
+        self.heads, self.attention_dropout = heads, attention_dropout
         self.to_qkv = nn.Linear(width, 3 * inner)
-        single = heads == 1 and width == DIM_HEAD
+        single = heads == 1 and width == HEAD_WIDTH
         self.to_out = nn.Identity() if single else nn.Sequential(nn.Linear(inner, width), nn.Dropout(dropout))
 
     def forward(self, x):
@@ -71,10 +72,10 @@ class DropPath(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block: x + Attention(LN(x)), then x + FeedForward(LN(x))."""
 
-    def __init__(self, width, heads, *, mlp_ratio=4, dropout=0.0, attention_dropout=0.0, drop_path=0.0):
+    def __init__(self, width, heads, *, dropout=0.0, attention_dropout=0.0, drop_path=0.0):
         super().__init__()
         self.attn = PreNorm(width, Attention(width, heads, dropout, attention_dropout))
-        self.ff = PreNorm(width, FeedForward(width, mlp_ratio * width, dropout))
+        self.ff = PreNorm(width, FeedForward(width, dropout))
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x):

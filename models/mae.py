@@ -18,8 +18,7 @@ def kept_tokens(n, mask_ratio):
     a ConfigError for a ratio that keeps or masks nothing, where the loss would be undefined."""
     kept = int(n * (1 - mask_ratio))
     if not 0 < kept < n:
-        raise ConfigError(f"mask_ratio {mask_ratio} keeps {kept} of {n} tokens; "
-                          "at least one must be kept and one masked")
+        raise ConfigError(f"mask_ratio {mask_ratio} keeps {kept} of {n} tokens; at least one must be kept, one masked")
     return kept
 
 
@@ -54,11 +53,10 @@ class MaskedAutoencoder(Method):
         decoder: width, depth and heads of the decoder.
         norm_pix_loss: standardise each target patch (unbiased variance, eps 1e-6).
         mask_ratio: share of tokens to mask.
-        decoder_norm_eps: 1e-6 in the published factories.
     """
 
     def __init__(self, encoder, *, target_width, positions, zero_rows_behind=0, tokens=None, norm_pix_loss=True,
-                 mask_ratio=0.75, decoder_norm_eps=1e-6, decoder=DECODERS["dec256d4b"]):
+                 mask_ratio=0.75, decoder=DECODERS["dec256d4b"]):
         super().__init__()
         kept_tokens(tokens or positions, mask_ratio)
         width, depth, heads = decoder["width"], decoder["depth"], decoder["heads"]
@@ -72,7 +70,7 @@ class MaskedAutoencoder(Method):
         self.to_patch_embedding = encoder.to_patch_embedding
         self.to_decoder_embedding = nn.Linear(encoder.width, width)
         self.decoder_blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.decoder_norm = nn.LayerNorm(width, eps=decoder_norm_eps)
+        self.decoder_norm = nn.LayerNorm(width, eps=1e-6)  # as published
         self.decoder_head = nn.Linear(width, target_width)
         self._initialise()
 
@@ -115,15 +113,12 @@ class MaskedAutoencoder(Method):
         return (error * mask).sum() / mask.sum()
 
     def forward(self, batch, mask_ratio=None, noise=None):
-        """Mask, rebuild, compare.
+        """Mask, rebuild, compare: {"loss", "pred" (batch, ..., tokens, target_width), "mask" (batch, ..., tokens), 1
+        where masked}.
 
         Args:
-            batch: (batch, leads, time) signal, or the engine's dict with "signal" and "random".
-            mask_ratio: overrides the one given at construction.
-            noise: uniform masking noise, one number a token; drawn if None.
-
-        Returns:
-            {"loss", "pred" (batch, ..., tokens, target_width), "mask" (batch, ..., tokens) 1 = masked}.
+            batch: the contract's, or its signal (batch, leads, time) alone.
+            mask_ratio, noise: in place of the model's own and of uniform numbers, one a token, that are drawn.
         """
         batch = batch if isinstance(batch, dict) else {"signal": batch}
         series = batch["signal"]

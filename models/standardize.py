@@ -29,8 +29,8 @@ class RecordMoments:
 
 
 class LeadStandardize(nn.Module):
-    """(x - mean) / std with one mean and one std a lead, saved in the state dict; identity until fitted.  Inputs are
-    (batch, num_leads, ...): signals in mV or spectrograms."""
+    """(x - mean) / std of (batch, num_leads, ...), signals in mV or spectrograms, with one mean and one std a lead;
+    identity until fitted."""
 
     def __init__(self, num_leads: int):
         super().__init__()
