@@ -197,7 +197,7 @@ def test_the_launcher_leaves_a_scheduler_its_say(monkeypatch, tmp_path):
 
 def test_scripts_started_again_by_the_launcher_choose_no_second_time(monkeypatch):
     """--gpu 2,3 under 4,5,6,7 is 6,7; in the processes started on these, 2 and 3 would be out of range."""
-    from experiments.common import choose_devices
+    from experiments.devices import choose_devices
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     assert choose_devices("2,3") == (2, "auto")

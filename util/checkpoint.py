@@ -1,10 +1,10 @@
 """Checkpoints: plain tensors and numbers, written whole or not at all, never unpickled.
 
 A checkpoint is a dict {"model", "optimizer", "scheduler", "scaler", "epoch", "step", "rng", "config", "metrics",
-"version"}; ``epoch`` and ``step`` say where to go on.  ``encoder.pth`` holds {"model": state dict of the encoder, ...}
-under the published key names.
+"version"}; ``epoch`` and ``step`` say where to go on.
 """
 import pickle
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -20,33 +20,22 @@ LAST = "checkpoint-last.pth"
 
 def content(model: dict, config: dict, epoch: int, **more) -> dict:
     """A checkpoint of a model's state dict; of weights alone unless ``more`` brings what training needs.
-
-    Args:
-        config: of the run; epoch: in which these weights were reached, or with which to go on.
-    """
+    ``epoch`` is that in which these weights were reached, or with which to go on."""
     return {"model": model, "optimizer": None, "scaler": None, "epoch": epoch, "config": config, **more}
 
 
 def parse_checkpoint_every(value) -> tuple[int | None, int | None]:
-    """``train.checkpoint_every`` as (epochs, steps) between checkpoints, one of them None.
-
-    Raises:
-        ConfigError: neither a positive whole number nor such a number and the word steps.
-    """
-    number, _, unit = str(value).strip().partition(" ")
-    steps = unit.strip() in ("step", "steps")
-    if number.isascii() and number.isdigit() and int(number) and (steps or unit.strip() in ("", "epoch", "epochs")):
-        return (None, int(number)) if steps else (int(number), None)
-    raise ConfigError(f"train.checkpoint_every must be a number of epochs (1 or more), or a text like '500 steps', "
-                      f"not {value!r}")
+    """``train.checkpoint_every`` as (epochs, steps) between checkpoints, one of them None."""
+    found = re.fullmatch(r"0*([1-9][0-9]*)(?: +(epochs?|steps?))?", str(value).strip())
+    if not found:
+        raise ConfigError("train.checkpoint_every must be a number of epochs (1 or more), or a text like "
+                          f"'500 steps', not {value!r}")
+    count = int(found[1])
+    return (None, count) if "step" in (found[2] or "") else (count, None)
 
 
 def save(content: dict, path) -> None:
-    """Write to a temporary file, sync, rename: ``path`` is the old file or the whole new one at any instant.
-
-    Raises:
-        CheckpointError: the disk is full, or the folder cannot be written; an older file stays as it was.
-    """
+    """Write to a temporary file, sync, rename: ``path`` is the old file or the whole new one at any instant."""
     path = Path(path)
     try:
         with replacing(path) as file:
@@ -57,17 +46,13 @@ def save(content: dict, path) -> None:
         reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
         older = [name for name in (path.name, LAST) if path.with_name(name).exists()]
         kept = f"; the older {older[0]} is intact" if older else ""
-        raise CheckpointError(f"cannot write {path}: {reason}{kept}. Free some space or choose another --output_dir "
-                              "and go on with --resume auto") from error
+        raise CheckpointError(f"cannot write {path}: {reason}{kept}. Free some space or choose another "
+                              "--output_dir and go on with --resume auto") from error
 
 
 def load(path, what="checkpoint") -> dict:
-    """A dict of tensors and plain values from ``path``, on the CPU, by PyTorch's restricted reader: a file that would
-    run code is refused, and so is one whose bytes have changed.
-
-    Raises:
-        CheckpointError: missing, damaged, not a dict, or holding anything but tensors and plain values.
-    """
+    """A dict of tensors and plain values from ``path``, on the CPU, by PyTorch's restricted reader: a file that
+    would run code is refused, and so is one whose bytes have changed."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no {what} at {path}; check the path")
@@ -80,8 +65,8 @@ def load(path, what="checkpoint") -> dict:
         text = str(error)
         if "Unsupported" not in text and "global" not in text.lower():
             raise _damaged(path, what, error) from None
-        raise CheckpointError(f"{path} holds more than tensors and plain values, so it was not opened: loading it "
-                              "could run code. If you trust its author, save its state dict anew") from None
+        raise CheckpointError(f"{path} holds more than tensors and plain values, so it was not opened: loading "
+                              "it could run code. If you trust its author, save its state dict anew") from None
     except Exception as error:  # bytes of a stranger make the reader stumble in any way
         raise _damaged(path, what, error) from None
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
@@ -112,29 +97,23 @@ def _damaged(path, what, error):
 
 
 def load_training(path) -> dict:
-    """A training checkpoint, checked for its parts and version.
-
-    Raises:
-        CheckpointError: as ``load``; also an encoder file or another version given to resume from.
-    """
+    """A training checkpoint, checked for its parts and version."""
     content = load(path)
-    missing = [key for key in ("model", "optimizer", "epoch", "step", "rng", "metrics", "config") if key not in content]
+    needed = ("model", "optimizer", "epoch", "step", "rng", "metrics", "config")
+    missing = [key for key in needed if key not in content]
     if missing or content["optimizer"] is None:
         raise CheckpointError(f"{path} cannot be resumed from: it lacks {', '.join(missing) or 'the optimizer'}. "
                               "Give a checkpoint-*.pth of this project; encoder.pth goes to --encoder_path")
     if content.get("version") != VERSION:
-        raise CheckpointError(f"{path} is a checkpoint of version {content.get('version')}; this code reads {VERSION}")
+        raise CheckpointError(f"{path} is a checkpoint of version {content.get('version')}; this code reads "
+                              f"{VERSION}")
     return content
 
 
 def find_resume(resume: str, folder) -> Path | None:
     """The checkpoint to go on from: None for '', and for 'auto' where the run has none yet."""
-    if not resume:
-        return None
-    if resume == "auto":
-        last = Path(folder) / LAST
-        return last if last.exists() else None
-    return Path(resume)
+    path = Path(folder) / LAST if resume == "auto" else Path(resume)
+    return path if resume and (resume != "auto" or path.exists()) else None
 
 
 def _numbered(folder) -> list[Path]:

@@ -6,7 +6,6 @@ GPU tensors by nccl.
 import datetime
 import functools
 import io
-import json
 import os
 import time
 
@@ -22,11 +21,7 @@ LONG = datetime.timedelta(days=7)         # of waiting for what process 0 does a
 
 
 def start(device: str = "auto") -> torch.device:
-    """Join the process group if torchrun started several processes; returns this process's device.
-
-    Raises:
-        ECGError: ``device`` is cuda but there is no GPU, or fewer GPUs than processes on this node.
-    """
+    """Join the process group if torchrun started several processes; returns this process's device."""
     if device == "cuda" and not torch.cuda.is_available():
         raise ECGError("device is cuda but PyTorch sees no GPU; use --gpus cpu (or device: cpu)")
     use_gpu = torch.cuda.is_available() and device != "cpu"
@@ -81,7 +76,7 @@ def rank() -> int:
 
 
 def is_main() -> bool:
-    """True on the one process that writes files."""
+    """True on process 0."""
     return rank() == 0
 
 
@@ -109,11 +104,7 @@ def barrier() -> None:
 
 
 def _wait(work):
-    """Wait for a collective in Python, where signals are noticed.
-
-    Raises:
-        RuntimeError: another process has ended; Preempted: this one alone was asked to stop.
-    """
+    """Wait for a collective in Python, where signals are noticed; Preempted comes when it is complete."""
     stopped = None
     while True:
         try:
@@ -136,9 +127,7 @@ def total(tensor: torch.Tensor) -> torch.Tensor:
 
 def any_process(flag: bool) -> bool:
     """True on every process if ``flag`` is true on one.  A small CPU message, no GPU synchronisation."""
-    if world() == 1:
-        return flag
-    return bool(total(torch.tensor(int(flag))).item())
+    return bool(total(torch.tensor(int(flag))))
 
 
 def on_main(function):
@@ -173,37 +162,27 @@ def same_tensors(tensors) -> None:
 
 
 def gather_objects(value) -> list:
-    """``value`` (plain types) of every process, in rank order.  Travels as JSON text, not as pickle."""
-    if world() == 1:
-        return [value]
-    text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-    sizes = torch.zeros(world(), dtype=torch.int64)
-    sizes[rank()] = len(text)
-    total(sizes)
-    padded = torch.zeros(int(sizes.max()), dtype=torch.uint8)
-    padded[:len(text)] = text
-    parts = [torch.empty_like(padded) for _ in range(world())]
-    dist.all_gather(parts, padded)
-    return [json.loads(bytes(part[:size].tolist()).decode()) for part, size in zip(parts, sizes.tolist())]
+    """Every process's ``value`` on all, in rank order; see ``broadcast_object``."""
+    return [broadcast_object(value, source) for source in range(world())]
 
 
-def broadcast_object(value):
-    """Process 0's ``value`` (plain types and tensors, nested as in a checkpoint) on every process, tensors on
-    the CPU.
+def broadcast_object(value, source: int = 0):
+    """The ``value`` (plain types and tensors, nested as in a checkpoint) of process ``source`` on all, tensors
+    on the CPU.  The others wait for it however long it takes.
 
-    Travels as what torch.save writes and is read as a checkpoint is: nothing but tensors and plain types is
-    accepted. The others wait for process 0 however long it takes.
+    Travels as what torch.save writes and is read as a checkpoint is: nothing else is accepted.
     """
     if world() == 1:
         return value
     content = io.BytesIO()
-    if is_main():
+    if rank() == source:
         torch.save(value, content)
     size = torch.tensor(content.tell())
-    _wait(dist.broadcast(size, 0, group=_long_group(), async_op=True))
-    received = torch.frombuffer(content.getbuffer(), dtype=torch.uint8) if is_main() else \
-        torch.empty(size, dtype=torch.uint8)
-    _wait(dist.broadcast(received, 0, group=_long_group(), async_op=True))
-    if is_main():
+    _wait(dist.broadcast(size, source, group=_long_group(), async_op=True))
+    data = torch.empty(size, dtype=torch.uint8)
+    if rank() == source:
+        data = torch.frombuffer(content.getbuffer(), dtype=torch.uint8)
+    _wait(dist.broadcast(data, source, group=_long_group(), async_op=True))
+    if rank() == source:
         return value
-    return torch.load(io.BytesIO(received.numpy()), map_location="cpu", weights_only=True)
+    return torch.load(io.BytesIO(data.numpy()), map_location="cpu", weights_only=True)

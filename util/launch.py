@@ -22,8 +22,9 @@ import runpy
 import signal
 import sys
 
-from util.errors import ConfigError, ECGError
+from util.errors import ConfigError
 from util.nodes import Meeting, choose_interface
+from util.program import run_main
 from util.stop import LOST, PREEMPTED, SIGNALS, Preempted, StopRequest
 
 SHUTDOWN_SECONDS = 600  # for the step in hand and its checkpoint; a cluster's own limit is shorter
@@ -34,12 +35,8 @@ LOOPBACK = "127.0.0.1"
 def parse_devices(text: str, usable: str | None = None) -> tuple[int, str | None]:
     """(processes on this node, CUDA_VISIBLE_DEVICES or None for the CPU) of "0,1", "cpu" or "cpu,cpu".
 
-    Args:
-        usable: CUDA_VISIBLE_DEVICES as a scheduler has set it: where it is 6,7 (or names of GPUs or MIG
-            slices), 0 is the first of these.
-
-    Raises:
-        ConfigError: anything else, or more GPUs than there are to use.
+    ``usable`` is CUDA_VISIBLE_DEVICES as a scheduler has set it: where it is 6,7 (or names of GPUs or MIG
+    slices), 0 is the first of these.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if names and all(name == "cpu" for name in names):
@@ -195,19 +192,7 @@ def status_of(failures: list[tuple[int, int, int]]) -> int:
 
 
 def main(argv=None) -> int:
-    """``python -m util.launch SCRIPT FLAGS``."""
-    try:
-        with StopRequest(raise_immediately=True):
-            return _main(argv)
-    except Preempted as stop:
-        print(stop, file=sys.stderr)
-        return PREEMPTED
-    except ECGError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
-def _main(argv):
+    """``python -m util.launch SCRIPT FLAGS``; returns the exit status."""
     script, *flags = (sys.argv[1:] if argv is None else argv) or [""]
     if not script.endswith(".py"):
         parser = launch_parser("python -m util.launch main_pretrain.py|main_finetune.py")
@@ -219,10 +204,9 @@ def _main(argv):
         sys.argv = [script, "--help"]
         runpy.run_path(script, run_name="__main__")
     options, rest = parser.parse_known_args(flags)
-    given = {flag.split("=")[0] for flag in rest}
-    missing = [name for name, there in (("--gpus", options.gpus), ("--config_path", given & {"--config_path", "-f"}),
-                                        ("--output_dir", "--output_dir" in given),
-                                        ("--exp_name", "--exp_name" in given)) if not there]
+    given = {"--config_path" if flag == "-f" else flag.split("=")[0] for flag in rest}
+    given |= {"--gpus"} if options.gpus else set()
+    missing = [name for name in ("--gpus", "--config_path", "--output_dir", "--exp_name") if name not in given]
     if missing:
         print(f"error: missing {', '.join(missing)}. {parser.format_usage().strip()} --config_path YAML "
               "--output_dir DIR --exp_name NAME (-h explains)", file=sys.stderr)
@@ -231,4 +215,5 @@ def _main(argv):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    os.environ.pop("WORLD_SIZE", None)  # some clusters set it to the number of machines; processes come later
+    sys.exit(run_main(main))

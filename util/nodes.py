@@ -1,8 +1,7 @@
 """The machines of one run: how their launchers find each other, start together and end together.
 
-torchrun starts the processes of one machine and sees how they end.  What it leaves to us is what concerns all
-machines: a preempted run must end on all of them and not be started again, and after a failure all must mean
-the same attempt.
+torchrun starts the processes of one machine and sees how they end.  It leaves to us what concerns all machines:
+a preempted run ends on all of them and is not started again, and after a failure all mean the same attempt.
 """
 import contextlib
 import datetime
@@ -30,9 +29,6 @@ def choose_interface(address: str) -> None:
 
     Left alone, gloo takes the address that this machine's own name resolves to.  Debian's /etc/hosts says
     127.0.1.1, which no other machine can reach: all would wait for each other.
-
-    Raises:
-        ConfigError: ``address`` is unknown, cannot be reached, or is this machine's own loopback.
     """
     if "GLOO_SOCKET_IFNAME" in os.environ:
         return
@@ -79,37 +75,32 @@ class Meeting:
     once; ``<attempt>/<node>``, that launcher is ready for it; ``ended``, the status with which the run is
     over for good; ``left/<node>``, that launcher knows and needs the store no more.
 
-    Args:
-        nodes, node: number of machines, and of this one.
-        address, port: of machine 0; port 0 takes a free one.
-
-    Raises:
-        ECGError: machine 0 cannot be reached, or the port is taken.
+    ``nodes`` is the number of machines, ``node`` that of this one; port 0 takes a free one.
     """
 
     def __init__(self, nodes: int, node: int, address: str, port: int):
-        self.nodes, self.node, self.address = nodes, node, address
-        self._deadline, self._ended = time.monotonic() + WAIT_SECONDS, None
-        self._store = self._open(port)
+        self.nodes, self.node, self._ended = nodes, node, None
+        self._store = self._open(address, port)
         self.port = self._store.port
         self.attempt = self._current()
         if self._store.add(f"launchers/{node}", 1) > 1:
             self.advance()  # the launcher before was killed: the others shall start again, too
 
-    def _open(self, port):
+    def _open(self, address, port):
         from torch.distributed import DistError, TCPStore
+        deadline = time.monotonic() + WAIT_SECONDS
         while True:
             try:  # in short spells, between which a signal is noticed
                 # torchrun opens a store at the same port; in this process it gets this one.
-                return TCPStore(self.address, port, is_master=self.node == 0, wait_for_workers=False,
+                return TCPStore(address, port, is_master=self.node == 0, wait_for_workers=False,
                                 multi_tenant=True, timeout=datetime.timedelta(seconds=5))
             except DistError as error:
                 if self.node == 0:
                     reason = str(error).splitlines()[0]
                     raise ECGError(f"port {port} of this machine cannot be used ({reason}); choose another "
                                    "--master_port, the same on all machines") from None
-                if time.monotonic() > self._deadline:
-                    raise ECGError(f"machine 0 does not answer at {self.address}, port {port}; is its launcher "
+                if time.monotonic() > deadline:
+                    raise ECGError(f"machine 0 does not answer at {address}, port {port}; is its launcher "
                                    "running, with --node_rank 0 and the same --master_port?") from None
 
     def _current(self):
@@ -138,12 +129,8 @@ class Meeting:
 
     def join(self, last: int) -> bool:
         """Wait until the launchers of all machines are ready for the same attempt; False if the run is over,
-        or has had its ``last`` attempt.
-
-        Raises:
-            ECGError: some did not come in time.
-        """
-        told, self._deadline = time.monotonic() + 20, time.monotonic() + WAIT_SECONDS
+        or has had its ``last`` attempt."""
+        tell, deadline = time.monotonic() + 20, time.monotonic() + WAIT_SECONDS
         while self.ended() is None:
             self.attempt = self._current()
             if self.attempt > last:
@@ -153,12 +140,12 @@ class Meeting:
                                 if not self._store.check([f"{self.attempt}/{node}"]))
             if not missing:
                 return True
-            if time.monotonic() > self._deadline:
+            if time.monotonic() > deadline:
                 raise ECGError(f"machine {missing} of {self.nodes} did not come within {WAIT_SECONDS} s; start the "
                                "same command there, with its own --node_rank")
-            if time.monotonic() > told:
+            if time.monotonic() > tell:
                 print(f"waiting for machine {missing} of {self.nodes} (numbered from 0) ...", file=sys.stderr)
-                told = self._deadline
+                tell = deadline
             time.sleep(POLL_SECONDS)
         return False
 
@@ -166,10 +153,10 @@ class Meeting:
     def watch(self):
         """While the processes of this attempt run: send this launcher SIGTERM where the others have ended the
         run or begun another attempt, or cannot be asked any more.  Yields an event that is set then."""
+        from torch.distributed import DistError
         over, called = threading.Event(), threading.Event()
 
         def look():
-            from torch.distributed import DistError
             while not over.wait(2 * POLL_SECONDS):
                 with contextlib.suppress(DistError):
                     if self.ended() is None and self._current() == self.attempt:
@@ -179,9 +166,8 @@ class Meeting:
                     os.kill(os.getpid(), signal.SIGTERM)
                 return
 
-        thread = threading.Thread(target=look, daemon=True)
         if self.nodes > 1:
-            thread.start()
+            threading.Thread(target=look, daemon=True).start()
         try:
             yield called
         finally:

@@ -9,24 +9,22 @@ from util.stop import LOST, PREEMPTED, Preempted, StopRequest, end_when_stuck, i
 
 
 def run_main(main, argv=None) -> int:
-    """Call ``main(argv)``; errors a person can act on become one sentence and an exit status.
+    """Call ``main(argv)``; errors a person can act on become one sentence and an exit status: 2 after an
+    ECGError, 75 after a stop on request (SIGTERM, SIGUSR1), 76 when another process of the run is gone, 130 after
+    Ctrl-C; else what ``main`` returns, or 0.
 
     One process of several ends here, without returning, unless all went well: the others may be waiting for
     it in a collective that it will never enter, and leaving the group in order would wait for them.
-
-    Returns:
-        0; 2 after an ECGError; 75 after a stop on request (SIGTERM, SIGUSR1); 76 when another process of the
-        run is gone; 130 after Ctrl-C.
     """
     several = in_group()
     try:
         with StopRequest(raise_immediately=True):
             if several:
                 end_when_stuck()
-            main(argv)
+            status = main(argv) or 0
         if several:
             _distributed().stop()
-        return 0
+        return status
     except (KeyboardInterrupt, Preempted, Exception) as error:
         status, sentence = _ending(error)
         if sentence is None and not several:
@@ -38,22 +36,17 @@ def run_main(main, argv=None) -> int:
         elif sentence and (not several or _distributed().first_to_say(sentence)):
             print(sentence, file=sys.stderr, flush=True)
     if several:
-        _leave(status)
+        for child in multiprocessing.active_children():  # loaders' workers, which would outlive it for seconds
+            child.kill()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     return status
 
 
 def _distributed():
     from util import distributed  # imports torch, which --help and a wrong flag do without
     return distributed
-
-
-def _leave(status):
-    """End this process without waiting for anything."""
-    for child in multiprocessing.active_children():  # loaders' workers, which would outlive it for seconds
-        child.kill()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 def _ending(error) -> tuple[int, str | None]:
@@ -71,7 +64,7 @@ def _ending(error) -> tuple[int, str | None]:
 
 
 def _explain(error) -> str | None:
-    """A sentence for errors that a person can act on, None for those that are ours."""
+    """A sentence for an error that a person can act on, None for one of ours."""
     text = str(error)
     if isinstance(error, ECGError):
         # An error out of a loader's worker brings that worker's traceback with it; its last line is ours.

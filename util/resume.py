@@ -21,22 +21,17 @@ def training_state(training) -> dict:
         training.model.state_dict(), training.config, training.epoch, step=training.step,
         optimizer=training.optimizer.state_dict(), scaler=training.scaler.state_dict(),
         scheduler={"position": training.position()},  # schedules are functions of the position
-        rng=gather_random_states(),
+        rng=distributed.gather_objects(random_state()),
         metrics={"best": training.best, "per_step": training.batches.per_step,
                  "offset": training.batches.offset, **training.meters.state()})
 
 
 def resume(training) -> str | None:
-    """Put a ``Training`` where the checkpoint stands that ``config["resume"]`` names.
+    """Put a ``Training`` where the checkpoint stands that ``config["resume"]`` names; returns its path, or None
+    where there is none and the run starts afresh, at ``config["start_epoch"]``.
 
-    Process 0 looks for it, reads and checks it; all take over what it read.  So other processes need not see the
-    folder, and none can begin elsewhere.
-
-    Returns:
-        The checkpoint's path; None where there is none and the run starts afresh, at ``config["start_epoch"]``.
-
-    Raises:
-        CheckpointError: damaged, of another model, or not the same on every process.
+    Process 0 looks for it, reads and checks it; all take over what it read.  So other processes need not see
+    the folder, and none can begin elsewhere.
     """
     config = training.config
     path, state = distributed.on_main(lambda: _read(config["resume"], training.folder))
@@ -66,11 +61,7 @@ def _read(choice, folder):
 
 
 def check_agreement(training) -> None:
-    """Make sure that every process goes on at the same place with the same weights.
-
-    Raises:
-        CheckpointError: on every process, if they do not.
-    """
+    """CheckpointError on every process, unless all go on at the same place with the same weights."""
     weights = 0
     for value in training.model.state_dict().values():
         weights = zlib.crc32(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy(), weights)
@@ -99,13 +90,12 @@ def _restore(training, state):
     if len(state["rng"]) == distributed.world():
         set_random_state(state["rng"][distributed.rank()])
     else:
-        print_once(
-            f"note: the checkpoint is of {len(state['rng'])} processes; what dropout draws will differ")
+        print_once(f"note: the checkpoint is of {len(state['rng'])} processes; what dropout draws will differ")
 
 
 def _place(training, state, path):
-    """Go on with the first record that the epoch has not shown, or with ``config["start_epoch"]``.  The latter counts
-    once: a checkpoint of a run that began there has it behind itself, unless it is named explicitly."""
+    """Go on with the first record that the epoch has not shown, or with ``config["start_epoch"]``.  The latter
+    counts once: a checkpoint of a run that began there has it behind itself, unless it is named explicitly."""
     config, batches, metrics = training.config, training.batches, state["metrics"]
     epoch, step, offset = state["epoch"], state["step"], metrics.get("offset", 0)
     if step and metrics["per_step"] != batches.per_step:
@@ -126,21 +116,19 @@ def _place(training, state, path):
 def differences(old: dict, new: dict, prefix="") -> list[str]:
     """Names of config keys that differ and matter to the result."""
     names = []
-    for key in sorted(set(old) | set(new)):
-        if not prefix and key in IRRELEVANT:
-            continue
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            names += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
+    for key in sorted({*old, *new} - (set() if prefix else IRRELEVANT)):
+        was, now = old.get(key), new.get(key)
+        if isinstance(was, dict) and isinstance(now, dict):
+            names += differences(was, now, f"{prefix}{key}.")
+        elif was != now:
             names.append(prefix + key)
     return names
 
 
 # ============ random states ============
 def random_state() -> dict:
-    """State of this process's generators (Python, NumPy, torch) as tensors.  Data, views and masks need none of them;
-    dropout, drop path and what a user's model draws do."""
+    """State of this process's generators (Python, NumPy, torch) as tensors.  Data, views and masks need none of
+    them; dropout, drop path and what a user's model draws do."""
     _, python, left_over = random.getstate()
     _, numbers, position, has_gauss, gauss = np.random.get_state()
     state = {"cpu": torch.get_rng_state(), "python": torch.tensor(python),
@@ -161,14 +149,3 @@ def set_random_state(state: dict) -> None:
     np.random.set_state(("MT19937", np.array(numbers, np.uint32), position, has_gauss, gauss))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
-
-
-def gather_random_states() -> list[dict]:
-    """The random state of every process, in rank order."""
-    mine, world = random_state(), distributed.world()
-    if world == 1:
-        return [mine]
-    states = [{name: torch.empty_like(value) for name, value in mine.items()} for _ in range(world)]
-    for name, value in mine.items():
-        torch.distributed.all_gather([state[name] for state in states], value)
-    return states

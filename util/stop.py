@@ -1,5 +1,4 @@
-"""Preemption: SIGTERM or SIGUSR1 asks a run to stop.  It finishes its step, writes a checkpoint and exits
-with 75."""
+"""Preemption: SIGTERM or SIGUSR1 asks a run to stop.  It finishes its step, saves itself and exits with 75."""
 import contextlib
 import os
 import signal
@@ -15,27 +14,19 @@ STUCK_SECONDS = 20  # that a process which was asked to stop waits for the other
 
 
 class Preempted(BaseException):
-    """The run was asked to stop and everything it has done is saved.
-
-    No Exception: it comes anywhere, in the middle of an import too, and there are many who catch those.
-    """
+    """The run was asked to stop and everything it has done is saved.  No Exception: it comes anywhere, in the
+    middle of an import too, and there are many who catch those."""
 
 
 class StopRequest:
     """Notices SIGTERM and SIGUSR1 while in its ``with`` block.
 
-    Args:
-        raise_immediately: raise Preempted wherever the program stands, for stretches where nothing needs
-        saving; else
-            ``requested`` is set and the program looks at it when it can save itself.
-
-    After a request both signals are ignored: a cluster, torchrun and a shell may each send their own, and the
-    second must not kill what the first has asked to save itself.
-
-    Attributes:
-        ever: whether this process was asked to stop at any time.
+    With ``raise_immediately``, for stretches where nothing needs saving, Preempted is raised wherever the program
+    stands; else ``requested`` is set and the program looks at it when it can save itself.  After a request both
+    signals are ignored: a cluster, torchrun and a shell may each send their own, and the second must not kill
+    what the first has asked to save itself.
     """
-    ever = False
+    ever = False  # whether this process was asked to stop at any time
 
     def __init__(self, raise_immediately: bool = False):
         self.raise_immediately, self.noticed = raise_immediately, None
@@ -90,10 +81,8 @@ def working_alone():
 def end_when_stuck() -> None:
     """From a stop request on, end this process with PREEMPTED if it waits for another one for STUCK_SECONDS.
 
-    A collective waits outside of Python: no handler runs there, and a process that is asked to stop cannot
-    say so where its peer is stopped, or on a machine that cannot be reached.  So a thread looks whether the
-    main thread moves.  What the run has done since its last checkpoint is lost; a peer that comes within
-    STUCK_SECONDS costs nothing.
+    A collective waits outside of Python, where no handler runs.  So a thread looks whether the main thread
+    moves.  What the run has done since its last checkpoint is lost.
     """
     reader, writer = socket.socketpair()
     writer.setblocking(False)
