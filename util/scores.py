@@ -164,20 +164,22 @@ class Score:
         formula: (labels, predictions, average, task) -> float; labels, bool, and predictions are (records, classes).
         takes: what the predictions are: "probabilities", or "outputs", bool, after thresholds.
         meaning: what it is, in a line for docs/scores.md.
-        published: which published number it equals, in words.
+        published: which published number it equals, in words; "" for none.
         heading: in the published table of threshold_search.py, whose report it is part of; "" if it is not.
         averages: those that a config may ask for, the default first; (None,) if there is nothing to choose.
         tasks: those that it is defined for.
         challenge: it needs the Challenge's 24 classes.
+        lower_is_better: best-<name>.pth holds the weights with its smallest value.
     """
     formula: Callable
     takes: str
     meaning: str
-    published: str
+    published: str = ""
     heading: str = ""
     averages: tuple = ("macro", "micro")
     tasks: tuple = ("multilabel", "multiclass")
     challenge: bool = False
+    lower_is_better: bool = False
 
     @property
     def average(self) -> str | None:
@@ -227,6 +229,11 @@ SCORES = {
 REPORT = [name for name, score in SCORES.items() if score.heading]
 _NAMES = {f"{name}_{average}": (name, {"average": average})  # as printed, where it is not the default average
           for name, score in SCORES.items() for average in score.averages[1:]}
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether the smallest value under a printed name is the best: of "loss", and of scores that say so."""
+    return name == "loss" or SCORES[_NAMES.get(name, (name,))[0]].lower_is_better
 
 
 def parse_scores(target_metrics: list, class_names=(), task="multilabel") -> dict[str, Score]:
@@ -310,7 +317,7 @@ def as_markdown() -> str:
         averages = ", ".join(filter(None, score.averages)) or "-"
         task = "any" if len(score.tasks) > 1 else score.tasks[0] + ", challenge2020" * score.challenge
         meaning = f"of {score.takes}: {score.meaning}"
-        lines.append(f"| `{name}` | {averages} | {task} | {meaning} | {score.published} |")
+        lines.append(f"| `{name}` | {averages} | {task} | {meaning} | {score.published or '-'} |")
     return "\n".join(lines)
 
 
