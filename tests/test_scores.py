@@ -247,9 +247,10 @@ def test_published_names_are_torchmetrics_where_every_class_occurs(task, average
 
 def test_perfect_and_inverted_predictions():
     _, labels = fair_case(3, classes=24)
-    assert scores_of(labels.astype(float), labels, SCORES) == pytest.approx(dict.fromkeys(SCORES, 1.0))
+    best = {name: float(not score.lower_is_better) for name, score in SCORES.items()}
+    assert scores_of(labels.astype(float), labels, SCORES) == pytest.approx(best)
     inverted = scores_of(1.0 - labels, labels, set(SCORES) - {"AUPRC", "ChallengeScore"})
-    assert inverted == dict.fromkeys(inverted, 0.0)
+    assert inverted == {name: 1 - best[name] for name in inverted}
     constant = scores_of(np.full(labels.shape, 0.5), labels, ["AUROC", "AUPRC"])
     assert constant == pytest.approx({"AUROC": 0.5, "AUPRC": labels.mean(axis=0).mean()})
 

@@ -12,7 +12,7 @@ from util import checkpoint, distributed
 from util.dataset import CropDataset, EvaluationBatches, make_loader, to_device
 from util.precision import autocast, resolve_amp
 from util.run_log import print_once
-from util.scores import bootstrap_interval, compute_scores
+from util.scores import bootstrap_interval, compute_scores, lower_is_better
 from util.supervised import ACTIVATIONS, LOSSES
 from util.transfer import save_encoder
 
@@ -46,7 +46,7 @@ def save_best(training, values: dict[str, float], files: FoldFiles) -> None:
     """Write the weights for every metric that improved (strictly).  NaN, a metric that is not defined on these
     records, is the worst value; the first epoch is always written."""
     for name, value in values.items():
-        better = -math.inf if math.isnan(value) else value if name != "loss" else -value
+        better = -math.inf if math.isnan(value) else -value if lower_is_better(name) else value
         if name in training.best and better <= training.best[name]:
             continue
         training.best[name] = better

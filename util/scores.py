@@ -154,11 +154,12 @@ class Score:
     formula: Callable       # (labels, predictions, average, task) -> float, of arrays (records, classes)
     takes: str              # the predictions: "probabilities", or "outputs", bool, after thresholds
     meaning: str            # a line for docs/scores.md
-    published: str          # the published number that it equals, in words
+    published: str = ""     # the published number that it equals, in words
     heading: str = ""       # in the published table of threshold_search.py; "" if it is not part of it
     averages: tuple = ("macro", "micro")    # that a config may ask for, the default first; (None,): no choice
     tasks: tuple = ("multilabel", "multiclass")
     challenge: bool = False     # needs the Challenge's 24 classes
+    lower_is_better: bool = False   # best-<name>.pth holds the weights with its smallest value
 
     @property
     def average(self) -> str | None:
@@ -215,6 +216,11 @@ def _printed(name, average):
 
 _BY_PRINTED = {_printed(name, average): (name, {"average": average})
                for name, score in SCORES.items() for average in filter(None, score.averages)}
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether the smallest value under a printed name is the best: of "loss", and of scores that say so."""
+    return name == "loss" or SCORES[_BY_PRINTED[name][0]].lower_is_better
 
 
 def parse_scores(target_metrics: list, class_names=(), task="multilabel") -> dict[str, Score]:
@@ -285,7 +291,7 @@ def as_markdown() -> str:
         averages = ", ".join(filter(None, score.averages)) or "-"
         task = "any" if len(score.tasks) > 1 else score.tasks[0] + ", challenge2020" * score.challenge
         meaning = f"of {score.takes}: {score.meaning}"
-        lines.append(f"| `{name}` | {averages} | {task} | {meaning} | {score.published} |")
+        lines.append(f"| `{name}` | {averages} | {task} | {meaning} | {score.published or '-'} |")
     return "\n".join(lines)
 
 
