@@ -60,7 +60,7 @@ def check_start(config: dict) -> None:
         raise ConfigError("mode scratch loads no encoder: choose mode finetune or linprobe, or leave out encoder_path")
     if config["mode"] != "scratch" and not config["encoder_path"]:
         raise ConfigError(f"mode {config['mode']} needs --encoder_path, the encoder.pth of a pre-training run")
-    if config["encoder_path"]:
+    if config["encoder_path"] and distributed.is_main():
         check_pretrained(config["encoder_path"])
 
 
@@ -82,7 +82,9 @@ def run_fold(records: LabelledRecords, fold: int, files: FoldFiles, device) -> d
     def make_task():
         classifier = build_configured(config, len(records.classes))
         if config["mode"] != "scratch":
-            print_once(load_pretrained(classifier, config["encoder_path"]))
+            # Process 0 reads; the others need not see the file.
+            print_once(distributed.on_main(lambda: load_pretrained(classifier, config["encoder_path"])))
+            distributed.same_tensors(classifier.state_dict().values())
         check_input(classifier, len(records.leads), records.eval_cropping.length)
         return SupervisedTask(classifier, records.loss, config["mode"])
 

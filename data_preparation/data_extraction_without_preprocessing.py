@@ -64,9 +64,8 @@ _BY_ALIAS = {alias: name for name, aliases in DATABASES.items() for alias in ali
 
 
 def database_of(relative_path, input_name):
-    """Database of a record from the folders above it: the first that is one of the Challenge's, under any of its
-    published names; else the top folder ("training" and the Challenge's g1, g2, ... do not count), or the input
-    folder's own name."""
+    """Database of a record from the folders above it: the first that is one of the Challenge's; else the top folder
+    ("training" and the Challenge's g1, g2, ... do not count), or the input folder's own name."""
     folders = relative_path.split("/")[:-1]
     for folder in [*folders, input_name]:
         known = _BY_ALIAS.get(re.sub(r"[^a-z0-9]", "", folder.lower().removeprefix("wfdb_")))
@@ -82,10 +81,8 @@ def plan_shards(input_dir, target_fs, min_seconds, segment_seconds=None):
     """Which records go into which shard.
 
     A shard ends at a record whose name hashes to a multiple of SHARD_RECORDS, so that a record added or removed
-    changes one shard and leaves the others as they are.
-
-    Returns:
-        (shards, duplicates): dicts with name, paths, databases and settings; rows for skipped.csv.
+    changes one shard alone.  Returns (shards, duplicates): dicts with name, paths, databases and settings; rows for
+    skipped.csv.
     """
     input_dir = Path(input_dir)
     if not input_dir.is_dir():
@@ -103,8 +100,7 @@ def plan_shards(input_dir, target_fs, min_seconds, segment_seconds=None):
             continue
         chunk.append(path)
         if len(chunk) == 2 * SHARD_RECORDS or zlib.crc32(os.fsencode(path)) % SHARD_RECORDS == 0:
-            shards.append(chunk)
-            chunk = []
+            shards, chunk = [*shards, chunk], []
     settings = {"version": SHARD_VERSION, "target_fs": target_fs, "min_seconds": min_seconds}
     if segment_seconds:
         settings |= {"min_seconds": max(min_seconds, segment_seconds), "segment_seconds": segment_seconds}
@@ -121,26 +117,22 @@ def shard_files(folder, shard):
             {fs: folder / f"{shard['name']}-fs{fs}.dat" for fs in shard["settings"]["target_fs"]})
 
 
-def load_finished(folder, shard, input_dir):
-    """The table of a shard that is complete and whose input files are what they were, else None."""
+def is_finished(folder, shard, input_dir):
+    """Whether a shard is complete and its input files are what they were."""
     table_file, signal_files = shard_files(folder, shard)
-    try:
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):   # missing, or not ours
         table = json.loads(table_file.read_text("utf-8"))
-        complete = not table.get("unread") and \
-            table["bytes"] == {str(fs): file.stat().st_size for fs, file in signal_files.items()}
-        unchanged = all(_file_state(input_dir, path) == state for path, state in table["inputs"].items())
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):    # missing, or not ours
-        return None
-    return table if complete and unchanged else None
+        sizes = {str(fs): file.stat().st_size for fs, file in signal_files.items()}
+        return not table.get("unread") and table["bytes"] == sizes and \
+            all(_file_state(input_dir, path) == state for path, state in table["inputs"].items())
+    return False
 
 
 def _file_state(input_dir, path):
     """Size and time of change of an input file; None where there is none."""
-    try:
+    with contextlib.suppress(OSError):
         status = os.stat(Path(input_dir) / path)
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]
+        return [status.st_size, status.st_mtime_ns]
 
 
 # -------------------------------------------------------------------------------- one shard
@@ -169,20 +161,17 @@ def extract_shard(shard, input_dir, folder):
                 table["skipped"].append(row | {"reason": f"unexpected failure: {type(error).__name__}: {error}"})
                 continue
             for piece, counts in pieces:
-                if counts is None:
-                    table["skipped"].append(row | piece)
-                    continue
-                for fs, file in outputs.items():
-                    file.write(counts[fs].data)
-                table["records"].append(row | piece)
+                table["records" if counts else "skipped"].append(row | piece)
+                for fs, count in counts.items():
+                    outputs[fs].write(count.data)
         table["bytes"] = {str(fs): file.tell() for fs, file in outputs.items()}
     write_json(table_file, table)
     return len(shard["paths"])
 
 
 def _extract_record(input_dir, path, settings, inputs):
-    """[(row, counts by rate)] of a record or of its pieces; for an unusable piece (its reason, None).  The files
-    that the record depends on are noted in ``inputs``."""
+    """[(row, counts by rate)] of a record or of its pieces, no counts but a reason for unusable ones.  The files that
+    the record depends on are noted in ``inputs``."""
     inputs[path] = _file_state(input_dir, path)
     header = read_header(input_dir / path)
     for file in header.signal_files:
@@ -201,7 +190,7 @@ def _extract_record(input_dir, path, settings, inputs):
         try:
             flags = header.flags + flat_leads(signal.min(0), signal.max(0))
         except RecordError as error:
-            pieces.append(({"reason": f"piece {n + 1}: {error}"}, None))
+            pieces.append(({"reason": f"piece {n + 1}: {error}"}, {}))
             continue
         if rest and n == number - 1:
             flags += (f"the last {rest / header.fs:.3g} s of the recording are left out",)
@@ -251,8 +240,8 @@ def extract(input_dir, output_dir, target_fs, workers, min_seconds=MIN_SECONDS, 
     """Extract every record under ``input_dir``; with ``segment_seconds`` in pieces of so many seconds.
 
     Returns:
-        (totals, skipped, unread): {database: Counter of found, kept, seconds, scored, flagged}; rows of
-        skipped.csv; how many of these were not read this time.
+        {database: Counter of found, kept, seconds, scored, flagged}; rows of skipped.csv; how many of these were not
+        read this time.
     """
     output_dir, shard_dir = Path(output_dir), Path(output_dir) / "shards"
     shards, skipped = plan_shards(input_dir, target_fs, min_seconds, segment_seconds)
@@ -260,18 +249,16 @@ def extract(input_dir, output_dir, target_fs, workers, min_seconds=MIN_SECONDS, 
         remove_temporary(output_dir)
         shard_dir.mkdir(parents=True, exist_ok=True)
         (output_dir / "extraction.json").unlink(missing_ok=True)    # from here on the folder is incomplete
-        todo = [shard for shard in shards if load_finished(shard_dir, shard, input_dir) is None]
+        todo = [shard for shard in shards if not is_finished(shard_dir, shard, input_dir)]
         total = sum(len(shard["paths"]) for shard in shards)
         done = total - sum(len(shard["paths"]) for shard in todo)
         with tqdm(total=total, initial=done, unit="record", desc="extracting") as progress:
             if todo:
                 run_shards(todo, input_dir, shard_dir, workers, progress)
         _remove_strangers(shard_dir, shards)
-        totals = defaultdict(Counter)
-        for row in skipped:
-            totals[row["database"]]["found"] += 1
-        for database in (name for shard in shards for name in shard["databases"]):
-            totals[database]["found"] += 1
+        found = Counter(row["database"] for row in skipped)
+        found.update(database for shard in shards for database in shard["databases"])
+        totals = defaultdict(Counter, {database: Counter(found=count) for database, count in found.items()})
         write_table(output_dir / "records.csv", RECORD_COLUMNS, _finish(shard_dir, shards, totals, skipped))
         unread = sum(row["reason"].startswith("not read this time") for row in skipped)
         skipped.sort(key=lambda row: row["path"])
@@ -304,12 +291,10 @@ def _finish(shard_dir, shards, totals, skipped):
 
 def _remove_strangers(folder, shards):
     """Delete what earlier runs left behind: unfinished files, shards of other inputs or settings."""
-    wanted = set()
-    for shard in shards:
-        table_file, signal_files = shard_files(folder, shard)
-        wanted |= {table_file.name, *(file.name for file in signal_files.values())}
+    places = [shard_files(folder, shard) for shard in shards]
+    wanted = {file for table_file, signal_files in places for file in (table_file, *signal_files.values())}
     for file in folder.iterdir():
-        if file.name not in wanted and re.fullmatch(r"[.]?[0-9a-f]{20}(-fs[0-9]+)?\..+", file.name):
+        if file not in wanted and re.fullmatch(r"[.]?[0-9a-f]{20}(-fs[0-9]+)?\..+", file.name):
             file.unlink()
 
 
@@ -361,8 +346,7 @@ def main(argv=None):
     print(summary(totals, skipped))
     flagged = sum(total["flagged"] for total in totals.values())
     print(f"{flagged} kept records carry a remark: see the column flags of {args.output_dir}/records.csv")
-    reasons = Counter(row["reason"].partition(":")[0] for row in skipped)
-    for reason, count in reasons.most_common():
+    for reason, count in Counter(row["reason"].partition(":")[0] for row in skipped).most_common():
         print(f"{count} skipped: {safe_cell(reason)}")
     print(f"every skipped record with its reason: {args.output_dir}/skipped.csv")
     if unread:

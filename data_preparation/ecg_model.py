@@ -355,15 +355,16 @@ def _breathing(waves: Waves, breath: float, rng) -> Waves:
 
 
 def _disturbances(findings: Findings, samples, fs, mains, breath, rng) -> np.ndarray:
-    """Noise of the nine electrodes (samples, 9) in mV: baseline wander, mains hum, muscles."""
+    """Noise of the nine electrodes (samples, 9) in mV: baseline wander, mains hum, muscles (15 Hz to 100 Hz)."""
     time = np.arange(samples) / fs
     hum_level = 0.004 * np.exp(0.7 * rng.standard_normal(9)) * (rng.random() < 0.7)
     hum = np.sin(2 * np.pi * mains * (1 + 1e-4 * rng.standard_normal()) * time + rng.uniform(0, 6.3))
-    muscle = _muscle(samples, fs, rng)
+    band = butter(1, [15, min(100, 0.45 * fs)], "bandpass", fs=fs)
+    muscle = lfilter(*band, rng.standard_normal((samples, 9), dtype=np.float32), axis=0)
     envelope = 1 + 0.5 * np.sin(2 * np.pi * rng.uniform(0.05, 0.3) * time + rng.uniform(0, 6.3))
     strength = 0.006 * np.exp(0.45 * rng.standard_normal() + 0.25 * rng.standard_normal(9))
     wander = _baseline_wander(time, breath, rng)
-    return findings.noise * (wander + hum[:, None] * hum_level + muscle * envelope[:, None] * strength)
+    return findings.noise * (wander + hum[:, None] * hum_level + muscle / muscle.std() * envelope[:, None] * strength)
 
 
 def _baseline_wander(time, breath, rng):
@@ -384,11 +385,6 @@ def _product(tall, small):
     return np.einsum("na,ab->nb", tall, small)
 
 
-def _muscle(samples, fs, rng):
-    """Electromyogram: white noise between 15 Hz and 100 Hz, of unit variance."""
-    b, a = butter(1, [15, min(100, 0.45 * fs)], "bandpass", fs=fs)
-    noise = lfilter(b, a, rng.standard_normal((samples, 9), dtype=np.float32), axis=0)
-    return noise / noise.std()
 
 
 def simulate(findings: Findings, fs: float, samples: int, mains: float, rng: np.random.Generator) -> np.ndarray:

@@ -18,13 +18,12 @@ MIN_RECORDS = 10        # a code that fewer records of a database carry cannot b
 def assign_folds(databases, dx, patients, seed=0):
     """Folds of every record, dealt out within each database.
 
-    Records with one of the Challenge's classes come first, stratified over those; then the others, over their
-    codes of at least MIN_RECORDS records, so that the records of both kinds together are spread.  Records without
-    any code are spread by their number.
+    Records with one of the Challenge's classes come first, stratified over those; then the others, over their codes
+    of at least MIN_RECORDS records, so that both kinds together are spread.  Records without any code are spread by
+    their number.
 
     Args:
-        databases: names (N).
-        dx: texts of SNOMED CT codes (N).
+        databases: names (N); dx: texts of SNOMED CT codes (N).
         patients: ids (N), "" where unknown; the same id in two databases is two patients.
 
     Returns:
@@ -53,16 +52,13 @@ def _group_numbers(patients):
 
 
 def stratify(labels, groups, n_folds, rng, dealt=None):
-    """Iterative stratification of groups.
+    """Iterative stratification of groups: folds, int64 (n,).
 
     Args:
         labels: bool (n, classes).
         groups: int64 (n,), numbered from 0 without gaps; records of a group share a fold.
-        rng: numpy Generator; breaks ties.
+        rng: breaks ties.
         dealt: int64 (n,), folds that are given already, which go for the whole group, and NO_FOLD.
-
-    Returns:
-        int64 (n,) folds.
     """
     n_groups = int(groups.max()) + 1 if len(groups) else 0
     counts = np.zeros((n_groups, labels.shape[1]))          # (groups, classes): records of a group with a label

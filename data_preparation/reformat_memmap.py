@@ -32,11 +32,7 @@ OUTPUT_DIR = "./data_folder/data_summary_without_preprocessing"
 
 
 def load_extraction(input_dir):
-    """The finished extraction in a folder: (its settings, [(shard name, rows)]).
-
-    Raises:
-        StoreError: there is none, it was not finished, or a shard is damaged.
-    """
+    """The finished extraction in a folder: (its settings, [(shard name, rows)]); a StoreError where there is none."""
     again = "run data_preparation/data_extraction_without_preprocessing.py (again); it goes on where it stopped"
     try:
         settings = json.loads((input_dir / "extraction.json").read_text("utf-8"))
@@ -50,9 +46,9 @@ def load_extraction(input_dir):
             table = json.loads((input_dir / "shards" / f"{name}.json").read_text("utf-8"))
             sizes = {fs: (input_dir / "shards" / f"{name}-fs{fs}.dat").stat().st_size for fs in table["bytes"]}
         except (OSError, ValueError):
-            raise StoreError(f"shard {name} in {input_dir} is missing or damaged: {again}") from None
-        if sizes != table["bytes"]:
-            raise StoreError(f"shard {name} in {input_dir} is damaged: {again}")
+            sizes = None
+        if sizes is None or sizes != table["bytes"]:
+            raise StoreError(f"shard {name} in {input_dir} is missing or damaged: {again}")
         shards.append((name, table["records"]))
     if not any(rows for _, rows in shards):
         raise StoreError(f"{input_dir} holds no usable record: see its skipped.csv for the reasons")
@@ -88,14 +84,13 @@ def stored_rows(input_dir, shards, fs, progress):
     for name, rows in shards:
         with open(input_dir / "shards" / f"{name}-fs{fs}.dat", "rb") as file:
             for row in rows:
-                length = row["length"][str(fs)]
-                counts = np.fromfile(file, "<i2", length * len(LEADS))
+                counts = np.fromfile(file, "<i2", row["length"][str(fs)] * len(LEADS)).reshape(-1, len(LEADS))
                 progress.update()
-                yield row | {"scale_uv": row["scale_uv"][str(fs)]}, counts.reshape(length, len(LEADS))
+                yield row | {"scale_uv": row["scale_uv"][str(fs)]}, counts
 
 
 def reformat(input_dir, output_dir, patients_file=None):
-    """Build the stores of all extracted rates; returns their folders."""
+    """Build the stores of all extracted rates; returns the rows of their records and their folders."""
     input_dir, output_dir = Path(input_dir), Path(output_dir)
     settings, shards = load_extraction(input_dir)
     patients = read_patients(patients_file) if patients_file else {}

@@ -25,10 +25,11 @@ import scipy.io
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from data_preparation.ecg_model import Findings, diagnoses, simulate  # noqa: E402
-from util.challenge import ABBREVIATIONS, CLASSES, CODE_TO_CLASS  # noqa: E402
-from util.errors import ECGError  # noqa: E402
-from util.leads import LEADS  # noqa: E402
+from data_preparation.ecg_model import Findings, diagnoses, simulate
+from util.challenge import ABBREVIATIONS, CLASSES, CODE_TO_CLASS
+from util.errors import ECGError
+from util.leads import LEADS
+from util.program import run_main
 
 COUNTS_PER_MV = 1000
 RECORDS_A_FOLDER = 1000
@@ -59,21 +60,18 @@ DATABASES = {
 FULL_INCART_SECONDS = 1800
 UNSCORED = {"MI": "164865005", "STD": "429622005", "JR": "426995002"}
 CODES = dict(zip(ABBREVIATIONS, CLASSES)) | UNSCORED
-SITES = ("anterior", "lateral", "inferior")
 
 
 # ---- Patients ------------------------------------------------------------------------------------
-def _choose(rng, **shares) -> str:
-    """One of the names, by their shares of 1; what is missing to 1 goes to the first."""
-    names, weights = list(shares), np.array(list(shares.values()))
-    weights[0] += 1 - weights.sum()
-    return str(rng.choice(names, p=weights))
+def _choose(rng, usual, **shares) -> str:
+    """One of the names, by their shares of 1, or the usual one."""
+    return str(rng.choice([usual, *shares], p=[1 - sum(shares.values()), *shares.values()]))
 
 
 def draw_findings(rng: np.random.Generator) -> Findings:
     """One patient: nearly a third is healthy, the others have one or several findings that can go together."""
     healthy = rng.random() < 0.28
-    rhythm = "sinus" if healthy else _choose(rng, sinus=0, fibrillation=.13, flutter=.04, paced=.04, junctional=.025)
+    rhythm = "sinus" if healthy else _choose(rng, "sinus", fibrillation=.13, flutter=.04, paced=.04, junctional=.025)
     known = {"rhythm": rhythm, "noise": float(np.exp(0.35 * rng.standard_normal())), "male": bool(rng.random() < 0.53)}
     known |= _draw_rate(rng, rhythm, healthy)
     known |= _draw_conduction(rng, rhythm, healthy, known["rate"])
@@ -84,7 +82,7 @@ def draw_findings(rng: np.random.Generator) -> Findings:
                              else np.clip(usual * np.exp(0.26 * rng.standard_normal()), 0.65, 2.0))
     if not healthy:
         early = {"pac": .08} if rhythm == "sinus" and known["rate"] < 105 else {}
-        known["ectopy"] = _choose(rng, none=0, pvc=.07, **early)
+        known["ectopy"] = _choose(rng, "none", pvc=.07, **early)
         known["ectopics"] = 0 if known["ectopy"] == "none" else int(1 + rng.poisson(0.8))
     old = rhythm in ("fibrillation", "flutter", "paced") or known.get("conduction") in ("lbbb", "rbbb")
     age = (73 if old else 48 if healthy else 62) + (10 if old else 16) * rng.standard_normal()
@@ -102,7 +100,7 @@ def _draw_rate(rng, rhythm, healthy) -> dict:
         return {"rate": rng.choice([60.5, 65, 70, 75, 80]), "fibrillating_atria": bool(rng.random() < 0.25)}
     if rhythm == "junctional":
         return {"rate": rng.uniform(38, 56)}
-    kind = "normal" if healthy else _choose(rng, normal=0, slow=.16, fast=.14, irregular=.09)
+    kind = "normal" if healthy else _choose(rng, "normal", slow=.16, fast=.14, irregular=.09)
     rate = {"slow": (41, 58), "fast": (103, 145)}.get(kind, (62, 97 if kind == "normal" else 84))
     rate = rng.uniform(*rate) if kind != "normal" else float(np.clip(74 + 9 * rng.standard_normal(), *rate))
     if kind == "irregular":
@@ -117,11 +115,11 @@ def _draw_conduction(rng, rhythm, healthy, rate) -> dict:
     pr = float(np.clip(0.155 + 0.018 * rng.standard_normal(), 0.12, 0.192))
     if not healthy and rhythm == "sinus" and rng.random() < 0.13 and rate < 105:
         pr = 0.205 + min(rng.exponential(0.035), 0.14 if rate < 90 else 0.035)
-    kind = "normal" if healthy else _choose(rng, normal=0, rbbb=.09, irbbb=.055, lbbb=.06, nsivcb=.05, lafb=.06)
+    kind = "normal" if healthy else _choose(rng, "normal", rbbb=.09, irbbb=.055, lbbb=.06, nsivcb=.05, lafb=.06)
     low, high = {"rbbb": (.125, .155), "irbbb": (.104, .118), "lbbb": (.130, .170), "nsivcb": (.116, .138),
                  "lafb": (.092, .112)}.get(kind, (.078, .102))
     axis = float(np.clip(42 + 24 * rng.standard_normal(), -22, 82))
-    deviation = "none" if healthy else _choose(rng, none=0, left=.09, right=.05)
+    deviation = "none" if healthy else _choose(rng, "none", left=.09, right=.05)
     if kind == "lafb":
         axis = rng.uniform(-75, -47)
     elif deviation == "left" or (kind == "lbbb" and rng.random() < 0.3):
@@ -141,13 +139,13 @@ def _draw_repolarisation(rng, known, healthy) -> dict:
     found = {"qtc": qtc}
     if known["conduction"] in ("rbbb", "lbbb", "nsivcb"):
         return found
-    site = SITES[rng.integers(3)]
+    site = ("anterior", "lateral", "inferior")[rng.integers(3)]
     found |= {"t_site": site, "st_site": site}
     if rng.random() < 0.08 and known["conduction"] == "normal":
         found["qrs"] = rng.uniform(.094, .112)
         found |= {"q_site": site, "t_wave": "inverted" if rng.random() < 0.35 else "normal"}
     elif rng.random() < 0.22:
-        found["t_wave"] = _choose(rng, flat=.40, biphasic=.15, inverted=.45)
+        found["t_wave"] = _choose(rng, "flat", biphasic=.15, inverted=.45)
     elif rng.random() < 0.18:
         found["st"] = "elevated" if rng.random() < 0.5 else "depressed"
     return found
@@ -171,11 +169,7 @@ def database_of(index: int) -> str:
 
 
 def simulated_record(seed: int, index: int, full_length: bool = False):
-    """Record i of a seed.
-
-    Returns:
-        database name, Findings, age as text, SNOMED CT codes, int16 counts (samples, 12).
-    """
+    """Record i of a seed: database name, Findings, age as text, SNOMED CT codes, int16 counts (samples, 12)."""
     rng = np.random.default_rng([seed, index])
     name = database_of(index)
     database = DATABASES[name]
@@ -214,11 +208,8 @@ def write_record(index: int, number: int, seed: int, folder: Path, full_length: 
 
 
 def prepare_folder(folder: Path, settings: dict):
-    """Create the folder, or go on in one that a run with the same settings has begun.
-
-    Raises:
-        ECGError: something else is there already, or it cannot be made.
-    """
+    """Create the folder, or go on in one that a run with the same settings has begun; an ECGError where neither can
+    be."""
     note = folder / "simulation.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -254,7 +245,7 @@ def summary(totals: Counter) -> str:
     return ", ".join(f"{name} {count}" for name, count in merged.most_common())
 
 
-def main(argv=None) -> int:
+def main(argv=None) -> None:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True, help="empty folder to fill")
@@ -263,16 +254,11 @@ def main(argv=None) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     parser.add_argument("--full_length", action="store_true", help="INCART's 30 minutes instead of 30 to 60 s")
     args = parser.parse_args(argv)
-    try:
-        if args.records < 1 or args.seed < 0:
-            raise ECGError("--records must be at least 1 and --seed at least 0")
-        totals = simulate_folder(args.output_dir, args.records, args.seed, args.workers, args.full_length)
-    except ECGError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if args.records < 1 or args.seed < 0:
+        raise ECGError("--records must be at least 1 and --seed at least 0")
+    totals = simulate_folder(args.output_dir, args.records, args.seed, args.workers, args.full_length)
     print(f"{args.records} records in {args.output_dir}: {summary(totals)}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

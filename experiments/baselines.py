@@ -3,10 +3,9 @@
 Phan et al., Multimodality multi-lead ECG arrhythmia classification using self-supervised learning (BHI 2022).
 """
 import argparse
-import os
-import shutil
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from experiments.devices import add_gpu_flag, run
@@ -14,8 +13,19 @@ from main_finetune import finetune
 from main_pretrain import pretrain
 from util import distributed
 from util.command_line import add_config_flags
-from util.config import ROOT, describe_keys, find_overlay, load_config
+from util.config import ROOT, find_overlay, load_config
+from util.config_keys import describe_keys
+from util.files import replacing
 from util.run_log import print_once
+
+USAGE = """
+    python experiments/{name}.py                                    the published settings, first GPU or CPU
+    python experiments/{name}.py --gpu 0,1,2,3 --resume auto        four GPUs, resuming where it stopped
+    python experiments/{name}.py --overlay demo --gpu cpu           minutes on a CPU, to try it out
+
+Settings: {settings}, after Phan et al. (BHI 2022).
+It leaves {leaves} in --save_folder.
+"""
 
 
 @dataclass(frozen=True)
@@ -25,26 +35,21 @@ class Baseline:
     Attributes:
         config: its YAML in configs/, without the suffix.
         folder: what the default --save_folder calls a supervised one.
-        overlay: an overlay, and start: pre-trained weights, that it takes unless told otherwise.
-        encoders: {file that pre-training leaves: its name in --save_folder}.
+        overlays: in configs/overlay/, and start: pre-trained weights, that it takes unless told otherwise.
+        encoders: {file that pre-training leaves: its name in --save_folder}; empty for a supervised one.
         switches: {flag that sets the model's argument of that name: its help}.
     """
     config: str
     folder: str = ""
-    overlay: str | None = None
+    overlays: tuple = ()
     start: str | None = None
     encoders: dict = field(default_factory=dict)
     switches: dict = field(default_factory=dict)
 
     @property
-    def pretrains(self) -> bool:
-        """Whether this one is self-supervised."""
-        return bool(self.encoders)
-
-    @property
     def program(self) -> str:
         """Whose configuration keys it takes."""
-        return "pretrain" if self.pretrains else "finetune"
+        return "pretrain" if self.encoders else "finetune"
 
 
 def _dino(branch):
@@ -57,15 +62,20 @@ BASELINES = {
     "run_ensembled": Baseline("downstream/fusion", "ensemble_wogating", switches={
         "gating": "weigh the branches by a learnt gate",
         "three_head": "classify each branch alone, too, and train the sum of the three losses"}),
-    "SIMCLR_signal_finetune": Baseline("downstream/signal", "SIMCLR_signal", "simclr_finetune",
+    "SIMCLR_signal_finetune": Baseline("downstream/signal", "SIMCLR_signal", ("simclr_finetune",),
                                        "./checkpoints/SIMCLR_signal.pth"),
-    "BYOL_signal_finetune": Baseline("downstream/signal", "BYOL_signal", "byol_finetune",
+    "BYOL_signal_finetune": Baseline("downstream/signal", "BYOL_signal", ("byol_finetune",),
                                      "./checkpoints/BYOL_signal.pth"),
     "SIMCLR_signal": Baseline("pretrain/simclr_signal", encoders={"encoder.pth": "SIMCLR_signal.pth"}),
     "BYOL_signal": Baseline("pretrain/byol_signal", encoders={"encoder.pth": "BYOL_signal.pth"}),
     "DINO_signal": Baseline("pretrain/dino_signal", encoders=_dino("signal")),
     "DINO_spectrogram": Baseline("pretrain/dino_spectrogram", encoders=_dino("spectrogram")),
 }
+
+
+def script(file: str, description: str):
+    """``main(argv)`` of the script in ``file``, which does what the description says."""
+    return partial(run_baseline, Path(file).stem, description)
 
 
 def run_baseline(name: str, description: str, argv=None) -> None:
@@ -76,41 +86,43 @@ def run_baseline(name: str, description: str, argv=None) -> None:
     """
     argv = sys.argv[1:] if argv is None else argv
     baseline = BASELINES[name]
-    arguments = baseline_parser(baseline, description).parse_args(argv)
+    leaves = ", ".join(baseline.encoders.values()) or "fold<k>_bestROC.pth, fold<k>_bestPRC.pth and summary.csv"
+    files = [baseline.config, *(f"overlay/{name}" for name in baseline.overlays)]
+    settings = ", ".join(f"configs/{file}.yaml" for file in files)
+    usage = USAGE.format(name=name, settings=settings, leaves=leaves)
+    arguments = baseline_parser(baseline, f"{description.rstrip()}\n{usage}").parse_args(argv)
 
     def job(config):
-        if not baseline.pretrains:
+        if not baseline.encoders:
             finetune(config, published_names=True)
             return
         folder = pretrain(config)
         if distributed.is_main():
             publish_encoders(folder, Path(arguments.save_folder), baseline.encoders)
 
-    run(arguments.gpu, name, argv, lambda device: baseline_config(baseline, arguments, device), job)
+    run(arguments.gpu, name, argv, partial(baseline_config, baseline, arguments), job)
 
 
 def baseline_parser(baseline: Baseline, description: str) -> argparse.ArgumentParser:
     """The published flags; none is needed."""
-    keys = "configuration keys (YAML, --overlay or --set):\n" + describe_keys(baseline.program)
-    parser = argparse.ArgumentParser(description=description, epilog=keys,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     epilog="configuration keys (YAML, --overlay or --set):\n"
+                                            + describe_keys(baseline.program))
     path = ROOT / "configs" / f"{baseline.config}.yaml"
-    defaults = load_config([path, *map(find_overlay, [baseline.overlay] if baseline.overlay else [])],
-                           program=baseline.program)
+    defaults = load_config([path, *map(find_overlay, baseline.overlays)], program=baseline.program)
     parser.add_argument("--batch_size", type=int, metavar="N", help="records a process and forward pass, as "
                         "dataloader.batch_size in run_pretrain.sh and run_downstream.sh: two GPUs take twice as many a "
                         f"step (default {defaults['dataloader']['batch_size']})")
     parser.add_argument("--num_epoches", type=int, metavar="N", help=f"default {defaults['train']['epochs']}")
     add_gpu_flag(parser)
-    if baseline.pretrains:
-        parser.add_argument("--save_folder", default="./checkpoints", metavar="DIR", help=f"for "
-                            f"{', '.join(baseline.encoders.values())}; logs go to {path.stem}/ in it "
-                            "(default ./checkpoints)")
+    if baseline.encoders:
+        parser.add_argument("--save_folder", default="./checkpoints", metavar="DIR", help="for the encoders; logs go "
+                            f"to {path.stem}/ in it (default ./checkpoints)")
     else:
         _add_supervised_flags(parser, baseline, defaults)
     parser.add_argument("--config_path", default=path, metavar="YAML", help=f"default configs/{baseline.config}.yaml")
     add_config_flags(parser)
-    parser.set_defaults(overlay=[baseline.overlay] if baseline.overlay else [])
+    parser.set_defaults(overlay=list(baseline.overlays))
     return parser
 
 
@@ -122,9 +134,8 @@ def _add_supervised_flags(parser, baseline, defaults):
     parser.add_argument("--finetune", metavar="PATH", default=baseline.start, help="start from pre-trained weights: a "
                         "file such as DINO_signal_student.pth, or a folder that holds such files"
                         + (f" (default {baseline.start})" if baseline.start else ""))
-    parser.add_argument("--save_folder", metavar="DIR", help="results: fold<k>_bestROC.pth and fold<k>_bestPRC.pth, "
-                        "logs and scores in fold<k>/, summary.csv (default ./checkpoints/base_<name>, with --finetune "
-                        f"finetune_<name>; <name> is {baseline.folder})")
+    parser.add_argument("--save_folder", metavar="DIR", help="logs and scores go to fold<k>/ in it (default "
+                        f"./checkpoints/base_{baseline.folder}, with --finetune finetune_{baseline.folder})")
     for flag, text in baseline.switches.items():
         parser.add_argument(f"--{flag}", action="store_true", help=text)
 
@@ -137,7 +148,7 @@ def baseline_config(baseline: Baseline, arguments, device: str) -> dict:
     """
     flags = {"device": device, "resume": arguments.resume, "dataloader": {"batch_size": arguments.batch_size},
              "train": {"epochs": arguments.num_epoches}}
-    if baseline.pretrains:
+    if baseline.encoders:
         flags |= {"output_dir": arguments.save_folder, "exp_name": Path(baseline.config).name}
     else:
         model = {name: True for name in baseline.switches if getattr(arguments, name)}
@@ -148,7 +159,7 @@ def baseline_config(baseline: Baseline, arguments, device: str) -> dict:
         flags["train"]["lr"] = arguments.lr_rate
     config = load_config([arguments.config_path, *map(find_overlay, arguments.overlay)], arguments.overrides,
                          _given(flags), program=baseline.program)
-    if not baseline.pretrains and config["encoder_path"] and config["mode"] == "scratch":
+    if not baseline.encoders and config["encoder_path"] and config["mode"] == "scratch":
         config["mode"] = "finetune"
     return config
 
@@ -162,7 +173,6 @@ def _given(flags: dict) -> dict:
 def publish_encoders(folder: Path, place: Path, names: dict[str, str]) -> None:
     """Leave encoders of a pre-training run under their published names."""
     for name, published in names.items():
-        temporary = (place / published).with_suffix(".tmp")
-        shutil.copyfile(folder / name, temporary)
-        os.replace(temporary, place / published)
+        with replacing(place / published) as file:
+            file.write((folder / name).read_bytes())
         print_once(f"encoder: {place / published}")

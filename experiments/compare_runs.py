@@ -17,16 +17,12 @@ from util.program import run_main
 
 
 def compare(folders) -> pd.DataFrame:
-    """One row a run: its name and what its test_metrics.csv holds.
-
-    Raises:
-        ECGError: a folder without test_metrics.csv.
-    """
+    """One row a run: its name and what its test_metrics.csv holds; an ECGError where there is none."""
     rows = {}
     for folder in map(Path, folders):
         path = folder / "test_metrics.csv"
         if not path.is_file():
-            raise ECGError(f"{path} is missing: the run has not finished, or it has several folds (see its summary.csv)")
+            raise ECGError(f"{path} is missing: the run has not finished, or it has several folds and a summary.csv")
         rows[folder.name] = pd.read_csv(path).iloc[0]
     table = pd.DataFrame(rows).T
     table["records"] = table["records"].astype(int)

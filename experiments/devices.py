@@ -18,11 +18,7 @@ def add_gpu_flag(parser, several=True) -> None:
 
 
 def one_device(text: str | None) -> torch.device:
-    """The device of --gpu for a script of one process.
-
-    Raises:
-        ConfigError: several, or see ``choose_devices``.
-    """
+    """The device of --gpu for a script of one process; a ConfigError where it names several."""
     processes, device = choose_devices(text)
     if processes > 1:
         raise ConfigError(f"--gpu {text}: this script runs on one device")
@@ -53,12 +49,8 @@ def choose_devices(text: str | None) -> tuple[int, str]:
 
 
 def run(gpu: str | None, script: str, argv, config_for, job) -> None:
-    """Do ``job(config_for(device))`` here, or start experiments/<script>.py with ``argv`` again on several
-    processes.
-
-    Raises:
-        ECGError: as the job; SystemExit: a process that was started here failed.
-    """
+    """Do ``job(config_for(device))`` here, or start experiments/<script>.py with ``argv`` again on several processes;
+    SystemExit where one of these failed."""
     processes, device = choose_devices(gpu)
     processes = int(os.environ.get("WORLD_SIZE", processes))
     config = config_for(device)  # checked here, too: a wrong flag needs no processes

@@ -54,37 +54,24 @@ class Entry:
 
 
 def find_recordings(given: str) -> list[Path]:
-    """Header files of a folder, at any depth, or of one record, named with or without .hea.
-
-    Raises:
-        ECGError: nothing there.
-    """
+    """Header files of a folder, at any depth, or of one record, named with or without .hea; an ECGError for none."""
     path = Path(given)
-    if path.is_dir():
-        headers = find_headers(path)
-    else:
-        headers = [p for p in (path, path.with_name(f"{path.name}.hea")) if p.suffix == ".hea" and p.is_file()]
+    one = [p for p in (path, path.with_name(f"{path.name}.hea")) if p.suffix == ".hea" and p.is_file()]
+    headers = find_headers(path) if path.is_dir() else one
     if not headers:
         raise ECGError(f"--input {given}: no WFDB header (.hea) there; name a folder with recordings or one record")
     return headers
 
 
 def read_entry(path: Path, rates, longest_crop: float) -> Entry:
-    """Read a recording and resample it to ``rates``, with the rounding of a store.
-
-    Args:
-        longest_crop: seconds; shorter recordings get a remark.
-
-    Raises:
-        RecordError: it cannot be used; the text says why.
-    """
+    """Read a recording and resample it to ``rates``, with the rounding of a store; a RecordError says why it cannot be
+    used.  Recordings shorter than ``longest_crop`` seconds get a remark."""
     recording = read_record(path)
-    fs = recording.header.fs
+    fs, remarks = recording.header.fs, [*recording.flags]
     counts, scale = {}, {}
     for rate, signal in resample_to(recording.signal, fs, rates).items():
         counts[rate], microvolts = quantise(signal)
         scale[rate] = microvolts / 1000
-    remarks = [*recording.flags]
     seconds = len(recording.signal) / fs
     if seconds < longest_crop:
         remarks.append(f"{seconds:g} s is shorter than the model's crop of {longest_crop:g} s: padded with the mean")
@@ -92,7 +79,7 @@ def read_entry(path: Path, rates, longest_crop: float) -> Entry:
 
 
 def read_all(headers, rates, longest_crop, failed: list):
-    """Lists of entries, each list no more than about CHUNK_SAMPLES long; what cannot be read is added to ``failed``."""
+    """Lists of entries, each of about CHUNK_SAMPLES at most; what cannot be read is added to ``failed``."""
     chunk, samples, seen = [], 0, {SUMMARY}  # summary.csv is ours
     for path in tqdm(headers, unit="record", desc="predicting"):
         try:
@@ -131,11 +118,7 @@ class MemoryStore:
 
 # ============ prediction ============
 def load_ensemble(weights) -> list:
-    """The trained classifiers.
-
-    Raises:
-        CheckpointError: they do not predict the same classes.
-    """
+    """The trained classifiers; a CheckpointError where they do not predict the same classes."""
     ensemble = [load_trained(path) for path in weights]
     for trained in ensemble[1:]:
         if (trained.codes, trained.config["loss"]) != (ensemble[0].codes, ensemble[0].config["loss"]):
@@ -167,13 +150,6 @@ def decide(probabilities: np.ndarray, thresholds: np.ndarray, loss: str) -> np.n
 
 
 # ============ output ============
-def write_challenge_csv(path: Path, record: str, codes, outputs, probabilities) -> None:
-    """The four lines that the Challenge's own scorer reads."""
-    lines = [f"#{record}", ",".join(codes), ",".join(str(int(output)) for output in outputs),
-             ",".join(f"{probability:.6g}" for probability in probabilities)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
 def in_words(classes, outputs, probabilities, most=8) -> str:
     """The classes that are output, the likeliest first, for a figure's title."""
     found = sorted(np.flatnonzero(outputs), key=lambda c: -probabilities[c])
@@ -184,7 +160,9 @@ def in_words(classes, outputs, probabilities, most=8) -> str:
 def write_entry(entry, folder, ensemble, outputs, probabilities, plot) -> dict:
     """Files of one recording; returns its row of the summary."""
     first = ensemble[0]
-    write_challenge_csv(folder / f"{entry.record}.csv", entry.record, first.codes, outputs, probabilities)
+    lines = [f"#{entry.record}", ",".join(first.codes), ",".join(str(int(output)) for output in outputs),
+             ",".join(f"{probability:.6g}" for probability in probabilities)]     # as the Challenge's own scorer reads
+    (folder / f"{entry.record}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if plot:
         plot_ecg(*entry.picture, folder / f"{entry.record}.png",
                  f"{entry.record}   predicted: {in_words(first.classes, outputs, probabilities)}")

@@ -54,17 +54,13 @@ class Part:
 # ============ predictions, made once ============
 def predictions(trained, place: Path, device) -> dict[str, Part]:
     """Predictions of the selection ("valid") and the test records of the weights' fold, from ``place`` if they were
-    made by the same weights on the same store, else computed and written there.
-
-    Raises:
-        ConfigError: the weights are not of the Challenge's classes.
-    """
+    made by the same weights on the same store, else computed and written there."""
     records = LabelledRecords(trained.config)
     if records.classes != ABBREVIATIONS:
         raise ConfigError(f"{trained.path} is of other classes than the Challenge's 24, which its score needs")
     if trained.store not in (None, records.store.meta["records_crc32"]):
-        print(f"note: the store at {records.store.path} is not the one that {trained.path.name} was trained on; where its "
-              "folds differ, test records may have been trained on")
+        print(f"note: the store at {records.store.path} is not the one that {trained.path.name} was trained on; where "
+              "its folds differ, test records may have been trained on")
     made_by = fingerprint(trained, records)
     kept = read_predictions(place, made_by)
     if kept:
@@ -106,29 +102,17 @@ def read_predictions(place: Path, made_by: str) -> dict[str, Part] | None:
 
 
 # ============ search and report ============
-def search(part: Part, method: str, min_positives: int) -> Thresholds:
-    """Thresholds for the best Challenge score on the selection fold; nothing else is looked at."""
-    if method == "published":
-        return search_published(part.labels, part.probabilities)
-    return search_ascent(part.labels, part.probabilities, min_positives=min_positives)
-
-
 def report(fold: int, select: int, found: Thresholds, parts: dict[str, Part]) -> pd.DataFrame:
     """Scores of the thresholds on both folds, one row each."""
-    rows = []
-    for name, number in (("valid", select), ("test", fold)):
-        part = parts[name]
-        scores = compute_scores(part.probabilities, part.labels, REPORTED, "multilabel", found.thresholds)
-        rows.append({"weights of fold": fold, "part": "search" if name == "valid" else "test", "fold": number,
-                     "records": len(part.labels), **scores})
-    return pd.DataFrame(rows)
+    return pd.DataFrame([
+        {"weights of fold": fold, "part": name, "fold": number, "records": len(part.labels),
+         **compute_scores(part.probabilities, part.labels, REPORTED, "multilabel", found.thresholds)}
+        for name, number, part in (("search", select, parts["valid"]), ("test", fold, parts["test"]))])
 
 
 def print_table(table: pd.DataFrame) -> None:
     """Tab-separated, in the published order, four decimals."""
-    print("\t".join(table.columns[1:]))
-    for row in table.itertuples(index=False):
-        print("\t".join(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row[1:]))
+    print(table.iloc[:, 1:].to_csv(sep="\t", index=False, float_format="%.4f", na_rep="nan"), end="")
 
 
 def describe(found: Thresholds, labels: np.ndarray, min_positives: int) -> str:
@@ -151,45 +135,31 @@ def median(results: list[Thresholds]) -> Thresholds:
 
 def mean_rows(table: pd.DataFrame) -> pd.DataFrame:
     """Mean and standard deviation over folds of the search and the test rows, as rows of the same table."""
-    rows = []
-    for part in ("search", "test"):
-        mine = table[table["part"] == part]
-        for name in ("mean", "std"):
-            values = mine[REPORT].agg(name)
-            rows.append({"weights of fold": "all", "part": part, "fold": name, "records": mine["records"].sum(),
-                         **values})
-    return pd.DataFrame(rows)
+    return pd.DataFrame([{"weights of fold": "all", "part": part, "fold": name, "records": mine["records"].sum(),
+                          **mine[REPORT].agg(name)}
+                         for part, mine in table.groupby("part") for name in ("mean", "std")])
 
 
 # ============ command line ============
 def load_weights(path: Path, fold: int, arguments):
-    """The trained classifier, checked against the flags.
+    """The trained classifier, checked against its name and the flags.
 
     Raises:
         CheckpointError: it is of another fold than its name says, or of another model than the flags say.
     """
     trained = load_trained(path, arguments.overrides, arguments.config_path)
-    if arguments.config_path:
-        trained.config["dataset"]["fold"] = fold
-    if trained.config["dataset"]["fold"] != fold:
-        raise CheckpointError(f"{path} was tested on fold {trained.config['dataset']['fold']}, not {fold}; its records "
-                              "would be scored by weights that were trained on them. Give the file its own name")
-    check_type(trained, arguments.model_type, arguments.gating)
-    return trained
-
-
-def check_type(trained, model_type: str | None, gating: bool) -> None:
-    """The weights must be of the model that the flags name.
-
-    Raises:
-        CheckpointError: they are of another.
-    """
     config = trained.config
+    if arguments.config_path:
+        config["dataset"]["fold"] = fold
+    if config["dataset"]["fold"] != fold:
+        raise CheckpointError(f"{path} was tested on fold {config['dataset']['fold']}, not {fold}; its records "
+                              "would be scored by weights that were trained on them. Give the file its own name")
     gated = bool(config["model"].get("gating"))
-    if model_type and (config["model_name"] != MODELS[model_type] or model_type == "ensemble" and gated != gating):
-        what = f"{config['model_name']}{' with a gate' if gated else ''}"
-        raise CheckpointError(f"{trained.path} is of {what}; give the --model_type{' and --gating' if gated else ''} "
-                              "of these weights, or neither")
+    wanted = arguments.model_type
+    if wanted and (config["model_name"] != MODELS[wanted] or wanted == "ensemble" and gated != arguments.gating):
+        raise CheckpointError(f"{path} is of {config['model_name']}{' with a gate' if gated else ''}; give the "
+                              f"--model_type{' and --gating' if gated else ''} of these weights, or neither")
+    return trained
 
 
 def parse_arguments(argv=None):
@@ -228,15 +198,20 @@ def main(argv=None):
         if published:
             print("note: protocol 'published' searches and reports on the same fold; its numbers are optimistic")
         parts = predictions(trained, folder / "predictions" / f"{path.stem}_fold{fold}.npz", device)
-        found.append(search(parts["valid"], arguments.method, arguments.min_positives))
-        print(describe(found[-1], parts["valid"].labels, arguments.min_positives))
-        tables.append(report(fold, select, found[-1], parts))
+        labels, probabilities = parts["valid"].labels, parts["valid"].probabilities
+        if arguments.method == "published":
+            best = search_published(labels, probabilities)
+        else:
+            best = search_ascent(labels, probabilities, min_positives=arguments.min_positives)
+        found.append(best)
+        print(describe(best, labels, arguments.min_positives))
+        tables.append(report(fold, select, best, parts))
         print_table(tables[-1])
         results.mkdir(exist_ok=True)
-        save_thresholds(results / f"thresholds_fold{fold}.json", found[-1])
-        plot_score_curves(parts["valid"].labels, parts["valid"].probabilities, found[-1], results / f"fold{fold}.png",
-                          f"{folder.name}, fold {fold}: {found[-1].method}, Challenge score on selection fold {select} "
-                          f"{found[-1].score:.3f}, {found[-1].n_records} records")
+        save_thresholds(results / f"thresholds_fold{fold}.json", best)
+        plot_score_curves(labels, probabilities, best, results / f"fold{fold}.png",
+                          f"{folder.name}, fold {fold}: {best.method}, Challenge score on selection fold {select} "
+                          f"{best.score:.3f}, {best.n_records} records")
     save_thresholds(results / "thresholds.json", median(found) if len(found) > 1 else found[0])
     table = pd.concat(tables)
     if len(found) > 1:

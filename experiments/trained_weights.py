@@ -5,6 +5,7 @@ from pathlib import Path
 from torch import nn
 
 from util import checkpoint
+from util.challenge import CLASSES
 from util.config import load_config
 from util.dataset import FOLDS, Cropping, parse_classes
 from util.errors import CheckpointError
@@ -27,12 +28,9 @@ def find_weights(folder, best: str, folds=None) -> dict[int, Path]:
         CheckpointError: none there, or not for one of ``folds``.
     """
     folder, metric = Path(folder), METRIC[best]
-    found = {}
-    for fold in range(FOLDS):
-        places = (FoldFiles.published(folder, fold).best(metric), FoldFiles(folder / f"fold{fold}").best(metric))
-        there = [path for path in places if path.is_file()]
-        if there:
-            found[fold] = there[0]
+    places = {fold: (FoldFiles(folder / f"fold{fold}").best(metric), FoldFiles.published(folder, fold).best(metric))
+              for fold in range(FOLDS)}
+    found = {fold: path for fold, paths in places.items() for path in paths if path.is_file()}  # the published one wins
     lone = FoldFiles(folder).best(metric)
     if not found and lone.is_file():
         found[read_weights(lone)["config"]["dataset"]["fold"]] = lone
@@ -45,11 +43,7 @@ def find_weights(folder, best: str, folds=None) -> dict[int, Path]:
 
 
 def read_weights(path) -> dict:
-    """Content of a checkpoint that carries the config it was trained by.
-
-    Raises:
-        CheckpointError: missing, damaged, or without config or model.
-    """
+    """Content of a checkpoint that carries the config it was trained by; a CheckpointError where there is none."""
     content = checkpoint.load(path, "weights")
     if not isinstance(content.get("config"), dict) or not isinstance(content.get("model"), dict):
         raise CheckpointError(f"{path} does not carry the config of its training; take the weights that this project's "
@@ -86,7 +80,6 @@ def load_trained(path, overrides=(), config_path=None) -> Trained:
 
     Raises:
         CheckpointError: the file cannot be used, or its tensors do not fit the config's model.
-        ConfigError: a wrong override.
     """
     content = checkpoint.load(path, "weights") if config_path else read_weights(path)
     config = load_config([config_path or content["config"]], overrides, program="finetune")
@@ -107,6 +100,5 @@ def class_codes(config) -> tuple[str, ...]:
     """The SNOMED CT code that stands for each class: the Challenge's, or the first one listed in the config."""
     classes = config["dataset"]["classes"]
     if classes == "challenge2020":
-        from util.challenge import CLASSES
         return CLASSES
     return tuple(str(codes[0] if isinstance(codes, list) else codes) for codes in classes.values())

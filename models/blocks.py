@@ -36,11 +36,8 @@ class FeedForward(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, heads of 64, (batch, tokens, width) -> the same shape.
-
-    One biased projection holds q, k and v, in this order, each split head-major.  With a single head as wide as the
-    model there is no output projection (and no such key in the state dict).
-    """
+    """Multi-head self-attention, heads of 64, (batch, tokens, width) -> the same shape.  One biased projection holds q,
+    k and v, in this order, each split head-major.  A single head as wide as the model has no output projection."""
 
     def __init__(self, width, heads, dropout=0.0, attention_dropout=0.0):
         super().__init__()

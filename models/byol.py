@@ -69,7 +69,8 @@ def byol(encoder: Encoder = "xresnet1d50", views: str | list = "contrastive", he
 
     Projector width-head_width-head_out and predictor head_out-head_width-head_out, both with BatchNorm and ReLU
     between.  The target's momentum runs on a cosine from ``momentum`` to ``momentum_end`` (published: 0.9 and 0.9).
-    ``joint_views`` false: every network sees one view after the other (so in the paper's code and in Phan et al.).
+    ``joint_views`` false: every network sees one view after the other, as in the paper's code and Phan et al.
     """
-    return BYOL(encoder, mlp(encoder.width, head_width, head_out, norm=True),
-                mlp(head_out, head_width, head_out, norm=True), Views(views, fs), (momentum, momentum_end), joint_views)
+    projector = mlp(encoder.width, head_width, head_out, norm=True)
+    predictor = mlp(head_out, head_width, head_out, norm=True)
+    return BYOL(encoder, projector, predictor, Views(views, fs), (momentum, momentum_end), joint_views)

@@ -17,21 +17,20 @@ class Batch(TypedDict, total=False):
 
     signal: float32 (batch, leads, time) in mV, after the device transforms; random: the samples' own random numbers;
     record: int64 (batch,), rows of the store; label: float32 (batch, classes) or int64 (batch,), in supervised jobs;
-    epoch: position of the run in epochs; progress: the same as a share of the run, in [0, 1].
+    epoch: position of the run in epochs; progress: the same as a share of the run, in [0, 1]; both float64 scalars on
+    the device, so that compiled code need not be compiled anew at every step.
     """
     signal: torch.Tensor
     random: KeyedRandom
     record: torch.Tensor
     label: torch.Tensor
-    epoch: float
-    progress: float
+    epoch: torch.Tensor
+    progress: torch.Tensor
 
 
 class Encoder(nn.Module):
-    """Crops -> features; a classifier is an encoder with a head.
-
-    A subclass sets ``width`` and ``head`` (Identity where it has none) and writes ``forward_features``.
-    """
+    """Crops -> features; a classifier is an encoder with a head.  A subclass sets ``width`` and ``head`` (Identity
+    where it has none) and writes ``forward_features``."""
     width: int
     head: nn.Module
 
@@ -50,11 +49,7 @@ class Encoder(nn.Module):
 
     def tokens(self, series: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
         """(batch, leads, time) -> tokens (batch, n, width) before pooling; with ``keep`` (indices of tokens) of the
-        kept ones alone, which is what masked methods train on.
-
-        Raises:
-            ConfigError: an encoder without tokens.
-        """
+        kept ones alone, which is what masked methods train on."""
         raise ConfigError(f"{type(self).__name__} has no tokens to mask; choose an encoder of models/encoder/*vit.py")
 
     @property
@@ -68,11 +63,8 @@ class Encoder(nn.Module):
         return {}
 
     def adapt_leads(self, state: dict, leads: list[str] | None = None) -> dict:
-        """The tensors of an encoder file, those that belong to one lead picked for this encoder's leads.
-
-        Args:
-            state: state dict; leads: names of the leads that it was trained on, None for a published file.
-        """
+        """The tensors of an encoder file, those that belong to one lead picked for this encoder's leads; ``leads``
+        names those that the file was trained on, None for a published one."""
         return state
 
     def standardizers(self) -> list:
@@ -81,14 +73,8 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def fit_statistics(self, batches) -> None:
-        """Fit the standardisations that no weights have brought along, in one pass; reads nothing without any.
-
-        Args:
-            batches: iterable of float32 (batch, leads, time) in mV, one crop of each training record.
-
-        Raises:
-            ECGError: no crops, another number of leads, or values that are not finite.
-        """
+        """Fit the standardisations that no weights have brought along, in one pass over ``batches``: float32 (batch,
+        leads, time) in mV, one crop of each training record.  Reads nothing where there are none to fit."""
         wanted = [(part, view, RecordMoments()) for part, view in self.standardizers() if not part.fitted]
         for batch in batches if wanted else ():
             for part, view, moments in wanted:
@@ -98,11 +84,8 @@ class Encoder(nn.Module):
 
 
 class Method(nn.Module):
-    """A self-supervised method around an ``encoder``.
-
-    A subclass sets ``encoder`` and writes ``forward``.  It may keep its own random numbers nowhere: what it draws comes
-    from ``batch["random"]``.
-    """
+    """A self-supervised method around an ``encoder``.  A subclass sets ``encoder`` and writes ``forward``; whatever it
+    draws comes from ``batch["random"]``."""
     encoder: Encoder
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:

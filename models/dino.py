@@ -13,8 +13,8 @@ from util.errors import ConfigError
 
 
 def teacher_temperature_at(epoch, start: float, end: float, warmup_epochs: float):
-    """Linear from ``start`` at epoch 0 to ``end`` at ``warmup_epochs``, then constant.  ``epoch`` is a number or a 0-dim
-    tensor; so is the result."""
+    """Linear from ``start`` at epoch 0 to ``end`` at ``warmup_epochs``, then constant; ``epoch`` and the result are
+    numbers or 0-dim tensors."""
     if not warmup_epochs:
         return end
     share = epoch / warmup_epochs
@@ -123,10 +123,11 @@ def dino(encoder: Encoder = "xresnet1d50", views: str | list = "dino_signal", he
     Head MLP width-head_width-head_width-bottleneck and ``head_out`` prototypes.  The teacher's temperature goes from
     ``warmup_teacher_temperature`` to ``teacher_temperature`` in ``warmup_teacher_epochs``, its momentum on a cosine
     from ``momentum`` to ``momentum_end`` (published: constant 0.996) over the run; the prototypes stay as they are for
-    ``freeze_last_layer`` epochs.  ``head_init_std``: of the normal that the MLP's weights start from.  Phan et al. (BHI
-    2022) never freeze the prototypes and start the MLP at 0.044; the defaults are those of DINO's own code.
+    ``freeze_last_layer`` epochs.  ``head_init_std``: of the normal that the MLP's weights start from.
+    Phan et al. (BHI 2022) never freeze the prototypes and start the MLP at 0.044; the defaults are DINO's.
     """
-    return DINO(encoder, DINOHead(encoder.width, head_width, bottleneck, head_out, std=head_init_std), Views(views, fs),
+    head = DINOHead(encoder.width, head_width, bottleneck, head_out, std=head_init_std)
+    return DINO(encoder, head, Views(views, fs),
                 DINOLoss(head_out, student_temperature, centre_momentum),
                 (warmup_teacher_temperature, teacher_temperature, warmup_teacher_epochs),
                 (momentum, momentum_end), freeze_last_layer)

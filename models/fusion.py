@@ -24,8 +24,8 @@ class Fusion(Encoder):
         three_head: classify each branch alone, too (from its features before the gate); the training loss is the
             sum of the three.
         num_classes: None for an encoder without heads.
-        frozen: names of ``branches``, and "gate": these never learn, and their BatchNorms keep their statistics.  A
-            frozen gate is no head: it is loaded and exported with the branches.
+        frozen: names of ``branches``, and "gate": these never learn, their BatchNorms keep their statistics.
+            A frozen gate is no head: it is loaded and exported with the branches.
     """
 
     def __init__(self, signal: Encoder, spectrogram: Encoder, gating: bool, three_head: bool,
@@ -99,8 +99,8 @@ def fusion(signal: Encoder = "xresnet1d50", spectrogram: Encoder = "spectrogram_
         gating: weigh the branches by a learnt gate.
         three_head: classify each branch alone, too, and train the sum of the three losses.
         num_classes: classes of every head; None for an encoder without heads.
-        frozen: which of signal, spectrogram and gate shall not learn.  (train.freeze_epochs and mode linprobe freeze
-            both branches together, for some epochs or for all.)
+        frozen: which of signal, spectrogram and gate shall not learn.  (train.freeze_epochs and mode linprobe
+            freeze both branches together, for some epochs or for all.)
 
     Raises:
         ConfigError: three heads without classes, or a frozen part that there is not.

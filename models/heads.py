@@ -2,6 +2,7 @@
 from math import sqrt
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,9 +24,10 @@ def encode(encoder, views, joint: bool) -> torch.Tensor:
     """Features (view, batch, width) of a list of views.
 
     Args:
-        joint: all views in one call and one batch of BatchNorm; else one after the other, as Phan et al. (BHI 2022) do.
+        joint: all views in one call and one batch of BatchNorm; else one after the other, as in Phan et al.
     """
-    return encode_views(encoder, views) if joint else torch.cat([encode_views(encoder, [view]) for view in views])
+    groups = [views] if joint else [[view] for view in views]
+    return torch.cat([encode_views(encoder, group) for group in groups])
 
 
 def project(head, features, joint: bool) -> torch.Tensor:
@@ -35,11 +37,39 @@ def project(head, features, joint: bool) -> torch.Tensor:
     return torch.stack([head(view) for view in features])
 
 
+def gather(x: torch.Tensor) -> torch.Tensor:
+    """x of every process, (world, *x.shape); each x gets the gradient of every process's use of it, summed.
+
+        rank 0: x0          rank 0: x0 x1
+        rank 1: x1   ->     rank 1: x0 x1
+
+    A loss of what all processes hold so has, by DDP's mean of gradients, those of one process with all samples.
+    """
+    return _Gather.apply(x) if dist.is_initialized() else x[None]
+
+
+class _Gather(torch.autograd.Function):
+    """The work of ``gather`` on several processes."""
+
+    @staticmethod
+    def forward(ctx, x):
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank()]
+
+
 class Prototypes(nn.Module):
     """Weight-normalised linear layer without bias whose lengths are fixed to 1: (batch, inputs) -> (batch, outputs).
 
     ``frozen`` (true, or a 0-dim tensor that is) keeps the weights out of training for this call: they get a gradient of
-    exactly zero (not none: DDP waits for every parameter).  AdamW's decoupled weight decay may still shorten them, which changes nothing here.
+    exactly zero (not none: DDP waits for every parameter).  AdamW's decoupled weight decay may still shorten them,
+    which changes nothing here.
 
     Computed in float32 under autocast too: DINO divides the result by 0.04, and bfloat16 keeps 2 to 3 digits.
     """
@@ -67,8 +97,8 @@ class DINOHead(nn.Module):
         std: of the normal that the MLP's weights start from; 0.044 is Xavier's for Linear(512, 512).
     """
 
-    def __init__(self, width: int, hidden: int = 512, bottleneck: int = 128, outputs: int = 65536, layers: int = 3,
-                 std: float = 0.02):
+    def __init__(self, width: int, hidden: int = 512, bottleneck: int = 128, outputs: int = 65536,
+                 layers: int = 3, std: float = 0.02):
         super().__init__()
         self.mlp = mlp(width, *[hidden] * (layers - 1), bottleneck, activation=nn.GELU)
         for layer in self.mlp:

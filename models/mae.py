@@ -14,11 +14,8 @@ DECODERS = {"dec256d4b": {"width": 256, "depth": 4, "heads": 4}, "dec128d2b": {"
 
 
 def kept_tokens(n, mask_ratio):
-    """How many of n tokens stay: ``int(n * (1 - mask_ratio))``, rounding errors of the product included, as published.
-
-    Raises:
-        ConfigError: a ratio that keeps or masks nothing (the loss would be undefined).
-    """
+    """How many of n tokens stay: ``int(n * (1 - mask_ratio))``, rounding errors of the product included, as published;
+    a ConfigError for a ratio that keeps or masks nothing, where the loss would be undefined."""
     kept = int(n * (1 - mask_ratio))
     if not 0 < kept < n:
         raise ConfigError(f"mask_ratio {mask_ratio} keeps {kept} of {n} tokens; "
@@ -58,9 +55,6 @@ class MaskedAutoencoder(Method):
         norm_pix_loss: standardise each target patch (unbiased variance, eps 1e-6).
         mask_ratio: share of tokens to mask.
         decoder_norm_eps: 1e-6 in the published factories.
-
-    Raises:
-        ConfigError: a mask_ratio that keeps or masks nothing.
     """
 
     def __init__(self, encoder, *, target_width, positions, zero_rows_behind=0, tokens=None, norm_pix_loss=True,
@@ -126,33 +120,27 @@ class MaskedAutoencoder(Method):
         Args:
             batch: (batch, leads, time) signal, or the engine's dict with "signal" and "random".
             mask_ratio: overrides the one given at construction.
-            noise: uniform masking noise, one number a token; drawn if None (from the samples' own random numbers
-                when the batch carries them).
+            noise: uniform masking noise, one number a token; drawn if None.
 
         Returns:
             {"loss", "pred" (batch, ..., tokens, target_width), "mask" (batch, ..., tokens) 1 = masked}.
         """
-        random = None
-        if isinstance(batch, dict):
-            batch, random = batch["signal"], batch.get("random")
-        target = self.patches(batch)
-        shape = target.shape[1:-1]
+        batch = batch if isinstance(batch, dict) else {"signal": batch}
+        series = batch["signal"]
+        target = self.patches(series)
         if noise is None:
-            noise = draw_noise(random, batch, shape)
+            noise = draw_noise(batch.get("random"), series, target.shape[1:-1])
         keep, restore, mask = draw_mask(noise, self.mask_ratio if mask_ratio is None else mask_ratio)
-        pred = self.decode(self.encoder.tokens(batch, keep), restore)
+        pred = self.decode(self.encoder.tokens(series, keep), restore)
         return {"loss": self.loss(target, pred, mask), "pred": pred, "mask": mask}
 
     def reconstruct(self, batch):
-        """For figures: the signal, its reconstruction in the signal's own units, and what was masked.
+        """For figures: signal, reconstruction in the signal's own units and bool mask, each (batch, leads, time).
 
-        Returns:
-            signal, reconstruction, both (batch, leads, time), and bool mask (batch, leads, time).  Visible patches of
-            the reconstruction are the decoder's output as well; with norm_pix_loss each patch is scaled back by the
-            target's mean and standard deviation.
+        Visible patches of the reconstruction are the decoder's output as well; with norm_pix_loss each patch is scaled
+        back by the target's mean and standard deviation.
         """
-        out = self(batch)
-        signal = batch["signal"] if isinstance(batch, dict) else batch
+        out, signal = self(batch), batch["signal"]
         target, pred = self.patches(signal), out["pred"].float()
         if self.norm_pix_loss:
             variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
@@ -166,8 +154,7 @@ class MaskedAutoencoder(Method):
 
 
 def mae_factory(model_class, encoder_class, name, patch_size=75):
-    """A registered function ``name``, such as ``st_mem_vit_base_dec256d4b``: the pre-training model with an encoder in
-    one of ``SIZES`` and one of ``DECODERS``."""
+    """A registered function ``name``, <method>_vit_<one of SIZES>_<one of DECODERS>: encoder and method together."""
     size, decoder = name.split("_")[-2:]
 
     def factory(*, seq_len=2250, patch_size=patch_size, num_leads=12, leads=None, norm_pix_loss=True, mask_ratio=0.75,

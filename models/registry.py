@@ -13,6 +13,7 @@ from typing import get_args
 
 from torch import nn
 
+import models
 from models.contract import Encoder
 from util.checks import fits
 from util.errors import ConfigError
@@ -40,19 +41,12 @@ def register(factory):
     return factory
 
 
-def _import_all():
-    import models
-    for module in pkgutil.walk_packages(models.__path__, "models."):
-        importlib.import_module(module.name)
 
 
 def find_model(name: str):
-    """The factory of this name.
-
-    Raises:
-        ConfigError: unknown name; the message lists the known ones.
-    """
-    _import_all()
+    """The factory of this name; a ConfigError lists the known ones."""
+    for module in pkgutil.walk_packages(models.__path__, "models."):
+        importlib.import_module(module.name)
     if name not in MODELS:
         close = get_close_matches(str(name), MODELS, 1)
         hint = f" (did you mean {close[0]}?)" if close else ""
@@ -72,10 +66,6 @@ def build(spec, data: DataFacts | None = None, **arguments) -> nn.Module:
         ConfigError: an unknown model, an argument that its factory does not take, of another type than its annotation
             or default, or that contradicts the data.
     """
-    return _build(spec, data, arguments, nested=False)
-
-
-def _build(spec, data, arguments, nested):
     spec = {"name": spec} if isinstance(spec, str) else spec
     if not isinstance(spec, dict) or "name" not in spec:
         raise ConfigError(f"a model is a name, or a mapping {{name: ..., argument: value}}, not {spec!r}")
@@ -87,8 +77,6 @@ def _build(spec, data, arguments, nested):
     for key, parameter in known.items():
         if parameter.annotation is Encoder:
             given[key] = _encoder(key, given.get(key), parameter.default, data)
-    if nested and "num_classes" in known:
-        given["num_classes"] = None
     given |= _facts(name, given, known, data)
     for key, value in given.items():
         _check_type(name, key, value, known[key])
@@ -105,17 +93,19 @@ def _encoder(key, spec, default, data):
                           f"not {spec!r}")
     if "num_classes" in spec:
         raise ConfigError(f"model.{key}: an encoder inside another model has no num_classes of its own; leave it out")
-    return _build({"name": default, **spec}, data and replace(data, num_classes=None), {}, nested=True)
+    inner = {"name": default, **spec}
+    if "num_classes" in inspect.signature(find_model(inner["name"])).parameters:
+        inner["num_classes"] = None
+    return build(inner, data and replace(data, num_classes=None))
 
 
 def _facts(name, given, known, data):
-    """Arguments that follow from the data.
-
-    Raises:
-        ConfigError: the spec says otherwise.
-    """
+    """Arguments that follow from the data; a ConfigError where the spec says otherwise."""
     if data is None:
         return {}
+    if data.num_classes is not None and "num_classes" not in known:
+        raise ConfigError(f"model {name} does not classify: its factory takes no num_classes; choose an encoder or a "
+                          "fusion of models/, or give the factory that argument (None: no head)")
     # An encoder that goes by the leads' names may know more of them than the data has.
     facts = {"leads": list(data.leads)} if "leads" in known else {"num_leads": len(data.leads)}
     facts |= {"fs": data.fs, "num_classes": data.num_classes}

@@ -5,30 +5,10 @@ from einops import rearrange
 from torch.nn import functional as F
 
 from models.contract import Encoder, Method
-from models.heads import embedding_health, encode, mlp
+from models.heads import embedding_health, encode, gather, mlp
 from models.registry import register
 from models.views import Views, input_mean
 from util.errors import ConfigError
-
-
-class _Gather(torch.autograd.Function):
-    """x of every process, (world, *x.shape); each x gets the gradient of every process's use of it, summed.
-
-        rank 0: x0          rank 0: x0 x1
-        rank 1: x1   ->     rank 1: x0 x1
-    """
-
-    @staticmethod
-    def forward(ctx, x):
-        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, x.contiguous())
-        return torch.stack(parts)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        gradient = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(gradient)
-        return gradient[dist.get_rank()]
 
 
 def nt_xent(first, second, temperature: float) -> torch.Tensor:
@@ -44,7 +24,7 @@ def nt_xent(first, second, temperature: float) -> torch.Tensor:
     batch = len(first)
     with torch.autocast(first.device.type, enabled=False):
         own = F.normalize(torch.stack([first, second]).float(), dim=-1)         # (2, batch, d)
-        gathered = _Gather.apply(own) if dist.is_initialized() else own[None]   # (world, 2, batch, d)
+        gathered = gather(own)                                                  # (world, 2, batch, d)
         candidates = rearrange(gathered, "world view batch d -> (view world batch) d")
         similarity = rearrange(own, "view batch d -> (view batch) d") @ candidates.T / temperature
         total = len(candidates) // 2
@@ -83,6 +63,10 @@ class SimCLR(Method):
 @register
 def simclr(encoder: Encoder = "xresnet1d50", views: str | list = "contrastive", head_width=512, head_out=128,
            temperature=0.1, joint_views=True, fs: float | None = None):
-    """SimCLR around an encoder; head MLP width-head_width-head_out; ``joint_views`` false: the encoder sees one view
-    after the other (Phan et al., BHI 2022); ``fs`` is for views with spectrograms."""
-    return SimCLR(encoder, mlp(encoder.width, head_width, head_out), Views(views, fs), temperature, joint_views)
+    """SimCLR around an encoder; head MLP width-head_width-head_out.
+
+    ``joint_views`` false: the encoder sees one view after the other (Phan et al., BHI 2022); ``fs`` is for views
+    with spectrograms.
+    """
+    head = mlp(encoder.width, head_width, head_out)
+    return SimCLR(encoder, head, Views(views, fs), temperature, joint_views)

@@ -44,5 +44,6 @@ class Spectrogram(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             x = F.pad(x if x.dtype == torch.float64 else x.float(), (half, tail))
             window = self.window.to(x.dtype) / self.window.sum()
-            parts = torch.stft(x.flatten(0, 1), self.segment, self.hop, window=window, center=False, return_complex=True)
+            parts = torch.stft(x.flatten(0, 1), self.segment, self.hop, window=window, center=False,
+                               return_complex=True)
             return parts.abs().unflatten(0, x.shape[:2])

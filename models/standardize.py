@@ -29,11 +29,8 @@ class RecordMoments:
 
 
 class LeadStandardize(nn.Module):
-    """(x - mean) / std with one mean and one std a lead, saved in the state dict; identity until fitted.
-
-    Args:
-        num_leads: rows of the inputs, (batch, num_leads, ...): signals in mV or spectrograms.
-    """
+    """(x - mean) / std with one mean and one std a lead, saved in the state dict; identity until fitted.  Inputs are
+    (batch, num_leads, ...): signals in mV or spectrograms."""
 
     def __init__(self, num_leads: int):
         super().__init__()
@@ -46,11 +43,7 @@ class LeadStandardize(nn.Module):
         return bool((self.mean != 0).any() or (self.std != 1).any())
 
     def fit(self, moments: RecordMoments) -> None:
-        """Standardise by these moments from now on.  A flat lead is centred and left unscaled.
-
-        Raises:
-            ECGError: no crops were seen, or they had another number of leads or values that are not finite.
-        """
+        """Standardise by these moments from now on.  A flat lead is centred and left unscaled."""
         if moments.records == 0:
             raise ECGError("standardisation: no training crops were given; check the store and its folds")
         mean, std = moments.means / moments.records, moments.stds / moments.records

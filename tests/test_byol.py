@@ -171,14 +171,16 @@ def test_batches_of_batch_norm_hold_both_views_or_one_after_the_other(joint):
     assert len(norms) == 5                                          # encoders, projectors, predictor
     out = model(tiny_batch(samples=4))
     assert [norm.num_batches_tracked.item() for norm in norms] == [1 if joint else 2] * 5
-    assert model.encoder.calls == ([(8, 12, 250)] if joint else [(4, 12, 250)] * 2) == model.target_encoder.calls
+    shapes = [(8, 12, 250)] if joint else [(4, 12, 250)] * 2
+    assert model.encoder.calls == shapes == model.target_encoder.calls
     batch, fresh = tiny_batch(samples=4), make(encoder={"name": "tiny_encoder", "norm": True})
     views = fresh.views(batch["signal"], batch["random"])
     online = torch.nn.Sequential(fresh.encoder, fresh.projector, fresh.predictor)
     target = torch.nn.Sequential(fresh.target_encoder, fresh.target_projector)
     p, t = (network(torch.cat(views)).chunk(2) if joint else [network(view) for view in views]
             for network in (online, target))
-    assert out["loss"].item() == pytest.approx((byol_loss(p[0], t[1]) + byol_loss(p[1], t[0])).item(), rel=1e-5)
+    expected = byol_loss(p[0], t[1]) + byol_loss(p[1], t[0])
+    assert out["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_state_dict_alone_restores_the_method():

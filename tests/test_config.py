@@ -8,9 +8,9 @@ import torch
 
 from models.contract import Encoder, Method
 from util.checks import fits
-from util.config import (ROOT, check, describe_keys, find_overlay, load_config, load_yaml, merge, parse_override,
+from util.config import (ROOT, check, find_overlay, load_config, load_yaml, merge, parse_override,
                          read_yaml, save_config)
-from util.config_keys import KEYS, PROGRAMS, REQUIRED, keys_of, page
+from util.config_keys import KEYS, PROGRAMS, REQUIRED, keys_of, page, describe_keys
 from util.dataset import parse_classes, parse_cropping
 from util.errors import ConfigError
 from util.command_line import argument_parser, config_from
@@ -265,7 +265,7 @@ MADE_FOR = {"moments": ["pretrain/simclr_signal"], "moments_dino_signal": ["pret
             "simclr_large_batch": ["pretrain/simclr_signal"],
             "published_dino": ["pretrain/dino_signal", "pretrain/dino_spectrogram"],
             "published_scratch": ["downstream/signal", "downstream/spectrogram"],
-            "published_fusion": ["downstream/fusion", "downstream/fusion_gated"]}   # the others: ST-MEM's fine-tuning
+            "published_fusion": ["downstream/fusion", "downstream/fusion_gated"]}   # others: ST-MEM's
 
 
 @pytest.mark.parametrize("name, overlay", [(name, overlay) for overlay in OVERLAYS
@@ -285,9 +285,10 @@ def test_every_overlay_merges_over_a_config_it_is_made_for(name, overlay):
     ("published_scratch", {}), ("published_fusion", {})])
 def test_a_published_overlay_turns_on_all_published_choices(overlay, attributes):
     """Point 21 of the departures: what is not the default, and reaches the model."""
-    small = ["model.channels=8"] if overlay == "published_scratch" else ["model.encoder.channels=8"]
-    small = ["model.signal.channels=8", "model.spectrogram.channels=8"] if overlay == "published_fusion" else small
-    small += ["model.head_out=64"] if overlay == "published_dino" else []
+    small = {"published_scratch": ["model.channels=8"],
+             "published_fusion": ["model.signal.channels=8", "model.spectrogram.channels=8"],
+             "published_dino": ["model.encoder.channels=8", "model.head_out=64"]}
+    small = small.get(overlay, ["model.encoder.channels=8"])
     for name in MADE_FOR[overlay]:
         path = ROOT / "configs" / f"{name}.yaml"
         config = load_config([path, find_overlay(overlay)], small, program=program_of(path))
@@ -295,9 +296,9 @@ def test_a_published_overlay_turns_on_all_published_choices(overlay, attributes)
                         for c in (config, load_config([path], small, program=program_of(path))))
         for attribute, value in attributes.items():
             assert getattr(model, attribute) == value != getattr(plain, attribute)
-        norms = [module.last_norm.weight for module in model.modules() if hasattr(module, "last_norm")]
-        assert norms and all(norm.any() == (overlay != "published_byol") for norm in norms)
-        assert not any(module.last_norm.weight.any() for module in plain.modules() if hasattr(module, "last_norm"))
+        redrawn, zeros = ([bool(module.last_norm.weight.any()) for module in network.modules()
+                           if hasattr(module, "last_norm")] for network in (model, plain))
+        assert set(redrawn) == {overlay != "published_byol"} and set(zeros) == {False}
         if overlay == "published_dino":
             assert model.head.mlp[0].weight.std() > 2 * plain.head.mlp[0].weight.std()
             assert config["train"]["optimizer"] == "adam"

@@ -405,3 +405,23 @@ def test_gpu_cpu_cpu_trains_on_two_processes_and_hands_on_exit_codes(tmp_path):
     assert "2 process(es) on cpu" in done.stdout and (tmp_path / "run" / "fold5_bestROC.pth").is_file()
     failed = subprocess.run([*command, "--set", "model.channels=0.5"], capture_output=True, text=True, timeout=300)
     assert failed.returncode != 0
+
+
+def finetune_where_one_process_sees_the_encoder(folder, encoder):
+    rank = torch.distributed.get_rank()
+    config = load_config([CONFIGS / "signal.yaml"], [
+        f"dataset.store={store()}", f"output_dir={folder}/{rank}", "exp_name=run", "mode=linprobe", "dataset.fold=0",
+        "model.channels=4", "train.epochs=1", "train.steps_per_epoch=1", "dataloader.batch_size=4",
+        "dataloader.num_workers=0", "device=cpu", f"encoder_path={encoder if rank == 0 else '/not/there.pth'}"],
+        program="finetune")
+    main_finetune.finetune(config)
+    return True
+
+
+def test_the_encoder_is_read_by_process_0_alone(tmp_path):
+    torch.manual_seed(3)
+    encoder = build("xresnet1d50", channels=4, num_classes=None)
+    torch.save({"model": encoder.state_dict()}, tmp_path / "encoder.pth")
+    assert run_processes(finetune_where_one_process_sees_the_encoder, 2, str(tmp_path), str(tmp_path / "encoder.pth"))
+    kept = torch.load(tmp_path / "0" / "run" / "checkpoint-last.pth", weights_only=True)["model"]
+    assert torch.equal(kept["classifier.stem.0.0.weight"], encoder.state_dict()["stem.0.0.weight"])

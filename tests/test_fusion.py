@@ -227,7 +227,8 @@ def test_double_precision_and_autocast():
     ({"spectrogram": ["spectrogram_se_resnet34"]}, "model.spectrogram is an encoder: write its name, or"),
     ({"signal": {"name": "xresnet1d5"}}, "did you mean xresnet1d50"),
     ({"signal": {"chanels": 3}}, "does not take chanels"),
-    ({"frozen": ["gate"]}, "give a list of signal, spectrogram$"), ({"frozen": "signal"}, "frozen is 'signal'; give a"),
+    ({"frozen": ["gate"]}, "give a list of signal, spectrogram$"),
+    ({"frozen": "signal"}, "frozen is 'signal'; give a list"),
     ({"frozen": [{}], "gating": True}, "give a list of signal, spectrogram, gate")])
 def test_mistakes_in_the_config_are_named(arguments, message):
     with pytest.raises(ConfigError, match=message):
@@ -254,11 +255,13 @@ def moved(frozen, mode="finetune", thaw=False, **variant):
     listed = {id(p) for group in optimizer.param_groups for p in group["params"]}
     learns = {id(p) for p in task.parameters() if p.requires_grad}
     assert learns <= listed and all(p.grad is not None for p in task.parameters() if p.requires_grad)
-    return {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    after = model.state_dict()
+    return {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
 
 
 @pytest.mark.parametrize("thaw", [False, True])
-@pytest.mark.parametrize("frozen", [[], ["signal"], ["spectrogram"], ["gate"], ["signal", "spectrogram", "gate"]])
+@pytest.mark.parametrize("frozen", [[], ["signal"], ["spectrogram"], ["gate"],
+                                    ["signal", "spectrogram", "gate"]])
 def test_frozen_parts_stay_bit_for_bit_and_the_others_learn(frozen, thaw):
     """Running statistics included, decay of everything or not, also after freeze_epochs."""
     parts = {"signal", "spectrogram", "gate", "head", "extra_heads"}

@@ -90,6 +90,33 @@ def test_a_signal_after_the_last_look_reaches_those_outside(handlers):
             assert False
 
 
+def test_a_traceback_ends_a_program_whose_loader_has_workers(tmp_path):
+    """The defect: they ignore SIGTERM, so Python, which ends its children by it, waited for them for ever."""
+    script = tmp_path / "script.py"
+    script.write_text("""
+import sys
+from util.dataset import make_loader
+from util.program import run_main
+
+
+class Records:
+    def __getitem__(self, place):
+        return place
+
+
+def main(argv):
+    for batch in make_loader(Records(), [[0], [1], [2], [3]], num_workers=1):
+        raise ValueError("a bug of one's own")
+
+
+sys.exit(run_main(main))
+""")
+    ended = subprocess.run([sys.executable, script], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
+                           text=True, timeout=60)
+    assert ended.returncode == 1 and ended.stderr.count("Traceback") == 1, ended.stderr
+    assert ended.stderr.endswith("ValueError: a bug of one's own\n")
+
+
 def test_run_main_turns_endings_into_exit_statuses(handlers, capsys):
     def raising(error):
         def main(argv):

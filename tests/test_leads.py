@@ -344,6 +344,6 @@ def test_reconstruction_has_the_units_of_the_signal(family):
     mask = torch.zeros(target.shape[:-1], dtype=torch.float64)
     mask.flatten()[::3] = 1
     model.forward = lambda batch: {"pred": (target - mean) / (variance + 1e-6).sqrt(), "mask": mask}
-    seen, rebuilt, hidden = model.reconstruct(x)
+    seen, rebuilt, hidden = model.reconstruct({"signal": x})
     assert seen is x and torch.allclose(rebuilt, x, atol=1e-5)
     assert hidden.dtype == torch.bool and torch.equal(model.patches(hidden)[..., 0].double(), mask)

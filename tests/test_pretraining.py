@@ -8,8 +8,7 @@ import torch
 from two_processes import run_processes
 
 import main_pretrain
-from experiments import (BYOL_signal, BYOL_signal_finetune, DINO_signal, DINO_spectrogram, SIMCLR_signal,
-                         SIMCLR_signal_finetune)
+from experiments import (BYOL_signal, BYOL_signal_finetune, DINO_signal, DINO_spectrogram, SIMCLR_signal)
 from experiments.baselines import BASELINES, baseline_config, baseline_parser
 from util import checkpoint, transfer
 from util.config import load_config

@@ -1,7 +1,7 @@
 """The simulator's files, and its hearts as an independent eye measures them."""
+from functools import cache
 import subprocess
 import sys
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from scipy.signal import find_peaks, periodogram
 from data_preparation import ecg_model, simulate_physionet2020 as simulator
 from data_preparation.ecg_model import DOWER, TO_ELECTRODES, TO_LEADS, Findings, diagnoses, simulate
 from util.challenge import ABBREVIATIONS, labels_from_dx
+from util.errors import ECGError
 from util.leads import LEADS
 
 FS = 500
@@ -87,7 +88,7 @@ def t_peak(signal, lead):
     return wave[np.argmax(np.abs(wave))]
 
 
-@lru_cache(maxsize=None)
+@cache
 def population():
     """400 patients of the simulator and the names of their diagnoses."""
     drawn = [simulator.draw_findings(np.random.default_rng([5, index])) for index in range(400)]
@@ -383,7 +384,7 @@ def test_every_class_occurs_and_some_records_have_none():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("simulated") / "data"
-    assert simulator.main(["--output_dir", str(folder), "--records", "14", "--seed", "3", "--workers", "1"]) == 0
+    simulator.main(["--output_dir", str(folder), "--records", "14", "--seed", "3", "--workers", "1"])
     return folder
 
 
@@ -416,7 +417,7 @@ def test_wfdb_and_scipy_read_the_same_numbers(folder):
 
 
 def test_headers_carry_checksums_first_values_and_diagnoses(folder):
-    for number, path in enumerate(headers(folder)):
+    for path in headers(folder):
         values = scipy.io.loadmat(path.with_suffix(".mat"))["val"].astype(int)
         record = wfdb.rdheader(str(path.with_suffix("")))
         assert [total % 65536 for total in record.checksum] == [int(total) % 65536 for total in values.sum(axis=1)]
@@ -468,14 +469,15 @@ def test_full_length_incart_lasts_half_an_hour():
     assert name == "st_petersburg_incart" and counts.shape == (1800 * 257, 12)
 
 
-def test_a_used_folder_is_refused_but_the_same_run_may_be_repeated(folder, tmp_path, capsys):
+def test_a_used_folder_is_refused_but_the_same_run_may_be_repeated(folder, tmp_path):
     arguments = ["--output_dir", str(folder), "--records", "14", "--workers", "1", "--seed"]
     before = {path: path.read_bytes() for path in headers(folder)}
-    assert simulator.main(arguments + ["3"]) == 0
+    simulator.main(arguments + ["3"])
     assert before == {path: path.read_bytes() for path in headers(folder)}
-    assert simulator.main(arguments + ["9"]) == 2
-    assert "already holds other files" in capsys.readouterr().err
+    with pytest.raises(ECGError, match="already holds other files"):
+        simulator.main(arguments + ["9"])
     (tmp_path / "file").write_text("")
-    assert simulator.main(["--output_dir", str(tmp_path / "file"), "--records", "1"]) == 2
-    assert simulator.main(["--output_dir", str(tmp_path / "none"), "--records", "0"]) == 2
+    for name, records, words in (("file", "1", "cannot make the folder"), ("none", "0", "at least 1")):
+        with pytest.raises(ECGError, match=words):
+            simulator.main(["--output_dir", str(tmp_path / name), "--records", records])
     assert not (tmp_path / "none").exists()

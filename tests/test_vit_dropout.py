@@ -24,10 +24,10 @@ def entering(model, name):
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_embedded_tokens_are_dropped_in_training_and_not_in_evaluation(name):
-    """A quarter of the numbers is zero and the others are scaled by 4/3; class token and separators included."""
+    """A quarter of the numbers is zero, the others are scaled by 4/3; class token and separators included."""
     model = make(name, drop_out_rate=0.25)
     whole, dropped = entering(model.eval(), name), entering(model.train(), name)
-    assert torch.equal(whole, entering(make(name).train(), name))           # rate 0: training and evaluation agree
+    assert torch.equal(whole, entering(make(name).train(), name))       # rate 0: training and evaluation agree
     lost = dropped == 0
     assert abs(lost.float().mean() - 0.25) < 0.02 and not (whole == 0).any()
     torch.testing.assert_close(dropped[~lost], whole[~lost] / 0.75)
@@ -39,12 +39,14 @@ def test_dropout_stands_after_the_embedding_the_attention_and_both_linear_layers
     model = make(name, drop_out_rate=0.25, attn_drop_out_rate=0.5)
     rates = {key: module.p for key, module in model.named_modules() if isinstance(module, nn.Dropout)}
     places = ("attn.fn.to_out.1", "ff.fn.net.2", "ff.fn.net.4")
-    assert rates == {"dropout": 0.25} | {f"block{i}.{place}": 0.25 for i in range(model.depth) for place in places}
+    blocks = {f"block{i}.{place}": 0.25 for i in range(model.depth) for place in places}
+    assert rates == {"dropout": 0.25} | blocks
     assert {getattr(model, f"block{i}").attn.fn.attention_dropout for i in range(model.depth)} == {0.5}
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-@pytest.mark.parametrize("rates", [{"drop_out_rate": 0.25}, {"attn_drop_out_rate": 0.5}, {"drop_path_rate": 0.5}])
+@pytest.mark.parametrize("rates", [{"drop_out_rate": 0.25}, {"attn_drop_out_rate": 0.5},
+                                   {"drop_path_rate": 0.5}])
 def test_every_rate_changes_training_and_leaves_evaluation(name, rates):
     model, plain = make(name, **rates), make(name).eval()
     x = torch.randn(4, 12, ENCODERS[name])

@@ -8,7 +8,8 @@ Parameters without one (``x``, ``random``) are the program's own and cannot be s
 """
 import inspect
 import math
-from typing import Callable, NamedTuple
+from typing import NamedTuple
+from collections.abc import Callable
 
 from util.errors import ConfigError
 
@@ -59,11 +60,8 @@ def arguments_of(function) -> dict[str, inspect.Parameter]:
 
 
 def parse_named(item, known: dict[str, Callable], where: str) -> tuple[str, dict]:
-    """``name`` or ``{name: {argument: value}}`` as (name, arguments), checked against ``known[name]``.
-
-    Raises:
-        ConfigError: an unknown name (the message lists the known ones), or see ``check_arguments``.
-    """
+    """``name`` or ``{name: {argument: value}}`` as (name, arguments), checked against ``known[name]``; a ConfigError
+    for an unknown name lists the known ones, for the arguments see ``check_arguments``."""
     name, given = next(iter(item.items())) if isinstance(item, dict) and len(item) == 1 else (item, None)
     if not isinstance(name, str) or name not in known:
         raise ConfigError(f"{where}: unknown name {name!r}; known: {', '.join(known)}")

@@ -5,13 +5,13 @@ frequencies, frames); ``random`` is the samples' ``KeyedRandom``.  None of them 
 be an operation of RandAugment, a step of a view, or a step of ``dataset.transforms``.  Amplitudes are in the
 unit of the signal at that place: mV, or standard deviations after ``standardize``.
 
-A new one is a function here, or anywhere under models/, that says ``@augmentation()``.
+A new one is a function here that says ``@augmentation()``.
 """
 import functools
 import inspect
 import math
 from dataclasses import dataclass, field
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from einops import rearrange
@@ -27,19 +27,12 @@ LEVELS = {"ratio": lambda level: [0, 0.3 * level / 10], "sigma": lambda level: 0
 
 @dataclass(frozen=True)
 class Augmentation:
-    """An entry of ``AUGMENTATIONS``.
-
-    Args:
-        function: (x, random, **arguments) -> x; an argument of the config has a ``Kind`` as its annotation.
-        draws: whether it takes random numbers, and so has no place in an evaluation.
-        takes, gives: "signal", "spectrogram", or "any" for one that takes both and gives what it got.
-        levels: {argument: level of RandAugment -> value}.
-    """
-    function: Callable
-    draws: bool = True
-    takes: str = "signal"
+    """An entry of ``AUGMENTATIONS``."""
+    function: Callable          # (x, random, **arguments) -> x; an argument of the config has a ``Kind`` as annotation
+    draws: bool = True          # takes random numbers, and so has no place in an evaluation
+    takes: str = "signal"       # or "spectrogram", or "any" for one that takes both and gives what it got
     gives: str = "signal"
-    levels: dict = field(default_factory=lambda: LEVELS)
+    levels: dict = field(default_factory=lambda: LEVELS)    # {argument: level of RandAugment -> value}
 
     def __call__(self, x, random, **arguments):
         return self.function(x, random, **arguments)
@@ -71,11 +64,8 @@ def augmentation(*names, draws=True, takes="signal", gives=None, levels=LEVELS, 
 
 
 def parse_augmentations(items, where: str) -> list[tuple[Augmentation, dict]]:
-    """A list from a config, beginning with a signal, as (augmentation, arguments).
-
-    Raises:
-        ConfigError: unknown names or arguments, bad values, or a signal where a spectrogram is needed.
-    """
+    """A list from a config, beginning with a signal, as (augmentation, arguments); a ConfigError for unknown names or
+    arguments, bad values, or a signal where a spectrogram is needed."""
     steps, kind = [], "signal"
     for item in items:
         name, arguments = parse_named(item, {key: a.function for key, a in AUGMENTATIONS.items()}, where)
@@ -141,10 +131,9 @@ def _windows(x, random, ratio, each_lead=False, fill=0.0):
 @augmentation("time_out", "time_cutout", takes="any", each_lead=True)
 @augmentation(takes="any")
 def cutout(x, random, ratio: SHARES, each_lead: FLAG = False, fill=0.0):
-    """Zero one window of ratio U(ratio) of the crop, of all leads alike; ``each_lead`` (time_out,
-    time_cutout): every lead has its own width and place.  A spectrogram gets ``fill``, a number or one a
-    lead, in the frames of the window at all frequencies; the window is a share of its content, and always
-    inside it."""
+    """Zero one window of ratio U(ratio) of the crop, of all leads alike; ``each_lead`` (time_out, time_cutout): every
+    lead has its own width and place.  A spectrogram gets ``fill``, a number or one a lead, in the frames of the
+    window at all frequencies; the window is a share of its content, and always inside it."""
     window, _ = _windows(x, random, ratio, each_lead, fill)
     return _hide(x, window if x.ndim == 3 else window[:, :, None], fill)
 
@@ -160,8 +149,8 @@ def drop(x, random, ratio: SHARES):
 @augmentation()
 def erase(x, random):
     """One random lead set to zero."""
-    lead = random.integers(x.shape[1], 1)
-    return x.masked_fill((torch.arange(x.shape[1], device=x.device) == lead)[..., None], 0.0)
+    lead = random.integers(x.shape[1], 1, 1)
+    return x.masked_fill(torch.arange(x.shape[1], device=x.device)[:, None] == lead, 0.0)
 
 
 @augmentation("rlm")
@@ -283,6 +272,6 @@ def frame_crop(x, random, ratio: SHARES, frames: COUNT, fill=0.0):
 @augmentation(takes="spectrogram")
 def frequency_cutout(x, random, fill=0.0):
     """Hide one frequency, drawn for each lead on its own, in all frames."""
-    row = random.integers(x.shape[2], x.shape[1])                               # (batch, leads)
-    cut = torch.arange(x.shape[2], device=x.device) == row[..., None]
-    return _hide(x, rearrange(cut, "batch lead frequency -> batch lead frequency 1"), fill)
+    row = random.integers(x.shape[2], x.shape[1], 1)                            # (batch, leads, 1)
+    cut = torch.arange(x.shape[2], device=x.device) == row
+    return _hide(x, cut[..., None], fill)

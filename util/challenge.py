@@ -14,24 +14,16 @@ import numpy as np
 TABLES = Path(__file__).parent / "tables"
 
 
-def _read_weights(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
-    """Class codes and the square weight matrix of a CSV whose first row and first column are the codes."""
-    with open(path, newline="", encoding="utf-8") as file:
-        (_, *columns), *rows = csv.reader(file)
-    if [row[0] for row in rows] != columns:
-        raise ValueError(f"{path}: the codes of the rows and of the columns differ")
-    return tuple(columns), np.array([[float(weight) for weight in row[1:]] for row in rows])
-
-
-def _read_classes(path: Path) -> list[dict[str, str]]:
-    """One dict a scored code: code, abbreviation, name, and class (the code of the class that it belongs to)."""
-    with open(path, newline="", encoding="utf-8") as file:
+def _read(name: str) -> list[dict[str, str]]:
+    with open(TABLES / name, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-CLASSES, WEIGHTS = _read_weights(TABLES / "challenge_weights.csv")  # 24 codes; (24, 24), [true class, output class]
-WEIGHTS.flags.writeable = False                                     # shared by everyone who imports it
-_ROWS = _read_classes(TABLES / "challenge_classes.csv")
+_WEIGHTS = _read("challenge_weights.csv")       # a row a true class, in the order of the columns
+CLASSES = tuple(_WEIGHTS[0])[1:]                # 24 codes
+WEIGHTS = np.array([[float(row[code]) for code in CLASSES] for row in _WEIGHTS])   # (24, 24), [true, output class]
+WEIGHTS.flags.writeable = False                 # shared by everyone who imports it
+_ROWS = _read("challenge_classes.csv")          # a scored code each: code, abbreviation, name, code of its class
 _BY_CODE = {row["code"]: row for row in _ROWS}
 ABBREVIATIONS = tuple(_BY_CODE[code]["abbreviation"] for code in CLASSES)
 NAMES = tuple(_BY_CODE[code]["name"] for code in CLASSES)
@@ -42,19 +34,16 @@ NORMAL = CLASSES.index("426783006")  # sinus rhythm: what the Challenge's "inact
 
 
 def labels_from_dx(dx, classes=CLASS_CODES) -> np.ndarray:
-    """Labels from diagnoses.
+    """Labels from diagnoses, bool (records, classes).  Other codes are ignored; a record may have no label at all.
 
     Args:
         dx: one string a record, SNOMED CT codes separated by spaces or commas, as in ``records.csv`` or a header.
         classes: {name: codes}; a code may belong to several.
-
-    Returns:
-        bool (records, classes).  Other codes are ignored; a record may have no label at all.
     """
-    codes = [text.replace(",", " ").split() for text in dx]
-    known, numbers = np.unique([code for own in codes for code in own], return_inverse=True)
-    belongs = np.array([[code in wanted for wanted in classes.values()] for code in known.tolist()], bool)
-    labels = np.zeros((len(codes), len(classes)), bool)
-    np.logical_or.at(labels, np.repeat(np.arange(len(codes)), list(map(len, codes))),
-                     belongs.reshape(len(known), len(classes))[numbers])
+    known = {code: [number for number, wanted in enumerate(classes.values()) if code in wanted]
+             for code in set().union(*classes.values())}
+    hits = [(row, number) for row, text in enumerate(dx) for code in text.replace(",", " ").split()
+            for number in known.get(code, ())]
+    labels = np.zeros((len(dx), len(classes)), bool)
+    labels[tuple(np.array(hits, int).reshape(-1, 2).T)] = True
     return labels

@@ -1,7 +1,8 @@
 """The command line that all training programs share, and the config that it asks for."""
 import argparse
 
-from util.config import describe_keys, find_overlay, load_config
+from util.config import find_overlay, load_config
+from util.config_keys import describe_keys
 
 
 def argument_parser(description: str, default_config: str, program: str) -> argparse.ArgumentParser:

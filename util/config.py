@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from util.checks import fits
-from util.config_keys import KEYS, PROGRAMS, REQUIRED, Key, describe_keys, keys_of, page
+from util.config_keys import KEYS, PROGRAMS, REQUIRED, Key, keys_of, page
 from util.errors import ConfigError
 from util.published_config import translate
 from util.run_log import print_once

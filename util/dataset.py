@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_convert
 
 from util.arguments import COUNT, parse_named
 from util.challenge import CLASS_CODES, labels_from_dx
@@ -74,27 +74,23 @@ CROPPINGS = {make.__name__: make for make in (random_crop, center_crop, n_crop, 
 
 
 def parse_cropping(transforms: list, where: str) -> Cropping:
-    """The cropping that must stand first in a list of transforms.
-
-    Raises:
-        ConfigError: none there, or wrong arguments.
-    """
-    name, arguments = parse_named(transforms[0] if transforms else None, CROPPINGS, f"{where} must begin with a cropping")
+    """The cropping that must stand first in a list of transforms; a ConfigError where none does."""
+    first = transforms[0] if transforms else None
+    name, arguments = parse_named(first, CROPPINGS, f"{where} must begin with a cropping")
     return CROPPINGS[name](**arguments)
 
 
 # ============ reading ============
 class CropDataset(Dataset):
-    """Reads crops: indexed by a list of (row of the store, first sample, key) it returns one batch.
-
-    Args:
-        store: RecordStore.
-        leads: names, in the order wanted.
-        length: samples a crop.  A shorter record is padded at its end with each lead's mean.
-        labels: (records of the store, classes) or None; handed on as float32 (multi-label) or int64 (multi-class).
+    """Batches of crops of a RecordStore, indexed by a list of (row of the store, first sample, key).
 
     A batch: "counts" int16 (batch, length, leads), "scale" float32 (batch,) mV a count, "key" and "record" int64
     (batch,), and "label".  Raw counts travel from worker to device at half the size of float32.
+
+    Args:
+        leads: names, in the order wanted.
+        length: samples a crop.  A shorter record is padded at its end with each lead's mean.
+        labels: from ``make_labels``, of all records of the store, or None.
     """
 
     def __init__(self, store, leads, length, labels=None):
@@ -141,6 +137,7 @@ class TrainingBatches:
 
     Args:
         rows: rows of the store to visit; samples: their lengths; length: samples a crop.
+        steps: at most so many an epoch.
 
     Raises:
         ConfigError: fewer records than one step needs.
@@ -160,16 +157,11 @@ class TrainingBatches:
                               "processes); make the batch smaller")
 
     def set_epoch(self, epoch: int, first_step: int = 0, offset: int = 0):
-        """Choose the epoch and where to begin in it (resuming).
-
-        Args:
-            first_step: steps to pass over.
-            offset: records before step 0, fewer than a step: seen in steps of another size and no whole step here.
-        """
+        """Choose the epoch and, to resume, the step to begin with; the ``offset`` records before step 0, fewer than
+        a step, were seen in steps of another size."""
         self.epoch, self.first_step, self.offset = epoch, first_step, offset
-        self.steps = (len(self.rows) - offset) // self.per_step
-        if self.most_steps is not None:
-            self.steps = min(self.steps, self.most_steps)
+        steps = (len(self.rows) - offset) // self.per_step
+        self.steps = steps if self.most_steps is None else min(steps, self.most_steps)
 
     def __len__(self):
         return (self.steps - self.first_step) * self.accumulate
@@ -213,14 +205,10 @@ class EvaluationBatches:
 def make_loader(dataset, batches, *, num_workers=0, pin_memory=False) -> DataLoader:
     """A DataLoader whose workers return whole batches and live as long as it does."""
     # A generator of its own: the loader would otherwise draw from torch's global one at every epoch.
-    return DataLoader(dataset, batch_sampler=batches, collate_fn=_whole, num_workers=num_workers,
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=default_convert, num_workers=num_workers,
                       persistent_workers=num_workers > 0, prefetch_factor=4 if num_workers else None,
                       pin_memory=pin_memory and torch.cuda.is_available(), generator=torch.Generator(),
                       worker_init_fn=ignore_signals)
-
-
-def _whole(batch):
-    return batch
 
 
 def crops_for_statistics(dataset, rows, length, batch_size, device, pipeline):
@@ -233,11 +221,7 @@ def crops_for_statistics(dataset, rows, length, batch_size, device, pipeline):
 
 # ============ labels and folds ============
 def parse_classes(value) -> dict[str, set[str]]:
-    """``dataset.classes`` as {name: SNOMED CT codes}.
-
-    Raises:
-        ConfigError: neither challenge2020 nor a mapping of lists of codes.
-    """
+    """``dataset.classes`` as {name: SNOMED CT codes}; a ConfigError for anything but challenge2020 and such lists."""
     if value == "challenge2020":
         return CLASS_CODES
     if not isinstance(value, dict) or len(value) < 2:
@@ -245,12 +229,12 @@ def parse_classes(value) -> dict[str, set[str]]:
                           "{name: [SNOMED CT codes]}")
     classes = {str(name): {str(code) for code in (codes if isinstance(codes, list) else [codes])}
                for name, codes in value.items()}
-    empty = [name for name, codes in classes.items() if not codes]
-    bad = [code for codes in classes.values() for code in codes if not code.isdigit()]
-    if empty:
-        raise ConfigError(f"dataset.classes: {empty[0]!r} has no code")
-    if bad:
-        raise ConfigError(f"dataset.classes: {bad[0]!r} is not a SNOMED CT code (digits only)")
+    for name, codes in classes.items():
+        if not codes:
+            raise ConfigError(f"dataset.classes: {name!r} has no code")
+        for code in codes:
+            if not code.isdigit():
+                raise ConfigError(f"dataset.classes: {code!r} is not a SNOMED CT code (digits only)")
     return classes
 
 
@@ -268,19 +252,18 @@ def make_labels(store, classes: dict, task: str):
 
 
 def choose_rows(store, *, databases=None, max_records=None, seed=0) -> np.ndarray:
-    """Rows of these databases; with ``max_records`` a seeded subset, in store order.
+    """Rows of these databases, else of all; with ``max_records`` a seeded subset, in store order.
 
     Raises:
         ConfigError: a database that the store does not hold.
     """
-    keep = np.ones(len(store), bool)
+    rows = np.arange(len(store))
     if databases is not None:
-        known = sorted(store.records["database"].unique())
-        unknown = sorted(set(map(str, databases)) - set(known))
-        if unknown:
-            raise ConfigError(f"dataset.databases: the store has no {', '.join(unknown)}; it holds {', '.join(known)}")
-        keep = store.records["database"].isin(list(map(str, databases))).to_numpy()
-    rows = np.flatnonzero(keep)
+        wanted, known = set(map(str, databases)), set(store.records["database"])
+        if not wanted <= known:
+            raise ConfigError(f"dataset.databases: the store has no {', '.join(sorted(wanted - known))}; "
+                              f"it holds {', '.join(sorted(known))}")
+        rows = np.flatnonzero(store.records["database"].isin(wanted))
     if max_records is not None and len(rows) > max_records:
         rows = np.sort(np.random.default_rng([seed, 1]).permutation(rows)[:max_records])
     return rows
@@ -292,11 +275,8 @@ def _are_folds(value) -> bool:
 
 
 def parse_folds(value) -> list[int]:
-    """``dataset.fold`` as a list of test folds.
-
-    Raises:
-        ConfigError: not a fold 0-9, a list of different ones, or all of them: 'all', or 11 as published.
-    """
+    """``dataset.fold`` as a list of test folds: a fold 0-9, a list of different ones, or all of them: 'all', or 11 as
+    published.  Anything else is a ConfigError."""
     if value in ("all", ALL_FOLDS, [ALL_FOLDS]):
         return list(range(FOLDS))
     folds = value if isinstance(value, list) else [value]
@@ -307,10 +287,7 @@ def parse_folds(value) -> list[int]:
 
 
 def rows_outside_folds(store, rows, exclude_folds) -> tuple[np.ndarray, list[str]]:
-    """Rows without those of ``dataset.exclude_folds`` and without other records of the same patients.
-
-    Returns:
-        the rows that stay, and sentences that say what was left out.
+    """Rows without those of ``dataset.exclude_folds`` and other records of the same patients, and sentences about them.
 
     Raises:
         ConfigError: not a list of different folds 0-9, or no row stays.
@@ -337,11 +314,8 @@ def rows_outside_folds(store, rows, exclude_folds) -> tuple[np.ndarray, list[str
 
 
 def labelled_rows(store, rows, labelled) -> tuple[np.ndarray, list[str]]:
-    """Rows that a supervised job can use, those with a label and a fold, and sentences about the others.
-
-    Args:
-        labelled: bool (records of the store), from ``make_labels``.
-    """
+    """Rows that a supervised job can use, those with a label (``labelled``, from ``make_labels``) and a fold, and
+    sentences about the others."""
     has_fold, notes = (store.records["fold"] != NO_FOLD).to_numpy()[rows], []
     unlabelled, without = (~labelled[rows]).sum(), (labelled[rows] & ~has_fold).sum()
     if unlabelled:
@@ -353,10 +327,10 @@ def labelled_rows(store, rows, labelled) -> tuple[np.ndarray, list[str]]:
 
 
 def few_positives(labels, rows, classes, part: str) -> list[str]:
-    """A sentence that names the classes of which ``rows`` hold fewer than MIN_POSITIVES records, if any.
+    """A sentence, if need be, that names the classes of which ``rows`` (the ``part``) hold too few records to score.
 
     Args:
-        labels: from ``make_labels``; classes: their names; part: what to call the rows.
+        labels: from ``make_labels``; classes: their names.
     """
     own = labels[rows]
     counts = own.sum(axis=0).astype(int) if own.ndim == 2 else np.bincount(own, minlength=len(classes))

@@ -164,12 +164,12 @@ def on_main(function):
     return told["value"]
 
 
-def same_buffers(module: torch.nn.Module) -> None:
-    """Hand process 0's buffers to all.  BatchNorm statistics are each process's own while it trains, and a
-    checkpoint keeps those of process 0: what is evaluated must be what is saved."""
+def same_tensors(tensors) -> None:
+    """Hand process 0's tensors to all, in place.  BatchNorm statistics, for one, are each process's own while it
+    trains, and a checkpoint keeps those of process 0: what is evaluated must be what is saved."""
     if world() > 1:
-        for buffer in module.buffers():
-            dist.broadcast(buffer, 0)
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
 
 
 def gather_objects(value) -> list:

@@ -110,7 +110,7 @@ class Training:
             ECGError: more losses than tolerated were not finite.
         """
         self.stop, steps = stop, self.batches.steps
-        distributed.same_buffers(self.model)
+        distributed.same_tensors(self.model.buffers())
         self.model.train()
         batches, self.started = iter(self.loader), (self.step, time.perf_counter())
         with self.log.bar(steps, f"epoch {self.epoch + 1}/{self.train_config['epochs']}", self.step) as bar:
@@ -123,7 +123,7 @@ class Training:
                 if self.step % self.train_config["log_every"] == 0 or self.step == steps:
                     self._log_steps(bar, lr)
                 self._save_if_due()
-        distributed.same_buffers(self.model)
+        distributed.same_tensors(self.model.buffers())
         means = {f"train_{name}": value for name, value in self.meters.close_epoch().items()}
         self.epoch, self.step = self.epoch + 1, 0
         self.batches.set_epoch(self.epoch)

@@ -184,10 +184,10 @@ def intervals(evaluator: Evaluator, probabilities) -> dict[str, float]:
     """<metric>_low and <metric>_high of the test records by test.bootstrap resamples; nothing without any."""
     records, found = evaluator.records, {}
     for name, score in records.scores.items() if records.config["test"]["bootstrap"] else ():
-        low, high = bootstrap_interval(
-            lambda y, p, one={name: score}: compute_scores(p, y, one, records.task)[name],
-            evaluator.labels("test"), probabilities, n=records.config["test"]["bootstrap"],
-            seed=records.config["seed"])
+        def one_score(labels, predictions, name=name, score=score):
+            return compute_scores(predictions, labels, {name: score}, records.task)[name]
+        low, high = bootstrap_interval(one_score, evaluator.labels("test"), probabilities,
+                                       n=records.config["test"]["bootstrap"], seed=records.config["seed"])
         found |= {f"{name}_low": round(low, 4), f"{name}_high": round(high, 4)}
         print_once(f"{name}: 95 % interval {low:.4f} to {high:.4f}")
     return found

@@ -31,13 +31,6 @@ def _paper(width: float, height: float) -> tuple[Figure, object]:
     return figure, axis
 
 
-def _trace(axis, x, baseline, signal, fs, name):
-    """One lead, from x on."""
-    time = np.arange(len(signal)) / fs
-    axis.plot(x + time * MM_PER_SECOND, baseline + signal * MM_PER_MV, color=INK, linewidth=0.7)
-    axis.text(x + 1, baseline + 9, name, fontsize=8, color=INK, va="bottom")
-
-
 def _calibration(axis, baseline):
     """The 1 mV pulse before a row."""
     x = MARGIN + np.array([0, 1, 1, PULSE - 1, PULSE - 1, PULSE])
@@ -54,13 +47,11 @@ def _rows(leads, seconds):
 
 
 def plot_ecg(signal_mv: np.ndarray, fs: float, path, title: str | None = None, lead_names=LEADS, seconds: float = 10):
-    """Draw an ECG as a cardiologist reads it and write it as PNG.
+    """Draw an ECG as a cardiologist reads it and write it as PNG, titled ``title``.
 
     Args:
         signal_mv: (samples, leads) in mV; NaN leaves a gap.  Every lead is drawn around its median.
         fs: sampling rate in Hz.
-        path: PNG file to write.
-        title: line above the traces.
         lead_names: the columns.  All twelve are laid out 3 x 4 with a rhythm strip of lead II, fewer are stacked.
         seconds: how much of the record to show, from its start.
     """
@@ -81,8 +72,11 @@ def plot_ecg(signal_mv: np.ndarray, fs: float, path, title: str | None = None, l
         _calibration(axis, baseline)
         for lead, start, stop in row:
             first, last = int(round(start * fs)), int(round(stop * fs))
+            trace = signal[first:last, lead_names.index(lead)]
             x = MARGIN + PULSE + 2 + start * MM_PER_SECOND
-            _trace(axis, x, baseline, signal[first:last, lead_names.index(lead)], fs, lead)
+            axis.plot(x + np.arange(len(trace)) / fs * MM_PER_SECOND, baseline + trace * MM_PER_MV, color=INK,
+                      linewidth=0.7)
+            axis.text(x + 1, baseline + 9, lead, fontsize=8, color=INK, va="bottom")
     axis.text(MARGIN, height - 4, title or "", fontsize=9, va="top")
     axis.text(width - MARGIN, 2, f"25 mm/s   10 mm/mV   {fs:g} Hz", fontsize=7, ha="right")
     figure.savefig(path, format="png")
@@ -90,18 +84,12 @@ def plot_ecg(signal_mv: np.ndarray, fs: float, path, title: str | None = None, l
 
 def plot_reconstruction(signal: np.ndarray, reconstruction: np.ndarray, mask: np.ndarray, fs: float, path=None,
                         lead_names=LEADS, title: str | None = None) -> Figure:
-    """One ECG, what was hidden of it, and what the model made of the rest.
+    """One ECG, what was hidden of it, and what the model made of the rest; written to ``path``, too, if there is one.
 
     Args:
-        signal, reconstruction: (leads, time), both in mV or both standardised.
+        signal, reconstruction: (leads, time), both in mV or both standardised; the leads are ``lead_names``.
         mask: bool (leads, time), True where the model did not see the signal; shaded.
         fs: sampling rate in Hz.
-        path: PNG file to write, or None.
-        lead_names: the rows.
-        title: line above them.
-
-    Returns:
-        The figure, for TensorBoard.
     """
     signal, reconstruction, mask = (np.asarray(a) for a in (signal, reconstruction, mask))
     if not signal.shape == reconstruction.shape == mask.shape == (len(lead_names), signal.shape[-1]):
@@ -114,7 +102,8 @@ def plot_reconstruction(signal: np.ndarray, reconstruction: np.ndarray, mask: np
     for axis, name, line, guess, hidden in zip(axes, lead_names, signal, reconstruction, mask.astype(bool)):
         axis.plot(time, line, color=INK, linewidth=0.8, label="recorded")
         axis.plot(time, np.where(hidden, guess, np.nan), color="#d62728", linewidth=0.9, label="reconstructed")
-        for start, stop in _runs(hidden):
+        edges = np.flatnonzero(np.diff(hidden, prepend=False, append=False))
+        for start, stop in zip(edges[::2], edges[1::2]):
             axis.axvspan(start / fs, stop / fs, color="#c9d6ea", linewidth=0, zorder=0)
         axis.set_ylabel(name, rotation=0, ha="right", va="center")
         axis.margins(x=0)
@@ -125,9 +114,3 @@ def plot_reconstruction(signal: np.ndarray, reconstruction: np.ndarray, mask: np
     if path is not None:
         figure.savefig(path, format="png")
     return figure
-
-
-def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
-    """Start and end (exclusive) of every run of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist()))

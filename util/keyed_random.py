@@ -31,12 +31,12 @@ def _mix(x):
 
 
 def sample_keys(seed: int, epoch: int, records: np.ndarray, visits: np.ndarray) -> np.ndarray:
-    """Keys of crops: int64 (n,), from the run's seed, the epoch, the record's row in the store and which visit of it
-    in this epoch (0, 1, ...).  Distinct arguments give distinct, well mixed keys."""
+    """Keys of crops, int64 (n,), distinct and well mixed: from the run's seed, the epoch, the record's row in the store
+    and which visit of it in this epoch (0, 1, ...)."""
     key = np.zeros(len(records), np.int64)
     with np.errstate(over="ignore"):
         for part in (np.int64(seed), np.int64(epoch), records.astype(np.int64), visits.astype(np.int64)):
-            key = _mix((key ^ part) * np.int64(1) + np.int64(GAMMA))
+            key = _mix((key ^ part) + np.int64(GAMMA))
     return key
 
 
@@ -82,9 +82,8 @@ class KeyedRandom:
         return (-2 * radius.log()).sqrt() * angle.cos()
 
     def integers(self, high, *shape: int) -> torch.Tensor:
-        """int64 in [0, high); ``high`` is an int or a tensor that broadcasts to (batch, *shape).
-
-        53 random bits each, so that every place of an hour's recording is as likely as any other."""
+        """int64 in [0, high); ``high`` is an int or a tensor that broadcasts to (batch, *shape)."""
+        # 53 random bits each, so that every place of an hour's recording is as likely as any other
         return (_shift(self._bits(shape), 11).double() * 2.0 ** -53 * high).long()
 
     def permutation(self, n: int) -> torch.Tensor:

@@ -3,12 +3,7 @@ from util.errors import ConfigError
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 _BY_LOWER = {lead.lower(): lead for lead in LEADS}
-SUBSETS = {
-    "12lead": LEADS,
-    "limb_lead": LEADS[:6],
-    "lead1": ("I",),
-    "lead2": ("II",),
-}
+SUBSETS = {"12lead": LEADS, "limb_lead": LEADS[:6], "lead1": ("I",), "lead2": ("II",)}
 
 
 def standard_lead(name: str) -> str | None:
@@ -18,11 +13,7 @@ def standard_lead(name: str) -> str | None:
 
 def parse_leads(value) -> tuple[str, ...]:
     """Lead names from the config's ``dataset.lead``: a published word (12lead, limb_lead, lead1, lead2), one lead name,
-    or a list of lead names.  The order given is kept.
-
-    Raises:
-        ConfigError: unknown or repeated names.
-    """
+    or a list of lead names, whose order is kept.  Unknown or repeated names are a ConfigError."""
     if isinstance(value, str) and value in SUBSETS:
         return SUBSETS[value]
     names = [value] if isinstance(value, str) else list(value)

@@ -30,6 +30,8 @@ def run_main(main, argv=None) -> int:
     except (KeyboardInterrupt, Preempted, Exception) as error:
         status, sentence = _ending(error)
         if sentence is None and not several:
+            # Lets go of the loaders.  Their workers ignore SIGTERM, by which Python would end them at its own end.
+            traceback.clear_frames(error.__traceback__)
             raise
         if sentence is None:
             traceback.print_exception(error)

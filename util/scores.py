@@ -5,12 +5,11 @@
     python -m util.scores > docs/scores.md          which name equals which published number
 
 A new score is one entry of ``SCORES``: a function of boolean labels and of probabilities or boolean outputs,
-both (records, classes), and a line on what it is.  A function that gives one value a class goes through
-``_over_classes``, which leaves NaN, a class without a value, out of the mean; one that gives one value in all
-through ``_whole``; one of torchmetrics through ``_library``.
+both (records, classes), and a line on what it is.  ``_over_classes``, ``_whole`` and ``_library`` make its formula
+of a function that gives one value a class, one value in all, or that is torchmetrics'.
 """
 from dataclasses import dataclass, replace
-from typing import Callable
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -45,20 +44,16 @@ def challenge_sums(labels, outputs, weights=WEIGHTS) -> tuple[float, float, floa
         raise ValueError(f"the Challenge score needs {len(weights)} classes, the labels have {labels.shape[1]}")
     sums = np.zeros(3)
     for start in range(0, len(labels), BLOCK):
-        rows = slice(start, start + BLOCK)
-        sums += _challenge_sums(labels[rows], outputs[rows], weights)
+        label, output = labels[start:start + BLOCK], outputs[start:start + BLOCK]
+        # C order, so that the rounding, too, is the same however the arrays lie in memory
+        true, answer = label.astype(float, order="C"), output.astype(float, order="C")
+        credit = true @ weights  # (records, classes): of each output, before normalisation
+        size = row_sum(label)
+        observed = np.vecdot(credit, answer) / np.maximum(row_sum(label | output), 1)
+        inactive = credit[:, NORMAL] / (size + ~label[:, NORMAL])  # this union holds sinus rhythm at least
+        perfect = np.vecdot(credit, true) / np.maximum(size, 1)
+        sums += observed.sum(), inactive.sum(), perfect.sum()
     return tuple(sums.tolist())
-
-
-def _challenge_sums(labels, outputs, weights):
-    # C order, so that the rounding, too, is the same however the arrays lie in memory
-    true, answer = labels.astype(float, order="C"), outputs.astype(float, order="C")
-    credit = true @ weights  # (records, classes): of each output, before normalisation
-    size = row_sum(labels)
-    observed = np.vecdot(credit, answer) / np.maximum(row_sum(labels | outputs), 1)
-    inactive = credit[:, NORMAL] / (size + ~labels[:, NORMAL])  # this union holds sinus rhythm at least
-    perfect = np.vecdot(credit, true) / np.maximum(size, 1)
-    return observed.sum(), inactive.sum(), perfect.sum()
 
 
 def exact_match(labels, outputs) -> float:
@@ -158,26 +153,15 @@ def _library(function):
 
 @dataclass(frozen=True)
 class Score:
-    """An entry of the registry.
-
-    Attributes:
-        formula: (labels, predictions, average, task) -> float; labels, bool, and predictions are (records, classes).
-        takes: what the predictions are: "probabilities", or "outputs", bool, after thresholds.
-        meaning: what it is, in a line for docs/scores.md.
-        published: which published number it equals, in words.
-        heading: in the published table of threshold_search.py, whose report it is part of; "" if it is not.
-        averages: those that a config may ask for, the default first; (None,) if there is nothing to choose.
-        tasks: those that it is defined for.
-        challenge: it needs the Challenge's 24 classes.
-    """
-    formula: Callable
-    takes: str
-    meaning: str
-    published: str
-    heading: str = ""
-    averages: tuple = ("macro", "micro")
+    """An entry of the registry."""
+    formula: Callable       # (labels, predictions, average, task) -> float; both bool or float (records, classes)
+    takes: str              # the predictions: "probabilities", or "outputs", bool, after thresholds
+    meaning: str            # a line for docs/scores.md
+    published: str          # the published number that it equals, in words
+    heading: str = ""       # in the published table of threshold_search.py; "" if it is not part of it
+    averages: tuple = ("macro", "micro")    # that a config may ask for, the default first; (None,): no choice
     tasks: tuple = ("multilabel", "multiclass")
-    challenge: bool = False
+    challenge: bool = False     # needs the Challenge's 24 classes
 
     @property
     def average(self) -> str | None:
@@ -225,8 +209,15 @@ SCORES = {
         "the Challenge's score, the fusion paper's CM", "CM", (None,), ("multilabel",), challenge=True),
 }
 REPORT = [name for name, score in SCORES.items() if score.heading]
-_NAMES = {f"{name}_{average}": (name, {"average": average})  # as printed, where it is not the default average
-          for name, score in SCORES.items() for average in score.averages[1:]}
+
+
+def _printed(name, average):
+    """A score's name in tables: with the average, unless that is its default."""
+    return name if average == SCORES[name].average else f"{name}_{average}"
+
+
+_BY_PRINTED = {_printed(name, average): (name, {"average": average})
+               for name, score in SCORES.items() for average in filter(None, score.averages)}
 
 
 def parse_scores(target_metrics: list, class_names=(), task="multilabel") -> dict[str, Score]:
@@ -244,33 +235,24 @@ def parse_scores(target_metrics: list, class_names=(), task="multilabel") -> dic
         single = isinstance(item, dict) and len(item) == 1
         name, arguments = next(iter(item.items())) if single else (item, None)
         if isinstance(name, str) and not arguments:
-            name, arguments = _NAMES.get(name, (name, {}))
+            name, arguments = _BY_PRINTED.get(name, (name, {"average": None}))
         if not isinstance(name, str) or name not in SCORES:
             raise ConfigError(f"metric.target_metrics: unknown metric {name!r}; known: {', '.join(SCORES)}")
         score = SCORES[name]
-        average = _average(name, score, arguments)
+        if arguments not in [{"average": average} for average in score.averages]:
+            known = " or ".join(filter(None, score.averages))
+            raise ConfigError(f"metric.target_metrics: {name} takes {f'average: {known}' if known else 'no argument'}, "
+                              f"not {arguments!r}")
         if task not in score.tasks:
             raise ConfigError(f"metric.target_metrics: {name} is defined for metric.task {score.tasks[0]}, "
                               f"not {task}; leave it out")
         if score.challenge and tuple(class_names) != ABBREVIATIONS:
             raise ConfigError(f"metric.target_metrics: {name} needs dataset.classes: challenge2020")
-        printed = name if average == score.average else f"{name}_{average}"
+        printed = _printed(name, arguments["average"])
         if printed in parsed:
             raise ConfigError(f"metric.target_metrics names {printed} twice")
-        parsed[printed] = replace(score, averages=(average,))
+        parsed[printed] = replace(score, averages=(arguments["average"],))
     return parsed
-
-
-def _average(name, score, arguments):
-    """The average that a config asks for."""
-    if not arguments:
-        return score.average
-    average = arguments.get("average") if isinstance(arguments, dict) and len(arguments) == 1 else None
-    if average is None or average not in score.averages:
-        known = " or ".join(filter(None, score.averages))
-        takes = f"average: {known}" if known else "no argument"
-        raise ConfigError(f"metric.target_metrics: {name} takes {takes}, not {arguments!r}")
-    return average
 
 
 def compute_scores(probabilities, labels, scores: dict[str, Score], task, thresholds=0.5) -> dict[str, float]:
@@ -325,26 +307,20 @@ name, as in `F1Score_micro`.  A class without a value is left out of a macro mea
 
 # ============ intervals ============
 def bootstrap_interval(function, labels, predictions, n=1000, level=0.95, seed=0) -> tuple[float, float]:
-    """Percentile bootstrap interval over records (Efron and Tibshirani 1993, chapter 13).
+    """Percentile bootstrap interval over records (Efron and Tibshirani 1993, chapter 13): low, high.
 
     Args:
-        function: score of (labels, predictions), such as ``challenge_score``.
-        labels, predictions: (records, classes), drawn together, record by record, with replacement.
-        n: number of resamples.
+        function: score of (labels, predictions), such as ``challenge_score``; where a resample has none, both are NaN.
+        labels, predictions: (records, classes), drawn together, record by record, with replacement, ``n`` times.
         level: share of the resampled scores inside the interval.
         seed: the same seed gives the same interval, that of ``scipy.stats.bootstrap(..., method="percentile")``.
-
-    Returns:
-        low, high.  Both are NaN where a resample has no defined score.
     """
-    labels, predictions = np.asarray(labels), np.asarray(predictions)
     random = np.random.default_rng(seed)
     resampled = np.empty(n)
     for i in range(n):  # one resample at a time: all at once would take n copies of the predictions
         rows = random.integers(0, len(labels), len(labels))
         resampled[i] = function(labels[rows], predictions[rows])
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return tuple(np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2]).tolist())
 
 
 # ============ checks and counts ============
@@ -355,8 +331,7 @@ def check_scores(labels, scores) -> tuple[np.ndarray, np.ndarray]:
         ValueError: shapes differ or labels are not 0 or 1.
         ECGError: there is no record, or a score is NaN.
     """
-    labels, scores = _boolean("labels", labels), np.asarray(scores)
-    _check_shapes(labels, scores)
+    labels, scores = _same_shape(_boolean("labels", labels), np.asarray(scores))
     missing = np.isnan(scores).sum()
     if missing:
         record, column = np.argwhere(np.isnan(scores))[0]
@@ -366,25 +341,22 @@ def check_scores(labels, scores) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _binary(labels, outputs):
-    labels, outputs = _boolean("labels", labels), _boolean("outputs", outputs)
-    _check_shapes(labels, outputs)
-    return labels, outputs
+    return _same_shape(_boolean("labels", labels), _boolean("outputs", outputs))
 
 
 def _boolean(name, values):
     values = np.asarray(values)
-    if values.dtype == bool:
-        return values
-    if not np.all((values == 0) | (values == 1)):
+    if values.dtype != bool and not np.all((values == 0) | (values == 1)):
         raise ValueError(f"{name} must be 0 or 1; apply thresholds to scores first")
-    return values != 0
+    return values.astype(bool, copy=False)
 
 
-def _check_shapes(labels, predictions):
+def _same_shape(labels, predictions):
     if labels.ndim != 2 or labels.shape != predictions.shape:
         raise ValueError(f"labels {labels.shape} and predictions {predictions.shape} must both be (records, classes)")
     if not len(labels):
         raise ECGError("there is no record to score: the fold is empty")
+    return labels, predictions
 
 
 def row_sum(flags):

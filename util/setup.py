@@ -60,7 +60,8 @@ def evaluation_transforms(config: dict):
     cropping = parse_cropping(transforms, where)
     if cropping.kind == "random":
         cropping = Cropping("center", cropping.length)
-    return cropping, build_pipeline(transforms, length=cropping.length, fs=data["fs"], where=where, evaluation=own).fixed
+    pipeline = build_pipeline(transforms, length=cropping.length, fs=data["fs"], where=where, evaluation=own)
+    return cropping, pipeline.fixed
 
 
 # ============ model ============
@@ -103,13 +104,14 @@ def seed_everything(seed: int) -> None:
 def describe_run(config, device, model) -> None:
     """The head of a run's output: code version, device, size of the model."""
     try:
-        version = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
-                                 timeout=10).stdout.strip() or "unknown"
+        git = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
+                             timeout=10)
+        version = git.stdout.strip() or "unknown"
     except (OSError, subprocess.SubprocessError):
         version = "unknown"
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    print_once(f"{config['model_name']}: {learning / 1e6:.1f} M trainable parameters; {distributed.world()} process(es) on "
-        f"{device.type}; torch {torch.__version__}; code {version}")
+    print_once(f"{config['model_name']}: {learning / 1e6:.1f} M trainable parameters; "
+               f"{distributed.world()} process(es) on {device.type}; torch {torch.__version__}; code {version}")
 
 
 # ============ training ============

@@ -25,28 +25,25 @@ BLOCK_BYTES = 1 << 24           # signals.dat is checksummed in blocks of 16 MiB
 _ROW_BYTES = 2 * len(LEADS)     # one instant, all leads
 FOLDS = 10
 NO_FOLD = -1                    # in stores of before: records without a scored diagnosis
-COLUMNS = ("record", "database", "fs_original", "start", "length", "scale", "age", "sex", "dx", "fold", "patient",
-           "flags", "path")
-_TEXT = ("record", "database", "sex", "dx", "patient", "flags", "path")
+_TYPES = {"record": str, "database": str, "fs_original": float, "start": np.int64, "length": np.int64, "scale": float,
+          "age": float, "sex": str, "dx": str, "fold": np.int64, "patient": str, "flags": str, "path": str}
+COLUMNS = tuple(_TYPES)         # of records.csv
+_FIXED = {"leads": list(LEADS), "dtype": "int16", "classes": list(CLASSES), "block_bytes": BLOCK_BYTES}   # in meta.json
 _REMAKE = "make the store again with data_preparation/reformat_memmap.py"
 
 
 class RecordStore:
-    """A store, opened read-only.
+    """A store, opened read-only.  It pickles as its path: a DataLoader worker maps the same pages and copies nothing.
 
     Args:
         path: the folder of one sampling rate, for example ``./data_folder/data_summary_without_preprocessing/fs100``.
 
     Attributes:
-        path: that folder (Path).
-        fs: sampling rate in Hz (int).
-        leads: the twelve lead names, in the order of the columns.
+        fs: sampling rate in Hz (int); leads: names, in the order of the columns.
         records: pandas DataFrame, one row a record, columns COLUMNS.  ``start`` and ``length`` are in samples at fs,
             ``scale`` is mV per count, ``dx`` is space separated SNOMED CT codes, ``fold`` is -1 for records without a
             scored diagnosis in stores of before; ``flags`` and ``patient`` may be empty.
         meta: the contents of meta.json.
-
-    A store pickles as its path: a DataLoader worker maps the same pages and copies nothing.
 
     Raises:
         StoreError: missing, damaged, of another version, or records.csv and signals.dat disagree.
@@ -61,8 +58,7 @@ class RecordStore:
         self._start = self.records["start"].to_numpy()
         self._length = self.records["length"].to_numpy()
         self._scale = self.records["scale"].to_numpy(np.float32)
-        samples = self.meta["samples"]
-        signals = np.memmap(self.path / "signals.dat", "<i2", "r", shape=(samples, len(LEADS)))
+        signals = np.memmap(self.path / "signals.dat", "<i2", "r", shape=(self.meta["samples"], len(LEADS)))
         self._signals = signals.view(np.ndarray)    # same read-only pages without memmap's cost at every slice
 
     def __reduce__(self):
@@ -84,12 +80,9 @@ class RecordStore:
         first = int(self._start[i]) + start
         return self._signals[first:first + length]
 
-    def read(self, i, start=0, length=None, leads=None):
-        """float32 (length, leads) in mV; ``leads`` are names, by default all twelve."""
-        counts = self.counts(i, start, length)
-        if leads is not None:
-            counts = counts[:, lead_index(leads)]
-        return counts * self._scale[i]
+    def read(self, i, start=0, length=None, leads=LEADS):
+        """float32 (length, leads) in mV."""
+        return self.counts(i, start, length)[:, lead_index(leads)] * self._scale[i]
 
     def verify_blocks(self):
         """Compare signals.dat with its checksums.
@@ -115,8 +108,7 @@ def quantise(signal):
     return np.ascontiguousarray(np.rint(signal * np.float32(1000 / scale_uv)).astype("<i2")), scale_uv
 
 
-# -------------------------------------------------------------------------------- opening
-
+# ============ opening ============
 def _read_meta(folder):
     if not folder.is_dir():
         raise StoreError(f"no store at {folder}: make one with data_preparation/reformat_memmap.py")
@@ -132,43 +124,31 @@ def _read_meta(folder):
         raise StoreError(f"{folder}/meta.json does not describe a record store; {_REMAKE}")
     if meta.get("version") != VERSION:
         raise StoreError(f"{folder} has store version {meta.get('version')}, this code reads {VERSION}; {_REMAKE}")
-    _check_meta(folder, meta)
+    problem = _meta_problem(meta, folder)
+    if problem:
+        raise StoreError(f"{folder}/meta.json is damaged ({problem}); {_REMAKE}")
+    if not (folder / "signals.dat").is_file():
+        raise StoreError(f"{folder}/signals.dat is missing; {_REMAKE}")
+    size, wanted = (folder / "signals.dat").stat().st_size, meta["samples"] * _ROW_BYTES
+    if size != wanted:
+        raise StoreError(f"{folder}/signals.dat has {size} bytes where meta.json says {wanted}: truncated or changed; "
+                         f"{_REMAKE}")
     return meta
 
 
-def _check_meta(folder, meta):
-    problem = _meta_problem(meta)
-    named = re.fullmatch(r"fs([0-9]+)", folder.name)
-    if not problem and named and int(named[1]) != meta["fs"]:
-        problem = f"fs is {meta['fs']} in a folder named {folder.name}"
-    if problem:
-        raise StoreError(f"{folder}/meta.json is damaged ({problem}); {_REMAKE}")
-    size = (folder / "signals.dat").stat().st_size if (folder / "signals.dat").is_file() else None
-    if size is None:
-        raise StoreError(f"{folder}/signals.dat is missing; {_REMAKE}")
-    if size != meta["samples"] * _ROW_BYTES:
-        raise StoreError(f"{folder}/signals.dat has {size} bytes where meta.json says "
-                         f"{meta['samples'] * _ROW_BYTES}: truncated or changed; {_REMAKE}")
-
-
-def _is_count(value):
-    return type(value) is int and 0 < value < 1 << 53
-
-
-def _meta_problem(meta):
+def _meta_problem(meta, folder):
     """What is wrong with the entries of meta.json, or None."""
-    fixed = {"leads": list(LEADS), "dtype": "int16", "classes": list(CLASSES), "block_bytes": BLOCK_BYTES}
-    for key, value in fixed.items():
+    for key, value in _FIXED.items():
         if meta.get(key) != value:
             return f"{key} is not what this code writes"
     for key in ("fs", "samples", "records", "folds"):
-        if not _is_count(meta.get(key)):
+        if type(meta.get(key)) is not int or not 0 < meta[key] < 1 << 53:
             return f"{key} is not a positive integer"
     blocks = -(-meta["samples"] * _ROW_BYTES // BLOCK_BYTES)
     if not isinstance(meta.get("blocks"), list) or len(meta["blocks"]) != blocks:
         return "blocks does not fit the number of samples"
-    if not isinstance(meta.get("records_crc32"), str):
-        return "records_crc32 is missing"
+    if re.fullmatch(r"fs[0-9]+", folder.name) and int(folder.name[2:]) != meta["fs"]:
+        return f"fs is {meta['fs']} in a folder named {folder.name}"
     return None
 
 
@@ -178,12 +158,10 @@ def _read_records(folder, meta):
     path = folder / "records.csv"
     if not path.is_file():
         raise StoreError(f"{path} is missing; {_REMAKE}")
-    if _checksum(path.read_bytes()) != meta["records_crc32"]:
+    if _checksum(path.read_bytes()) != meta.get("records_crc32"):
         raise StoreError(f"{path} was changed after the store was made (its checksum differs); {_REMAKE}")
-    types = {column: str for column in _TEXT} | {"fs_original": float, "start": np.int64, "length": np.int64,
-                                                 "scale": float, "age": float, "fold": np.int64}
     try:
-        records = pd.read_csv(path, dtype=types, keep_default_na=False, na_values={"age": [""]}, encoding="utf-8")
+        records = pd.read_csv(path, dtype=_TYPES, keep_default_na=False, na_values={"age": [""]}, encoding="utf-8")
     except (ValueError, OverflowError) as error:
         raise StoreError(f"{path} is unreadable ({error}); {_REMAKE}") from None
     problem = _records_problem(records, meta)
@@ -216,8 +194,8 @@ def _records_problem(records, meta):
     return None
 
 
-def _checksum(data, start=0):
-    return f"{zlib.crc32(data, start):08x}"
+def _checksum(data):
+    return f"{zlib.crc32(data):08x}"
 
 
 def _block_checksums(path):
@@ -225,8 +203,7 @@ def _block_checksums(path):
         return [_checksum(block) for block in iter(lambda: file.read(BLOCK_BYTES), b"")]
 
 
-# -------------------------------------------------------------------------------- writing
-
+# ============ writing ============
 def write_store(folder, fs, rows, command):
     """Write a store into a new folder, record by record, in memory that does not grow with their number.
 
@@ -242,12 +219,10 @@ def write_store(folder, fs, rows, command):
     Raises:
         StoreError: no record, or it cannot be written.
     """
-    folder = Path(folder)
+    folder, table, start = Path(folder), [], 0
     try:
         folder.mkdir(parents=True)
-        table = []
         with open(folder / "signals.dat", "wb") as file:
-            start = 0
             for row, counts in rows:
                 if counts.dtype != np.int16 or counts.ndim != 2 or counts.shape[1] != len(LEADS) or not len(counts):
                     raise StoreError(f"record {row['record']}: counts must be int16 (n, 12) with n > 0")
@@ -258,26 +233,20 @@ def write_store(folder, fs, rows, command):
         if not table:
             raise StoreError(f"{folder}: no record to write")
         write_table(folder / "records.csv", COLUMNS, table)
-        _write_meta(folder, fs, start, len(table), command)
+        write_json(folder / "meta.json", {
+            "format": FORMAT, "version": VERSION, "fs": fs, **_FIXED, "records": len(table), "samples": start,
+            "folds": FOLDS, "command": command, "records_crc32": _checksum((folder / "records.csv").read_bytes()),
+            "blocks": _block_checksums(folder / "signals.dat")})
     except OSError as error:
         raise StoreError(f"cannot write the store {folder}: {error}") from error
     RecordStore(folder)     # what was written must be what we read
 
 
-def _write_meta(folder, fs, samples, records, command):
-    write_json(folder / "meta.json", {
-        "format": FORMAT, "version": VERSION, "fs": fs, "leads": list(LEADS), "dtype": "int16",
-        "classes": list(CLASSES), "records": records, "samples": samples, "folds": FOLDS, "command": command,
-        "records_crc32": _checksum((folder / "records.csv").read_bytes()),
-        "block_bytes": BLOCK_BYTES, "blocks": _block_checksums(folder / "signals.dat")})
-
-
 def _table_row(row, start, length):
-    number = {"fs_original": f"{row['fs_original']:.12g}", "start": start, "length": length,
-              "scale": repr(row["scale_uv"] / 1000), "fold": row["fold"],
-              "age": "" if row["age"] is None else f"{row['age']:g}"}
-    text = {key: row.get(key, "") for key in ("record", "database", "sex", "patient", "flags", "path")}
-    return number | text | {"dx": " ".join(row["dx"])}
+    return {"patient": "", "flags": "", "path": ""} | row | {
+        "fs_original": f"{row['fs_original']:.12g}", "start": start, "length": length,
+        "scale": repr(row["scale_uv"] / 1000), "age": "" if row["age"] is None else f"{row['age']:g}",
+        "dx": " ".join(row["dx"])}
 
 
 def publish(new, folder):
@@ -297,6 +266,9 @@ def publish(new, folder):
     shutil.rmtree(old, ignore_errors=True)
 
 
+_NUMBER = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?", re.IGNORECASE)
+
+
 def safe_cell(value):
     """A cell of a CSV file that no spreadsheet takes for a formula and no reader for several lines: text that starts
     with = + - or @ gets an apostrophe in front; control characters become blanks."""
@@ -305,9 +277,6 @@ def safe_cell(value):
     text = value.encode("utf-8", "backslashreplace").decode("utf-8")
     text = "".join(c if c.isprintable() else " " for c in text).strip()
     return "'" + text if text[:1] in ("=", "+", "-", "@") and not _NUMBER.fullmatch(text) else text
-
-
-_NUMBER = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?", re.IGNORECASE)
 
 
 def write_table(path, columns, rows):

@@ -16,10 +16,8 @@ def plot_score_curves(labels, scores, found: Thresholds, path, title=None):
     panel's best, as they move together).  A flat curve says that the threshold of that class does not matter.
 
     Args:
-        labels: bool (records, 24).
-        scores: probabilities (records, 24).
+        labels: bool (records, 24); scores: probabilities (records, 24); path: PNG to write.
         found: thresholds of a search, usually on these records.
-        path: PNG to write.
     """
     candidates = np.linspace(0, 1, 201)
     curves = score_curve(labels, scores, found.thresholds, candidates)

@@ -25,22 +25,13 @@ VERSION = 1  # of thresholds.json
 
 @dataclass(frozen=True, eq=False)
 class Thresholds:
-    """The result of a search.
-
-    Attributes:
-        thresholds: float64 (24,); a class is output where its score is at least this.
-        score: the Challenge score of these thresholds on the search set.
-        n_records: size of the search set.
-        method: how they were found, in words.
-        sweeps: passes over all classes; an ascent's last one changed nothing.
-        shared: indices of the rare classes that share one threshold; empty if every class has its own.
-    """
-    thresholds: np.ndarray
-    score: float
-    n_records: int
-    method: str
-    sweeps: int = 1
-    shared: tuple[int, ...] = ()
+    """The result of a search."""
+    thresholds: np.ndarray          # float64 (24,); a class is output where its score is at least this
+    score: float                    # the Challenge score of these thresholds on the search set
+    n_records: int                  # size of the search set
+    method: str                     # how they were found, in words
+    sweeps: int = 1                 # passes over all classes; an ascent's last one changed nothing
+    shared: tuple[int, ...] = ()    # the rare classes that share one threshold; empty if every class has its own
 
 
 def apply_thresholds(scores, thresholds) -> np.ndarray:
@@ -52,8 +43,7 @@ def score_curve(labels, scores, thresholds, candidates) -> np.ndarray:
     """The Challenge score as a function of each class's own threshold while the other classes keep theirs.
 
     Args:
-        labels: bool (records, 24).
-        scores: float (records, 24).
+        labels, scores: as for ``search_ascent``.
         thresholds: (24,), held for the other classes.
         candidates: rising, (K,) the same for every class or (K, 24).
 
@@ -157,6 +147,7 @@ def load_thresholds(path) -> Thresholds:
     Raises:
         ECGError: the file is missing, is not of this kind or version, or its classes or numbers are wrong.
     """
+    cure = "make it with experiments/threshold_search.py"
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         if content["version"] != VERSION:
@@ -170,11 +161,10 @@ def load_thresholds(path) -> Thresholds:
         return Thresholds(thresholds, float(content["challenge_score"]), int(content["n_records"]), content["method"],
                           int(content["sweeps"]), tuple(c for c, entry in enumerate(classes) if entry["shared"]))
     except OSError as error:
-        raise ECGError(f"{path}: cannot be read ({error.strerror}); make it with experiments/threshold_search.py")
+        raise ECGError(f"{path}: cannot be read ({error.strerror}); {cure}") from None
     except (ValueError, KeyError, TypeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise ECGError(f"{path}: not a usable thresholds file: {reason}; make it anew with "
-                       f"experiments/threshold_search.py")
+        raise ECGError(f"{path}: not a usable thresholds file: {reason}; {cure}") from None
 
 
 class _Problem:
@@ -190,12 +180,10 @@ class _Problem:
 
     def __init__(self, labels, scores):
         self.labels, scores = check_scores(labels, scores)
-        if self.labels.shape[1] != len(CLASSES):
-            raise ValueError(f"the Challenge score needs {len(CLASSES)} classes, not {self.labels.shape[1]}")
+        _, self.inactive, self.perfect = challenge_sums(self.labels, self.labels)
         self.scores = np.ascontiguousarray(scores.T, np.float64)
         self.credit = np.ascontiguousarray((self.labels.astype(float) @ WEIGHTS).T)
         self.free = np.ascontiguousarray(~self.labels.T)
-        _, self.inactive, self.perfect = challenge_sums(self.labels, self.labels)
 
     def to_score(self, numerators):
         """Challenge scores of values of s(O)."""
@@ -204,16 +192,14 @@ class _Problem:
 
 
 class _Coordinate:
-    """One class, or several that move together, along rising candidate thresholds.
+    """One class, or several that move together, along rising candidate thresholds (K,).
 
     A record's classes switch on one after the other, from its highest score down; rows are in that order.
 
     Attributes:
-        classes: their indices (g,).
-        candidates: thresholds (K,).
         passed: (g * records,), how many candidates each score is at least.
-        credit: (g, records), cumulative over the record's classes switched on so far.
-        growth: (g, records), likewise of the union of labels and outputs.
+        credit, growth: (g, records), cumulative over the record's classes switched on so far: the credit, and what
+            the union of labels and outputs has grown by.
     """
 
     def __init__(self, problem, classes, candidates):
@@ -226,13 +212,8 @@ class _Coordinate:
 
 
 class _State:
-    """Thresholds together with the parts of s(O) at them, kept up to date while single coordinates move.
-
-    Attributes:
-        thresholds: (24,).
-        outputs: bool (24, records).
-        credit, union: (records,), sum(V_i * O_i) and |L_i or O_i|.
-    """
+    """Thresholds (24,) and outputs, bool (24, records), with the parts of s(O) at them, kept up to date while single
+    coordinates move: ``credit`` and ``union``, (records,), are sum(V_i * O_i) and |L_i or O_i|."""
 
     def __init__(self, problem, thresholds):
         self.problem = problem
@@ -245,13 +226,10 @@ class _State:
         self.credit = np.einsum("cn,cn->n", self.problem.credit, self.outputs)
         self.union = row_sum(self.problem.labels | self.outputs.T)
 
-    def score(self) -> float:
-        """The Challenge score of the present thresholds."""
-        return self.problem.to_score(np.sum(self.credit / np.maximum(self.union, 1)))
-
     def curve(self, coordinate) -> np.ndarray:
         """The Challenge score at each of the coordinate's candidates, (K,), the other classes held."""
-        credit, union = self._without(coordinate.classes)
+        own_credit, own_growth = self._parts(coordinate.classes)
+        credit, union = self.credit - own_credit, self.union - own_growth
         off = credit / np.maximum(union, 1)
         on = (credit + coordinate.credit) / np.maximum(union + coordinate.growth, 1)
         gains = np.diff(on, axis=0, prepend=off[None])
@@ -262,25 +240,23 @@ class _State:
         """Move the coordinate to its best candidate, the lowest of equals, if that is better than where it is."""
         curve = self.curve(coordinate)
         best = np.argmax(curve >= curve.max() - TIE)
-        if curve[best] <= self.score() + TIE:
+        present = self.problem.to_score(np.sum(self.credit / np.maximum(self.union, 1)))
+        if curve[best] <= present + TIE:
             return False
         classes = coordinate.classes
-        credit, union = self._without(classes)
+        old_credit, old_growth = self._parts(classes)
         self.thresholds[classes] = coordinate.candidates[best]
         self.outputs[classes] = self.problem.scores[classes] >= coordinate.candidates[best]
-        self.credit = credit + self._credit(classes)
-        self.union = union + self._growth(classes)
+        new_credit, new_growth = self._parts(classes)
+        self.credit = self.credit - old_credit + new_credit
+        self.union = self.union - old_growth + new_growth
         return True
 
-    def _without(self, classes):
-        """``credit`` and ``union`` with these classes switched off."""
-        return self.credit - self._credit(classes), self.union - self._growth(classes)
-
-    def _credit(self, classes):
-        return np.einsum("cn,cn->n", self.problem.credit[classes], self.outputs[classes])
-
-    def _growth(self, classes):
-        return np.sum(self.outputs[classes] & self.problem.free[classes], axis=0)
+    def _parts(self, classes):
+        """What the outputs of these classes contribute to ``credit`` and ``union``."""
+        outputs = self.outputs[classes]
+        return (np.einsum("cn,cn->n", self.problem.credit[classes], outputs),
+                np.sum(outputs & self.problem.free[classes], axis=0))
 
 
 def _coordinate(problem, classes, max_candidates):
@@ -300,7 +276,7 @@ def _climb(problem, coordinates, start) -> Thresholds:
     state, sweeps, moved = _State(problem, start), 0, True
     while moved:
         state.refresh()
-        moved = any([state.improve(coordinate) for coordinate in coordinates])  # a list: each has its turn
+        moved = sum(map(state.improve, coordinates))  # not any(), which would stop at the first
         sweeps += 1
     score = challenge_score(problem.labels, state.outputs.T)
     return Thresholds(state.thresholds, score, len(problem.labels), "ascent", sweeps)

@@ -27,30 +27,23 @@ PLAIN_STREAM = 1 << 20  # from here on: streams of plain steps, apart from views
 
 
 # ============ filters ============
-def butterworth(kind: str, cutoff: float, fs: float, order: int) -> np.ndarray:
-    """Second-order sections of a Butterworth filter."""
-    return scipy.signal.butter(order, cutoff, kind, fs=fs, output="sos")
-
-
 @functools.lru_cache(maxsize=16)
 def _crop_filter_parts(length: int, filters: tuple):
     """The exact linear map of zero-phase ``filters`` on crops of ``length`` samples, as FFT plus low rank.
 
     The map M (sosfiltfilt of the identity, one filter after the other) differs from the circulant matrix with
-    response H = product of |response|^2 only near the ends, by a matrix of rank about 20.
+    response H = product of |response|^2 only near the ends, by a matrix of rank about 20; a ConfigError if the rank is
+    large, because the crop is short for the filters.
 
     Returns:
         H (length//2 + 1,), and V (length, rank), U (length, rank) with M = circulant(H) + U V^T on zero-mean input;
         and the response to a constant 1 (length,), exactly 0 for a high-pass.  float64.
-
-    Raises:
-        ConfigError: the rank is large, because the crop is short for the filters.
     """
     map_ = np.eye(length)
     frequency = np.fft.rfftfreq(length) * 2 * np.pi
-    response = np.ones(len(frequency))
+    response = np.ones_like(frequency)
     for kind, cutoff, fs, order in filters:
-        sos = butterworth(kind, cutoff, fs, order)
+        sos = scipy.signal.butter(order, cutoff, kind, fs=fs, output="sos")
         map_ = scipy.signal.sosfiltfilt(sos, map_, axis=0)
         response *= np.abs(scipy.signal.sosfreqz(sos, frequency)[1]) ** 2
     rest = map_ - scipy.linalg.circulant(np.fft.irfft(response, length))
@@ -64,7 +57,7 @@ def _crop_filter_parts(length: int, filters: tuple):
                           "use longer crops or a higher cut-off")
     constant = map_.sum(axis=1)
     constant[np.abs(constant) < 1e-9] = 0.0  # rounding, which standardisation would blow up on a flat lead
-    return response, v[:, :rank], u[:, :rank] * s[:rank], torch.from_numpy(constant)
+    return torch.from_numpy(response), v[:, :rank], u[:, :rank] * s[:rank], torch.from_numpy(constant)
 
 
 class CropFilter(nn.Module):
@@ -85,8 +78,7 @@ class CropFilter(nn.Module):
                 raise ConfigError(f"{kind}_filter: the cut-off {cutoff} Hz must lie between 0 and fs / 2 = {fs / 2} Hz")
         response, v, u, constant = _crop_filter_parts(length, tuple(filters))
         self.length = length
-        for name, value in (("response", torch.from_numpy(response)), ("v", v), ("u", u.mT.contiguous()),
-                            ("constant", constant)):
+        for name, value in {"response": response, "v": v, "u": u.mT.contiguous(), "constant": constant}.items():
             self.register_buffer(name, value, persistent=False)
         self.removes_constants = not constant.any()
 
@@ -197,14 +189,14 @@ class Pipeline(nn.Module):
         self.steps = nn.ModuleList(steps)
 
     @property
+    def random_steps(self) -> list:
+        """The steps that need random numbers."""
+        return [step for step in self.steps if getattr(step, "draws", False)]
+
+    @property
     def fixed(self) -> "Pipeline":
         """The same without its random steps: for evaluation, and for the statistics of an encoder's input."""
         return Pipeline(step for step in self.steps if step not in self.random_steps)
-
-    @property
-    def random_steps(self) -> list:
-        """The steps that need random numbers."""
-        return [step for step in self.steps if isinstance(step, (Augment, RandAugment)) and step.draws]
 
     def refuse_random_steps(self, where: str) -> None:
         """Raise a ConfigError if there is a random step."""
@@ -213,11 +205,8 @@ class Pipeline(nn.Module):
                               "leave it to dataset.transforms")
 
     def forward(self, x, random=None):
-        """Transform x (batch, leads, time); only random steps need ``random``, the samples' ``KeyedRandom``.
-
-        Raises:
-            ConfigError: a random step without random numbers.  ``fixed`` has none.
-        """
+        """Transform x (batch, leads, time); ``random``, the samples' ``KeyedRandom``, may be left out where no step
+        draws, as in ``fixed``; else that is a ConfigError."""
         if random is None:
             self.refuse_random_steps("transforms called without random numbers")
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):

@@ -1,9 +1,9 @@
 """Reading WFDB recordings: tolerant of how headers are written in the wild, strict about what is in them.
 
-A header is parsed here (header(5) of the WFDB specification); the Challenge's MATLAB v4 signal files are read here
-too, because that is faster and exact; every other format goes through the wfdb package.  A recording that cannot be
-trusted raises RecordError, whose text is the reason; an OSError or MemoryError may be gone next time.  Nothing is
-allocated that the signal file's own size does not cover, and no file outside the header's folder is opened.
+Headers (header(5) of the WFDB specification) and the Challenge's MATLAB v4 signal files are read here, which is fast
+and gives exact reasons; every other format goes through the wfdb package.  A RecordError says why a recording cannot
+be trusted; an OSError or MemoryError may be gone next time.  Nothing is allocated that the signal file's own size
+does not cover, and no file outside the header's folder is opened.
 """
 import math
 import os
@@ -21,9 +21,10 @@ from util.leads import LEADS, standard_lead
 MAX_HEADER_BYTES = 1 << 20
 MIN_FS, MAX_FS = 20.0, 100_000.0    # Hz; outside of it a sampling rate is a typing error
 MAX_PEAK_MV = 10_000.0              # 10 V at the skin is a wrong gain, not an ECG
-DEFAULT_GAIN = 200.0                # counts per unit where a header gives 0 or nothing (WFDB's own rule)
+DEFAULT_GAIN = 200.0                # counts per unit where a header gives 0 (WFDB's own rule)
 OLDEST_AGE, CODED_AGE = 130, 300    # PTB-XL writes 300 for "over 89"
 MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "\u00b5v": 1e-3, "v": 1e3, "nv": 1e-6}
+SEXES = {"m": "Male", "male": "Male", "f": "Female", "female": "Female"}
 # Bits a sample takes on disk, by WFDB format; the FLAC formats (5xx) are compressed, at best about 32 samples a byte.
 FORMAT_BITS = {"8": 8, "16": 16, "24": 24, "32": 32, "61": 16, "80": 8, "160": 16, "212": 12, "310": 10, "311": 10,
                "508": 0.25, "516": 0.25, "524": 0.25}
@@ -33,10 +34,17 @@ MAT_FORMATS = {"16": "int16", "80": "uint8"}
 MAT_OFFSET = 24                     # five 32-bit integers and the name "val\0"
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
-_FORMAT = re.compile(r"([0-9]{1,4})(?:x([0-9]{1,4}))?(?::([0-9]{1,9}))?(?:\+([0-9]{1,12}))?")
-_GAIN = re.compile(r"([+-]?(?:[0-9]{1,20}\.?[0-9]{0,20}|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,3})?)"
-                   r"(?:\(([+-]?[0-9]{1,10})\))?(?:/(\S{1,20}))?")
-_INTEGER = re.compile(r"[+-]?[0-9]{1,10}")
+# name signals fs samples [time] [date]; behind the fs there may be /counter(base)
+_RECORD_LINE = re.compile(r"""
+    (?P<name>\S+) \s+ (?P<signals>[0-9]{1,4})
+    (\s+ (?P<fs>[^\s/]*) \S* (\s+ (?P<samples>[0-9]{1,12}) (\s.*)? )? )?""", re.VERBOSE)
+# file format[xframe][:skew][+offset] gain[(baseline)][/unit] resolution zero first checksum block name
+_SIGNAL_LINE = re.compile(r"""
+    (?P<file>\S+) \s+ (?P<format>[0-9]{1,4})
+    (x(?P<frame>[0-9]{1,4}))? (:(?P<skew>[0-9]{1,9}))? (\+(?P<offset>[0-9]{1,12}))?
+    \s+ (?P<gain>[+-]?([0-9]{1,20}\.?[0-9]{0,20}|\.[0-9]{1,20})([eE][+-]?[0-9]{1,3})?)
+    (\((?P<baseline>[+-]?[0-9]{1,10})\))? (/(?P<unit>\S{1,20}))?
+    (?P<integers>(\s+[+-]?[0-9]{1,10}){0,5}) (\s+(?P<name>.*))?""", re.VERBOSE)
 _COMMENT = re.compile(r"#\s*(age|sex|dx)\s*:\s*(.*)", re.IGNORECASE | re.DOTALL)
 _SNOMED = re.compile(r"[0-9]{6,18}")
 _NO_DIAGNOSIS = {"", "unknown", "nan", "none", "n/a", "na"}
@@ -56,34 +64,21 @@ class SignalLine:
 
 @dataclass(frozen=True)
 class Header:
-    """What a .hea file says.
-
-    Attributes:
-        path: the .hea file.
-        record: the record's name, which is the file's name without ``.hea``.
-        fs: sampling rate in Hz.
-        n_samples: samples per lead, or None where the header leaves it to the signal file.
-        leads: lead names as written in the header, in its order.
-        signals: one SignalLine a lead.
-        age: years, NaN if unknown; 90 stands for "over 89".
-        sex: "Male", "Female" or "Unknown".
-        dx: SNOMED CT codes (strings), without repeats, in the header's order.
-        unknown_dx: entries of the Dx line that are no SNOMED CT code.
-        flags: remarks for the reader of the store.
-    """
+    """What a .hea file says."""
     path: Path
-    record: str
-    fs: float
-    n_samples: int | None
+    record: str                 # the file's name without .hea
+    fs: float                   # Hz
+    n_samples: int | None       # of each lead; None where the header leaves it to the signal file
     signals: tuple[SignalLine, ...]
-    age: float
-    sex: str
-    dx: tuple[str, ...]
-    unknown_dx: tuple[str, ...]
-    flags: tuple[str, ...]
+    age: float                  # years, NaN if unknown; 90 stands for "over 89"
+    sex: str                    # Male, Female or Unknown
+    dx: tuple[str, ...]         # SNOMED CT codes, each once, in the header's order
+    unknown_dx: tuple[str, ...]     # entries of the Dx line that are no SNOMED CT code
+    flags: tuple[str, ...]      # remarks for the reader of the store
 
     @property
     def leads(self):
+        """Lead names as written, in the header's order."""
         return tuple(line.name for line in self.signals)
 
     @property
@@ -117,13 +112,7 @@ def find_headers(folder):
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def check_name(name, what):
-    """Names end up as file names (``<record>.csv``) and are opened beside the header: plain characters only."""
-    if not _SAFE_NAME.fullmatch(name):
-        raise RecordError(f"unsafe {what} {_printable(name)}: use letters, digits, _ . - and no folder")
-    return name
-
-
+# ============ headers ============
 def read_header(path):
     """Parse a .hea file.
 
@@ -131,20 +120,26 @@ def read_header(path):
         RecordError: header unreadable, invalid sampling rate, zero-length or multi-segment record, unsafe names.
     """
     path = Path(path)
-    record = check_name(path.stem, "record name")
+    record = _check_name(path.stem, "record name")
     lines, comments = _split_lines(_read_text(path))
     if not lines:
         raise RecordError("header unreadable: no record line")
     named, n_signals, fs, n_samples = _parse_record_line(lines[0])
-    if len(lines) - 1 < n_signals:
+    if not 0 < n_signals < len(lines):
         raise RecordError(f"header unreadable: {n_signals} signals announced, {len(lines) - 1} signal lines")
     signals = tuple(_parse_signal_line(line, number) for number, line in enumerate(lines[1:n_signals + 1], 1))
     flags = [] if named == record else [f"header calls the record {named}"]
-    if not all(given for _, given in signals):
+    if not all(line.gain for line in signals):
         flags.append("no gain in the header, 200 counts per unit assumed")
-    age, sex, dx, unknown_dx = _parse_comments(comments, flags)
-    return Header(path, record, fs, n_samples, tuple(line for line, _ in signals), age, sex, dx, unknown_dx,
-                  tuple(flags))
+    about = _parse_comments(comments, flags)
+    return Header(path, record, fs, n_samples, signals, **about, flags=tuple(flags))
+
+
+def _check_name(name, what):
+    """Names end up as file names (``<record>.csv``) and are opened beside the header: plain characters only."""
+    if not _SAFE_NAME.fullmatch(name):
+        raise RecordError(f"unsafe {what} {_printable(name)}: use letters, digits, _ . - and no folder")
+    return name
 
 
 def _read_text(path):
@@ -184,67 +179,54 @@ def _split_lines(data):
 
 
 def _parse_record_line(line):
-    """``name n_signals fs n_samples [time] [date]`` -> name, n_signals, fs, n_samples or None."""
-    parts = line.split()
-    name, _, segments = parts[0].partition("/")
-    if segments.isdecimal():
+    """Name, number of signals, fs in Hz, and samples or None."""
+    match = _RECORD_LINE.fullmatch(line)
+    if not match:
+        raise RecordError(f"header unreadable: bad record line {_printable(line)}")
+    if re.fullmatch(r"[^/]*/[0-9]+", match["name"]):
         raise RecordError("multi-segment record: convert it to a single segment")
-    check_name(parts[0], "record name in the header")
-    if len(parts) < 2 or not re.fullmatch(r"[0-9]{1,4}", parts[1]):
-        raise RecordError(f"header unreadable: bad record line {_printable(line)}")
-    if int(parts[1]) == 0:
-        raise RecordError("header unreadable: no signals")
-    fs_text = parts[2].partition("/")[0] if len(parts) > 2 else "none given"
-    if len(parts) > 3 and not re.fullmatch(r"[0-9]{1,12}", parts[3]):
-        raise RecordError(f"header unreadable: bad record line {_printable(line)}")
-    n_samples = int(parts[3]) if len(parts) > 3 else None
+    _check_name(match["name"], "record name in the header")
+    n_samples = match["samples"] and int(match["samples"])
     if n_samples == 0:
         raise RecordError("zero-length record")
-    fs = float(fs_text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,20})?", fs_text) else math.nan
-    if not MIN_FS <= fs <= MAX_FS:
-        raise RecordError(f"invalid sampling rate: {_printable(fs_text)}")
-    return name, int(parts[1]), fs, n_samples
+    fs = match["fs"] or "none given"
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,20})?", fs) or not MIN_FS <= float(fs) <= MAX_FS:
+        raise RecordError(f"invalid sampling rate: {_printable(fs)}")
+    return match["name"], int(match["signals"]), float(fs), n_samples
 
 
 def _parse_signal_line(line, number):
-    """``file format gain resolution zero first checksum block name`` -> SignalLine, whether a gain was given."""
-    parts = line.split(None, 8)
-    file = check_name(parts[0], "signal file name")
-    layout = _FORMAT.fullmatch(parts[1]) if len(parts) > 1 else None
-    scale = _GAIN.fullmatch(parts[2]) if len(parts) > 2 else None
-    if not layout or not scale or not all(_INTEGER.fullmatch(part) for part in parts[3:8]):
+    """SignalLine; its gain is 0 where the header says so."""
+    match = _SIGNAL_LINE.fullmatch(line)
+    integers = match["integers"].split() if match else []
+    if not match or match["name"] and len(integers) < 5:
         raise RecordError(f"header unreadable: bad signal line {number}: {_printable(line)}")
-    samples_per_frame, skew = int(layout[2] or 1), int(layout[3] or 0)
-    if samples_per_frame != 1 or skew:
+    file = _check_name(match["file"], "signal file name")
+    if int(match["frame"] or 1) != 1 or int(match["skew"] or 0):
         raise RecordError("unsupported: several samples per frame or skewed signals; convert it with wfdb's xform")
-    if layout[1] not in FORMAT_BITS:
-        raise RecordError(f"unsupported sample format {layout[1]}")
-    gain = float(scale[1])
+    if match["format"] not in FORMAT_BITS:
+        raise RecordError(f"unsupported sample format {match['format']}")
+    gain = float(match["gain"])
     if not math.isfinite(gain) or not math.isfinite(1 / (gain or 1)):
-        raise RecordError(f"header unreadable: gain {_printable(scale[1])} in signal line {number}")
-    zero = int(parts[4]) if len(parts) > 4 else 0
-    baseline = int(scale[2]) if scale[2] is not None else zero
-    name = parts[8].strip() if len(parts) > 8 else ""
-    return SignalLine(file, layout[1], int(layout[4] or 0), gain or DEFAULT_GAIN, baseline, scale[3] or "mV",
-                      name), gain != 0
+        raise RecordError(f"header unreadable: gain {_printable(match['gain'])} in signal line {number}")
+    baseline = match["baseline"] or (integers[1] if len(integers) > 1 else 0)   # without one: the converter's zero
+    return SignalLine(file, match["format"], int(match["offset"] or 0), gain, int(baseline), match["unit"] or "mV",
+                      match["name"] or "")
 
 
 def _parse_comments(comments, flags):
-    """Age, sex, Dx codes and unknown Dx entries from ``#Key: value`` lines; remarks are added to flags."""
+    """age, sex, dx and unknown_dx of a Header from ``#Key: value`` lines; remarks are added to flags."""
     values = {"age": [], "sex": [], "dx": []}
-    for comment in comments:
-        match = _COMMENT.fullmatch(comment)
-        if match:
-            values[match[1].lower()].append(match[2].strip())
-    age = _parse_age(values["age"][0] if values["age"] else "", flags)
-    sex = {"m": "Male", "male": "Male", "f": "Female", "female": "Female"}.get(
-        values["sex"][0].lower() if values["sex"] else "", "Unknown")
+    for match in filter(None, map(_COMMENT.fullmatch, comments)):
+        values[match[1].lower()].append(match[2].strip())
+    age = _parse_age("".join(values["age"][:1]), flags)
     dx, unknown_dx = _parse_dx(",".join(values["dx"]))
     if unknown_dx:
         flags.append("unknown Dx " + " ".join(_printable(token) for token in unknown_dx[:8]))
     if not dx:
         flags.append("no diagnosis")
-    return age, sex, dx, unknown_dx
+    sex = SEXES.get("".join(values["sex"][:1]).lower(), "Unknown")
+    return {"age": age, "sex": sex, "dx": dx, "unknown_dx": unknown_dx}
 
 
 def _parse_age(text, flags):
@@ -280,20 +262,18 @@ def _printable(text):
     return text if len(text) <= 40 else text[:37] + "..."
 
 
+# ============ signals ============
 def read_record(path, min_seconds=0.0):
-    """Read one recording from its .hea path.
-
-    Returns:
-        Recording; ``signal`` is float32 (n, 12) in mV, every sample finite.
-
-    Raises:
-        RecordError: the reason why it cannot be used.
-    """
+    """``read_signal`` of the header at this path."""
     return read_signal(read_header(path), min_seconds)
 
 
 def read_signal(header, min_seconds=0.0):
-    """Read the signal that belongs to a header; see read_record."""
+    """Recording of a header, every sample finite.
+
+    Raises:
+        RecordError: the reason why it cannot be used.
+    """
     if header.n_samples is not None:
         _check_length(header.n_samples, header.fs, min_seconds)
     order = _lead_order(header.leads)
@@ -349,20 +329,19 @@ def _check_samples(rows, low, high):
         raise RecordError(f"impossible amplitude: {peak:.3g} mV; check gain and unit in the header")
 
 
-def _to_millivolts(line):
-    """Factor from a signal line's unit to mV."""
-    factor = MILLIVOLTS.get(line.unit.lower())
-    if factor is None:
-        raise RecordError(f"unit {_printable(line.unit)} of lead {_printable(line.name)} is no voltage")
-    return factor
+def _millivolts(header):
+    """Factor from each signal's unit to mV."""
+    for line in header.signals:
+        if line.unit.lower() not in MILLIVOLTS:
+            raise RecordError(f"unit {_printable(line.unit)} of lead {_printable(line.name)} is no voltage")
+    return [MILLIVOLTS[line.unit.lower()] for line in header.signals]
 
 
 def _is_challenge_mat(header):
     """All signals in one .mat behind its 24-byte header, in a format read here."""
-    first = header.signals[0]
-    return (first.file.endswith(".mat") and first.format in MAT_FORMATS and
-            all((line.file, line.format, line.offset) == (first.file, first.format, MAT_OFFSET)
-                for line in header.signals))
+    layouts = {(line.file, line.format, line.offset) for line in header.signals}
+    file, kind, offset = layouts.pop()
+    return not layouts and file.endswith(".mat") and kind in MAT_FORMATS and offset == MAT_OFFSET
 
 
 def _read_mat(header):
@@ -380,10 +359,10 @@ def _read_mat(header):
         raise RecordError(f"signal file does not match the header: {rows} rows for {n_signals} signals")
     if columns == 0:
         raise RecordError("zero-length record")
-    available = (size - MAT_OFFSET) // (rows * np.dtype(wanted).itemsize)
-    if columns < 0 or min(columns, available) < max(columns, header.n_samples or 0):
-        raise RecordError(f"signal file shorter than the header says: {min(columns, available)} samples of "
-                          f"{max(columns, header.n_samples or 0)} in {path.name}")
+    there = min(columns, (size - MAT_OFFSET) // (rows * np.dtype(wanted).itemsize))
+    announced = max(columns, header.n_samples or 0)
+    if columns < 0 or there < announced:
+        raise RecordError(f"signal file shorter than the header says: {there} samples of {announced} in {path.name}")
     if header.n_samples not in (None, columns):
         raise RecordError(f"signal file longer than the header says: {columns} samples of {header.n_samples}")
     counts = np.fromfile(path, np.dtype(wanted).newbyteorder("<"), rows * columns, offset=MAT_OFFSET)
@@ -395,12 +374,12 @@ def _read_mat(header):
 def _scale_counts(counts, header):
     """Counts (signals, n) to float32 mV; WFDB's marker of a missing sample (the lowest count) becomes NaN."""
     zero = 128 if counts.dtype == np.uint8 else 0       # format 80 is offset binary
-    baseline = np.array([[line.baseline + zero] for line in header.signals], np.float32)
-    factor = np.array([[_to_millivolts(line) / line.gain] for line in header.signals], np.float32)
+    baseline = np.array([line.baseline + zero for line in header.signals], np.float32)
+    gain = np.array([line.gain or DEFAULT_GAIN for line in header.signals])
     signal = counts.astype(np.float32)
     if baseline.any():
-        signal -= baseline
-    signal *= factor
+        signal -= baseline[:, None]
+    signal *= (_millivolts(header) / gain).astype(np.float32)[:, None]
     lowest = np.iinfo(counts.dtype).min
     if counts.min() == lowest:
         signal[counts == lowest] = np.nan
@@ -417,14 +396,14 @@ def _read_with_wfdb(header):
         size = _file_size(path, "signal file")
         if lines[0].offset + bits / 8 > size + 2:       # formats 212 and 31x pad their last group
             raise RecordError(f"signal file shorter than the header says: {size} bytes in {path.name}")
-    factors = [_to_millivolts(line) for line in header.signals]
+    factors = _millivolts(header)
     try:
         signal = wfdb.rdrecord(os.path.abspath(header.path.with_suffix(""))).p_signal
     except (OSError, MemoryError):
         raise
     except Exception as error:      # wfdb raises whatever its parsing meets
         raise RecordError(f"wfdb cannot read it: {type(error).__name__}: {_printable(str(error))}") from None
-    if signal is None or signal.ndim != 2 or signal.shape[1] != len(header.signals) or len(signal) == 0:
+    if signal is None or not signal.size:
         raise RecordError("wfdb read no usable signal")
     if header.n_samples not in (None, len(signal)):
         raise RecordError(f"signal file shorter than the header says: {len(signal)} samples of {header.n_samples}")

@@ -13,14 +13,14 @@ XAVIER = (*CONVOLUTIONS, nn.Linear)
 
 
 def init_from_scratch(network: nn.Module, init: str = "shortcut") -> None:
-    """Xavier normal for convolutions and linears, BatchNorm weight N(1, 0.02) and bias zero; biases of linears stay as
-    PyTorch starts them.
+    """Xavier normal for convolutions and linears, N(1, 0.02) for weights of BatchNorm and zero for its biases;
+    biases of linears stay as PyTorch starts them.
 
     Args:
-        init: "shortcut": the last BatchNorm of every residual block (a module with a ``last_norm``) starts at zero and
-            the block so as its shortcut (Goyal et al., Accurate, large minibatch SGD, 2017, section 5.1).
-            "published": N(1, 0.02) there, too, and N(0, 1) for the biases of convolutions; Phan et al. (BHI 2022) start
-            so from scratch and in SimCLR and DINO.  Their BYOL keeps the zeros.
+        init: "shortcut": the ``last_norm`` of every residual block starts at zero, so the block as its shortcut
+            (Goyal et al., Accurate, large minibatch SGD, 2017, section 5.1).
+            "published": N(1, 0.02) there, too, and N(0, 1) for biases of convolutions, as Phan et al. (BHI 2022)
+            start from scratch, in SimCLR and in DINO.  Their BYOL keeps the zeros.
 
     Raises:
         ConfigError: another ``init``.

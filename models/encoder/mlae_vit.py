@@ -6,11 +6,8 @@ from util.errors import ConfigError
 
 
 class MLAE_ViT(ClassTokenEncoder):
-    """Tokens are whole leads of ``seq_len`` samples.
-
-    Args: see ``TransformerEncoder``; ``patch_size`` counts leads and must be 1.  A lead takes the position of its own
-    name, whatever other leads are present.
-    """
+    """Tokens are whole leads of ``seq_len`` samples; a lead takes the position of its own name, whatever others are
+    present.  Args: see ``TransformerEncoder``; ``patch_size`` counts leads and must be 1."""
 
     def __init__(self, *, num_classes=None, patch_size=1, **options):
         if patch_size != 1:

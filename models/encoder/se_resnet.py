@@ -58,8 +58,8 @@ class SpectrogramSEResNet(CNNEncoder):
     Args: see spectrogram_se_resnet34.
     """
 
-    def __init__(self, num_classes: int | None, num_leads: int, fs: float, segment_seconds: float, channels: int,
-                 init: str):
+    def __init__(self, num_classes: int | None, num_leads: int, fs: float, segment_seconds: float,
+                 channels: int, init: str):
         super().__init__(num_leads)
         self.spectrogram = Spectrogram(fs, segment_seconds)
         self.stem = nn.Sequential(nn.Conv2d(num_leads, channels, 7, 2, 3, bias=False), nn.BatchNorm2d(channels),

@@ -11,11 +11,8 @@ from models.encoder.vit import TransformerEncoder, encoder_factory
 
 
 class ST_MEM_ViT(TransformerEncoder):
-    """Tokens: every patch of every lead.  Feature: mean over leads and patches, then norm.
-
-    Args: see ``TransformerEncoder``.
-    Position row 0 belongs to the separator in front of a lead, the last row to the one behind it.
-    """
+    """Tokens: every patch of every lead.  Feature: mean over leads and patches, then norm.  Position row 0 belongs to
+    the separator in front of a lead, the last row to the one behind it.  Args: see ``TransformerEncoder``."""
 
     def __init__(self, *, num_classes=None, **options):
         super().__init__(**options)
@@ -44,10 +41,8 @@ class ST_MEM_ViT(TransformerEncoder):
         return rearrange(series, "b l (n p) -> b l n p", p=self.patch_size)
 
     def wrap_leads(self, tokens, rows):
-        """Separators around each lead and lead embeddings on all its tokens.
-
-        (batch, leads, n, width) -> (batch, leads, n + 2, width); ``rows`` are the leads' indices among the known ones.
-        """
+        """Separators around each lead and lead embeddings on all its tokens: (batch, leads, n, width) -> (batch, leads,
+        n + 2, width); ``rows`` are the leads' indices among the known ones."""
         shape = (*tokens.shape[:2], 1, self.width)
         left = (self.sep_embedding + self.pos_embedding[0, 0]).expand(shape)
         right = (self.sep_embedding + self.pos_embedding[0, -1]).expand(shape)

@@ -20,8 +20,8 @@ SIZES = {"base": {"width": 768, "depth": 12, "heads": 12}, "small": {"width": 38
 class TransformerEncoder(Encoder):
     """Blocks, final norm, head and the bookkeeping of leads.
 
-    ``known_leads`` are the leads this encoder has an embedding for; ``leads`` are those of its input, in input order.
-    The two differ when a 12-lead encoder is used with fewer leads.
+    ``known_leads`` are the leads this encoder has an embedding for; ``leads`` are those of its input, in input order:
+    fewer where a 12-lead encoder is used with fewer.
 
     Args:
         seq_len: longest input, in samples, a multiple of ``patch_size``; shorter multiples are accepted.
@@ -29,9 +29,6 @@ class TransformerEncoder(Encoder):
         num_leads: how many leads the encoder knows; 12 means all standard leads.
         leads: names of the input's leads (default: all that it knows).  With ``num_leads`` < 12 it knows these alone.
         num_classes: width of the linear head; None for none.
-
-    Raises:
-        ConfigError: lengths or leads that do not fit each other.
     """
 
     def __init__(self, *, seq_len, patch_size, num_leads, leads, width, depth, heads, drop_out_rate=0.0,
@@ -55,10 +52,6 @@ class TransformerEncoder(Encoder):
         for i, options in enumerate(self._block_options):
             setattr(self, f"block{i}", Block(self.width, self._heads, **options))
         self.norm = nn.LayerNorm(self.width)
-        self.reset_head(num_classes)
-
-    def reset_head(self, num_classes):
-        """A fresh linear head, or none."""
         self.head = nn.Identity() if num_classes is None else nn.Linear(self.width, num_classes)
 
     def run_blocks(self, tokens):
@@ -69,11 +62,7 @@ class TransformerEncoder(Encoder):
         return tokens
 
     def input_leads(self, series, leads=None):
-        """Rows of ``known_leads`` that the input's rows are.
-
-        Raises:
-            ConfigError: the number of rows is not the number of leads, or a lead is unknown to this encoder.
-        """
+        """Rows of ``known_leads`` that the input's rows are."""
         leads = self.leads if leads is None else parse_leads(leads)
         if series.shape[1] != len(leads):
             raise ConfigError(f"the input has {series.shape[1]} leads but the encoder was told of {len(leads)} "
@@ -90,11 +79,7 @@ class TransformerEncoder(Encoder):
 
     def rows_in_file(self, count, leads):
         """Where this encoder's leads stand among the ``count`` that a file knows; ``leads`` names them, None for a
-        published file, whose leads are the first standard ones.
-
-        Raises:
-            CheckpointError: the file lacks a lead.
-        """
+        published file, whose leads are the first standard ones."""
         # an encoder of all twelve knows them in the standard order, whichever it was trained on
         names = LEADS[:count] if leads is None or count == len(LEADS) else tuple(leads)
         missing = [lead for lead in self.known_leads if lead not in names]
@@ -112,7 +97,7 @@ class TransformerEncoder(Encoder):
                               f"and at most seq_len = {self.seq_len}")
 
     def embed(self, patches, position, keep=None):
-        """Patches (batch, ..., n, values) with positions (n, width) -> tokens (batch, ..., n, width), or those at
+        """Patches (batch, ..., n, values) with positions (n, width) -> tokens, (batch, ..., n, width) or those at
         ``keep`` (batch, ..., k) alone."""
         if keep is not None:
             patches, position = take(patches, keep), position[keep]
@@ -161,11 +146,8 @@ class ClassTokenEncoder(TransformerEncoder):
 
 
 class ViT(ClassTokenEncoder):
-    """Tokens are ``patch_size`` samples of all leads together.
-
-    Args: see ``TransformerEncoder``.  Leads that are missing from the input are filled with zeros, since every patch
-    vector has a place for each lead.
-    """
+    """Tokens are ``patch_size`` samples of all leads together; leads that are missing from the input are filled with
+    zeros, since every patch vector has a place for each lead.  Args: see ``TransformerEncoder``."""
 
     def __init__(self, *, num_classes=None, **options):
         super().__init__(**options)

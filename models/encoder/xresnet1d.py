@@ -20,16 +20,22 @@ def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool 
 
 
 class Block(nn.Module):
-    """relu(path(x) + shortcut(x)), (batch, inputs, time) -> (batch, EXPANSION * inner, ceil(time / stride)).
+    """relu(path(x) + shortcut(x)), (batch, inputs, time) -> (batch, expansion * inner, ceil(time / stride)).
 
-    The shortcut averages pairs where the path strides and has a 1x1 convolution where the number of channels changes.
+    The path of a bottleneck (expansion above 1) squeezes to ``inner`` channels, convolves with kernel 5 (and
+    the stride), and widens again; that of a basic block (expansion 1) is two convolutions with kernel 5.  The
+    shortcut averages pairs where the path strides; where the number of channels changes, a 1x1 convolution follows.
     """
-    EXPANSION: int
 
-    def __init__(self, inputs: int, inner: int, stride: int):
+    def __init__(self, inputs: int, inner: int, stride: int, expansion: int):
         super().__init__()
-        outputs = inner * self.EXPANSION
-        self.path = self.make_path(inputs, inner, outputs, stride)
+        outputs = inner * expansion
+        if expansion > 1:
+            self.path = nn.Sequential(conv_bn(inputs, inner, 1), conv_bn(inner, inner, 5, stride),
+                                      conv_bn(inner, outputs, 1, relu=False))
+        else:
+            self.path = nn.Sequential(conv_bn(inputs, inner, 5, stride),
+                                      conv_bn(inner, outputs, 5, relu=False))
         shortcut = [nn.AvgPool1d(2, ceil_mode=True)] if stride == 2 else []
         if inputs != outputs:
             shortcut.append(conv_bn(inputs, outputs, 1, relu=False))
@@ -44,29 +50,9 @@ class Block(nn.Module):
         return F.relu(self.path(x) + self.shortcut(x), inplace=True)
 
 
-class Bottleneck(Block):
-    """Its path squeezes to ``inner`` channels, convolves with kernel 5 (and the stride), and widens again."""
-    EXPANSION = 4
-
-    @staticmethod
-    def make_path(inputs, inner, outputs, stride):
-        return nn.Sequential(conv_bn(inputs, inner, 1), conv_bn(inner, inner, 5, stride),
-                             conv_bn(inner, outputs, 1, relu=False))
-
-
-class BasicBlock(Block):
-    """Its path is two convolutions with kernel 5, the first with the stride."""
-    EXPANSION = 1
-
-    @staticmethod
-    def make_path(inputs, inner, outputs, stride):
-        return nn.Sequential(conv_bn(inputs, inner, 5, stride), conv_bn(inner, outputs, 5, relu=False))
-
-
-# The block, and how many of them in each stage, by the network's name (He et al., Deep residual learning, table 1).
-DEPTHS = {"xresnet1d18": (BasicBlock, (2, 2, 2, 2)), "xresnet1d34": (BasicBlock, (3, 4, 6, 3)),
-          "xresnet1d50": (Bottleneck, (3, 4, 6, 3)), "xresnet1d101": (Bottleneck, (3, 4, 23, 3)),
-          "xresnet1d152": (Bottleneck, (3, 8, 36, 3))}
+# By name: the blocks' expansion and how many of them each stage has (He et al., Deep residual learning, 2016).
+DEPTHS = {"xresnet1d18": (1, (2, 2, 2, 2)), "xresnet1d34": (1, (3, 4, 6, 3)),
+          "xresnet1d50": (4, (3, 4, 6, 3)), "xresnet1d101": (4, (3, 4, 23, 3)), "xresnet1d152": (4, (3, 8, 36, 3))}
 
 
 class XResNet1d(CNNEncoder):
@@ -76,10 +62,11 @@ class XResNet1d(CNNEncoder):
     from one sample up is accepted; four stages leave one step in 32.
 
     Args:
-        block: ``Bottleneck`` or ``BasicBlock``; depths: how many in each stage; the others: see ``xresnet_factory``.
+        expansion: of the blocks; depths: how many in each stage; the others: see ``xresnet_factory``.
     """
 
-    def __init__(self, block, depths, num_classes: int | None, num_leads: int, channels: int, init: str):
+    def __init__(self, expansion: int, depths, num_classes: int | None, num_leads: int, channels: int,
+                 init: str):
         super().__init__(num_leads)
         # The first convolution has a bias although BatchNorm follows: the published network replaced it so.
         self.stem = nn.Sequential(conv_bn(num_leads, channels // 2, 5, stride=2, bias=True),
@@ -89,8 +76,8 @@ class XResNet1d(CNNEncoder):
         for depth, stride in zip(depths, STRIDES):
             blocks = []
             for index in range(depth):
-                blocks.append(block(inputs, channels, stride if index == 0 else 1))
-                inputs = channels * block.EXPANSION
+                blocks.append(Block(inputs, channels, stride if index == 0 else 1, expansion))
+                inputs = channels * expansion
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)
         self.width = 2 * inputs
@@ -99,16 +86,16 @@ class XResNet1d(CNNEncoder):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Crop (batch, leads, time) in mV -> (batch, width): maxima first, then averages."""
-        x = self.stages(self.stem(self.standardize(self.unstandardized(x))))     # (batch, channels, time / 32)
+        x = self.stages(self.stem(self.standardize(self.unstandardized(x))))    # (batch, channels, time / 32)
         return torch.cat([F.adaptive_max_pool1d(x, 1), F.adaptive_avg_pool1d(x, 1)], dim=1).flatten(1)
 
 
 def xresnet_factory(name):
     """The registered function ``name`` of ``DEPTHS``, with the arguments
 
-    num_classes: classes of the head Linear(width, 256), Linear(256, classes); None for an encoder without head.
+    num_classes: of the head Linear(width, 256), Linear(256, classes); None for an encoder without head.
     num_leads: leads of the crops.
-    channels: inner width of every block, 64 as published; features are 8 times as many with bottlenecks, else twice.
+    channels: inner width of every block, 64 as published; features are 8 times as many (xresnet1d18, 34: twice).
         16 makes a network for trying things out on a laptop.
     init: weights from scratch, "shortcut" or "published"; see ``init_from_scratch``.
     """
@@ -116,7 +103,7 @@ def xresnet_factory(name):
                 init: str = "shortcut") -> XResNet1d:
         return XResNet1d(*DEPTHS[name], num_classes, num_leads, channels, init)
     factory.__name__ = factory.__qualname__ = name
-    factory.__doc__ = f"Signal branch, stages of {', '.join(map(str, DEPTHS[name][1]))} {DEPTHS[name][0].__name__}s."
+    factory.__doc__ = f"Signal branch, {DEPTHS[name][1]} blocks in its stages."
     return register(factory)
 
 
