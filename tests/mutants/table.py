@@ -101,9 +101,8 @@ MUTANTS = [
            "a parenthesis", ("test_dataset.py",)),
     Mutant("scale_of_another", "util/dataset.py", "self.scale[rows]", "self.scale[:len(rows)]",
            "nearly all scales are equal", ("test_dataset.py",)),
-    Mutant("one_unit_for_all", "util/wfdb_io.py", "factors = [_to_millivolts(line) for line in header.signals]",
-           "factors = [_to_millivolts(header.signals[0])] * len(header.signals)", "headers repeat themselves",
-           ("test_wfdb_io.py",)),
+    Mutant("one_unit_for_all", "util/wfdb_io.py", "(signal * factors).T", "(signal * factors[0]).T",
+           "headers repeat themselves", ("test_wfdb_io.py",)),
     Mutant("unknown_is_one_patient", "data_preparation/folds.py", "numbers.setdefault(patient or row, len(numbers))",
            "numbers.setdefault(patient, len(numbers))", '"" is a key as any other', ("test_folds.py",)),
     # ============ scores, thresholds, probe, predict, transfer ============
