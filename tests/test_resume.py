@@ -19,7 +19,7 @@ from util import distributed, resume
 from util.errors import CheckpointError
 from util.meters import Meters
 from util.optim import make_optimizer
-from util.resume import check_agreement, training_state
+from util.resume import check_agreement
 from util.setup import seed_everything
 from util.stop import PREEMPTED
 
@@ -68,36 +68,37 @@ def test_fine_tuning_on_two_processes_stopped_in_evaluation(tmp_path):
     assert check_stopped_run("cnn 2", tmp_path, stops) == len(stops)
 
 
-def draws_after_resuming():
-    """What dropout would draw after a checkpoint, in the run that wrote it and in one that resumes from it."""
-    torch.manual_seed(7 + torch.distributed.get_rank())
+def draws():
+    return [random.random(), np.random.rand(), torch.rand(()).item()]
+
+
+def training_with(best):
+    """As much of a Training as a checkpoint is made of and restored to."""
     model = torch.nn.Linear(2, 2)
     optimizer = make_optimizer(model, {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0, "decay_all": False,
                                        "optimizer_kwargs": {}})
-    training = SimpleNamespace(model=model, config={}, epoch=0, step=0, optimizer=optimizer, best={}, last_saved=None,
-                               scaler=torch.amp.GradScaler("cpu", enabled=False), meters=Meters(None),
-                               batches=SimpleNamespace(per_step=8, offset=0), position=lambda: 0.0)
-    state = distributed.broadcast_object(training_state(training))
-    before = torch.rand(4)
-    resume._restore(training, state)
-    return [before, torch.rand(4)]
+    return SimpleNamespace(model=model, config={}, epoch=0, step=0, optimizer=optimizer, best=best, last_saved=None,
+                           scaler=torch.amp.GradScaler("cpu", enabled=False), meters=Meters(None),
+                           batches=SimpleNamespace(per_step=8, offset=0), position=lambda: 0.0)
 
 
-def test_every_process_resumes_its_own_random_numbers():
-    """The defect would be that all go on with those of process 0."""
-    (first, first_again), (second, second_again) = run_processes(draws_after_resuming, 2)
-    assert torch.equal(first, first_again) and torch.equal(second, second_again) and not torch.equal(first, second)
-
-
-def own_draws():
-    seed_everything(3)
-    return [random.random(), float(np.random.rand()), torch.rand(()).item()]
-
-
-def test_every_process_draws_numbers_of_its_own():
-    """Dropout and drop path would else be alike in all parts of a batch."""
-    first, second = run_processes(own_draws, 2)
-    assert len({*first, *second}) == 6
+def test_every_process_draws_and_resumes_random_numbers_of_its_own(monkeypatch):
+    """Dropout would else be alike in all parts of a batch, from the start or after an interruption."""
+    before, states, drawn = resume.random_state(), [], []
+    for rank in range(2):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        seed_everything(7)
+        states.append(resume.random_state())
+        drawn.append(draws())
+    assert not set(drawn[0]) & set(drawn[1])
+    state = {**resume.training_state(training_with({"loss": -0.5})), "rng": states}
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        training = training_with({})
+        resume._restore(training, state)
+        assert draws() == drawn[rank] and training.best == {"loss": -0.5}
+    resume.set_random_state(before)
 
 
 def in_a_folder_of_its_own(places):

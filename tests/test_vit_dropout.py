@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch import nn
 
+from models.blocks import DropPath
 from models.registry import build
 
 ENCODERS = {"st_mem_vit_tiny": 150, "vit_tiny": 150, "mlae_vit_tiny": 60}   # length of their crops
@@ -52,3 +53,12 @@ def test_every_rate_changes_training_and_leaves_evaluation(name, rates):
     x = torch.randn(4, 12, ENCODERS[name])
     assert torch.equal(model.eval()(x), plain(x))
     assert not torch.allclose(model.train()(x), plain(x), atol=1e-3)
+
+
+def test_dropped_paths_leave_the_mean_as_it_is():
+    """Whole samples, and what stays is divided by the share that stays."""
+    path, x = DropPath(0.25), torch.ones(4000, 2, 3)
+    torch.manual_seed(0)
+    out = path.train()(x)
+    assert (out == out[:, :1, :1]).all() and set(out.unique().tolist()) == {0.0, x.new_tensor(4 / 3).item()}
+    assert out.mean().item() == pytest.approx(1, abs=0.03) and torch.equal(path.eval()(x), x)

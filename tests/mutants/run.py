@@ -6,8 +6,8 @@
     python tests/mutants/run.py --check             only: is every old text there, exactly once?
 
 For each mutant the test files that know most of it run first (those that it names, then those that import what it
-changes), then the rest of the default suite.  It is caught by the first test that fails, if this test passes without
-the mutant.  Exit status 1 where a mutant survives or an old text is not there.
+changes), then the rest of the default suite.  It is caught by the first test that fails; that these tests pass without
+a mutant is tried at the end.  Exit status 1 where a mutant survives, such a test fails or an old text is not there.
 """
 import argparse
 import os
@@ -37,7 +37,8 @@ def find_problem(mutant: Mutant) -> str | None:
         return f"{mutant.name}: {mutant.old!r} is in {mutant.file} {found} times, not once"
     for target in mutant.tests:
         name, _, test = target.partition("::")
-        if not (ROOT / "tests" / name).is_file() or f"def {test}" not in (ROOT / "tests" / name).read_text("utf-8"):
+        path = ROOT / "tests" / name
+        if not path.is_file() or f"def {test}" not in path.read_text("utf-8"):
             return f"{mutant.name}: there is no tests/{target}"
     return None
 
@@ -57,18 +58,18 @@ def copy_tree(folder: Path) -> Path:
     return tree
 
 
-def pytest(tree: Path, targets: list[str]) -> tuple[int, str | None]:
-    """Run tests up to the first failure: (exit status, the failed test)."""
+def pytest(tree: Path, targets: list[str], *flags: str) -> tuple[int, list[str]]:
+    """Run tests: (exit status, those that failed)."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *targets]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *flags, *targets]
     try:
         done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=LIMIT)
     except subprocess.TimeoutExpired:
-        return FAILED, None
+        return FAILED, [f"no end within {LIMIT} s"]
     if done.returncode not in (PASSED, FAILED, NO_TESTS):
         raise SystemExit(f"pytest cannot run {' '.join(targets)}:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+?\.py(?:::.+?)?)(?: - .*)?$", done.stdout, re.MULTILINE)
-    return done.returncode, failed and failed[1]
+    failed = re.findall(r"^(?:FAILED|ERROR) (\S+?\.py(?:::.+?)?)(?: - .*)?$", done.stdout, re.MULTILINE)
+    return done.returncode, failed
 
 
 def order_of_tests(mutant: Mutant) -> tuple[list[str], list[str]]:
@@ -89,18 +90,19 @@ def try_out(mutant: Mutant, nearest: bool) -> tuple[Mutant, str | None, float]:
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         tree = copy_tree(Path(folder))
         path = tree / mutant.file
-        sound = path.read_text(encoding="utf-8")
-        broken = sound.replace(mutant.old, mutant.new)
+        path.write_text(path.read_text("utf-8").replace(mutant.old, mutant.new), "utf-8")
         near, rest = order_of_tests(mutant)
         for tests in ([[name] for name in near] + [rest] * (not nearest)):
-            path.write_text(broken, encoding="utf-8")
-            status, test = pytest(tree, [f"tests/{name}" for name in tests])
+            status, failed = pytest(tree, [f"tests/{name}" for name in tests], "-x")
             if status == FAILED:
-                path.write_text(sound, encoding="utf-8")
-                if test and pytest(tree, [test])[0] != PASSED:
-                    raise SystemExit(f"{test} fails without the mutant {mutant.name}, too: mend it first")
-                return mutant, test or f"no end within {LIMIT} s", time.monotonic() - began
+                return mutant, failed[0], time.monotonic() - began
     return mutant, None, time.monotonic() - began
+
+
+def without_mutant(tests: list[str]) -> list[str]:
+    """Those of these tests that fail in an unchanged copy: they prove nothing."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        return pytest(copy_tree(Path(folder)), sorted(set(tests)))[1] if tests else []
 
 
 def main(argv=None) -> int:
@@ -109,7 +111,7 @@ def main(argv=None) -> int:
     parser.add_argument("names", nargs="*", help="mutants (default: all)")
     parser.add_argument("--list", action="store_true", help="show the table and end")
     parser.add_argument("--check", action="store_true", help="look for the old texts and end")
-    parser.add_argument("--nearest", action="store_true", help="the nearest test files only, not the whole suite")
+    parser.add_argument("--nearest", action="store_true", help="the nearest test files only")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="mutants at a time (default: %(default)s)")
     arguments = parser.parse_args(argv)
     unknown = set(arguments.names) - {mutant.name for mutant in MUTANTS}
@@ -127,15 +129,17 @@ def main(argv=None) -> int:
         print(f"{len(chosen) - len(problems)} of {len(chosen)} can be put in")
         return 1 if problems else 0
     print("| mutant | file | caught by | seconds |\n|---|---|---|---|", flush=True)
-    survivors = []
+    survivors, witnesses = [], []
     with ThreadPoolExecutor(arguments.jobs) as pool:
         for mutant, test, seconds in pool.map(lambda each: try_out(each, arguments.nearest), chosen):
             shown = test.removeprefix("tests/").partition("[")[0] if test else "**nothing: it survives**"
             print(f"| {mutant.name} | {mutant.file} | {shown} | {seconds:.0f} |", flush=True)
-            survivors += [] if test else [mutant.name]
+            (witnesses if test else survivors).append(test or mutant.name)
+    broken = without_mutant([test for test in witnesses if test.startswith("tests/")])
     print(f"\n{len(chosen) - len(survivors)} of {len(chosen)} caught" +
-          (f"; survived: {', '.join(survivors)}" if survivors else ""))
-    return 1 if survivors else 0
+          (f"; survived: {', '.join(survivors)}" if survivors else "") +
+          (f"; but these tests fail without a mutant, too: {', '.join(broken)}" if broken else ""))
+    return 1 if survivors or broken else 0
 
 
 if __name__ == "__main__":
