@@ -220,7 +220,7 @@ _BY_PRINTED = {_printed(name, average): (name, {"average": average})
 
 def lower_is_better(name: str) -> bool:
     """Whether the smallest value under a printed name is the best: of "loss", and of scores that say so."""
-    return name == "loss" or SCORES[_BY_PRINTED[name][0]].lower_is_better
+    return name == "loss" or SCORES[name.split("_")[0]].lower_is_better
 
 
 def parse_scores(target_metrics: list, class_names=(), task="multilabel") -> dict[str, Score]:
