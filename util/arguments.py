@@ -8,8 +8,8 @@ Parameters without one (``x``, ``random``) are the program's own and cannot be s
 """
 import inspect
 import math
-from typing import NamedTuple
 from collections.abc import Callable
+from typing import NamedTuple
 
 from util.errors import ConfigError
 

@@ -10,8 +10,8 @@ A new one is a function here that says ``@augmentation()``.
 import functools
 import inspect
 import math
-from dataclasses import dataclass, field
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from einops import rearrange
@@ -209,44 +209,35 @@ def white_noise(x, random, sigma: SIZES):
     return x + (scale * random.normal(*x.shape[1:])).to(x.dtype)
 
 
-def _sine(x, amplitude, cycles):
-    return amplitude * (2 * math.pi * (_time(x) / x.shape[-1] * cycles)).sin()
-
-
-def _square(x, amplitude, cycles):
-    return amplitude * torch.where(_time(x) / x.shape[-1] * cycles % 1 < 0.5, 1.0, -1.0)
-
-
 @augmentation(draws=False)
 def sine(x, random, amplitude: NUMBER, cycles: NUMBER):
     """A sine of so many cycles a crop added to all leads."""
-    return x + _sine(x, amplitude, cycles)
+    return x + amplitude * (2 * math.pi * (_time(x) / x.shape[-1] * cycles)).sin()
 
 
 @augmentation(draws=False)
 def square(x, random, amplitude: NUMBER, cycles: NUMBER):
     """A square wave of so many cycles a crop added to all leads."""
-    return x + _square(x, amplitude, cycles)
+    return x + amplitude * torch.where(_time(x) / x.shape[-1] * cycles % 1 < 0.5, 1.0, -1.0)
 
 
 def _partial(x, noise, random, ratio):
-    """Add the beginning of ``noise`` (leads or 1, time) inside a random window: its phase restarts there."""
+    """Add the beginning of ``noise`` (batch, leads or 1, time) inside a random window: its phase restarts there."""
     inside, start = _windows(x, random, ratio)
     index = (_time(x) - start).clamp(min=0)[:, None]
-    noise = noise.expand(x.shape[0], -1, -1)
     return x + noise.gather(-1, index.expand(-1, noise.shape[1], -1)) * inside
 
 
 @augmentation()
 def partial_sine(x, random, amplitude: NUMBER, cycles: NUMBER, ratio: SHARES):
     """A sine in a random window of ratio U(ratio) of the crop, alike in all leads."""
-    return _partial(x, _sine(x, amplitude, cycles)[None], random, ratio)
+    return _partial(x, sine(torch.zeros_like(x[:, :1]), random, amplitude, cycles), random, ratio)
 
 
 @augmentation()
 def partial_square(x, random, amplitude: NUMBER, cycles: NUMBER, ratio: SHARES):
     """A square wave in a random window of ratio U(ratio) of the crop, alike in all leads."""
-    return _partial(x, _square(x, amplitude, cycles)[None], random, ratio)
+    return _partial(x, square(torch.zeros_like(x[:, :1]), random, amplitude, cycles), random, ratio)
 
 
 @augmentation()

@@ -8,8 +8,8 @@ A new score is one entry of ``SCORES``: a function of boolean labels and of prob
 both (records, classes), and a line on what it is.  ``_over_classes``, ``_whole`` and ``_library`` make its
 formula of a function that gives one value a class, one value in all, or that is torchmetrics'.
 """
-from dataclasses import dataclass, replace
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
