@@ -64,8 +64,8 @@ _BY_ALIAS = {alias: name for name, aliases in DATABASES.items() for alias in ali
 
 
 def database_of(relative_path, input_name):
-    """Database of a record from the folders above it: the first that is the Challenge's; else the top folder (but
-    "training" and the Challenge's g1, g2, ... do not count), or the input folder's own name."""
+    """Database of a record: the first folder above it that is one of the Challenge's; else the top folder
+    ("training" and the Challenge's g1, g2, ... do not count), or the input folder's own name."""
     folders = relative_path.split("/")[:-1]
     for folder in [*folders, input_name]:
         known = _BY_ALIAS.get(re.sub(r"[^a-z0-9]", "", folder.lower().removeprefix("wfdb_")))
@@ -78,9 +78,10 @@ def database_of(relative_path, input_name):
 # -------------------------------------------------------------------------------- plan
 
 def plan_shards(input_dir, target_fs, min_seconds, segment_seconds=None):
-    """Which records go into which shard: dicts with name, paths, databases and settings; and the duplicates, rows for
-    skipped.csv.  A shard ends at a record whose name hashes to a multiple of SHARD_RECORDS, so that a record added or
-    removed changes one shard alone."""
+    """Shards, dicts with name, paths, databases and settings; and the duplicates, rows for skipped.csv.
+
+    A shard ends where a record's path hashes to a multiple of SHARD_RECORDS: a new record changes one shard alone.
+    """
     input_dir = Path(input_dir)
     if not input_dir.is_dir():
         raise ECGError(f"no folder {input_dir}: put the databases there or name another with --input_dir")
@@ -116,7 +117,7 @@ def shard_files(folder, shard):
 def is_finished(folder, shard, input_dir):
     """Whether a shard is complete and its input files are what they were."""
     table_file, signal_files = shard_files(folder, shard)
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # missing or not ours
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # none, or not ours
         table = json.loads(table_file.read_text("utf-8"))
         sizes = {str(fs): file.stat().st_size for fs, file in signal_files.items()}
         return not table.get("unread") and table["bytes"] == sizes and \
@@ -134,8 +135,8 @@ def _file_state(input_dir, path):
 # -------------------------------------------------------------------------------- one shard
 
 def extract_shard(shard, input_dir, folder):
-    """Read, resample and write the records of one shard; returns how many it had.  The signal files take their places
-    first and the table last: a shard with a table is complete."""
+    """Read, resample and write the records of one shard; returns how many it had.  The signal files take their
+    places first and the table last: a shard with a table is complete."""
     table_file, signal_files = shard_files(folder, shard)
     table = {"inputs": {}, "records": [], "skipped": []}
     with contextlib.ExitStack() as stack:
@@ -164,8 +165,8 @@ def extract_shard(shard, input_dir, folder):
 
 
 def _extract_record(input_dir, path, settings, inputs):
-    """[(row, counts by rate)] of a record or of its pieces, no counts but a reason for unusable ones; the files that
-    it depends on are noted in ``inputs``."""
+    """[(row, counts by rate)] of a record or of its pieces, no counts but a reason for unusable ones; the files
+    that it depends on are noted in ``inputs``."""
     inputs[path] = _file_state(input_dir, path)
     header = read_header(input_dir / path)
     for file in header.signal_files:
@@ -234,8 +235,8 @@ def extract(input_dir, output_dir, target_fs, workers, min_seconds=MIN_SECONDS, 
     """Extract every record under ``input_dir``; with ``segment_seconds`` in pieces of so many seconds.
 
     Returns:
-        {database: Counter of found, kept, seconds, scored, flagged}; rows of skipped.csv; how many of these were
-        not read this time.
+        {database: Counter of found, kept, seconds, scored, flagged}; rows of skipped.csv; how many of these
+        were not read this time.
     """
     output_dir, shard_dir = Path(output_dir), Path(output_dir) / "shards"
     shards, skipped = plan_shards(input_dir, target_fs, min_seconds, segment_seconds)
@@ -311,7 +312,7 @@ def parse_arguments(argv):
                         help="sampling rates to make; CNNs use 100, ST-MEM 250 (default: 100 250)")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--workers", type=int, default=cores, metavar="N",
-                        help="processes; one record each is in memory at a time (default: %(default)s, your cores)")
+                        help="processes with one record each in memory (default: %(default)s, your cores)")
     parser.add_argument("--min_seconds", type=float, default=MIN_SECONDS, metavar="S",
                         help="shorter records are skipped (default: %(default)s)")
     parser.add_argument("--segment_seconds", type=float, metavar="S",
@@ -338,8 +339,8 @@ def main(argv=None):
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
     print(summary(totals, skipped))
-    print(f"{sum(total['flagged'] for total in totals.values())} kept records carry a remark: see the column flags of "
-          f"{args.output_dir}/records.csv")
+    flagged = sum(total["flagged"] for total in totals.values())
+    print(f"{flagged} kept records carry a remark: see the column flags of {args.output_dir}/records.csv")
     for reason, count in Counter(row["reason"].partition(":")[0] for row in skipped).most_common():
         print(f"{count} skipped: {safe_cell(reason)}")
     print(f"every skipped record with its reason: {args.output_dir}/skipped.csv")

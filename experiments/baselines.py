@@ -3,12 +3,13 @@
 Phan et al., Multimodality multi-lead ECG arrhythmia classification using self-supervised learning (BHI 2022).
 """
 import argparse
+import os
 import sys
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from experiments.devices import add_gpu_flag, run
+from experiments.devices import add_gpu_flag, choose_devices
 from main_finetune import finetune
 from main_pretrain import pretrain
 from util import distributed
@@ -16,6 +17,7 @@ from util.command_line import add_config_flags
 from util.config import ROOT, find_overlay, load_config
 from util.config_keys import describe_keys
 from util.files import replacing
+from util.launch import launch, launch_parser
 from util.run_log import print_once
 
 USAGE = """
@@ -79,28 +81,35 @@ def script(file: str, description: str):
 
 
 def run_baseline(name: str, description: str, argv=None) -> None:
-    """The command line of experiments/<name>.py; on several processes where --gpu asks for them.
-
-    Raises:
-        ECGError: as the two main programs; SystemExit: a process that was started here failed.
-    """
+    """The command line of experiments/<name>.py; on several processes where --gpu asks for them."""
     argv = sys.argv[1:] if argv is None else argv
     baseline = BASELINES[name]
-    leaves = ", ".join(baseline.encoders.values()) or "fold<k>_bestROC.pth, fold<k>_bestPRC.pth and summary.csv"
-    files = [baseline.config, *(f"overlay/{name}" for name in baseline.overlays)]
-    settings = ", ".join(f"configs/{file}.yaml" for file in files)
-    usage = USAGE.format(name=name, settings=settings, leaves=leaves)
+    files = [baseline.config, *(f"overlay/{overlay}" for overlay in baseline.overlays)]
+    leaves = baseline.encoders.values() or ("fold<k>_bestROC.pth", "fold<k>_bestPRC.pth", "summary.csv")
+    usage = USAGE.format(name=name, settings=", ".join(f"configs/{file}.yaml" for file in files),
+                         leaves=", ".join(leaves))
     arguments = baseline_parser(baseline, f"{description.rstrip()}\n{usage}").parse_args(argv)
 
-    def job(config):
-        if not baseline.encoders:
-            finetune(config, published_names=True)
-            return
-        folder = pretrain(config)
-        if distributed.is_main():
-            publish_encoders(folder, Path(arguments.save_folder), baseline.encoders)
+    processes, device = choose_devices(arguments.gpu)
+    processes = int(os.environ.get("WORLD_SIZE", processes))
+    config = baseline_config(baseline, arguments, device)  # here, too: a wrong flag needs no processes
+    if processes > 1 and "RANK" not in os.environ:
+        options = launch_parser(f"{name}.py").parse_args(["--gpus", arguments.gpu])
+        status = launch(str(ROOT / "experiments" / f"{name}.py"), options, list(argv))
+        if status:
+            raise SystemExit(status)
+    elif baseline.encoders:
+        publish_encoders(pretrain(config), Path(arguments.save_folder), baseline.encoders)
+    else:
+        finetune(config, published_names=True)
 
-    run(arguments.gpu, name, argv, partial(baseline_config, baseline, arguments), job)
+
+def publish_encoders(folder: Path, place: Path, names: dict[str, str]) -> None:
+    """Leave encoders of a pre-training run under their published names."""
+    for name, published in names.items() if distributed.is_main() else ():
+        with replacing(place / published) as file:
+            file.write((folder / name).read_bytes())
+        print_once(f"encoder: {place / published}")
 
 
 def baseline_parser(baseline: Baseline, description: str) -> argparse.ArgumentParser:
@@ -141,11 +150,7 @@ def _add_supervised_flags(parser, baseline, defaults):
 
 
 def baseline_config(baseline: Baseline, arguments, device: str) -> dict:
-    """The resolved config of a baseline's flags; they win over --set, that over overlays, those over the YAML.
-
-    Raises:
-        ConfigError: a wrong key or value.
-    """
+    """The resolved config of a baseline's flags; they win over --set, that over overlays, those over the YAML."""
     flags = {"device": device, "resume": arguments.resume, "dataloader": {"batch_size": arguments.batch_size},
              "train": {"epochs": arguments.num_epoches}}
     if baseline.encoders:
@@ -168,11 +173,3 @@ def _given(flags: dict) -> dict:
     """The flags that were given, nested sections included."""
     return {name: _given(value) if isinstance(value, dict) else value for name, value in flags.items()
             if value is not None}
-
-
-def publish_encoders(folder: Path, place: Path, names: dict[str, str]) -> None:
-    """Leave encoders of a pre-training run under their published names."""
-    for name, published in names.items():
-        with replacing(place / published) as file:
-            file.write((folder / name).read_bytes())
-        print_once(f"encoder: {place / published}")

@@ -4,9 +4,8 @@ import os
 import torch
 
 from util import distributed
-from util.config import ROOT
 from util.errors import ConfigError
-from util.launch import launch, launch_parser, parse_devices
+from util.launch import parse_devices
 from util.run_log import print_once
 
 
@@ -30,9 +29,6 @@ def choose_devices(text: str | None) -> tuple[int, str]:
     several processes, the launcher chooses as it starts them, and in these nothing is left to choose.
 
     A machine without any GPU computes on the CPU and says so, so that published commands run there, too.
-
-    Raises:
-        ConfigError: not a list of devices, or a GPU that this machine lacks.
     """
     if text is None:
         return 1, "auto"
@@ -46,18 +42,3 @@ def choose_devices(text: str | None) -> tuple[int, str]:
     if processes == 1 and not started:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible or ""
     return processes, "auto" if visible else "cpu"
-
-
-def run(gpu: str | None, script: str, argv, config_for, job) -> None:
-    """Do ``job(config_for(device))`` here, or start experiments/<script>.py with ``argv`` again on several processes;
-    SystemExit where one of these failed."""
-    processes, device = choose_devices(gpu)
-    processes = int(os.environ.get("WORLD_SIZE", processes))
-    config = config_for(device)  # checked here, too: a wrong flag needs no processes
-    if processes == 1 or "RANK" in os.environ:
-        job(config)
-        return
-    options = launch_parser(f"{script}.py").parse_args(["--gpus", gpu])
-    status = launch(str(ROOT / "experiments" / f"{script}.py"), options, list(argv))
-    if status:
-        raise SystemExit(status)

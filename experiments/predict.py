@@ -64,8 +64,8 @@ def find_recordings(given: str) -> list[Path]:
 
 
 def read_entry(path: Path, rates, longest_crop: float) -> Entry:
-    """Read a recording and resample it to ``rates``, with the rounding of a store.  One shorter than ``longest_crop``
-    seconds gets a remark."""
+    """Read a recording and resample it to ``rates``, with the rounding of a store.  One shorter than
+    ``longest_crop`` seconds gets a remark."""
     recording = read_record(path)
     fs, remarks = recording.header.fs, [*recording.flags]
     counts, scale = {}, {}

@@ -70,8 +70,8 @@ def predictions(trained, place: Path, device) -> dict[str, Part]:
     parts = split_rows(records.store, records.rows, data["fold"], protocol=data["protocol"])
     evaluator, classifier = Evaluator(records, parts, device), trained.classifier.to(device)
     names = records.store.records["record"].to_numpy(str)
-    found = {name: Part(names[parts[name]], evaluator.labels(name) > 0, evaluator.predict(classifier, name)[0])
-             for name in ("valid", "test")}
+    found = {name: Part(names[rows], evaluator.labels(name) > 0, evaluator.predict(classifier, name)[0])
+             for name, rows in parts.items() if name != "train"}
     place.parent.mkdir(exist_ok=True)
     with replacing(place) as file:
         np.savez_compressed(file, made_by=made_by, **{f"{name}_{key}": value for name, part in found.items()
@@ -133,14 +133,14 @@ def median(results: list[Thresholds]) -> Thresholds:
 
 def mean_rows(table: pd.DataFrame) -> pd.DataFrame:
     """Mean and standard deviation over folds of the search and the test rows, as rows of the same table."""
-    return pd.DataFrame([{"weights of fold": "all", "part": part, "fold": name, "records": mine["records"].sum(),
-                          **mine[REPORT].agg(name)}
+    return pd.DataFrame([{"weights of fold": "all", "part": part, "fold": name, "records": mine["records"].sum()}
+                         | mine[REPORT].agg(name).to_dict()
                          for part, mine in table.groupby("part") for name in ("mean", "std")])
 
 
 # ============ command line ============
 def load_weights(path: Path, fold: int, arguments):
-    """The trained classifier; a CheckpointError where its fold is not its name's or its model not the flags'."""
+    """The trained classifier; a CheckpointError where its fold is not its name's, its model not the flags'."""
     trained = load_trained(path, arguments.overrides, arguments.config_path)
     config = trained.config
     if arguments.config_path:

@@ -29,8 +29,8 @@ class Batch(TypedDict, total=False):
 
 
 class Encoder(nn.Module):
-    """Crops -> features; a classifier is one with a head.  A subclass sets ``width`` and ``head`` (Identity for none)
-    and writes ``forward_features``."""
+    """Crops -> features; a classifier is one with a head.  A subclass sets ``width`` and ``head`` (Identity for
+    none) and writes ``forward_features``."""
     width: int
     head: nn.Module
 
@@ -63,8 +63,8 @@ class Encoder(nn.Module):
         return {}
 
     def adapt_leads(self, state: dict, leads: list[str] | None = None) -> dict:
-        """The tensors of an encoder file, those of single leads picked for this encoder's; ``leads`` are the names of
-        the file's, None for a published one."""
+        """The tensors of an encoder file, those of single leads picked for this encoder's; ``leads`` names the
+        file's, None for a published one."""
         return state
 
     def standardizers(self) -> list:
@@ -73,7 +73,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def fit_statistics(self, batches) -> None:
-        """Fit the standardisations that no weights have brought along, in one pass over ``batches`` of float32
+        """Fit the standardisations that no weights have brought along, in one pass over float32 batches
         (batch, leads, time) in mV, one crop of each training record.  Reads nothing without any."""
         wanted = [(part, view, RecordMoments()) for part, view in self.standardizers() if not part.fitted]
         for batch in batches if wanted else ():
@@ -84,8 +84,8 @@ class Encoder(nn.Module):
 
 
 class Method(nn.Module):
-    """A self-supervised method around an ``encoder``.  A subclass sets ``encoder`` and writes ``forward``; random
-    numbers come from ``batch["random"]`` alone."""
+    """A self-supervised method around an ``encoder``.  A subclass sets ``encoder`` and writes ``forward``; what it
+    draws comes from ``batch["random"]`` alone."""
     encoder: Encoder
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:

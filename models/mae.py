@@ -14,11 +14,11 @@ DECODERS = {"dec256d4b": {"width": 256, "depth": 4, "heads": 4}, "dec128d2b": {"
 
 
 def kept_tokens(n, mask_ratio):
-    """How many of n tokens stay: ``int(n * (1 - mask_ratio))``, rounding errors of the product included, as published;
-    a ConfigError for a ratio that keeps or masks nothing, where the loss would be undefined."""
+    """How many of n tokens stay: ``int(n * (1 - mask_ratio))``, rounding errors of the product included, as
+    published; a ConfigError for a ratio that keeps or masks nothing, where the loss would be undefined."""
     kept = int(n * (1 - mask_ratio))
     if not 0 < kept < n:
-        raise ConfigError(f"mask_ratio {mask_ratio} keeps {kept} of {n} tokens; at least one must be kept, one masked")
+        raise ConfigError(f"mask_ratio {mask_ratio} keeps {kept} of {n} tokens; keep one at least and mask one")
     return kept
 
 
@@ -113,12 +113,11 @@ class MaskedAutoencoder(Method):
         return (error * mask).sum() / mask.sum()
 
     def forward(self, batch, mask_ratio=None, noise=None):
-        """Mask, rebuild, compare: {"loss", "pred" (batch, ..., tokens, target_width), "mask" (batch, ..., tokens), 1
-        where masked}.
+        """{"loss", "pred" (batch, ..., tokens, target_width), "mask" (batch, ..., tokens), 1 where masked}.
 
         Args:
             batch: the contract's, or its signal (batch, leads, time) alone.
-            mask_ratio, noise: in place of the model's own and of uniform numbers, one a token, that are drawn.
+            mask_ratio: in place of the model's own; noise: uniform, one number a token, drawn if None.
         """
         batch = batch if isinstance(batch, dict) else {"signal": batch}
         series = batch["signal"]
@@ -130,11 +129,8 @@ class MaskedAutoencoder(Method):
         return {"loss": self.loss(target, pred, mask), "pred": pred, "mask": mask}
 
     def reconstruct(self, batch):
-        """For figures: signal, reconstruction in the signal's own units and bool mask, each (batch, leads, time).
-
-        Visible patches of the reconstruction are the decoder's output as well; with norm_pix_loss each patch is scaled
-        back by the target's mean and standard deviation.
-        """
+        """As in the contract.  Visible patches of the reconstruction are the decoder's output as well; with
+        norm_pix_loss each patch is scaled back by the target's mean and standard deviation."""
         out, signal = self(batch), batch["signal"]
         target, pred = self.patches(signal), out["pred"].float()
         if self.norm_pix_loss:
@@ -149,7 +145,7 @@ class MaskedAutoencoder(Method):
 
 
 def mae_factory(model_class, encoder_class, name, patch_size=75):
-    """A registered function ``name``, <method>_vit_<one of SIZES>_<one of DECODERS>: encoder and method together."""
+    """A registered function <method>_vit_<one of SIZES>_<one of DECODERS>: a method with its encoder."""
     size, decoder = name.split("_")[-2:]
 
     def factory(*, seq_len=2250, patch_size=patch_size, num_leads=12, leads=None, norm_pix_loss=True, mask_ratio=0.75,

@@ -23,14 +23,10 @@ MODELS = {}
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a model has to know of its data.
-
-    Attributes:
-        leads: names of the crops' leads, in order; fs: sampling rate in Hz; num_classes: None for no classifier.
-    """
-    leads: tuple[str, ...]
-    fs: float
-    num_classes: int | None = None
+    """What a model has to know of its data."""
+    leads: tuple[str, ...]              # names of the crops' leads, in order
+    fs: float                           # sampling rate in Hz
+    num_classes: int | None = None      # None for no classifier
 
 
 def register(factory):
@@ -109,7 +105,7 @@ def _facts(name, given, known, data):
     # An encoder that goes by the leads' names may know more of them than the data has.
     facts = {"leads": list(data.leads)} if "leads" in known else {"num_leads": len(data.leads)}
     facts |= {"fs": data.fs, "num_classes": data.num_classes}
-    facts = {key: value for key, value in facts.items() if key in known and (key != "num_classes" or value is not None)}
+    facts = {key: value for key, value in facts.items() if key in known and value is not None}
     for key, value in facts.items():
         if given.get(key, value) != value:
             raise ConfigError(f"model {name}: {key} is {given[key]} but that of the dataset is {value}; leave it out")

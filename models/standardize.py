@@ -29,7 +29,7 @@ class RecordMoments:
 
 
 class LeadStandardize(nn.Module):
-    """(x - mean) / std of (batch, num_leads, ...), signals in mV or spectrograms, with one mean and one std a lead;
+    """(x - mean) / std of (batch, num_leads, ...), signals in mV or spectrograms, with one mean and std a lead;
     identity until fitted."""
 
     def __init__(self, num_leads: int):

@@ -11,8 +11,8 @@ from models.encoder.vit import TransformerEncoder, encoder_factory
 
 
 class ST_MEM_ViT(TransformerEncoder):
-    """Tokens: every patch of every lead.  Feature: mean over leads and patches, then norm.  Position row 0 is that of
-    the separator in front of a lead, the last one of that behind it.  Args: see ``TransformerEncoder``."""
+    """Tokens: every patch of every lead.  Feature: mean over leads and patches, then norm.  Position row 0 is
+    that of the separator in front of a lead, the last one of that behind it.  Args: see ``TransformerEncoder``."""
 
     def __init__(self, *, num_classes=None, **options):
         super().__init__(**options)
@@ -41,8 +41,8 @@ class ST_MEM_ViT(TransformerEncoder):
         return rearrange(series, "b l (n p) -> b l n p", p=self.patch_size)
 
     def wrap_leads(self, tokens, rows):
-        """(batch, leads, n, width) -> (batch, leads, n + 2, width): separators around each lead, the embedding of known
-        lead ``rows[i]`` on all tokens of lead i."""
+        """(batch, leads, n, width) -> (batch, leads, n + 2, width): separators around each lead, the embedding of
+        known lead ``rows[i]`` on all tokens of lead i."""
         shape = (*tokens.shape[:2], 1, self.width)
         left = (self.sep_embedding + self.pos_embedding[0, 0]).expand(shape)
         right = (self.sep_embedding + self.pos_embedding[0, -1]).expand(shape)

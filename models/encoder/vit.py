@@ -118,7 +118,7 @@ class TransformerEncoder(Encoder):
 
 
 class ClassTokenEncoder(TransformerEncoder):
-    """A transformer whose feature is its class token, after the norm.  A subclass says how to make patches."""
+    """A transformer whose feature is its class token, after the norm; a subclass says how to make patches."""
 
     def _add_parts(self, positions, patch_width, num_classes):
         """Register all parts, in the order of the published state dict."""
@@ -158,9 +158,8 @@ class ViT(ClassTokenEncoder):
         self.check_length(series)
         rows = self.input_leads(series, leads)
         if rows != list(range(len(self.known_leads))):
-            full = series.new_zeros(series.shape[0], len(self.known_leads), series.shape[2])
-            full[:, rows] = series
-            series = full
+            given, series = series, series.new_zeros(len(series), len(self.known_leads), series.shape[2])
+            series[:, rows] = given
         return rearrange(series, "b l (n p) -> b n (p l)", p=self.patch_size)
 
 
