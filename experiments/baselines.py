@@ -14,7 +14,8 @@ from main_finetune import finetune
 from main_pretrain import pretrain
 from util import distributed
 from util.command_line import add_config_flags
-from util.config import ROOT, describe_keys, find_overlay, load_config
+from util.config import ROOT, find_overlay, load_config
+from util.config_keys import describe_keys
 from util.run_log import print_once
 
 
@@ -91,8 +92,7 @@ def run_baseline(name: str, description: str, argv=None) -> None:
 
 def baseline_parser(baseline: Baseline, description: str) -> argparse.ArgumentParser:
     """The published flags; none is needed."""
-    keys = "configuration keys (YAML, --overlay or --set):\n" + describe_keys(baseline.program)
-    parser = argparse.ArgumentParser(description=description, epilog=keys,
+    parser = argparse.ArgumentParser(description=description, epilog=describe_keys(baseline.program),
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     path = ROOT / "configs" / f"{baseline.config}.yaml"
     defaults = load_config([path, *map(find_overlay, [baseline.overlay] if baseline.overlay else [])],
