@@ -29,7 +29,7 @@ def find_weights(folder, best: str, folds=None) -> dict[int, Path]:
     folder, metric = Path(folder), METRIC[best]
     found = {}
     for fold in range(FOLDS):
-        places = (FoldFiles.published(folder, fold).best(metric), FoldFiles(folder / f"fold{fold}").best(metric))
+        places = (FoldFiles(folder / f"fold{fold}", True).best(metric), FoldFiles(folder / f"fold{fold}").best(metric))
         there = [path for path in places if path.is_file()]
         if there:
             found[fold] = there[0]
