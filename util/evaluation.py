@@ -22,7 +22,7 @@ PUBLISHED_BEST = {"AUROC": "ROC", "AUPRC": "PRC"}  # fold0_bestROC.pth, as publi
 # ============ where the files of a fold go ============
 @dataclass(frozen=True)
 class FoldFiles:
-    """Where the files of one fold go: into ``folder``; if ``published``, weights go beside a folder fold<k>."""
+    """Where the files of one fold go: into ``folder``; if ``published``, weights go beside it."""
     folder: Path
     published: bool = False
 
@@ -49,12 +49,19 @@ def save_best(training, values: dict[str, float], files: FoldFiles) -> None:
 
 
 # ============ predictions and scores ============
+def record_loader(dataset, rows, cropping, batch_size: int, **options):
+    """A loader of the crops of ``rows``, dealt out to all processes."""
+    batches = EvaluationBatches(rows, dataset.samples[rows], cropping, batch_size=batch_size,
+                                rank=distributed.rank(), world=distributed.world())
+    return make_loader(dataset, batches, **options)
+
+
 @torch.no_grad()
 def record_means(loader, pipeline, rows, device, vectors, width: int) -> np.ndarray:
     """Means over the crops of each record, gathered from all processes: float64 (records, width).
 
     Args:
-        loader: over EvaluationBatches of ``rows``.
+        loader: ``record_loader`` of ``rows``.
         rows: rows of the store, each once; the results' order.
         vectors: device signals (crops, leads, samples) -> (crops, width).
     """
@@ -104,14 +111,11 @@ class Evaluator:
         self.pipeline = records.eval_pipeline.to(device)
         dataset = CropDataset(records.store, records.leads, records.eval_cropping.length)
         options = config["dataloader"]
-        self.loaders = {}
-        for name in ("valid", "test"):
-            batches = EvaluationBatches(parts[name], dataset.samples[parts[name]], records.eval_cropping,
-                                        # as many crops at a time as in training
-                                        batch_size=options["batch_size"] * config["dataset"]["crops_per_record"],
-                                        rank=distributed.rank(), world=distributed.world())
-            self.loaders[name] = make_loader(dataset, batches, num_workers=min(options["num_workers"], 2),
-                                             pin_memory=options["pin_memory"])
+        # As many crops at a time as in training.
+        batch_size = options["batch_size"] * config["dataset"]["crops_per_record"]
+        self.loaders = {name: record_loader(dataset, parts[name], records.eval_cropping, batch_size,
+                                            num_workers=min(options["num_workers"], 2),
+                                            pin_memory=options["pin_memory"]) for name in ("valid", "test")}
 
     def predict(self, classifier, part):
         """(probabilities, logits, gate) of a part's records; see ``predict``."""
@@ -131,9 +135,10 @@ class Evaluator:
         """Scores of the selection records; the gate's mean is logged where there is one."""
         probabilities, logits, gate = self.predict(training.model.classifier, "valid")
         if gate is not None:
-            means = gate_table(gate, self.labels["valid"], self.records.classes).set_index("class")["signal"]
+            table = gate_table(gate, self.labels["valid"], self.records.classes)
+            means = {f"gate_signal/{name}": mean for name, mean in zip(table["class"], table["signal"])}
             training.log.histogram("gate/signal", gate[:, 0], training.epoch)
-            training.log.scalars({f"gate_signal/{name}": mean for name, mean in means.items()}, training.epoch)
+            training.log.scalars(means, training.epoch)
         return self.scores("valid", probabilities, logits)
 
 

@@ -1,11 +1,10 @@
 """A linear probe of frozen features: how much an encoder knows, without fine-tuning it."""
 import numpy as np
 
-from util import distributed
-from util.dataset import (CropDataset, Cropping, EvaluationBatches, labelled_rows, make_labels, make_loader,
-                          parse_classes, parse_folds, split_rows)
+from util.dataset import (CropDataset, Cropping, labelled_rows, make_labels, parse_classes, parse_folds,
+                          split_rows)
 from util.errors import ConfigError
-from util.evaluation import record_means
+from util.evaluation import record_loader, record_means
 from util.leads import parse_leads
 from util.optim import autocast
 from util.run_log import print_once
@@ -28,17 +27,15 @@ class Probe:
         rows, _ = labelled_rows(store, usable_rows(store, config), labelled)
         parts = split_rows(store, rows, parse_folds(data["fold"])[0], protocol=data["protocol"])
         for rows in (evenly(parts["train"], MAX_TRAINING), parts["valid"]):
-            batches = EvaluationBatches(rows, dataset.samples[rows], Cropping("center", cropping.length),
-                                        batch_size=config["dataloader"]["batch_size"], rank=distributed.rank(),
-                                        world=distributed.world())
-            self.parts.append((rows, make_loader(dataset, batches), labels[rows]))
+            loader = record_loader(dataset, rows, Cropping("center", cropping.length),
+                                   config["dataloader"]["batch_size"])
+            self.parts.append((rows, loader, labels[rows]))
         self.described = f"{len(parts['valid'])} records of the selection fold"
 
     def __call__(self, encoder, amp=None) -> float:
-        (train_x, train_y), (valid_x, valid_y) = (
-            (features(encoder, loader, self.pipeline, rows, self.device, amp), labels)
-            for rows, loader, labels in self.parts)
-        return linear_probe(train_x, train_y, valid_x, valid_y)
+        train, valid = ((features(encoder, loader, self.pipeline, rows, self.device, amp), labels)
+                        for rows, loader, labels in self.parts)
+        return linear_probe(*train, *valid)
 
 
 def make_probe(store, config, device) -> Probe | None:
@@ -58,7 +55,7 @@ def evenly(rows, most: int) -> np.ndarray:
 
 
 def features(encoder, loader, pipeline, rows, device, amp=None) -> np.ndarray:
-    """Mean feature vector of each record over its crops, float64 (records, width), in the order of ``rows``."""
+    """Mean feature vector of each record over its crops, float64 (records, width), ordered as ``rows``."""
     def vectors(signal):
         with autocast(device, amp):
             return encoder.forward_features(signal)

@@ -64,7 +64,7 @@ def evaluation_transforms(config: dict):
 
 # ============ model ============
 def build_configured(config: dict, num_classes: int | None = None) -> nn.Module:
-    """The config's model, made for its data, initialised by its seed; a classifier where there are classes."""
+    """The config's model, made for its data, initialised by its seed; a classifier if there are classes."""
     torch.manual_seed(config["seed"])
     facts = DataFacts(parse_leads(config["dataset"]["lead"]), config["dataset"]["fs"], num_classes)
     return build({"name": config["model_name"], **config["model"]}, facts)
@@ -85,7 +85,7 @@ def check_input(encoder, leads: int, length: int) -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds of Python, NumPy and torch, another for each process; models are built before, under the plain."""
+    """Seeds of Python, NumPy and torch, another for each process; models are built before."""
     seed = seed + 1000 * distributed.rank()
     random.seed(seed)
     np.random.seed(seed % 2 ** 32)
@@ -119,8 +119,8 @@ def set_up_training(config: dict, store, rows, make_model, device, folder, label
     dataset = CropDataset(store, leads, cropping.length, labels)
     batches = TrainingBatches(rows, dataset.samples[rows], cropping.length, seed=config["seed"],
                               batch_size=config["dataloader"]["batch_size"], accumulate=train["accum_iter"],
-                              crops=data["crops_per_record"], rank=distributed.rank(), world=distributed.world(),
-                              steps=train["steps_per_epoch"])
+                              crops=data["crops_per_record"], steps=train["steps_per_epoch"],
+                              rank=distributed.rank(), world=distributed.world())
     train["lr"] = resolve_lr(train, batches.batch_size, distributed.world())
     config = {**config, "train": train}
 

@@ -1,6 +1,6 @@
 """Pre-trained weights, out of a method and into any model, from a file or a published folder.
 
-``encoder.pth`` holds {"model": state dict of the encoder without its heads, ...} under the published key names.
+``encoder.pth`` holds {"model": state dict of the encoder without its heads, ...} under the published names.
 
 A fusion is a model with ``branches``, encoders by name.  They are filled one by one under their own key
 names: in the whole fusion DINO's keys match none, which the published scripts did not notice.
@@ -31,15 +31,14 @@ def save_encoder(encoder, path, *, epoch: int, config: dict, leads) -> None:
 
 
 def read_encoder(path) -> dict:
-    """The encoder's state dict from encoder.pth, a pre-training checkpoint (its ``encoder.`` part), a fine-tuned
-    checkpoint, or a bare state dict: {"state": tensors by name, "leads": names, or None if the file does not say}.
-    """
+    """{"state": tensors by name, "leads": names, or None if the file does not say} of encoder.pth, a pre-training
+    checkpoint (its ``encoder.`` part), a fine-tuned checkpoint, or a bare state dict."""
     content = checkpoint.load(path, "encoder file")
     state = content["model"] if isinstance(content.get("model"), dict) else content
     state = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
     for prefix in ("encoder.", "classifier."):
-        if any(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        state = part or state
     if not state:
         raise CheckpointError(f"{path} holds no tensors")
     leads = content.get("leads")
@@ -47,8 +46,8 @@ def read_encoder(path) -> dict:
 
 
 def load_encoder(model, path) -> str:
-    """Load pre-trained weights into ``model``: everything but the heads must be there and fit.  Returns a line for
-    people: how many tensors matched, and which were left to train anew."""
+    """Load pre-trained weights into ``model``: everything but the heads must be there and fit.  Returns a line
+    for people: how many tensors matched, and which were left to train anew."""
     found = read_encoder(path)
     given = without_heads(model, model.adapt_leads(found["state"], found["leads"]))
     own = model.state_dict()
@@ -59,9 +58,10 @@ def load_encoder(model, path) -> str:
     problems += [f"{name} is missing in the file" for name in sorted(wanted - set(given))]
     problems += [f"{name} of the file has no place here" for name in sorted(set(given) - wanted)]
     if not matched or problems:
+        listed = "; ".join(problems[:4]) + (" ..." if len(problems) > 4 else "")
         raise CheckpointError(f"{path} does not fit the model: {len(matched)} of {len(wanted)} encoder tensors "
-                              f"match; {'; '.join(problems[:4])}{' ...' if len(problems) > 4 else ''}. Check "
-                              "model_name, model.* and dataset.lead against the pre-training run's config.yaml")
+                              f"match; {listed}. Check model_name, model.* and dataset.lead against the "
+                              "pre-training run's config.yaml")
     model.load_state_dict({**own, **given})
     return f"loaded {len(matched)} of {len(wanted)} encoder tensors from {path}; the head starts anew"
 
@@ -83,9 +83,9 @@ def load_pretrained(model, path) -> str:
 
     Args:
         model: an encoder with a head, or a fusion.
-        path: a file (encoder.pth, DINO_signal_student.pth, ...) or a folder with ``PUBLISHED_FILES``.  An encoder
-            takes the first of the folder's files that fits.  A fusion takes the first file of each branch; a
-            single file goes to the branch that it fits, or to the whole fusion if it is one's own encoder.pth.
+        path: a file (encoder.pth, DINO_signal_student.pth, ...) or a folder with ``PUBLISHED_FILES``, of which
+            an encoder takes the first that fits and a fusion the first of each branch.  A single file goes to
+            the branch that it fits, or to the whole fusion if it is one's own encoder.pth.
 
     Returns lines for people: how many tensors matched, and what starts anew.
     """
@@ -98,8 +98,9 @@ def load_pretrained(model, path) -> str:
     lines = []
     for role, branch in branches.items():
         files = _present(path, role)
+        wanted = " or ".join(PUBLISHED_FILES.get(role, ["file"]))
         lines.append(_first_fit({role: branch}, files[:1]) if files else
-                     f"{role} branch: no {' or '.join(PUBLISHED_FILES.get(role, ['file']))} in {path}, it starts anew")
+                     f"{role} branch: no {wanted} in {path}, it starts anew")
     return "\n".join(lines)
 
 
@@ -119,7 +120,6 @@ def _first_fit(models: dict, files: list) -> str:
             except CheckpointError as error:
                 reasons.append(f"as {role}: {error}")
                 continue
-            others = [name for name in models if name not in (role, "fusion")]
-            left = f"; {', '.join(others)} branch, gate and heads start anew" if role != "fusion" and others else ""
-            return f"{role}: {line}{left}"
+            others = ", ".join(name for name in models if role != "fusion" and name not in (role, "fusion"))
+            return f"{role}: {line}" + (f"; {others} branch, gate and heads start anew" if others else "")
     raise CheckpointError("\n  ".join(["no weights were transferred:", *reasons]))
