@@ -28,7 +28,7 @@ def finetune(config: dict, published_names=False) -> Path:
     """Run the job that ``config`` describes, fold after fold; returns the folder of its results.
 
     Args:
-        published_names: lay out the files by ``FoldFiles.published``.
+        published_names: name weights as the published scripts do.
     """
     check_start(config)
     training_transforms(config)     # a mistake in them is said before the store is read
@@ -42,8 +42,7 @@ def finetune(config: dict, published_names=False) -> Path:
         several = len(records.folds) > 1
         if several:
             print_once(f"==== fold {fold} ====")
-        files = FoldFiles.published(folder, fold) if published_names else \
-            FoldFiles(folder / f"fold{fold}" if several else folder)
+        files = FoldFiles(folder / f"fold{fold}" if several or published_names else folder, published_names)
         results.append({"fold": fold, **run_fold(records, fold, files, device)})
     if len(results) > 1:
         distributed.on_main(lambda: write_summary(results, folder / "summary.csv"))

@@ -114,9 +114,8 @@ def publish_encoders(folder: Path, place: Path, names: dict[str, str]) -> None:
 
 def baseline_parser(baseline: Baseline, description: str) -> argparse.ArgumentParser:
     """The published flags; none is needed."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     epilog="configuration keys (YAML, --overlay or --set):\n"
-                                            + describe_keys(baseline.program))
+    parser = argparse.ArgumentParser(description=description, epilog=describe_keys(baseline.program),
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     path = ROOT / "configs" / f"{baseline.config}.yaml"
     defaults = load_config([path, *map(find_overlay, baseline.overlays)], program=baseline.program)
     parser.add_argument("--batch_size", type=int, metavar="N", help="records a process and forward pass, as "

@@ -31,7 +31,7 @@ from util.errors import CheckpointError, ConfigError, ECGError, RecordError
 from util.evaluation import predict
 from util.figures import plot_ecg
 from util.leads import parse_leads
-from util.precision import resolve_amp
+from util.optim import resolve_amp
 from util.program import run_main
 from util.store import quantise, safe_cell
 from util.thresholds import apply_thresholds, load_thresholds

@@ -8,9 +8,9 @@ import torch
 
 from models.contract import Encoder, Method
 from util.checks import fits
-from util.config import (ROOT, check, find_overlay, load_config, load_yaml, merge, parse_override,
-                         read_yaml, save_config)
-from util.config_keys import KEYS, PROGRAMS, REQUIRED, keys_of, page, describe_keys
+from util.config import (ROOT, check, find_overlay, load_config, load_yaml, merge, parse_override, read_yaml,
+                         save_config)
+from util.config_keys import KEYS, PROGRAMS, REQUIRED, describe_keys, keys_of, page
 from util.dataset import parse_classes, parse_cropping
 from util.errors import ConfigError
 from util.command_line import argument_parser, config_from
@@ -359,10 +359,10 @@ def test_an_experiment_may_have_a_number_for_a_name():
 
 
 def test_help_lists_every_key_with_its_default():
-    text = describe_keys()
+    text = describe_keys("pretrain")
     assert "train.blr: base learning rate for an effective batch of 256 [default null]" in text
-    assert "model_name: " in text and "[required]" in text and "[default 10; pre-training alone]" in text
-    assert "exclude_folds" in describe_keys("pretrain") and "exclude_folds" not in describe_keys("finetune")
+    assert "model_name: " in text and "[required]" in text and "figure_every" in text and "[default 10]" in text
+    assert "exclude_folds" in text and "exclude_folds" not in describe_keys("finetune")
 
 
 def test_the_page_of_all_keys_is_up_to_date():

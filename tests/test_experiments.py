@@ -232,7 +232,7 @@ def test_best_weights_exist_even_where_a_metric_is_never_defined(tmp_path):
     class Training:
         dataset = type("Dataset", (), {"store": RecordStore(store() / "fs100")})
         best, epoch, config, model = {}, 1, {}, SupervisedTask(build("xresnet1d50", channels=2), "bce")
-    files = FoldFiles.published(tmp_path, 0)
+    files = FoldFiles(tmp_path / "fold0", published=True)
     save_best(Training, {"AUROC": float("nan")}, files)
     path = tmp_path / "fold0_bestROC.pth"
     first = path.read_bytes()

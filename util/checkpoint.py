@@ -1,7 +1,7 @@
 """Checkpoints: plain tensors and numbers, written whole or not at all, never unpickled.
 
-A checkpoint is a dict {"model", "optimizer", "scheduler", "scaler", "epoch", "step", "rng", "config", "metrics",
-"version"}; ``epoch`` and ``step`` say where to go on.
+A checkpoint is a dict {"model", "optimizer", "scheduler", "scaler", "epoch", "step", "rng", "config",
+"metrics", "version"}; ``epoch`` and ``step`` say where to go on.
 """
 import pickle
 import re
@@ -35,7 +35,7 @@ def parse_checkpoint_every(value) -> tuple[int | None, int | None]:
 
 
 def save(content: dict, path) -> None:
-    """Write to a temporary file, sync, rename: ``path`` is the old file or the whole new one at any instant."""
+    """Write to a temporary file, sync, rename: ``path`` is at any instant the old file or the whole new one."""
     path = Path(path)
     try:
         with replacing(path) as file:
@@ -51,8 +51,8 @@ def save(content: dict, path) -> None:
 
 
 def load(path, what="checkpoint") -> dict:
-    """A dict of tensors and plain values from ``path``, on the CPU, by PyTorch's restricted reader: a file that
-    would run code is refused, and so is one whose bytes have changed."""
+    """A dict of tensors and plain values from ``path``, on the CPU, by PyTorch's restricted reader: a file
+    that would run code is refused, and so is one whose bytes have changed."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no {what} at {path}; check the path")
@@ -70,12 +70,13 @@ def load(path, what="checkpoint") -> dict:
     except Exception as error:  # bytes of a stranger make the reader stumble in any way
         raise _damaged(path, what, error) from None
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise CheckpointError(f"{path} is no {what}: it holds a {type(content).__name__}, not a dict by names")
+        kind = type(content).__name__
+        raise CheckpointError(f"{path} is no {what}: it holds a {kind}, not a dict by names")
     return content
 
 
 def _check_archive(path):
-    """Verify the checksums that torch.save wrote and torch.load ignores, and that nothing swells on reading."""
+    """Verify the checksums that torch.save wrote and torch.load ignores; nothing may swell on reading."""
     if not zipfile.is_zipfile(path):
         return  # the format of PyTorch before 1.6, which has no checksums
     with zipfile.ZipFile(path) as archive:

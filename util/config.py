@@ -1,7 +1,7 @@
 """Configuration: YAML files merged left to right, then ``--set a.b=c``, checked against one table of keys.
 
-``util/config_keys.py`` is the whole vocabulary.  What stands under ``model:`` is the factory's own arguments and
-is checked when the model is built; transforms likewise by their own signatures.  docs/configs.md has the rules.
+``util/config_keys.py`` is the whole vocabulary.  Under ``model:`` stand the factory's own arguments, checked when
+the model is built; transforms likewise by their own signatures.  docs/configs.md has the rules.
 """
 import contextlib
 import copy
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # ============ YAML ============
 class _Loader(yaml.SafeLoader):
-    """The safe loader; it reads 1e-3 as a number, too (YAML 1.1 wants 1.0e-3), and refuses a key given twice."""
+    """The safe loader; it reads 1e-3 as a number (YAML 1.1 wants 1.0e-3), and refuses a key given twice."""
 
     def construct_mapping(self, node, deep=False):
         names = [name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode)]
@@ -46,11 +46,7 @@ for _rules in (_Loader, _Dumper):
 
 
 def read_yaml(text: str):
-    """A YAML text's value.
-
-    Raises:
-        ValueError: not YAML, or of a kind the safe loader does not make.
-    """
+    """A YAML text's value.  ValueError: not YAML, or of a kind that the safe loader does not make."""
     try:
         return yaml.load(text, _Loader)
     except Exception as error:  # besides YAMLError, a wrong date or tag makes the loader stumble in many ways
@@ -58,14 +54,9 @@ def read_yaml(text: str):
 
 
 def load_yaml(path, program: str | None = None, base=True) -> dict:
-    """The mapping of a YAML file, merged over the one that its key ``base`` names, by the safe loader.
+    """The mapping of a YAML file, merged over the one that its key ``base`` names (where it may have one).
 
-    Args:
-        program: whose section (``pretrain:`` or ``finetune:``) is merged over the file's other keys.
-        base: whether the file may have one.
-
-    Raises:
-        ConfigError: missing, unreadable, not YAML, or not a mapping; a base that has a base itself.
+    ``program`` is whose section (``pretrain:`` or ``finetune:``) is merged over the file's other keys.
     """
     try:
         value = read_yaml(Path(path).read_text(encoding="utf-8"))
@@ -90,11 +81,7 @@ def load_yaml(path, program: str | None = None, base=True) -> dict:
 
 
 def _translated(layer, where):
-    """The layer in this project's words, with a note on what was said in others.
-
-    Raises:
-        ConfigError: keys of published files that moved, all of them.
-    """
+    """The layer in this project's words, with a note on what was said in others."""
     layer, notes, moved = translate(layer)
     if moved:
         raise ConfigError(f"{where}: keys have moved: " + "; ".join(
@@ -107,17 +94,11 @@ def _translated(layer, where):
 def find_overlay(name) -> Path:
     """An overlay by path, or by its bare name in configs/overlay/."""
     named = ROOT / "configs" / "overlay" / f"{name}.yaml"
-    if not os.path.exists(name) and os.path.exists(named):  # which, unlike Path's, take any name
-        return named
-    return Path(name)
+    return named if os.path.exists(named) and not os.path.exists(name) else Path(name)  # Path.exists() may raise
 
 
 def parse_override(text: str) -> dict:
-    """``a.b=c`` as {"a": {"b": c}}, c read as YAML.
-
-    Raises:
-        ConfigError: no ``=``, or a value that is not YAML.
-    """
+    """``a.b=c`` as {"a": {"b": c}}, c read as YAML."""
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
         raise ConfigError(f"--set {text!r}: write key=value, e.g. --set train.epochs=5")
@@ -135,10 +116,7 @@ def merge(layers: list[dict]) -> dict:
     """Layers of a config in one mapping: mappings merge, lists and values are replaced by the later layer's.
 
     Arguments given beside a model's name go with it: the last layer with a ``model_name`` decides, and the
-    ``model`` sections of layers that name another are dropped; so with mappings under ``model`` and their ``name``.
-
-    Raises:
-        ConfigError: a mapping that contains itself.
+    ``model`` sections of layers that name another are dropped; so with mappings under ``model`` by ``name``.
     """
     named = [layer["model_name"] for layer in layers if "model_name" in layer][-1:]
     layers = [{name: value for name, value in layer.items() if name != "model"}
@@ -173,25 +151,16 @@ def load_config(sources, overrides=(), extra=None, *, program: str) -> dict:
         sources: YAML files, or configs out of checkpoints: earlier versions stored keys of the other program
             in these, which are left out.
         program: "pretrain" or "finetune".
-
-    Raises:
-        ConfigError: see ``check``.
     """
     layers = [_divide(_translated(source, "the stored config"), program)[0] if isinstance(source, dict)
               else load_yaml(source, program) for source in sources]
-    for text in overrides:
-        layers.append(_translated(parse_override(text), f"--set {text}"))
+    layers += [_translated(parse_override(text), f"--set {text}") for text in overrides]
     return check(merge([*layers, extra or {}]), program)
 
 
 # ============ checking ============
 def check(config: dict, program: str) -> dict:
-    """A copy with a program's defaults filled in and numbers converted.
-
-    Raises:
-        ConfigError: unknown key (the nearest known one is suggested), one without effect in this program, wrong
-            type, value not among the choices, or a required key that is missing.
-    """
+    """A copy with a program's defaults filled in and numbers converted; ConfigError for whatever is wrong."""
     config, others = _divide(config, program)
     if others:
         other = next(name for name in PROGRAMS if name != program)
@@ -241,11 +210,7 @@ def _check(config, keys, prefix=""):
 
 
 def _convert(name, value, spec):
-    """``value`` in the key's type, within its bounds.
-
-    Raises:
-        ConfigError: another type, or a value that is not allowed.
-    """
+    """``value`` in the key's type, within its bounds."""
     if value is None and None in spec.types:
         return None
     if float in spec.types and isinstance(value, (int, str)) and not isinstance(value, bool):

@@ -130,29 +130,28 @@ KEYS = {
 }
 
 
-def keys_of(program: str | None, keys=KEYS) -> dict:
-    """The part of ``KEYS`` that has an effect in a program; None for all."""
+def keys_of(program: str, keys=KEYS) -> dict:
+    """The part of ``KEYS`` that has an effect in a program."""
     found = {}
     for name, spec in keys.items():
         if isinstance(spec, dict):
             spec = keys_of(program, spec)
-        elif program and spec.program not in (None, program):
+        elif spec.program not in (None, program):
             continue
         if spec:
             found[name] = spec
     return found
 
 
-def describe_keys(program: str | None = None, keys=None, prefix="") -> str:
-    """A program's keys (None: all) with defaults and advice, for ``--help``."""
-    lines = []
-    for name, spec in (keys_of(program) if keys is None else keys).items():
+def describe_keys(program: str, keys=KEYS, prefix="") -> str:
+    """A program's keys with defaults and advice, for ``--help``."""
+    lines = [] if prefix else ["configuration keys (YAML, --overlay or --set):"]
+    for name, spec in keys_of(program, keys).items():
         if isinstance(spec, dict):
             lines.append(describe_keys(program, spec, f"{prefix}{name}."))
         else:
             default = ("" if spec.default is REQUIRED else "default ") + spec.default_text
-            only = f"; {PROGRAMS[spec.program]} alone" if spec.program and not program else ""
-            lines.append(f"  {prefix}{name}: {spec.help} [{default}{only}]")
+            lines.append(f"  {prefix}{name}: {spec.help} [{default}]")
     return "\n".join(lines)
 
 

@@ -154,8 +154,8 @@ def on_main(function):
 
 
 def same_tensors(tensors) -> None:
-    """Hand process 0's tensors to all, in place.  BatchNorm statistics, for one, are each process's own while it
-    trains, and a checkpoint keeps those of process 0: what is evaluated must be what is saved."""
+    """Hand process 0's tensors to all, in place.  BatchNorm statistics, for one, are each process's own in
+    training, and a checkpoint keeps those of process 0: what is evaluated must be what is saved."""
     if world() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, 0)
@@ -167,8 +167,8 @@ def gather_objects(value) -> list:
 
 
 def broadcast_object(value, source: int = 0):
-    """The ``value`` (plain types and tensors, nested as in a checkpoint) of process ``source`` on all, tensors
-    on the CPU.  The others wait for it however long it takes.
+    """The ``value`` (plain types and tensors, nested as in a checkpoint) of process ``source`` on all,
+    tensors on the CPU.  The others wait for it however long it takes.
 
     Travels as what torch.save writes and is read as a checkpoint is: nothing else is accepted.
     """

@@ -4,7 +4,7 @@ The engine knows of a model only its contract: ``forward(batch) -> {"loss": scal
 ``after_step(progress)`` (slow teachers).  ``main_pretrain.py`` hands it a self-supervised method;
 ``main_finetune.py`` a ``SupervisedTask`` (util/supervised.py)::
 
-    training = Training(model, config, dataset, batches, pipeline, device, folder)   # resumed, where asked for
+    training = Training(model, config, dataset, batches, pipeline, device, folder)  # resumed, where asked for
     while training.epoch < epochs:
         line = training.train_epoch(stop)                # steps, their log lines, checkpoints in mid-epoch
         ...                                              # evaluate, log
@@ -24,37 +24,30 @@ from util.checkpoint import parse_checkpoint_every
 from util.dataset import make_loader, to_device
 from util.files import FolderLock, remove_temporary
 from util.meters import Meters
-from util.optim import apply_schedules, make_optimizer, mean_lr
-from util.precision import autocast, resolve_amp
+from util.optim import apply_schedules, autocast, make_optimizer, mean_lr, resolve_amp
 from util.resume import resume, training_state
 from util.run_log import RunLog
 from util.stop import Preempted, StopRequest
 
-PATIENCE = 30         # seconds that a run waits for an earlier one of the same name to end
+PATIENCE = 30  # seconds that a run waits for an earlier one of the same name to end
 
 
 class Training:
     """A model in training: all that changes from step to step, and how it is saved.
 
-    Ready when made: the folder is this run's alone until the process ends, the checkpoint that ``config["resume"]``
-    names has been resumed from, and the log goes on where the run stands.
+    Ready when made: the folder is this run's alone until the process ends, the checkpoint that
+    ``config["resume"]`` names has been resumed from, and the log goes on where the run stands.
 
     Args:
         model: see the module's docstring; already on ``device``.
         config: the resolved config (``train.lr`` is a number).
         dataset, batches: a CropDataset and its TrainingBatches.
         pipeline: device transforms of the signal.
-        device, folder: where to compute and where the run's files go.
 
     Attributes:
         epoch, step: where the run stands (0-based; steps within the epoch).
         best: whatever the caller wants kept over interruptions, plain numbers by name.
-        resumed: whether a checkpoint was resumed from.
         last_saved: path of the newest checkpoint of this run, or None.
-        log: the run's ``RunLog``; amp: autocast type or None.
-
-    Raises:
-        ECGError: the folder cannot be written or another run has it; CheckpointError: see ``resume``.
     """
 
     def __init__(self, model, config, dataset, batches, pipeline, device, folder):
@@ -72,30 +65,27 @@ class Training:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp is torch.float16)
         self.epoch, self.step, self.best = 0, 0, {}
         self.meters = Meters(dataset.store.records["record"], self.train_config["skip_nonfinite"])
-        distributed.on_main(self._claim)
+        distributed.on_main(self._claim_folder)
         self.last_saved = resume(self)
         self.resumed = self.last_saved is not None
         self.log = RunLog(self.folder, self.epoch, self.step, self.position())
         self.build_runner()
 
-    def _claim(self):
-        """Have the run's folder to oneself, and clear away what a killed run left behind."""
+    def _claim_folder(self):
         self._lock = FolderLock(self.folder, PATIENCE, "--output_dir or --exp_name")
-        remove_temporary(self.folder)
+        remove_temporary(self.folder)  # what a killed run left half-written
 
     def build_runner(self) -> None:
-        """(Re)build what runs a step: compiled where asked, and averaging gradients over processes.  To be called
-        again whenever parameters have been frozen or thawed."""
-        runner = torch.compile(self.model) if self.train_config["compile"] else self.model
+        """(Re)build what runs a step: compiled where asked, and averaging gradients over processes.  To be
+        called again whenever parameters have been frozen or thawed."""
+        self.runner = torch.compile(self.model) if self.train_config["compile"] else self.model
         if distributed.world() > 1:
-            ids = [self.device.index] if self.device.type == "cuda" else None
             # Buffers are made equal at the ends of epochs; a checkpoint keeps those of process 0.
-            runner = DistributedDataParallel(runner, device_ids=ids, forward_sync_buffers=False)
-        self.runner = runner
+            self.runner = DistributedDataParallel(self.runner, forward_sync_buffers=False)
 
     def position(self) -> float:
         """Where the run stands, in epochs."""
-        return self.epoch + self.step / max(self.batches.steps, 1)  # 0: no whole step was left to a resumed epoch
+        return self.epoch + self.step / max(self.batches.steps, 1)  # 0: none was left to a resumed epoch
 
     def progress(self) -> float:
         """Where the run stands, in [0, 1]."""
@@ -105,9 +95,7 @@ class Training:
     def train_epoch(self, stop: StopRequest) -> dict[str, float]:
         """Train from the current step to the epoch's end; returns the epoch's mean of all logged values.
 
-        Raises:
-            Preempted: the process was asked to stop; a checkpoint has been written.
-            ECGError: more losses than tolerated were not finite.
+        Raises Preempted when the process was asked to stop, once a checkpoint has been written.
         """
         self.stop, steps = stop, self.batches.steps
         distributed.same_tensors(self.model.buffers())
@@ -186,13 +174,10 @@ class Training:
             self.save()
 
     def save_epoch(self) -> None:
-        """After an epoch: the periodic checkpoint-<epoch>.pth, and checkpoint-last.pth as often as asked.
-
-        Raises:
-            Preempted: the process was asked to stop; a checkpoint has been written.
-        """
+        """After an epoch: the periodic checkpoint-<epoch>.pth, and checkpoint-last.pth as often as asked, or
+        when the process was asked to stop; then raises Preempted."""
         done, last = self.epoch - 1, self.epoch >= self.train_config["epochs"]
-        # checkpoint-last.pth comes last: a run killed in between does this epoch again, and misses no other file.
+        # checkpoint-last.pth comes last: a run killed in between does this epoch again, and misses no file.
         if done % self.train_config["keep_every"] == 0 or last:
             self.save(f"checkpoint-{done}.pth")
             distributed.on_main(lambda: checkpoint.prune(self.folder, self.train_config["keep_last"]))

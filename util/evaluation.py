@@ -1,6 +1,6 @@
-"""Evaluation of a classifier on a fold: predictions gathered from all processes, scores, and the tables of a test."""
+"""Evaluation of a classifier on a fold: predictions gathered from all processes, scores, tables of a test."""
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,149 +10,142 @@ from tqdm import tqdm
 
 from util import checkpoint, distributed
 from util.dataset import CropDataset, EvaluationBatches, make_loader, to_device
-from util.precision import autocast, resolve_amp
+from util.optim import autocast, resolve_amp
 from util.run_log import print_once
 from util.scores import bootstrap_interval, compute_scores, lower_is_better
 from util.supervised import ACTIVATIONS, LOSSES
 from util.transfer import save_encoder
 
-PUBLISHED_BEST = {"AUROC": "ROC", "AUPRC": "PRC"}  # fold0_bestROC.pth, as the published fusion scripts name them
+PUBLISHED_BEST = {"AUROC": "ROC", "AUPRC": "PRC"}  # fold0_bestROC.pth, as published
 
 
 # ============ where the files of a fold go ============
 @dataclass(frozen=True)
 class FoldFiles:
-    """Where the files of one fold go.
-
-    Attributes:
-        folder: logs, checkpoints and scores.
-        weights: {metric: path} of the best weights by a metric, where that is not folder/best-<metric>.pth.
-    """
+    """Where the files of one fold go: into ``folder``; if ``published``, weights go beside it."""
     folder: Path
-    weights: dict = field(default_factory=dict)
+    published: bool = False
 
     def best(self, metric: str) -> Path:
         """The best weights by this metric."""
-        return self.weights.get(metric, self.folder / f"best-{metric}.pth")
-
-    @classmethod
-    def published(cls, folder: Path, fold: int) -> "FoldFiles":
-        """Weights straight in ``folder``, whatever else in fold<k>/."""
-        return cls(folder / f"fold{fold}",
-                   {metric: folder / f"fold{fold}_best{name}.pth" for metric, name in PUBLISHED_BEST.items()})
+        if self.published and metric in PUBLISHED_BEST:
+            return self.folder.with_name(f"{self.folder.name}_best{PUBLISHED_BEST[metric]}.pth")
+        return self.folder / f"best-{metric}.pth"
 
 
 def save_best(training, values: dict[str, float], files: FoldFiles) -> None:
-    """Write the weights for every metric that improved (strictly).  NaN, a metric that is not defined on these
-    records, is the worst value; the first epoch is always written."""
+    """Write the weights for every metric that improved (strictly).  NaN, a metric that is not defined on
+    these records, is the worst value; the first epoch is always written."""
     for name, value in values.items():
         better = -math.inf if math.isnan(value) else -value if lower_is_better(name) else value
         if name in training.best and better <= training.best[name]:
             continue
         training.best[name] = better
         if distributed.is_main():
+            weights = training.model.classifier.state_dict()
             store = training.dataset.store.meta["records_crc32"]  # whose folds these are
-            checkpoint.save(checkpoint.content(training.model.classifier.state_dict(), training.config,
-                                               training.epoch - 1, metrics=values, store=store), files.best(name))
+            checkpoint.save(checkpoint.content(weights, training.config, training.epoch - 1, metrics=values,
+                                               store=store), files.best(name))
 
 
 # ============ predictions and scores ============
+def record_loader(dataset, rows, cropping, batch_size: int, **options):
+    """A loader of the crops of ``rows``, dealt out to all processes."""
+    batches = EvaluationBatches(rows, dataset.samples[rows], cropping, batch_size=batch_size,
+                                rank=distributed.rank(), world=distributed.world())
+    return make_loader(dataset, batches, **options)
+
+
 @torch.no_grad()
-def predict(classifier, loader, pipeline, rows, classes: int, loss: str, device, amp=None, bar=None):
-    """Outputs of every record, averaged over its crops and gathered from all processes.
+def record_means(loader, pipeline, rows, device, vectors, width: int) -> np.ndarray:
+    """Means over the crops of each record, gathered from all processes: float64 (records, width).
 
     Args:
-        loader: over EvaluationBatches of ``rows``.
+        loader: ``record_loader`` of ``rows``.
         rows: rows of the store, each once; the results' order.
+        vectors: device signals (crops, leads, samples) -> (crops, width).
+    """
+    place = torch.full((int(max(rows)) + 1,), -1, dtype=torch.int64)
+    place[torch.as_tensor(np.asarray(rows))] = torch.arange(len(rows))
+    place = place.to(device)
+    sums = torch.zeros(len(rows), width + 1, dtype=torch.float64, device=device)
+    for batch in loader:
+        batch = to_device(batch, device)
+        found = vectors(pipeline(batch["signal"])).double()
+        sums.index_add_(0, place[batch["record"]], torch.cat([found, torch.ones_like(found[:, :1])], dim=1))
+    sums = distributed.total(sums).cpu().numpy()
+    return sums[:, :-1] / sums[:, -1:]
+
+
+def predict(classifier, loader, pipeline, rows, classes: int, loss: str, device, amp=None):
+    """Outputs of every record, means over its crops; see ``record_means``.
 
     Returns:
-        probabilities: float64 (records, classes), mean of the activated outputs of a record's crops;
+        probabilities: float64 (records, classes), mean of the activated outputs;
         logits: float64 (records, classes), mean of the raw outputs;
         gate: float64 (records, 2) mean gate, or None for a classifier without one.
     """
     classifier.eval()
-    place = torch.full((int(max(rows)) + 1,), -1, dtype=torch.int64)
-    place[torch.as_tensor(np.asarray(rows))] = torch.arange(len(rows))
-    place = place.to(device)
-    sums = torch.zeros(len(rows), 2 * classes + 3, dtype=torch.float64, device=device)
-    for batch in loader:
-        batch = to_device(batch, device)
-        signal = pipeline(batch["signal"])
+    gated = "gate" in classifier.heads
+
+    def vectors(signal):
         with autocast(device, amp):
             out = classifier.outputs(signal)
         logits = out["logits"].float()
-        gate = out["gate"].float() if "gate" in out else logits.new_zeros(len(logits), 2)
-        row = torch.cat([ACTIVATIONS[loss](logits), logits, gate, torch.ones_like(gate[:, :1])], dim=1)
-        sums.index_add_(0, place[batch["record"]], row.double())
-        if bar is not None:
-            bar.update()
-    sums = distributed.total(sums).cpu().numpy()
-    means = sums[:, :-1] / sums[:, -1:]
-    gate = means[:, 2 * classes:] if "gate" in classifier.heads else None
-    return means[:, :classes], means[:, classes:2 * classes], gate
+        gate = [out["gate"].float()] if gated else []
+        return torch.cat([ACTIVATIONS[loss](logits), logits, *gate], dim=1)
 
-
-def mean_loss(logits: np.ndarray, labels: np.ndarray, loss: str) -> float:
-    """The criterion of the records' mean logits."""
-    labels = torch.from_numpy(labels)
-    return LOSSES[loss](torch.from_numpy(logits), labels if loss == "cross_entropy" else labels.double()).item()
+    means = record_means(loader, pipeline, rows, device, vectors, 2 * classes + 2 * gated)
+    return means[:, :classes], means[:, classes:2 * classes], means[:, 2 * classes:] if gated else None
 
 
 class Evaluator:
-    """Predictions and scores of the selection ("valid") and the test records of one fold.
-
-    Args:
-        records: ``LabelledRecords``; parts: rows by name, see ``util.dataset.split_rows``.
-    """
+    """Predictions and scores of the selection ("valid") and the test records of one fold, out of
+    ``LabelledRecords`` and rows by name (``util.dataset.split_rows``)."""
 
     def __init__(self, records, parts, device):
         self.records, self.parts, self.device = records, parts, device
+        self.labels = {name: records.labels[rows] for name, rows in parts.items()}
         config = records.config
         self.amp = resolve_amp(config["train"]["amp"], device)
         self.pipeline = records.eval_pipeline.to(device)
         dataset = CropDataset(records.store, records.leads, records.eval_cropping.length)
         options = config["dataloader"]
-        self.loaders = {}
-        for name in ("valid", "test"):
-            batches = EvaluationBatches(parts[name], dataset.samples[parts[name]], records.eval_cropping,
-                                        # as many crops at a time as in training
-                                        batch_size=options["batch_size"] * config["dataset"]["crops_per_record"],
-                                        rank=distributed.rank(), world=distributed.world())
-            self.loaders[name] = make_loader(dataset, batches, num_workers=min(options["num_workers"], 2),
-                                             pin_memory=options["pin_memory"])
-
-    def labels(self, part):
-        """Labels of a part's records."""
-        return self.records.labels[self.parts[part]]
+        # As many crops at a time as in training.
+        batch_size = options["batch_size"] * config["dataset"]["crops_per_record"]
+        self.loaders = {name: record_loader(dataset, parts[name], records.eval_cropping, batch_size,
+                                            num_workers=min(options["num_workers"], 2),
+                                            pin_memory=options["pin_memory"]) for name in ("valid", "test")}
 
     def predict(self, classifier, part):
         """(probabilities, logits, gate) of a part's records; see ``predict``."""
-        loader = self.loaders[part]
-        with tqdm(total=len(loader), desc=part, unit="batch", disable=not distributed.is_main(), leave=False,
-                  dynamic_ncols=True, mininterval=0.5) as bar:
-            return predict(classifier, loader, self.pipeline, self.parts[part], len(self.records.classes),
-                           self.records.loss, self.device, self.amp, bar)
+        loader = tqdm(self.loaders[part], desc=part, unit="batch", disable=not distributed.is_main(),
+                      leave=False, dynamic_ncols=True, mininterval=0.5)
+        return predict(classifier, loader, self.pipeline, self.parts[part], len(self.records.classes),
+                       self.records.loss, self.device, self.amp)
 
     def scores(self, part, probabilities, logits) -> dict[str, float]:
-        """Loss and metrics of a part's predictions."""
-        labels = self.labels(part)
-        return {"loss": mean_loss(logits, labels, self.records.loss),
+        """The criterion and metrics of a part's predictions."""
+        labels, loss = self.labels[part], self.records.loss
+        target = torch.from_numpy(labels if loss == "cross_entropy" else labels.astype(float))
+        return {"loss": LOSSES[loss](torch.from_numpy(logits), target).item(),  # of the records' mean logits
                 **compute_scores(probabilities, labels, self.records.scores, self.records.task)}
 
     def select(self, training) -> dict[str, float]:
         """Scores of the selection records; the gate's mean is logged where there is one."""
         probabilities, logits, gate = self.predict(training.model.classifier, "valid")
         if gate is not None:
-            means = gate_table(gate, self.labels("valid"), self.records.classes).set_index("class")["signal"]
+            table = gate_table(gate, self.labels["valid"], self.records.classes)
+            means = {f"gate_signal/{name}": mean for name, mean in zip(table["class"], table["signal"])}
             training.log.histogram("gate/signal", gate[:, 0], training.epoch)
-            training.log.scalars({f"gate_signal/{name}": value for name, value in means.items()}, training.epoch)
+            training.log.scalars(means, training.epoch)
         return self.scores("valid", probabilities, logits)
 
 
 # ============ the test ============
 def report_test(evaluator: Evaluator, training, files: FoldFiles) -> dict[str, float]:
-    """Score the selected checkpoint on the test records; write test_metrics.csv, test_predictions.csv, encoder.pth and,
-    where there is a gate, test_gate.csv.  Returns the scores."""
+    """Score the selected checkpoint on the test records; write test_metrics.csv, test_predictions.csv,
+    encoder.pth and, where there is a gate, test_gate.csv.  Returns the scores."""
     distributed.barrier()
     classifier = training.model.classifier
     chosen = files.best(evaluator.records.config["test"]["target_metric"])
@@ -162,45 +155,47 @@ def report_test(evaluator: Evaluator, training, files: FoldFiles) -> dict[str, f
     values = evaluator.scores("test", probabilities, logits)
     print_once(f"test ({chosen.name} of epoch {best['epoch'] + 1}, {len(probabilities)} records): "
                + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
-    distributed.on_main(lambda: _write_test(evaluator, training, files, best["epoch"], values, probabilities, gate))
+    distributed.on_main(lambda: _write_test(evaluator, training, files, best["epoch"], values, probabilities,
+                                            gate))
     return values
 
 
 def _write_test(evaluator, training, files, epoch, values, probabilities, gate):
-    """The files of ``report_test``."""
-    records, classifier = evaluator.records, training.model.classifier
+    records = evaluator.records
     table = {"records": len(probabilities), **{name: round(value, 4) for name, value in values.items()},
              **intervals(evaluator, probabilities)}
     pd.DataFrame([table]).to_csv(files.folder / "test_metrics.csv", index=False)
     write_predictions(records, evaluator.parts["test"], probabilities, files.folder / "test_predictions.csv")
     if gate is not None:
-        gates = gate_table(gate, evaluator.labels("test"), records.classes)
+        gates = gate_table(gate, evaluator.labels["test"], records.classes)
         gates.to_csv(files.folder / "test_gate.csv", index=False, float_format="%.4f")
-        print_once(f"gate: mean weight of the signal branch {gates['signal'][0]:.3f}, by class in test_gate.csv")
-    save_encoder(classifier, files.folder / "encoder.pth", epoch=epoch, config=training.config, leads=records.leads)
+        print_once(f"gate: mean weight of the signal branch {gates['signal'][0]:.3f}, by class in "
+                   "test_gate.csv")
+    save_encoder(training.model.classifier, files.folder / "encoder.pth", epoch=epoch, config=training.config,
+                 leads=records.leads)
 
 
 def intervals(evaluator: Evaluator, probabilities) -> dict[str, float]:
     """<metric>_low and <metric>_high of the test records by test.bootstrap resamples; nothing without any."""
     records, found = evaluator.records, {}
-    for name, score in records.scores.items() if records.config["test"]["bootstrap"] else ():
+    resamples = records.config["test"]["bootstrap"]
+    for name, score in records.scores.items() if resamples else ():
         def one_score(labels, predictions, name=name, score=score):
             return compute_scores(predictions, labels, {name: score}, records.task)[name]
-        low, high = bootstrap_interval(one_score, evaluator.labels("test"), probabilities,
-                                       n=records.config["test"]["bootstrap"], seed=records.config["seed"])
+        low, high = bootstrap_interval(one_score, evaluator.labels["test"], probabilities, n=resamples,
+                                       seed=records.config["seed"])
         found |= {f"{name}_low": round(low, 4), f"{name}_high": round(high, 4)}
         print_once(f"{name}: 95 % interval {low:.4f} to {high:.4f}")
     return found
 
 
 def gate_table(gate, labels, classes) -> pd.DataFrame:
-    """Mean weight of each branch over the records of each class that occurs, and over all records.
+    """Mean weight of each branch over the records of each class that occurs, and over all records, in columns
+    class, records, signal, spectrogram.
 
     Args:
-        gate: (records, 2), signal's weight first; labels: (records, classes) of 0 and 1, or (records,) class numbers.
-
-    Returns:
-        columns class, records, signal, spectrogram.
+        gate: (records, 2), signal's weight first.
+        labels: (records, classes) of 0 and 1, or (records,) class numbers.
     """
     members = labels > 0 if labels.ndim == 2 else labels[:, None] == np.arange(len(classes))
     rows = [("all", np.ones(len(gate), bool)), *zip(classes, members.T)]

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: what is written takes its place only when it is complete and on the disk."""
+"""Files that are whole or not there: what is written takes its place when it is complete and on the disk."""
 import contextlib
 import fcntl
 import os
@@ -13,14 +13,9 @@ TEMPORARY = ".tmp"
 class FolderLock:
     """A folder that one process has to itself, from here until ``release`` or its end, however that comes.
 
-    The folder is made if there is none.  A file system without locks lets everybody pass.
-
-    Args:
-        patience_seconds: how long to wait for another process to end.
-        option: what to choose another of, for the message.
-
-    Raises:
-        ECGError: another process has the folder, or it cannot be written to.
+    The folder is made if there is none.  A file system without locks lets everybody pass.  ``option`` is what
+    the message of an ECGError advises to choose another of: after ``patience_seconds`` another process still
+    has the folder, or it cannot be written to.
     """
 
     def __init__(self, folder, patience_seconds, option="--output_dir"):
@@ -48,7 +43,7 @@ class FolderLock:
         return True
 
     def release(self) -> None:
-        """Let others in; the file stays, for deleting it would let two processes lock two files of one name."""
+        """Let others in; the file stays: without it two processes could lock two files of one name."""
         self._file.close()
 
     def __enter__(self):
@@ -60,11 +55,8 @@ class FolderLock:
 
 @contextlib.contextmanager
 def replacing(path, mode="wb"):
-    """A file to write in ``path``'s place; until it is complete, and if anything fails, ``path`` stays as it was.
-
-    Args:
-        mode: "wb", or "w" for UTF-8 text with line ends as they are written.
-    """
+    """A file to write in ``path``'s place; until it is complete, and if anything fails, ``path`` stays as it
+    was. ``mode`` is "wb", or "w" for UTF-8 text with line ends as they are written."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
@@ -77,7 +69,11 @@ def replacing(path, mode="wb"):
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)  # the folder's new name, too, shall survive a power failure
+    finally:
+        os.close(descriptor)
 
 
 def sync(file) -> None:
@@ -86,23 +82,8 @@ def sync(file) -> None:
     os.fsync(file.fileno())
 
 
-def sync_folder(folder) -> None:
-    """Have a folder's new names on the disk, so that they, too, survive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_text(text: str, path) -> None:
-    """Replace a text file, whole or not at all."""
-    with replacing(path, "w") as file:
-        file.write(text)
-
-
 def remove_temporary(folder) -> None:
-    """Delete what a killed run left half-written.  Only the process that has the folder to itself may call this."""
+    """Delete what a killed run left half-written.  Only who has the folder to oneself may call this."""
     for path in Path(folder).glob(f".*{TEMPORARY}"):
         if path.is_file():
             path.unlink(missing_ok=True)

@@ -134,8 +134,8 @@ def run_attempts(options, processes: int, command: list[str]) -> int:
         if status in (LOST, *STOPPED):
             status = PREEMPTED if ended == PREEMPTED else LOST
         if status == LOST:
-            print("error: other processes of the run have ended or cannot be reached; what they, or the launcher "
-                  "of their machine, said tells why. Go on from the last checkpoint with --resume auto",
+            print("error: other processes of the run have ended or cannot be reached; what they, or the "
+                  "launcher of their machine, said tells why. Go on from the last checkpoint with --resume auto",
                   file=sys.stderr)
         return status
     except Preempted:
@@ -186,8 +186,8 @@ def status_of(failures: list[tuple[int, int, int]]) -> int:
     if -code in SIGNALS:
         return PREEMPTED  # so early that there was nothing to save
     hint = "; most often its memory ran out" if -code == signal.SIGKILL else ""
-    print(f"\nerror: training process {rank} was killed by {signal.Signals(-code).name}{hint}. The others were "
-          "ended; go on from the last checkpoint with --resume auto", file=sys.stderr)
+    print(f"\nerror: training process {rank} was killed by {signal.Signals(-code).name}{hint}. The others "
+          "were ended; go on from the last checkpoint with --resume auto", file=sys.stderr)
     return 128 - code
 
 
@@ -205,8 +205,8 @@ def main(argv=None) -> int:
         runpy.run_path(script, run_name="__main__")
     options, rest = parser.parse_known_args(flags)
     given = {"--config_path" if flag == "-f" else flag.split("=")[0] for flag in rest}
-    given |= {"--gpus"} if options.gpus else set()
-    missing = [name for name in ("--gpus", "--config_path", "--output_dir", "--exp_name") if name not in given]
+    needed = ["--config_path", "--output_dir", "--exp_name"]
+    missing = ["--gpus"] * (not options.gpus) + [name for name in needed if name not in given]
     if missing:
         print(f"error: missing {', '.join(missing)}. {parser.format_usage().strip()} --config_path YAML "
               "--output_dir DIR --exp_name NAME (-h explains)", file=sys.stderr)

@@ -1,13 +1,14 @@
 """What a step logs, on its way into a line of the log: kept on the device, gathered over processes, averaged.
 
-Nothing here waits for the device before a window of steps is closed, unless losses that are not finite are
-tolerated.
+Nothing here waits for the device before a window of steps is closed, unless skipping steps is allowed.
 """
 import torch
 
 from util import distributed
 from util.errors import ECGError
 from util.run_log import print_once
+
+KEPT = ("window", "sums", "names", "skipped")
 
 
 class Meters:
@@ -16,15 +17,11 @@ class Meters:
     Args:
         record_names: of all rows of the store, for messages.
         tolerated: steps with a loss that is not finite that may be skipped (train.skip_nonfinite).
-
-    Attributes:
-        names: of the scalars, the loss first; None before the first step.
-        skipped: steps skipped so far.
     """
 
     def __init__(self, record_names, tolerated: int = 0):
         self.record_names, self.tolerated = record_names, tolerated
-        self.names, self.skipped = None, 0
+        self.names, self.skipped = None, 0  # of the scalars, the loss first; steps skipped so far
         self.pending = []  # steps not yet gathered: (epoch, step, own values on the device, records)
         self.window = []   # values of the steps since the last line, means over processes
         self.sums = []     # over the windows of the epoch: number of steps, then the sum of each value
@@ -37,24 +34,19 @@ class Meters:
         return torch.stack([found[name].float() for name in self.names])
 
     def skips(self, values: torch.Tensor) -> bool:
-        """Whether to leave out this step's update, because the loss of some process is not finite.  Looks, and so
-        waits for the device, only where skipping is allowed; otherwise ``gather`` notices."""
-        if not self.tolerated or not distributed.any_process(not bool(values[0].isfinite())):
-            return False
-        self.skipped += 1
-        return True
+        """Whether to leave out this step's update, because the loss of some process is not finite.  Looks,
+        and so waits for the device, only where skipping is allowed; otherwise ``gather`` notices."""
+        skip = self.tolerated > 0 and distributed.any_process(not values[0].isfinite())
+        self.skipped += skip
+        return skip
 
     def add(self, epoch: int, step: int, values: torch.Tensor, records: list[int]) -> None:
         """Take a step's scalars and the rows of the store that they are of."""
         self.pending.append((epoch, step, values, records))
 
     def gather(self, last_saved=None) -> None:
-        """Average what is pending over processes and append it to the window, without the skipped steps; every
-        process must call this.
-
-        Raises:
-            ECGError: more losses than tolerated were not finite.
-        """
+        """Average what is pending over processes and append it to the window, without the skipped steps;
+        every process must call this.  ECGError: more losses than tolerated were not finite."""
         if not self.pending:
             return
         values = torch.stack([row for _, _, row, _ in self.pending]).double().cpu()
@@ -78,8 +70,8 @@ class Meters:
                     f"{' ...' if len(found) > 32 else ''}")
             if self.skipped > self.tolerated or not self.tolerated:
                 raise ECGError(f"{text}. Last good checkpoint: {last_saved or 'none yet'}. Lower train.lr or "
-                               "train.blr, set train.max_norm, look at these records, or tolerate some steps with "
-                               "train.skip_nonfinite")
+                               "train.blr, set train.max_norm, look at these records, or tolerate some steps "
+                               "with train.skip_nonfinite")
             print_once(f"skipped: {text} ({self.skipped} of {self.tolerated} tolerated)")
 
     def close_window(self, last_saved=None) -> dict[str, float]:
@@ -101,9 +93,9 @@ class Meters:
 
     def state(self) -> dict:
         """What a checkpoint keeps, after ``gather``."""
-        return {name: getattr(self, name) for name in ("window", "sums", "names", "skipped")}
+        return {name: getattr(self, name) for name in KEPT}
 
     def restore(self, state: dict) -> None:
         """Undo ``state``."""
-        self.window, self.sums, self.names, self.skipped = (
-            state[name] for name in ("window", "sums", "names", "skipped"))
+        for name in KEPT:
+            setattr(self, name, state[name])

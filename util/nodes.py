@@ -1,7 +1,7 @@
 """The machines of one run: how their launchers find each other, start together and end together.
 
-torchrun starts the processes of one machine and sees how they end.  It leaves to us what concerns all machines:
-a preempted run ends on all of them and is not started again, and after a failure all mean the same attempt.
+torchrun starts the processes of one machine and sees how they end.  What concerns all machines is left to us: a
+preempted run ends everywhere and is not started again, and after a failure all mean the same attempt.
 """
 import contextlib
 import datetime
@@ -35,8 +35,8 @@ def choose_interface(address: str) -> None:
     own = _own_address(address)
     if ipaddress.ip_address(own).is_loopback:
         raise ConfigError(f"--master_addr {address} leads to this machine's loopback ({own}), where no other "
-                          "machine can reach it; give machine 0's address in the network (hostname -I shows it), "
-                          "or export GLOO_SOCKET_IFNAME=lo to try several launchers on one machine")
+                          "machine can reach it; give machine 0's address in the network (hostname -I shows "
+                          "it), or export GLOO_SOCKET_IFNAME=lo to try several launchers on one machine")
     name = next((name for _, name in socket.if_nameindex() if own in _addresses(name)), None)
     if name:
         os.environ["GLOO_SOCKET_IFNAME"] = name
@@ -141,8 +141,8 @@ class Meeting:
             if not missing:
                 return True
             if time.monotonic() > deadline:
-                raise ECGError(f"machine {missing} of {self.nodes} did not come within {WAIT_SECONDS} s; start the "
-                               "same command there, with its own --node_rank")
+                raise ECGError(f"machine {missing} of {self.nodes} did not come within {WAIT_SECONDS} s; start "
+                               "the same command there, with its own --node_rank")
             if time.monotonic() > tell:
                 print(f"waiting for machine {missing} of {self.nodes} (numbered from 0) ...", file=sys.stderr)
                 tell = deadline

@@ -1,4 +1,4 @@
-"""Optimisers, parameter groups and schedules.  Schedules are pure functions of the position in the run."""
+"""Optimisers, parameter groups, schedules (pure functions of the position in the run) and number formats."""
 import math
 
 import numpy as np
@@ -28,11 +28,7 @@ def parameter_groups(model, weight_decay: float, decay_all: bool = False) -> lis
 
 
 def make_optimizer(model, train: dict) -> torch.optim.Optimizer:
-    """The optimiser of the config's ``train`` section.
-
-    Raises:
-        ConfigError: unknown optimiser or arguments.
-    """
+    """The optimiser of the config's ``train`` section."""
     name = train["optimizer"]
     if name not in OPTIMIZERS:
         raise ConfigError(f"train.optimizer: unknown optimizer {name!r}; known: {', '.join(OPTIMIZERS)}")
@@ -43,8 +39,6 @@ def make_optimizer(model, train: dict) -> torch.optim.Optimizer:
     if name in FUSED and not kwargs.get("foreach"):
         kwargs.setdefault("fused", True)
     try:
-        if "betas" in kwargs:
-            kwargs["betas"] = tuple(kwargs["betas"])
         return OPTIMIZERS[name](groups, lr=train["lr"], **kwargs)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"train.optimizer_kwargs {train['optimizer_kwargs']}: {error}") from None
@@ -52,10 +46,7 @@ def make_optimizer(model, train: dict) -> torch.optim.Optimizer:
 
 def load_optimizer(optimizer, state: dict) -> None:
     """Take over a checkpoint's moments, but not its ``optimizer_kwargs``: the config's hold, changed or not.
-
-    Raises:
-        ValueError: state of other parameter groups, or with another choice of amsgrad.
-    """
+    ValueError: state of other parameter groups, or with another choice of amsgrad."""
     groups, scheduled = [], ("params", "lr", "weight_decay")
     for old, new in zip(state["param_groups"], optimizer.param_groups, strict=True):
         if old.get("amsgrad") != new.get("amsgrad"):
@@ -65,11 +56,7 @@ def load_optimizer(optimizer, state: dict) -> None:
 
 
 def resolve_lr(train: dict, batch_size: int, world: int) -> float:
-    """lr, or blr * effective batch / 256 where lr is null (linear scaling, Goyal et al. 2017).
-
-    Raises:
-        ConfigError: neither is given.
-    """
+    """lr, or blr * effective batch / 256 where lr is null (linear scaling, Goyal et al. 2017)."""
     if train["lr"] is not None:
         return train["lr"]
     if train["blr"] is None:
@@ -78,8 +65,8 @@ def resolve_lr(train: dict, batch_size: int, world: int) -> float:
 
 
 def lr_at(epoch: float, *, lr: float, min_lr: float, warmup_epochs: float, epochs: float) -> float:
-    """Learning rate at a position in epochs: linear from 0 over the warm-up, then half a cosine down to min_lr,
-    where it stays (the published schedule rose again past its end)."""
+    """Learning rate at a position in epochs: linear from 0 over the warm-up, then half a cosine down to
+    min_lr, where it stays (the published schedule rose again past its end)."""
     if epoch < warmup_epochs:
         return lr * epoch / warmup_epochs
     done = min((epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-9), 1.0)
@@ -87,7 +74,7 @@ def lr_at(epoch: float, *, lr: float, min_lr: float, warmup_epochs: float, epoch
 
 
 def weight_decay_at(epoch: float, *, start: float, end: float | None, epochs: float) -> float:
-    """Half a cosine from ``start`` to ``end`` over the run; constant where ``end`` is None (DINO, section A)."""
+    """Half a cosine from ``start`` to ``end`` over the run; constant if ``end`` is None (DINO, section A)."""
     if end is None:
         return start
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(epoch / epochs, 1.0)))
@@ -96,8 +83,8 @@ def weight_decay_at(epoch: float, *, start: float, end: float | None, epochs: fl
 def schedule_lr(train: dict, epoch: float) -> float:
     """Learning rate of the config's ``train`` section at a position in epochs.
 
-    Where it moves once an epoch, an epoch of the warm-up has the rate of its end, (epoch + 1) / warmup_epochs of
-    the peak, so that the first one trains at all; every other epoch has the rate of its beginning.
+    Where it moves once an epoch, an epoch of the warm-up has the rate of its end, (epoch + 1) / warmup_epochs
+    of the peak, so that the first one trains at all; every other epoch has the rate of its beginning.
     """
     if train["lr_update"] == "epoch":
         epoch = math.floor(epoch)
@@ -115,9 +102,24 @@ def mean_lr(train: dict, epoch: int, steps: int) -> float:
 def apply_schedules(optimizer, train: dict, epoch: float) -> float:
     """Set learning rate and weight decay for a position in epochs; returns the learning rate."""
     lr = schedule_lr(train, epoch)
-    decay = weight_decay_at(epoch, start=train["weight_decay"], end=train["weight_decay_end"], epochs=train["epochs"])
+    decay = weight_decay_at(epoch, start=train["weight_decay"], end=train["weight_decay_end"],
+                            epochs=train["epochs"])
     for group in optimizer.param_groups:
         group["lr"] = lr
         if group["decayed"]:
             group["weight_decay"] = decay
     return lr
+
+
+def resolve_amp(amp: str, device: torch.device) -> torch.dtype | None:
+    """The autocast type for ``train.amp`` on this device, None for plain float32."""
+    if amp == "auto":
+        if device.type != "cuda":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "none": None}[amp]
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None):
+    """Autocast to ``dtype``; to nothing for None."""
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)

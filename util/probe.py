@@ -1,13 +1,12 @@
 """A linear probe of frozen features: how much an encoder knows, without fine-tuning it."""
 import numpy as np
-import torch
 
-from util import distributed
-from util.dataset import (CropDataset, Cropping, EvaluationBatches, evenly, labelled_rows, make_labels, make_loader,
-                          parse_classes, parse_folds, split_rows, to_device)
-from util.precision import autocast
+from util.dataset import (CropDataset, Cropping, evenly, labelled_rows, make_labels, parse_classes, parse_folds,
+                          split_rows)
 from util.errors import ConfigError
+from util.evaluation import record_loader, record_means
 from util.leads import parse_leads
+from util.optim import autocast
 from util.run_log import print_once
 from util.scores import auroc, macro
 from util.setup import training_transforms, usable_rows
@@ -16,14 +15,8 @@ MAX_TRAINING = 5000     # records that the probe is fitted on
 
 
 class Probe:
-    """Linear-probe AUROC of an encoder on the selection fold, from one centre crop a record.
-
-    Args:
-        store, config, device: of the pre-training run.
-
-    Raises:
-        ConfigError: too few labelled records in the folds that dataset.fold and dataset.protocol choose.
-    """
+    """Linear-probe AUROC of an encoder on the selection fold, from one centre crop a record.  ConfigError:
+    too few labelled records in the folds that dataset.fold and dataset.protocol choose."""
 
     def __init__(self, store, config, device):
         data = config["dataset"]
@@ -34,17 +27,15 @@ class Probe:
         rows, _ = labelled_rows(store, usable_rows(store, config), labelled)
         parts = split_rows(store, rows, parse_folds(data["fold"])[0], protocol=data["protocol"])
         for rows in (evenly(parts["train"], MAX_TRAINING), parts["valid"]):
-            batches = EvaluationBatches(rows, dataset.samples[rows], Cropping("center", cropping.length),
-                                        batch_size=config["dataloader"]["batch_size"], rank=distributed.rank(),
-                                        world=distributed.world())
-            self.parts.append((rows, make_loader(dataset, batches), labels[rows]))
+            loader = record_loader(dataset, rows, Cropping("center", cropping.length),
+                                   config["dataloader"]["batch_size"])
+            self.parts.append((rows, loader, labels[rows]))
         self.described = f"{len(parts['valid'])} records of the selection fold"
 
     def __call__(self, encoder, amp=None) -> float:
-        (train_x, train_y), (valid_x, valid_y) = (
-            (features(encoder, loader, self.pipeline, rows, self.device, amp), labels)
-            for rows, loader, labels in self.parts)
-        return linear_probe(train_x, train_y, valid_x, valid_y)
+        train, valid = ((features(encoder, loader, self.pipeline, rows, self.device, amp), labels)
+                        for rows, loader, labels in self.parts)
+        return linear_probe(*train, *valid)
 
 
 def make_probe(store, config, device) -> Probe | None:
@@ -57,22 +48,17 @@ def make_probe(store, config, device) -> Probe | None:
         print_once(f"note: no linear probe ({error})")
 
 
-@torch.no_grad()
 def features(encoder, loader, pipeline, rows, device, amp=None) -> np.ndarray:
-    """Mean feature vector of each record over its crops, float64 (records, width), in the order of ``rows``."""
+    """Mean feature vector of each record over its crops, float64 (records, width), ordered as ``rows``."""
+    def vectors(signal):
+        with autocast(device, amp):
+            return encoder.forward_features(signal)
+
     training = encoder.training
     encoder.eval()
-    place = {int(row): i for i, row in enumerate(rows)}
-    sums = torch.zeros(len(rows), encoder.width + 1, dtype=torch.float64)
-    for batch in loader:
-        batch = to_device(batch, device)
-        with autocast(device, amp):
-            vectors = encoder.forward_features(pipeline(batch["signal"]))
-        vectors = torch.cat([vectors.double(), vectors.new_ones(len(vectors), 1, dtype=torch.float64)], dim=1).cpu()
-        sums.index_add_(0, torch.tensor([place[int(r)] for r in batch["record"]]), vectors)
+    means = record_means(loader, pipeline, rows, device, vectors, encoder.width)
     encoder.train(training)
-    sums = distributed.total(sums).numpy()
-    return sums[:, :-1] / sums[:, -1:]
+    return means
 
 
 def linear_probe(train_x, train_y, valid_x, valid_y, ridge=1e-2) -> float:

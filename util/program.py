@@ -10,8 +10,8 @@ from util.stop import LOST, PREEMPTED, Preempted, StopRequest, end_when_stuck, i
 
 def run_main(main, argv=None) -> int:
     """Call ``main(argv)``; errors a person can act on become one sentence and an exit status: 2 after an
-    ECGError, 75 after a stop on request (SIGTERM, SIGUSR1), 76 when another process of the run is gone, 130 after
-    Ctrl-C; else what ``main`` returns, or 0.
+    ECGError, 75 after a stop on request (SIGTERM, SIGUSR1), 76 when another process of the run is gone, 130
+    after Ctrl-C; else what ``main`` returns, or 0.
 
     One process of several ends here, without returning, unless all went well: the others may be waiting for
     it in a collective that it will never enter, and leaving the group in order would wait for them.
@@ -36,7 +36,7 @@ def run_main(main, argv=None) -> int:
         elif sentence and (not several or _distributed().first_to_say(sentence)):
             print(sentence, file=sys.stderr, flush=True)
     if several:
-        for child in multiprocessing.active_children():  # loaders' workers, which would outlive it for seconds
+        for child in multiprocessing.active_children():  # loaders' workers would live on for seconds
             child.kill()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -70,9 +70,9 @@ def _explain(error) -> str | None:
         # An error out of a loader's worker brings that worker's traceback with it; its last line is ours.
         return text if not text.startswith("Caught ") else text.strip().splitlines()[-1].partition(": ")[2]
     if type(error).__name__ == "OutOfMemoryError":  # torch's
-        return ("the GPU's memory is full; lower dataloader.batch_size, and raise train.accum_iter to keep the "
-                "effective batch")
+        return ("the GPU's memory is full; lower dataloader.batch_size, and raise train.accum_iter to keep "
+                "the effective batch")
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
-        return (f"a loader process died ({text.splitlines()[0]}); most often memory or /dev/shm is full: lower "
-                "dataloader.num_workers and go on with --resume auto")
+        return (f"a loader process died ({text.splitlines()[0]}); most often memory or /dev/shm is full: "
+                "lower dataloader.num_workers and go on with --resume auto")
     return None

@@ -1,4 +1,4 @@
-"""Published YAML files and older ones of ours: exact counterparts are put in, what moved is named with its place."""
+"""Published YAML files and older ones of ours: counterparts are put in, what moved is named with its place."""
 from fnmatch import fnmatchcase
 
 STORE = "dataset.store (a folder that data_preparation/ makes)"

@@ -27,8 +27,8 @@ def training_state(training) -> dict:
 
 
 def resume(training) -> str | None:
-    """Put a ``Training`` where the checkpoint stands that ``config["resume"]`` names; returns its path, or None
-    where there is none and the run starts afresh, at ``config["start_epoch"]``.
+    """Put a ``Training`` where the checkpoint stands that ``config["resume"]`` names; returns its path, or
+    None where there is none and the run starts afresh, at ``config["start_epoch"]``.
 
     Process 0 looks for it, reads and checks it; all take over what it read.  So other processes need not see
     the folder, and none can begin elsewhere.
@@ -69,8 +69,8 @@ def check_agreement(training) -> None:
     if any(place != places[0] for place in places):
         found = "; ".join(f"process {rank}: epoch {epoch}, step {step}, weights {crc:08x}"
                           for rank, (epoch, step, crc) in enumerate(places))
-        raise CheckpointError(f"the processes did not resume alike ({found}); start all of them with the same "
-                              "code, config and data")
+        raise CheckpointError(f"the processes did not resume alike ({found}); start all of them with the "
+                              "same code, config and data")
 
 
 def _check_kind(old, new, path):
@@ -78,7 +78,8 @@ def _check_kind(old, new, path):
     for key, was, now in (("model_name", old.get("model_name"), new["model_name"]),
                           ("train.optimizer", old["train"]["optimizer"], new["train"]["optimizer"])):
         if was != now:
-            raise CheckpointError(f"{path} is of {was}, not {now}; choose another --exp_name or the same {key}")
+            raise CheckpointError(f"{path} is of {was}, not {now}; choose another --exp_name or the same "
+                                  f"{key}")
 
 
 def _restore(training, state):
@@ -90,18 +91,19 @@ def _restore(training, state):
     if len(state["rng"]) == distributed.world():
         set_random_state(state["rng"][distributed.rank()])
     else:
-        print_once(f"note: the checkpoint is of {len(state['rng'])} processes; what dropout draws will differ")
+        print_once(f"note: the checkpoint is of {len(state['rng'])} processes; what dropout draws will "
+                   "differ")
 
 
 def _place(training, state, path):
-    """Go on with the first record that the epoch has not shown, or with ``config["start_epoch"]``.  The latter
-    counts once: a checkpoint of a run that began there has it behind itself, unless it is named explicitly."""
+    """Go on with the first record that the epoch has not shown, or with ``config["start_epoch"]``.  That counts
+    once: a checkpoint of a run that began there has it behind itself, unless it is named explicitly."""
     config, batches, metrics = training.config, training.batches, state["metrics"]
     epoch, step, offset = state["epoch"], state["step"], metrics.get("offset", 0)
     if step and metrics["per_step"] != batches.per_step:
         step, offset = divmod(offset + step * metrics["per_step"], batches.per_step)
-        print_once(f"note: a step was {metrics['per_step']} records and is now {batches.per_step}; going on at the "
-                   f"same record of the epoch, step {step}")
+        print_once(f"note: a step was {metrics['per_step']} records and is now {batches.per_step}; going on at "
+                   f"the same record of the epoch, step {step}")
     if config["start_epoch"] and (config["resume"] != "auto" or
                                   state["config"].get("start_epoch") != config["start_epoch"]):
         epoch, step, offset = config["start_epoch"], 0, 0
@@ -127,8 +129,8 @@ def differences(old: dict, new: dict, prefix="") -> list[str]:
 
 # ============ random states ============
 def random_state() -> dict:
-    """State of this process's generators (Python, NumPy, torch) as tensors.  Data, views and masks need none of
-    them; dropout, drop path and what a user's model draws do."""
+    """State of this process's generators (Python, NumPy, torch) as tensors.  Data, views and masks need none
+    of them; dropout, drop path and what a user's model draws do."""
     _, python, left_over = random.getstate()
     _, numbers, position, has_gauss, gauss = np.random.get_state()
     state = {"cpu": torch.get_rng_state(), "python": torch.tensor(python),

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from util import distributed
 from util.errors import ECGError
-from util.files import write_text
+from util.files import replacing
 
 
 def print_once(text: str) -> None:
@@ -21,22 +21,17 @@ def print_once(text: str) -> None:
 class RunLog:
     """Files of one run.
 
-    ``log.txt`` has one JSON line an epoch, as published; ``log_steps.txt`` one every ``train.log_every`` steps.
-    Neither holds times, so that a resumed run leaves the same files as an undisturbed one.
+    ``log.txt`` has one JSON line an epoch, as published; ``log_steps.txt`` one every ``train.log_every``
+    steps. Neither holds times, so that a resumed run leaves the same files as an undisturbed one.
 
     Args:
         folder: of the run; made if missing.
-        epoch, step: where the run goes on: later lines, of a run that was cut off after its last checkpoint, go.
+        epoch, step: where the run goes on: later lines, of a run cut off after its last checkpoint, go.
         position: the same in epochs; later TensorBoard points go.
-
-    Raises:
-        ECGError: on all processes; the folder cannot be written.
     """
 
-    def __init__(self, folder, epoch=0, step=0, position=None):
-        self.folder = Path(folder)
-        self.writer = None
-        position = epoch if position is None else position
+    def __init__(self, folder, epoch=0, step=0, position=0.0):
+        self.folder, self.writer = Path(folder), None
         distributed.on_main(lambda: self._open(epoch, step, position))
 
     def _open(self, epoch, step, position):
@@ -53,21 +48,18 @@ class RunLog:
             yield
         except OSError as error:
             raise ECGError(f"cannot write to the run's folder {self.folder}: {error.strerror or error}. Free "
-                           "some space or make it writable and go on with --resume auto, or choose another --output_dir"
-                           ) from None
+                           "some space or make it writable and go on with --resume auto, or choose another "
+                           "--output_dir") from None
 
     def _cut(self, name, keep):
         path = self.folder / name
         if not path.exists():
             return
-        lines = []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                if keep(json.loads(line)):
-                    lines.append(line + "\n")
-            except (ValueError, KeyError, TypeError):
-                continue  # a line torn by a kill
-        write_text("".join(lines), path)
+        with replacing(path, "w") as file:
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # of a line torn by a kill
+                    if keep(json.loads(line)):
+                        file.write(line + "\n")
 
     def line(self, name: str, values: dict) -> None:
         """Append a JSON line to log.txt or log_steps.txt; numbers to 8 significant digits."""
@@ -84,7 +76,7 @@ class RunLog:
                     self.writer.add_scalar(name, value, int(1000 * epoch))
 
     def histogram(self, name: str, values, epoch: float) -> None:
-        """TensorBoard histogram."""
+        """A TensorBoard histogram."""
         if self.writer:
             with self._writing():
                 self.writer.add_histogram(name, values, int(1000 * epoch))
@@ -95,7 +87,7 @@ class RunLog:
             with self._writing():
                 figure.savefig(self.folder / "figures" / f"{name}-{int(epoch):04d}.png", dpi=100)
                 self.writer.add_figure(name, figure, int(1000 * epoch))
-            # A figure is some 30,000 objects that hold each other; Python would keep 40 MB of them before it looks.
+            # Some 30,000 objects that hold each other: Python would keep 40 MB of them before it looks.
             figure.clear()
             gc.collect()
 

@@ -1,4 +1,5 @@
-"""From a config to the first step: store, records, transforms, model and device, the same for every training."""
+"""From a config to the first step: store, records, transforms, model and device, alike for all trainings."""
+import contextlib
 import random
 import subprocess
 from pathlib import Path
@@ -10,7 +11,8 @@ import torch.nn as nn
 from models.registry import DataFacts, build
 from util import distributed
 from util.config import ROOT, save_config
-from util.dataset import CropDataset, Cropping, TrainingBatches, choose_rows, crops_for_statistics, parse_cropping
+from util.dataset import (CropDataset, Cropping, TrainingBatches, choose_rows, crops_for_statistics,
+                          parse_cropping)
 from util.engine import Training
 from util.errors import ConfigError
 from util.leads import parse_leads
@@ -22,11 +24,7 @@ from util.transforms import build_pipeline
 
 # ============ data ============
 def open_store(config: dict) -> RecordStore:
-    """The store of dataset.store and dataset.fs.
-
-    Raises:
-        ConfigError: not there; StoreError: damaged.
-    """
+    """The store of dataset.store and dataset.fs."""
     root = Path(config["dataset"]["store"])
     folder = root / f"fs{config['dataset']['fs']}"
     if not folder.is_dir():
@@ -51,26 +49,22 @@ def training_transforms(config: dict):
 
 
 def evaluation_transforms(config: dict):
-    """(Cropping, Pipeline) by which a trained model sees a record: dataset.eval_transforms, else those of training with
-    the centre crop for a random one and without augmentations that draw."""
+    """(Cropping, Pipeline) by which a trained model sees a record: dataset.eval_transforms, else those of
+    training with the centre crop for a random one and without augmentations that draw."""
     data = config["dataset"]
-    own = bool(data["eval_transforms"])
-    where, transforms = ("dataset.eval_transforms", data["eval_transforms"]) if own else \
-        ("dataset.transforms", data["transforms"])
+    name = "eval_transforms" if data["eval_transforms"] else "transforms"
+    where, transforms = f"dataset.{name}", data[name]
     cropping = parse_cropping(transforms, where)
     if cropping.kind == "random":
         cropping = Cropping("center", cropping.length)
-    pipeline = build_pipeline(transforms, length=cropping.length, fs=data["fs"], where=where, evaluation=own)
+    pipeline = build_pipeline(transforms, length=cropping.length, fs=data["fs"], where=where,
+                              evaluation=name == "eval_transforms")
     return cropping, pipeline.fixed
 
 
 # ============ model ============
 def build_configured(config: dict, num_classes: int | None = None) -> nn.Module:
-    """The config's model, made for its data and initialised by its seed; a classifier where there are classes.
-
-    Raises:
-        ConfigError: unknown model or argument, or a contradiction between model and dataset.
-    """
+    """The config's model, made for its data, initialised by its seed; a classifier if there are classes."""
     torch.manual_seed(config["seed"])
     facts = DataFacts(parse_leads(config["dataset"]["lead"]), config["dataset"]["fs"], num_classes)
     return build({"name": config["model_name"], **config["model"]}, facts)
@@ -78,14 +72,11 @@ def build_configured(config: dict, num_classes: int | None = None) -> nn.Module:
 
 @torch.no_grad()
 def check_input(encoder, leads: int, length: int) -> None:
-    """Put one blank crop through the encoder, so that sizes that do not fit are known before any work starts.
-
-    Raises:
-        ConfigError: the model does not take crops of this many leads and samples.
-    """
+    """Put one blank crop through the encoder: a ConfigError before any work starts where sizes do not fit."""
     training = encoder.training
     try:
-        encoder.eval().forward_features(torch.zeros(1, leads, length, device=next(encoder.parameters()).device))
+        device = next(encoder.parameters()).device
+        encoder.eval().forward_features(torch.zeros(1, leads, length, device=device))
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"the model does not take crops of {leads} leads and {length} samples: {error}. "
                           "Make model.* and the crop_length of dataset.transforms agree") from None
@@ -94,7 +85,7 @@ def check_input(encoder, leads: int, length: int) -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds of Python, NumPy and torch, another for each process; models are built under the plain seed first."""
+    """Seeds of Python, NumPy and torch, another for each process; models are built before."""
     seed = seed + 1000 * distributed.rank()
     random.seed(seed)
     np.random.seed(seed % 2 ** 32)
@@ -103,25 +94,22 @@ def seed_everything(seed: int) -> None:
 
 def describe_run(config, device, model) -> None:
     """The head of a run's output: code version, device, size of the model."""
-    try:
-        git = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
-                             timeout=10)
-        version = git.stdout.strip() or "unknown"
-    except (OSError, subprocess.SubprocessError):
-        version = "unknown"
+    version = ""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+        version = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    print_once(f"{config['model_name']}: {learning / 1e6:.1f} M trainable parameters; "
-               f"{distributed.world()} process(es) on {device.type}; torch {torch.__version__}; code {version}")
+    print_once(f"{config['model_name']}: {learning / 1e6:.1f} M trainable parameters; {distributed.world()} "
+               f"process(es) on {device.type}; torch {torch.__version__}; code {version or 'unknown'}")
 
 
 # ============ training ============
 def set_up_training(config: dict, store, rows, make_model, device, folder, labels=None) -> Training:
-    """Everything up to the first step, or to where a resumed run stands; says what there is and saves the config.
+    """Everything up to the first step, or to where a resumed run stands; tells of it and saves the config.
 
     Args:
         rows: of the store, to train on; labels: of all its records, None for a self-supervised job.
         make_model: () -> Method; called under the config's seed.
-        folder: of the run.
     """
     # ============ data ============
     data, train = config["dataset"], {**config["train"]}
@@ -131,8 +119,8 @@ def set_up_training(config: dict, store, rows, make_model, device, folder, label
     dataset = CropDataset(store, leads, cropping.length, labels)
     batches = TrainingBatches(rows, dataset.samples[rows], cropping.length, seed=config["seed"],
                               batch_size=config["dataloader"]["batch_size"], accumulate=train["accum_iter"],
-                              crops=data["crops_per_record"], rank=distributed.rank(), world=distributed.world(),
-                              steps=train["steps_per_epoch"])
+                              crops=data["crops_per_record"], steps=train["steps_per_epoch"],
+                              rank=distributed.rank(), world=distributed.world())
     train["lr"] = resolve_lr(train, batches.batch_size, distributed.world())
     config = {**config, "train": train}
 
@@ -144,8 +132,8 @@ def set_up_training(config: dict, store, rows, make_model, device, folder, label
     # ============ where it stands ============
     training = Training(model, config, dataset, batches, pipeline, device, folder)
     describe_run(config, device, model)
-    print_once(f"{len(rows)} training records at {store.fs} Hz, {batches.steps} steps an epoch, peak learning rate "
-               f"{train['lr']:.3g}")
+    print_once(f"{len(rows)} training records at {store.fs} Hz, {batches.steps} steps an epoch, peak learning "
+               f"rate {train['lr']:.3g}")
     if not training.resumed:
         model.fit_statistics(crops_for_statistics(dataset, rows, cropping.length, batches.batch_size, device,
                                                   pipeline.fixed))

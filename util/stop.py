@@ -1,4 +1,4 @@
-"""Preemption: SIGTERM or SIGUSR1 asks a run to stop.  It finishes its step, saves itself and exits with 75."""
+"""Preemption: on SIGTERM or SIGUSR1 a run finishes its step, saves itself and exits with 75."""
 import contextlib
 import os
 import signal
@@ -21,10 +21,10 @@ class Preempted(BaseException):
 class StopRequest:
     """Notices SIGTERM and SIGUSR1 while in its ``with`` block.
 
-    With ``raise_immediately``, for stretches where nothing needs saving, Preempted is raised wherever the program
-    stands; else ``requested`` is set and the program looks at it when it can save itself.  After a request both
-    signals are ignored: a cluster, torchrun and a shell may each send their own, and the second must not kill
-    what the first has asked to save itself.
+    With ``raise_immediately``, where nothing needs saving, Preempted is raised wherever the program stands;
+    else ``requested`` is set and the program looks at it when it can save itself.  After a request both signals
+    are ignored: a cluster, torchrun and a shell may each send their own, and the second must not kill what the
+    first has asked to save itself.
     """
     ever = False  # whether this process was asked to stop at any time
 

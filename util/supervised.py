@@ -20,9 +20,6 @@ class LabelledRecords:
     Attributes:
         classes: names; labels: of all records of the store; rows: of the labelled records; notes: sentences
         about the others; folds: to test on; eval_cropping, eval_pipeline: how a trained model sees a record.
-
-    Raises:
-        ConfigError: keys that contradict each other or the store.
     """
 
     def __init__(self, config):
@@ -94,4 +91,5 @@ class SupervisedTask(Method):
     def forward(self, batch: Batch):
         out, label = self.classifier.outputs(batch["signal"]), batch["label"]
         loss = sum(self.criterion(logits.float(), label) for logits in (out["logits"], *out.get("extra_logits", ())))
-        return {"loss": loss, "gate_signal": out["gate"][:, 0].float().mean()} if "gate" in out else {"loss": loss}
+        gate = {"gate_signal": out["gate"][:, 0].float().mean()} if "gate" in out else {}
+        return {"loss": loss, **gate}

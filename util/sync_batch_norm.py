@@ -1,7 +1,7 @@
 """BatchNorm over the batches of all processes, on CPUs as on GPUs: 1, 2 or 8 processes train alike.
 
-PyTorch's own SyncBatchNorm has no CPU kernel.  Counts, means and variances are gathered and combined by the formula
-of Chan, Golub and LeVeque (1979), which loses no digits where the mean is large.
+PyTorch's own SyncBatchNorm has no CPU kernel.  Counts, means and variances are gathered and combined by the
+formula of Chan, Golub and LeVeque (1979), which loses no digits where the mean is large.
 """
 import torch
 import torch.distributed as dist
