@@ -9,6 +9,7 @@ import torch
 from tiny_jobs import CNN, LOADER, ST_MEM, with_store
 from torch import nn
 
+import main_finetune
 from experiments.trained_weights import load_trained
 from main_finetune import finetune
 from main_pretrain import pretrain
@@ -16,7 +17,7 @@ from models.contract import Encoder, Method
 from models.registry import register
 from util import checkpoint
 from util.config import check
-from util.dataset import TrainingBatches, split_rows
+from util.dataset import TrainingBatches, choose_rows, split_rows
 from util.evaluation import Evaluator
 from util.optim import lr_at
 from util.store import RecordStore
@@ -104,6 +105,26 @@ def test_excluded_folds_are_not_trained_on(tmp_path):
     trained(tmp_path, {**config, "dataset": {**config["dataset"], "exclude_folds": [3, 4], "max_records": None}})
     folds = RecordStore(small_store.store() / "fs100").records["fold"].to_numpy()
     assert set(folds[Square.rows]) == set(range(10)) - {3, 4}
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25])
+def test_the_share_of_labels_that_is_asked_for_is_trained_on(tmp_path, monkeypatch, share):
+    class Enough(Exception):
+        """All is known."""
+
+    def record(config, store, rows, *rest):
+        raise Enough(rows)
+    monkeypatch.setattr(main_finetune, "set_up_training", record)
+    config = with_store(CNN)
+    config = {**config, "dataset": {**config["dataset"], "label_fraction": share, "max_records": 60, "fold": 2}}
+    with pytest.raises(Enough) as told:
+        finetune(job(config, tmp_path, "finetune"))
+    store = RecordStore(small_store.store() / "fs100")
+    usable = choose_rows(store, max_records=60)
+    folds = store.records["fold"].to_numpy()[usable]
+    train = usable[(folds != 2) & (folds != 3)]
+    rows, = told.value.args
+    assert set(rows) <= set(train) and len(rows) == round(len(train) * share)
 
 
 def test_the_weights_of_the_lowest_loss_are_kept_tested_and_handed_on(tmp_path, monkeypatch):

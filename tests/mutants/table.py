@@ -54,9 +54,6 @@ MUTANTS = [
     Mutant("restart_from_nothing", "util/launch.py", '[*arguments, "--resume", "auto"]', "[*arguments]",
            "tested by hand with --resume auto given",
            ("test_launch.py::test_failures_are_started_again_and_stops_are_not",)),
-    Mutant("scheduler_overruled", "util/launch.py", '",".join(there[number] for number in numbers)',
-           '",".join(map(str, numbers))', "at home all GPUs are one's own",
-           ("test_launch.py::test_gpu_numbers_count_what_a_scheduler_gave",)),
     # ============ resuming ============
     Mutant("random_state_of_process_0", "util/resume.py", 'state["rng"][distributed.rank()]', 'state["rng"][0]',
            "a list of one on the desk",
@@ -73,6 +70,8 @@ MUTANTS = [
     Mutant("thawed_late", "main_finetune.py", 'training.epoch < train["freeze_epochs"])',
            'training.epoch <= train["freeze_epochs"])', "off by one",
            ("test_pretraining.py::test_frozen_epochs_freeze_the_backbone_and_train_the_classifier",)),
+    Mutant("all_labels", "main_finetune.py", 'label_fraction=data["label_fraction"], ', "",
+           "the argument has a default", ("test_engine.py",)),
     Mutant("excluded_trained", "main_pretrain.py", "set_up_training(config, store, rows,",
            "set_up_training(config, store, usable,", "two arrays of rows, one name off", ("test_engine.py",)),
     Mutant("last_weights_tested", "util/evaluation.py", '    classifier.load_state_dict(best["model"])\n', "",
