@@ -11,7 +11,7 @@ resampled from itself (FFT).  Nothing is filtered.  The output folder holds
     skipped.csv     what was left out, with the reason
     extraction.json written last: the next step, reformat_memmap.py, starts from it
 
-A run that was killed goes on where it stopped when the same command is given again; of a changed input only the
+A run that was killed resumes where it stopped when the same command is given again; of a changed input only the
 shards that hold changed, new or removed records are made again.  Exit status 75: some records could not be read
 this time (a stale file handle, out of memory); the same command tries them again.
 """
@@ -225,7 +225,7 @@ def run_shards(shards, input_dir, folder, workers, progress):
         for job in as_completed(jobs):
             progress.update(job.result())
     except BrokenProcessPool:
-        raise ECGError("a worker process was killed, perhaps for want of memory; the same command goes on where it "
+        raise ECGError("a worker process was killed, perhaps for want of memory; the same command resumes where it "
                        "stopped, --workers 1 needs least") from None
     finally:
         pool.shutdown(cancel_futures=True)
@@ -250,7 +250,7 @@ def extract(input_dir, output_dir, target_fs, workers, min_seconds=MIN_SECONDS, 
         with tqdm(total=total, initial=done, unit="record", desc="extracting") as progress:
             if todo:
                 run_shards(todo, input_dir, shard_dir, workers, progress)
-        _remove_strangers(shard_dir, shards)
+        _remove_leftovers(shard_dir, shards)
         found = Counter(row["database"] for row in skipped)
         found.update(database for shard in shards for database in shard["databases"])
         totals = defaultdict(Counter, {database: Counter(found=count) for database, count in found.items()})
@@ -284,7 +284,7 @@ def _finish(shard_dir, shards, totals, skipped):
                          "age": "" if row["age"] is None else f"{row['age']:g}", "dx": " ".join(row["dx"])}
 
 
-def _remove_strangers(folder, shards):
+def _remove_leftovers(folder, shards):
     """Delete what earlier runs left behind: unfinished files, shards of other inputs or settings."""
     places = [shard_files(folder, shard) for shard in shards]
     wanted = {file for table_file, signal_files in places for file in (table_file, *signal_files.values())}
@@ -336,7 +336,7 @@ def main(argv=None):
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; the same command resumes from here", file=sys.stderr)
         return 130
     print(summary(totals, skipped))
     flagged = sum(total["flagged"] for total in totals.values())

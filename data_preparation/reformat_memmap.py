@@ -33,7 +33,7 @@ OUTPUT_DIR = "./data_folder/data_summary_without_preprocessing"
 
 def load_extraction(input_dir):
     """The finished extraction in a folder: (its settings, [(shard name, rows)])."""
-    again = "run data_preparation/data_extraction_without_preprocessing.py (again); it goes on where it stopped"
+    again = "run data_preparation/data_extraction_without_preprocessing.py (again); it resumes where it stopped"
     try:
         settings = json.loads((input_dir / "extraction.json").read_text("utf-8"))
     except (OSError, ValueError):

@@ -210,7 +210,7 @@ def write_record(index: int, number: int, seed: int, folder: Path, full_length: 
 
 
 def prepare_folder(folder: Path, settings: dict):
-    """Create the folder, or go on in one that a run with the same settings has begun."""
+    """Create the folder, or resume in one that a run with the same settings has begun."""
     note = folder / "simulation.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -86,7 +86,7 @@ def read_all(headers, rates, longest_crop, failed: list):
             if path.stem in seen:
                 raise RecordError(f"the name {path.stem} is taken; give the recording another one")
             entry = read_entry(path, rates, longest_crop)
-        except Exception as error:  # what nobody has foreseen in a stranger's file must not stop the rest
+        except Exception as error:  # what nobody has foreseen in an untrusted file must not stop the rest
             kind = "" if isinstance(error, RecordError) else f"unexpected {type(error).__name__}: "
             failed.append({"record": path.stem, "file": str(path), "remark": f"not read: {kind}{error}"})
             continue

@@ -2,7 +2,7 @@
 
     points = run_job("main_pretrain", config, folder, world=2).points     # undisturbed; what it did, in order
     run_job("main_pretrain", config, other, world=2, stop_at=("step", 7))  # process 0 gets SIGKILL before step 7
-    run_job("main_pretrain", config, other, world=2)                      # goes on: --resume auto is always given
+    run_job("main_pretrain", config, other, world=2)                      # resumes: --resume auto is always given
 
 Quick, as torch is loaded once, by the server that the processes are forked from.  A point is about to be passed when
 the process is stopped: a step, an evaluation, a line of a log, a sync or a rename of a file.
@@ -94,7 +94,7 @@ def _process(program, argv, folder, rank, world, port, stop_at, number, patch):
 
 
 def run_job(program, config, folder, *flags, world=1, stop_at=None, number=signal.SIGKILL, patch=None, timeout=120):
-    """Run a main program on ``world`` processes with results in ``folder/run``, going on from its last checkpoint.
+    """Run a main program on ``world`` processes with results in ``folder/run``, resuming from its last checkpoint.
 
     Args:
         stop_at: (kind, count) of the point at which process 0 gets the signal ``number``: step, evaluation, line, sync

@@ -256,7 +256,7 @@ def test_two_extractions_do_not_share_a_folder(tmp_path, monkeypatch, capsys):
 
 
 def test_tables_hold_no_formulas(tmp_path):
-    """Folder names and Dx entries come from strangers; a spreadsheet must not execute them."""
+    """Folder names and Dx entries are untrusted; a spreadsheet must not execute them."""
     write_record(tmp_path / "in" / "@x", "A1", comments=("#Dx: =HYPERLINK(1),+1",))
     write_record(tmp_path / "in" / "=cmd", "A2", leads=("=1+1", *LEADS[1:]))
     (tmp_path / "in" / "-odd\nname").mkdir()

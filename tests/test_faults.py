@@ -287,7 +287,7 @@ def test_another_batch_size_goes_on_at_the_same_record(tmp_path, capsys, batch_s
     assert len(seen) == len(set(seen)) == 48 - (48 - 32) % batch_size
     assert len(set(after[2])) == 48 - 48 % batch_size
     said = capsys.readouterr().out
-    assert f"a step was 8 records and is now {batch_size}; going on at the same record of the epoch, step {step}" in said
+    assert f"a step was 8 records and is now {batch_size}; resuming at the same record of the epoch, step {step}" in said
     assert "these keys differ from the checkpoint's run: dataloader.batch_size" in said
     assert [line["epoch"] for line in log(tmp_path)] == [0, 1, 2]
     assert all(math.isfinite(line["train_loss"]) for line in log(tmp_path))

@@ -1,4 +1,4 @@
-"""Files from strangers: whatever the bytes, reading ends in a sound recording or in our own error.
+"""Untrusted files: whatever the bytes, reading ends in a sound recording or in our own error.
 
 A few hundred cases by default; the slow test runs 20,000 and more.
 """

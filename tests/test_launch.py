@@ -149,7 +149,7 @@ def test_errors_of_collectives_are_told_from_those_of_ours():
 def test_launcher_reports_what_failed_first(capsys):
     assert status_of([(1, 10, 0)]) == 1
     assert status_of([(LOST, 10, 0), (-9, 11, 1)]) == 137
-    assert "process 1 was killed by SIGKILL; most often its memory ran out" in capsys.readouterr().err
+    assert "process 1 was killed by SIGKILL; most often out of memory" in capsys.readouterr().err
     assert status_of([(1, 10, 0), (-15, 11, 1)]) == 1   # torchrun ended the other
     assert status_of([(2, 10, 1), (LOST, 10, 0)]) == 2
     assert status_of([(PREEMPTED, 10, 0), (-15, 10, 1)]) == PREEMPTED
@@ -214,7 +214,7 @@ def test_scripts_started_again_by_the_launcher_choose_no_second_time(monkeypatch
     ([0], 2, 0), ([137, 137, 0], 2, 0), ([137, 1, 2, 0], 2, 2), ([PREEMPTED, 0], 2, PREEMPTED),
     ([137, PREEMPTED, 0], 2, PREEMPTED), ([130, 0], 2, 130), ([LOST, 0], 1, 0), ([1, 0], 0, 1)])
 def test_failures_are_started_again_and_stops_are_not(monkeypatch, statuses, restarts, status):
-    """The defect: torchrun took the 75 of a preempted run for a failure.  A restart goes on from the last checkpoint."""
+    """The defect: torchrun took the 75 of a preempted run for a failure.  A restart resumes from the last checkpoint."""
     started, left = [], list(statuses)
     monkeypatch.setattr("util.launch.run_torchrun", lambda arguments: started.append(arguments) or left.pop(0))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -421,7 +421,7 @@ def test_preemption_through_the_launcher(tmp_path, gpus, number, to):
         os.kill(process.pid, number)
     status, text = end(process)
     assert status == PREEMPTED, text
-    assert "Traceback" not in text and text.count("go on with --resume auto") == 1
+    assert "Traceback" not in text and text.count("resume with --resume auto") == 1
     checkpoint.load_training(tmp_path / "run" / "checkpoint-last.pth")
 
 

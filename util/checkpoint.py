@@ -1,7 +1,7 @@
 """Checkpoints: plain tensors and numbers, written whole or not at all, never unpickled.
 
 A checkpoint is a dict {"model", "optimizer", "scheduler", "scaler", "epoch", "step", "rng", "config",
-"metrics", "version"}; ``epoch`` and ``step`` say where to go on.
+"metrics", "version"}; ``epoch`` and ``step`` say where to resume.
 """
 import pickle
 import re
@@ -20,7 +20,7 @@ LAST = "checkpoint-last.pth"
 
 def content(model: dict, config: dict, epoch: int, **more) -> dict:
     """A checkpoint of a model's state dict; of weights alone unless ``more`` brings what training needs.
-    ``epoch`` is that in which these weights were reached, or with which to go on."""
+    ``epoch`` is that in which these weights were reached, or with which to resume."""
     return {"model": model, "optimizer": None, "scaler": None, "epoch": epoch, "config": config, **more}
 
 
@@ -47,7 +47,7 @@ def save(content: dict, path) -> None:
         older = [name for name in (path.name, LAST) if path.with_name(name).exists()]
         kept = f"; the older {older[0]} is intact" if older else ""
         raise CheckpointError(f"cannot write {path}: {reason}{kept}. Free some space or choose another "
-                              "--output_dir and go on with --resume auto") from error
+                              "--output_dir and resume with --resume auto") from error
 
 
 def load(path, what="checkpoint") -> dict:
@@ -67,7 +67,7 @@ def load(path, what="checkpoint") -> dict:
             raise _damaged(path, what, error) from None
         raise CheckpointError(f"{path} holds more than tensors and plain values, so it was not opened: loading "
                               "it could run code. If you trust its author, save its state dict anew") from None
-    except Exception as error:  # bytes of a stranger make the reader stumble in any way
+    except Exception as error:  # untrusted bytes make the reader stumble in any way
         raise _damaged(path, what, error) from None
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         kind = type(content).__name__
@@ -112,7 +112,7 @@ def load_training(path) -> dict:
 
 
 def find_resume(resume: str, folder) -> Path | None:
-    """The checkpoint to go on from: None for '', and for 'auto' where the run has none yet."""
+    """The checkpoint to resume from: None for '', and for 'auto' where the run has none yet."""
     path = Path(folder) / LAST if resume == "auto" else Path(resume)
     return path if resume and (resume != "auto" or path.exists()) else None
 

@@ -36,7 +36,7 @@ class Training:
     """A model in training: all that changes from step to step, and how it is saved.
 
     Ready when made: the folder is this run's alone until the process ends, the checkpoint that
-    ``config["resume"]`` names has been resumed from, and the log goes on where the run stands.
+    ``config["resume"]`` names has been resumed from, and the log continues where the run stands.
 
     Args:
         model: see the module's docstring; already on ``device``.
@@ -196,4 +196,4 @@ class Training:
 
     def _leave(self):
         raise Preempted(f"stopped on request at epoch {self.epoch}, step {self.step}; {self.last_saved} is "
-                        "written, go on with --resume auto")
+                        "written, resume with --resume auto")

@@ -185,9 +185,9 @@ def status_of(failures: list[tuple[int, int, int]]) -> int:
         return code
     if -code in SIGNALS:
         return PREEMPTED  # so early that there was nothing to save
-    hint = "; most often its memory ran out" if -code == signal.SIGKILL else ""
+    hint = "; most often out of memory" if -code == signal.SIGKILL else ""
     print(f"\nerror: training process {rank} was killed by {signal.Signals(-code).name}{hint}. The others "
-          "were ended; go on from the last checkpoint with --resume auto", file=sys.stderr)
+          "were ended; resume from the last checkpoint with --resume auto", file=sys.stderr)
     return 128 - code
 
 

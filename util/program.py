@@ -70,9 +70,9 @@ def _explain(error) -> str | None:
         # An error out of a loader's worker brings that worker's traceback with it; its last line is ours.
         return text if not text.startswith("Caught ") else text.strip().splitlines()[-1].partition(": ")[2]
     if type(error).__name__ == "OutOfMemoryError":  # torch's
-        return ("the GPU's memory is full; lower dataloader.batch_size, and raise train.accum_iter to keep "
+        return ("the GPU is out of memory; lower dataloader.batch_size, and raise train.accum_iter to keep "
                 "the effective batch")
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
         return (f"a loader process died ({text.splitlines()[0]}); most often memory or /dev/shm is full: "
-                "lower dataloader.num_workers and go on with --resume auto")
+                "lower dataloader.num_workers and resume with --resume auto")
     return None

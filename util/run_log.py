@@ -26,7 +26,7 @@ class RunLog:
 
     Args:
         folder: of the run; made if missing.
-        epoch, step: where the run goes on: later lines, of a run cut off after its last checkpoint, go.
+        epoch, step: where the run resumes: later lines, of a run cut off after its last checkpoint, go.
         position: the same in epochs; later TensorBoard points go.
     """
 
@@ -48,7 +48,7 @@ class RunLog:
             yield
         except OSError as error:
             raise ECGError(f"cannot write to the run's folder {self.folder}: {error.strerror or error}. Free "
-                           "some space or make it writable and go on with --resume auto, or choose another "
+                           "some space or make it writable, resume with --resume auto, or choose another "
                            "--output_dir") from None
 
     def _cut(self, name, keep):

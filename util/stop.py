@@ -8,7 +8,7 @@ import threading
 import time
 
 PREEMPTED = 75  # exit status after a stop on request (EX_TEMPFAIL): start again with --resume auto
-LOST = 76       # exit status of a process that could not go on because another process of its run is gone
+LOST = 76       # exit status of a process that could not continue because another process of its run is gone
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 STUCK_SECONDS = 20  # that a process which was asked to stop waits for the others
 
@@ -42,7 +42,7 @@ class StopRequest:
         self.noticed, StopRequest.ever = number, True
         if self.raise_immediately:
             ignore_signals()
-            raise Preempted("stopped on request; nothing was lost, go on with --resume auto")
+            raise Preempted("stopped on request; nothing was lost, resume with --resume auto")
 
     def __enter__(self):
         self._before = {}

@@ -253,7 +253,7 @@ def _parse_dx(text):
 
 
 def _printable(text):
-    """A short, printable, single-line form of text from a stranger's file, for messages and tables."""
+    """A short, printable, single-line form of text from an untrusted file, for messages and tables."""
     text = "".join(c if c.isprintable() and c not in ";" else "?" for c in text[:200])
     return text if len(text) <= 40 else text[:37] + "..."
 
