@@ -27,7 +27,7 @@ def find_weights(folder, best: str, folds=None) -> dict[int, Path]:
     folder, metric = Path(folder), METRIC[best]
     found = {}
     for fold in range(FOLDS):
-        for files in FoldFiles(folder / f"fold{fold}"), FoldFiles(folder / f"fold{fold}", True):  # of two, the published
+        for files in FoldFiles(folder / f"fold{fold}"), FoldFiles(folder / f"fold{fold}", True):
             if files.best(metric).is_file():
                 found[fold] = files.best(metric)
     lone = FoldFiles(folder).best(metric)
