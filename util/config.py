@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from util.checks import fits
-from util.config_keys import KEYS, PROGRAMS, REQUIRED, Key, keys_of, page
+from util.config_keys import PROGRAMS, REQUIRED, divide, keys_of, page
 from util.errors import ConfigError
 from util.published_config import translate
 
@@ -140,7 +140,7 @@ def load_config(sources, overrides=(), extra=None, *, program: str) -> dict:
             in these, which are left out.
         program: "pretrain" or "finetune".
     """
-    layers = [_divide(translate(source, "the stored config"), program)[0] if isinstance(source, dict)
+    layers = [divide(translate(source, "the stored config"), program)[0] if isinstance(source, dict)
               else load_yaml(source, program) for source in sources]
     layers += [translate(parse_override(text), f"--set {text}") for text in overrides]
     return check(merge([*layers, extra or {}]), program)
@@ -149,29 +149,12 @@ def load_config(sources, overrides=(), extra=None, *, program: str) -> dict:
 # ============ checking ============
 def check(config: dict, program: str) -> dict:
     """A copy with a program's defaults filled in and numbers converted; ConfigError for whatever is wrong."""
-    config, others = _divide(config, program)
+    config, others = divide(config, program)
     if others:
         other = next(name for name in PROGRAMS if name != program)
         raise ConfigError(f"no effect in {PROGRAMS[program]}: {', '.join(others)}; that belongs to "
                           f"{PROGRAMS[other]}: leave it out, or put it under '{other}:' in a file for both")
     return _check(config, keys_of(program))
-
-
-def _divide(config, program, keys=KEYS, prefix=""):
-    """(config without the keys of the other program, the dotted names of those)."""
-    own, others = {}, []
-    for name, value in config.items():
-        spec = keys.get(name)
-        if isinstance(spec, Key) and spec.program not in (None, program):
-            others.append(prefix + name)
-            continue
-        if isinstance(spec, dict) and isinstance(value, (dict, type(None))):
-            value, more = _divide(value or {}, program, spec, f"{prefix}{name}.")
-            others += more
-            if not value:
-                continue
-        own[name] = value
-    return own, others
 
 
 def _check(config, keys, prefix=""):
