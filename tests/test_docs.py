@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import util.launch
-from util.config import KEYS, ROOT, find_overlay
+from util.config import ROOT, find_overlay
+from util.config_keys import KEYS
 
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "RESULTS.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))

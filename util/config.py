@@ -15,10 +15,9 @@ from pathlib import Path
 import yaml
 
 from util.checks import fits
-from util.config_keys import KEYS, PROGRAMS, REQUIRED, Key, keys_of, page
+from util.config_keys import PROGRAMS, REQUIRED, divide, keys_of, page
 from util.errors import ConfigError
 from util.published_config import translate
-from util.run_log import print_once
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -76,19 +75,8 @@ def load_yaml(path, program: str | None = None, base=True) -> dict:
     for name, section in sections.items():
         if not isinstance(section, dict):
             raise ConfigError(f"{path}: the section {name} must be a mapping of keys, not {section!r}")
-    own = merge([_translated(layer, path) for layer in (value, sections.get(program, {}))])
+    own = merge([translate(layer, path) for layer in (value, sections.get(program, {}))])
     return merge([load_yaml(Path(path).parent / below, program, base=False), own]) if below else own
-
-
-def _translated(layer, where):
-    """The layer in this project's words, with a note on what was said in others."""
-    layer, notes, moved = translate(layer)
-    if moved:
-        raise ConfigError(f"{where}: keys have moved: " + "; ".join(
-            f"instead of {', '.join(paths)} write {new}" for new, paths in moved.items()))
-    if notes:
-        print_once(f"note: {where}: {'; '.join(notes)}")
-    return layer
 
 
 def find_overlay(name) -> Path:
@@ -152,38 +140,21 @@ def load_config(sources, overrides=(), extra=None, *, program: str) -> dict:
             in these, which are left out.
         program: "pretrain" or "finetune".
     """
-    layers = [_divide(_translated(source, "the stored config"), program)[0] if isinstance(source, dict)
+    layers = [divide(translate(source, "the stored config"), program)[0] if isinstance(source, dict)
               else load_yaml(source, program) for source in sources]
-    layers += [_translated(parse_override(text), f"--set {text}") for text in overrides]
+    layers += [translate(parse_override(text), f"--set {text}") for text in overrides]
     return check(merge([*layers, extra or {}]), program)
 
 
 # ============ checking ============
 def check(config: dict, program: str) -> dict:
     """A copy with a program's defaults filled in and numbers converted; ConfigError for whatever is wrong."""
-    config, others = _divide(config, program)
+    config, others = divide(config, program)
     if others:
         other = next(name for name in PROGRAMS if name != program)
         raise ConfigError(f"no effect in {PROGRAMS[program]}: {', '.join(others)}; that belongs to "
                           f"{PROGRAMS[other]}: leave it out, or put it under '{other}:' in a file for both")
     return _check(config, keys_of(program))
-
-
-def _divide(config, program, keys=KEYS, prefix=""):
-    """(config without the keys of the other program, the dotted names of those)."""
-    own, others = {}, []
-    for name, value in config.items():
-        spec = keys.get(name)
-        if isinstance(spec, Key) and spec.program not in (None, program):
-            others.append(prefix + name)
-            continue
-        if isinstance(spec, dict) and isinstance(value, (dict, type(None))):
-            value, more = _divide(value or {}, program, spec, f"{prefix}{name}.")
-            others += more
-            if not value:
-                continue
-        own[name] = value
-    return own, others
 
 
 def _check(config, keys, prefix=""):

@@ -130,23 +130,32 @@ KEYS = {
 }
 
 
-def keys_of(program: str, keys=KEYS) -> dict:
-    """The part of ``KEYS`` that has an effect in a program."""
-    found = {}
-    for name, spec in keys.items():
-        if isinstance(spec, dict):
-            spec = keys_of(program, spec)
-        elif spec.program not in (None, program):
+def divide(config: dict, program: str, keys=KEYS, prefix="") -> tuple[dict, list[str]]:
+    """(config without the keys of the other program, the dotted names of those)."""
+    own, others = {}, []
+    for name, value in config.items():
+        spec = keys.get(name)
+        if isinstance(spec, Key) and spec.program not in (None, program):
+            others.append(prefix + name)
             continue
-        if spec:
-            found[name] = spec
-    return found
+        if isinstance(spec, dict) and isinstance(value, (dict, type(None))):
+            value, more = divide(value or {}, program, spec, f"{prefix}{name}.")
+            others += more
+            if not value:
+                continue
+        own[name] = value
+    return own, others
 
 
-def describe_keys(program: str, keys=KEYS, prefix="") -> str:
+def keys_of(program: str) -> dict:
+    """The part of ``KEYS`` that has an effect in a program."""
+    return divide(KEYS, program)[0]
+
+
+def describe_keys(program: str, keys=None, prefix="") -> str:
     """A program's keys with defaults and advice, for ``--help``."""
     lines = [] if prefix else ["configuration keys (YAML, --overlay or --set):"]
-    for name, spec in keys_of(program, keys).items():
+    for name, spec in (keys or keys_of(program)).items():
         if isinstance(spec, dict):
             lines.append(describe_keys(program, spec, f"{prefix}{name}."))
         else:

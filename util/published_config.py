@@ -1,6 +1,9 @@
 """Published YAML files and older ones of ours: counterparts are put in, what moved is named with its place."""
 from fnmatch import fnmatchcase
 
+from util.errors import ConfigError
+from util.run_log import print_once
+
 STORE = "dataset.store (a folder that data_preparation/ makes)"
 MOVED = {  # a pattern of dotted keys: what to write instead
     "ddp": "--gpus, --nnodes ... of run_pretrain.sh and run_downstream.sh",
@@ -35,12 +38,9 @@ EXACT = {
 }
 
 
-def translate(layer: dict) -> tuple[dict, list[str], dict[str, list[str]]]:
-    """A layer of a config, be it published or ours, in this project's words.
-
-    Returns:
-        the layer; what was translated, a text each; {what to write instead: keys that cannot be translated}.
-    """
+def translate(layer: dict, where) -> dict:
+    """A layer of a config out of ``where``, be it published or ours, in this project's words; a note says what was
+    said in others, and one ConfigError names all keys that have moved."""
     layer = {name: dict(value) if isinstance(value, dict) else value for name, value in layer.items()}
     sections = [(f"{name}.", value) for name, value in layer.items() if isinstance(value, dict)]
     notes, moved = [], {}
@@ -59,4 +59,9 @@ def translate(layer: dict) -> tuple[dict, list[str], dict[str, list[str]]]:
             else:
                 for instead in [MOVED[pattern] for pattern in MOVED if fnmatchcase(path, pattern)][:1]:
                     moved.setdefault(instead, []).append(path)
-    return layer, notes, moved
+    if moved:
+        raise ConfigError(f"{where}: keys have moved: " + "; ".join(
+            f"instead of {', '.join(paths)} write {new}" for new, paths in moved.items()))
+    if notes:
+        print_once(f"note: {where}: {'; '.join(notes)}")
+    return layer
