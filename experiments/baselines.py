@@ -138,7 +138,7 @@ def _add_supervised_flags(parser, baseline, defaults):
     parser.add_argument("--lr_rate", type=float, metavar="LR", help="peak learning rate; it falls to train.min_lr on a "
                         f"cosine (default {defaults['train']['lr']})")
     parser.add_argument("--fold", type=int, nargs="+", metavar="K", help="test folds 0-9, one after the other; fold "
-                        "k + 1 selects the weights, the other eight train (default: all ten)")
+                        "k + 1 selects the weights, the other eight train (default, and 11, as published: all ten)")
     parser.add_argument("--finetune", metavar="PATH", default=baseline.start, help="start from pre-trained weights: a "
                         "file such as DINO_signal_student.pth, or a folder that holds such files"
                         + (f" (default {baseline.start})" if baseline.start else ""))

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from experiments.devices import add_gpu_flag, one_device
 from experiments.trained_weights import find_weights, load_trained
 from util.challenge import ABBREVIATIONS
-from util.dataset import FOLDS, split_rows
+from util.dataset import ALL_FOLDS, FOLDS, parse_folds, split_rows
 from util.errors import CheckpointError, ConfigError
 from util.evaluation import Evaluator
 from util.files import replacing
@@ -166,7 +166,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--best-type", "--best_type", choices=("ROC", "PRC"), default="PRC", dest="best_type",
                         help="weights chosen by AUROC or by AUPRC (default: %(default)s)")
     parser.add_argument("--fold", type=int, nargs="+", metavar="K",
-                        help="default: every fold with weights in the folder")
+                        help="test folds 0-9; 11, as published, or none: every fold with weights in the folder")
     parser.add_argument("--method", choices=("ascent", "published"), default="ascent", help="ascent: coordinate ascent "
                         "over all useful thresholds; published: one pass over 0.1 ... 0.5 (default: %(default)s)")
     parser.add_argument("--min_positives", type=int, default=5, metavar="N", help="ascent: classes with fewer positive "
@@ -184,7 +184,8 @@ def main(argv=None):
     device, folder = one_device(arguments.gpu), Path(arguments.weight_folder)
     results = folder / f"thresholds_{arguments.best_type}_{arguments.method}"
     found, tables = [], []
-    for fold, path in find_weights(folder, arguments.best_type, arguments.fold).items():
+    wanted = None if arguments.fold in (None, [ALL_FOLDS]) else parse_folds(arguments.fold)
+    for fold, path in find_weights(folder, arguments.best_type, wanted).items():
         trained = load_weights(path, fold, arguments)
         published = trained.config["dataset"]["protocol"] == "published"
         select = fold if published else (fold + 1) % FOLDS

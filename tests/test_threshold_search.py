@@ -222,6 +222,12 @@ def test_wrong_requests_are_explained(folder, tmp_path):
         search(folder, "--set", f"dataset.store={tmp_path}/moved")
 
 
+def test_fold_11_means_every_fold_with_weights(folder):
+    search(folder, "--fold", 11)
+    table = pd.read_csv(folder / "thresholds_PRC_ascent" / "scores.csv")
+    assert set(table["weights of fold"]) == {3, 9}
+
+
 def test_a_damaged_predictions_file_is_made_again(folder, capsys):
     """Was a traceback; and a search that is interrupted leaves the older file or none."""
     search(folder, "--fold", 3)
