@@ -70,7 +70,7 @@ def predictions(trained, place: Path, device) -> dict[str, Part]:
     parts = split_rows(records.store, records.rows, data["fold"], protocol=data["protocol"])
     evaluator, classifier = Evaluator(records, parts, device), trained.classifier.to(device)
     names = records.store.records["record"].to_numpy(str)
-    found = {name: Part(names[rows], evaluator.labels(name) > 0, evaluator.predict(classifier, name)[0])
+    found = {name: Part(names[rows], evaluator.labels[name] > 0, evaluator.predict(classifier, name)[0])
              for name, rows in parts.items() if name != "train"}
     place.parent.mkdir(exist_ok=True)
     with replacing(place) as file:
