@@ -71,7 +71,7 @@ KEYS = {
         "databases": key((list, None), None, "only these source databases (null: all)"),
         "exclude_folds": pretrain(list, [], "folds to leave out, e.g. those a downstream test will use"),
         "max_records": key((int, None), None, "a seeded subset of so many records, to try things out", least=1),
-        "fold": key((int, list, str), 0, "test fold 0-9, a list, 'all' or 11 (published: all); pre-training: the probe's"),
+        "fold": key((int, list, str), 0, "test fold 0-9, a list, 'all' or 11 (the same); pre-training: the probe's"),
         "protocol": key(str, "nested", "nested: test on k, select on k+1, train on the other eight; "
                         "published: select and report on k (optimistic)", ("nested", "published")),
         "label_fraction": finetune(float, 1.0, "share of the training records to use: 0.01 for 1 % of the labels",
