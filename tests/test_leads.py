@@ -310,9 +310,13 @@ def test_the_decoder_rebuilds_each_lead_alone():
     assert change[4] > 1e-3 and not change[torch.arange(12) != 4].any()
 
 
-def test_masks_of_leads_and_records_are_drawn_independently_with_exact_counts():
-    model = tiny_mae("st_mem", mask_ratio=0.5)
-    mask = model(signal(12, 300, records=40))["mask"]
+@pytest.mark.parametrize("keyed", [False, True])
+def test_masks_of_leads_and_records_are_drawn_independently_with_exact_counts(keyed):
+    """Also from the samples' own random numbers, as in training: two leads have one mask by chance alone."""
+    model, x = tiny_mae("st_mem", mask_ratio=0.5), signal(12, 300, records=40)
+    mask = model({"signal": x, "random": KeyedRandom(torch.arange(40))} if keyed else x)["mask"]
+    alike = (mask[:, :, None] == mask[:, None]).all(dim=-1).double().mean()    # a lead with itself: 1 / 12
+    assert abs((12 * alike - 1) / 11 - 1 / 6) < 0.04
     assert (mask.sum(dim=-1) == 2).all()
     assert len(mask.flatten(0, 1).unique(dim=0)) == 6       # all ways to hide 2 of 4
     assert abs(mask.mean(dim=(0, 1)) - 0.5).max() < 0.1
