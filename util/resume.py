@@ -102,7 +102,7 @@ def _place(training, state, path):
     epoch, step, offset = state["epoch"], state["step"], metrics.get("offset", 0)
     if step and metrics["per_step"] != batches.per_step:
         step, offset = divmod(offset + step * metrics["per_step"], batches.per_step)
-        print_once(f"note: a step was {metrics['per_step']} records and is now {batches.per_step}; going on at "
+        print_once(f"note: a step was {metrics['per_step']} records and is now {batches.per_step}; resuming at "
                    f"the same record of the epoch, step {step}")
     if config["start_epoch"] and (config["resume"] != "auto" or
                                   state["config"].get("start_epoch") != config["start_epoch"]):
