@@ -100,7 +100,7 @@ def _watch(reader, writer):
         if now != stands or _working_alone.is_set():
             stands, since = now, time.monotonic()
         elif time.monotonic() - since > STUCK_SECONDS:
-            print(f"stopped on request while waiting {STUCK_SECONDS} s for another process; go on from the "
+            print(f"stopped on request while waiting {STUCK_SECONDS} s for another process; resume from the "
                   "last checkpoint with --resume auto", file=sys.stderr, flush=True)
             os._exit(PREEMPTED)
         time.sleep(0.5)
