@@ -154,6 +154,10 @@ def test_yaml_that_went_wrong_before_or_might(tmp_path, text):
     assert accepted_or_explained(lambda: load_config([tmp_path / "x.yaml"], program="finetune")) is None
 
 
+def test_an_override_of_a_published_key_is_one_line_whatever_its_value():
+    override_case("dataset.train_csv", "\r", "finetune")
+
+
 def test_a_mapping_that_contains_itself(tmp_path):
     text = "model_name: vit_tiny\ntrain: {epochs: 1}\ndataset: {transforms: []}\nmodel: &a {x: *a}\n"
     for name in ("a", "b"):

@@ -142,7 +142,7 @@ def load_config(sources, overrides=(), extra=None, *, program: str) -> dict:
     """
     layers = [divide(translate(source, "the stored config"), program)[0] if isinstance(source, dict)
               else load_yaml(source, program) for source in sources]
-    layers += [translate(parse_override(text), f"--set {text}") for text in overrides]
+    layers += [translate(parse_override(text), f"--set {text!r}") for text in overrides]
     return check(merge([*layers, extra or {}]), program)
 
 
