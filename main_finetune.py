@@ -13,12 +13,13 @@ from pathlib import Path
 
 from util import distributed
 from util.command_line import argument_parser, config_from
-from util.dataset import few_positives, split_rows
 from util.errors import ConfigError
 from util.evaluation import Evaluator, FoldFiles, report_test, save_best, write_summary
+from util.labels import few_positives
 from util.program import run_main
 from util.run_log import print_once
 from util.setup import build_configured, check_input, set_up_training, training_transforms
+from util.splits import split_rows
 from util.stop import StopRequest
 from util.supervised import LabelledRecords, SupervisedTask
 from util.transfer import check_pretrained, load_pretrained

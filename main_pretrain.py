@@ -15,13 +15,14 @@ import torch
 
 from util import distributed
 from util.command_line import argument_parser, config_from
-from util.dataset import Cropping, rows_outside_folds, to_device
+from util.dataset import Cropping, to_device
 from util.figures import plot_reconstruction
 from util.leads import parse_leads
 from util.probe import make_probe
 from util.program import run_main
 from util.run_log import print_once
 from util.setup import build_configured, open_store, set_up_training, training_transforms, usable_rows
+from util.splits import rows_outside_folds
 from util.stop import StopRequest
 from util.transfer import save_encoder
 

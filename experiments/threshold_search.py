@@ -29,12 +29,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from experiments.devices import add_gpu_flag, one_device
 from experiments.trained_weights import find_weights, load_trained
 from util.challenge import ABBREVIATIONS
-from util.dataset import ALL_FOLDS, FOLDS, parse_folds, split_rows
 from util.errors import CheckpointError, ConfigError
 from util.evaluation import Evaluator
 from util.files import replacing
 from util.program import run_main
 from util.scores import REPORT, compute_scores, parse_scores
+from util.splits import ALL_FOLDS, parse_folds, split_rows
+from util.store import FOLDS
 from util.supervised import LabelledRecords
 from util.threshold_figures import plot_score_curves
 from util.thresholds import Thresholds, save_thresholds, search_ascent, search_published

@@ -7,10 +7,12 @@ from torch import nn
 from util import checkpoint
 from util.challenge import CLASSES
 from util.config import load_config
-from util.dataset import FOLDS, Cropping, parse_classes
+from util.dataset import Cropping
 from util.errors import CheckpointError
 from util.evaluation import PUBLISHED_BEST, FoldFiles
+from util.labels import parse_classes
 from util.setup import build_configured, evaluation_transforms
+from util.store import FOLDS
 from util.transforms import Pipeline
 
 METRIC = {name: metric for metric, name in PUBLISHED_BEST.items()}  # --best-type ROC -> AUROC

@@ -11,9 +11,10 @@ from util.checks import fits
 from util.config import (ROOT, check, find_overlay, load_config, load_yaml, merge, parse_override, read_yaml,
                          save_config)
 from util.config_keys import KEYS, PROGRAMS, REQUIRED, describe_keys, keys_of, page
-from util.dataset import parse_classes, parse_cropping
+from util.dataset import parse_cropping
 from util.errors import ConfigError
 from util.command_line import argument_parser, config_from
+from util.labels import parse_classes
 from util.leads import parse_leads
 from util.optim import OPTIMIZERS, resolve_lr
 from util.scores import parse_scores

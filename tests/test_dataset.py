@@ -10,12 +10,13 @@ import torch
 from main_pretrain import pretrain
 from util.challenge import ABBREVIATIONS, CODE_TO_CLASS, labels_from_dx
 from util.config import load_config
-from util.dataset import (Cropping, CropDataset, EvaluationBatches, TrainingBatches, choose_rows, few_positives,
-                          labelled_rows, make_labels, make_loader,
-                          parse_classes, parse_cropping, parse_folds, rows_outside_folds, split_rows, to_device)
+from util.dataset import (Cropping, CropDataset, EvaluationBatches, TrainingBatches, make_loader,
+                          parse_cropping, to_device)
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
+from util.labels import few_positives, make_labels, parse_classes
 from util.leads import LEADS
+from util.splits import choose_rows, labelled_rows, parse_folds, rows_outside_folds, split_rows
 from util.store import RecordStore, write_store
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "st_mem.json").read_text())["transforms"]["n_crop"]

@@ -17,9 +17,10 @@ from models.contract import Encoder, Method
 from models.registry import register
 from util import checkpoint
 from util.config import check
-from util.dataset import TrainingBatches, choose_rows, split_rows
+from util.dataset import TrainingBatches
 from util.evaluation import Evaluator
 from util.optim import lr_at
+from util.splits import choose_rows, split_rows
 from util.store import RecordStore
 from util.supervised import LabelledRecords
 

@@ -1,4 +1,4 @@
-"""Crops of a RecordStore: which records, which windows, in which order, and their labels.
+"""Crops of a RecordStore: which windows, in which order.
 
 The loader's workers only copy int16 samples out of the memmap.  Everything random is decided beforehand
 from the samples' keys (util/keyed_random.py), so the numbers of workers and processes change nothing.
@@ -10,19 +10,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_convert
 
 from util.arguments import COUNT, parse_named
-from util.challenge import CLASS_CODES, labels_from_dx
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom, sample_keys
 from util.leads import LEADS, lead_index
 from util.stop import ignore_signals
-from util.store import FOLDS, NO_FOLD
 
 CROP_STREAM = 1       # streams of KeyedRandom: the crop's place, and what the device draws
 DEVICE_STREAM = 2
 MAX_STATISTICS = 20_000
-ALL_FOLDS = 11        # the fusion original's number for all ten folds
-MIN_POSITIVES = 10    # with fewer records of a class its scores are mostly chance
-_NEW_FOLDS = "data_preparation/reformat_memmap.py makes a store in which every record has one"
 
 
 # ============ which windows of a record ============
@@ -219,138 +214,3 @@ def crops_for_statistics(dataset, rows, length, batch_size, device, pipeline):
     batches = EvaluationBatches(rows, dataset.samples[rows], Cropping("center", length), batch_size=batch_size)
     for batch in make_loader(dataset, batches):
         yield pipeline(to_device(batch, device)["signal"])
-
-
-# ============ labels and folds ============
-def parse_classes(value) -> dict[str, set[str]]:
-    """``dataset.classes``, challenge2020 or {name: codes}, as {name: SNOMED CT codes}; else a ConfigError."""
-    if value == "challenge2020":
-        return CLASS_CODES
-    if not isinstance(value, dict) or len(value) < 2:
-        raise ConfigError("dataset.classes must be challenge2020 or a mapping of at least two classes, "
-                          "{name: [SNOMED CT codes]}")
-    classes = {str(name): {str(code) for code in (codes if isinstance(codes, list) else [codes])}
-               for name, codes in value.items()}
-    for name, codes in classes.items():
-        if not codes:
-            raise ConfigError(f"dataset.classes: {name!r} has no code")
-        for code in codes:
-            if not code.isdigit():
-                raise ConfigError(f"dataset.classes: {code!r} is not a SNOMED CT code (digits only)")
-    return classes
-
-
-def make_labels(store, classes: dict, task: str):
-    """Labels of every record and which records have one.
-
-    Returns:
-        multilabel: float32 (records, classes), and True where at least one class applies;
-        multiclass: int64 (records,), and True where exactly one class applies.
-    """
-    matrix = labels_from_dx(store.records["dx"], classes)
-    if task == "multiclass":
-        return matrix.argmax(axis=1), matrix.sum(axis=1) == 1
-    return matrix.astype(np.float32), matrix.any(axis=1)
-
-
-def choose_rows(store, *, databases=None, max_records=None, seed=0) -> np.ndarray:
-    """Rows of these databases, else of all; with ``max_records`` a seeded subset, in store order.  A database
-    that the store does not hold is a ConfigError."""
-    rows = np.arange(len(store))
-    if databases is not None:
-        wanted, known = set(map(str, databases)), set(store.records["database"])
-        if not wanted <= known:
-            raise ConfigError(f"dataset.databases: the store has no {', '.join(sorted(wanted - known))}; "
-                              f"it holds {', '.join(sorted(known))}")
-        rows = np.flatnonzero(store.records["database"].isin(wanted))
-    if max_records is not None and len(rows) > max_records:
-        rows = np.sort(np.random.default_rng([seed, 1]).permutation(rows)[:max_records])
-    return rows
-
-
-def _are_folds(value) -> bool:
-    return isinstance(value, list) and all(type(fold) is int and 0 <= fold < FOLDS for fold in value) \
-        and len(set(value)) == len(value)
-
-
-def parse_folds(value) -> list[int]:
-    """``dataset.fold`` as a list of test folds: a fold 0-9, a list of different ones, or all of them: 'all',
-    or 11 as published.  Anything else is a ConfigError."""
-    if value in ("all", ALL_FOLDS, [ALL_FOLDS]):
-        return list(range(FOLDS))
-    folds = value if isinstance(value, list) else [value]
-    if not folds or not _are_folds(folds):
-        raise ConfigError(f"dataset.fold must be a fold 0-{FOLDS - 1}, a list of different ones, or 'all' "
-                          f"(or {ALL_FOLDS}, the same), not {value!r}")
-    return folds
-
-
-def rows_outside_folds(store, rows, exclude_folds) -> tuple[np.ndarray, list[str]]:
-    """Rows without those of ``dataset.exclude_folds`` and of the same patients, and sentences about these.  A
-    ConfigError unless these are different folds 0-9 and some row stays."""
-    if not _are_folds(exclude_folds):
-        raise ConfigError(f"dataset.exclude_folds must be a list of different folds 0-{FOLDS - 1}, "
-                          f"not {exclude_folds!r}")
-    if not exclude_folds:
-        return rows, []
-    records = store.records
-    excluded = records["fold"].isin(exclude_folds).to_numpy()
-    patient = records["database"] + "/" + records["patient"]
-    theirs = ((records["patient"] != "") & patient.isin(patient[excluded])).to_numpy() & ~excluded
-    kept = rows[~(excluded | theirs)[rows]]
-    if not len(kept):
-        raise ConfigError("dataset.exclude_folds leaves no record; leave out fewer folds")
-    notes = [f"dataset.exclude_folds {exclude_folds}: {excluded[rows].sum()} records left out, and "
-             f"{theirs[rows].sum()} more of the same patients"]
-    without = (records["fold"].to_numpy()[kept] == NO_FOLD).sum()
-    if without:
-        notes.append("records without a fold, which stay in even if their patients, unknown here, are left "
-                     f"out: {without}; {_NEW_FOLDS}")
-    return kept, notes
-
-
-def labelled_rows(store, rows, labelled) -> tuple[np.ndarray, list[str]]:
-    """Rows that a supervised job can use, those with a label (``labelled``, from ``make_labels``) and a fold,
-    and sentences about the others."""
-    has_fold, notes = (store.records["fold"] != NO_FOLD).to_numpy()[rows], []
-    unlabelled, without = (~labelled[rows]).sum(), (labelled[rows] & ~has_fold).sum()
-    if unlabelled:
-        notes.append("records without a label among dataset.classes, which take no part: "
-                     f"{unlabelled} of {len(rows)}")
-    if without:
-        notes.append(f"labelled records without a fold, which take no part: {without}; {_NEW_FOLDS}")
-    return rows[labelled[rows] & has_fold], notes
-
-
-def few_positives(labels, rows, classes, part: str) -> list[str]:
-    """A sentence, if need be, that names the classes of which ``rows``, the ``part``, hold few records.
-
-    Args:
-        labels: from ``make_labels``; classes: their names.
-    """
-    own = labels[rows]
-    counts = own.sum(axis=0).astype(int) if own.ndim == 2 else np.bincount(own, minlength=len(classes))
-    few = [f"{name} ({count})" for name, count in zip(classes, counts) if count < MIN_POSITIVES]
-    return [f"the {part} part has fewer than {MIN_POSITIVES} records of {', '.join(few)}: their scores, and "
-            "means over classes, say little"] if few else []
-
-
-def split_rows(store, rows, fold: int, *, protocol="nested", label_fraction=1.0, seed=0) -> dict[str, np.ndarray]:
-    """Rows of train, valid (selection) and test for test fold ``fold``.
-
-    nested: test on ``fold``, select on fold + 1 (mod 10), train on the other eight.  published: select and
-    report on ``fold``, train on the other nine.  Records without a fold are in none.  ``label_fraction``
-    keeps that share of the training rows, drawn by ``seed``.  An empty part is a ConfigError.
-    """
-    folds = store.records["fold"].to_numpy()[rows]
-    select = (fold + 1) % FOLDS if protocol == "nested" else fold
-    train = rows[(folds >= 0) & (folds != fold) & (folds != select)]
-    if label_fraction < 1:
-        count = max(1, round(len(train) * label_fraction))
-        train = np.sort(np.random.default_rng([seed, 2]).permutation(train)[:count])
-    parts = {"train": train, "valid": rows[folds == select], "test": rows[folds == fold]}
-    for name, part in parts.items():
-        if not len(part):
-            raise ConfigError(f"no labelled records for the {name} part of fold {fold}: the store has "
-                              f"{len(rows)} usable records; prepare more data or choose another fold")
-    return parts

@@ -101,7 +101,7 @@ def predict(classifier, loader, pipeline, rows, classes: int, loss: str, device,
 
 class Evaluator:
     """Predictions and scores of the selection ("valid") and the test records of one fold, out of
-    ``LabelledRecords`` and rows by name (``util.dataset.split_rows``)."""
+    ``LabelledRecords`` and rows by name (``util.splits.split_rows``)."""
 
     def __init__(self, records, parts, device):
         self.records, self.parts, self.device = records, parts, device

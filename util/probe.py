@@ -1,15 +1,16 @@
 """A linear probe of frozen features: how much an encoder knows, without fine-tuning it."""
 import numpy as np
 
-from util.dataset import (CropDataset, Cropping, evenly, labelled_rows, make_labels, parse_classes, parse_folds,
-                          split_rows)
+from util.dataset import CropDataset, Cropping, evenly
 from util.errors import ConfigError
 from util.evaluation import record_loader, record_means
+from util.labels import make_labels, parse_classes
 from util.leads import parse_leads
 from util.optim import autocast
 from util.run_log import print_once
 from util.scores import auroc, macro
 from util.setup import training_transforms, usable_rows
+from util.splits import labelled_rows, parse_folds, split_rows
 
 MAX_TRAINING = 5000     # records that the probe is fitted on
 

@@ -11,13 +11,13 @@ import torch.nn as nn
 from models.registry import DataFacts, build
 from util import distributed
 from util.config import ROOT, save_config
-from util.dataset import (CropDataset, Cropping, TrainingBatches, choose_rows, crops_for_statistics,
-                          parse_cropping)
+from util.dataset import CropDataset, Cropping, TrainingBatches, crops_for_statistics, parse_cropping
 from util.engine import Training
 from util.errors import ConfigError
 from util.leads import parse_leads
 from util.optim import resolve_lr
 from util.run_log import print_once
+from util.splits import choose_rows
 from util.store import RecordStore
 from util.transforms import build_pipeline
 

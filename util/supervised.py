@@ -3,11 +3,12 @@ import torch
 import torch.nn.functional as F
 
 from models.contract import Batch, Method
-from util.dataset import labelled_rows, make_labels, parse_classes, parse_folds
 from util.errors import ConfigError
+from util.labels import make_labels, parse_classes
 from util.leads import parse_leads
 from util.scores import parse_scores
 from util.setup import evaluation_transforms, open_store, usable_rows
+from util.splits import labelled_rows, parse_folds
 
 LOSSES = {"bce": F.binary_cross_entropy_with_logits, "cross_entropy": F.cross_entropy}
 ACTIVATIONS = {"bce": torch.sigmoid, "cross_entropy": lambda logits: logits.softmax(dim=-1)}
