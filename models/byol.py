@@ -2,11 +2,11 @@
 import torch
 from torch.nn import functional as F
 
-from models.contract import Encoder, Method
+from models.contract import Encoder
 from models.ema import follow, momentum_at, slow_copy
 from models.heads import embedding_health, encode, mlp, project
 from models.registry import register
-from models.views import Views, input_mean
+from models.views import ViewMethod, Views
 from util.errors import ConfigError
 
 
@@ -15,7 +15,7 @@ def byol_loss(prediction, target):
     return 2 - 2 * F.cosine_similarity(prediction.float(), target.detach().float(), dim=-1).mean()
 
 
-class BYOL(Method):
+class BYOL(ViewMethod):
     """The online network predicts, from one view, the slow target network's projection of the other.
 
     Args:
@@ -42,7 +42,7 @@ class BYOL(Method):
     def forward(self, batch):
         """batch {"signal", "random", "progress"} -> {"loss", "embedding_std", "alignment", "uniformity",
         "momentum"}."""
-        views = self.views(batch["signal"], batch["random"], input_mean(self.encoder))
+        views = self.prepare(batch)["views"]
         projections = self._project(self.encoder, self.projector, views)
         predictions = project(self.predictor, projections, self.joint_views)
         with torch.no_grad():

@@ -88,8 +88,13 @@ class Method(nn.Module):
     draws comes from ``batch["random"]`` alone."""
     encoder: Encoder
 
+    def prepare(self, batch: Batch) -> Batch:
+        """The batch with what ``forward`` draws (masks, views) in it.  The engine calls it outside of what is
+        compiled: Inductor cannot print the wrapping 64-bit integers of ``KeyedRandom``.  A prepared one is returned."""
+        return batch
+
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """{"loss": scalar, ...}; every scalar is logged."""
+        """{"loss": scalar, ...}; every scalar is logged.  Whoever calls it need not have called ``prepare``."""
         raise NotImplementedError
 
     @property

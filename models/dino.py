@@ -4,11 +4,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from models.contract import Encoder, Method
+from models.contract import Encoder
 from models.ema import follow, momentum_at, slow_copy
 from models.heads import DINOHead, embedding_health
 from models.registry import register
-from models.views import Views, encode_views, input_mean
+from models.views import ViewMethod, Views, encode_views
 from util.errors import ConfigError
 
 
@@ -61,7 +61,7 @@ class DINOLoss(nn.Module):
         self.centre.lerp_(mean, 1 - self.centre_momentum)
 
 
-class DINO(Method):
+class DINO(ViewMethod):
     """The student learns to give, for every view, what its slow teacher gives for the other, global ones.
 
     Args:
@@ -95,7 +95,7 @@ class DINO(Method):
     def forward(self, batch):
         """batch {"signal", "random", "epoch", "progress"} -> {"loss", "teacher_entropy", "kl", "embedding_std",
         "alignment", "uniformity", "momentum"}; while training it also moves the centre."""
-        views = self.views(batch["signal"], batch["random"], input_mean(self.encoder))
+        views = self.prepare(batch)["views"]
         with torch.no_grad():
             _, teacher = self.teacher_head(encode_views(self.teacher_encoder, views[:self.views.global_count]))
         frozen = batch["epoch"] < self.freeze_last_layer if self.freeze_last_layer else False

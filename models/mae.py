@@ -36,12 +36,6 @@ def draw_mask(noise, mask_ratio):
     return order[..., :kept], restore, (restore >= kept).float()
 
 
-@torch.compiler.disable     # Inductor cannot print the wrapping 64-bit integers of KeyedRandom
-def draw_noise(random, series, shape):
-    """Uniform masking noise (batch, *shape), from the samples' own random numbers where there are any."""
-    return random.uniform(*shape) if random else torch.rand(len(series), *shape, device=series.device)
-
-
 class MaskedAutoencoder(Method):
     """Base of the three masked autoencoders.  A subclass says how to decode.
 
@@ -112,18 +106,28 @@ class MaskedAutoencoder(Method):
         error = (pred.to(target.dtype) - target).square().mean(dim=-1)
         return (error * mask).sum() / mask.sum()
 
+    def prepare(self, batch):
+        """With "noise", uniform masking noise, one number a token, from the samples' own random numbers where there
+        are any."""
+        if "noise" in batch:
+            return batch
+        series, shape = batch["signal"], self.patches(batch["signal"]).shape[1:-1]
+        random = batch.get("random")
+        noise = random.uniform(*shape) if random else torch.rand(len(series), *shape, device=series.device)
+        return {**batch, "noise": noise}
+
     def forward(self, batch, mask_ratio=None, noise=None):
         """{"loss", "pred" (batch, ..., tokens, target_width), "mask" (batch, ..., tokens), 1 where masked}.
 
         Args:
             batch: the contract's, or its signal (batch, leads, time) alone.
-            mask_ratio: in place of the model's own; noise: uniform, one number a token, drawn if None.
+            mask_ratio: in place of the model's own; noise: in place of the batch's own.
         """
         batch = batch if isinstance(batch, dict) else {"signal": batch}
         series = batch["signal"]
         target = self.patches(series)
         if noise is None:
-            noise = draw_noise(batch.get("random"), series, target.shape[1:-1])
+            noise = self.prepare(batch)["noise"]
         keep, restore, mask = draw_mask(noise, self.mask_ratio if mask_ratio is None else mask_ratio)
         pred = self.decode(self.encoder.tokens(series, keep), restore)
         return {"loss": self.loss(target, pred, mask), "pred": pred, "mask": mask}

@@ -4,10 +4,10 @@ import torch.distributed as dist
 from einops import rearrange
 from torch.nn import functional as F
 
-from models.contract import Encoder, Method
+from models.contract import Encoder
 from models.heads import embedding_health, encode, gather, mlp
 from models.registry import register
-from models.views import Views, input_mean
+from models.views import ViewMethod, Views
 from util.errors import ConfigError
 
 
@@ -35,7 +35,7 @@ def nt_xent(first, second, temperature: float) -> torch.Tensor:
         return F.cross_entropy(similarity.scatter(1, itself[:, None], -torch.inf), partner)
 
 
-class SimCLR(Method):
+class SimCLR(ViewMethod):
     """Two views of a crop attract each other and repel those of all other crops.
 
     Args:
@@ -55,7 +55,7 @@ class SimCLR(Method):
 
     def forward(self, batch):
         """batch {"signal", "random"} -> {"loss", "embedding_std", "alignment", "uniformity"}."""
-        views = self.views(batch["signal"], batch["random"], input_mean(self.encoder))
+        views = self.prepare(batch)["views"]
         first, second = self.head(encode(self.encoder, views, self.joint_views))
         return {"loss": nt_xent(first, second, self.temperature), **embedding_health(first, second)}
 

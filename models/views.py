@@ -17,6 +17,7 @@ from functools import lru_cache
 
 import torch
 
+from models.contract import Method
 from models.spectrogram import Spectrogram
 from util.arguments import COUNT, FLAG, LIST, NUMBER, check_arguments
 from util.augmentations import AUGMENTATIONS, augmentation, parse_augmentations
@@ -116,7 +117,7 @@ class Views:
             raise ConfigError(f"views: spectrogram says fs {arguments['fs']} but dataset.fs is {fs}")
         return {"fs": fs}
 
-    @torch.compiler.disable     # Inductor cannot print the wrapping 64-bit integers of KeyedRandom
+    @torch.compiler.disable     # for methods that call it in ``forward``: a break in the graph, no error of Inductor's
     def __call__(self, signal, random, fill=0.0):
         views = []
         for count, steps in self.groups:
@@ -131,6 +132,17 @@ class Views:
                     x = step(x, draws, **arguments, **hidden)
                 views.extend(x.chunk(together))
         return views
+
+
+class ViewMethod(Method):
+    """A method that learns from ``views`` of its batch."""
+    views: Views
+
+    def prepare(self, batch):
+        """With "views", a list of tensors."""
+        if "views" in batch:
+            return batch
+        return {**batch, "views": self.views(batch["signal"], batch["random"], input_mean(self.encoder))}
 
 
 def input_mean(encoder):

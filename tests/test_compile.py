@@ -4,32 +4,12 @@ import functools
 import pytest
 import torch
 from tiny_jobs import DINO, LOADER, ST_MEM, with_store
-from torch import nn
 
 import jobs  # noqa: F401  (registers the tiny models)
+import tiny_encoder  # noqa: F401  (registers plain_encoder)
 from main_pretrain import pretrain
-from models.contract import Encoder
-from models.registry import register
 from util.config import check
 from util.engine import Training
-
-
-class Plain(Encoder):
-    """The smallest encoder: compiled in no time."""
-
-    def __init__(self, width=8):
-        super().__init__()
-        self.width, self.head = width, nn.Identity()
-        self.conv, self.norm = nn.Conv1d(12, width, 5), nn.BatchNorm1d(width)
-
-    def forward_features(self, series):
-        return self.norm(self.conv(series)).relu().mean(2)
-
-
-@register
-def plain_encoder(num_classes=None):
-    """For tests."""
-    return Plain()
 
 
 def method(name, **arguments):

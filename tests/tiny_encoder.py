@@ -37,6 +37,24 @@ def tiny_encoder(num_classes=None, width=16, norm=False):
     return TinyEncoder(width, norm)
 
 
+class Plain(Encoder):
+    """The smallest encoder: compiled in no time."""
+
+    def __init__(self, width=8):
+        super().__init__()
+        self.width, self.head = width, nn.Identity()
+        self.conv, self.norm = nn.Conv1d(12, width, 5), nn.BatchNorm1d(width)
+
+    def forward_features(self, series):
+        return self.norm(self.conv(series)).relu().mean(2)
+
+
+@register
+def plain_encoder(num_classes=None):
+    """For tests."""
+    return Plain()
+
+
 def tiny_batch(rows=slice(None), samples=16, epoch=0.0, progress=0.0, seed=0):
     """Those rows of a batch of ``samples`` crops (12, 250)."""
     signal = torch.randn(samples, 12, 250, generator=torch.Generator().manual_seed(seed))[rows]

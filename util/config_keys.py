@@ -105,6 +105,8 @@ KEYS = {
         "matmul_precision": key(str, "high", "of float32 products; 'medium' is faster on some CPUs",
                                 ("highest", "high", "medium")),
         "compile": key(bool, False, "torch.compile the model: slow first step, faster ones after"),
+        "checkpoint_activations": key(bool, False, "compute transformer blocks again in the backward pass: a third "
+                                      "more work, memory for longer crops or larger batches"),
         "sync_bn": key(bool, True, "BatchNorm over the batches of all processes: as many give the same numbers as one"),
         "freeze_epochs": finetune(int, 0, "train the head alone for the first epochs", least=0),
         "steps_per_epoch": key((int, None), None, "cut epochs short, for trying things out", least=1),

@@ -3,6 +3,7 @@
 The loader's workers only copy int16 samples out of the memmap.  Everything random is decided beforehand
 from the samples' keys (util/keyed_random.py), so the numbers of workers and processes change nothing.
 """
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,9 +116,19 @@ class CropDataset(Dataset):
         return batch
 
 
-def to_device(batch: dict, device) -> dict:
-    """Move a batch and make "signal" float32 (batch, leads, time) in mV and "random" from it."""
-    batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+def to_device(batch: dict, device, stream=None) -> dict:
+    """Move a batch and make "signal" float32 (batch, leads, time) in mV and "random" from it.
+
+    On a GPU a ``stream`` (torch.cuda.Stream) copies from pinned memory beside the step before, which the host has
+    queued but the device not done; what is queued after this call waits for the copies.
+    """
+    with torch.cuda.stream(stream) if stream else contextlib.nullcontext():
+        batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+    if stream:
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(stream)
+        for value in batch.values():
+            value.record_stream(current)  # its memory is not given away before that use
     batch["signal"] = batch.pop("counts").transpose(1, 2) * batch.pop("scale")[:, None, None]
     batch["random"] = KeyedRandom(batch["key"], DEVICE_STREAM)
     return batch

@@ -10,7 +10,9 @@ The engine knows of a model only its contract: ``forward(batch) -> {"loss": scal
         ...                                              # evaluate, log
         training.save_epoch()
 
-Nothing in a step waits for the device: losses stay there until ``train.log_every`` steps have gathered.
+Nothing in a step waits for the device: losses stay there until ``train.log_every`` steps have gathered, batches are
+copied on a stream of their own.  Two choices do wait at every step: ``train.skip_nonfinite`` looks at each loss, and
+fp16 with an optimiser that is not fused (LARS, or ``foreach``) asks its GradScaler for overflows.
 """
 import contextlib
 import time
@@ -19,6 +21,7 @@ from pathlib import Path
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from models.recompute import recompute_blocks
 from util import checkpoint, distributed, sync_batch_norm
 from util.checkpoint import parse_checkpoint_every
 from util.dataset import make_loader, to_device
@@ -59,9 +62,12 @@ class Training:
         self.save_epochs, self.save_steps = parse_checkpoint_every(self.train_config["checkpoint_every"])
         self.amp = resolve_amp(self.train_config["amp"], device)
         torch.set_float32_matmul_precision(self.train_config["matmul_precision"])
+        if self.train_config["checkpoint_activations"]:
+            recompute_blocks(model)
         if self.train_config["sync_bn"]:
             sync_batch_norm.convert(model)
         self.optimizer = make_optimizer(model, self.train_config)
+        self.copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp is torch.float16)
         self.epoch, self.step, self.best = 0, 0, {}
         self.meters = Meters(dataset.store.records["record"], self.train_config["skip_nonfinite"])
@@ -81,7 +87,8 @@ class Training:
         self.runner = torch.compile(self.model) if self.train_config["compile"] else self.model
         if distributed.world() > 1:
             # Buffers are made equal at the ends of epochs; a checkpoint keeps those of process 0.
-            self.runner = DistributedDataParallel(self.runner, forward_sync_buffers=False)
+            # Gradients are views of the messages' buffers: one copy, and their memory, saved.
+            self.runner = DistributedDataParallel(self.runner, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
     def position(self) -> float:
         """Where the run stands, in epochs."""
@@ -119,11 +126,11 @@ class Training:
 
     def _step(self, micro_batches):
         """Forward, backward and update over the micro-batches of one step."""
-        values, records, count = 0, [], len(micro_batches)
+        values, count = 0, len(micro_batches)
+        records = [row for batch in micro_batches for row in batch["record"].tolist()]  # while they are on the host
         # A loss that is not finite may have spoilt running statistics and centres on its way.
         buffers = [buffer.clone() for buffer in self.model.buffers()] if self.meters.tolerated else []
         for number, batch in enumerate(micro_batches, 1):
-            records += batch["record"].tolist()
             wait = number < count and distributed.world() > 1  # gradients travel once a step
             with self.runner.no_sync() if wait else contextlib.nullcontext():
                 with autocast(self.device, self.amp):
@@ -140,11 +147,13 @@ class Training:
 
     def _prepare(self, batch):
         """A loader's batch as the model sees it: on the device, transformed, with the run's place."""
-        batch = to_device(batch, self.device)
+        batch = to_device(batch, self.device, self.copies)
         batch["signal"] = self.pipeline(batch["signal"], batch["random"])
-        # Tensors: of a number, a compiled model would make a constant and be compiled anew at every step.
-        place = torch.tensor([self.position(), self.progress()], dtype=torch.float64, device=self.device)
-        return {**batch, "epoch": place[0], "progress": place[1]}
+        # Tensors: of a number, a compiled model would make a constant and be compiled anew at every step.  Filled on
+        # the device: a number copied there would make the host wait.
+        for name, value in (("epoch", self.position()), ("progress", self.progress())):
+            batch[name] = torch.full((), value, dtype=torch.float64, device=self.device)
+        return self.model.prepare(batch)
 
     def _update(self):
         if self.train_config["max_norm"] is not None:

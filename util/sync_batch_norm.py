@@ -56,7 +56,7 @@ class _Normalise(torch.autograd.Function):
         axes = [axis for axis in range(x.ndim) if axis != 1]
         mean = x.mean(axes, keepdim=True, dtype=weight.dtype)
         variance, mean = (x - mean).square_().mean(axes), mean.flatten()  # ten times as fast as var_mean on a CPU
-        own = torch.cat([mean, variance, mean.new_tensor([x.numel() // x.shape[1]])])
+        own = torch.cat([mean, variance, mean.new_full((1,), x.numel() // x.shape[1])])
         parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, own)
         means, variances, counts = torch.stack(parts).split([len(mean), len(mean), 1], dim=1)
