@@ -196,11 +196,11 @@ def differences(folder, other) -> list[str]:
 
 
 # ============ the whole ============
-def simulate(folder, records, fs=100) -> Path:
-    """A store of simulated records at ``fs`` Hz."""
+def simulate(folder, records, *fs) -> Path:
+    """A store of simulated records at these sampling rates in Hz (default 100)."""
     steps = (("simulate_physionet2020.py", "--output_dir", "sim", "--records", str(records), "--seed", "3"),
              ("data_extraction_without_preprocessing.py", "--input_dir", "sim", "--output_dir", "shards", "--target_fs",
-              str(fs)),
+              *map(str, fs or (100,))),
              ("reformat_memmap.py", "--input_dir", "shards", "--output_dir", "store"))
     for script, *arguments in steps:
         subprocess.run([sys.executable, str(ROOT / "data_preparation" / script), *arguments], cwd=folder, check=True,

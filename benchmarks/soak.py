@@ -61,7 +61,7 @@ def main(argv=None):
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        store = simulate(folder, arguments.records, fs=250)
+        store = simulate(folder, arguments.records, 250)
         settings = {"model_name": "st_mem_vit_tiny_dec128d2b", "dataset.store": store, "train.epochs": arguments.epochs,
                     "train.steps_per_epoch": arguments.steps, "dataloader.num_workers": arguments.workers,
                     "dataloader.batch_size": 4, "train.figure_every": 10, "train.checkpoint_every": 5,

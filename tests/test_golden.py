@@ -4,33 +4,25 @@ The numbers were measured on torch 2.13 on a CPU; limits are a few times their r
 by element: dropping the lead embeddings or taking another LayerNorm eps moves the loss by less than 1e-5.
 """
 import json
-import zlib
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import literal_mae
+from golden_models import GOLDEN, HERE, arrays, filled, normal_input, recorded_noise, rule_value
 from models.encoder.vit import SIZES
 from models.mae import draw_mask, kept_tokens
 from models.registry import build
 from util.errors import ConfigError
 
-HERE = Path(__file__).parent / "golden"
-GOLDEN = json.loads((HERE / "st_mem.json").read_text())
 KEYS = json.loads((HERE / "state_dict_keys.json").read_text())
 PRETRAIN, ENCODERS = list(GOLDEN["pretrain_models"]), list(GOLDEN["encoders"])
 LIMITS = {  # loss, pred, gradient norm (relative), logits
     "float32": (2e-6, 5e-6, 1e-4, 1e-5),
     "float64": (2e-7, 2e-6, 1e-6, 1e-6),
 }
-KEPT = ("pos_embedding", "encoder.pos_embedding", "decoder_pos_embed")
-
-
-def arrays(name):
-    return np.load(HERE / name, allow_pickle=False)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -43,39 +35,6 @@ def exact_products():
 
 
 # ============ models filled by the recorded rule ============
-def rule_value(name, shape):
-    """0.02 * normal from a generator seeded by the name; 1 is added to LayerNorm weights."""
-    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-    value = 0.02 * torch.randn(tuple(shape), generator=generator)
-    return value + 1 if len(shape) == 1 and name.endswith(".weight") else value
-
-
-def filled(name, **options):
-    """The model ``name`` with every tensor by the rule, its position tables as recorded (their own test is below)."""
-    with torch.device("meta"):
-        model = build(name, **options)
-    family = "mtae" if name.startswith("vit") else name.split("_vit")[0]
-    state, full = {}, {}
-    for key, tensor in model.state_dict().items():
-        outer = key.removeprefix("encoder.") if key.startswith("encoder.to_patch_embedding.") else key
-        if key in KEPT:
-            part = "dec" if key == "decoder_pos_embed" else "enc"
-            full[key] = torch.from_numpy(arrays("pos_embed.npz")[f"{family}_{part}_w{tensor.shape[-1]}"])[None]
-        state[key] = full[outer] if outer in full else full.setdefault(outer, rule_value(outer, tensor.shape))
-    model.load_state_dict(state, assign=True)
-    return model
-
-
-def normal_input(case):
-    return torch.randn(case["shape"], generator=torch.Generator().manual_seed(case["seed"]))
-
-
-def recorded_noise(name):
-    family = GOLDEN["pretrain_forward"][name]["noise"]["key"].removesuffix("_noise")
-    return {part: torch.from_numpy(arrays("noise.npz")[f"{family}_{part}"])
-            for part in ("noise", "mask", "ids_restore")}
-
-
 @lru_cache(maxsize=1)
 def pretrained(name, dtype):
     """The filled model, after one forward pass: (model, series, output)."""

@@ -126,7 +126,7 @@ MUTANTS = [
            ("test_vit_dropout.py",)),
     Mutant("temperature_by_progress", "models/dino.py", 'teacher_temperature_at(batch["epoch"],',
            'teacher_temperature_at(batch["progress"],', "the momentum goes by progress", ("test_dino.py",)),
-    Mutant("mask_alike", "models/mae.py", "return random.uniform(*shape) if random",
-           "return random.uniform(shape[-1]).view(-1, *[1] * (len(shape) - 1), shape[-1]).expand(-1, *shape) if random",
+    Mutant("mask_alike", "models/mae.py", "noise = random.uniform(*shape) if random",
+           "noise = random.uniform(shape[-1]).view(-1, *[1] * (len(shape) - 1), shape[-1]).expand(-1, *shape) if random",
            "as MTAE does", ("test_leads.py",)),
 ]

@@ -1,0 +1,1 @@
+"""Speed, faults, and the acceptance of a GPU machine; run by hand."""
