@@ -147,12 +147,12 @@ def time_limit(seconds: float):
 def run_part(run: Run, name: str, part, budget: float) -> None:
     """One part within its time; its failure is a row, its traceback in ``out``/log, its results are written."""
     run.part, left = name, run.deadline - time.monotonic()
-    print(f"== {name} (at most {min(2 * budget, left):.0f} s)", flush=True)
+    print(f"== {name} (at most {min(4 * budget, left):.0f} s)", flush=True)
     began = time.monotonic()
     try:
         if left < budget:
             raise Skip(f"it needs about {budget:.0f} s and {max(left, 0):.0f} s are left")
-        with time_limit(min(2 * budget, left)):
+        with time_limit(min(4 * budget, left)):
             part(run)
     except Skip as reason:
         run.row(name, str(reason), None, "-")

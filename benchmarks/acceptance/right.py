@@ -112,22 +112,26 @@ def jobs(small):
     return found | {"downstream/fusion_st_mem": [*tiny, "train.lr=3e-4"]}
 
 
-RISING = ("byol", "dino")  # their targets move: a loss that rises at first says nothing
+RESTLESS = ("simclr", "byol", "dino")   # a new batch, or a target that moves, changes their loss more than 20 steps do
 
 
 def methods(run):
-    """Twenty steps in bf16 and fp16: finite, falling, and the first as a CPU in float32 has it."""
-    steps = 5 if run.small else 20
+    """Twenty steps in bf16 and fp16: finite, falling, and the first as a CPU in float32 has it.  On a CPU transformers
+    are left out in fp16, which it emulates slowly."""
+    steps = 3 if run.small else 20
     for path, own in jobs(run.small).items():
-        own, rising = [*own, f"dataloader.batch_size={8 if run.small else 16}"], any(name in path for name in RISING)
+        own, free = [*own, f"dataloader.batch_size={8 if run.small else 16}"], any(name in path for name in RESTLESS)
         exact = [*own, "train.amp=none", "train.matmul_precision=highest"]
         want = run.losses(path, *exact, steps=1, device=torch.device("cpu"))[0]
-        for amp, bound in (("bf16", 0.03), ("fp16", 0.01)):
+        bounds = {"bf16": 0.03, "fp16": 0.01}
+        if run.small and any(name in path for name in ("mem", "mtae", "mlae")):
+            del bounds["fp16"]
+        for amp, bound in bounds.items():
             got = run.losses(path, *own, f"train.amp={amp}", steps=steps)
-            off, falls = abs(got[0] - want) / abs(want), rising or sum(got[-3:]) / 3 < got[0]
+            off, falls = abs(got[0] - want) / abs(want), free or sum(got[-2:]) / 2 < got[0]
             run.row(f"{path}, {amp}: first loss against float32 on a CPU; {steps} losses",
                     f"{off:.1e}; {got[0]:.4f} to {got[-1]:.4f}", off < bound and all(map(math.isfinite, got)) and falls,
-                    f"{bound:g}, finite" + ", falling" * (not rising))
+                    f"{bound:g}, finite" + ", falling" * (not free))
 
 
 def accumulation(run):
@@ -278,7 +282,7 @@ def several_processes(run):
 def resumed(run):
     """SIGKILL after a checkpoint, then --resume auto, against an undisturbed run.  A CPU repeats every bit; a GPU adds
     gradients of gathered tokens in any order."""
-    overrides = ["model_name=st_mem_vit_tiny_dec128d2b", "dataloader.batch_size=4", "train.steps_per_epoch=12",
+    overrides = ["model_name=st_mem_vit_tiny_dec128d2b", "dataloader.batch_size=4", "train.steps_per_epoch=9",
                  "train.lr=1e-3", "train.checkpoint_every=3 steps", "resume=auto"]
     whole, killed = (run.config("pretrain/st_mem", *overrides, name=name, overlays=["short_crops"])
                      for name in ("undisturbed", "killed"))
