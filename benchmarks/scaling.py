@@ -99,30 +99,30 @@ def length(small):
     return [{"size": n, "seconds": step_seconds(12, n, small)} for n in ((300, 600) if small else (600, 1200, 2400, 4800))]
 
 
-def pretraining(folder, store, gpus, seconds_until, *overrides):
-    """Start pre-training as the demo does; (seconds until its first step and until ``seconds_until`` steps)."""
+def pretraining(folder, store, gpus, steps):
+    """Start pre-training as the demo does; seconds until its first step and until so many steps."""
     config = {"model_name": "st_mem_vit_tiny_dec128d2b", "model": {"mask_ratio": 0.5},
               "dataset": {"store": str(store)}, "train": {"epochs": 100, "log_every": 1, "lr": 1e-3, "warmup_epochs": 1},
               "dataloader": {"num_workers": 0, "batch_size": 16 // len(gpus.split(","))}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     began = time.perf_counter()
     process = subprocess.Popen(
-        ["bash", str(ROOT / "run_pretrain.sh"), "--gpus", gpus, "--config_path", str(ROOT / "configs/pretrain/st_mem.yaml"),
+        [sys.executable, "-m", "util.launch", str(ROOT / "main_pretrain.py"), "--gpus", gpus, "--config_path", str(ROOT / "configs/pretrain/st_mem.yaml"),
          "--overlay", "short_crops", "--overlay", str(folder / "config.yaml"), "--output_dir", str(folder), "--exp_name",
-         f"run{time.time_ns()}", *overrides], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True)
-    seen = {}
-    while process.poll() is None and seconds_until not in seen:
-        lines = sum(len(path.read_bytes().splitlines()) for path in folder.glob("run*/log_steps.txt"))
-        for reached in {1, seconds_until}:
+         "run"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, start_new_session=True)
+    seen, log = {}, folder / "run" / "log_steps.txt"
+    while process.poll() is None and steps not in seen:
+        lines = len(log.read_bytes().splitlines()) if log.exists() else 0
+        for reached in {1, steps}:
             if lines >= reached:
                 seen.setdefault(reached, time.perf_counter() - began)
         time.sleep(0.005)
     process.terminate()
     _, text = process.communicate()
-    if seconds_until not in seen:
-        raise RuntimeError(f"pre-training ended before step {seconds_until}: {text[-500:]}")
-    return seen[1], seen[seconds_until]
+    if steps not in seen:
+        raise RuntimeError(f"pre-training ended before step {steps}: {text[-500:]}")
+    return seen[1], seen[steps]
 
 
 def start(small):

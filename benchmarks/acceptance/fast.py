@@ -1,5 +1,6 @@
 """The acceptance run's second half: how fast, in how much memory, and whether it learns."""
 import functools
+import gc
 import json
 import time
 from pathlib import Path
@@ -150,7 +151,8 @@ def memory(run):
         raise Skip("peak memory is a GPU's; tests/test_gpu_step.py counts what autograd keeps")
     peaks = []
     for flag in ("false", "true"):
-        go, _, _ = stepping(run, "pretrain/st_mem", jobs(False)["pretrain/st_mem"], 64, steps=2, checkpoint_activations=flag)
+        go = stepping(run, "pretrain/st_mem", jobs(False)["pretrain/st_mem"], 64, steps=2, checkpoint_activations=flag)[0]
+        gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         go()

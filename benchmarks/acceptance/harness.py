@@ -7,6 +7,7 @@ import signal
 import time
 import traceback
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -188,4 +189,5 @@ def write(run: Run) -> None:
 def describe(device) -> str:
     """The machine in a line."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
-    return f"{name}; torch {torch.__version__}; CUDA {torch.version.cuda}"
+    packages = ", ".join(f"{package} {metadata.version(package)}" for package in ("numpy", "scipy", "einops", "pandas"))
+    return f"{name}; torch {torch.__version__}; CUDA {torch.version.cuda}; {packages}"

@@ -161,7 +161,7 @@ def compiled(run):
         for path in ("pretrain/st_mem", "pretrain/dino_signal")[:1 if run.small else 2]:
             torch._dynamo.reset()
             counters.clear()
-            training = run.training(path, *jobs(run.small)[path], "dataloader.batch_size=8", "train.compile=true",
+            training = run.training(path, *jobs(True)[path], "dataloader.batch_size=8", "train.compile=true",
                                     "train.steps_per_epoch=6")
             counts, step = [], training._step
             training._step = lambda batches, step=step: (step(batches), counts.append(counters["stats"]["unique_graphs"]))
