@@ -24,7 +24,7 @@ from benchmarks.acceptance.harness import Run, describe, run_part, table
 
 OLDEST = (2, 9)    # torch that this run is written for
 # name: (function, seconds on a GPU, seconds on a CPU)
-PARTS = {"golden": (right.golden_parity, 20, 15), "random": (right.random_numbers, 10, 5),
+PARTS = {"golden": (right.golden_parity, 20, 15), "random": (right.random_numbers, 10, 5), "data": (right.data, 40, 30),
          "waiting": (right.no_waiting, 40, 1), "speed": (fast.speed, 60, 30), "methods": (right.methods, 120, 60),
          "published": (fast.against_published, 100, 20), "resume": (right.resumed, 30, 30),
          "processes": (right.several_processes, 40, 40), "learning": (fast.learning, 60, 40),

@@ -11,6 +11,7 @@ processes  epochs of pre-training on one core and on two
 Costs are fitted by size ** exponent over the upper half of the sizes.
 """
 import argparse
+import gc
 import json
 import os
 import resource
@@ -46,14 +47,15 @@ def exponent(sizes, costs) -> float:
 
 def records(small):
     """A store of 0.1 s records at 100 Hz: seconds to open it, to order an epoch, to read 2,000 of its crops; and how many
-    MiB all that added to the process's peak."""
+    MiB the process holds more at the end of it."""
     found, crop = [], 10
     for count in (100, 1000) if small else (10 ** 3, 10 ** 4, 10 ** 5, 10 ** 6):
         with tempfile.TemporaryDirectory() as folder:
             row = {"database": "made", "fs_original": 100, "scale_uv": 1, "age": None, "sex": "", "dx": [], "fold": -1}
             counts = np.arange(crop * 12, dtype=np.int16).reshape(crop, 12)
             write_store(Path(folder) / "fs100", 100, (({**row, "record": f"R{n}"}, counts) for n in range(count)), ["made"])
-            before, began = peak_mebibytes(), time.perf_counter()
+            gc.collect()
+            before, began = resident_mebibytes(), time.perf_counter()
             store = RecordStore(Path(folder) / "fs100")
             opened = time.perf_counter()
             dataset = CropDataset(store, LEADS, crop)
@@ -66,12 +68,13 @@ def records(small):
             read = time.perf_counter()
             share = len(batches) / min(len(batches), 20)
             found.append({"size": count, "open": opened - began, "order": ordered - opened,
-                          "seconds": ordered - opened + (read - ordered) * share, "MiB": peak_mebibytes() - before})
+                          "seconds": ordered - opened + (read - ordered) * share, "MiB": resident_mebibytes() - before})
     return found
 
 
-def peak_mebibytes():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def resident_mebibytes() -> float:
+    """Memory of this process now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2 ** 20
 
 
 def step_seconds(leads, length, small):

@@ -59,6 +59,7 @@ class Run:
     deadline: float
     rows: list = field(default_factory=list)
     part: str = ""
+    jobs: int = 0
 
     def row(self, what: str, number: str, passed: bool | None = None, bound: str = "") -> None:
         """Add a line and show it."""
@@ -88,8 +89,8 @@ class Run:
 
     def training(self, path: str, *overrides, device=None, **options) -> Training:
         """The engine of such a config, ready for its first step, in a folder of its own."""
-        Run.jobs = getattr(Run, "jobs", 0) + 1
-        config = self.config(path, *overrides, name=f"job{Run.jobs}", **options)
+        self.jobs += 1
+        config = self.config(path, *overrides, name=f"job{self.jobs}", **options)
         device, folder = device or self.device, Path(config["output_dir"]) / config["exp_name"]
         if path.startswith("pretrain"):
             store = open_store(config)

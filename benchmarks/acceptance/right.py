@@ -37,6 +37,11 @@ NARROW = {"signal": ["model.channels=4"], "spectrogram": ["model.channels=2"],
           "fusion_gated": ["model.signal.channels=4", "model.spectrogram.channels=2"]}
 
 
+def data(run):
+    """The simulated ECGs that the other parts train on."""
+    run.row("simulated, extracted and stored at 100 and 250 Hz", run.store.name + " made", True, "runs to its end")
+
+
 # ============ golden ============
 def golden_parity(run):
     """The published code's numbers (tests/golden): loss, every predicted value, gradients' norms."""
