@@ -2,6 +2,7 @@
 
     python data_preparation/reformat_memmap.py
     python data_preparation/reformat_memmap.py --patients patients.csv
+    python data_preparation/reformat_memmap.py --drop duplicates.csv
 
 Makes <output_dir>/fs100, <output_dir>/fs250, ... with signals.dat, records.csv and meta.json.  All rates hold the same
 records in the same order with the same folds: ten, stratified within each database over the Challenge's classes and
@@ -67,9 +68,33 @@ def read_patients(path):
     return {row["record"].strip(): row["patient_id"].strip() for row in rows if (row["patient_id"] or "").strip()}
 
 
+def drop_records(path, shards):
+    """Mark the rows of the records that a CSV file lists, in its column drop (check_store.py --duplicates) or else
+    record; returns how many."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            column = next((name for name in ("drop", "record") if name in (reader.fieldnames or ())), None)
+            listed = {(row[column] or "").strip() for row in reader} - {""} if column else set()
+    except (OSError, ValueError, csv.Error) as error:
+        raise ConfigError(f"--drop {path} is unreadable: {error}") from None
+    if not column:
+        raise ConfigError(f"--drop {path} needs a column record, or drop as check_store.py --duplicates writes it")
+    rows = {row["record"]: row for _, rows in shards for row in rows}
+    unknown = sorted(listed - rows.keys())
+    if unknown:
+        raise ConfigError(f"--drop {path} names {len(unknown)} records that the extraction has not: "
+                          f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}")
+    if len(listed) == len(rows):
+        raise ConfigError(f"--drop {path} names all {len(rows)} records: none is left")
+    for name in listed:
+        rows[name]["dropped"] = True
+    return len(listed)
+
+
 def add_folds(shards, patients):
-    """Give every row its patient and fold."""
-    rows = [row for _, rows in shards for row in rows]
+    """Give every row that stays its patient and fold."""
+    rows = [row for _, rows in shards for row in rows if not row.get("dropped")]
     for row in rows:
         row["patient"] = patients.get(Path(row["path"]).stem, "")
     folds = assign_folds([row["database"] for row in rows], [" ".join(row["dx"]) for row in rows],
@@ -85,15 +110,19 @@ def stored_rows(input_dir, shards, fs, progress):
         with open(input_dir / "shards" / f"{name}-fs{fs}.dat", "rb") as file:
             for row in rows:
                 counts = np.fromfile(file, "<i2", row["length"][str(fs)] * len(LEADS)).reshape(-1, len(LEADS))
+                if row.get("dropped"):
+                    continue
                 progress.update()
                 yield row | {"scale_uv": row["scale_uv"][str(fs)]}, counts
 
 
-def reformat(input_dir, output_dir, patients_file=None):
+def reformat(input_dir, output_dir, patients_file=None, drop_file=None):
     """Build the stores of all extracted rates; returns the rows of their records and their folders."""
     input_dir, output_dir = Path(input_dir), Path(output_dir)
     settings, shards = load_extraction(input_dir)
     patients = read_patients(patients_file) if patients_file else {}
+    if drop_file:
+        print(f"left out, as --drop {drop_file} says: {drop_records(drop_file, shards)} records")
     rows = add_folds(shards, patients)
     if patients and not any(row["patient"] for row in rows):
         raise ConfigError(f"--patients {patients_file} names none of the {len(rows)} records")
@@ -105,7 +134,8 @@ def reformat(input_dir, output_dir, patients_file=None):
                f"--target_fs {' '.join(map(str, rates))} --min_seconds {settings['min_seconds']:g}" +
                (f" --segment_seconds {settings['segment_seconds']:g}" if "segment_seconds" in settings else ""),
                "python data_preparation/reformat_memmap.py" +
-               (f" --patients {Path(patients_file).name}" if patients_file else "")]
+               (f" --patients {Path(patients_file).name}" if patients_file else "") +
+               (f" --drop {Path(drop_file).name}" if drop_file else "")]
     new = {fs: output_dir / f".fs{fs}.tmp" for fs in rates}
     with FolderLock(output_dir, extraction.PATIENCE):
         try:
@@ -129,9 +159,11 @@ def main(argv=None):
     parser.add_argument("--patients", metavar="FILE.csv", help="columns record, patient_id: a patient's records share "
                         "a fold.  Give it wherever it is known, or test scores will be too good (PTB-XL: 18,885 "
                         "patients, 21,837 records)")
+    parser.add_argument("--drop", metavar="FILE.csv", help="leave out the records in its column record, or in the "
+                        "column drop of the file that check_store.py --duplicates writes")
     args = parser.parse_args(argv)
     try:
-        rows, folders = reformat(args.input_dir, args.output_dir, args.patients)
+        rows, folders = reformat(args.input_dir, args.output_dir, args.patients, args.drop)
     except (ECGError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
