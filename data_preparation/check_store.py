@@ -2,7 +2,7 @@
 
     python data_preparation/check_store.py ./data_folder/data_summary_without_preprocessing
     python data_preparation/check_store.py ./data_folder/data_summary_without_preprocessing/fs100
-    python data_preparation/check_store.py ./data_folder/data_summary_without_preprocessing --duplicates --output copies.csv
+    python data_preparation/check_store.py ./data_folder/data_summary_without_preprocessing --duplicates
 
 Prints a line a store; exits with 0 if all are sound, else with 2.
 
@@ -80,7 +80,7 @@ def main(argv=None):
         parser.error("--output is the file of --duplicates: give that, too")
     single = (args.store / "meta.json").exists()
     folders = [args.store] if single else sorted(args.store.glob("fs*"), key=_rate) or [args.store]
-    if not all([is_sound(folder) for folder in folders]):
+    if [folder for folder in folders if not is_sound(folder)]:      # a line about each
         return 2
     if args.duplicates:
         try:

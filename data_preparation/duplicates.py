@@ -30,7 +30,8 @@ TABLES = 6                      # of hashes; copies need share a cell in one of 
 CROWD = 32                      # of a crowded cell, each fingerprint meets so many others
 FAR = 0.2                       # standard deviations (rms over components) from which fingerprints differ
 BATCH = 1 << 16
-SHIFTS = 4                      # tried a pair, the most alike first
+SHIFTS = 3                      # tried a pair
+ENOUGH = 1.0                    # evidence from which two recordings are compared, see _candidates
 # ---- confirmation
 SAME = 0.98                     # correlation from which two recordings are one; see docs/data.md
 OVERLAP_SECONDS = 4.0           # at least, or nine tenths of the shorter recording
@@ -59,7 +60,7 @@ def find_duplicates(store) -> Found:
         row, sample, shapes = fingerprints(store, lead, single & ~missing[:, LEADS.index(lead)])
         seen[row] = True
         found.append(_neighbours(row, sample, shapes))
-    candidates = _grouped(np.concatenate(found))
+    candidates = _candidates(np.concatenate(found))
     for a, b, shifts in tqdm(candidates, desc="comparing", unit="pair"):
         same = compare(store, a, b, shifts, ~(missing[a] | missing[b]))
         if same:
@@ -158,27 +159,27 @@ def _shapes(signal, at, fs):
 
 # ============ near neighbours ============
 def _neighbours(row, sample, shapes, seed=0):
-    """int64 (n, 4): rows a < b of recordings that share a fingerprint, the samples by which b starts after a, and
+    """int32 (n, 4): rows a < b of recordings that share a fingerprint, the samples by which b starts after a, and
     how far (in thousandths of a standard deviation) their fingerprints are from each other."""
-    random, found = np.random.default_rng(seed), [np.zeros((0, 4), np.int64)]
     if len(row) < 2:
-        return found[0]
+        return np.zeros((0, 4), np.int32)
+    random, pairs = np.random.default_rng(seed), np.zeros((0, 2), np.int32)
     mean, whiten = _whitening(shapes)
     for _ in range(TABLES):
         cell = _cells(shapes, mean, whiten, random)
         order = np.argsort(cell, kind="stable")
-        cell = cell[order]
+        cell, new = cell[order], [pairs]
         for step in range(1, CROWD + 1):
             same = np.flatnonzero(cell[:-step] == cell[step:])
             i, j = order[same], order[same + step]
-            i, j = (k[row[i] != row[j]] for k in (i, j))
-            far = _distance(shapes, whiten, i, j)
-            i, j, far = (values[far < FAR] for values in (i, j, far))
-            i, j = np.where(row[i] < row[j], (i, j), (j, i))
-            found.append(np.stack([row[i], row[j], sample[i] - sample[j], 1000 * far], axis=1).astype(np.int64))
+            other = (row[i] != row[j]) & (_distance(shapes, whiten, i, j) < FAR)
+            new.append(np.sort(np.stack([i, j], axis=1)[other].astype(np.int32), axis=1))
             if not len(same):
                 break
-    return np.unique(np.concatenate(found), axis=0)
+        pairs = np.unique(np.concatenate(new), axis=0)
+    i, j = pairs.T      # fingerprints are in the order of their rows
+    far = 1000 * _distance(shapes, whiten, i, j)
+    return np.stack([row[i], row[j], sample[i] - sample[j], far.astype(np.int32)], axis=1)
 
 
 def _batches(n):
@@ -222,16 +223,23 @@ def _distance(shapes, whiten, i, j):
     return np.concatenate(parts)
 
 
-def _grouped(found):
-    """[(a, b, shifts)] of the rows of ``_neighbours``: for each pair the SHIFTS most alike ones."""
-    order = np.lexsort((found[:, 3], found[:, 1], found[:, 0]))
-    found = found[order]
-    starts = np.flatnonzero(np.diff(found[:, :2], axis=0, prepend=-1).any(axis=1))
-    groups = []
-    for start, end in zip(starts, [*starts[1:], len(found)]):
-        near = dict.fromkeys((found[start:end, 2] // 3 * 3 + 1).tolist())    # compare() looks a few samples around
-        groups.append((*found[start, :2].tolist(), list(near)[:SHIFTS]))
-    return groups
+def _candidates(found):
+    """[(a, b, shifts)] of the rows of ``_neighbours``: pairs whose fingerprints agree on a shift.  Two equal
+    fingerprints count 1, two as far apart as FAR 0; from a sum of ENOUGH within two samples a shift is worth a look:
+    the best SHIFTS of a pair, for in a regular rhythm all beats are alike."""
+    _, pair = np.unique(found[:, :2], axis=0, return_inverse=True)
+    place = (pair.astype(np.int64) << 40) + found[:, 2]
+    order = np.argsort(place, kind="stable")
+    place, found = place[order], found[order]
+    total = np.concatenate([[0], np.cumsum(1 - (found[:, 3] / (1000 * FAR)) ** 2)])
+    agreed = total[np.searchsorted(place, place + 2, "right")] - total[np.searchsorted(place, place - 2, "left")]
+    best = {}
+    for at in np.argsort(-agreed, kind="stable")[:np.count_nonzero(agreed >= ENOUGH)]:
+        a, b, shift, _ = found[at].tolist()
+        shifts = best.setdefault((a, b), [])
+        if len(shifts) < SHIFTS and all(abs(shift - other) > 3 for other in shifts):
+            shifts.append(shift)
+    return [(*pair, shifts) for pair, shifts in sorted(best.items())]
 
 
 # ============ confirmation ============
@@ -239,8 +247,8 @@ def compare(store, a, b, shifts, leads):
     """How recordings a and b are one (kind, correlation, shift, overlap, gain), or None if they are not.
 
     The correlation is that of the overlap, the median over the ``leads`` (bool (12,)) that are not flat, after
-    removing drift (a moving mean of 1 s) and mains (Gaussian of 10 ms), at the best of the ``shifts`` (samples by
-    which b starts after a) and the two samples around each, between samples by a parabola.
+    removing drift (a moving mean of 1 s) and mains (Gaussian of 10 ms), where b starts one of ``shifts``
+    (samples) after a, or up to three samples more or less, between samples by a parabola.
     """
     x, y = _prepared(store, a)[:, leads], _prepared(store, b)[:, leads]
     least = min(OVERLAP_SECONDS * store.fs, 0.9 * (min(len(x), len(y)) + store.fs)) - store.fs
