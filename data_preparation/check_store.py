@@ -33,7 +33,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_preparation.duplicates import COLUMNS, SAME, find_duplicates
-from util.errors import StoreError
+from util.errors import ConfigError, ECGError, StoreError
 from util.store import RecordStore, write_table
 
 
@@ -83,10 +83,13 @@ def main(argv=None):
     if [folder for folder in folders if not is_sound(folder)]:      # a line about each
         return 2
     if args.duplicates:
+        output = args.output or Path("duplicates.csv")
         try:
-            list_duplicates(folders[0], args.output or Path("duplicates.csv"))
-        except OSError as error:
-            print(f"error: {error}; name another --output", file=sys.stderr)
+            if not output.parent.is_dir():      # before the search, not after it
+                raise ConfigError(f"there is no folder {output.parent} for --output")
+            list_duplicates(folders[0], output)
+        except (ECGError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
             return 2
     return 0
 

@@ -11,6 +11,7 @@ import hashlib
 from typing import NamedTuple
 
 import numpy as np
+import scipy.fft
 from scipy.ndimage import gaussian_filter1d, maximum_filter1d, uniform_filter1d
 from tqdm import tqdm
 
@@ -26,6 +27,7 @@ APART_SECONDS = 0.4             # a steep point is the steepest as far as this o
 SPAN_SAMPLES = 1 << 21          # of the store, read at a time
 # ---- near neighbours
 COMPONENTS = 24                 # principal components of fingerprints
+LEAST_VARIANCE = 2e-3           # of a component: in a store of a few recordings most have next to none
 TABLES = 6                      # of hashes; copies need share a cell in one of them, by one beat of many
 CROWD = 32                      # of a crowded cell, each fingerprint meets so many others
 FAR = 0.2                       # standard deviations (rms over components) from which fingerprints differ
@@ -34,6 +36,7 @@ SHIFTS = 3                      # tried a pair
 ENOUGH = 1.0                    # evidence from which two recordings are compared, see _candidates
 # ---- confirmation
 SAME = 0.98                     # correlation from which two recordings are one; see docs/data.md
+BEAT_SECONDS = 0.3              # a recording is compared with itself from this later on
 OVERLAP_SECONDS = 4.0           # at least, or nine tenths of the shorter recording
 PLACES = ("record", "database", "fold", "patient")
 COLUMNS = tuple(f"{place}_{side}" for side in "ab" for place in PLACES) + (
@@ -200,7 +203,7 @@ def _whitening(shapes):
     mean = total / len(shapes)
     variance, axes = np.linalg.eigh(square / len(shapes) - np.outer(mean, mean))
     first = slice(None, -COMPONENTS - 1, -1)
-    return mean, (axes[:, first] / np.sqrt(np.maximum(variance[first], 1e-6))).astype(np.float32)
+    return mean, (axes[:, first] / np.sqrt(np.maximum(variance[first], LEAST_VARIANCE))).astype(np.float32)
 
 
 def _cells(shapes, mean, whiten, random):
@@ -244,7 +247,9 @@ def _candidates(found):
 
 # ============ confirmation ============
 def compare(store, a, b, shifts, leads):
-    """How recordings a and b are one (kind, correlation, shift, overlap, gain), or None if they are not.
+    """How recordings a and b are one (kind, correlation, shift, overlap, gain), or None if they are not: below SAME,
+    or unless they differ by at most half as much as either differs from itself some beats later.  In a regular rhythm
+    that can be less than 1 - SAME, and so would two recordings of one patient.
 
     The correlation is that of the overlap, the median over the ``leads`` (bool (12,)) that are not flat, after
     removing drift (a moving mean of 1 s) and mains (Gaussian of 10 ms), where b starts one of ``shifts``
@@ -258,7 +263,7 @@ def compare(store, a, b, shifts, leads):
     bend = before - 2 * top + after
     part = 0.5 * (before - after) / bend if bend < 0 and before > 0 and after > 0 else 0.0
     top -= 0.25 * (before - after) * part
-    if top < SAME:
+    if top < SAME or 1 - top > 0.5 * (1 - max(_likeness_of_beats(x, store.fs), _likeness_of_beats(y, store.fs))):
         return None
     _, overlap, gain = tried[best]
     whole = abs(best) <= 1 and abs(len(x) - len(y)) <= 0.02 * store.fs
@@ -290,6 +295,21 @@ def _correlation(x, y, shift, least):
         return 0.0, 0, 1.0
     correlation = xy[alive] / np.sqrt(xx[alive] * yy[alive])
     return float(np.median(correlation)), end - start, float(np.median(np.sqrt(yy[alive] / xx[alive])))
+
+
+def _likeness_of_beats(x, fs):
+    """The largest correlation, median over leads, of x (n, leads) with itself BEAT_SECONDS or more later, where 3 s or
+    more overlap; 0 if it is too short for that."""
+    n = len(x)
+    later = np.arange(round(BEAT_SECONDS * fs), n - 3 * fs + 1)
+    x = x[:, np.mean(x * x, axis=0) > 1e-6].astype(float)
+    if not len(later) or not x.shape[1]:
+        return 0.0
+    size = scipy.fft.next_fast_len(2 * n, real=True)
+    product = scipy.fft.irfft(np.abs(scipy.fft.rfft(x, size, axis=0)) ** 2, size, axis=0)[later]
+    energy = np.concatenate([np.zeros((1, x.shape[1])), np.cumsum(x * x, axis=0)])
+    both = energy[n - later] * (energy[n] - energy[later])
+    return float(np.median(product / np.sqrt(np.maximum(both, 1e-12)), axis=1).max())
 
 
 def _kind(store, a, b, whole, gain):
