@@ -166,22 +166,21 @@ def _neighbours(row, sample, shapes, seed=0):
     how far (in thousandths of a standard deviation) their fingerprints are from each other."""
     if len(row) < 2:
         return np.zeros((0, 4), np.int32)
-    random, pairs = np.random.default_rng(seed), np.zeros((0, 2), np.int32)
-    mean, whiten = _whitening(shapes)
+    random, white, pairs = np.random.default_rng(seed), _whitened(shapes), np.zeros(0, np.int64)
     for _ in range(TABLES):
-        cell = _cells(shapes, mean, whiten, random)
+        cell = _cells(white, random)
         order = np.argsort(cell, kind="stable")
         cell, new = cell[order], [pairs]
         for step in range(1, CROWD + 1):
             same = np.flatnonzero(cell[:-step] == cell[step:])
-            i, j = order[same], order[same + step]
-            other = (row[i] != row[j]) & (_distance(shapes, whiten, i, j) < FAR)
-            new.append(np.sort(np.stack([i, j], axis=1)[other].astype(np.int32), axis=1))
+            i, j = order[same], order[same + step]      # i < j, for the sort is stable
+            near = (row[i] != row[j]) & (_distance(white, i, j) < FAR)
+            new.append(i[near] << 32 | j[near])
             if not len(same):
                 break
-        pairs = np.unique(np.concatenate(new), axis=0)
-    i, j = pairs.T      # fingerprints are in the order of their rows
-    far = 1000 * _distance(shapes, whiten, i, j)
+        pairs = np.unique(np.concatenate(new))
+    i, j = pairs >> 32, pairs & 0xffffffff      # fingerprints are in the order of their rows
+    far = 1000 * _distance(white, i, j)
     return np.stack([row[i], row[j], sample[i] - sample[j], far.astype(np.int32)], axis=1)
 
 
@@ -189,40 +188,41 @@ def _batches(n):
     return [slice(start, start + BATCH) for start in range(0, n, BATCH)]
 
 
-def _normed(shapes):
-    shapes = shapes.astype(np.float32)
-    return shapes / np.linalg.norm(shapes, axis=1, keepdims=True)
+def _whitened(shapes):
+    """float16 (n, COMPONENTS): the first principal components of the shapes (norm 1), each of variance 1."""
+    def normed(batch):
+        part = shapes[batch].astype(np.float32)
+        return part / np.linalg.norm(part, axis=1, keepdims=True)
 
-
-def _whitening(shapes):
-    """The mean (49,) and the map (49, COMPONENTS) onto the first principal components, each of variance 1."""
     total, square = 0, 0
     for batch in _batches(len(shapes)):
-        part = _normed(shapes[batch]).astype(float)
+        part = normed(batch).astype(float)
         total, square = total + part.sum(axis=0), square + part.T @ part
     mean = total / len(shapes)
     variance, axes = np.linalg.eigh(square / len(shapes) - np.outer(mean, mean))
     first = slice(None, -COMPONENTS - 1, -1)
-    return mean, (axes[:, first] / np.sqrt(np.maximum(variance[first], LEAST_VARIANCE))).astype(np.float32)
+    whiten = (axes[:, first] / np.sqrt(np.maximum(variance[first], LEAST_VARIANCE))).astype(np.float32)
+    mean = mean.astype(np.float32)
+    return np.concatenate([((normed(batch) - mean) @ whiten).astype(np.float16) for batch in _batches(len(shapes))])
 
 
-def _cells(shapes, mean, whiten, random):
+def _cells(white, random):
     """int64 (n,): a hash of each fingerprint's cell in a grid of step 1, turned and moved at random.  It has so many
     dimensions that a cell holds few: normal variates share a cell of each with a probability of 1 / 3.5."""
-    dimensions = int(np.clip(np.ceil(np.log(len(shapes)) / np.log(3.5)), 4, COMPONENTS))
-    onto = whiten @ np.linalg.qr(random.normal(size=(COMPONENTS, dimensions)))[0].astype(np.float32)
-    move = (random.random(dimensions) - mean @ onto).astype(np.float32)
+    dimensions = int(np.clip(np.ceil(np.log(len(white)) / np.log(3.5)), 4, COMPONENTS))
+    turn = np.linalg.qr(random.normal(size=(COMPONENTS, dimensions)))[0].astype(np.float32)
+    move = random.random(dimensions, dtype=np.float32)
     factors = random.integers(1 << 62, size=dimensions) | 1
-    return np.concatenate([np.floor(_normed(shapes[batch]) @ onto + move).astype(np.int64) @ factors
-                           for batch in _batches(len(shapes))])
+    return np.concatenate([np.floor(white[batch].astype(np.float32) @ turn + move).astype(np.int64) @ factors
+                           for batch in _batches(len(white))])
 
 
-def _distance(shapes, whiten, i, j):
+def _distance(white, i, j):
     """float32 (n,): root mean square over the components of fingerprints i minus j, pair by pair."""
     parts = [np.zeros(0, np.float32)]
     for batch in _batches(len(i)):
-        difference = (_normed(shapes[i[batch]]) - _normed(shapes[j[batch]])) @ whiten
-        parts.append(np.sqrt(np.mean(difference ** 2, axis=1)))
+        difference = white[i[batch]].astype(np.float32) - white[j[batch]]
+        parts.append(np.sqrt(np.einsum("nc,nc->n", difference, difference) / COMPONENTS))
     return np.concatenate(parts)
 
 
