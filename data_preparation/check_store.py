@@ -72,7 +72,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store", type=Path, help="folder of one rate, or the folder that holds fs100, fs250, ...")
     parser.add_argument("--duplicates", action="store_true", help="list recordings that occur twice, at the lowest "
-                        "rate (all rates hold the same records); about a minute for 20,000 recordings")
+                        "rate (all rates hold the same records); minutes for 100,000 recordings")
     parser.add_argument("--output", type=Path, metavar="FILE.csv",
                         help="of --duplicates (default: duplicates.csv)")
     args = parser.parse_args(argv)
