@@ -4,7 +4,12 @@
     python data_preparation/data_extraction_without_preprocessing.py --input_dir my_ecgs --target_fs 100 --workers 8
 
 Every .hea under the input folder, at any depth, is read; its leads are put in standard order by name, and each is
-resampled from itself (FFT).  Nothing is filtered.  The output folder holds
+resampled from itself (FFT).  Nothing is filtered.  A recording with fewer than the twelve leads is kept with those it
+has; a lead under another name is kept where --lead_names says which it is, in PhysioNet 2017's recordings by
+
+    --lead_names ECG=I
+
+The output folder holds
 
     shards/         the signals, int16, one count = 1 microvolt unless a record needs more range
     records.csv     what was kept, one row a record
@@ -40,12 +45,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util.challenge import CODE_TO_CLASS
 from util.errors import ECGError, RecordError
 from util.files import FolderLock, remove_temporary, replacing
-from util.store import quantise, safe_cell, write_json, write_table
+from util.leads import add_lead_names, lead_cell
+from util.store import quantise, safe_cell, spread, write_json, write_table
 from util.wfdb_io import find_headers, flat_leads, read_header, read_signal, resample_to
 
 INPUT_DIR = "./data_folder/datasets"
 OUTPUT_DIR = "./data_folder/extracted_data_without_preprocessing"
-SHARD_VERSION = 1
+SHARD_VERSION = 2               # 1 left out recordings with fewer than twelve leads
 SHARD_RECORDS = 64              # on average; at most twice as many
 MIN_SECONDS = 2.0
 PATIENCE = 5                    # seconds to wait for an earlier run into the same folder to end
@@ -77,7 +83,7 @@ def database_of(relative_path, input_name):
 
 # -------------------------------------------------------------------------------- plan
 
-def plan_shards(input_dir, target_fs, min_seconds, segment_seconds=None):
+def plan_shards(input_dir, target_fs, min_seconds, segment_seconds=None, lead_names=None):
     """Shards, dicts with name, paths, databases and settings; and the duplicates, rows for skipped.csv.
 
     A shard ends where a record's path hashes to a multiple of SHARD_RECORDS: a new record changes one shard alone.
@@ -101,6 +107,8 @@ def plan_shards(input_dir, target_fs, min_seconds, segment_seconds=None):
     settings = {"version": SHARD_VERSION, "target_fs": target_fs, "min_seconds": min_seconds}
     if segment_seconds:
         settings |= {"min_seconds": max(min_seconds, segment_seconds), "segment_seconds": segment_seconds}
+    if lead_names:
+        settings["lead_names"] = lead_names
     shards = [{"paths": paths, "databases": [database_of(path, name) for path in paths], "settings": settings}
               for paths in shards if paths]
     for shard in shards:
@@ -172,9 +180,9 @@ def _extract_record(input_dir, path, settings, inputs):
     for file in header.signal_files:
         file = file.relative_to(input_dir).as_posix()
         inputs[file] = _file_state(input_dir, file)
-    recording = read_signal(header, settings["min_seconds"])
-    about = {"fs_original": header.fs, "age": None if math.isnan(header.age) else header.age,
-             "sex": header.sex, "dx": header.dx}
+    recording = read_signal(header, settings["min_seconds"], settings.get("lead_names"))
+    about = {"leads": lead_cell(recording.leads), "fs_original": header.fs,
+             "age": None if math.isnan(header.age) else header.age, "sex": header.sex, "dx": header.dx}
     samples, seconds = len(recording.signal), settings.get("segment_seconds")
     size = int(seconds * header.fs) if seconds else samples
     number, rest = divmod(samples, size)
@@ -183,21 +191,22 @@ def _extract_record(input_dir, path, settings, inputs):
         signal = recording.signal[n * size:(n + 1) * size]
         named = about | {"record": f"{header.record}_{n + 1}" if number > 1 else header.record}
         try:
-            flags = header.flags + flat_leads(signal.min(0), signal.max(0))
+            flags = recording.remarks + flat_leads(signal.min(0), signal.max(0), recording.leads)
         except RecordError as error:
             pieces.append(({"reason": f"piece {n + 1}: {error}"}, {}))
             continue
         if rest and n == number - 1:
             flags += (f"the last {rest / header.fs:.3g} s of the recording are left out",)
-        pieces.append(_stored(signal, named, flags, settings))
+        pieces.append(_stored(signal, recording.leads, named, flags, settings))
     return pieces
 
 
-def _stored(signal, about, flags, settings):
-    """(row, counts by rate) of a signal, float32 (n, 12) in mV."""
+def _stored(signal, leads, about, flags, settings):
+    """(row, counts by rate) of a signal, float32 (n, leads) in mV."""
     counts, scales, fs_original = {}, {}, about["fs_original"]
     for fs, resampled in resample_to(signal, fs_original, settings["target_fs"]).items():
-        counts[fs], scales[str(fs)] = quantise(resampled)
+        own, scales[str(fs)] = quantise(resampled)
+        counts[fs] = spread(own, leads)
     if max(scales.values()) > 1:
         flags += (f"peak {np.abs(signal).max():.1f} mV",)
     return about | {"n_original": len(signal), "flags": "; ".join(flags), "scale_uv": scales,
@@ -231,7 +240,8 @@ def run_shards(shards, input_dir, folder, workers, progress):
         pool.shutdown(cancel_futures=True)
 
 
-def extract(input_dir, output_dir, target_fs, workers, min_seconds=MIN_SECONDS, segment_seconds=None):
+def extract(input_dir, output_dir, target_fs, workers, min_seconds=MIN_SECONDS, segment_seconds=None,
+            lead_names=None):
     """Extract every record under ``input_dir``; with ``segment_seconds`` in pieces of so many seconds.
 
     Returns:
@@ -239,7 +249,7 @@ def extract(input_dir, output_dir, target_fs, workers, min_seconds=MIN_SECONDS, 
         were not read this time.
     """
     output_dir, shard_dir = Path(output_dir), Path(output_dir) / "shards"
-    shards, skipped = plan_shards(input_dir, target_fs, min_seconds, segment_seconds)
+    shards, skipped = plan_shards(input_dir, target_fs, min_seconds, segment_seconds, lead_names)
     with FolderLock(output_dir, PATIENCE):
         remove_temporary(output_dir)
         shard_dir.mkdir(parents=True, exist_ok=True)
@@ -263,7 +273,7 @@ def extract(input_dir, output_dir, target_fs, workers, min_seconds=MIN_SECONDS, 
     return totals, skipped, unread
 
 
-RECORD_COLUMNS = ("record", "database", "path", "fs_original", "seconds", "age", "sex", "dx", "flags")
+RECORD_COLUMNS = ("record", "database", "path", "fs_original", "seconds", "age", "sex", "dx", "leads", "flags")
 
 
 def _finish(shard_dir, shards, totals, skipped):
@@ -279,6 +289,7 @@ def _finish(shard_dir, shards, totals, skipped):
             seen[row["record"]] = row["path"]
             seconds = row["n_original"] / row["fs_original"]
             totals[row["database"]].update(kept=1, seconds=seconds, flagged=bool(row["flags"]),
+                                           fewer_leads=bool(row["leads"]),
                                            scored=any(code in CODE_TO_CLASS for code in row["dx"]))
             yield row | {"seconds": f"{seconds:g}", "fs_original": f"{row['fs_original']:g}",
                          "age": "" if row["age"] is None else f"{row['age']:g}", "dx": " ".join(row["dx"])}
@@ -318,6 +329,7 @@ def parse_arguments(argv):
     parser.add_argument("--segment_seconds", type=float, metavar="S",
                         help="cut records into pieces of S seconds, each a record <record>_<n> of the store, and skip "
                         "shorter ones; ST-MEM's published preparation has 10 (default: records stay whole)")
+    add_lead_names(parser)
     args = parser.parse_args(argv)
     if args.workers < 1 or not all(20 <= fs <= 10_000 for fs in args.target_fs) or not args.min_seconds >= 0 \
             or not 1 <= (args.segment_seconds or 1) < math.inf:
@@ -331,7 +343,7 @@ def main(argv=None):
     args = parse_arguments(argv)
     try:
         totals, skipped, unread = extract(args.input_dir, args.output_dir, args.target_fs, args.workers,
-                                          args.min_seconds, args.segment_seconds)
+                                          args.min_seconds, args.segment_seconds, dict(args.lead_names))
     except (ECGError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -341,6 +353,9 @@ def main(argv=None):
     print(summary(totals, skipped))
     flagged = sum(total["flagged"] for total in totals.values())
     print(f"{flagged} kept records carry a remark: see the column flags of {args.output_dir}/records.csv")
+    fewer = sum(total["fewer_leads"] for total in totals.values())
+    if fewer:
+        print(f"{fewer} kept records have fewer than twelve leads: see the column leads there")
     for reason, count in Counter(row["reason"].partition(":")[0] for row in skipped).most_common():
         print(f"{count} skipped: {safe_cell(reason)}")
     print(f"every skipped record with its reason: {args.output_dir}/skipped.csv")

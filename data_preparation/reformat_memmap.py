@@ -103,7 +103,9 @@ def reformat(input_dir, output_dir, patients_file=None):
     rates = settings["target_fs"]
     command = [f"python data_preparation/data_extraction_without_preprocessing.py "
                f"--target_fs {' '.join(map(str, rates))} --min_seconds {settings['min_seconds']:g}" +
-               (f" --segment_seconds {settings['segment_seconds']:g}" if "segment_seconds" in settings else ""),
+               (f" --segment_seconds {settings['segment_seconds']:g}" if "segment_seconds" in settings else "") +
+               "".join(f" --lead_names {' '.join(f'{name}={lead}' for name, lead in names.items())}"
+                       for names in [settings.get("lead_names")] if names),
                "python data_preparation/reformat_memmap.py" +
                (f" --patients {Path(patients_file).name}" if patients_file else "")]
     new = {fs: output_dir / f".fs{fs}.tmp" for fs in rates}

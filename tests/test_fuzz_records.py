@@ -75,7 +75,7 @@ def mutated_mats(draw):
 
 
 def check_reading(folder, header, mat):
-    """The property: our error, or a finite twelve-lead signal no larger than the file, which goes on to be stored."""
+    """The property: our error, or a finite signal no larger than the file, which goes on to be stored."""
     (folder / "A.hea").write_bytes(header)
     (folder / "A.mat").write_bytes(mat)
     try:
@@ -85,8 +85,8 @@ def check_reading(folder, header, mat):
         assert str(error).isprintable() and len(str(error)) < 300
         return
     signal = recording.signal
-    assert signal.dtype == np.float32 and signal.shape[1] == 12 and np.isfinite(signal).all()
-    assert 0 < len(signal) * 12 <= 2 * len(mat)
+    assert signal.dtype == np.float32 and signal.shape[1] == len(recording.leads) > 0 and np.isfinite(signal).all()
+    assert 0 < signal.size <= 2 * len(mat)
     assert all(flag.isprintable() for flag in recording.flags)
     assert all(code.isdecimal() and code.isascii() for code in recording.header.dx)
     for resampled in stored.values():

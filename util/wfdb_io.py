@@ -89,10 +89,18 @@ class Header:
 
 @dataclass(frozen=True)
 class Recording:
-    """A header and its signal: float32 (n, 12) in millivolts, finite, in the order of LEADS."""
+    """A header and its signal: float32 (n, leads) in millivolts, finite; ``leads`` are those of the twelve that
+    the recording has, in standard order."""
     header: Header
     signal: np.ndarray
-    flags: tuple[str, ...]
+    leads: tuple[str, ...]
+    remarks: tuple[str, ...]    # on the whole recording
+    flat: tuple[str, ...]       # on flat leads
+
+    @property
+    def flags(self):
+        """All remarks."""
+        return self.remarks + self.flat
 
 
 def find_headers(folder):
@@ -259,16 +267,18 @@ def _printable(text):
 
 
 # ============ signals ============
-def read_record(path, min_seconds=0.0):
+def read_record(path, min_seconds=0.0, lead_names=None):
     """``read_signal`` of the header at this path."""
-    return read_signal(read_header(path), min_seconds)
+    return read_signal(read_header(path), min_seconds, lead_names)
 
 
-def read_signal(header, min_seconds=0.0):
-    """Recording of a header, every sample finite; a RecordError says why it cannot be used."""
+def read_signal(header, min_seconds=0.0, lead_names=None):
+    """Recording of a header, every sample finite; a RecordError says why it cannot be used.  ``lead_names``:
+    the standard lead that a name in the header, in lower case, stands for, where it is not its own."""
     if header.n_samples is not None:
         _check_length(header.n_samples, header.fs, min_seconds)
-    order = _lead_order(header.leads)
+    columns, flags = _lead_columns(header.leads, lead_names or {})
+    leads, order = tuple(columns), list(columns.values())
     for path in header.signal_files:
         if _file_size(path, "signal file") == 0:
             raise RecordError(f"signal file empty: {path.name}")
@@ -278,14 +288,14 @@ def read_signal(header, min_seconds=0.0):
         rows = rows[order]
     _check_length(rows.shape[1], header.fs, min_seconds)
     low, high = rows.min(1), rows.max(1)
-    _check_samples(rows, low, high)
-    return Recording(header, rows.T, header.flags + flat_leads(low, high))
+    _check_samples(rows, low, high, leads)
+    return Recording(header, rows.T, leads, header.flags + flags, flat_leads(low, high, leads))
 
 
-def flat_leads(low, high):
-    """Remarks on leads whose lowest and highest samples, (12,), are equal; a RecordError if all are flat."""
-    flat = tuple(f"flat lead {lead}" for lead, is_flat in zip(LEADS, low == high) if is_flat)
-    if len(flat) == len(LEADS):
+def flat_leads(low, high, leads):
+    """Remarks on leads whose lowest and highest samples, (leads,), are equal; a RecordError if all are flat."""
+    flat = tuple(f"flat lead {lead}" for lead, is_flat in zip(leads, low == high) if is_flat)
+    if len(flat) == len(leads):
         raise RecordError("every lead is flat")
     return flat
 
@@ -295,26 +305,30 @@ def _check_length(n_samples, fs, min_seconds):
         raise RecordError(f"shorter than the minimum length: {n_samples / fs:g} s of {min_seconds:g} s")
 
 
-def _lead_order(names):
-    """Columns of the twelve standard leads among these names, in any order and case; others are left out."""
-    columns = {}
+def _lead_columns(names, lead_names):
+    """Columns of the standard leads among these names, in any order and case, by lead in standard order, and a
+    remark on the others, which are left out."""
+    columns, others = {}, []
     for column, name in enumerate(names):
-        lead = standard_lead(name)
+        lead = lead_names.get(name.strip().lower()) or standard_lead(name)
         if lead in columns:
             raise RecordError(f"lead {lead} appears twice")
         if lead:
             columns[lead] = column
-    missing = [lead for lead in LEADS if lead not in columns]
-    if missing:
-        raise RecordError(f"lead{'s' * (len(missing) > 1)} {', '.join(missing)} missing")
-    return [columns[lead] for lead in LEADS]
+        else:
+            others.append(_printable(name.strip()) or "one without a name")
+    others = ", ".join(others[:4]) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
+    if not columns:
+        raise RecordError(f"none of the twelve leads: {others}; say by --lead_names which lead a name stands for")
+    flags = (f"left out: {others}",) if others else ()
+    return {lead: columns[lead] for lead in LEADS if lead in columns}, flags
 
 
-def _check_samples(rows, low, high):
+def _check_samples(rows, low, high, leads):
     """``low`` and ``high`` are the extremes of each lead; both are NaN where a lead has a NaN anywhere."""
     finite = np.isfinite(low) & np.isfinite(high)
     if not finite.all():
-        bad = ", ".join(lead for lead, ok in zip(LEADS, finite) if not ok)
+        bad = ", ".join(lead for lead, ok in zip(leads, finite) if not ok)
         raise RecordError(f"non-finite samples: {np.sum(~np.isfinite(rows))} in {bad}")
     peak = max(high.max(), -low.min())
     if peak > MAX_PEAK_MV:
