@@ -7,7 +7,7 @@ from util.errors import ConfigError
 from util.labels import make_labels, parse_classes
 from util.leads import parse_leads
 from util.scores import parse_scores
-from util.setup import evaluation_transforms, open_store, usable_rows
+from util.setup import evaluation_transforms, lead_notes, open_store, usable_rows
 from util.splits import labelled_rows, parse_folds
 
 LOSSES = {"bce": F.binary_cross_entropy_with_logits, "cross_entropy": F.cross_entropy}
@@ -47,6 +47,7 @@ class LabelledRecords:
         self.store = open_store(config)
         self.labels, labelled = make_labels(self.store, classes, self.task)
         self.rows, self.notes = labelled_rows(self.store, usable_rows(self.store, config), labelled)
+        self.notes += lead_notes(self.store, config)
 
 
 class SupervisedTask(Method):
