@@ -1,30 +1,32 @@
 """A file of splits: who trains, selects and tests, as a lab or a publication says."""
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from util.errors import ConfigError
-from util.record_tables import read_given, save_table, table_names
+from util.record_tables import meet, read_text, save_table, table_names
 from util.splits import PARTS, known_patients, patients_on_several_sides
 
-_WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
+_WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")      # spreadsheets and pandas write 1.0 where a cell below is empty
+_ORDER = {"split": PARTS.index, "fold": int}
 
 
-@dataclass
+@dataclass(frozen=True)
 class SplitFile:
     """Splits, checked.
 
     Attributes:
         path: the file; kind: "split" (train, valid, test) or "fold" (whole numbers).
-        columns: {record, the kind, perhaps patient: texts (n,)}, as a store keeps them.
-        notes: sentences about what took no part, and a summary.
+        columns: {record, the kind, perhaps patient: texts (n,)}, as a store keeps them, in its order.
+        sizes: {part: number of records}; notes: sentences about what takes no part.
     """
     path: Path
     kind: str
     columns: dict
-    notes: list = field(default_factory=list)
+    sizes: dict
+    notes: list
 
 
 def read_splits(path, records, *, ignore_unknown=False, allow_patient_overlap=False) -> SplitFile:
@@ -39,31 +41,37 @@ def read_splits(path, records, *, ignore_unknown=False, allow_patient_overlap=Fa
     Raises:
         ConfigError: the file is unreadable, a word or number in it is wrong, or a patient is on two sides.
     """
-    found = read_given(path, records["record"], ignore_unknown)
-    kinds = [kind for kind in ("split", "fold") if kind in found.columns]
+    table = read_text(path)
+    kinds = [kind for kind in _ORDER if kind in table]
     if len(kinds) != 1:
         raise ConfigError(f"{path} " + ("has both columns split and fold; leave out one" if kinds else
                           "has no column split (train, valid, test) or fold (whole numbers)"))
-    kind, cells = kinds[0], found.columns[kinds[0]]
-    about = {name: np.asarray(records[name], object)[found.rows] for name in ("record", "database", "patient")}
-    names = about["record"]
-    parts = np.array([_part(path, kind, cell, name) for cell, name in zip(cells, names)], object)
-    if found.patients is not None:
-        about["patient"] = np.where(found.patients != "", found.patients, about["patient"])
-    sides = [parts == side for side in sorted(set(parts) - {""})]
-    if not sides:
+    kind = kinds[0]
+    row_of, has_row, notes = meet(path, table["record"], records["record"], ignore_unknown, "which take no part")
+    table = table.iloc[row_of[has_row]]
+    parts = np.array([_part(path, kind, *cells) for cells in zip(table[kind].str.strip(), table["record"])], object)
+    taken = parts != ""
+    if not taken.any():
         raise ConfigError(f"{path}: the column {kind} is empty")
-    several = patients_on_several_sides(known_patients(about), np.stack(sides))
+    if not taken.all():
+        notes.append(f"records whose {kind} is empty, which take no part: {(~taken).sum()}")
+    others = [name for name in table if name not in ("record", "patient", kind)]
+    if others:
+        notes.append(f"columns without effect: {', '.join(others)}")
+    sizes = {part: int((parts == part).sum()) for part in sorted(set(parts[taken]), key=_ORDER[kind])}
+    columns = {"record": table["record"], kind: parts}
+    about = {name: np.asarray(records[name], object)[has_row] for name in ("database", "patient")}
+    if "patient" in table:
+        columns["patient"] = table["patient"]
+        about["patient"] = np.where(table["patient"] != "", table["patient"], about["patient"])
+    several = patients_on_several_sides(known_patients(about), np.stack([parts == part for part in sizes]))
     if len(several) and not allow_patient_overlap:
         raise ConfigError(f"{path} puts {len(several)} patients on more than one side, such as {several[0]}: scores "
                           "would be too good; mend it, or give --allow_patient_overlap for published splits that do")
-    columns = {"record": names, kind: parts}
-    if found.patients is not None:
-        columns["patient"] = found.patients
-    taken = parts != ""
-    table = SplitFile(Path(path), kind, {name: cells[taken] for name, cells in columns.items()})
-    table.notes += _notes(found, kind, parts, len(records["record"]), len(several))
-    return table
+    if len(several):
+        notes.append(f"patients on more than one side, as allowed: {len(several)}")
+    columns = {name: np.asarray(cells, object)[taken] for name, cells in columns.items()}
+    return SplitFile(Path(path), kind, columns, sizes, notes)
 
 
 def _part(path, kind, cell, name):
@@ -74,20 +82,7 @@ def _part(path, kind, cell, name):
         raise ConfigError(f"{path}: the split of record {name} is {cell!r}, not one of {', '.join(PARTS)}")
     if not _WHOLE.fullmatch(cell):
         raise ConfigError(f"{path}: the fold of record {name} is {cell!r}, not a whole number")
-    return str(int(float(cell)))
-
-
-def _notes(found, kind, parts, records, several):
-    sizes = {side: int((parts == side).sum()) for side in set(parts) - {""}}
-    order = sorted(sizes, key=PARTS.index if kind == "split" else int)
-    notes = [", ".join(f"{side} {sizes[side]}" for side in order)]
-    left_out = {"rows of records that the store lacks, left out": found.unknown,
-                "records of the store without a row, which take no part": records - len(parts),
-                f"records whose {kind} is empty, which take no part": int((parts == "").sum()),
-                "patients on more than one side, as allowed": several}
-    notes += [f"{what}: {count}" for what, count in left_out.items() if count]
-    others = sorted(found.columns.keys() - {kind})
-    return notes + ([f"columns without effect: {', '.join(others)}"] if others else [])
+    return str(int(cell.partition(".")[0]))
 
 
 def add_splits(root, table: SplitFile, name: str | None, command: str) -> None:
@@ -96,6 +91,7 @@ def add_splits(root, table: SplitFile, name: str | None, command: str) -> None:
     replaced = name in table_names(root, "splits")
     place = save_table(root, "splits", name, table.columns,
                        {"kind": table.kind, "source": table.path.name, "command": command})
-    print(f"{'replaced' if replaced else 'added'} {place}: {table.kind}s {table.notes[0]}")
-    for note in table.notes[1:]:
+    print(f"{'replaced' if replaced else 'added'} {place}: records by {table.kind}: "
+          + ", ".join(f"{part} {size}" for part, size in table.sizes.items()))
+    for note in table.notes:
         print(note)

@@ -6,10 +6,9 @@ import pytest
 
 from data_preparation import add_splits
 from data_preparation.split_file import read_splits
-from util.config import load_config
 from util.errors import ConfigError, ECGError, StoreError
 from util.labels import make_labels, parse_classes
-from util.splits import (choose_rows, known_patients, labelled_rows, make_splits, parse_folds, rows_left, run_numbers,
+from util.splits import (choose_rows, labelled_rows, make_splits, parse_folds, rows_left, run_numbers,
                          selection_fold, split_rows)
 from util.store import RecordStore, write_store
 from util.subsets import fraction_of, label_strata
@@ -182,15 +181,16 @@ def test_splits_are_read_as_they_stand(tmp_path):
     path = written(tmp_path, "\ufeffrecord, split ,hospital\r\nR5,test,x\r\n R0 ,train,y\r\n\r\nR1,train,\r\nR4,,x\r\nR3,valid,x\r\n")
     found = read_splits(path, RECORDS_CSV)
     assert found.kind == "split" and {name: list(cells) for name, cells in found.columns.items()} == {
-        "record": ["R5", "R0", "R1", "R3"], "split": ["test", "train", "train", "valid"]}
-    assert found.notes == ["train 2, valid 1, test 1", "records of the store without a row, which take no part: 1",
+        "record": ["R0", "R1", "R3", "R5"], "split": ["train", "train", "valid", "test"]}
+    assert found.sizes == {"train": 2, "valid": 1, "test": 1}
+    assert found.notes == ["records of the store without a row, which take no part: 1 of 6",
                            "records whose split is empty, which take no part: 1", "columns without effect: hospital"]
 
 
 def test_folds_may_be_any_whole_numbers(tmp_path):
     found = read_splits(written(tmp_path, "fold,record\n12,R2\n-1,R3\n3.0,R4\n"), RECORDS_CSV)
     assert found.kind == "fold" and list(found.columns["fold"]) == ["12", "-1", "3"]
-    assert found.notes[0] == "-1 1, 3 1, 12 1"
+    assert found.sizes == {"-1": 1, "3": 1, "12": 1}
 
 
 @pytest.mark.parametrize("text, words", [
@@ -207,7 +207,7 @@ def test_folds_may_be_any_whole_numbers(tmp_path):
     ("record,fold\nR0,1\nR2,test\n", "the fold of record R2 is 'test', not a whole number"),
     ("record,fold\nR0,1.5\n", "the fold of record R0 is '1.5', not a whole number"),
     ("", "is empty"), ("record,split\n", "no row below its header"), ("record,split\nR0,\n", "the column split is empty"),
-    ("record,split\nR0\n", "fewer cells"), ("record,split\nR0,train,x\n", "not a CSV file"),
+    ("record,split\nR0,train,x\n", "not a CSV file"),
     ("record,split\n,train\n", "1 rows name no record"),
     ("record,split,patient,patient_id\nR0,train,1,1\n", "both columns patient and patient_id"),
 ])
@@ -364,7 +364,7 @@ def test_a_share_has_its_part_of_every_class():
             rows = fraction_of(np.arange(2000), share, labels, np.full(2000, "", object), seed)
             assert len(rows) == round(2000 * share)
             found, wanted = labels[rows].sum(axis=0), labels.sum(axis=0) * share
-            assert (found >= 1).all() and (np.abs(found - wanted) <= np.maximum(2, 0.1 * wanted)).all(), (found, wanted)
+            assert (found >= 1).all() and (np.abs(found - wanted) <= np.maximum(3, 0.1 * wanted)).all(), (found, wanted)
     by_lot = np.random.default_rng(0).permutation(2000)[:20]
     assert labels[by_lot, 4].sum() == 0        # what happened before
 

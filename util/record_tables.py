@@ -7,10 +7,10 @@ import csv
 import json
 import re
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from util.errors import ConfigError, StoreError
 from util.files import replacing
@@ -21,90 +21,85 @@ PATIENT_COLUMNS = ("patient", "patient_id")
 
 
 # ============ a file that is given ============
-@dataclass(frozen=True)
-class GivenTable:
-    """A CSV file as it was given.
-
-    Attributes:
-        path: of the file; rows: int64 (n,), which of the known records each of its rows is of.
-        columns: {name: texts (n,) without blanks around}, without those of records and patients.
-        patients: texts (n,), "" where unknown, or None without such a column.
-        unknown: how many of its rows name records that are not known, which are left out.
-    """
-    path: Path
-    rows: np.ndarray
-    columns: dict
-    patients: np.ndarray | None
-    unknown: int
-
-
-def read_given(path, records, ignore_unknown=False) -> GivenTable:
-    """Read a CSV file with a column record, perhaps one of patient or patient_id, and others.
-
-    Args:
-        records: names of the known records, in their order; ignore_unknown: leave out rows of others.
+def read_text(path) -> pd.DataFrame:
+    """A CSV file with a column record and others as a table of texts; a column patient_id becomes patient.
 
     Raises:
-        ConfigError: unreadable, not UTF-8, empty, a column missing or twice, a row of another length, a record
-            twice or, unless they are to be ignored, unknown.
+        ConfigError: unreadable, not UTF-8, empty, no column record, one that is there twice, a name of a
+            record missing or twice; a sentence names the file and the cure.
     """
-    path = Path(path)
-    header, lines = _read_csv(path)
-    if "record" not in header:
-        raise ConfigError(f"{path} has no column record; its columns are: {', '.join(header)}")
-    twice = {name for name in header if header.count(name) > 1}
-    if twice or "" in header:
-        raise ConfigError(f"{path}: " + (f"the column {min(twice)} is there twice" if twice - {""} else
-                                         "a column has no name") + "; columns go by name")
-    names = [line[header.index("record")] for _, line in lines]
-    place = {str(name): row for row, name in enumerate(records)}
-    _check_names(path, lines, names, place, ignore_unknown)
-    known = [n for n, name in enumerate(names) if name in place]
-    if not known:
-        raise ConfigError(f"{path} names none of the {len(place)} records; they are named like {next(iter(place), '')}")
-    texts = np.array([lines[n][1] for n in known], object)
-    columns = {name: texts[:, number] for number, name in enumerate(header) if name != "record"}
-    patients = [columns.pop(name) for name in PATIENT_COLUMNS if name in columns]
-    if len(patients) > 1:
-        raise ConfigError(f"{path} has both columns {' and '.join(PATIENT_COLUMNS)}; leave out one")
-    return GivenTable(path, np.array([place[names[n]] for n in known], np.int64), columns,
-                      patients[0] if patients else None, len(names) - len(known))
-
-
-def _read_csv(path):
-    """(header, [(number of the line, cells)]), blanks around cells taken off and empty lines left out."""
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            header = [cell.strip() for cell in next(reader, [])]
-            lines = [(reader.line_num, [cell.strip() for cell in line]) for line in reader if any(map(str.strip, line))]
+        # Without a header: pandas would quietly rename the second of two columns of one name.
+        table = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except pd.errors.EmptyDataError:
+        raise ConfigError(f"{path} is empty; write a CSV file with the column record and others") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text; save it as CSV in UTF-8") from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except csv.Error as error:
-        raise ConfigError(f"{path} is not a CSV file: {error}") from None
-    if not any(header) or not lines:
-        raise ConfigError(f"{path} is empty: it needs a line with the names of its columns and one a record")
-    for number, line in lines:
-        if len(line) != len(header):
-            raise ConfigError(f"{path}, line {number}: {len(line)} cells where there are {len(header)} columns")
-    return header, lines
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(f"{path} is not a CSV file: {' '.join(str(error).split())}") from None
+    names = [str(name).strip() for name in table.iloc[0]]
+    _check_header(path, names)
+    names = ["patient" if name == "patient_id" else name for name in names]
+    table = table.iloc[1:]
+    table.columns = names
+    if not len(table):
+        raise ConfigError(f"{path} has no row below its header; write one for each record")
+    table = table.assign(**{name: table[name].str.strip() for name in ("record", "patient") if name in names})
+    if (table["record"] == "").any():
+        raise ConfigError(f"{path}: {(table['record'] == '').sum()} rows name no record; fill in the column record")
+    twice = table["record"].duplicated()
+    if twice.any():
+        raise ConfigError(f"{path} names {twice.sum()} records more than once, such as "
+                          f"{some(table['record'][twice])}; keep one row a record")
+    return table
 
 
-def _check_names(path, lines, names, place, ignore_unknown):
-    """A ConfigError where a row has no name, a record has two rows, or one is not known."""
-    first = {}
-    for (number, _), name in zip(lines, names):
-        if not name:
-            raise ConfigError(f"{path}, line {number}: no name in the column record")
-        if name in first:
-            raise ConfigError(f"{path}, line {number}: the record {name} is there twice, first in line {first[name]}")
-        first[name] = number
-    unknown = [name for name in names if name not in place]
-    if unknown and not ignore_unknown:
-        raise ConfigError(f"{path} names records that the store lacks: {len(unknown)} of {len(names)}, the first is "
-                          f"{unknown[0]}; give --ignore_unknown to leave them out")
+def _check_header(path, names):
+    if "record" not in names:
+        hint = " (cells are separated by commas)" if len(names) == 1 else ""
+        raise ConfigError(f"{path} lacks the column record; its columns are {', '.join(names)[:200]}{hint}")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"{path} has two columns named {twice[0] or '(nothing)'}; give each a name of its own")
+    if set(PATIENT_COLUMNS) <= set(names):
+        raise ConfigError(f"{path} has both columns {' and '.join(PATIENT_COLUMNS)}; leave out one")
+
+
+def some(names, most=3):
+    """The first few names, in words."""
+    names = [str(name) for name in names[:most + 1]]
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def meet(path, named, records, ignore_unknown, without):
+    """Bring the rows of a file and the records of a store together.
+
+    Args:
+        named: Series of the records that the rows are of; records: names of the store's.
+        ignore_unknown: count rows of other records, a ConfigError otherwise.
+        without: what is so of the records without a row, in words.
+
+    Returns:
+        for each of ``records`` the number of its row (-1: none), whether it has one, and sentences about both kinds of
+        rest.
+    """
+    row_of = pd.Index(named).get_indexer(pd.Index(np.asarray(records, object)))
+    has_row, notes = row_of >= 0, []
+    strangers = named[~named.isin(np.asarray(records, object))]
+    if len(strangers) and not ignore_unknown:
+        raise ConfigError(f"{path} names {len(strangers)} records that the store lacks, such as {some(strangers)}; "
+                          "mend the names, or leave these rows out with --ignore_unknown")
+    if not has_row.any():
+        raise ConfigError(f"{path} names none of the store's {len(has_row)} records, which are called such as "
+                          f"{some(list(records))}")
+    if len(strangers):
+        notes.append(f"rows left out, whose records the store lacks: {len(strangers)} of {len(named)}, such as "
+                     f"{some(strangers)}")
+    if not has_row.all():
+        notes.append(f"records of the store without a row, {without}: {(~has_row).sum()} of {len(has_row)}")
+    return row_of, has_row, notes
 
 
 # ============ a table of a store ============
@@ -143,8 +138,6 @@ def load_table(root, kind: str, name: str | None, key: str):
     Raises:
         ConfigError: there is no such table, or there are several; StoreError: damaged or changed.
     """
-    import pandas as pd     # half a second, which those who only write tables need not spend
-
     there = table_names(root, kind)
     if name is None and len(there) == 1:
         name = there[0]

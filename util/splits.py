@@ -161,7 +161,7 @@ def _given(store, data):
         records = records.assign(patient=np.where(own != "", own, records["patient"]))
     patients = known_patients(records)
     several = patients_on_several_sides(patients, np.stack(list(belong.values())))
-    if several:
+    if len(several):
         notes.append(f"patients who are on several sides of {where}: {len(several)}; scores may be too good")
     return Splits(lambda run: belong, np.any(list(belong.values()), axis=0), patients,
                   f"a part in {where}, which take no part: {{}}", notes,
