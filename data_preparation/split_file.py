@@ -20,11 +20,13 @@ class SplitFile:
     Attributes:
         path: the file; kind: "split" (train, valid, test) or "fold" (whole numbers).
         columns: {record, the kind, perhaps patient: texts (n,)}, as a store keeps them, in its order.
-        sizes: {part: number of records}; notes: sentences about what takes no part.
+        patients: {record: id}, of known ones; sizes: {part: number of records}; notes: sentences about what takes
+        no part.
     """
     path: Path
     kind: str
     columns: dict
+    patients: dict
     sizes: dict
     notes: list
 
@@ -59,10 +61,11 @@ def read_splits(path, records, *, ignore_unknown=False, allow_patient_overlap=Fa
     if others:
         notes.append(f"columns without effect: {', '.join(others)}")
     sizes = {part: int((parts == part).sum()) for part in sorted(set(parts[taken]), key=_ORDER[kind])}
-    columns = {"record": table["record"], kind: parts}
+    columns, patients = {"record": table["record"], kind: parts}, {}
     about = {name: np.asarray(records[name], object)[has_row] for name in ("database", "patient")}
     if "patient" in table:
         columns["patient"] = table["patient"]
+        patients = {name: patient for name, patient in zip(table["record"], table["patient"]) if patient}
         about["patient"] = np.where(table["patient"] != "", table["patient"], about["patient"])
     several = patients_on_several_sides(known_patients(about), np.stack([parts == part for part in sizes]))
     if len(several) and not allow_patient_overlap:
@@ -71,7 +74,7 @@ def read_splits(path, records, *, ignore_unknown=False, allow_patient_overlap=Fa
     if len(several):
         notes.append(f"patients on more than one side, as allowed: {len(several)}")
     columns = {name: np.asarray(cells, object)[taken] for name, cells in columns.items()}
-    return SplitFile(Path(path), kind, columns, sizes, notes)
+    return SplitFile(Path(path), kind, columns, patients, sizes, notes)
 
 
 def _part(path, kind, cell, name):

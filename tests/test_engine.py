@@ -158,8 +158,7 @@ def probabilities_by(state, folder):
     again = load_trained(folder / "best-loss.pth")
     again.classifier.load_state_dict(state)
     records = LabelledRecords(again.config)
-    evaluator = Evaluator(records, records.parts(again.config["dataset"]["fold"]),
-                          torch.device("cpu"))
+    evaluator = Evaluator(records, records.parts(again.config["dataset"]["fold"]), torch.device("cpu"))
     return evaluator.predict(again.classifier, "test")[0]
 
 

@@ -3,8 +3,9 @@ import json
 
 import numpy as np
 import pytest
+import small_store
 
-from data_preparation import add_splits
+from data_preparation import add_splits, reformat_memmap
 from data_preparation.split_file import read_splits
 from util.errors import ConfigError, ECGError, StoreError
 from util.labels import make_labels, parse_classes
@@ -337,6 +338,43 @@ def test_a_store_is_needed_to_add_splits_to(tmp_path):
     (tmp_path / "x.csv").write_text("record,split\nR0,train\n")
     with pytest.raises(ECGError, match="holds no store"):
         add_splits.main([str(tmp_path), str(tmp_path / "x.csv")])
+
+
+# ============ with the store ============
+def reformatted(folder, text, *flags):
+    """The stores of the eighty small recordings, made with a file of splits: (exit status, records.csv at 100 Hz)."""
+    (folder / "lab.csv").write_text(text)
+    status = reformat_memmap.main(["--input_dir", str(small_store.store().parent / "extracted"), "--output_dir",
+                                   str(folder / "out"), "--splits", str(folder / "lab.csv"), *flags])
+    return status, None if status else RecordStore(folder / "out" / "fs100").records
+
+
+def test_splits_come_with_the_store_and_their_patients_keep_together(tmp_path, capsys):
+    text = "record,split,patient\n" + "".join(f"E{i:03d},{'train' if i % 8 else 'test'},p{i % 8}\n" for i in range(60))
+    status, records = reformatted(tmp_path, text)
+    assert status == 0 and "lab.csv: records by split: train 52, test 8" in capsys.readouterr().out
+    assert records["patient"].tolist() == [f"p{i % 8}" if i < 60 else "" for i in range(80)]
+    assert (records[records["patient"] != ""].groupby("patient")["fold"].nunique() == 1).all()
+    mine = RecordStore(tmp_path / "out" / "fs250")
+    assert mine.meta["command"][1] == "python data_preparation/reformat_memmap.py --splits lab.csv"
+    with pytest.raises(ConfigError, match="no labelled records for the valid part"):
+        split_rows(splits_of(mine, protocol="given"), np.arange(80), 0)
+
+
+def test_a_wrong_file_of_splits_makes_no_store(tmp_path, capsys):
+    status, _ = reformatted(tmp_path, "record,split\nE000,train\nE999,test\n")
+    assert status == 2 and "names 1 records that the store lacks" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "fs100").exists()
+    status, records = reformatted(tmp_path, "record,split\nE000,train\nE999,test\n", "--ignore_unknown")
+    assert status == 0 and len(records) == 80
+    (tmp_path / "patients.csv").write_text("record,patient_id\nE000,a\nE001,a\n")
+    flags = ("--patients", str(tmp_path / "patients.csv"))
+    status, _ = reformatted(tmp_path, "record,split\nE000,train\nE001,test\n", *flags)
+    assert status == 2 and "such as recordings/a: scores would be too good" in capsys.readouterr().err
+    status, records = reformatted(tmp_path, "record,split\nE000,train\nE001,test\n", *flags, "--allow_patient_overlap")
+    assert status == 0 and records["patient"][:2].tolist() == ["a", "a"]
+    status, _ = reformatted(tmp_path, "record,split,patient\nE000,train,b\n", *flags)
+    assert status == 2 and "says that E000 is of patient b, another file that it is of a" in capsys.readouterr().err
 
 
 # ============ a share of the labels ============
