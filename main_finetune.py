@@ -19,7 +19,6 @@ from util.labels import few_positives
 from util.program import run_main
 from util.run_log import print_once
 from util.setup import build_configured, check_input, set_up_training, training_transforms
-from util.splits import split_rows
 from util.stop import StopRequest
 from util.supervised import LabelledRecords, SupervisedTask
 from util.transfer import check_pretrained, load_pretrained
@@ -69,8 +68,7 @@ def run_fold(records: LabelledRecords, fold: int, files: FoldFiles, device) -> d
     # ============ data and model ============
     data = {**records.config["dataset"], "fold": fold}
     config = {**records.config, "dataset": data}
-    parts = split_rows(records.store, records.rows, fold, protocol=data["protocol"],
-                       label_fraction=data["label_fraction"], seed=config["seed"])
+    parts = records.parts(fold)
     print_once(f"{config['mode']}, fold {fold}: {len(parts['train'])} training, {len(parts['valid'])} selection, "
                f"{len(parts['test'])} test records, {len(records.classes)} classes")
     for note in few_positives(records.labels, parts["test"], records.classes, "test"):

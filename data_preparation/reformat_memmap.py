@@ -2,6 +2,7 @@
 
     python data_preparation/reformat_memmap.py
     python data_preparation/reformat_memmap.py --patients patients.csv
+    python data_preparation/reformat_memmap.py --splits splits.csv
 
 Makes <output_dir>/fs100, <output_dir>/fs250, ... with signals.dat, records.csv and meta.json.  All rates hold the same
 records in the same order with the same folds: ten, stratified within each database over the Challenge's classes and
@@ -21,7 +22,9 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_preparation import data_extraction_without_preprocessing as extraction
+from data_preparation.add_splits import add_overlap_flag
 from data_preparation.folds import assign_folds
+from data_preparation.split_file import add_splits, read_splits
 from util.challenge import CODE_TO_CLASS
 from util.errors import ConfigError, ECGError, StoreError
 from util.files import FolderLock
@@ -67,16 +70,24 @@ def read_patients(path):
     return {row["record"].strip(): row["patient_id"].strip() for row in rows if (row["patient_id"] or "").strip()}
 
 
-def add_folds(shards, patients):
-    """Give every row its patient and fold."""
-    rows = [row for _, rows in shards for row in rows]
+def add_patients(rows, patients, source):
+    """Give every row the patient that ``patients``, {record or recording: id} out of the file ``source``, says; a
+    ConfigError where that is not what another file said."""
     for row in rows:
-        row["patient"] = patients.get(Path(row["path"]).stem, "")
+        known, patient = row.get("patient", ""), patients.get(row["record"]) or patients.get(Path(row["path"]).stem, "")
+        if known and patient and known != patient:
+            raise ConfigError(f"{source} says that {row['record']} is of patient {patient}, another file that it is of "
+                              f"{known}; mend one of them")
+        row["patient"] = known or patient
+
+
+def add_folds(rows, strata=None):
+    """Give every row, which has its patient, its fold; ``strata``: ``assign_folds``."""
     folds = assign_folds([row["database"] for row in rows], [" ".join(row["dx"]) for row in rows],
-                         [row["patient"] or row["path"] for row in rows])     # pieces of a recording have one path
+                         [row["patient"] or row["path"] for row in rows],     # pieces of a recording have one path
+                         strata=strata)
     for row, fold in zip(rows, folds):
         row["fold"] = int(fold)
-    return rows
 
 
 def stored_rows(input_dir, shards, fs, progress):
@@ -89,14 +100,23 @@ def stored_rows(input_dir, shards, fs, progress):
                 yield row | {"scale_uv": row["scale_uv"][str(fs)]}, counts
 
 
-def reformat(input_dir, output_dir, patients_file=None):
+def reformat(input_dir, output_dir, patients_file=None, splits_file=None, *, ignore_unknown=False,
+             allow_patient_overlap=False):
     """Build the stores of all extracted rates; returns the rows of their records and their folders."""
     input_dir, output_dir = Path(input_dir), Path(output_dir)
     settings, shards = load_extraction(input_dir)
+    rows = [row for _, rows in shards for row in rows]
     patients = read_patients(patients_file) if patients_file else {}
-    rows = add_folds(shards, patients)
+    add_patients(rows, patients, f"--patients {patients_file}")
     if patients and not any(row["patient"] for row in rows):
         raise ConfigError(f"--patients {patients_file} names none of the {len(rows)} records")
+    splits = None
+    if splits_file:
+        columns = {name: [row[name] for row in rows] for name in ("record", "database", "patient")}
+        splits = read_splits(splits_file, columns, ignore_unknown=ignore_unknown,
+                             allow_patient_overlap=allow_patient_overlap)
+        add_patients(rows, splits.patients, splits_file)
+    add_folds(rows)
     if settings.get("unread"):
         print(f"records not read in the extraction, which are not in the store: {settings['unread']}; "
               "its command tries again")
@@ -107,7 +127,9 @@ def reformat(input_dir, output_dir, patients_file=None):
                "".join(f" --lead_names {' '.join(f'{name}={lead}' for name, lead in names.items())}"
                        for names in [settings.get("lead_names")] if names),
                "python data_preparation/reformat_memmap.py" +
-               (f" --patients {Path(patients_file).name}" if patients_file else "")]
+               (f" --patients {Path(patients_file).name}" if patients_file else "") +
+               (f" --splits {Path(splits_file).name}" if splits_file else "") +
+               " --ignore_unknown" * ignore_unknown + " --allow_patient_overlap" * allow_patient_overlap]
     new = {fs: output_dir / f".fs{fs}.tmp" for fs in rates}
     with FolderLock(output_dir, extraction.PATIENCE):
         try:
@@ -117,6 +139,8 @@ def reformat(input_dir, output_dir, patients_file=None):
                     write_store(folder, fs, stored_rows(input_dir, shards, fs, progress), command)
             for fs, folder in new.items():
                 publish(folder, output_dir / f"fs{fs}")
+            if splits:
+                add_splits(output_dir, splits, None, command[-1])
         finally:
             for folder in new.values():
                 shutil.rmtree(folder, ignore_errors=True)
@@ -131,9 +155,15 @@ def main(argv=None):
     parser.add_argument("--patients", metavar="FILE.csv", help="columns record, patient_id: a patient's records share "
                         "a fold.  Give it wherever it is known, or test scores will be too good (PTB-XL: 18,885 "
                         "patients, 21,837 records)")
+    parser.add_argument("--splits", metavar="FILE.csv", help="columns record and split (train, valid, test) or fold "
+                        "(whole numbers), perhaps patient: a table of splits, for dataset.protocol: given")
+    parser.add_argument("--ignore_unknown", action="store_true",
+                        help="leave out rows of these files whose records the store lacks")
+    add_overlap_flag(parser)
     args = parser.parse_args(argv)
     try:
-        rows, folders = reformat(args.input_dir, args.output_dir, args.patients)
+        rows, folders = reformat(args.input_dir, args.output_dir, args.patients, args.splits,
+                                 ignore_unknown=args.ignore_unknown, allow_patient_overlap=args.allow_patient_overlap)
     except (ECGError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

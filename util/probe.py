@@ -10,7 +10,7 @@ from util.optim import autocast
 from util.run_log import print_once
 from util.scores import auroc, macro
 from util.setup import training_transforms, usable_rows
-from util.splits import labelled_rows, parse_folds, split_rows
+from util.splits import labelled_rows, make_splits, run_numbers, split_rows
 
 MAX_TRAINING = 5000     # records that the probe is fitted on
 
@@ -25,8 +25,9 @@ class Probe:
         self.device, self.pipeline, self.parts = device, pipeline.fixed.to(device), []
         dataset = CropDataset(store, parse_leads(data["lead"]), cropping.length)
         labels, labelled = make_labels(store, parse_classes(data["classes"]), "multilabel")
-        rows, _ = labelled_rows(store, usable_rows(store, config), labelled)
-        parts = split_rows(store, rows, parse_folds(data["fold"])[0], protocol=data["protocol"])
+        splits = make_splits(store, data)
+        rows, _ = labelled_rows(usable_rows(store, config), labelled, splits)
+        parts = split_rows(splits, rows, run_numbers(data)[0])
         for rows in (evenly(parts["train"], MAX_TRAINING), parts["valid"]):
             loader = record_loader(dataset, rows, Cropping("center", cropping.length),
                                    config["dataloader"]["batch_size"])

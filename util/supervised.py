@@ -3,12 +3,14 @@ import torch
 import torch.nn.functional as F
 
 from models.contract import Batch, Method
+from util.annotated import mask_unannotated
 from util.errors import ConfigError
 from util.labels import make_labels, parse_classes
 from util.leads import parse_leads
 from util.scores import parse_scores
 from util.setup import evaluation_transforms, lead_notes, open_store, usable_rows
-from util.splits import labelled_rows, parse_folds
+from util.splits import labelled_rows, make_splits, run_numbers, split_rows
+from util.subsets import label_strata
 
 LOSSES = {"bce": F.binary_cross_entropy_with_logits, "cross_entropy": F.cross_entropy}
 ACTIVATIONS = {"bce": torch.sigmoid, "cross_entropy": lambda logits: logits.softmax(dim=-1)}
@@ -20,7 +22,8 @@ class LabelledRecords:
 
     Attributes:
         classes: names; labels: of all records of the store; rows: of the labelled records; notes: sentences
-        about the others; folds: to test on; eval_cropping, eval_pipeline: how a trained model sees a record.
+        about the others; splits: who trains, selects and tests; folds: the runs, by their test folds;
+        eval_cropping, eval_pipeline: how a trained model sees a record.
     """
 
     def __init__(self, config):
@@ -38,7 +41,7 @@ class LabelledRecords:
         if config["test"]["target_metric"] not in ("loss", *self.scores):
             raise ConfigError(f"test.target_metric: {config['test']['target_metric']!r} is not measured; "
                               f"choose loss, {', '.join(self.scores)}")
-        self.folds = parse_folds(data["fold"])
+        self.folds = run_numbers(data)
         if len(self.folds) > 1 and config["resume"] not in ("", "auto"):
             raise ConfigError(f"resume: {config['resume']} is of one fold but dataset.fold names {len(self.folds)}; "
                               "give 'auto' to resume all of them")
@@ -46,8 +49,32 @@ class LabelledRecords:
         self.leads = parse_leads(data["lead"])
         self.store = open_store(config)
         self.labels, labelled = make_labels(self.store, classes, self.task)
-        self.rows, self.notes = labelled_rows(self.store, usable_rows(self.store, config), labelled)
-        self.notes += lead_notes(self.store, config)
+        self.splits, masking = make_splits(self.store, data), self._mask(classes)
+        self.rows, self.notes = labelled_rows(usable_rows(self.store, config), labelled, self.splits)
+        self.notes += masking + lead_notes(self.store, config)
+
+    def _mask(self, classes):
+        """Make labels of classes that a record's database never annotated unknown, where the config asks for it;
+        sentences about these."""
+        data = self.config["dataset"]
+        wanted = data["mask_unannotated"]
+        if wanted is None:
+            wanted = self.task == "multilabel" and data["protocol"] == "leave_one_database"
+        if wanted and self.task != "multilabel":
+            raise ConfigError(f"dataset.mask_unannotated has no effect with metric.task {self.task}; multi-label "
+                              "labels alone can be unknown class by class")
+        if not wanted and data["annotated"] is not None:
+            raise ConfigError("dataset.annotated has no effect without dataset.mask_unannotated")
+        if not wanted:
+            return []
+        self.labels, notes = mask_unannotated(self.labels, self.store.records["database"], classes, data["annotated"])
+        return notes
+
+    def parts(self, run: int) -> dict:
+        """Rows of train, valid and test in a run, with the share of the training labels that the config asks for."""
+        fraction = self.config["dataset"]["label_fraction"]
+        return split_rows(self.splits, self.rows, run, strata=label_strata(self.labels, self.task),
+                          label_fraction=fraction, seed=self.config["seed"])
 
 
 class SupervisedTask(Method):
