@@ -7,6 +7,7 @@ part has, and compares the metadata with what is known of the published versions
 what was expected and what was found.  What each set does: docs/benchmarks.md.
 """
 import argparse
+import json
 import re
 import sys
 import tempfile
@@ -23,18 +24,11 @@ from data_preparation.download import OUTPUT_DIR as DOWNLOADS
 from data_preparation.reformat_memmap import OUTPUT_DIR as STORE
 from util.errors import ConfigError
 from util.program import run_main
-from util.store import RecordStore
 
 PARTS = ("train", "valid", "test")
 
 
 # ============ metadata and store ============
-def open_any_rate(root) -> RecordStore:
-    """One of a store's rates: all hold the same records."""
-    rates = sorted(Path(root).glob("fs*/meta.json"))
-    return RecordStore(rates[0].parent if rates else root)
-
-
 def keys_of(records, benchmark, known) -> np.ndarray:
     """The key in the metadata of each record of a store, "" for those that it does not know.
 
@@ -108,10 +102,10 @@ def sizes(name, table, parts) -> str:
 # ============ the tables ============
 def make_tables(name, root, folder) -> list[str]:
     """Write the tables of a benchmark into a store; returns what there is to say."""
-    benchmark, records = BENCHMARKS[name], open_any_rate(root).records
+    benchmark, records = BENCHMARKS[name], add_labels.open_any_rate(root).records
     metadata = benchmark.read(Path(folder), records)
     parts = parts_of(metadata.splits, benchmark.given)
-    said = [*metadata.notes, *compare(count(metadata, parts), benchmark.versions)]
+    said = list(metadata.notes)
     keys = keys_of(records, benchmark, metadata.splits.index)
     own = pd.Series(keys, records["record"])[keys != ""]
     if own.empty:
@@ -133,9 +127,10 @@ def make_tables(name, root, folder) -> list[str]:
             add(program, root, label, table.assign(patient=metadata.splits.loc[mine, "patient"].array), scratch)
             if program is add_labels:
                 said.append(sizes(label, table, parts.loc[mine].to_numpy()))
-    given = f", given: {benchmark.given}" if benchmark.given else ""
-    names = " (or ".join(metadata.labels) + ")" * (len(metadata.labels) - 1)
-    return [*said, f"in a config: dataset: {{labels: {names}, protocol: given, splits: {name}{given}}}"]
+    said += compare(count(metadata, parts), benchmark.versions)
+    given = json.dumps(benchmark.given).replace('"', "") if benchmark.given else "null"
+    return [*said, f"in a config: dataset: {{labels: NAME, protocol: given, splits: {name}, given: {given}}}; NAME is "
+            f"{' or '.join(metadata.labels)}"]
 
 
 def add(program, root, name, table, scratch):
