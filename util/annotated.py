@@ -49,6 +49,20 @@ def mask_unannotated(labels, databases, classes: dict, path=None) -> tuple[np.nd
     return labels, notes
 
 
+def mask_untrained(labels, left_out, classes) -> tuple[np.ndarray, list[str]]:
+    """Labels with NaN on the records that are left out where no other record's label is known: what nobody could
+    learn is not scored.
+
+    Args:
+        labels: float (records, classes), from ``mask_unannotated``; left_out: bool (records,); classes: names.
+    """
+    untrained = np.isnan(labels[~left_out]).all(axis=0) & ~np.isnan(labels[left_out]).all(axis=0)
+    labels = labels.copy()
+    labels[np.ix_(left_out, untrained)] = np.nan
+    names = [name for name, yes in zip(classes, untrained) if yes]
+    return labels, [f"classes that no other database annotated, not scored: {', '.join(names)}"] if names else []
+
+
 def read_annotated(path) -> dict[str, dict[str, float]]:
     """{database, in lower case, letters and digits alone: {code: number of its records}} of a CSV file.
 

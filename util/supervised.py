@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from models.contract import Batch, Method
-from util.annotated import mask_unannotated
+from util.annotated import mask_unannotated, mask_untrained
 from util.errors import ConfigError
 from util.labels import make_labels, parse_classes
 from util.leads import parse_leads
@@ -67,8 +67,12 @@ class LabelledRecords:
             raise ConfigError("dataset.annotated has no effect without dataset.mask_unannotated")
         if not wanted:
             return []
-        self.labels, notes = mask_unannotated(self.labels, self.store.records["database"], classes, data["annotated"])
-        return notes
+        databases = self.store.records["database"].to_numpy()
+        self.labels, notes = mask_unannotated(self.labels, databases, classes, data["annotated"])
+        if data["test_database"] is None:
+            return notes
+        self.labels, more = mask_untrained(self.labels, databases == data["test_database"], classes)
+        return notes + more
 
     def parts(self, run: int) -> dict:
         """Rows of train, valid and test in a run, with the share of the training labels that the config asks for."""
