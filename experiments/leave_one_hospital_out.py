@@ -3,13 +3,13 @@
     python experiments/leave_one_hospital_out.py --config_path configs/downstream/signal.yaml --exp_name hospitals
     python experiments/leave_one_hospital_out.py --config_path configs/downstream/st_mem.yaml \\
         --overlay scratch --exp_name hospitals --resume auto
-    python -m util.launch experiments/leave_one_hospital_out.py --gpus 0,1 --config_path configs/downstream/signal.yaml \\
-        --output_dir output --exp_name hospitals
+    python -m util.launch experiments/leave_one_hospital_out.py --gpus 0,1 \\
+        --config_path configs/downstream/signal.yaml --output_dir output --exp_name hospitals
 
 Any downstream config; dataset.protocol: leave_one_database says what is trained on, selected on and scored.  Each
-database has its run in <output_dir>/<exp_name>/<database>.  The matrix, hospitals.csv beside these, has a row a database
-that was left out: its records, the classes scored, each score with its 95 % interval, and the same score on the
-selection fold of the databases that were trained on, which selected the weights and so flatters them a little.
+database has its run in <output_dir>/<exp_name>/<database>.  The matrix, hospitals.csv beside these, has a row a
+database that was left out: its records, the classes scored, each score with its 95 % interval, and the same score on
+the selection fold of the databases that were trained on, which selected the weights and so flatters them a little.
 """
 import sys
 from pathlib import Path
