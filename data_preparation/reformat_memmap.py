@@ -1,7 +1,7 @@
 """Extracted shards -> one memory-mapped store per sampling rate.  Second of the two steps to a store.
 
     python data_preparation/reformat_memmap.py
-    python data_preparation/reformat_memmap.py --patients patients.csv
+    python data_preparation/reformat_memmap.py --patients patients.csv --labels labels.csv
 
 Makes <output_dir>/fs100, <output_dir>/fs250, ... with signals.dat, records.csv and meta.json.  All rates hold the same
 records in the same order with the same folds: ten, stratified within each database over the Challenge's classes and
@@ -21,10 +21,13 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_preparation import data_extraction_without_preprocessing as extraction
+from data_preparation.add_labels import keep_labels
 from data_preparation.folds import assign_folds
 from util.challenge import CODE_TO_CLASS
 from util.errors import ConfigError, ECGError, StoreError
 from util.files import FolderLock
+from util.label_file import load_label_file
+from util.labels import table_name
 from util.leads import LEADS
 from util.store import FOLDS, publish, write_store
 
@@ -89,12 +92,16 @@ def stored_rows(input_dir, shards, fs, progress):
                 yield row | {"scale_uv": row["scale_uv"][str(fs)]}, counts
 
 
-def reformat(input_dir, output_dir, patients_file=None):
-    """Build the stores of all extracted rates; returns the rows of their records and their folders."""
+def reformat(input_dir, output_dir, patients_file=None, labels_file=None, ignore_unknown=False):
+    """Build the stores of all extracted rates, and a table of labels; returns the rows of their records and their
+    folders."""
     input_dir, output_dir = Path(input_dir), Path(output_dir)
     settings, shards = load_extraction(input_dir)
     patients = read_patients(patients_file) if patients_file else {}
     rows = add_folds(shards, patients)
+    if labels_file:     # before the work of building stores
+        names, table = [row["record"] for row in rows], table_name(labels_file)
+        labels = load_label_file(labels_file, names, ignore_unknown)
     if patients and not any(row["patient"] for row in rows):
         raise ConfigError(f"--patients {patients_file} names none of the {len(rows)} records")
     if settings.get("unread"):
@@ -105,7 +112,8 @@ def reformat(input_dir, output_dir, patients_file=None):
                f"--target_fs {' '.join(map(str, rates))} --min_seconds {settings['min_seconds']:g}" +
                (f" --segment_seconds {settings['segment_seconds']:g}" if "segment_seconds" in settings else ""),
                "python data_preparation/reformat_memmap.py" +
-               (f" --patients {Path(patients_file).name}" if patients_file else "")]
+               (f" --patients {Path(patients_file).name}" if patients_file else "") +
+               (f" --labels {Path(labels_file).name}" if labels_file else "") + " --ignore_unknown" * ignore_unknown]
     new = {fs: output_dir / f".fs{fs}.tmp" for fs in rates}
     with FolderLock(output_dir, extraction.PATIENCE):
         try:
@@ -115,6 +123,8 @@ def reformat(input_dir, output_dir, patients_file=None):
                     write_store(folder, fs, stored_rows(input_dir, shards, fs, progress), command)
             for fs, folder in new.items():
                 publish(folder, output_dir / f"fs{fs}")
+            if labels_file:
+                keep_labels(output_dir, labels, names, labels_file, table, command[-1])
         finally:
             for folder in new.values():
                 shutil.rmtree(folder, ignore_errors=True)
@@ -129,9 +139,14 @@ def main(argv=None):
     parser.add_argument("--patients", metavar="FILE.csv", help="columns record, patient_id: a patient's records share "
                         "a fold.  Give it wherever it is known, or test scores will be too good (PTB-XL: 18,885 "
                         "patients, 21,837 records)")
+    parser.add_argument("--labels", metavar="FILE.csv", help="column record, then columns of labels: a table for "
+                        "dataset.labels, called as the file is (data_preparation/add_labels.py adds further ones)")
+    parser.add_argument("--ignore_unknown", action="store_true", help="leave out rows of --labels whose records were "
+                        "not extracted, which are an error otherwise")
     args = parser.parse_args(argv)
     try:
-        rows, folders = reformat(args.input_dir, args.output_dir, args.patients)
+        rows, folders = reformat(args.input_dir, args.output_dir, args.patients, args.labels,
+                                 args.ignore_unknown)
     except (ECGError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -65,13 +65,12 @@ def rows_outside_folds(store, rows, exclude_folds) -> tuple[np.ndarray, list[str
 
 
 def labelled_rows(store, rows, labelled) -> tuple[np.ndarray, list[str]]:
-    """Rows that a supervised job can use, those with a label (``labelled``, from ``make_labels``) and a fold,
+    """Rows that a supervised job can use, those with a label (``labelled``, from ``read_labels``) and a fold,
     and sentences about the others."""
     has_fold, notes = (store.records["fold"] != NO_FOLD).to_numpy()[rows], []
     unlabelled, without = (~labelled[rows]).sum(), (labelled[rows] & ~has_fold).sum()
     if unlabelled:
-        notes.append("records without a label among dataset.classes, which take no part: "
-                     f"{unlabelled} of {len(rows)}")
+        notes.append(f"records without a known label, which take no part: {unlabelled} of {len(rows)}")
     if without:
         notes.append(f"labelled records without a fold, which take no part: {without}; {_NEW_FOLDS}")
     return rows[labelled[rows] & has_fold], notes
