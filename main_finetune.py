@@ -15,7 +15,6 @@ from util import distributed
 from util.command_line import argument_parser, config_from
 from util.errors import ConfigError
 from util.evaluation import Evaluator, FoldFiles, report_test, save_best, write_summary
-from util.labels import few_positives
 from util.program import run_main
 from util.run_log import print_once
 from util.setup import build_configured, check_input, set_up_training, training_transforms
@@ -70,12 +69,16 @@ def run_fold(records: LabelledRecords, fold: int, files: FoldFiles, device) -> d
     config = {**records.config, "dataset": data}
     parts = records.parts(fold)
     print_once(f"{config['mode']}, fold {fold}: {len(parts['train'])} training, {len(parts['valid'])} selection, "
-               f"{len(parts['test'])} test records, {len(records.classes)} classes")
-    for note in few_positives(records.labels, parts["test"], records.classes, "test"):
-        print_once(note)
+               f"{len(parts['test'])} test records, {len(records.classes)} "
+               f"{'targets' if records.task == 'regression' else 'classes'}")
+    for part, name in {"train": "training", "valid": "selection", "test": "test"}.items():
+        for note in records.describe(name, parts[part]):
+            print_once(note)
     if data["protocol"] == "published":
         print_once("note: protocol 'published' selects and reports on the same fold; its numbers are optimistic")
     evaluator = Evaluator(records, parts, device)
+    for note in evaluator.criterion.notes:
+        print_once(note)
 
     def make_task():
         classifier = build_configured(config, len(records.classes))
@@ -84,7 +87,7 @@ def run_fold(records: LabelledRecords, fold: int, files: FoldFiles, device) -> d
             print_once(distributed.on_main(lambda: load_pretrained(classifier, config["encoder_path"])))
             distributed.same_tensors(classifier.state_dict().values())
         check_input(classifier, len(records.leads), records.eval_cropping.length)
-        return SupervisedTask(classifier, records.loss, config["mode"])
+        return SupervisedTask(classifier, evaluator.criterion, config["mode"])
 
     training = set_up_training(config, records.store, parts["train"], make_task, device, files.folder, records.labels)
     task, train = training.model, training.config["train"]

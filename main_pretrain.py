@@ -45,8 +45,8 @@ def pretrain(config: dict) -> Path:
     probe = make_probe(store, config, device)
     if probe and not training.resumed:
         # What random weights reach is the yardstick of the curve; kept with the checkpoints.
-        training.best["probe_auroc_untrained"] = probe(method.encoder, training.amp)
-        training.log.scalars({"probe/auroc": training.best["probe_auroc_untrained"]}, 0)
+        training.best[f"{probe.key}_untrained"] = probe(method.encoder, training.amp)
+        training.log.scalars({probe.tag: training.best[f"{probe.key}_untrained"]}, 0)
     with StopRequest() as stop:
         while training.epoch < train["epochs"]:
             line = {"epoch": training.epoch, **training.train_epoch(stop)}
@@ -54,11 +54,11 @@ def pretrain(config: dict) -> Path:
             if done % train["figure_every"] == 0 or done == train["epochs"]:
                 distributed.on_main(lambda: draw_reconstruction(training, usable, rows))
             if probe and (done % train["probe_every"] == 0 or done == train["epochs"]):
-                line["probe_auroc"] = probe(method.encoder, training.amp)
+                line[probe.key] = probe(method.encoder, training.amp)
                 line.update(training.best)
-                training.log.scalars({"probe/auroc": line["probe_auroc"]}, done)
-                print_once(f"epoch {done}: linear probe AUROC {line['probe_auroc']:.4f} on {probe.described}, "
-                           f"{training.best.get('probe_auroc_untrained', math.nan):.4f} before training")
+                training.log.scalars({probe.tag: line[probe.key]}, done)
+                print_once(f"epoch {done}: linear probe {probe.score} {line[probe.key]:.4f} on {probe.described}, "
+                           f"{training.best.get(f'{probe.key}_untrained', math.nan):.4f} before training")
             training.log.line("log.txt", line)
             training.save_epoch()
 

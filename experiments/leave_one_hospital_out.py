@@ -3,14 +3,13 @@
     python experiments/leave_one_hospital_out.py --config_path configs/downstream/signal.yaml --exp_name hospitals
     python experiments/leave_one_hospital_out.py --config_path configs/downstream/st_mem.yaml \\
         --overlay scratch --exp_name hospitals --resume auto
-    python -m util.launch experiments/leave_one_hospital_out.py --gpus 0,1 --config_path configs/downstream/signal.yaml \\
-        --output_dir output --exp_name hospitals
+    python -m util.launch experiments/leave_one_hospital_out.py --gpus 0,1 \\
+        --config_path configs/downstream/signal.yaml --output_dir output --exp_name hospitals
 
 Any downstream config; dataset.protocol: leave_one_database says what is trained on, selected on and scored.  Each
-database has its run in <output_dir>/<exp_name>/<database>.  The matrix, <output_dir>/<exp_name>/hospitals.csv, has a row
-a database that was left out: its records, the classes scored, each score with its 95 % interval, and beside it the same
-score on the selection fold of the databases that were trained on, which selected the weights and so flatters them a
-little.
+database has its run in <output_dir>/<exp_name>/<database>.  The matrix, hospitals.csv beside these, has a row a
+database that was left out: its records, the classes scored, each score with its 95 % interval, and the same score on
+the selection fold of the databases that were trained on, which selected the weights and so flatters them a little.
 """
 import sys
 from pathlib import Path
@@ -27,7 +26,7 @@ from util.evaluation import FoldFiles
 from util.files import replacing
 from util.program import run_main
 from util.run_log import print_once
-from util.setup import open_store
+from util.setup import open_store, usable_rows
 from util.subsets import label_strata
 from util.supervised import LabelledRecords
 
@@ -88,7 +87,7 @@ def main(argv=None):
     config = config_from(arguments)
     check_start(config)
     store = open_store(config)
-    databases = sorted(set(store.records["database"]) & set(config["dataset"]["databases"] or store.records["database"]))
+    databases = sorted(set(store.records["database"].iloc[usable_rows(store, config)]))
     distributed.start(config["device"])
     place, rows = Path(config["output_dir"]) / config["exp_name"] / MATRIX, []
     for database in databases:

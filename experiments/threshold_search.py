@@ -69,8 +69,13 @@ def predictions(trained, place: Path, device) -> dict[str, Part]:
     parts = records.parts(trained.config["dataset"]["fold"])
     evaluator, classifier = Evaluator(records, parts, device), trained.classifier.to(device)
     names = records.store.records["record"].to_numpy(str)
-    found = {name: Part(names[rows], evaluator.labels[name] > 0, evaluator.predict(classifier, name)[0])
-             for name, rows in parts.items() if name != "train"}
+    found = {}
+    for name in ("valid", "test"):
+        known = ~np.isnan(evaluator.labels[name]).any(axis=1)   # the score judges records as a whole
+        if not known.all():
+            print(f"records with an unknown label, left out of the {name} part: {(~known).sum()} of {len(known)}")
+        found[name] = Part(names[parts[name]][known], evaluator.labels[name][known] > 0,
+                           evaluator.predict(classifier, name)[0][known])
     place.parent.mkdir(exist_ok=True)
     with replacing(place) as file:
         np.savez_compressed(file, made_by=made_by, **{f"{name}_{key}": value for name, part in found.items()

@@ -241,7 +241,7 @@ def check_job(config, downstream):
         if data["eval_transforms"]:
             evaluation = parse_cropping(data["eval_transforms"], "dataset.eval_transforms")
             build_pipeline(data["eval_transforms"], length=evaluation.length, fs=data["fs"])
-        parse_scores(config["metric"]["target_metrics"], tuple(classes), config["metric"]["task"])
+        parse_scores(config["metric"]["target_metrics"], tuple(classes), config["metric"]["task"] or "multilabel")
     assert resolve_lr(config["train"], config["dataloader"]["batch_size"], 1) > 0
     assert config["train"]["optimizer"] in OPTIMIZERS
     with torch.device("meta"):

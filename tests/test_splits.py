@@ -161,7 +161,7 @@ def test_records_that_take_no_part_are_counted(tmp_path):
     classes, splits = parse_classes({"sinus": [SINUS], "fibrillation": [AF]}), splits_of(mine)
     rows, notes = labelled_rows(np.arange(6), make_labels(mine, classes, "multilabel")[1], splits)
     assert rows.tolist() == [0, 4, 5]
-    assert notes[0] == "records without a label among dataset.classes, which take no part: 2 of 6"
+    assert notes[0] == "records without a known label, which take no part: 2 of 6"
     assert notes[1].startswith("labelled records without a fold, which take no part: 1; ") and len(notes) == 2
     rows, notes = labelled_rows(np.array([0, 4]), make_labels(mine, classes, "multilabel")[1], splits)
     assert rows.tolist() == [0, 4] and notes == []

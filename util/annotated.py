@@ -5,14 +5,42 @@ nothing about their axes.
 """
 import csv
 import re
+from dataclasses import replace
 
 import numpy as np
 
 from util.errors import ConfigError
+from util.labels import Labels, parse_classes
 
 CODE_COLUMNS = ("snomedctcode", "code", "class")    # in lower case, letters and digits alone
 # The Challenge's names of its databases, in the same way, where they are not ours
 _DATABASES = {"cpsc": "cpsc2018", "cpscextra": "cpsc2018extra", "stpetersburg": "stpetersburgincart"}
+
+
+def mask_labels(labels: Labels, store, data: dict) -> tuple[Labels, list[str]]:
+    """Labels of a store with what nobody annotated unknown, where ``dataset.mask_unannotated`` asks for it or, if it
+    is null, with dataset.protocol: leave_one_database; and sentences about these.
+
+    Raises:
+        ConfigError: a key has no effect, or the file of ``dataset.annotated`` is wrong.
+    """
+    multilabel, left_out = labels.kind == "multilabel", data["test_database"]
+    wanted = data["mask_unannotated"]
+    if wanted and not multilabel:
+        raise ConfigError(f"dataset.mask_unannotated has no effect on {labels.kind} labels: multi-label ones alone are "
+                          "unknown class by class")
+    wanted = multilabel and left_out is not None if wanted is None else wanted
+    if not wanted and data["annotated"] is not None:
+        raise ConfigError("dataset.annotated has no effect without dataset.mask_unannotated: true (multi-label alone)")
+    if not wanted:
+        return labels, []
+    classes = {name: {name} for name in labels.classes} if data["labels"] else parse_classes(data["classes"])
+    databases = store.records["database"].to_numpy()
+    values, notes = mask_unannotated(labels.values, databases, classes, data["annotated"])
+    if left_out is not None:
+        values, more = mask_untrained(values, databases == left_out, labels.classes)
+        notes += more
+    return replace(labels, values=values, known=labels.known & ~np.isnan(values).all(axis=1)), notes
 
 
 def mask_unannotated(labels, databases, classes: dict, path=None) -> tuple[np.ndarray, list[str]]:
@@ -47,6 +75,20 @@ def mask_unannotated(labels, databases, classes: dict, path=None) -> tuple[np.nd
             notes.append(f"classes that {database} never annotated, unknown for its {own.sum()} records: "
                          f"{len(missing)} of {len(classes)} ({', '.join(missing)})")
     return labels, notes
+
+
+def mask_untrained(labels, left_out, classes) -> tuple[np.ndarray, list[str]]:
+    """Labels with NaN on the records that are left out where no other record's label is known: what nobody could
+    learn is not scored.
+
+    Args:
+        labels: float (records, classes), from ``mask_unannotated``; left_out: bool (records,); classes: names.
+    """
+    untrained = np.isnan(labels[~left_out]).all(axis=0) & ~np.isnan(labels[left_out]).all(axis=0)
+    labels = labels.copy()
+    labels[np.ix_(left_out, untrained)] = np.nan
+    names = [name for name, yes in zip(classes, untrained) if yes]
+    return labels, [f"classes that no other database annotated, not scored: {', '.join(names)}"] if names else []
 
 
 def read_annotated(path) -> dict[str, dict[str, float]]:

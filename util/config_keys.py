@@ -88,8 +88,10 @@ KEYS = {
                               "Challenge's dx_mapping_scored.csv (null: those with a positive record in the store)"),
         "label_fraction": finetune(float, 1.0, "share of the training records to use, stratified, whole patients: "
                                    "0.01 for 1 % of the labels", least=0, most=1),
-        "classes": key((str, dict), "challenge2020", "24 classes, or {name: [SNOMED CT codes]}; in "
-                       "pre-training the probe's"),
+        "labels": key((str, dict, None), None, "a table of labels beside the store (docs/data.md), or {name: ..., "
+                      "columns: [...]}; in pre-training the probe's"),
+        "classes": key((str, dict, None), None, "challenge2020 (as null is, without labels): 24 classes; or "
+                       "{name: [SNOMED CT codes]}"),
     },
     "dataloader": {
         "batch_size": key(int, 16, "records a process and forward pass", least=1),
@@ -128,12 +130,15 @@ KEYS = {
         "keep_last": key(int, 0, "keep only so many of these (0: all)", least=0),
         "skip_nonfinite": key(int, 0, "how many steps without a finite loss to tolerate", least=0),
     },
-    "loss": finetune(str, "bce", "criterion", ("bce", "cross_entropy")),
+    "loss": finetune((str, None), None, "criterion (null: bce, cross_entropy or mse, as the labels are)",
+                     ("bce", "cross_entropy", "mse", "l1")),
     "metric": {
-        "task": finetune(str, "multilabel", "kind of labels", ("multilabel", "multiclass")),
-        "num_labels": finetune((int, None), None, "checked against dataset.classes when given", least=1),
-        "num_classes": finetune((int, None), None, "checked against dataset.classes when given", least=1),
-        "target_metrics": finetune(list, ["AUROC"], "names, or {name: {average: macro}}: docs/scores.md"),
+        "task": finetune((str, None), None, "kind of labels (null: as a table says; of dataset.classes multilabel)",
+                         ("multilabel", "multiclass", "regression")),
+        "num_labels": finetune((int, None), None, "checked against the labels when given", least=1),
+        "num_classes": finetune((int, None), None, "checked against the labels when given", least=1),
+        "target_metrics": finetune((list, None), None, "names, or {name: {average: macro}}: docs/scores.md (null: "
+                                   "AUROC, in regression MAE and R2)"),
     },
     "test": {
         "target_metric": finetune(str, "loss", "tests the checkpoint that is best by this in selection"),

@@ -44,19 +44,21 @@ class Labels:
 
 
 def read_labels(store, data: dict, task: str | None = None) -> Labels:
-    """The labels that a config's section ``dataset`` asks for.
+    """The labels that a config's section ``dataset`` asks for: the one way in.
 
     Args:
         task: of ``dataset.classes``: multilabel (None, too) or multiclass; the columns of a table say it themselves.
 
     Raises:
-        ConfigError: both or a table that is not there; StoreError: a damaged one.
+        ConfigError: both, a table that is not there, a wrong choice; StoreError: a damaged table.
     """
     if data["labels"] is not None:
         if data["classes"] is not None:
             raise ConfigError("dataset.labels and dataset.classes both say what the labels are; leave one of them null")
         return _read_table(store, data["labels"])
     classes = parse_classes(data["classes"])
+    if task == "regression":
+        raise ConfigError("regression needs numbers, and dataset.classes gives none; name a table in dataset.labels")
     return Labels("dataset.classes", task or "multilabel", tuple(classes), *make_labels(store, classes, task))
 
 
@@ -189,6 +191,28 @@ def _choose_columns(labels, columns, wanted) -> Labels:
 
 
 # ============ what to know of them ============
+def unknown_labels(labels, rows, classes, part: str, whole=()) -> list[str]:
+    """Sentences, if need be, about what is unknown in ``rows``, the ``part``.
+
+    Args:
+        labels: values of ``Labels``; classes: their names; whole: names of the scores of whole records.
+    """
+    known = ~np.isnan(labels[rows])
+    if known.ndim == 1 or known.all():
+        return []
+    notes = [f"unknown labels in the {part} part, which take no part in loss and scores: {(~known).sum()} of "
+             f"{known.size}"]
+    none = [name for name, some in zip(classes, known.any(axis=0)) if not some]
+    if none:
+        notes.append(f"the {part} part knows no label at all of {', '.join(none)}: no output for it is "
+                     "learned or scored there")
+    partly = (~known.all(axis=1)).sum()
+    if whole and part != "training":
+        notes.append(f"{', '.join(whole)} leave out the {partly} of {len(known)} records of the {part} part that have "
+                     "an unknown label")
+    return notes
+
+
 def few_positives(labels, rows, classes, part: str) -> list[str]:
     """A sentence, if need be, that names the classes of which ``rows``, the ``part``, hold few records.
 

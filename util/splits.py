@@ -247,13 +247,12 @@ def rows_left(store, rows, data: dict) -> tuple[np.ndarray, list[str]]:
 
 
 def labelled_rows(rows, labelled, splits: Splits) -> tuple[np.ndarray, list[str]]:
-    """Rows that a supervised job can use, those with a label (``labelled``, from ``make_labels``) and a part in
+    """Rows that a supervised job can use, those with a label (``labelled``, of ``Labels.known``) and a part in
     the splits, and sentences about the others."""
     in_use, notes = splits.in_use[rows], list(splits.notes)
     unlabelled, without = (~labelled[rows]).sum(), (labelled[rows] & ~in_use).sum()
     if unlabelled:
-        notes.append("records without a label among dataset.classes, which take no part: "
-                     f"{unlabelled} of {len(rows)}")
+        notes.append(f"records without a known label, which take no part: {unlabelled} of {len(rows)}")
     if without:
         notes.append(f"labelled records without {splits.lack.format(without)}")
     return rows[labelled[rows] & in_use], notes
