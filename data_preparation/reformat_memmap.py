@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_preparation import data_extraction_without_preprocessing as extraction
+from data_preparation import shards as engine
 from data_preparation.folds import assign_folds
 from util.challenge import CODE_TO_CLASS
 from util.errors import ConfigError, ECGError, StoreError
@@ -33,12 +33,13 @@ OUTPUT_DIR = "./data_folder/data_summary_without_preprocessing"
 
 def load_extraction(input_dir):
     """The finished extraction in a folder: (its settings, [(shard name, rows)])."""
-    again = "run data_preparation/data_extraction_without_preprocessing.py (again); it resumes where it stopped"
+    again = ("run data_preparation/data_extraction_without_preprocessing.py, or import_arrays.py there, (again); it "
+             "resumes where it stopped")
     try:
         settings = json.loads((input_dir / "extraction.json").read_text("utf-8"))
     except (OSError, ValueError):
         raise StoreError(f"no finished extraction in {input_dir}: {again}") from None
-    if not isinstance(settings, dict) or settings.get("version") != extraction.SHARD_VERSION:
+    if not isinstance(settings, dict) or settings.get("version") != engine.SHARD_VERSION:
         raise StoreError(f"{input_dir} was extracted by another version of this code: {again}")
     shards = []
     for name in settings["shards"]:
@@ -71,7 +72,7 @@ def add_folds(shards, patients):
     """Give every row its patient and fold."""
     rows = [row for _, rows in shards for row in rows]
     for row in rows:
-        row["patient"] = patients.get(Path(row["path"]).stem, "")
+        row["patient"] = patients.get(row.get("recording", row["record"]), "")
     folds = assign_folds([row["database"] for row in rows], [" ".join(row["dx"]) for row in rows],
                          [row["patient"] or row["path"] for row in rows])     # pieces of a recording have one path
     for row, fold in zip(rows, folds):
@@ -101,15 +102,10 @@ def reformat(input_dir, output_dir, patients_file=None):
         print(f"records not read in the extraction, which are not in the store: {settings['unread']}; "
               "its command tries again")
     rates = settings["target_fs"]
-    command = [f"python data_preparation/data_extraction_without_preprocessing.py "
-               f"--target_fs {' '.join(map(str, rates))} --min_seconds {settings['min_seconds']:g}" +
-               (f" --segment_seconds {settings['segment_seconds']:g}" if "segment_seconds" in settings else "") +
-               "".join(f" --lead_names {' '.join(f'{name}={lead}' for name, lead in names.items())}"
-                       for names in [settings.get("lead_names")] if names),
-               "python data_preparation/reformat_memmap.py" +
+    command = [settings["command"], "python data_preparation/reformat_memmap.py" +
                (f" --patients {Path(patients_file).name}" if patients_file else "")]
     new = {fs: output_dir / f".fs{fs}.tmp" for fs in rates}
-    with FolderLock(output_dir, extraction.PATIENCE):
+    with FolderLock(output_dir, engine.PATIENCE):
         try:
             with tqdm(total=len(rows) * len(rates), unit="record", desc="building stores") as progress:
                 for fs, folder in new.items():
@@ -125,7 +121,7 @@ def reformat(input_dir, output_dir, patients_file=None):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input_dir", default=extraction.OUTPUT_DIR,
+    parser.add_argument("--input_dir", default=engine.OUTPUT_DIR,
                         help="what the extraction wrote (default: %(default)s)")
     parser.add_argument("--output_dir", default=OUTPUT_DIR, help="default: %(default)s")
     parser.add_argument("--patients", metavar="FILE.csv", help="columns record, patient_id: a patient's records share "
