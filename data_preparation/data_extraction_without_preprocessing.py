@@ -28,8 +28,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_preparation.shards import (MIN_SECONDS, Item, Source, add_flags, import_recordings, parse_flags, run_import,
-                                     without_duplicates)
+from data_preparation.shards import (MIN_SECONDS, Item, Source, add_flags, database_name,
+                                     import_recordings, parse_flags, run_import, without_duplicates)
 from util.errors import ECGError
 from util.leads import add_lead_names
 from util.wfdb_io import find_headers, read_header, read_signal
@@ -57,7 +57,7 @@ def database_of(relative_path, input_name):
         if known:
             return known
     own = [name for name in folders if not re.fullmatch(r"training|g[0-9]+", name.lower())]
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", own[0] if own else input_name).lstrip("-.") or "unnamed"
+    return database_name(own[0] if own else input_name)
 
 
 def read_wfdb(path, row, note, min_seconds=0.0):

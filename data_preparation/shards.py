@@ -93,15 +93,20 @@ class Source:
     skipped: list[dict] = field(default_factory=list)
 
 
+def database_name(text):
+    """A name for a database, of letters that every file system takes."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", text).lstrip("-.") or "unnamed"
+
+
 def without_duplicates(items):
     """(items whose name no earlier one has, rows of skipped.csv for the others)."""
     kept, duplicates, first = [], [], {}
     for item in items:
-        path = first.setdefault(item.record, item.path)
-        if path == item.path:
-            kept.append(item)
+        if item.record in first:
+            duplicates.append(item.about | {"reason": f"duplicate record name: the first is {first[item.record]}"})
         else:
-            duplicates.append(item.about | {"reason": f"duplicate record name: the first is {path}"})
+            first[item.record] = item.path
+            kept.append(item)
     return kept, duplicates
 
 
@@ -135,8 +140,15 @@ def command_line(source, settings):
         flags["segment_seconds"] = f"{settings['segment_seconds']:g}"
     if source.lead_names:
         flags["lead_names"] = " ".join(f"{name}={lead}" for name, lead in source.lead_names.items())
-    return f"python {source.program}" + "".join(
-        f" --{name}" + ("" if value is True else f" {value}") for name, value in {**source.options, **flags}.items())
+    return " ".join(["python", source.program, *(_flag(*item) for item in {**source.options, **flags}.items())])
+
+
+def _flag(name, value):
+    """A flag of the command line, as one types it."""
+    if value is True:
+        return f"--{name}"
+    text = f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else ",".join(value)
+    return f"--{name} {text}"
 
 
 def shard_files(folder, shard):

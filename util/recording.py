@@ -4,6 +4,7 @@ A reader is a function that makes a Recording of a file; ``checked`` makes of it
 by a RecordError why it cannot be trusted.
 """
 import math
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +15,8 @@ from util.leads import LEADS, standard_lead
 
 MIN_FS, MAX_FS = 20.0, 100_000.0    # Hz; outside of it a sampling rate is a typing error
 MAX_PEAK_MV = 10_000.0              # 10 V at the skin is a wrong gain, not an ECG
+MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "\u00b5v": 1e-3, "v": 1e3, "nv": 1e-6}
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,13 @@ def _check_samples(rows, low, high, leads):
     peak = max(high.max(), -low.min())
     if peak > MAX_PEAK_MV:
         raise RecordError(f"impossible amplitude: {peak:.3g} mV; check gain and unit")
+
+
+def check_name(name, what):
+    """Names become file names (``<record>.csv``) and are opened beside the header of WFDB: plain characters only."""
+    if not _SAFE_NAME.fullmatch(name):
+        raise RecordError(f"unsafe {what} {printable(name)}: use letters, digits, _ . - and no folder")
+    return name
 
 
 def printable(text):

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from util.errors import ECGError, RecordError
-from util.recording import MAX_FS, MIN_FS, Recording, check_length, checked, flat_leads, printable
+from util.errors import RecordError
+from util.files import find_files
+from util.recording import (MAX_FS, MILLIVOLTS, MIN_FS, Recording, check_length, check_name, checked, flat_leads,
+                            printable)
 
 MAX_HEADER_BYTES = 1 << 20
 DEFAULT_GAIN = 200.0                # counts per unit where a header gives 0 (WFDB's own rule)
 OLDEST_AGE, CODED_AGE = 130, 300    # PTB-XL writes 300 for "over 89"
-MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "\u00b5v": 1e-3, "v": 1e3, "nv": 1e-6}
 SEXES = {"m": "Male", "male": "Male", "f": "Female", "female": "Female"}
 # Bits a sample takes on disk, by WFDB format; FLAC (5xx) compresses, at best to about 32 samples a byte.
 FORMAT_BITS = {"8": 8, "16": 16, "24": 24, "32": 32, "61": 16, "80": 8, "160": 16, "212": 12, "310": 10, "311": 10,
@@ -30,7 +31,6 @@ MAT_TYPES = {0: "float64", 10: "float32", 20: "int32", 30: "int16", 40: "uint16"
 MAT_FORMATS = {"16": "int16", "80": "uint8"}
 MAT_OFFSET = 24                     # five 32-bit integers and the name "val\0"
 
-_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
 # name signals fs samples [time] [date]; behind the fs there may be /counter(base)
 _RECORD_LINE = re.compile(r"""
     (?P<name>\S+) \s+ (?P<signals>[0-9]{1,4})
@@ -86,26 +86,14 @@ class Header:
 
 def find_headers(folder):
     """Paths of all .hea files anywhere under a folder, links followed, sorted by their relative POSIX path."""
-    folder, found, seen = Path(folder), [], set()
-
-    def complain(error):
-        raise ECGError(f"cannot list the folder {error.filename}: {error.strerror}") from None
-    for root, folders, files in os.walk(folder, onerror=complain, followlinks=True):
-        here = os.stat(root)
-        if (here.st_dev, here.st_ino) in seen:      # a link back to a folder we have been in
-            folders.clear()
-            continue
-        seen.add((here.st_dev, here.st_ino))
-        folders.sort()
-        found += [Path(root) / name for name in files if name.endswith(".hea")]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    return find_files(folder, ".hea")
 
 
 # ============ headers ============
 def read_header(path):
     """Header of a .hea file; a RecordError if it is unreadable, of several segments or empty, or names are unsafe."""
     path = Path(path)
-    record = _check_name(path.stem, "record name")
+    record = check_name(path.stem, "record name")
     lines, comments = _split_lines(_read_text(path))
     if not lines:
         raise RecordError("header unreadable: no record line")
@@ -118,13 +106,6 @@ def read_header(path):
         flags.append("no gain in the header, 200 counts per unit assumed")
     about = _parse_comments(comments, flags)
     return Header(path, record, fs, n_samples, signals, **about, flags=tuple(flags))
-
-
-def _check_name(name, what):
-    """Names become file names (``<record>.csv``) and are opened beside the header: plain characters only."""
-    if not _SAFE_NAME.fullmatch(name):
-        raise RecordError(f"unsafe {what} {printable(name)}: use letters, digits, _ . - and no folder")
-    return name
 
 
 def _read_text(path):
@@ -170,7 +151,7 @@ def _parse_record_line(line):
         raise RecordError(f"header unreadable: bad record line {printable(line)}")
     if re.fullmatch(r"[^/]*/[0-9]+", match["name"]):
         raise RecordError("multi-segment record: convert it to a single segment")
-    _check_name(match["name"], "record name in the header")
+    check_name(match["name"], "record name in the header")
     n_samples = match["samples"] and int(match["samples"])
     if n_samples == 0:
         raise RecordError("zero-length record")
@@ -186,7 +167,7 @@ def _parse_signal_line(line, number):
     integers = match["integers"].split() if match else []
     if not match or match["name"] and len(integers) < 5:
         raise RecordError(f"header unreadable: bad signal line {number}: {printable(line)}")
-    file = _check_name(match["file"], "signal file name")
+    file = check_name(match["file"], "signal file name")
     if int(match["frame"] or 1) != 1 or int(match["skew"] or 0):
         raise RecordError("unsupported: several samples per frame or skewed signals; convert it with wfdb's xform")
     if match["format"] not in FORMAT_BITS:
