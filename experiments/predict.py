@@ -35,9 +35,10 @@ from util.figures import plot_ecg
 from util.leads import add_lead_names, parse_leads
 from util.optim import resolve_amp
 from util.program import run_main
+from util.recording import resample_to
 from util.store import quantise, safe_cell, spread
 from util.thresholds import apply_thresholds, load_thresholds
-from util.wfdb_io import find_headers, read_record, resample_to
+from util.wfdb_io import find_headers, read_record
 
 CHUNK_SAMPLES = 2_000_000  # samples a lead held in memory at a time: an hour of ECG at 500 Hz
 SUMMARY = "summary"
@@ -72,7 +73,7 @@ def read_entry(path: Path, rates, longest_crop: float, leads, lead_names=None) -
     missing = [lead for lead in leads if lead not in recording.leads]
     if missing:
         raise RecordError(f"lead {', '.join(missing)} missing, which the model needs")
-    fs, remarks = recording.header.fs, [*recording.flags]
+    fs, remarks = recording.fs, [*recording.flags]
     counts, scale = {}, {}
     for rate, signal in resample_to(recording.signal, fs, rates).items():
         own, microvolts = quantise(signal)
@@ -82,7 +83,7 @@ def read_entry(path: Path, rates, longest_crop: float, leads, lead_names=None) -
     if seconds < longest_crop:
         remarks.append(f"{seconds:g} s is shorter than the model's crop of {longest_crop:g} s: padded with the mean")
     picture = {"signal_mv": recording.signal[:int(10 * fs)].copy(), "fs": fs, "lead_names": recording.leads}
-    return Entry(recording.header.record, path, remarks, counts, scale, picture)
+    return Entry(path.stem, path, remarks, counts, scale, picture)
 
 
 def read_all(headers, failed: list, *how):

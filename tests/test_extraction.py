@@ -15,8 +15,8 @@ import scipy.signal
 import wfdb
 
 from data_preparation import data_extraction_without_preprocessing as extraction
-from data_preparation import reformat_memmap
-from data_preparation.data_extraction_without_preprocessing import database_of, extract, plan_shards
+from data_preparation import reformat_memmap, shards
+from data_preparation.data_extraction_without_preprocessing import database_of, extract, wfdb_source
 from util import wfdb_io
 from util.leads import LEADS
 from util.store import RecordStore, quantise
@@ -271,7 +271,7 @@ def test_two_extractions_do_not_share_a_folder(tmp_path, monkeypatch, capsys):
                                "lock = FolderLock(sys.argv[1], 0); print(1, flush=True); time.sleep(60)",
                                tmp_path / "out"], stdout=subprocess.PIPE, cwd=ROOT)
     holder.stdout.readline()
-    monkeypatch.setattr(extraction, "PATIENCE", 0.1)
+    monkeypatch.setattr(shards, "PATIENCE", 0.1)
     try:
         for main, folder in ((extraction.main, "in"), (reformat_memmap.main, "extracted")):
             assert main(["--input_dir", str(tmp_path / folder), "--output_dir", str(tmp_path / "out")]) == 2
@@ -420,26 +420,26 @@ def test_processes_do_not_change_the_bytes(tmp_path):
 
 def count_extracted(monkeypatch):
     """Names of the shards that are made from here on."""
-    made, real = [], extraction.extract_shard
-    monkeypatch.setattr(extraction, "extract_shard", lambda shard, *rest: (made.append(shard["name"]),
-                                                                            real(shard, *rest))[1])
+    made, real = [], shards.extract_shard
+    monkeypatch.setattr(shards, "extract_shard", lambda shard, *rest: (made.append(shard["name"]),
+                                                                       real(shard, *rest))[1])
     return made
 
 
 def test_a_second_run_redoes_only_what_changed(tmp_path, monkeypatch):
     make_records(tmp_path / "in", 300, samples=1000)
-    shards = plan_shards(tmp_path / "in", [100], 2.0)[0]
-    assert len(shards) > 3
+    planned = shards.plan_shards(wfdb_source(tmp_path / "in"), [100], 2.0)
+    assert len(planned) > 3
     args = (tmp_path / "in", tmp_path / "out", [100], 1)
     made = count_extracted(monkeypatch)
     extract(*args)
-    assert len(made) == len(shards)
+    assert len(made) == len(planned)
     made.clear()
     extract(*args)
     assert made == []
     write_record(tmp_path / "in" / "db1", "R0151", ecg_counts(1100), comments=())             # changed
     extract(*args)
-    assert made == [shard["name"] for shard in shards if "db1/R0151.hea" in shard["paths"]]
+    assert made == [shard["name"] for shard in planned if "db1/R0151.hea" in {item.file for item in shard["items"]}]
     made.clear()
     write_record(tmp_path / "in" / "db0", "R0150b", ecg_counts(1000))                       # new
     extract(*args)
@@ -450,8 +450,8 @@ def test_a_second_run_redoes_only_what_changed(tmp_path, monkeypatch):
     assert len(made) == 1 and [row["reason"] for row in out] == ["signal file missing: R0004.mat"]
     made.clear()
     extract(tmp_path / "in", tmp_path / "out", [250], 1)                                     # other settings
-    assert len(made) == len(shards)
-    assert len(list((tmp_path / "out" / "shards").glob("*.json"))) == len(shards)
+    assert len(made) == len(planned)
+    assert len(list((tmp_path / "out" / "shards").glob("*.json"))) == len(planned)
     fresh = tmp_path / "fresh"
     extract(tmp_path / "in", fresh, [250], 1)
     assert contents(fresh) == contents(tmp_path / "out")
@@ -464,7 +464,7 @@ def test_an_unfinished_extraction_is_not_reformatted(tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
     write_record(tmp_path / "in" / "db0", "new")
-    monkeypatch.setattr(extraction, "extract_shard", stop)
+    monkeypatch.setattr(shards, "extract_shard", stop)
     assert extraction.main(["--input_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "e"), "--target_fs",
                             "100", "--workers", "1"]) == 130
     assert reformat_memmap.main(["--input_dir", str(tmp_path / "e"), "--output_dir", str(tmp_path / "s")]) == 2
@@ -485,16 +485,17 @@ def test_killed_and_started_again_gives_the_same_bytes(tmp_path, workers):
     build(tmp_path / "in", tmp_path / "undisturbed")
     command = [sys.executable, str(ROOT / "data_preparation/data_extraction_without_preprocessing.py"), "--input_dir",
                str(tmp_path / "in"), "--output_dir", str(tmp_path / "killed" / "extracted"), "--workers", str(workers)]
-    shards, planned = tmp_path / "killed/extracted/shards", len(plan_shards(tmp_path / "in", [100, 250], 2.0)[0])
+    folder = tmp_path / "killed/extracted/shards"
+    planned = len(shards.plan_shards(wfdb_source(tmp_path / "in"), [100, 250], 2.0))
     for _ in range(5):      # on a busy machine the run may be over before the blow
-        kill_after_first_shard(command, shards)
-        finished = {path.name: path.stat().st_mtime_ns for path in shards.glob("*.json")}
+        kill_after_first_shard(command, folder)
+        finished = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
         if len(finished) < planned:
             break
         shutil.rmtree(tmp_path / "killed")
     assert 0 < len(finished) < planned
     assert subprocess.run(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL).returncode == 0
-    assert {name: (shards / name).stat().st_mtime_ns for name in finished} == finished      # not done again
+    assert {name: (folder / name).stat().st_mtime_ns for name in finished} == finished      # not done again
     build(tmp_path / "in", tmp_path / "killed")
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
 

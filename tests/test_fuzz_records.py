@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from util.errors import RecordError
 from util.leads import LEADS
+from util.recording import resample_to
 from util.store import quantise
-from util.wfdb_io import read_header, read_record, resample_to
+from util.wfdb_io import read_header, read_record
 from wfdb_files import ecg_counts, header_text, mat_bytes, write_record
 
 QUICK = settings(max_examples=300, deadline=None, derandomize=True, database=None,
@@ -80,7 +81,7 @@ def check_reading(folder, header, mat):
     (folder / "A.mat").write_bytes(mat)
     try:
         recording = read_record(folder / "A.hea")
-        stored = resample_to(recording.signal, recording.header.fs, [100, 250])
+        stored = resample_to(recording.signal, recording.fs, [100, 250])
     except RecordError as error:
         assert str(error).isprintable() and len(str(error)) < 300
         return
@@ -88,7 +89,7 @@ def check_reading(folder, header, mat):
     assert signal.dtype == np.float32 and signal.shape[1] == len(recording.leads) > 0 and np.isfinite(signal).all()
     assert 0 < signal.size <= 2 * len(mat)
     assert all(flag.isprintable() for flag in recording.flags)
-    assert all(code.isdecimal() and code.isascii() for code in recording.header.dx)
+    assert all(code.isdecimal() and code.isascii() for code in recording.dx)
     for resampled in stored.values():
         counts, scale = quantise(resampled)
         assert np.abs(counts * (scale / 1000) - resampled).max() <= scale / 1000 * 0.51 + 1e-6 * np.abs(resampled).max()

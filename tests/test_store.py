@@ -290,7 +290,7 @@ def test_a_failed_rebuild_leaves_the_old_store(tmp_path, monkeypatch):
     """The disk fills up while the second rate is written: both old stores are as they were, nothing half-made stays."""
     shards = [("s", [row(0, length={"100": 300, "250": 300}, scale_uv={"100": 1, "250": 1}, flags="", path="a.hea")])]
     monkeypatch.setattr(reformat_memmap, "load_extraction",
-                        lambda _: ({"target_fs": [100, 250], "min_seconds": 2.0}, shards))
+                        lambda _: ({"target_fs": [100, 250], "command": "made by a test"}, shards))
     (tmp_path / "shards").mkdir()
     for fs in (100, 250):
         record_counts(0).tofile(tmp_path / "shards" / f"s-fs{fs}.dat")

@@ -8,7 +8,8 @@ import wfdb
 
 from util.errors import RecordError
 from util.leads import LEADS
-from util.wfdb_io import find_headers, read_header, read_record, resample_to
+from util.recording import resample_to
+from util.wfdb_io import find_headers, read_header, read_record
 from wfdb_files import SHARED, ecg_counts, header_text, mat_bytes, needs_broken, needs_real, write_record
 
 
