@@ -11,6 +11,7 @@ database has its run in <output_dir>/<exp_name>/<database>.  The matrix, hospita
 database that was left out: its records, the classes scored, each score with its 95 % interval, and the same score on
 the selection fold of the databases that were trained on, which selected the weights and so flatters them a little.
 """
+import math
 import sys
 from pathlib import Path
 
@@ -96,8 +97,8 @@ def main(argv=None):
         if rows[-1]["remark"]:
             print_once(f"{database}: {rows[-1]['remark']}")
         distributed.on_main(lambda: write_matrix(rows, place))
-    print_once(matrix(rows).drop(columns="class_names", errors="ignore").to_string(index=False, na_rep=""))
-    print_once(f"matrix: {place}")
+    print_once(for_people(rows))
+    print_once(f"in brackets the 95 % interval, after the slash the selection fold of the others; matrix: {place}")
     if all(row["remark"] for row in rows):
         raise ECGError(f"no database of {store.path} could be left out; the reasons stand above")
 
@@ -109,6 +110,19 @@ def matrix(rows: list[dict]) -> pd.DataFrame:
     table[counts] = table[counts].astype("Int64")
     return table[[name for name in table if name not in ("class_names", "remark")]
                  + [name for name in ("class_names", "remark") if name in table]]
+
+
+def for_people(rows: list[dict]) -> str:
+    """The matrix with a cell a score: where it was left out [interval] / on the selection fold."""
+    lines = []
+    for row in rows:
+        cells = {"left out": row["test_database"], "records": row.get("records", ""), "classes": row.get("classes", "")}
+        for name in (key.removesuffix("_low") for key in row if key.endswith("_low")):
+            if not math.isnan(row[name]):
+                cells[name] = (f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}] / "
+                               f"{row[f'selection_{name}']:.3f}")
+        lines.append(cells | {"": row["remark"]})
+    return pd.DataFrame(lines).to_string(index=False, na_rep="")
 
 
 def write_matrix(rows: list[dict], place: Path) -> None:

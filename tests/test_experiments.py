@@ -21,8 +21,8 @@ from experiments.devices import choose_devices
 from experiments.trained_weights import load_trained
 from models.registry import build
 from util.config import load_config
-from util.errors import CheckpointError, ConfigError
 from util.criterion import DEFAULT_LOSS
+from util.errors import CheckpointError, ConfigError
 from util.evaluation import Evaluator, FoldFiles, gate_table, save_best
 from util.setup import build_configured
 from util.store import RecordStore
