@@ -92,7 +92,7 @@ def sizes(name, table, parts) -> str:
     for column in columns:
         values = [columns.loc[parts == part, column].dropna() for part in PARTS]
         if columns[column].dropna().isin((0, 1)).all():
-            lines.append(f"  {column:<30}" + "".join(f"{int(own.sum()):>10}" for own in values))
+            lines.append(f"{'  ' + column + ' ':<32}" + "".join(f"{int(own.sum()):>10}" for own in values))
         else:
             lines += [f"{'  ' + what + ' of ' + column:<32}" + "".join(f"{own.agg(what):>10.1f}" for own in values)
                       for what in ("mean", "std")]

@@ -197,7 +197,7 @@ def _cpsc2018(folder, records) -> Metadata:
         if strange:
             raise ConfigError(f"{path}: labels are numbers from 1 to 9, not {', '.join(strange)}")
     else:
-        own = records[records["record"].str.fullmatch(r"A\d{4}") & (records["database"] == "cpsc_2018")]
+        own = records[records["record"].str.fullmatch(r"A\d{4}(_\d+)?") & (records["database"] == "cpsc_2018")]
         keys, sets = own["record"], [{name for name, (_, codes) in CPSC.items() if codes & set(text.split())}
                                      for text in own["dx"]]
         notes.append(f"no {path}: the labels are the Dx codes of {len(own)} records of cpsc_2018 in the store")
@@ -301,8 +301,8 @@ BENCHMARKS = {
             for part, count in zip(("train", "valid", "test"), counts)}},
         "1.0.1": {"records": 21837, "patients": 18885, **_PTBXL_CLASSES}},
         {"train": [1, 2, 3, 4, 5, 6, 7, 8], "valid": [9], "test": [10]}, numbered=True),
-    "code15": Benchmark(_code15, r"(\d+)", {"of 2021": {"records": 345779, "patients": 233770}}, TENTHS, True),
-    "cpsc2018": Benchmark(_cpsc2018, r"(A\d{4})", {"of 2018": {"records": 6877, **CPSC_COUNTS}}, TENTHS),
+    "code15": Benchmark(_code15, r"(\d+)", {"2021": {"records": 345779, "patients": 233770}}, TENTHS, True),
+    "cpsc2018": Benchmark(_cpsc2018, r"(A\d{4})", {"2018": {"records": 6877, **CPSC_COUNTS}}, TENTHS),
     "chapman_ningbo": Benchmark(_chapman_ningbo, r"(JS\d+)", {"1.0.0": {"records": 45152}}, TENTHS),
     "sph": Benchmark(_sph, r"(A\d{5})", {"1": {"records": 25770, "patients": 24666, "sph classes": 44}}),
     "physionet2017": Benchmark(_physionet2017, r"(A\d{5})", {
