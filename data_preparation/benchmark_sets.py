@@ -4,7 +4,6 @@ A reader takes the folder of the metadata and the records of a store, and return
 key of a record: its name in the metadata.  Classes go by name, sorted.  Nothing is taken by position.
 """
 import ast
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,11 +119,12 @@ def _indicator(keys, sets, classes) -> pd.DataFrame:
 
 
 def _tenths(labels, patients) -> np.ndarray:
-    """Folds 0 to 9 for a set that comes without any: stratified over the labels, seed 0, whole patients."""
-    keys = labels.index
-    owner = np.where(patients.to_numpy() == "", keys, "patient " + patients.to_numpy().astype(object))
-    return stratify(labels.to_numpy() == 1, np.unique(owner.astype(str), return_inverse=True)[1], 10,
-                    np.random.default_rng(0))
+    """Folds 0 to 9 for a set that comes without any: stratified over the labels, seed 0, whole patients and, where
+    these are unknown, whole recordings (pieces of one are called <recording>_<n>)."""
+    recordings = labels.index.str.replace(r"_\d+$", "", regex=True)
+    owner = np.where(patients.to_numpy() == "", recordings, "patient " + patients.to_numpy().astype(object))
+    groups = np.unique(owner.astype(str), return_inverse=True)[1]
+    return stratify(labels.to_numpy() == 1, groups, 10, np.random.default_rng(0))
 
 
 def _without(table, name, notes) -> pd.DataFrame:
@@ -188,14 +188,7 @@ def _cpsc2018(folder, records) -> Metadata:
     """Liu et al. 2018: nine classes, from REFERENCE.csv or from the Challenge's Dx codes in the store."""
     path, notes = folder / "REFERENCE.csv", []
     if path.is_file():
-        table = _by_key(_table(path, ("Recording", "First_label")), "Recording", path)
-        numbers = table[[column for column in table if re.fullmatch(r"\w+_label", column, re.IGNORECASE)]]
-        names = {str(number): name for name, (number, _) in CPSC.items()}
-        keys, sets = table.index, [{names.get(_number, _number) for _number in map(str.strip, row) if _number}
-                                   for row in numbers.to_numpy()]
-        strange = sorted(set().union(*sets) - set(CPSC))
-        if strange:
-            raise ConfigError(f"{path}: labels are numbers from 1 to 9, not {', '.join(strange)}")
+        keys, sets = _cpsc_reference(path)
     else:
         own = records[records["record"].str.fullmatch(r"A\d{4}(_\d+)?") & (records["database"] == "cpsc_2018")]
         keys, sets = own["record"], [{name for name, (_, codes) in CPSC.items() if codes & set(text.split())}
@@ -203,6 +196,18 @@ def _cpsc2018(folder, records) -> Metadata:
         notes.append(f"no {path}: the labels are the Dx codes of {len(own)} records of cpsc_2018 in the store")
     labels = _without(_indicator(keys, sets, CPSC), "cpsc2018", notes)
     return Metadata({"cpsc2018": labels}, _own_folds(labels), notes)
+
+
+def _cpsc_reference(path):
+    """(records, sets of their classes) of REFERENCE.csv, whose columns First_label to Third_label hold numbers."""
+    table = _by_key(_table(path, ("Recording", "First_label")), "Recording", path)
+    columns = [column for column in table if str(column).lower().endswith("_label")]
+    names = {str(number): name for name, (number, _) in CPSC.items()}
+    given = [set(map(str.strip, row)) - {""} for row in table[columns].to_numpy()]
+    strange = sorted(set().union(*given) - set(names))
+    if strange:
+        raise ConfigError(f"{path}: labels are numbers from 1 to 9, not {', '.join(strange)}")
+    return table.index, [{names[number] for number in numbers} for numbers in given]
 
 
 def _own_folds(labels) -> pd.DataFrame:

@@ -1,4 +1,6 @@
 """data_preparation/benchmark_sets.py: labels, splits and counts of public sets, against numbers worked out by hand."""
+from pathlib import Path
+
 import benchmark_files
 import numpy as np
 import pandas as pd
@@ -90,6 +92,19 @@ def test_cpsc2018_from_its_reference_and_from_the_challenge(tmp_path):
     pd.testing.assert_frame_equal(own, theirs.labels["cpsc2018"], check_names=False)
     assert own.columns[own.loc["A0003"] == 1].tolist() == ["AF", "RBBB", "STD"]
     assert any("1 records have no label" in note for note in theirs.notes)
+
+
+def test_pieces_of_a_recording_share_a_fold():
+    names = [f"A{i:04d}_{piece}" for i in range(1, 41) for piece in (1, 2, 3)]
+    records = store_records(names, ["164889003", "426783006", "270492004"] * 40, "cpsc_2018")
+    splits = read("cpsc2018", Path("none"), records).splits
+    assert (splits["fold"].groupby(splits.index.str[:5]).nunique() == 1).all() and splits["fold"].nunique() == 10
+
+
+def test_labels_that_are_no_number_of_a_class_have_a_sentence(tmp_path):
+    benchmark_files.write_csv(tmp_path / "REFERENCE.csv", ["Recording", "First_label"], [["A0001", "10"]])
+    with pytest.raises(ConfigError, match="labels are numbers from 1 to 9, not 10"):
+        read("cpsc2018", tmp_path)
 
 
 def test_chapman_ningbo_names_codes_and_says_which_it_cannot(tmp_path):
