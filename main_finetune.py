@@ -71,8 +71,9 @@ def run_fold(records: LabelledRecords, fold: int, files: FoldFiles, device) -> d
     parts = split_rows(records.store, records.rows, fold, protocol=data["protocol"],
                        label_fraction=data["label_fraction"], seed=config["seed"])
     print_once(f"{config['mode']}, fold {fold}: {len(parts['train'])} training, {len(parts['valid'])} selection, "
-               f"{len(parts['test'])} test records, {len(records.classes)} "
-               f"{'targets' if records.task == 'regression' else 'classes'}")
+               f"{len(parts['test'])} test records, "
+               + ("regression of " + ", ".join(records.classes) if records.task == "regression" else
+                  f"{len(records.classes)} classes"))
     for part, name in {"train": "training", "valid": "selection", "test": "test"}.items():
         for note in records.describe(name, parts[part]):
             print_once(note)
