@@ -69,8 +69,9 @@ def run_fold(records: LabelledRecords, fold: int, files: FoldFiles, device) -> d
     config = {**records.config, "dataset": data}
     parts = records.parts(fold)
     print_once(f"{config['mode']}, fold {fold}: {len(parts['train'])} training, {len(parts['valid'])} selection, "
-               f"{len(parts['test'])} test records, {len(records.classes)} "
-               f"{'targets' if records.task == 'regression' else 'classes'}")
+               f"{len(parts['test'])} test records, "
+               + ("regression of " + ", ".join(records.classes) if records.task == "regression" else
+                  f"{len(records.classes)} classes"))
     for part, name in {"train": "training", "valid": "selection", "test": "test"}.items():
         for note in records.describe(name, parts[part]):
             print_once(note)

@@ -15,8 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from util.errors import StoreError
 from util.label_file import LOOKS, load_label_file
-from util.labels import table_name, table_names, write_labels
+from util.labels import write_labels
 from util.program import run_main
+from util.record_tables import table_name, table_names
 from util.store import RecordStore
 
 
@@ -36,7 +37,7 @@ def keep_labels(root, file, records, path, name, command) -> None:
         file: a ``LabelFile`` of ``records``, the names of the stores' records; path: where it came from.
         command: the command line that made it.
     """
-    replaced = name in table_names(root)
+    replaced = name in table_names(root, "labels")
     write_labels(root, name, file, records, Path(path).name, [command])
     print(f"labels {name}{', which replaces an earlier table' if replaced else ''}: {file.has_row.sum()} of "
           f"{len(file.has_row)} records, {LOOKS[file.kind]}: {', '.join(file.classes)}")
@@ -55,7 +56,7 @@ def main(argv=None):
     parser.add_argument("--ignore_unknown", action="store_true", help="leave out rows of records that the store lacks, "
                         "which are an error otherwise")
     args = parser.parse_args(argv)
-    store, name = open_any_rate(args.store), table_name(args.labels, args.name)
+    store, name = open_any_rate(args.store), table_name("labels", args.labels, args.name)
     file = load_label_file(args.labels, store.records["record"], args.ignore_unknown)
     command = f"python data_preparation/add_labels.py STORE {args.labels.name} --name {name}"
     keep_labels(store.path.parent, file, store.records["record"], args.labels, name,

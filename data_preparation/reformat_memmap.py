@@ -30,7 +30,7 @@ from util.challenge import CODE_TO_CLASS
 from util.errors import ConfigError, ECGError, StoreError
 from util.files import FolderLock
 from util.label_file import load_label_file
-from util.labels import table_name
+from util.record_tables import table_name
 from util.leads import LEADS
 from util.store import FOLDS, publish, write_store
 from util.subsets import label_strata
@@ -118,7 +118,7 @@ def reformat(input_dir, output_dir, patients_file=None, labels_file=None, ignore
         raise ConfigError(f"--patients {patients_file} names none of the {len(rows)} records")
     strata, names = None, [row["record"] for row in rows]
     if labels_file:     # before the work of building stores
-        table = table_name(labels_file)
+        table = table_name("labels", labels_file)
         labels = load_label_file(labels_file, names, ignore_unknown)
         strata = label_strata(labels.values, labels.kind)
         add_patients(rows, dict(zip(names, labels.patients or ())), labels_file)
@@ -149,7 +149,7 @@ def reformat(input_dir, output_dir, patients_file=None, labels_file=None, ignore
             if labels_file:
                 keep_labels(output_dir, labels, names, labels_file, table, command[-1])
             if splits_file:
-                add_splits(output_dir, splits, None, command[-1])
+                add_splits(output_dir, splits, table_name("splits", splits_file), command[-1])
         finally:
             for folder in new.values():
                 shutil.rmtree(folder, ignore_errors=True)

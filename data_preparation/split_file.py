@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from util.errors import ConfigError
 from util.record_tables import meet, read_text, save_table, table_names
@@ -88,13 +89,12 @@ def _part(path, kind, cell, name):
     return str(int(cell.partition(".")[0]))
 
 
-def add_splits(root, table: SplitFile, name: str | None, command: str) -> None:
-    """Put a table into the store at ``root`` under ``name``, by default the file's; says what it holds."""
-    name = name or table.path.stem
+def add_splits(root, table: SplitFile, name: str, command: str) -> None:
+    """Put a table into the store at ``root`` and say what it holds; ``command``: the command line that made it."""
     replaced = name in table_names(root, "splits")
-    place = save_table(root, "splits", name, table.columns,
-                       {"kind": table.kind, "source": table.path.name, "command": command})
-    print(f"{'replaced' if replaced else 'added'} {place}: records by {table.kind}: "
+    save_table(root, "splits", name, pd.DataFrame(table.columns),
+               {"kind": table.kind, "source": table.path.name, "command": [command]})
+    print(f"splits {name}{', which replaces an earlier table' if replaced else ''}: records by {table.kind}: "
           + ", ".join(f"{part} {size}" for part, size in table.sizes.items()))
     for note in table.notes:
         print(note)

@@ -17,6 +17,7 @@ import argparse
 import hashlib
 import json
 import sys
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -88,8 +89,8 @@ def fingerprint(trained, records) -> str:
     config = trained.config
     return json.dumps({"weights": hashlib.sha256(trained.path.read_bytes()).hexdigest(), "model": config["model"],
                        "dataset": {k: v for k, v in config["dataset"].items() if k != "store"}, "seed": config["seed"],
-                       "store": [records.store.meta["records_crc32"], records.store.meta["blocks"]],
-                       "splits": records.splits.checksum}, sort_keys=True)
+                       "labels": zlib.crc32(records.labels.tobytes()), "splits": records.splits.checksum,
+                       "store": [records.store.meta["records_crc32"], records.store.meta["blocks"]]}, sort_keys=True)
 
 
 def read_predictions(place: Path, made_by: str) -> dict[str, Part] | None:

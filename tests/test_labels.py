@@ -107,7 +107,7 @@ def test_a_changed_or_damaged_table_is_refused(store, tmp_path):
     table, about = (small_store.store() / "labels" / f"spoilt.{kind}" for kind in ("csv", "json"))
     text, description = table.read_text(), about.read_text()
     table.write_text(text.replace("E003,1,0", "E003,0,0"))
-    with pytest.raises(StoreError, match=r"spoilt.csv is missing or was changed .* add it again"):
+    with pytest.raises(StoreError, match=r"spoilt.csv is missing or was changed .* add the table again"):
         read(store, "spoilt")
     table.write_text(text)
     for damaged in ("{", "[]", description.replace('"version": 1', '"version": 2'), description.replace('"kind"', '"k"')):
@@ -116,7 +116,7 @@ def test_a_changed_or_damaged_table_is_refused(store, tmp_path):
             read(store, "spoilt")
     about.write_text(description)
     smaller = SimpleNamespace(path=store.path, records=store.records.iloc[:2])
-    with pytest.raises(ConfigError, match="names 2 records that the store lacks.*add it again"):
+    with pytest.raises(ConfigError, match="names 2 records that the store lacks.*add the table again"):
         read(smaller, "spoilt")
 
 

@@ -173,7 +173,7 @@ def report_test(evaluator: Evaluator, training, files: FoldFiles) -> dict[str, f
 def _write_test(evaluator, training, files, epoch, values, probabilities, gate):
     records = evaluator.records
     table = {"records": len(probabilities), **{name: round(value, 4) for name, value in values.items()},
-             **intervals(evaluator, probabilities)}
+             **intervals(evaluator, probabilities), **by_column(evaluator, probabilities)}
     pd.DataFrame([table]).to_csv(files.folder / "test_metrics.csv", index=False)
     write_predictions(records, evaluator.parts["test"], probabilities, files.folder / "test_predictions.csv")
     if gate is not None:
@@ -196,6 +196,18 @@ def intervals(evaluator: Evaluator, probabilities) -> dict[str, float]:
                                        seed=records.config["seed"])
         found |= {f"{name}_low": round(low, 4), f"{name}_high": round(high, 4)}
         print_once(f"{name}: 95 % interval {low:.4f} to {high:.4f}")
+    return found
+
+
+def by_column(evaluator: Evaluator, predictions) -> dict[str, float]:
+    """<score>_<column> of the test records where a regression has several columns, whose units may differ."""
+    records, found = evaluator.records, {}
+    columns = records.classes if records.task == "regression" and len(records.classes) > 1 else ()
+    for c, column in enumerate(columns):
+        one = slice(c, c + 1)
+        values = compute_scores(predictions[:, one], evaluator.labels["test"][:, one], records.scores, records.task)
+        found |= {f"{name}_{column}": round(value, 4) for name, value in values.items()}
+        print_once(f"{column}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
     return found
 
 

@@ -23,12 +23,11 @@ class Probe:
     R2 where the labels are numbers.  ConfigError: too few labelled records in the folds that dataset.fold and
     dataset.protocol choose."""
 
-    def __init__(self, store, config, device):
+    def __init__(self, store, config, labels, device):
         data = config["dataset"]
         cropping, pipeline = training_transforms(config)
         self.device, self.pipeline, self.parts = device, pipeline.fixed.to(device), []
         dataset = CropDataset(store, parse_leads(data["lead"]), cropping.length)
-        labels = read_labels(store, data)
         self.score = SCORE[labels.kind]
         self.key, self.tag = f"probe_{self.score.lower()}", f"probe/{self.score.lower()}"   # in log.txt, TensorBoard
         values = np.eye(len(labels.classes))[labels.values] if labels.kind == "multiclass" else labels.values
@@ -51,8 +50,9 @@ def make_probe(store, config, device) -> Probe | None:
     """The probe of train.probe_every; None, and a word about why, where there are too few labels for one."""
     if not config["train"]["probe_every"]:
         return None
+    labels = read_labels(store, config["dataset"])
     try:
-        return Probe(store, config, device)
+        return Probe(store, config, labels, device)
     except ConfigError as error:
         print_once(f"note: no linear probe ({error})")
 

@@ -3,7 +3,6 @@
 They come as CSV files and lie beside the folders of the sampling rates, one for all of these: <root>/<kind>/<name>.csv
 with the column record first, and <name>.json with what else is to be known of it and a checksum.
 """
-import csv
 import json
 import re
 import zlib
@@ -103,56 +102,71 @@ def meet(path, named, records, ignore_unknown, without):
 
 
 # ============ a table of a store ============
-def save_table(root, kind: str, name: str, columns: dict, facts: dict) -> Path:
-    """Write the table ``name`` of a kind ("labels", "splits") into a store, in place of one of this name.
-
-    Args:
-        root: the folder that holds fs100/ and others; columns: {name: values of all rows}, record first.
-        facts: plain values, for the JSON file.
-    """
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise ConfigError(f"{name!r} is not a name for a table of {kind}: letters, digits, _, - and . alone")
-    folder = Path(root) / kind
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{name}.csv"
-    with replacing(path, "w") as file:      # no safe_cell: what is read must be what was given
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
-    write_json(folder / f"{name}.json", {"format": FORMAT, "version": VERSION, **facts,
-                                         "crc32": f"{zlib.crc32(path.read_bytes()):08x}"})
-    return path
+def table_name(kind: str, path, name: str | None = None) -> str:
+    """What the table of a file is called: ``name``, else as the file; a ConfigError where no file could be."""
+    name = Path(path).stem if name is None else name
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise ConfigError(f"a table of {kind} cannot be called {name!r}: letters, digits, _ . - make a name; choose "
+                          "one with --name")
+    return name
 
 
 def table_names(root, kind: str) -> list[str]:
-    """Names of a store's tables of a kind."""
-    return sorted(path.stem for path in (Path(root) / kind).glob("*.json") if not path.name.startswith("."))
+    """Names of the tables of a kind in a store's root."""
+    return sorted(path.stem for path in (Path(root) / kind).glob("*.json"))
 
 
-def load_table(root, kind: str, name: str | None, key: str):
-    """A store's table as (name, facts, DataFrame of texts indexed by record).
+def save_table(root, kind: str, name: str, table: pd.DataFrame, facts: dict) -> None:
+    """Write ``root/<kind>/<name>.csv`` and ``.json``; a table of that name is replaced.
 
     Args:
-        name: None: the only one there is; key: of the config, for messages.
+        root: the folder that holds fs100/ and others; kind: "labels" or "splits"; table: column record, then others.
+        facts: plain values, for the JSON file.
+    """
+    path = Path(root) / kind / f"{name}.csv"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        # Without its description a table is not there: at no time does one lie beside that of another.
+        path.with_suffix(".json").unlink(missing_ok=True)
+        with replacing(path, "w") as file:
+            table.to_csv(file, index=False, lineterminator="\n")
+        write_json(path.with_suffix(".json"), {"format": FORMAT, "version": VERSION, **facts,
+                                               "csv_crc32": _checksum(path)})
+    except OSError as error:
+        raise StoreError(f"cannot write the table of {kind} {path}: {error.strerror}") from error
+
+
+def find_table(root, kind: str, name: str | None, facts) -> tuple[Path, dict]:
+    """A store's table, whole and unchanged: its CSV file and what its JSON file says of it.
+
+    Args:
+        name: None: the only one there is; facts: names of what it must say.
 
     Raises:
-        ConfigError: there is no such table, or there are several; StoreError: damaged or changed.
+        ConfigError: there is no such table, or none is named and there are several; StoreError: damaged or changed.
     """
     there = table_names(root, kind)
     if name is None and len(there) == 1:
         name = there[0]
+    if name is None and len(there) > 1:
+        raise ConfigError(f"dataset.{kind}: {root} has several tables of {kind}; name one of {', '.join(there)}")
     if name not in there:
-        cure = f"choose one of {', '.join(there)}" if there else f"add one with data_preparation/add_{kind}.py"
-        raise ConfigError(f"{key}: {root} has no table of {kind} named {name}; {cure}" if name or not there else
-                          f"{key}: {root} has {len(there)} tables of {kind}; {cure}")
+        named, has = "" if name is None else f" {name!r}", ", ".join(there) or "none"
+        raise ConfigError(f"dataset.{kind}: {root} has no table of {kind}{named} (it has {has}); add one with "
+                          f"data_preparation/add_{kind}.py")
     path = Path(root) / kind / f"{name}.csv"
-    again = f"add it again with data_preparation/add_{kind}.py"
+    about, again = path.with_suffix(".json"), f"add the table again with data_preparation/add_{kind}.py"
     try:
-        facts, content = json.loads(path.with_suffix(".json").read_text("utf-8")), path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} or its .json is unreadable ({error}); {again}") from None
-    if not isinstance(facts, dict) or (facts.get("format"), facts.get("version")) != (FORMAT, VERSION):
-        raise StoreError(f"{path.with_suffix('.json')} is not of this version of the code; {again}")
-    if facts.get("crc32") != f"{zlib.crc32(content):08x}":
-        raise StoreError(f"{path} was changed after it was added (its checksum differs); {again}")
-    return name, facts, pd.read_csv(path, dtype=str, keep_default_na=False, index_col="record")
+        found = json.loads(about.read_text("utf-8"))
+        sound = (found["format"], found["version"]) == (FORMAT, VERSION) and {"csv_crc32", *facts} <= found.keys()
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        sound = False
+    if not sound:
+        raise StoreError(f"{about} is damaged or of another version; {again}")
+    if not path.is_file() or _checksum(path) != found["csv_crc32"]:
+        raise StoreError(f"{path} is missing or was changed after it was added (its checksum differs); {again}")
+    return path, found
+
+
+def _checksum(path):
+    return f"{zlib.crc32(path.read_bytes()):08x}"

@@ -3,9 +3,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 
 from util.errors import ConfigError
-from util.record_tables import load_table
+from util.record_tables import find_table
 from util.store import FOLDS, NO_FOLD
 from util.subsets import fraction_of
 
@@ -148,10 +149,10 @@ def known_patients(records) -> np.ndarray:
 
 
 def _given(store, data):
-    root = store.path.parent
-    name, facts, table = load_table(root, "splits", data["splits"], "dataset.splits")
+    path, facts = find_table(store.path.parent, "splits", data["splits"], ("kind",))
+    table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col="record")
     values = table[facts["kind"]].reindex(store.records["record"]).to_numpy()     # NaN where the table has no row
-    where = f"the splits {name}"
+    where = f"the splits {path.stem}"
     if facts["kind"] == "split":
         if data["given"] is not None:
             raise ConfigError(f"dataset.given has no effect: {where} name train, valid and test themselves")
@@ -172,7 +173,7 @@ def _given(store, data):
         notes.append(f"patients who are on several sides of {where}: {len(several)}; scores may be too good")
     return Splits(lambda run: belong, np.any(list(belong.values()), axis=0), patients,
                   f"a part in {where}, which take no part: {{}}", notes,
-                  facts["crc32"])
+                  facts["csv_crc32"])
 
 
 def _given_folds(values, given, where):
