@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from util.errors import ECGError
 from util.files import FolderLock, replacing, sync
+from util.program import run_main
 
 OUTPUT_DIR = "./data_folder/datasets"
 CHUNK = 1 << 18
@@ -336,6 +337,9 @@ def download(home, output, connections=4, verify=False) -> list[Path]:
         try:
             for job in as_completed([pool.submit(fetch, file, output, line, progress, verify) for file in files]):
                 job.result()
+        except OSError as error:
+            raise DownloadError(f"cannot write to {output}: {error}; the same command goes on where it stopped"
+                                ) from None
         finally:
             line.stop.set()
             pool.shutdown(cancel_futures=True)
@@ -367,21 +371,13 @@ def main(argv=None):
     if not 1 <= args.connections <= 16:
         parser.error("--connections must be 1 to 16")
     home, output = SETS[args.name], args.output or Path(OUTPUT_DIR) / args.name
-    try:
-        paths = download(Home(args.url or home.url, tuple(args.only or home.only)), output, args.connections,
-                         args.verify)
-        for path in paths if args.unpack else ():
-            if path.name.endswith(ARCHIVES):
-                unpack(path)
-    except (ECGError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    home = Home(args.url or home.url, tuple(args.only or home.only))
+    paths = download(home, output, args.connections, args.verify)
+    for path in paths if args.unpack else ():
+        if path.name.endswith(ARCHIVES):
+            unpack(path)
     print(f"{len(paths)} files with the right checksum in {output}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

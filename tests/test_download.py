@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from data_preparation import download
+from util.program import run_main
 
 DATA = {"a.csv": b"ecg_id,age\n1,50\n", "records/00001_hr.dat": bytes(range(256)) * 4000,
         "records/00001_hr.hea": b"00001_hr 12 500 5000\n"}
@@ -91,7 +92,12 @@ def server(monkeypatch):
 
 
 def get(server, output, *flags):
-    return download.main(["ptbxl", "--url", server.url, "--output", str(output), "--only", "", *flags])
+    return fetch("ptbxl", "--url", server.url, "--output", str(output), "--only", "", *flags)
+
+
+def fetch(*argv):
+    """Exit status of the program."""
+    return run_main(download.main, list(argv))
 
 
 def complete(output, data=DATA):
@@ -189,7 +195,7 @@ def test_a_listing_that_is_none_has_a_sentence(server, tmp_path, capsys, text):
 
 
 def test_only_what_begins_so(server, tmp_path, capsys):
-    assert download.main(["ptbxl", "--url", server.url, "--output", str(tmp_path), "--only", "a.csv"]) == 0
+    assert fetch("ptbxl", "--url", server.url, "--output", str(tmp_path), "--only", "a.csv") == 0
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".csv") == ["a.csv"]
     assert not (tmp_path / "records").exists()
     assert get(server, tmp_path, "--only", "none/") == 2
@@ -216,7 +222,7 @@ def test_zenodo_and_figshare_listings(server, tmp_path):
          "download_url": server.url + name} for name, content in data.items()]}).encode()
     for name, url in (("code15", "api/records/1"), ("sph", "v2/collections/2/articles")):
         output = tmp_path / name
-        assert download.main([name, "--url", server.url + url, "--output", str(output), "--unpack"]) == 0
+        assert fetch(name, "--url", server.url + url, "--output", str(output), "--unpack") == 0
         assert complete(output, data) and (output / "inside").read_bytes() == b"signals"
 
 
@@ -224,12 +230,12 @@ def test_zenodo_and_figshare_listings(server, tmp_path):
                                    {"key": "a", "size": 1, "checksum": "md5:" + "0" * 32, "links": {"self": "file:///etc/passwd"}}])
 def test_damaged_listings_of_zenodo_are_refused(server, tmp_path, capsys, entry):
     server.files["api/records/1"] = json.dumps({"files": [entry]}).encode()
-    assert download.main(["code15", "--url", server.url + "api/records/1", "--output", str(tmp_path)]) == 2
+    assert fetch("code15", "--url", server.url + "api/records/1", "--output", str(tmp_path)) == 2
     assert "look up the address" in (err := capsys.readouterr().err) or "unsafe address" in err
 
 
 def test_other_schemes_and_a_full_disk(server, tmp_path, capsys, monkeypatch):
-    assert download.main(["ptbxl", "--url", "file:///etc/", "--output", str(tmp_path)]) == 2
+    assert fetch("ptbxl", "--url", "file:///etc/", "--output", str(tmp_path)) == 2
     assert "must begin with https://" in capsys.readouterr().err
 
     def full(*_):
@@ -237,6 +243,12 @@ def test_other_schemes_and_a_full_disk(server, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(download, "sync", full)
     assert get(server, tmp_path) == 2
     assert "the disk is full" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_to_has_a_sentence(server, tmp_path, capsys):
+    (tmp_path / "records").write_text("a file where a folder should be")
+    assert get(server, tmp_path) == 2
+    assert "cannot write" in capsys.readouterr().err
 
 
 def test_the_homes_are_https_and_known_to_our_parsers():
