@@ -12,7 +12,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from util.errors import ConfigError, StoreError
-from util.labels import read_labels, table_names
+from util.labels import read_labels
+from util.record_tables import table_names
 from util.store import RecordStore
 
 
@@ -27,7 +28,7 @@ def main(argv=None):
             store.verify_blocks()
             print(f"sound    {folder}: {len(store)} records, {store.meta['samples'] / store.fs / 3600:.2f} hours at "
                   f"{store.fs} Hz, {len(store.meta['blocks'])} blocks")
-            for name in table_names(folder.parent):
+            for name in table_names(folder.parent, "labels"):
                 labels = read_labels(store, {"labels": name, "classes": None})
                 print(f"sound    labels {name}: {labels.kind}, {len(labels.classes)} classes or columns, known of "
                       f"{labels.known.sum()} records")
