@@ -36,14 +36,12 @@ def keys_of(records, benchmark, known) -> np.ndarray:
     """
     pattern, known = re.compile(benchmark.name_of), set(known)
 
-    def key(name, path):
-        for text in (name, Path(path).stem):
-            match = pattern.fullmatch(text)
-            found = match[1].lstrip("0") if match and benchmark.numbered else match and match[1]
-            if text in known or found in known:
-                return text if text in known else found
-        return ""
-    return np.array([key(*pair) for pair in zip(records["record"], records["path"])], object)
+    def key(text):
+        match = pattern.fullmatch(text)
+        found = match[1].lstrip("0") if match and benchmark.numbered else match and match[1]
+        return text if text in known else found if found in known else ""
+    names = zip(records["record"], records["path"])
+    return np.array([key(name) or key(Path(path).stem) for name, path in names], object)
 
 
 def parts_of(splits, given) -> pd.Series:

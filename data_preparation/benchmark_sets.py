@@ -23,6 +23,7 @@ CPSC_COUNTS = {"cpsc2018 normal": 918, "cpsc2018 AF": 1221, "cpsc2018 I-AVB": 72
                "cpsc2018 RBBB": 1857, "cpsc2018 PAC": 616, "cpsc2018 PVC": 700, "cpsc2018 STD": 869,
                "cpsc2018 STE": 220}
 RHYTHMS = {"N": "normal", "A": "AF", "O": "other", "~": "noisy"}
+FLAGS = {"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0, "": np.nan}
 CODE15 = ("1dAVb", "AF", "LBBB", "RBBB", "SB", "ST")
 
 
@@ -99,14 +100,13 @@ def _numbers(column, path):
 
 
 def _flags(column, path):
-    """0.0 and 1.0, NaN where empty, of True and False or 1 and 0."""
-    values = column.str.strip().str.lower().map({"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0,
-                                                 "0.0": 0.0, "": np.nan, "?": np.nan})
-    bad = values.isna() & ~column.str.strip().isin(("", "?"))
-    if bad.any():
-        raise ConfigError(f"{path}: {column.name} of {column.index[bad][0]} is neither true nor false: "
-                          f"{column[bad].iloc[0]!r}")
-    return values
+    """0.0 and 1.0, NaN where empty, of True and False or 1 and 0; a ConfigError for anything else."""
+    values = {text: FLAGS.get(text.strip().lower()) for text in column.unique()}
+    strange = [text for text, value in values.items() if value is None]
+    if strange:
+        raise ConfigError(f"{path}: {column.name} of {column.index[column == strange[0]][0]} is neither true nor "
+                          f"false: {strange[0]!r}")
+    return column.map(values).astype(float)
 
 
 def _indicator(keys, sets, classes) -> pd.DataFrame:
