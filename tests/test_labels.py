@@ -274,3 +274,12 @@ def test_regression_is_learned_standardised_and_read_in_its_own_units():
     for nothing in (values[:1], values[1:2]):
         with pytest.raises(ConfigError, match="pr has no two different known values in the training part"):
             Criterion.fitted("mse", ("age", "pr"), nothing)
+
+
+def test_patients_that_the_folds_did_not_know_are_told_of(store, tmp_path, capsys):
+    (tmp_path / "sex.csv").write_text("record,sex,patient\n" + "".join(f"E{i:03d},{'fm'[i % 2]},{i // 2}\n" for i in range(80)))
+    flags = [str(store.path.parent), str(tmp_path / "sex.csv")]
+    assert run_main(add_labels.main, flags) == 0
+    folds = store.records["fold"].to_numpy()
+    apart = (folds[::2] != folds[1::2]).sum()
+    assert f"note: records of {apart} patients are in several folds of this store" in capsys.readouterr().out
