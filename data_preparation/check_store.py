@@ -1,4 +1,5 @@
-"""Check a store and its tables of labels and splits: its files fit each other and no byte has changed since it was written.
+"""Check a store and its tables of labels and splits: their files fit each other and no byte has changed since they were
+written.
 
     python data_preparation/check_store.py ./data_folder/data_summary_without_preprocessing
     python data_preparation/check_store.py ./data_folder/data_summary_without_preprocessing/fs100
