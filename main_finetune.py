@@ -68,8 +68,8 @@ def run_fold(records: LabelledRecords, fold: int, files: FoldFiles, device) -> d
     data = {**records.config["dataset"], "fold": fold}
     config = {**records.config, "dataset": data}
     parts = records.parts(fold)
-    print_once(f"{config['mode']}, fold {fold}: {len(parts['train'])} training, {len(parts['valid'])} selection, "
-               f"{len(parts['test'])} test records, "
+    print_once(f"{config['mode']}, {records.splits.title(fold)}: {len(parts['train'])} training, "
+               f"{len(parts['valid'])} selection, {len(parts['test'])} test records, "
                + ("regression of " + ", ".join(records.classes) if records.task == "regression" else
                   f"{len(records.classes)} classes"))
     for part, name in {"train": "training", "valid": "selection", "test": "test"}.items():

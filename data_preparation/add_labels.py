@@ -11,6 +11,8 @@ import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from util.errors import StoreError
@@ -18,7 +20,8 @@ from util.label_file import LOOKS, load_label_file
 from util.labels import write_labels
 from util.program import run_main
 from util.record_tables import table_name, table_names
-from util.store import RecordStore
+from util.splits import known_patients, patients_on_several_sides
+from util.store import FOLDS, RecordStore
 
 
 def open_any_rate(place) -> RecordStore:
@@ -58,6 +61,13 @@ def main(argv=None):
     args = parser.parse_args(argv)
     store, name = open_any_rate(args.store), table_name("labels", args.labels, args.name)
     file = load_label_file(args.labels, store.records["record"], args.ignore_unknown)
+    if file.patients:
+        about = {"database": store.records["database"], "patient": np.array(file.patients, object)}
+        sides = np.stack([store.records["fold"] == fold for fold in range(FOLDS)])
+        several = patients_on_several_sides(known_patients(about), sides)
+        if len(several):
+            print(f"note: records of {len(several)} patients are in several folds of this store, which did not know "
+                  "them: test scores will be too good; make it again by data_preparation/reformat_memmap.py --labels")
     command = f"python data_preparation/add_labels.py STORE {args.labels.name} --name {name}"
     keep_labels(store.path.parent, file, store.records["record"], args.labels, name,
                 command + " --ignore_unknown" * args.ignore_unknown)

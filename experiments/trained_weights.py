@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import nn
 
 from util import checkpoint
-from util.challenge import CLASSES
+from util.challenge import ABBREVIATIONS, CLASSES
 from util.config import load_config
 from util.criterion import TASKS, Criterion
 from util.dataset import Cropping
@@ -118,7 +118,7 @@ def class_codes(config, names=()) -> tuple[str, ...]:
     among ``names`` where labels come from a table."""
     classes = config["dataset"]["classes"]
     if config["dataset"].get("labels") is not None:
-        return tuple(names)
+        return CLASSES if tuple(names) == ABBREVIATIONS else tuple(names)
     if classes in (None, "challenge2020"):
         return CLASSES
     return tuple(str(codes[0] if isinstance(codes, list) else codes) for codes in classes.values())

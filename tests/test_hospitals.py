@@ -57,6 +57,9 @@ def test_labels_that_a_database_never_annotated_are_unknown(store, tmp_path):
     plain = read_labels(records.store, records.config["dataset"]).values
     assert np.array_equal(records.labels[~unknown], plain[~unknown])
     assert any("no other database annotated, not scored: axis" in note for note in records.notes)
+    fewer = LabelledRecords(config_of(store, tmp_path, "dataset.protocol=leave_one_database",
+                                      "dataset.test_database=south", "dataset.databases=[south, west]"))
+    assert np.isnan(fewer.labels[database == "south"])[:, 2:].all()      # slow: nobody who is trained on annotated it
     assert not np.isnan(LabelledRecords(config_of(store, tmp_path)).labels).any()
     nested = LabelledRecords(config_of(store, tmp_path, "dataset.mask_unannotated=true"))
     assert np.array_equal(np.isnan(nested.labels), expected & (database != "south")[:, None])

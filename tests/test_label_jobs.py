@@ -17,7 +17,7 @@ from experiments.trained_weights import load_trained
 from main_finetune import finetune
 from main_pretrain import pretrain
 from util import checkpoint
-from util.challenge import ABBREVIATIONS
+from util.challenge import ABBREVIATIONS, CLASSES
 from util.config import check
 from util.errors import ConfigError
 from util.store import RecordStore
@@ -137,10 +137,12 @@ def test_regression_learns_and_reports_in_the_labels_units(regression):
 
 
 def test_weights_of_a_regression_predict_in_its_units(regression, tmp_path):
-    folder, _ = regression
+    folder, given = regression
     tested = pd.read_csv(folder / "test_predictions.csv").set_index("record")
     trained = load_trained(folder / "best-loss.pth")
     assert trained.task == "regression" and trained.codes == trained.classes == ("size", "small")
+    folds = RecordStore(small_store.store() / "fs100").records["fold"].to_numpy()
+    np.testing.assert_allclose(trained.criterion.mean, given[(folds != 0) & (folds != 1)].mean(), rtol=1e-6)
     run(predict.main, "--weights", folder / "best-loss.pth", "--input", recordings(), "--output", tmp_path, "--gpu", "cpu")
     summary = pd.read_csv(tmp_path / "summary.csv").set_index("record")
     assert "diagnoses" not in summary and len(summary) == 80
@@ -190,6 +192,7 @@ def test_threshold_search_refuses_other_classes_and_leaves_out_unknown_records(t
     assert left_out and f"records with an unknown label, left out of the test part: {left_out} of {len(tested)}" in told
     scores = pd.read_csv(folder / "thresholds_ROC_ascent" / "scores.csv")
     assert scores["records"].tolist()[1] == len(tested) - left_out
+    assert load_trained(folder / "best-loss.pth").codes == CLASSES, "its thresholds serve predict.py"
 
 
 # ============ the numbers of one process ============

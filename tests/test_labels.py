@@ -1,5 +1,6 @@
 """Tables of labels beside a store, what a config makes of them, and the criterion that learns known labels alone."""
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from small_store import add_table
 from tiny_jobs import CNN, with_store
 
-from data_preparation import add_labels, reformat_memmap
+from data_preparation import add_labels, check_store, reformat_memmap
 from util.config import check
 from util.criterion import Criterion
 from util.errors import ConfigError, StoreError
@@ -155,6 +156,18 @@ def test_reformat_takes_labels_along(tmp_path, capsys):
     assert made.meta["command"][-1] == "python data_preparation/reformat_memmap.py --labels seen.csv --ignore_unknown"
 
 
+def test_check_store_looks_at_tables_of_labels(tmp_path, capsys):
+    root = tmp_path / "store"
+    shutil.copytree(small_store.store(), root, ignore=shutil.ignore_patterns("labels", "fs250"))
+    (tmp_path / "seen.csv").write_text("record,AF\nE000,1\nE001,0\n")
+    assert run_main(add_labels.main, [str(root), str(tmp_path / "seen.csv")]) == 0
+    assert check_store.main([str(root)]) == 0
+    assert "sound    labels seen: multilabel, 1 classes or columns, known of 2 records" in capsys.readouterr().out
+    (root / "labels" / "seen.csv").write_text("record,AF\nE000,1\nE001,1\n")
+    assert check_store.main([str(root)]) == 2
+    assert "damaged" in capsys.readouterr().out
+
+
 # ============ what a config makes of them ============
 def test_task_loss_and_scores_follow_from_the_columns(tmp_path):
     add_table(tmp_path, "ones", ONES)
@@ -209,6 +222,7 @@ def test_an_unknown_label_makes_no_member_of_the_gates_table():
     gate, labels = np.array([[0.1, 0.9], [0.5, 0.5]]), np.array([[1, np.nan], [np.nan, 1]])
     table = gate_table(gate, labels, ("a", "b")).set_index("class")
     assert table["records"].to_dict() == {"all": 2, "a": 1, "b": 1} and table["signal"]["a"] == 0.1
+    assert gate_table(gate, labels[:, :0], ())["class"].tolist() == ["all"], "numbers have no members"
 
 
 @pytest.mark.parametrize("kind, cells", [("multilabel", [1.0, np.nan]), ("regression", [61.5, np.nan])])
@@ -274,3 +288,12 @@ def test_regression_is_learned_standardised_and_read_in_its_own_units():
     for nothing in (values[:1], values[1:2]):
         with pytest.raises(ConfigError, match="pr has no two different known values in the training part"):
             Criterion.fitted("mse", ("age", "pr"), nothing)
+
+
+def test_patients_that_the_folds_did_not_know_are_told_of(store, tmp_path, capsys):
+    (tmp_path / "sex.csv").write_text("record,sex,patient\n" + "".join(f"E{i:03d},{'fm'[i % 2]},{i // 2}\n" for i in range(80)))
+    flags = [str(store.path.parent), str(tmp_path / "sex.csv")]
+    assert run_main(add_labels.main, flags) == 0
+    folds = store.records["fold"].to_numpy()
+    apart = (folds[::2] != folds[1::2]).sum()
+    assert f"note: records of {apart} patients are in several folds of this store" in capsys.readouterr().out

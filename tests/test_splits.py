@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import small_store
 
-from data_preparation import add_splits, reformat_memmap
+from data_preparation import add_splits, check_store, reformat_memmap
 from data_preparation.split_file import read_splits
 from util.errors import ConfigError, ECGError, StoreError
 from util.labels import make_labels, parse_classes
@@ -272,6 +272,7 @@ def test_given_splits_are_taken_as_they_stand(tmp_path, capsys):
     rows, notes = labelled_rows(np.arange(6), np.ones(6, bool), splits)
     assert rows.tolist() == [0, 1, 3, 5]
     assert notes == ["labelled records without a part in the splits lab, which take no part: 2"]
+    assert "dataset.fold all has no effect: the splits lab make one run" in splits_of(mine, protocol="given", fold="all").notes
     assert rows_left(mine, np.arange(6), DEFAULTS | {"protocol": "given", "exclude_parts": ["valid", "test"]})[0].tolist() \
         == [0, 2, 3, 4]
 
@@ -312,13 +313,15 @@ def test_tables_go_by_name(tmp_path, capsys):
         added(mine, text, name="../x")
 
 
-def test_a_changed_or_broken_table_is_a_store_error(tmp_path):
+def test_a_changed_or_broken_table_is_a_store_error(tmp_path, capsys):
     mine = store_of(tmp_path, [("a", "", [SINUS], 0) for _ in range(3)])
     added(mine, "record,split\nR0,train\nR1,valid\nR2,test\n")
+    assert check_store.main([str(tmp_path)]) == 0 and "sound    splits lab: by split, from given" in capsys.readouterr().out
     path = tmp_path / "splits" / "lab.csv"
     path.write_text(path.read_text().replace("R1,valid", "R1,train"))
     with pytest.raises(StoreError, match="lab.csv is missing or was changed .*add the table again with data_preparation/add_splits.py"):
         splits_of(mine, protocol="given")
+    assert check_store.main([str(tmp_path)]) == 2
     path.with_suffix(".json").write_text("{")
     with pytest.raises(StoreError, match="lab.json is damaged or of another version"):
         splits_of(mine, protocol="given")
@@ -357,8 +360,18 @@ def test_splits_come_with_the_store_and_their_patients_keep_together(tmp_path, c
     assert (records[records["patient"] != ""].groupby("patient")["fold"].nunique() == 1).all()
     mine = RecordStore(tmp_path / "out" / "fs250")
     assert mine.meta["command"][1] == "python data_preparation/reformat_memmap.py --splits lab.csv"
-    with pytest.raises(ConfigError, match="no labelled records for the valid part"):
+    with pytest.raises(ConfigError, match="no labelled records for the valid part of the splits lab: the store has 80"):
         split_rows(splits_of(mine, protocol="given"), np.arange(80), 0)
+
+
+def test_folds_of_a_store_are_spread_over_the_labels_that_come_with_it(tmp_path):
+    rare = [3, 4, 5, 6, 33, 34, 35, 36, 63, 64]
+    (tmp_path / "word.csv").write_text("record,word,patient\n" + "".join(
+        f"E{i:03d},{'rare' if i in rare else 'common'},{'p' if i in (70, 71, 72) else ''}\n" for i in range(75)))
+    status, records = reformatted(tmp_path, "record,split\nE000,train\n", "--labels", str(tmp_path / "word.csv"))
+    assert status == 0 and sorted(records["fold"][rare]) == list(range(10))
+    assert records["fold"][70:73].nunique() == 1 and records["patient"][70:73].tolist() == ["p"] * 3
+    assert RecordStore(tmp_path / "out" / "fs100").meta["command"][1].endswith("--labels word.csv --splits lab.csv")
 
 
 def test_a_wrong_file_of_splits_makes_no_store(tmp_path, capsys):

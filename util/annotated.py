@@ -35,10 +35,11 @@ def mask_labels(labels: Labels, store, data: dict) -> tuple[Labels, list[str]]:
     if not wanted:
         return labels, []
     classes = {name: {name} for name in labels.classes} if data["labels"] else parse_classes(data["classes"])
-    databases = store.records["database"].to_numpy()
-    values, notes = mask_unannotated(labels.values, databases, classes, data["annotated"])
+    databases, values = store.records["database"].to_numpy(), labels.values.copy()
+    used = np.isin(databases, data["databases"]) if data["databases"] is not None else np.ones(len(databases), bool)
+    values[used], notes = mask_unannotated(values[used], databases[used], classes, data["annotated"])
     if left_out is not None:
-        values, more = mask_untrained(values, databases == left_out, labels.classes)
+        values[used], more = mask_untrained(values[used], databases[used] == left_out, labels.classes)
         notes += more
     return replace(labels, values=values, known=labels.known & ~np.isnan(values).all(axis=1)), notes
 

@@ -79,12 +79,14 @@ class Splits:
 
     Attributes:
         masks: number of a run -> {part: bool (records of the store,)}, parts PARTS.
+        title: number of a run -> what it is, for people.
         in_use: bool (records,), those that are in some part of some run.
         patients: texts (records,), the same for records of one patient, "" where unknown.
         lack: what the records that are not in use lack; notes: sentences about the table of splits.
         checksum: of the table of splits, "" without one.
     """
     masks: Callable
+    title: Callable
     in_use: np.ndarray
     patients: np.ndarray
     lack: str = f"a fold, which take no part: {{}}; {_NEW_FOLDS}"
@@ -111,7 +113,7 @@ def _nested(store, data):
         test, valid = folds == run, folds == selection_fold("nested", run)
         return {"train": (folds != NO_FOLD) & ~test & ~valid, "valid": valid, "test": test}
 
-    return Splits(masks, folds != NO_FOLD, known_patients(store.records))
+    return Splits(masks, "fold {}".format, folds != NO_FOLD, known_patients(store.records))
 
 
 def _published(store, data):
@@ -121,7 +123,7 @@ def _published(store, data):
         test = folds == run
         return {"train": (folds != NO_FOLD) & ~test, "valid": test, "test": test}
 
-    return Splits(masks, folds != NO_FOLD, known_patients(store.records))
+    return Splits(masks, "fold {}".format, folds != NO_FOLD, known_patients(store.records))
 
 
 def _leave_one_database(store, data):
@@ -139,7 +141,7 @@ def _leave_one_database(store, data):
         valid = others & (folds == run)
         return {"train": others & ~valid, "valid": valid, "test": left_out}
 
-    return Splits(masks, left_out | others, known_patients(store.records))
+    return Splits(masks, lambda run: f"{name} left out, fold {run}", left_out | others, known_patients(store.records))
 
 
 def known_patients(records) -> np.ndarray:
@@ -171,7 +173,9 @@ def _given(store, data):
     several = patients_on_several_sides(patients, np.stack(list(belong.values())))
     if len(several):
         notes.append(f"patients who are on several sides of {where}: {len(several)}; scores may be too good")
-    return Splits(lambda run: belong, np.any(list(belong.values()), axis=0), patients,
+    if data["fold"] != 0:
+        notes.append(f"dataset.fold {data['fold']} has no effect: {where} make one run")
+    return Splits(lambda run: belong, lambda run: where, np.any(list(belong.values()), axis=0), patients,
                   f"a part in {where}, which take no part: {{}}", notes,
                   facts["csv_crc32"])
 
@@ -270,8 +274,8 @@ def split_rows(splits: Splits, rows, run: int, *, strata=None, label_fraction=1.
     parts = {name: rows[masks[name][rows]] for name in PARTS}
     for name, part in parts.items():
         if not len(part):
-            raise ConfigError(f"no labelled records for the {name} part of fold {run}: the store has "
-                              f"{len(rows)} usable records; prepare more data or choose another fold")
+            raise ConfigError(f"no labelled records for the {name} part of {splits.title(run)}: the store has "
+                              f"{len(rows)} usable records; prepare more data or choose another fold or other splits")
     if label_fraction < 1:
         parts["train"] = fraction_of(parts["train"], label_fraction, strata, splits.patients, seed)
     return parts
