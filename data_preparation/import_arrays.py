@@ -234,7 +234,7 @@ def main(argv=None):
     parser.add_argument("--input", required=True, metavar="PATH", help="a file or a folder, see above")
     parser.add_argument("--fs", type=_fs, metavar="HZ", help="sampling rate of the arrays")
     parser.add_argument("--leads", type=_leads, metavar="I,II,...",
-                        help="the array's leads in its order; - for a column to leave out, --leads=-,I if it is the first "
+                        help="in the array's order; - for a column to leave out, --leads=-,I if it is the first "
                         f"(default: {','.join(LEADS)})")
     parser.add_argument("--units", choices=("mV", "uV"), help="default: mV; whole numbers need to be told")
     parser.add_argument("--layout", choices=LAYOUTS, help="which of the last two axes comes first (default: the axis "
