@@ -256,23 +256,26 @@ def write_store(folder, fs, rows, command):
     Raises:
         StoreError: no record, it cannot be written, or counts are ABSENT other than where ``leads`` says so.
     """
-    folder, table, start = Path(folder), [], 0
+    folder, number, start = Path(folder), 0, 0
+
+    def written(file):
+        nonlocal number, start
+        for row, counts in rows:
+            if counts.dtype != np.int16 or counts.ndim != 2 or counts.shape[1] != len(LEADS) or not len(counts):
+                raise StoreError(f"record {row['record']}: counts must be int16 (n, 12) with n > 0")
+            _check_absent(row, counts)
+            file.write(np.ascontiguousarray(counts, "<i2").data)
+            yield _table_row(row, start, len(counts))
+            number, start = number + 1, start + len(counts)
+        sync(file)
     try:
         folder.mkdir(parents=True)
         with open(folder / "signals.dat", "wb") as file:
-            for row, counts in rows:
-                if counts.dtype != np.int16 or counts.ndim != 2 or counts.shape[1] != len(LEADS) or not len(counts):
-                    raise StoreError(f"record {row['record']}: counts must be int16 (n, 12) with n > 0")
-                _check_absent(row, counts)
-                file.write(np.ascontiguousarray(counts, "<i2").data)
-                table.append(_table_row(row, start, len(counts)))
-                start += len(counts)
-            sync(file)
-        if not table:
+            write_table(folder / "records.csv", COLUMNS, written(file))
+        if not number:
             raise StoreError(f"{folder}: no record to write")
-        write_table(folder / "records.csv", COLUMNS, table)
         write_json(folder / "meta.json", {
-            "format": FORMAT, "version": VERSION, "fs": fs, **_FIXED, "records": len(table), "samples": start,
+            "format": FORMAT, "version": VERSION, "fs": fs, **_FIXED, "records": number, "samples": start,
             "folds": FOLDS, "command": command, "records_crc32": _checksum((folder / "records.csv").read_bytes()),
             "blocks": _block_checksums(folder / "signals.dat")})
     except OSError as error:
