@@ -108,7 +108,8 @@ def as_npy_big_endian_in_another_order(folder, array):
 def as_folder_of_npy(folder, array):
     (folder / "mine" / "deep").mkdir(parents=True)
     for i, name in enumerate(NAMES):
-        np.save(folder / "mine" / "deep" / f"{name}.npy", millivolts(array[i]))
+        with open(folder / "mine" / "deep" / f"{name}.{'NPY' if i % 2 else 'npy'}", "wb") as file:
+            np.save(file, np.asfortranarray(millivolts(array[i])))     # of one recording, either order will do
     return (folder / "mine",)
 
 
@@ -368,6 +369,7 @@ def test_what_is_inferred_is_said(tmp_path, array, capsys):
     (lambda a: a[None] / 1000, [], "is not that of a recording"),
     (lambda a: a[:0] / 1000, [], "no recording in it"),
     (lambda a: np.asfortranarray(a / 1000), [], "Fortran order"),
+    (lambda a: np.asfortranarray(a[:, 0] / 1000), ["--leads", "I"], "Fortran order"),
     (lambda a: a / 1000, ["--ids", "exam_id"], "--ids exam_id is no .csv file"),
     (lambda a: a[0] / 1000, ["--ids", "x.csv"], "--ids names the recordings of an array of many"),
     (lambda a: a[0] / 1000, ["--leads", "I,-,-"], "shape (12, 1500) has no axis of 3 leads")])
