@@ -1,7 +1,7 @@
 """Readers of .npy, HDF5 and CSV files for import_arrays.py; their interface stands in data_preparation/shards.py.
 
-Files are untrusted: nothing is unpickled, nothing is allocated that a file's own size does not cover, and what is wrong
-with a file is a RecordError.  One recording is in memory at a time, however many a file holds.
+Files are untrusted: nothing is unpickled, no other file is opened, and what is wrong with a file is a RecordError.  One
+recording is in memory at a time, however many a file holds.
 """
 import contextlib
 import csv
@@ -25,9 +25,8 @@ class NpyFile:
 
     def __init__(self, path):
         array = self._map(path)
-        if array.ndim == 3 and not array.flags.c_contiguous:
-            raise RecordError("its recordings lie interleaved (Fortran order): save numpy.ascontiguousarray(array)")
         self.path, self.shape, self.dtype, self.offset = path, array.shape, array.dtype, array.offset
+        self.interleaved = not array.flags.c_contiguous     # in Fortran order a row lies all over the file
 
     @staticmethod
     def _map(path):
@@ -54,6 +53,7 @@ class NpyFile:
 
 class HDF5File:
     """One dataset of an HDF5 file, as NpyFile: ``dataset``, else tracings or ecg, else the only array there is."""
+    interleaved = False
 
     def __init__(self, path, dataset=None):
         import h5py     # a third of a second that others need not spend
@@ -106,7 +106,7 @@ def open_array(path, dataset=None):
     key = path, dataset, status.st_size, status.st_mtime_ns
     if key not in _opened:
         _opened.clear()     # first: HDF5 takes a file that is still open for unchanged
-        _opened[key] = NpyFile(path) if path.suffix == ".npy" else HDF5File(path, dataset)
+        _opened[key] = NpyFile(path) if path.suffix.lower() == ".npy" else HDF5File(path, dataset)
     return _opened[key]
 
 
@@ -160,7 +160,8 @@ def lead_axis(shape, leads, layout=None):
 def _millivolts(values, units):
     if values.dtype.kind not in "fi" or values.dtype.itemsize > 8:
         raise RecordError(f"samples of type {values.dtype}; use float16, float32, float64 or int16")
-    signal = values.astype(np.float32)
+    with np.errstate(over="ignore"):    # becomes infinite, which is refused
+        signal = values.astype(np.float32)
     return signal if units == "mV" else signal * np.float32(MILLIVOLTS[units.lower()])
 
 

@@ -50,7 +50,8 @@ USUAL_MV = (0.1, 20.0)              # peak to peak, the median of recordings: ou
 def array_source(args) -> Source:
     """What the command line names; prints how it is understood."""
     folder, kind, files = find_input(Path(args.input))
-    database = args.database or database_name(Path(args.input).resolve().stem)
+    name = Path(args.input).resolve()
+    database = args.database or database_name(name.stem if name.is_file() else name.name)
     many, options = False, {}
     if kind == "DICOM":
         given = [f"--{name}" for name in ("fs", "units", "leads", "layout", "trim_zeros") if getattr(args, name)]
@@ -77,14 +78,14 @@ def array_source(args) -> Source:
 def find_input(given):
     """(folder, kind, names of its files relative to it) of --input."""
     if given.is_file():
-        if given.suffix not in KINDS:
+        if given.suffix.lower() not in KINDS:
             raise ECGError(f"--input {given}: its ending is none of {', '.join(KINDS)}")
-        return given.parent, KINDS[given.suffix], [given.name]
+        return given.parent, KINDS[given.suffix.lower()], [given.name]
     if not given.is_dir():
         raise ECGError(f"--input {given}: there is no such file or folder")
     by_kind = {}
-    for path in find_files(given, tuple(KINDS)):
-        by_kind.setdefault(KINDS[path.suffix], []).append(path.relative_to(given).as_posix())
+    for path in find_files(given, (*KINDS, *map(str.upper, KINDS))):
+        by_kind.setdefault(KINDS[path.suffix.lower()], []).append(path.relative_to(given).as_posix())
     if len(by_kind) > 1 and "CSV" in by_kind:
         print(f"CSV files beside the others, taken for tables and not for recordings: {len(by_kind.pop('CSV'))}")
     if len(by_kind) != 1:
@@ -116,6 +117,8 @@ def _understand(folder, files, args):
 def _shape(array, leads, layout):
     """(whether an array has many recordings, the axis of its leads, see ``lead_axis``)."""
     many = len(array.shape) == 3 or len(array.shape) == 2 and len(leads) == 1 and 1 not in array.shape
+    if many and array.interleaved:
+        raise RecordError("its recordings lie interleaved (Fortran order): save numpy.ascontiguousarray(array)")
     return many, lead_axis(array.shape[1:] if many else array.shape, leads, layout)
 
 
@@ -234,7 +237,7 @@ def main(argv=None):
     parser.add_argument("--input", required=True, metavar="PATH", help="a file or a folder, see above")
     parser.add_argument("--fs", type=_fs, metavar="HZ", help="sampling rate of the arrays")
     parser.add_argument("--leads", type=_leads, metavar="I,II,...",
-                        help="the array's leads in its order; - for a column to leave out, --leads=-,I if it is the first "
+                        help="in the array's order; - for a column to leave out, --leads=-,I if it is the first "
                         f"(default: {','.join(LEADS)})")
     parser.add_argument("--units", choices=("mV", "uV"), help="default: mV; whole numbers need to be told")
     parser.add_argument("--layout", choices=LAYOUTS, help="which of the last two axes comes first (default: the axis "

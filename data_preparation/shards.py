@@ -288,6 +288,8 @@ def import_recordings(source, output_dir, target_fs, workers, min_seconds=MIN_SE
         these were not read this time.
     """
     output_dir, shard_dir = Path(output_dir), Path(output_dir) / "shards"
+    if not source.items:
+        raise ECGError(f"no recording to import from {source.folder}")
     shards, skipped = plan_shards(source, target_fs, min_seconds, segment_seconds), list(source.skipped)
     with FolderLock(output_dir, PATIENCE):
         remove_temporary(output_dir)

@@ -1,4 +1,5 @@
 """Recordings in arrays: the same store as from WFDB, and a sentence for everything that is wrong with them."""
+import base64
 import csv
 import os
 import pickle
@@ -107,7 +108,8 @@ def as_npy_big_endian_in_another_order(folder, array):
 def as_folder_of_npy(folder, array):
     (folder / "mine" / "deep").mkdir(parents=True)
     for i, name in enumerate(NAMES):
-        np.save(folder / "mine" / "deep" / f"{name}.npy", millivolts(array[i]))
+        with open(folder / "mine" / "deep" / f"{name}.{'NPY' if i % 2 else 'npy'}", "wb") as file:
+            np.save(file, np.asfortranarray(millivolts(array[i])))     # of one recording, either order will do
     return (folder / "mine",)
 
 
@@ -367,6 +369,7 @@ def test_what_is_inferred_is_said(tmp_path, array, capsys):
     (lambda a: a[None] / 1000, [], "is not that of a recording"),
     (lambda a: a[:0] / 1000, [], "no recording in it"),
     (lambda a: np.asfortranarray(a / 1000), [], "Fortran order"),
+    (lambda a: np.asfortranarray(a[:, 0] / 1000), ["--leads", "I"], "Fortran order"),
     (lambda a: a / 1000, ["--ids", "exam_id"], "--ids exam_id is no .csv file"),
     (lambda a: a[0] / 1000, ["--ids", "x.csv"], "--ids names the recordings of an array of many"),
     (lambda a: a[0] / 1000, ["--leads", "I,-,-"], "shape (12, 1500) has no axis of 3 leads")])
@@ -486,7 +489,37 @@ def test_dicom_without_pydicom_says_how_to_get_it(tmp_path, capsys, monkeypatch)
     assert "python -m pip install 'pydicom>=3,<4'" in fails(capsys, tmp_path / "in", tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------ memory
+# ------------------------------------------------------------------------------------------------ a reader of one's own
+
+def muse_xml(counts, lsb="2.5"):
+    """What GE's MUSE exports, as far as a reader needs it: the median beat first, then eight leads of rhythm."""
+    leads = "".join(f"<LeadData><LeadID>{LEADS[k]}</LeadID><LeadAmplitudeUnitsPerBit>{lsb}</LeadAmplitudeUnitsPerBit>"
+                    f"<WaveFormData>\n{base64.encodebytes(counts[:, k].tobytes()).decode()}</WaveFormData></LeadData>"
+                    for k in (0, 1, *range(6, 12)))
+    return ("<RestingECG><Waveform><WaveformType>Median</WaveformType></Waveform><Waveform><WaveformType>Rhythm"
+            f"</WaveformType><SampleBase>250</SampleBase>{leads}</Waveform></RestingECG>")
+
+
+def test_the_reader_in_the_documentation_works(tmp_path):
+    page = (ROOT / "docs" / "data.md").read_text("utf-8")
+    code = page.split("### Hospital XML")[1].split("```python\n")[1].split("```")[0]
+    (tmp_path / "my_muse.py").write_text(code)
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        (tmp_path / "in" / f"m{i}.xml").write_text(muse_xml(counts(i)))
+    (tmp_path / "in" / "none.xml").write_text("<RestingECG>")
+    subprocess.run([sys.executable, tmp_path / "my_muse.py", tmp_path / "in", tmp_path / "extracted"], check=True,
+                   env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
+    reformat_memmap.reformat(tmp_path / "extracted", tmp_path / "store")
+    store = RecordStore(tmp_path / "store" / "fs250")
+    assert store.records["record"].tolist() == ["m0", "m1", "m2"] and set(store.records["leads"]) == {""}
+    assert skipped(tmp_path)["none.xml"].startswith("no XML: ")
+    for i in range(3):
+        signal, own = store.read(i), counts(i) * 2.5e-3
+        assert np.abs(signal[:, [0, 1, *range(6, 12)]] - own[:, [0, 1, *range(6, 12)]]).max() < 2e-3
+        assert np.abs(signal[:, 2] - (own[:, 1] - own[:, 0])).max() < 2e-3
+        assert np.abs(signal[:, 3:6].sum(axis=1)).max() < 5e-3      # aVR + aVL + aVF = 0
+
 
 def test_help_teaches():
     text = subprocess.run([sys.executable, ROOT / "data_preparation/import_arrays.py", "--help"], capture_output=True,

@@ -6,6 +6,7 @@ has one readable row a record.  ``meta.json`` holds the format version, fs and c
 signal memory, and processes share the pages.
 """
 import csv
+import functools
 import json
 import os
 import re
@@ -62,7 +63,7 @@ class RecordStore:
         self._start = self.records["start"].to_numpy()
         self._length = self.records["length"].to_numpy()
         self._scale = self.records["scale"].to_numpy(np.float32)
-        self._leads = _lead_bits(self.records["leads"])
+        self._leads = _lead_bits(self.records["leads"].to_numpy(object))
         signals = np.memmap(self.path / "signals.dat", "<i2", "r", shape=(self.meta["samples"], len(LEADS)))
         self._signals = signals.view(np.ndarray)    # the same pages without memmap's cost at every slice
 
@@ -133,8 +134,10 @@ _ALL_LEADS = _bits(LEADS)
 
 def _lead_bits(cells):
     """The column ``leads`` as numbers, uint16 (records,)."""
-    codes, names = cells.factorize()
-    return np.array([_bits(leads_of_cell(name)) for name in names], np.uint16)[codes]
+    bits = {cell: _bits(leads_of_cell(cell)) for cell in set(cells)}
+    if len(bits) == 1:
+        return np.full(len(cells), *bits.values())
+    return np.fromiter(map(bits.get, cells), np.uint16, len(cells))
 
 
 # ============ opening ============
@@ -220,7 +223,7 @@ def _records_problem(records, meta):
         return "an fs_original is not a positive number"
     if fold.min() < NO_FOLD or fold.max() >= meta["folds"]:
         return f"a fold is outside of {NO_FOLD} to {meta['folds'] - 1}"
-    for cell in records["leads"].unique():
+    for cell in set(records["leads"].to_numpy(object)):
         if leads_of_cell(cell) is None:
             return f"leads {cell!r} are not some of {' '.join(LEADS)} in this order"
     if records["record"].duplicated().any():
@@ -253,23 +256,26 @@ def write_store(folder, fs, rows, command):
     Raises:
         StoreError: no record, it cannot be written, or counts are ABSENT other than where ``leads`` says so.
     """
-    folder, table, start = Path(folder), [], 0
+    folder, number, start = Path(folder), 0, 0
+
+    def written(file):
+        nonlocal number, start
+        for row, counts in rows:
+            if counts.dtype != np.int16 or counts.ndim != 2 or counts.shape[1] != len(LEADS) or not len(counts):
+                raise StoreError(f"record {row['record']}: counts must be int16 (n, 12) with n > 0")
+            _check_absent(row, counts)
+            file.write(np.ascontiguousarray(counts, "<i2").data)
+            yield _table_row(row, start, len(counts))
+            number, start = number + 1, start + len(counts)
+        sync(file)
     try:
         folder.mkdir(parents=True)
         with open(folder / "signals.dat", "wb") as file:
-            for row, counts in rows:
-                if counts.dtype != np.int16 or counts.ndim != 2 or counts.shape[1] != len(LEADS) or not len(counts):
-                    raise StoreError(f"record {row['record']}: counts must be int16 (n, 12) with n > 0")
-                _check_absent(row, counts)
-                file.write(np.ascontiguousarray(counts, "<i2").data)
-                table.append(_table_row(row, start, len(counts)))
-                start += len(counts)
-            sync(file)
-        if not table:
+            write_table(folder / "records.csv", COLUMNS, written(file))
+        if not number:
             raise StoreError(f"{folder}: no record to write")
-        write_table(folder / "records.csv", COLUMNS, table)
         write_json(folder / "meta.json", {
-            "format": FORMAT, "version": VERSION, "fs": fs, **_FIXED, "records": len(table), "samples": start,
+            "format": FORMAT, "version": VERSION, "fs": fs, **_FIXED, "records": number, "samples": start,
             "folds": FOLDS, "command": command, "records_crc32": _checksum((folder / "records.csv").read_bytes()),
             "blocks": _block_checksums(folder / "signals.dat")})
     except OSError as error:
@@ -277,12 +283,18 @@ def write_store(folder, fs, rows, command):
     RecordStore(folder)     # what was written must be what we read
 
 
+@functools.cache
+def _absent_columns(cell):
+    """bool (12,): the columns that are absent by a cell of the column ``leads``; None if the cell is none."""
+    leads = leads_of_cell(cell)
+    return leads and np.array([lead not in leads for lead in LEADS])
+
+
 def _check_absent(row, counts):
-    leads = leads_of_cell(row.get("leads", ""))
-    there = lead_index(leads or ())
-    absent = [column for column in range(len(LEADS)) if column not in there]
-    if not leads or (counts[:, absent] != ABSENT).any() or \
-            (counts if not absent else counts[:, there]).min() == ABSENT:
+    absent = _absent_columns(row.get("leads", ""))
+    wrong = absent is None or (counts.min() == ABSENT if not absent.any() else
+                               ((counts == ABSENT) != absent).any())
+    if wrong:
         raise StoreError(f"record {row['record']}: its column leads and what is absent from its counts differ")
 
 
