@@ -1,6 +1,10 @@
 """A CSV file of labels: what it says, and a sentence for everything that can be wrong with it."""
+import contextlib
+
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from util.errors import ConfigError
 from util.label_file import load_label_file
@@ -116,3 +120,20 @@ def test_free_text_is_no_class(write):
     text = "record,remark\n" + "".join(f"r{i},text {i}\n" for i in range(1001))
     with pytest.raises(ConfigError, match="column remark holds 1001 different words"):
         read_label_file(write(text), [f"r{i}" for i in range(1001)])
+
+
+PIECES = st.sampled_from(["record", "patient", "AF", ",", ",", ",", "\n", "\n", "a", "b", "c", "1", "0", "", " ", "1.5", "true", "-",
+                          "1e400", "nan", "\"", "'", ";", "\t", "\r", "\0", "é", "=1", "0x1", "\ufeff", "1_0", "٣"])
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.lists(PIECES, max_size=16).map(lambda pieces: "record,AF\n" * (len(pieces) % 2) + "".join(pieces))
+       .map(str.encode) | st.binary(max_size=40))
+def test_whatever_a_file_holds_it_is_read_or_explained(tmp_path, text):
+    (tmp_path / "any.csv").write_bytes(text)
+    with contextlib.suppress(ConfigError):
+        kind, classes, values, _ = read_label_file(tmp_path / "any.csv", RECORDS, ignore_unknown=True)
+        assert values.shape == ((4,) if kind == "multiclass" else (4, len(classes))) and len(set(classes)) == len(classes)
+        known = values[values >= 0] if kind == "multiclass" else values[~np.isnan(values)]
+        assert np.isfinite(known).all()
+        assert kind != "multilabel" or np.isin(known, (0, 1)).all()
