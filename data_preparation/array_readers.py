@@ -32,7 +32,9 @@ class NpyFile:
     def _map(path):
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:      # numpy's parsing of a header raises whatever it meets
             raise RecordError(f"no .npy file of numbers, or cut short ({error}); nothing is unpickled: save one array "
                               "of numbers with numpy.save") from None
         if not isinstance(array, np.memmap):

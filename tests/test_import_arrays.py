@@ -282,6 +282,7 @@ def test_bad_files_of_one_recording_are_skipped(tmp_path, array):
     np.save(folder / "complex.npy", array[0] * 1j)
     (folder / "text.npy").write_text("I,II\n1,2\n")
     (folder / "empty.npy").write_bytes(b"")
+    (folder / "header.npy").write_bytes((folder / "good.npy").read_bytes().replace(b"}", b" "))
     (folder / "cut.npy").write_bytes((folder / "good.npy").read_bytes()[:3000])
     (folder / "pickled.npy").write_bytes(pickle.dumps({"signal": 1}))
     np.save(folder / "objects.npy", np.array([{"signal": 1}], object), allow_pickle=True)
@@ -297,7 +298,7 @@ def test_bad_files_of_one_recording_are_skipped(tmp_path, array):
     assert reasons.pop("eleven.npy").startswith("shape (11, 1500) has no axis of 12 leads as leads_time means; name")
     assert "archive of several arrays" in reasons.pop("many.npy")
     assert {path for path in reasons if "nothing is unpickled" in reasons[path]} == {
-        "text.npy", "empty.npy", "cut.npy", "pickled.npy", "objects.npy"} == reasons.keys()
+        "text.npy", "empty.npy", "header.npy", "cut.npy", "pickled.npy", "objects.npy"} == reasons.keys()
 
 
 def test_bad_csv_files_are_skipped(tmp_path, array):
