@@ -1,4 +1,5 @@
-"""Check a store: its files fit each other, no byte has changed since it was written, and no recording is in it twice.
+"""Check a store and its tables of labels and splits: their files fit each other and no byte has changed since they were
+written; and, where asked, find the recordings that are in it twice.
 
     python data_preparation/check_store.py ./data_folder/data_summary_without_preprocessing
     python data_preparation/check_store.py ./data_folder/data_summary_without_preprocessing/fs100
@@ -34,19 +35,28 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_preparation.duplicates import COLUMNS, SAME, find_duplicates
 from util.errors import ConfigError, ECGError, StoreError
+from util.labels import read_labels
+from util.record_tables import find_table, table_names
 from util.store import RecordStore, write_table
 
 
 def is_sound(folder):
-    """Whether the store in a folder is what was written; prints a line about it."""
+    """Whether the store in a folder and the tables beside it are what was written; prints a line about each."""
     try:
         store = RecordStore(folder)
         store.verify_blocks()
-    except StoreError as error:
+        print(f"sound    {folder}: {len(store)} records, {store.meta['samples'] / store.fs / 3600:.2f} hours at "
+              f"{store.fs} Hz, {len(store.meta['blocks'])} blocks")
+        for name in table_names(folder.parent, "labels"):
+            labels = read_labels(store, {"labels": name, "classes": None})
+            print(f"sound    labels {name}: {labels.kind}, {len(labels.classes)} classes or columns, known of "
+                  f"{labels.known.sum()} records")
+        for name in table_names(folder.parent, "splits"):
+            _, facts = find_table(folder.parent, "splits", name, ("kind", "source"))
+            print(f"sound    splits {name}: by {facts['kind']}, from {facts['source']}")
+    except (ConfigError, StoreError) as error:
         print(f"damaged  {error}")
         return False
-    print(f"sound    {folder}: {len(store)} records, {store.meta['samples'] / store.fs / 3600:.2f} hours at "
-          f"{store.fs} Hz, {len(store.meta['blocks'])} blocks")
     return True
 
 

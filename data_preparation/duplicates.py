@@ -93,8 +93,8 @@ def _worth(store, i):
 
 # ============ fingerprints ============
 def missing_leads(store):
-    """bool (records, 12): leads a recording lacks, which a store marks by -32768."""
-    return np.array([store.counts(i, 0, 1)[0] == np.iinfo(np.int16).min for i in range(len(store))])
+    """bool (records, 12): leads that a recording lacks."""
+    return np.stack([~store.has_leads([lead]) for lead in LEADS], axis=1)
 
 
 def probe_leads(missing):
@@ -267,7 +267,7 @@ def compare(store, a, b, shifts, leads):
         return None
     _, overlap, gain = tried[best]
     whole = abs(best) <= 1 and abs(len(x) - len(y)) <= 0.02 * store.fs
-    return {"kind": _kind(store, a, b, whole, gain), "correlation": min(top, 1.0), "gain": gain,
+    return {"kind": _kind(store, a, b, leads, whole, gain), "correlation": min(top, 1.0), "gain": gain,
             "shift": (best + part) / store.fs, "overlap": overlap / store.fs + 1}
 
 
@@ -312,12 +312,12 @@ def _likeness_of_beats(x, fs):
     return float(np.median(product / np.sqrt(np.maximum(both, 1e-12)), axis=1).max())
 
 
-def _kind(store, a, b, whole, gain):
+def _kind(store, a, b, leads, whole, gain):
     """shifted: they overlap in part; rescaled: the gain differs by more than 2 % or the offset by more than 0.02 mV;
     near: neither (resampled, filtered, noise)."""
     if not whole:
         return "shifted"
-    offset = np.abs(store.read(b).mean(axis=0) - gain * store.read(a).mean(axis=0)).max()
+    offset = np.abs(store.read(b).mean(axis=0) - gain * store.read(a).mean(axis=0))[leads].max()
     return "rescaled" if abs(gain - 1) > 0.02 or offset > 0.02 else "near"
 
 

@@ -10,9 +10,9 @@ from data_preparation.data_extraction_without_preprocessing import extract
 from data_preparation.duplicates import COLUMNS, compare, find_duplicates, missing_leads, probe_leads
 from data_preparation.ecg_model import simulate
 from data_preparation.simulate_physionet2020 import draw_findings, simulated_record
-from util.leads import LEADS
-from util.store import RecordStore, quantise, write_store
-from util.wfdb_io import resample_to
+from util.leads import LEADS, lead_cell, lead_index
+from util.recording import resample_to
+from util.store import RecordStore, quantise, spread, write_store
 
 KINDS = {"exact": "exact", "shifted": "shifted", "cut": "shifted", "halved": "rescaled", "doubled": "rescaled",
          "offset": "rescaled", "resampled": "near", "noisy": "near"}
@@ -23,9 +23,10 @@ def make_store(folder, recordings, fs=100):
     def rows():
         for name, signal, columns in recordings:
             counts, scale = quantise(signal.astype(np.float32))
-            counts[:, [LEADS.index(lead) for lead in columns.pop("lacks", ())]] = -32768
+            has = columns.pop("has", LEADS)
+            counts = spread(counts[:, lead_index(has)], has)
             yield {"record": name, "database": "a", "fs_original": fs, "scale_uv": scale, "age": None, "sex": "",
-                   "dx": ["426783006"], "fold": 0} | columns, counts
+                   "dx": ["426783006"], "fold": 0, "leads": lead_cell(has)} | columns, counts
     write_store(folder / f"fs{fs}", fs, rows(), ["a test"])
     return RecordStore(folder / f"fs{fs}")
 
@@ -110,9 +111,8 @@ def test_the_copy_that_goes_has_no_diagnosis_or_is_shorter_or_later(tmp_path):
 def test_recordings_are_compared_on_the_leads_they_share(tmp_path):
     """One lead of a twelve-lead recording is found again; recordings that share no lead are not compared."""
     signal, other = at_100_hz(heart(3), 500), at_100_hz(heart(4), 500)
-    one, two = [lead for lead in LEADS if lead != "I"], [lead for lead in LEADS if lead != "II"]
     store = make_store(tmp_path, [("twelve", signal, {}), ("other", other, {}),
-                                  ("one", signal[200:], {"lacks": one}), ("two", signal[100:], {"lacks": two})])
+                                  ("one", signal[200:], {"has": ("I",)}), ("two", signal[100:], {"has": ("II",)})])
     assert missing_leads(store).sum(axis=1).tolist() == [0, 0, 11, 11]
     assert names(find_duplicates(store)) == {("twelve", "one"), ("twelve", "two")}
 
@@ -201,6 +201,18 @@ def test_a_plain_list_of_records_is_left_out(prepared, tmp_path):
     (tmp_path / "list.csv").write_text("why,record\nnoise, a7\nnoise,a7\n,\n")
     assert reformat(prepared, tmp_path / "store", "--drop", str(tmp_path / "list.csv")) == 0
     assert "a7" not in set(RecordStore(tmp_path / "store/fs100").records["record"])
+
+
+def test_labels_of_records_left_out_need_ignore_unknown(prepared, tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("record\na7\n")
+    rows = [f"{side}{i},{i % 2}\n" for side, n in (("a", 8), ("b", 4)) for i in range(n)]
+    (tmp_path / "mine.csv").write_text("record,ill\n" + "".join(rows))
+    flags = ["--drop", str(tmp_path / "list.csv"), "--labels", str(tmp_path / "mine.csv")]
+    assert reformat(prepared, tmp_path / "store", *flags) == 2
+    assert "a7" in capsys.readouterr().err
+    assert reformat(prepared, tmp_path / "store", *flags, "--ignore_unknown") == 0
+    assert len(RecordStore(tmp_path / "store/fs100")) == 11
+    assert check(tmp_path / "store") == 0 and "labels mine" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content,words", [
