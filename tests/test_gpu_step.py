@@ -37,10 +37,9 @@ def run(program, config, folder, **train):
 
 # ============ no waiting ============
 class NoWaiting(TorchDispatchMode):
-    """Fails at what, on a GPU, lets the host wait for the device: reading a value, shapes that depend on values, and
-    lift_fresh, by which torch.tensor makes a tensor of Python numbers (its copy to a GPU waits as well)."""
+    """Fails at what, on a GPU, lets the host wait for the device: reading a value, and shapes that depend on values."""
     WAITING = ("aten._local_scalar_dense", "aten.nonzero", "aten.equal", "aten.is_nonzero", "aten.masked_select",
-               "aten._unique2", "aten.lift_fresh")
+               "aten._unique2")
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         assert not str(function).startswith(self.WAITING), f"{function} lets the host wait"
@@ -52,9 +51,10 @@ def forbid_waiting(monkeypatch):
     step, prepare, steps, armed = Training._step, Training._prepare, [], []
 
     def guarded(name, original):
-        def call(self, *args, **kwargs):
-            assert not armed, f"Tensor.{name} lets the host wait"
-            return original(self, *args, **kwargs)
+        def call(value, *args, **kwargs):
+            harmless = name == "as_tensor" and torch.is_tensor(value)
+            assert harmless or not armed, f"{name} lets the host wait"
+            return original(value, *args, **kwargs)
         return call
 
     def preparing(self, batch):
@@ -66,8 +66,11 @@ def forbid_waiting(monkeypatch):
             step(self, batches)
         armed.clear()
         steps.append(1)
-    for name in ("tolist", "numpy", "cpu"):     # on a CPU no operation of the dispatcher
-        monkeypatch.setattr(torch.Tensor, name, guarded(name, getattr(torch.Tensor, name)))
+    # The dispatcher does not see these on a CPU: copies to the host (numpy() needs cpu() before it), and tensors of
+    # Python numbers, whose copy to a GPU waits.
+    for place, names in ((torch.Tensor, ("tolist", "cpu", "new_tensor")), (torch, ("tensor", "as_tensor"))):
+        for name in names:
+            monkeypatch.setattr(place, name, guarded(name, getattr(place, name)))
     monkeypatch.setattr(Training, "_prepare", preparing)
     monkeypatch.setattr(Training, "_step", stepping)
     return steps
@@ -98,8 +101,14 @@ def test_a_step_that_waits_is_noticed(tmp_path, monkeypatch):
             forbid_waiting(patch)
             with pytest.raises(AssertionError, match=message):
                 run(pretrain, ST_MEM, tmp_path / str(len(change)), **change)
-    with NoWaiting(), pytest.raises(AssertionError, match="lift_fresh"):
-        torch.tensor([1.0])
+    place = Training._prepare
+
+    def copying(self, batch):
+        return {**place(self, batch), "epoch": torch.tensor(0.5)}
+    monkeypatch.setattr(Training, "_prepare", copying)
+    forbid_waiting(monkeypatch)
+    with pytest.raises(AssertionError, match="tensor lets the host wait"):
+        run(pretrain, ST_MEM, tmp_path / "copying")
 
 
 # ============ one graph ============

@@ -98,7 +98,7 @@ class Run:
                                    folder)
         records = LabelledRecords(config)
         return set_up_training(config, records.store, records.rows, lambda: SupervisedTask(
-            build_configured(config, len(records.classes)), records.loss), device, folder, records.labels)
+            build_configured(config, len(records.classes)), records.criterion(records.rows)), device, folder, records.labels)
 
     def losses(self, path: str, *overrides, steps=20, **options) -> list[float]:
         """Losses of the first steps of such a config."""
