@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_preparation import data_extraction_without_preprocessing as extraction
+from data_preparation import shards as engine
 from data_preparation.add_labels import keep_labels
 from data_preparation.add_splits import add_overlap_flag
 from data_preparation.folds import assign_folds
@@ -40,12 +40,13 @@ OUTPUT_DIR = "./data_folder/data_summary_without_preprocessing"
 
 def load_extraction(input_dir):
     """The finished extraction in a folder: (its settings, [(shard name, rows)])."""
-    again = "run data_preparation/data_extraction_without_preprocessing.py (again); it resumes where it stopped"
+    again = ("run data_preparation/data_extraction_without_preprocessing.py, or import_arrays.py there, (again); it "
+             "resumes where it stopped")
     try:
         settings = json.loads((input_dir / "extraction.json").read_text("utf-8"))
     except (OSError, ValueError):
         raise StoreError(f"no finished extraction in {input_dir}: {again}") from None
-    if not isinstance(settings, dict) or settings.get("version") != extraction.SHARD_VERSION:
+    if not isinstance(settings, dict) or settings.get("version") != engine.SHARD_VERSION:
         raise StoreError(f"{input_dir} was extracted by another version of this code: {again}")
     shards = []
     for name in settings["shards"]:
@@ -78,7 +79,7 @@ def add_patients(rows, patients, source):
     """Give every row the patient that ``patients``, {record or recording: id} out of the file ``source``, says; a
     ConfigError where that is not what another file said."""
     for row in rows:
-        known, patient = row.get("patient", ""), patients.get(row["record"]) or patients.get(Path(row["path"]).stem, "")
+        known, patient = row.get("patient", ""), patients.get(row["record"]) or patients.get(row.get("recording"), "")
         if known and patient and known != patient:
             raise ConfigError(f"{source} says that {row['record']} is of patient {patient}, another file that it is of "
                               f"{known}; mend one of them")
@@ -131,16 +132,13 @@ def reformat(input_dir, output_dir, patients_file=None, labels_file=None, ignore
         print(f"records not read in the extraction, which are not in the store: {settings['unread']}; "
               "its command tries again")
     rates = settings["target_fs"]
-    command = [f"python data_preparation/data_extraction_without_preprocessing.py "
-               f"--target_fs {' '.join(map(str, rates))} --min_seconds {settings['min_seconds']:g}" +
-               (f" --segment_seconds {settings['segment_seconds']:g}" if "segment_seconds" in settings else ""),
-               "python data_preparation/reformat_memmap.py" +
+    command = [settings["command"], "python data_preparation/reformat_memmap.py" +
                (f" --patients {Path(patients_file).name}" if patients_file else "") +
                (f" --labels {Path(labels_file).name}" if labels_file else "") +
                (f" --splits {Path(splits_file).name}" if splits_file else "") +
                " --ignore_unknown" * ignore_unknown + " --allow_patient_overlap" * allow_patient_overlap]
     new = {fs: output_dir / f".fs{fs}.tmp" for fs in rates}
-    with FolderLock(output_dir, extraction.PATIENCE):
+    with FolderLock(output_dir, engine.PATIENCE):
         try:
             with tqdm(total=len(rows) * len(rates), unit="record", desc="building stores") as progress:
                 for fs, folder in new.items():
@@ -160,7 +158,7 @@ def reformat(input_dir, output_dir, patients_file=None, labels_file=None, ignore
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input_dir", default=extraction.OUTPUT_DIR,
+    parser.add_argument("--input_dir", default=engine.OUTPUT_DIR,
                         help="what the extraction wrote (default: %(default)s)")
     parser.add_argument("--output_dir", default=OUTPUT_DIR, help="default: %(default)s")
     parser.add_argument("--patients", metavar="FILE.csv", help="columns record, patient_id: a patient's records share "

@@ -15,8 +15,8 @@ from util.dataset import (Cropping, CropDataset, EvaluationBatches, TrainingBatc
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
 from util.labels import few_positives, make_labels, parse_classes
-from util.leads import LEADS
-from util.store import RecordStore, write_store
+from util.leads import LEADS, lead_cell
+from util.store import RecordStore, spread, write_store
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "st_mem.json").read_text())["transforms"]["n_crop"]
 AF, SINUS, BRADY, UNSCORED = "164889003", "426783006", "426177001", "999999"
@@ -121,6 +121,23 @@ def test_short_records_are_padded_with_each_leads_mean(store):
 def test_a_window_outside_of_the_record_is_never_read(store):
     with pytest.raises(IndexError):
         CropDataset(store, LEADS, 400).__getitems__([(0, -1, 0)])
+
+
+def test_a_lead_that_a_record_lacks_is_an_error_and_never_data(tmp_path):
+    leads = (("I", "II"), LEADS, ("I",))
+    rows = [({"record": f"R{i}", "database": "a", "fs_original": 250.0, "scale_uv": 1, "age": None, "sex": "", "dx": [],
+              "fold": 0, "leads": lead_cell(there)}, spread(counts(i)[:, :len(there)], there))
+            for i, there in enumerate(leads)]
+    write_store(tmp_path / "fs250", 250, rows, ["test"])
+    store = RecordStore(tmp_path / "fs250")
+    crop = CropDataset(store, ("II",), 100).__getitems__([(0, 5, 0), (1, 5, 1)])["counts"][:, :, 0]
+    np.testing.assert_array_equal(crop, [counts(0)[5:105, 1], counts(1)[5:105, 1]])
+    with pytest.raises(ConfigError, match="dataset.lead: record 2 of the store lacks one of II; leave it out or"):
+        CropDataset(store, ("II",), 100).__getitems__([(1, 5, 0), (2, 5, 1)])
+    dataset = CropDataset(store, LEADS, 100)
+    batches = EvaluationBatches([1, 0], dataset.samples[[1, 0]], Cropping("center", 100), batch_size=2)
+    with pytest.raises(ConfigError, match="record 0 of the store lacks one of I, II, III, aVR"):
+        list(make_loader(dataset, batches))
 
 
 def test_labels_travel_with_their_records(store):

@@ -16,9 +16,9 @@ _NEW_FOLDS = "data_preparation/reformat_memmap.py makes a store in which every r
 _BELONGS_TO = {"splits": "given", "given": "given", "test_database": "leave_one_database"}  # keys to protocols
 
 
-def choose_rows(store, *, databases=None, max_records=None, seed=0) -> np.ndarray:
-    """Rows of these databases, else of all; with ``max_records`` a seeded subset, in store order.  A database
-    that the store does not hold is a ConfigError."""
+def choose_rows(store, *, databases=None, leads=None, max_records=None, seed=0) -> np.ndarray:
+    """Rows of these databases, else of all, that have all of these leads; with ``max_records`` a seeded subset, in
+    store order.  A database that the store does not hold, or leads that no record has, is a ConfigError."""
     rows = np.arange(len(store))
     if databases is not None:
         wanted, known = set(map(str, databases)), set(store.records["database"])
@@ -26,6 +26,13 @@ def choose_rows(store, *, databases=None, max_records=None, seed=0) -> np.ndarra
             raise ConfigError(f"dataset.databases: the store has no {', '.join(sorted(wanted - known))}; "
                               f"it holds {', '.join(sorted(known))}")
         rows = np.flatnonzero(store.records["database"].isin(wanted))
+    if leads is not None:
+        complete = rows[store.has_leads(leads)[rows]]
+        if not len(complete):
+            raise ConfigError(f"dataset.lead: none of {len(rows)} records has all of the leads {' '.join(leads)}; the "
+                              f"first has {store.records['leads'].iloc[rows[0]]}; choose leads that records have, for "
+                              "lead I alone with --overlay lead1")
+        rows = complete
     if max_records is not None and len(rows) > max_records:
         rows = np.sort(np.random.default_rng([seed, 1]).permutation(rows)[:max_records])
     return rows
