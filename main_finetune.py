@@ -18,7 +18,6 @@ from util.evaluation import Evaluator, FoldFiles, report_test, save_best, write_
 from util.program import run_main
 from util.run_log import print_once
 from util.setup import build_configured, check_input, set_up_training, training_transforms
-from util.splits import split_rows
 from util.stop import StopRequest
 from util.supervised import LabelledRecords, SupervisedTask
 from util.transfer import check_pretrained, load_pretrained
@@ -68,10 +67,9 @@ def run_fold(records: LabelledRecords, fold: int, files: FoldFiles, device) -> d
     # ============ data and model ============
     data = {**records.config["dataset"], "fold": fold}
     config = {**records.config, "dataset": data}
-    parts = split_rows(records.store, records.rows, fold, protocol=data["protocol"],
-                       label_fraction=data["label_fraction"], seed=config["seed"])
-    print_once(f"{config['mode']}, fold {fold}: {len(parts['train'])} training, {len(parts['valid'])} selection, "
-               f"{len(parts['test'])} test records, "
+    parts = records.parts(fold)
+    print_once(f"{config['mode']}, {records.splits.title(fold)}: {len(parts['train'])} training, "
+               f"{len(parts['valid'])} selection, {len(parts['test'])} test records, "
                + ("regression of " + ", ".join(records.classes) if records.task == "regression" else
                   f"{len(records.classes)} classes"))
     for part, name in {"train": "training", "valid": "selection", "test": "test"}.items():

@@ -21,8 +21,8 @@ from util.leads import parse_leads
 from util.probe import make_probe
 from util.program import run_main
 from util.run_log import print_once
-from util.setup import build_configured, open_store, set_up_training, training_transforms, usable_rows
-from util.splits import rows_outside_folds
+from util.setup import build_configured, lead_notes, open_store, set_up_training, training_transforms, usable_rows
+from util.splits import rows_left
 from util.stop import StopRequest
 from util.transfer import save_encoder
 
@@ -34,9 +34,9 @@ def pretrain(config: dict) -> Path:
     training_transforms(config)     # a mistake in them is said before the store is read
     store = open_store(config)
     usable = usable_rows(store, config)
-    rows, notes = rows_outside_folds(store, usable, config["dataset"]["exclude_folds"])
+    rows, notes = rows_left(store, usable, config["dataset"])
     device = distributed.start(config["device"])
-    for note in notes:
+    for note in [*notes, *lead_notes(store, config)]:
         print_once(note)
     training = set_up_training(config, store, rows, lambda: build_configured(config), device, folder)
     method, train = training.model, training.config["train"]
@@ -72,7 +72,7 @@ def pretrain(config: dict) -> Path:
 @torch.no_grad()
 def draw_reconstruction(training, usable, rows) -> None:
     """For methods that rebuild their input: one ECG, what was masked and its reconstruction, in TensorBoard and as PNG;
-    an ECG that is not trained on where dataset.exclude_folds leaves one."""
+    an ECG that is not trained on where dataset.exclude_folds or exclude_parts leave one."""
     left_out = np.setdiff1d(usable, rows)
     row = int(left_out[0] if len(left_out) else rows[0])
     start = int(Cropping("center", training.dataset.length).starts(int(training.dataset.samples[row]))[0])

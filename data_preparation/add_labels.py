@@ -11,13 +11,17 @@ import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from util.errors import StoreError
 from util.label_file import LOOKS, load_label_file
-from util.labels import table_name, table_names, write_labels
+from util.labels import write_labels
 from util.program import run_main
-from util.store import RecordStore
+from util.record_tables import table_name, table_names
+from util.splits import known_patients, patients_on_several_sides
+from util.store import FOLDS, RecordStore
 
 
 def open_any_rate(place) -> RecordStore:
@@ -36,7 +40,7 @@ def keep_labels(root, file, records, path, name, command) -> None:
         file: a ``LabelFile`` of ``records``, the names of the stores' records; path: where it came from.
         command: the command line that made it.
     """
-    replaced = name in table_names(root)
+    replaced = name in table_names(root, "labels")
     write_labels(root, name, file, records, Path(path).name, [command])
     print(f"labels {name}{', which replaces an earlier table' if replaced else ''}: {file.has_row.sum()} of "
           f"{len(file.has_row)} records, {LOOKS[file.kind]}: {', '.join(file.classes)}")
@@ -55,8 +59,15 @@ def main(argv=None):
     parser.add_argument("--ignore_unknown", action="store_true", help="leave out rows of records that the store lacks, "
                         "which are an error otherwise")
     args = parser.parse_args(argv)
-    store, name = open_any_rate(args.store), table_name(args.labels, args.name)
+    store, name = open_any_rate(args.store), table_name("labels", args.labels, args.name)
     file = load_label_file(args.labels, store.records["record"], args.ignore_unknown)
+    if file.patients:
+        about = {"database": store.records["database"], "patient": np.array(file.patients, object)}
+        sides = np.stack([store.records["fold"] == fold for fold in range(FOLDS)])
+        several = patients_on_several_sides(known_patients(about), sides)
+        if len(several):
+            print(f"note: records of {len(several)} patients are in several folds of this store, which did not know "
+                  "them: test scores will be too good; make it again by data_preparation/reformat_memmap.py --labels")
     command = f"python data_preparation/add_labels.py STORE {args.labels.name} --name {name}"
     keep_labels(store.path.parent, file, store.records["record"], args.labels, name,
                 command + " --ignore_unknown" * args.ignore_unknown)

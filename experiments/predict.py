@@ -32,12 +32,13 @@ from util.dataset import CropDataset, EvaluationBatches, make_loader
 from util.errors import CheckpointError, ConfigError, ECGError, RecordError
 from util.evaluation import predict
 from util.figures import plot_ecg
-from util.leads import parse_leads
+from util.leads import add_lead_names, parse_leads
 from util.optim import resolve_amp
 from util.program import run_main
-from util.store import quantise, safe_cell
+from util.recording import resample_to
+from util.store import quantise, safe_cell, spread
 from util.thresholds import apply_thresholds, load_thresholds
-from util.wfdb_io import find_headers, read_record, resample_to
+from util.wfdb_io import find_headers, read_record
 
 CHUNK_SAMPLES = 2_000_000  # samples a lead held in memory at a time: an hour of ECG at 500 Hz
 SUMMARY = "summary"
@@ -52,7 +53,7 @@ class Entry:
     remarks: list[str]
     counts: dict        # fs -> int16 (n, 12)
     scale: dict         # fs -> mV per count
-    picture: tuple      # its first ten seconds (n, 12) in mV and their fs, for --plot
+    picture: dict       # arguments of plot_ecg: its first ten seconds
 
 
 def find_recordings(given: str) -> list[Path]:
@@ -65,29 +66,35 @@ def find_recordings(given: str) -> list[Path]:
     return headers
 
 
-def read_entry(path: Path, rates, longest_crop: float) -> Entry:
+def read_entry(path: Path, rates, longest_crop: float, leads, lead_names=None) -> Entry:
     """Read a recording and resample it to ``rates``, with the rounding of a store.  One shorter than
-    ``longest_crop`` seconds gets a remark."""
-    recording = read_record(path)
-    fs, remarks = recording.header.fs, [*recording.flags]
+    ``longest_crop`` seconds gets a remark, one without all of ``leads`` is a RecordError."""
+    recording = read_record(path, lead_names=lead_names)
+    missing = [lead for lead in leads if lead not in recording.leads]
+    if missing:
+        raise RecordError(f"lead {', '.join(missing)} missing, which the model needs")
+    fs, remarks = recording.fs, [*recording.flags]
     counts, scale = {}, {}
     for rate, signal in resample_to(recording.signal, fs, rates).items():
-        counts[rate], microvolts = quantise(signal)
+        own, microvolts = quantise(signal)
+        counts[rate] = spread(own, recording.leads)
         scale[rate] = microvolts / 1000
     seconds = len(recording.signal) / fs
     if seconds < longest_crop:
         remarks.append(f"{seconds:g} s is shorter than the model's crop of {longest_crop:g} s: padded with the mean")
-    return Entry(recording.header.record, path, remarks, counts, scale, (recording.signal[:int(10 * fs)].copy(), fs))
+    picture = {"signal_mv": recording.signal[:int(10 * fs)].copy(), "fs": fs, "lead_names": recording.leads}
+    return Entry(path.stem, path, remarks, counts, scale, picture)
 
 
-def read_all(headers, rates, longest_crop, failed: list):
-    """Lists of entries, each of about CHUNK_SAMPLES at most; what cannot be read is added to ``failed``."""
+def read_all(headers, failed: list, *how):
+    """Lists of entries, each of about CHUNK_SAMPLES at most, read by ``read_entry(header, *how)``; what cannot be
+    read is added to ``failed``."""
     chunk, samples, seen = [], 0, {SUMMARY}  # summary.csv is ours
     for path in tqdm(headers, unit="record", desc="predicting"):
         try:
             if path.stem in seen:
                 raise RecordError(f"the name {path.stem} is taken; give the recording another one")
-            entry = read_entry(path, rates, longest_crop)
+            entry = read_entry(path, *how)
         except Exception as error:  # what nobody has foreseen in an untrusted file must not stop the rest
             kind = "" if isinstance(error, RecordError) else f"unexpected {type(error).__name__}: "
             failed.append({"record": path.stem, "file": str(path), "remark": f"not read: {kind}{error}"})
@@ -112,6 +119,10 @@ class MemoryStore:
 
     def __len__(self):
         return len(self.entries)
+
+    def has_leads(self, leads):
+        """All entries have the leads that the models need."""
+        return np.ones(len(self), bool)
 
     def counts(self, i, start, length):
         """int16 (length, 12) of recording i."""
@@ -170,8 +181,8 @@ def write_entry(entry, folder, ensemble, outputs, probabilities, plot) -> dict:
              ",".join(f"{probability:.6g}" for probability in probabilities)]  # what the Challenge's scorer reads
     (folder / f"{entry.record}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if plot:
-        plot_ecg(*entry.picture, folder / f"{entry.record}.png",
-                 f"{entry.record}   predicted: {in_words(first.classes, outputs, probabilities)}")
+        plot_ecg(path=folder / f"{entry.record}.png", **entry.picture,
+                 title=f"{entry.record}   predicted: {in_words(first.classes, outputs, probabilities)}")
     names = NAMES if first.codes == CLASSES else first.classes
     diagnoses = {"diagnoses": "; ".join(names[c] for c in np.flatnonzero(outputs))} if decided else {}
     return {"record": entry.record, "file": safe_cell(str(entry.path)), "remark": "; ".join(entry.remarks), **diagnoses,
@@ -188,6 +199,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--input", required=True, metavar="PATH", help="a folder, searched at any depth, or one record")
     parser.add_argument("--output", required=True, metavar="DIR", help="made if missing")
     parser.add_argument("--plot", action="store_true", help="draw each recording on ECG paper with what was predicted")
+    add_lead_names(parser)
     add_gpu_flag(parser, several=False)
     return parser.parse_args(argv)
 
@@ -205,9 +217,10 @@ def main(argv=None):
         trained.pipeline.to(device)
     rates = sorted({trained.config["dataset"]["fs"] for trained in ensemble})
     longest = max(trained.cropping.length / trained.config["dataset"]["fs"] for trained in ensemble)
+    leads = dict.fromkeys(lead for trained in ensemble for lead in parse_leads(trained.config["dataset"]["lead"]))
     folder.mkdir(parents=True, exist_ok=True)
     rows, failed = [], []
-    for entries in read_all(headers, rates, longest, failed):
+    for entries in read_all(headers, failed, rates, longest, leads, dict(arguments.lead_names)):
         probabilities = probabilities_of(entries, ensemble, device)
         outputs = decide(probabilities, thresholds, ensemble[0].task)
         rows += [write_entry(entry, folder, ensemble, *answer, arguments.plot)

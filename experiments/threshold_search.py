@@ -35,8 +35,7 @@ from util.evaluation import Evaluator
 from util.files import replacing
 from util.program import run_main
 from util.scores import REPORT, compute_scores, parse_scores
-from util.splits import ALL_FOLDS, parse_folds, split_rows
-from util.store import FOLDS
+from util.splits import ALL_FOLDS, parse_folds, selection_fold
 from util.supervised import LabelledRecords
 from util.threshold_figures import plot_score_curves
 from util.thresholds import Thresholds, save_thresholds, search_ascent, search_published
@@ -68,8 +67,7 @@ def predictions(trained, place: Path, device) -> dict[str, Part]:
     if kept:
         print(f"predictions: {place.name} from an earlier search")
         return kept
-    data = trained.config["dataset"]
-    parts = split_rows(records.store, records.rows, data["fold"], protocol=data["protocol"])
+    parts = records.parts(trained.config["dataset"]["fold"])
     evaluator, classifier = Evaluator(records, parts, device), trained.classifier.to(device)
     names = records.store.records["record"].to_numpy(str)
     found = {}
@@ -91,7 +89,7 @@ def fingerprint(trained, records) -> str:
     config = trained.config
     return json.dumps({"weights": hashlib.sha256(trained.path.read_bytes()).hexdigest(), "model": config["model"],
                        "dataset": {k: v for k, v in config["dataset"].items() if k != "store"}, "seed": config["seed"],
-                       "labels": zlib.crc32(records.labels.tobytes()),
+                       "labels": zlib.crc32(records.labels.tobytes()), "splits": records.splits.checksum,
                        "store": [records.store.meta["records_crc32"], records.store.meta["blocks"]]}, sort_keys=True)
 
 
@@ -196,7 +194,7 @@ def main(argv=None):
     for fold, path in find_weights(folder, arguments.best_type, wanted).items():
         trained = load_weights(path, fold, arguments)
         published = trained.config["dataset"]["protocol"] == "published"
-        select = fold if published else (fold + 1) % FOLDS
+        select = selection_fold(trained.config["dataset"]["protocol"], fold)
         print(f"==== fold {fold}: {path.name} ====")
         if published:
             print("note: protocol 'published' searches and reports on the same fold; its numbers are optimistic")

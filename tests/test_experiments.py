@@ -25,7 +25,6 @@ from util.criterion import DEFAULT_LOSS
 from util.errors import CheckpointError, ConfigError
 from util.evaluation import Evaluator, FoldFiles, gate_table, save_best
 from util.setup import build_configured
-from util.splits import split_rows
 from util.store import RecordStore
 from util.supervised import LabelledRecords, SupervisedTask
 from util.transfer import load_pretrained
@@ -384,7 +383,7 @@ def evaluate(path):
     trained = load_trained(path)
     trained.config["dataset"]["crops_per_record"], trained.config["dataloader"]["batch_size"] = 1, 2
     records = LabelledRecords(trained.config)
-    evaluator = Evaluator(records, split_rows(records.store, records.rows, 3), torch.device("cpu"))
+    evaluator = Evaluator(records, records.parts(3), torch.device("cpu"))
     return torch.from_numpy(evaluator.predict(trained.classifier, "valid")[0]), len(evaluator.loaders["valid"])
 
 

@@ -108,7 +108,7 @@ def test_a_changed_or_damaged_table_is_refused(store, tmp_path):
     table, about = (small_store.store() / "labels" / f"spoilt.{kind}" for kind in ("csv", "json"))
     text, description = table.read_text(), about.read_text()
     table.write_text(text.replace("E003,1,0", "E003,0,0"))
-    with pytest.raises(StoreError, match=r"spoilt.csv is missing or was changed .* add it again"):
+    with pytest.raises(StoreError, match=r"spoilt.csv is missing or was changed .* add the table again"):
         read(store, "spoilt")
     table.write_text(text)
     for damaged in ("{", "[]", description.replace('"version": 1', '"version": 2'), description.replace('"kind"', '"k"')):
@@ -117,7 +117,7 @@ def test_a_changed_or_damaged_table_is_refused(store, tmp_path):
             read(store, "spoilt")
     about.write_text(description)
     smaller = SimpleNamespace(path=store.path, records=store.records.iloc[:2])
-    with pytest.raises(ConfigError, match="names 2 records that the store lacks.*add it again"):
+    with pytest.raises(ConfigError, match="names 2 records that the store lacks.*add the table again"):
         read(smaller, "spoilt")
 
 
@@ -288,3 +288,12 @@ def test_regression_is_learned_standardised_and_read_in_its_own_units():
     for nothing in (values[:1], values[1:2]):
         with pytest.raises(ConfigError, match="pr has no two different known values in the training part"):
             Criterion.fitted("mse", ("age", "pr"), nothing)
+
+
+def test_patients_that_the_folds_did_not_know_are_told_of(store, tmp_path, capsys):
+    (tmp_path / "sex.csv").write_text("record,sex,patient\n" + "".join(f"E{i:03d},{'fm'[i % 2]},{i // 2}\n" for i in range(80)))
+    flags = [str(store.path.parent), str(tmp_path / "sex.csv")]
+    assert run_main(add_labels.main, flags) == 0
+    folds = store.records["fold"].to_numpy()
+    apart = (folds[::2] != folds[1::2]).sum()
+    assert f"note: records of {apart} patients are in several folds of this store" in capsys.readouterr().out

@@ -4,7 +4,7 @@
     record,rhythm         one column of words: multi-class
     record,age,pr_ms      numbers: regression
 
-A column ``patient`` is no label: it says whose record it is.
+A column ``patient`` (or ``patient_id``) is no label: it says whose record it is.
 """
 import re
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from util.errors import ConfigError
+from util.record_tables import meet, read_text, some
 from util.store import safe_cell
 
 LOOKS = {"multilabel": "0/1 (multi-label)", "multiclass": "words (multi-class)", "regression": "numbers (regression)"}
@@ -59,12 +60,15 @@ def load_label_file(path, records, ignore_unknown=False, known_as=None) -> Label
     Raises:
         ConfigError: the file cannot be read, or something in it is wrong; a sentence names it and the cure.
     """
-    table = _read_text(path)
-    columns = {name: _Column(table[name]) for name in table if name not in ("record", "patient")}
+    table = read_text(path)
+    names = [name for name in table if name not in ("record", "patient")]
+    for name in names:
+        check_name(path, "column", name)
+    columns = {name: _Column(table[name]) for name in names}
     if not columns:
         raise ConfigError(f"{path} has no column of labels beside record and patient; add one")
     kind, classes = known_as or _kind_and_classes(path, columns)
-    row_of, has_row, notes = _meet(path, table["record"], records, ignore_unknown)
+    row_of, has_row, notes = meet(path, table["record"], records, ignore_unknown, "whose labels are unknown")
     values = _values(kind, classes, columns)
     unknown = -1 if kind == "multiclass" else np.nan
     own = np.full((len(row_of), *values.shape[1:]), unknown, values.dtype)
@@ -77,79 +81,12 @@ def load_label_file(path, records, ignore_unknown=False, known_as=None) -> Label
     return LabelFile(kind, tuple(columns), classes, own, patients, has_row, notes)
 
 
-# ============ text ============
-def _read_text(path) -> pd.DataFrame:
-    """The file as a table of texts with the names of its columns; names and records are checked."""
-    try:
-        # Without a header: pandas would quietly rename the second of two columns of one name.
-        table = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except pd.errors.EmptyDataError:
-        raise ConfigError(f"{path} is empty; write a CSV file with the column record and columns of labels") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8 text; save it as CSV in UTF-8") from None
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, OverflowError) as error:
-        raise ConfigError(f"{path} is not a CSV file: {' '.join(str(error).split())}") from None
-    names = [str(name).strip() for name in table.iloc[0]]
-    _check_names(path, names)
-    table = table.iloc[1:]
-    table.columns = names
-    if not len(table):
-        raise ConfigError(f"{path} has no row below its header; write one for each record")
-    table = table.assign(**{name: table[name].str.strip() for name in ("record", "patient") if name in names})
-    if (table["record"] == "").any():
-        raise ConfigError(f"{path}: {(table['record'] == '').sum()} rows name no record; fill in the column record")
-    twice = table["record"].duplicated()
-    if twice.any():
-        raise ConfigError(f"{path} names {twice.sum()} records more than once, such as "
-                          f"{_some(table['record'][twice])}; keep one row a record")
-    return table
-
-
-def _check_names(path, names):
-    if "record" not in names:
-        hint = " (cells are separated by commas)" if len(names) == 1 else ""
-        raise ConfigError(f"{path} lacks the column record; its columns are {', '.join(names)[:200]}{hint}")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(f"{path} has two columns named {twice[0] or '(nothing)'}; give each a name of its own")
-    for name in names:
-        check_name(path, "column", name)
-
-
+# ============ names ============
 def check_name(path, what, name):
     """A ConfigError unless a class of this name can stand in a table's header, a config and a file of predictions."""
     if not name or safe_cell(name) != name or set(name) & set(",\"'"):
         raise ConfigError(f"{path}: a {what} cannot be called {name!r}: a class needs a name without commas, quotes, "
                           "line ends and leading = + - @; give it another one")
-
-
-def _some(names, most=3):
-    """The first few names, in words."""
-    names = [str(name) for name in names[:most + 1]]
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-
-
-# ============ rows and records ============
-def _meet(path, named, records, ignore_unknown):
-    """For each record the number of its row (-1: none), whether it has one, and sentences about those without."""
-    row_of = pd.Index(named).get_indexer(pd.Index(np.asarray(records, object)))
-    has_row, notes = row_of >= 0, []
-    strangers = named[~named.isin(np.asarray(records, object))]
-    if len(strangers) and not ignore_unknown:
-        raise ConfigError(f"{path} names {len(strangers)} records that the store lacks, such as {_some(strangers)}; "
-                          "mend the names, or leave these rows out with --ignore_unknown")
-    if not has_row.any():
-        raise ConfigError(f"{path} names none of the store's {len(has_row)} records, which are called such as "
-                          f"{_some(list(records))}")
-    if len(strangers):
-        notes.append(f"rows left out, whose records the store lacks: {len(strangers)} of {len(named)}, such as "
-                     f"{_some(strangers)}")
-    if not has_row.all():
-        notes.append("records of the store without a row, whose labels are unknown: "
-                     f"{(~has_row).sum()} of {len(has_row)}")
-    return row_of, has_row, notes
 
 
 # ============ kinds and values ============
@@ -199,7 +136,7 @@ def _kind_and_classes(path, columns: dict):
                           "whose words are the classes: write a file for each, or 0/1 columns")
     classes = tuple(sorted(set(columns[first].words) - {""}))
     if not 2 <= len(classes) <= MOST_CLASSES:
-        raise ConfigError(f"{path}: column {first} holds {len(classes)} different words, such as {_some(classes)}, but "
+        raise ConfigError(f"{path}: column {first} holds {len(classes)} different words, such as {some(classes)}, but "
                           f"classes are 2 to {MOST_CLASSES}; leave such a column out")
     for word in classes:
         check_name(path, f"class of column {first}", word)

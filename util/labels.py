@@ -3,25 +3,18 @@
 They come from the diagnoses of a store (``dataset.classes``) or from a table beside it (``dataset.labels``):
 ``<store>/labels/<name>.csv``, made by data_preparation/add_labels.py, with its kind and classes in ``<name>.json``.
 """
-import json
-import re
-import zlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from util.challenge import CLASS_CODES, labels_from_dx
-from util.errors import ConfigError, StoreError
-from util.files import replacing
+from util.errors import ConfigError
 from util.label_file import LOOKS, LabelFile, load_label_file, read_label_file  # noqa: F401  (one place to look)
-from util.store import safe_cell, write_json
+from util.record_tables import find_table, save_table, table_name
+from util.store import safe_cell
 
 MIN_POSITIVES = 10    # with fewer records of a class its scores are mostly chance
-FOLDER = "labels"     # of the tables, beside fs100/, fs250/, ...
-FORMAT = "ECG labels"
-VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -90,27 +83,12 @@ def make_labels(store, classes: dict, task: str):
 
 
 # ============ tables beside a store ============
-def table_name(path, name: str | None = None) -> str:
-    """What the table of a file is called: ``name``, else as the file; a ConfigError where no file could be."""
-    name = Path(path).stem if name is None else name
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        raise ConfigError(f"a table of labels cannot be called {name!r}: letters, digits, _ . - make a name; choose "
-                          "one with --name")
-    return name
-
-
-def table_names(root) -> list[str]:
-    """Names of the tables in a store's root."""
-    return sorted(path.stem for path in (Path(root) / FOLDER).glob("*.json"))
-
-
 def write_labels(root, name: str, file: LabelFile, records, source: str, command: list[str]) -> None:
     """Write ``root/labels/<name>.csv`` and ``.json``; a table of that name is replaced.
 
     Args:
         file: the labels of ``records`` (names); source: name of the file that they came from.
     """
-    folder = Path(root) / FOLDER
     cells = {"record": np.asarray(records, object)}
     if file.kind == "multiclass":
         cells[file.columns[0]] = np.array([*file.classes, ""], object)[file.values]
@@ -119,33 +97,19 @@ def write_labels(root, name: str, file: LabelFile, records, source: str, command
         cells |= {column: pd.array(file.values[:, c], whole) for c, column in enumerate(file.columns)}
     if file.patients is not None:
         cells["patient"] = [safe_cell(patient) for patient in file.patients]
-    try:
-        folder.mkdir(exist_ok=True)
-        # Without its description a table is not there: at no time does one lie beside that of another.
-        (folder / f"{name}.json").unlink(missing_ok=True)
-        with replacing(folder / f"{name}.csv", "w") as out:
-            pd.DataFrame(cells)[file.has_row].to_csv(out, index=False, lineterminator="\n")
-        content = (folder / f"{name}.csv").read_bytes()
-        write_json(folder / f"{name}.json", {
-            "format": FORMAT, "version": VERSION, "kind": file.kind, "columns": list(file.columns),
-            "classes": list(file.classes), "csv_crc32": f"{zlib.crc32(content):08x}", "source": source,
-            "command": command})
-    except OSError as error:
-        raise StoreError(f"cannot write the table of labels {folder / name}.csv: {error.strerror}") from error
+    save_table(root, "labels", name, pd.DataFrame(cells)[file.has_row], {
+        "kind": file.kind, "columns": list(file.columns), "classes": list(file.classes), "source": source,
+        "command": command})
 
 
 def _read_table(store, choice) -> Labels:
     """The table of ``dataset.labels``: its name, or {name: ..., columns: [...]}."""
     name, wanted = _parse_choice(choice)
-    path = store.path.parent / FOLDER / f"{name}.csv"
-    about = _read_description(path.with_suffix(".json"), name, store.path.parent)
-    again = f"add it again with data_preparation/add_labels.py {store.path.parent}"
-    if not path.is_file() or f"{zlib.crc32(path.read_bytes()):08x}" != about["csv_crc32"]:
-        raise StoreError(f"{path} is missing or was changed after it was added (its checksum differs); {again}")
+    path, about = find_table(store.path.parent, "labels", name, ("kind", "columns", "classes"))
     try:
         file = load_label_file(path, store.records["record"], known_as=(about["kind"], tuple(about["classes"])))
     except ConfigError as error:
-        raise ConfigError(f"dataset.labels: {error}; {again}") from None
+        raise ConfigError(f"dataset.labels: {error}; add the table again with data_preparation/add_labels.py") from None
     known = file.values >= 0 if file.kind == "multiclass" else ~np.isnan(file.values).all(axis=1)
     values = file.values if file.kind == "multiclass" else file.values.astype(np.float32)
     labels = Labels(name, file.kind, file.classes, values, known)
@@ -159,24 +123,7 @@ def _parse_choice(choice):
     if set(given) - {"name", "columns"} or not isinstance(given.get("name"), str) or not (
             columns is None or isinstance(columns, list) and columns):
         raise ConfigError(f"dataset.labels must be a table's name, or {{name: NAME, columns: [...]}}, not {choice!r}")
-    return table_name(given["name"], given["name"]), columns and [str(column) for column in columns]
-
-
-def _read_description(path, name, root) -> dict:
-    if not path.is_file():
-        there = ", ".join(table_names(root)) or "none"
-        raise ConfigError(f"dataset.labels: {root} has no table of labels {name!r} (it has {there}); add one with "
-                          "data_preparation/add_labels.py")
-    try:
-        about = json.loads(path.read_text("utf-8"))
-        sound = about["format"] == FORMAT and about["kind"] in LOOKS and isinstance(about["classes"], list) \
-            and isinstance(about["csv_crc32"], str)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        about, sound = {}, False
-    if not sound or about.get("version") != VERSION:
-        raise StoreError(f"{path} is damaged or of another version; add the table again with "
-                         "data_preparation/add_labels.py")
-    return about
+    return table_name("labels", given["name"], given["name"]), columns and [str(column) for column in columns]
 
 
 def _choose_columns(labels, columns, wanted) -> Labels:

@@ -10,7 +10,7 @@ from util.optim import autocast
 from util.run_log import print_once
 from util.scores import compute_scores, parse_scores
 from util.setup import training_transforms, usable_rows
-from util.splits import labelled_rows, parse_folds, split_rows
+from util.splits import labelled_rows, make_splits, run_numbers, split_rows
 
 MAX_TRAINING = 5000     # records that the probe is fitted on
 
@@ -31,8 +31,9 @@ class Probe:
         self.score = SCORE[labels.kind]
         self.key, self.tag = f"probe_{self.score.lower()}", f"probe/{self.score.lower()}"   # in log.txt, TensorBoard
         values = np.eye(len(labels.classes))[labels.values] if labels.kind == "multiclass" else labels.values
-        rows, _ = labelled_rows(store, usable_rows(store, config), labels.known)
-        parts = split_rows(store, rows, parse_folds(data["fold"])[0], protocol=data["protocol"])
+        splits = make_splits(store, data)
+        rows, _ = labelled_rows(usable_rows(store, config), labels.known, splits)
+        parts = split_rows(splits, rows, run_numbers(data)[0])
         for rows in (evenly(parts["train"], MAX_TRAINING), parts["valid"]):
             loader = record_loader(dataset, rows, Cropping("center", cropping.length),
                                    config["dataloader"]["batch_size"])

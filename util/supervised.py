@@ -1,12 +1,14 @@
 """Supervised jobs: the labelled records that a config asks for, and a classifier with its criterion."""
 from models.contract import Batch, Method
+from util.annotated import mask_labels
 from util.criterion import DEFAULT_LOSS, TASKS, Criterion
 from util.errors import ConfigError
 from util.labels import few_positives, read_labels, unknown_labels
 from util.leads import parse_leads
 from util.scores import parse_scores
-from util.setup import evaluation_transforms, open_store, usable_rows
-from util.splits import labelled_rows, parse_folds
+from util.setup import evaluation_transforms, lead_notes, open_store, usable_rows
+from util.splits import labelled_rows, make_splits, run_numbers, split_rows
+from util.subsets import label_strata
 
 
 class LabelledRecords:
@@ -15,25 +17,28 @@ class LabelledRecords:
     Attributes:
         config: with task and loss as they follow from the labels.
         task: kind of the labels; classes: names; labels: values of all records of the store (``util.labels``); rows:
-        of the labelled records; notes: sentences about the others; folds: to test on; eval_cropping, eval_pipeline:
-        how a trained model sees a record.
+        of the labelled records; notes: sentences about the others; splits: who trains, selects and tests; folds: the
+        runs, by their test folds; eval_cropping, eval_pipeline: how a trained model sees a record.
     """
 
     def __init__(self, config):
         data = config["dataset"]
-        self.folds = parse_folds(data["fold"])
+        self.folds = run_numbers(data)
         if len(self.folds) > 1 and config["resume"] not in ("", "auto"):
             raise ConfigError(f"resume: {config['resume']} is of one fold but dataset.fold names {len(self.folds)}; "
                               "give 'auto' to resume all of them")
         self.eval_cropping, self.eval_pipeline = evaluation_transforms(config)
         self.leads = parse_leads(data["lead"])
         self.store = open_store(config)
-        found = self._read_labels(config)
+        found, masked = mask_labels(self._read_labels(config), self.store, data)
+        self.labels = found.values
         self.scores = parse_scores(config["metric"]["target_metrics"], self.classes, self.task)
         if config["test"]["target_metric"] not in ("loss", *self.scores):
             raise ConfigError(f"test.target_metric: {config['test']['target_metric']!r} is not measured; "
                               f"choose loss, {', '.join(self.scores)}")
-        self.rows, self.notes = labelled_rows(self.store, usable_rows(self.store, config), found.known)
+        self.splits = make_splits(self.store, data)
+        self.rows, self.notes = labelled_rows(usable_rows(self.store, config), found.known, self.splits)
+        self.notes += masked + lead_notes(self.store, config)
 
     def _read_labels(self, config):
         """Set what follows from the labels, which are returned."""
@@ -49,12 +54,18 @@ class LabelledRecords:
         for key in ("num_labels", "num_classes"):
             if metric[key] not in (None, len(found.classes)):
                 raise ConfigError(f"metric.{key} is {metric[key]} but {found.name} has {len(found.classes)}")
-        self.task, self.classes, self.labels = found.kind, found.classes, found.values
+        self.task, self.classes = found.kind, found.classes
         self.loss = loss or DEFAULT_LOSS[self.task]
         classes = data["classes"] or ("challenge2020" if data["labels"] is None else None)
         self.config = {**config, "loss": self.loss, "metric": {**metric, "task": self.task},
                        "dataset": {**data, "classes": classes}}
         return found
+
+    def parts(self, run: int) -> dict:
+        """Rows of train, valid and test in a run, with the share of the training labels that the config asks for."""
+        fraction = self.config["dataset"]["label_fraction"]
+        return split_rows(self.splits, self.rows, run, strata=label_strata(self.labels, self.task),
+                          label_fraction=fraction, seed=self.config["seed"])
 
     def criterion(self, rows) -> Criterion:
         """The criterion of a training part."""
