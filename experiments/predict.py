@@ -10,7 +10,9 @@ a crop is padded, with a remark.  A recording that cannot be read is reported an
 
 Leaves in OUT: <record>.csv (line 1 #<record>, line 2 SNOMED CT codes, line 3 outputs 0 or 1, line 4 probabilities),
 <record>.png with --plot, and summary.csv: record, file, remark, the diagnoses in words, a probability for each class.
-A class is output where its probability is at least its threshold, 0.5 without --thresholds.
+A class is output where its probability is at least its threshold, 0.5 without --thresholds.  Classes without codes,
+of a table of labels, go by name.  Weights of a regression leave their predictions in the labels' own units, in
+<record>.csv on line 3.
 """
 import argparse
 import sys
@@ -132,29 +134,33 @@ def load_ensemble(weights) -> list:
     """The trained classifiers; a CheckpointError where they do not predict the same classes."""
     ensemble = [load_trained(path) for path in weights]
     for trained in ensemble[1:]:
-        if (trained.codes, trained.config["loss"]) != (ensemble[0].codes, ensemble[0].config["loss"]):
+        if (trained.codes, trained.task) != (ensemble[0].codes, ensemble[0].task):
             raise CheckpointError(f"{trained.path} predicts other classes than {ensemble[0].path}; an ensemble needs "
                                   "the same")
     return ensemble
 
 
 def probabilities_of(entries, ensemble, device) -> np.ndarray:
-    """Probabilities (records, classes), the ensemble's mean: float64."""
+    """Probabilities (records, classes), or a regression's predictions, the ensemble's mean: float64."""
     total = 0
     for trained in ensemble:
         config, data, rows = trained.config, trained.config["dataset"], range(len(entries))
         dataset = CropDataset(MemoryStore(entries, data["fs"]), parse_leads(data["lead"]), trained.cropping.length)
         batches = EvaluationBatches(rows, dataset.samples, trained.cropping,
                                     batch_size=config["dataloader"]["batch_size"] * data["crops_per_record"])
-        total = total + predict(trained.classifier, make_loader(dataset, batches), trained.pipeline, rows,
-                                len(trained.classes), config["loss"], device,
-                                resolve_amp(config["train"]["amp"], device))[0]
+        found = predict(trained.classifier, make_loader(dataset, batches), trained.pipeline, rows,
+                        len(trained.classes), trained.criterion.loss, device,
+                        resolve_amp(config["train"]["amp"], device))[0]
+        total = total + trained.criterion.to_units(found)
     return total / len(ensemble)
 
 
-def decide(probabilities: np.ndarray, thresholds, loss: str) -> np.ndarray:
-    """Outputs, bool (records, classes): by threshold, or the likeliest class where classes exclude each other."""
-    if loss == "cross_entropy":
+def decide(probabilities: np.ndarray, thresholds, task: str) -> np.ndarray:
+    """Outputs, bool (records, classes): by threshold, or the likeliest class where classes exclude each other; all in
+    regression, where each is an answer."""
+    if task == "regression":
+        return np.ones_like(probabilities, bool)
+    if task == "multiclass":
         return np.eye(probabilities.shape[1], dtype=bool)[probabilities.argmax(axis=1)]
     return apply_thresholds(probabilities, thresholds)
 
@@ -170,15 +176,16 @@ def in_words(classes, outputs, probabilities, most=8) -> str:
 def write_entry(entry, folder, ensemble, outputs, probabilities, plot) -> dict:
     """Files of one recording; returns its row of the summary."""
     first = ensemble[0]
-    lines = [f"#{entry.record}", ",".join(first.codes), ",".join(str(int(output)) for output in outputs),
+    decided = [] if first.task == "regression" else [",".join(str(int(output)) for output in outputs)]
+    lines = [f"#{entry.record}", ",".join(first.codes), *decided,
              ",".join(f"{probability:.6g}" for probability in probabilities)]  # what the Challenge's scorer reads
     (folder / f"{entry.record}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if plot:
         plot_ecg(path=folder / f"{entry.record}.png", **entry.picture,
                  title=f"{entry.record}   predicted: {in_words(first.classes, outputs, probabilities)}")
     names = NAMES if first.codes == CLASSES else first.classes
-    return {"record": entry.record, "file": safe_cell(str(entry.path)), "remark": "; ".join(entry.remarks),
-            "diagnoses": "; ".join(names[c] for c in np.flatnonzero(outputs)),
+    diagnoses = {"diagnoses": "; ".join(names[c] for c in np.flatnonzero(outputs))} if decided else {}
+    return {"record": entry.record, "file": safe_cell(str(entry.path)), "remark": "; ".join(entry.remarks), **diagnoses,
             **dict(zip(first.classes, probabilities))}
 
 
@@ -215,7 +222,7 @@ def main(argv=None):
     rows, failed = [], []
     for entries in read_all(headers, failed, rates, longest, leads, dict(arguments.lead_names)):
         probabilities = probabilities_of(entries, ensemble, device)
-        outputs = decide(probabilities, thresholds, ensemble[0].config["loss"])
+        outputs = decide(probabilities, thresholds, ensemble[0].task)
         rows += [write_entry(entry, folder, ensemble, *answer, arguments.plot)
                  for entry, *answer in zip(entries, outputs, probabilities)]
     failed = [{name: safe_cell(value) for name, value in row.items()} for row in failed]

@@ -74,7 +74,7 @@ def test_thresholds_decide_and_the_summary_says_it_in_words(tmp_path):
     _, outputs, _ = scorer_reads(tmp_path / "E001.csv")
     assert np.flatnonzero(outputs).tolist() == [4]
     assert table.loc["E001", "diagnoses"] == NAMES[4]
-    assert predict.decide(np.array([[0.3, 0.7]]), np.array([0.3, 0.71]), "bce").tolist() == [[True, False]]
+    assert predict.decide(np.array([[0.3, 0.7]]), np.array([0.3, 0.71]), "multilabel").tolist() == [[True, False]]
 
 
 def test_an_ensemble_is_the_mean_of_probabilities(tmp_path):
