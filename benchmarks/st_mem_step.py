@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models.mae import draw_mask  # noqa: E402
 from models.registry import build  # noqa: E402
+from util import distributed  # noqa: E402
 from util.optim import make_optimizer, set_matmul_precision  # noqa: E402
 
 LEADS, PATCHES, PATCH = 12, 30, 75
@@ -159,6 +160,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     clock = time.process_time if args.cpu_time else time.perf_counter
     torch.set_num_threads(args.threads)
+    distributed.start("cpu")     # as every program does
     torch.manual_seed(0)
     model = build(args.model)
     series, noise = torch.randn(args.batch, LEADS, PATCHES * PATCH), torch.rand(args.batch, LEADS, PATCHES)

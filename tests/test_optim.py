@@ -239,7 +239,8 @@ def precision():
 @pytest.mark.parametrize("seconds, error, chosen", [(0.4, 4e-7, "medium"), (0.4, 2e-3, "highest"), (0.9, 4e-7, "highest")],
                          ids=["fast and exact", "rounds to bf16", "not faster"])
 def test_auto_takes_medium_on_a_cpu_where_it_is_faster_and_as_exact(seconds, error, chosen, precision, monkeypatch, capsys):
-    monkeypatch.setattr(optim, "_try_products", lambda: (seconds, error) if precision() == "medium" else (1.0, 4e-7))
+    monkeypatch.setattr(optim, "_products_seconds", {"medium": seconds, "highest": 1.0}.get)
+    monkeypatch.setattr(optim, "_products_error", {"medium": error, "highest": 4e-7}.get)
     torch.set_float32_matmul_precision("high")
     set_matmul_precision("auto", torch.device("cpu"))
     assert precision() == chosen
@@ -247,19 +248,14 @@ def test_auto_takes_medium_on_a_cpu_where_it_is_faster_and_as_exact(seconds, err
            f"{error:.0e} (4e-07 with highest)" in capsys.readouterr().out
 
 
-def test_the_trial_sees_float32s_accuracy_and_what_bf16_loses(monkeypatch):
-    assert optim._try_products()[1] < 1e-6
-    randn = torch.randn
-    monkeypatch.setattr(torch, "randn", lambda *args, **kwargs: Rounded(randn(*args, **kwargs)))
-    assert optim._try_products()[1] > 1e-3
+def test_the_trial_sees_float32s_accuracy_and_what_bf16_loses(precision, monkeypatch):
+    assert optim._products_error("highest") < 1e-6 and precision() == "highest"
+    products = optim._products
 
-
-class Rounded(torch.Tensor):
-    """Its float32 products are those of a processor that rounds to bf16."""
-    def __matmul__(self, other):
-        if self.dtype == torch.float64:
-            return torch.Tensor.__matmul__(self, other)
-        return torch.Tensor.__matmul__(self.bfloat16().float().double(), other.bfloat16().float().double())
+    def rounding(dtype=torch.float32):
+        return products(torch.bfloat16 if dtype == torch.float32 else dtype)
+    monkeypatch.setattr(optim, "_products", rounding)
+    assert optim._products_error("highest") > 1e-3
 
 
 def test_what_is_asked_for_is_set_and_a_gpu_has_high(precision, capsys):

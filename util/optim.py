@@ -139,31 +139,38 @@ def _best_on_cpu() -> tuple[str, str]:
     "medium" leaves products to oneDNN.  This doubles the speed where the BLAS has no good kernels for the processor,
     rounds to bf16 where that is fast, and costs time elsewhere.
     """
-    before, seconds, error = torch.get_float32_matmul_precision(), {}, {}
-    for _ in range(5):      # in turns, and the fastest counts: other work on the machine only slows them
-        for precision in ("highest", "medium"):
-            torch.set_float32_matmul_precision(precision)
-            taken, error[precision] = _try_products()
-            seconds[precision] = min(taken, seconds.get(precision, taken))
+    before = torch.get_float32_matmul_precision()
+    error = {precision: _products_error(precision) for precision in ("highest", "medium")}
+    seconds = dict.fromkeys(error, math.inf)
+    for precision in [*error] * 4:      # in turns, and the fastest counts: other work on the machine only slows them
+        seconds[precision] = min(seconds[precision], _products_seconds(precision))
     torch.set_float32_matmul_precision(before)
-    ratio, bound = seconds["highest"] / seconds["medium"], max(2e-6, 2 * error["highest"])
-    choice = "medium" if error["medium"] < bound and ratio > 1.5 else "highest"
-    return choice, (f"as on this processor medium is {ratio:.1f} times as fast and errs by {error['medium']:.0e} "
-                    f"({error['highest']:.0e} with highest)")
+    ratio = seconds["highest"] / seconds["medium"]
+    exact = error["medium"] < max(2e-6, 2 * error["highest"])
+    return "medium" if exact and ratio > 1.5 else "highest", (
+        f"as on this processor medium is {ratio:.1f} times as fast and errs by {error['medium']:.0e} "
+        f"({error['highest']:.0e} with highest)")
 
 
-def _try_products() -> tuple[float, float]:
-    """CPU seconds of the three products of a linear layer (forward, and both of backward), and their relative error."""
+def _products(dtype=torch.float32):
+    """The three products of a linear layer: forward, and both of backward."""
     numbers = torch.Generator().manual_seed(0)
-    x, weight, gradient = (torch.randn(rows, 768, generator=numbers) for rows in (192, 768, 192))
+    x, weight, gradient = (torch.randn(rows, 768, generator=numbers).to(dtype) for rows in (192, 768, 192))
+    return lambda: (x @ weight.T, gradient @ weight, gradient.T @ x)
 
-    def products(x, weight, gradient):
-        return x @ weight.T, gradient @ weight, gradient.T @ x
-    start = time.process_time()
-    got = products(x, weight, gradient)
-    seconds = time.process_time() - start
-    exact = products(x.double(), weight.double(), gradient.double())
-    return seconds, max(float((a - b).norm() / b.norm()) for a, b in zip(got, exact))
+
+def _products_error(precision: str) -> float:
+    """Largest relative error of ``_products`` at this precision."""
+    torch.set_float32_matmul_precision(precision)
+    return max(float((a - b).norm() / b.norm()) for a, b in zip(_products()(), _products(torch.float64)()))
+
+
+def _products_seconds(precision: str) -> float:
+    """CPU seconds of ``_products`` at this precision."""
+    torch.set_float32_matmul_precision(precision)
+    products, start = _products(), time.process_time()
+    products()
+    return time.process_time() - start
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None):

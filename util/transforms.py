@@ -148,8 +148,10 @@ class CropFilter(nn.Module):
     def _filter(self, rows, out):
         """Filter ``rows`` (rows, length) into ``out``."""
         steps, baseline = _baseline(rows)
-        rest = rows - baseline
-        spectrum = torch.fft.rfft(rest, self.padded)
+        padded = rows.new_empty(len(rows), self.padded)     # in place: rfft's own padding takes as long as its FFT
+        padded[:, self.length:] = 0
+        rest = torch.sub(rows, baseline, out=padded[:, :self.length])
+        spectrum = torch.fft.rfft(padded)
         torch.view_as_real(spectrum).mul_(self.response)
         circular = torch.fft.irfft(spectrum, self.padded)[:, :self.length]
         torch.addmm(circular, torch.cat([rest @ self.v, steps], dim=1), self.u, out=out)
@@ -170,8 +172,9 @@ class Standardize(nn.Module):
     def forward(self, x, random=None):
         mean = x.mean(dim=self.axis, keepdim=True)
         centred = x - mean      # two passes: torch.std_mean takes five times as long on a CPU
-        count = math.prod(x.shape[axis] for axis in self.axis)
-        std = torch.linalg.vector_norm(centred, dim=self.axis, keepdim=True) / math.sqrt(count)
+        std = centred
+        for axis in self.axis:  # one by one: sums of fewer squares keep more digits
+            std = torch.linalg.vector_norm(std, dim=axis, keepdim=True) / math.sqrt(x.shape[axis])
         # A constant's standard deviation is rounding noise, not zero: compare with the level.
         flat = std <= 1e-6 * mean.abs()
         return centred.mul_(torch.where(flat, 0.0, 1 / std))
@@ -227,7 +230,8 @@ class RandAugment(nn.Module):
         if x.device.type == "cpu":
             rows = chosen.nonzero()[:, 0]
             if len(rows):
-                x[rows] = operation(x[rows], KeyedRandom(random.keys[rows]).fork(stream))
+                chosen = operation(x.index_select(0, rows), KeyedRandom(random.keys[rows]).fork(stream))
+                x.index_copy_(0, rows, chosen)
         else:  # the host would wait for the device to learn the rows: cheaper to compute all of them
             x.copy_(torch.where(chosen[:, None, None], operation(x, random.fork(stream)), x))
 
