@@ -1,4 +1,5 @@
-"""Check a store: its files fit each other and no byte has changed since it was written.
+"""Check a store and its tables of labels and splits: their files fit each other and no byte has changed since they were
+written.
 
     python data_preparation/check_store.py ./data_folder/data_summary_without_preprocessing
     python data_preparation/check_store.py ./data_folder/data_summary_without_preprocessing/fs100
@@ -11,7 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from util.errors import StoreError
+from util.errors import ConfigError, StoreError
+from util.labels import read_labels
+from util.record_tables import find_table, table_names
 from util.store import RecordStore
 
 
@@ -26,7 +29,14 @@ def main(argv=None):
             store.verify_blocks()
             print(f"sound    {folder}: {len(store)} records, {store.meta['samples'] / store.fs / 3600:.2f} hours at "
                   f"{store.fs} Hz, {len(store.meta['blocks'])} blocks")
-        except StoreError as error:
+            for name in table_names(folder.parent, "labels"):
+                labels = read_labels(store, {"labels": name, "classes": None})
+                print(f"sound    labels {name}: {labels.kind}, {len(labels.classes)} classes or columns, known of "
+                      f"{labels.known.sum()} records")
+            for name in table_names(folder.parent, "splits"):
+                _, facts = find_table(folder.parent, "splits", name, ("kind", "source"))
+                print(f"sound    splits {name}: by {facts['kind']}, from {facts['source']}")
+        except (ConfigError, StoreError) as error:
             damaged += 1
             print(f"damaged  {error}")
     return 2 if damaged else 0
