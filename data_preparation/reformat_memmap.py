@@ -3,6 +3,7 @@
     python data_preparation/reformat_memmap.py
     python data_preparation/reformat_memmap.py --patients patients.csv --labels labels.csv
     python data_preparation/reformat_memmap.py --splits splits.csv
+    python data_preparation/reformat_memmap.py --drop duplicates.csv
 
 Makes <output_dir>/fs100, <output_dir>/fs250, ... with signals.dat, records.csv and meta.json.  All rates hold the same
 records in the same order with the same folds: ten, stratified within each database over --labels, else the
@@ -75,6 +76,30 @@ def read_patients(path):
     return {row["record"].strip(): row["patient_id"].strip() for row in rows if (row["patient_id"] or "").strip()}
 
 
+def drop_records(path, shards):
+    """Mark the rows of the records that a CSV file lists, in its column drop (check_store.py --duplicates) or else
+    record; returns how many."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            column = next((name for name in ("drop", "record") if name in (reader.fieldnames or ())), None)
+            listed = {(row[column] or "").strip() for row in reader} - {""} if column else set()
+    except (OSError, ValueError, csv.Error) as error:
+        raise ConfigError(f"--drop {path} is unreadable: {error}") from None
+    if not column:
+        raise ConfigError(f"--drop {path} needs a column record, or drop as check_store.py --duplicates writes it")
+    rows = {row["record"]: row for _, rows in shards for row in rows}
+    unknown = sorted(listed - rows.keys())
+    if unknown:
+        raise ConfigError(f"--drop {path} names {len(unknown)} records that the extraction has not: "
+                          f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}")
+    if len(listed) == len(rows):
+        raise ConfigError(f"--drop {path} names all {len(rows)} records: none is left")
+    for name in listed:
+        rows[name]["dropped"] = True
+    return len(listed)
+
+
 def add_patients(rows, patients, source):
     """Give every row the patient that ``patients``, {record or recording: id} out of the file ``source``, says; a
     ConfigError where that is not what another file said."""
@@ -101,17 +126,21 @@ def stored_rows(input_dir, shards, fs, progress):
         with open(input_dir / "shards" / f"{name}-fs{fs}.dat", "rb") as file:
             for row in rows:
                 counts = np.fromfile(file, "<i2", row["length"][str(fs)] * len(LEADS)).reshape(-1, len(LEADS))
+                if row.get("dropped"):
+                    continue
                 progress.update()
                 yield row | {"scale_uv": row["scale_uv"][str(fs)]}, counts
 
 
 def reformat(input_dir, output_dir, patients_file=None, labels_file=None, ignore_unknown=False, splits_file=None,
-             allow_patient_overlap=False):
+             allow_patient_overlap=False, drop_file=None):
     """Build the stores of all extracted rates, and tables of labels and splits; returns the rows of their records and
     their folders."""
     input_dir, output_dir = Path(input_dir), Path(output_dir)
     settings, shards = load_extraction(input_dir)
-    rows = [row for _, rows in shards for row in rows]
+    if drop_file:
+        print(f"left out, as --drop {drop_file} says: {drop_records(drop_file, shards)} records")
+    rows = [row for _, rows in shards for row in rows if not row.get("dropped")]
     patients = read_patients(patients_file) if patients_file else {}
     add_patients(rows, patients, f"--patients {patients_file}")
     if patients and not any(row["patient"] for row in rows):
@@ -136,6 +165,7 @@ def reformat(input_dir, output_dir, patients_file=None, labels_file=None, ignore
                (f" --patients {Path(patients_file).name}" if patients_file else "") +
                (f" --labels {Path(labels_file).name}" if labels_file else "") +
                (f" --splits {Path(splits_file).name}" if splits_file else "") +
+               (f" --drop {Path(drop_file).name}" if drop_file else "") +
                " --ignore_unknown" * ignore_unknown + " --allow_patient_overlap" * allow_patient_overlap]
     new = {fs: output_dir / f".fs{fs}.tmp" for fs in rates}
     with FolderLock(output_dir, engine.PATIENCE):
@@ -170,12 +200,14 @@ def main(argv=None):
     parser.add_argument("--splits", metavar="FILE.csv", help="columns record and split (train, valid, test) or fold "
                         "(whole numbers), perhaps patient: a table of splits, for dataset.protocol: given")
     parser.add_argument("--ignore_unknown", action="store_true", help="leave out rows of --labels and --splits whose "
-                        "records were not extracted, which are an error otherwise")
+                        "records were not extracted, or left out by --drop, which are an error otherwise")
+    parser.add_argument("--drop", metavar="FILE.csv", help="leave out the records in its column record, or in the "
+                        "column drop of the file that check_store.py --duplicates writes")
     add_overlap_flag(parser)
     args = parser.parse_args(argv)
     try:
         rows, folders = reformat(args.input_dir, args.output_dir, args.patients, args.labels,
-                                 args.ignore_unknown, args.splits, args.allow_patient_overlap)
+                                 args.ignore_unknown, args.splits, args.allow_patient_overlap, args.drop)
     except (ECGError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -88,6 +88,11 @@ class RecordStore:
         first = int(self._start[i]) + start
         return self._signals[first:first + length]
 
+    def stretch(self, first, last):
+        """int16 (n, 12): a read-only view of records first to last - 1 as they lie, end to end."""
+        start = int(self._start[first])
+        return self._signals[start:int(self._start[last - 1] + self._length[last - 1])]
+
     def read(self, i, start=0, length=None, leads=LEADS):
         """float32 (length, leads) in mV; NaN for a lead that the record lacks."""
         signal = self.counts(i, start, length)[:, lead_index(leads)] * self._scale[i]
