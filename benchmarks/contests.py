@@ -25,7 +25,7 @@ from util.challenge import CLASSES
 from util.dataset import CropDataset, TrainingBatches, make_loader, to_device
 from util.keyed_random import KeyedRandom
 from util.leads import LEADS
-from util.optim import autocast, make_optimizer
+from util.optim import autocast, make_optimizer, set_matmul_precision
 from util.scores import challenge_score
 from util.store import RecordStore, write_store
 from util.thresholds import apply_thresholds, search_ascent, search_published
@@ -92,8 +92,11 @@ def st_mem_step(device, small):
 
     def project():
         return model(series, noise=noise)
+    set_matmul_precision("auto", device)        # says what it chose
+    chosen = torch.get_float32_matmul_precision()
     ways = {"reference, float32": (reference, plain, "highest"), "reference, matmul 'medium'": (reference, plain, "medium"),
-            "ours, float32": (project, ours, "highest"), "ours, matmul 'medium'": (project, ours, "medium"),
+            "ours, no flag given": (project, ours, chosen), "ours, float32": (project, ours, "highest"),
+            "ours, matmul 'medium'": (project, ours, "medium"),
             "ours, bf16": (project, ours, "highest", torch.bfloat16)}
     yield Contest(f"{name}, {batch} a step", "ECGs", {way: (batch, lambda of=of: step(*of)) for way, of in ways.items()},
                   agreement)

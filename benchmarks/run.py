@@ -31,6 +31,7 @@ def main(argv=None):
     import torch        # here, not at the top: every worker of the extraction imports this file first
 
     from benchmarks.contests import CONTESTS
+    from util import distributed
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CONTESTS)} (default: all)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="default: %(default)s")
@@ -45,7 +46,7 @@ def main(argv=None):
         parser.error(f"no benchmark {unknown[0]}; known: {', '.join(CONTESTS)}")
     torch.set_num_threads(arguments.threads)
     clock = time.process_time if arguments.cpu_time else time.perf_counter
-    device, rows = torch.device(arguments.device), []
+    device, rows = distributed.start(arguments.device), []     # as every program does
     print(f"{arguments.device}, {arguments.threads} thread(s), torch {torch.__version__}\n\n"
           "| benchmark | way | rate | ratio to reference | spread |\n|---|---|---|---|---|")
     for name in arguments.names or CONTESTS:

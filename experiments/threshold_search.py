@@ -22,25 +22,53 @@ from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
-import numpy as np
-import pandas as pd
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.devices import add_gpu_flag, one_device
+from util.program import run_main
+
+MODELS = {"signal": "xresnet1d50", "spectrogram": "spectrogram_se_resnet34", "ensemble": "fusion"}
+
+
+def parse_arguments(argv=None):
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weight_folder", required=True, metavar="DIR", help="the --save_folder of a training, or a "
+                        "result folder of main_finetune.py")
+    parser.add_argument("--model_type", choices=MODELS, help="what the weights must be of (default: any model)")
+    parser.add_argument("--gating", action="store_true", help="with --model_type ensemble: the one with a gate")
+    parser.add_argument("--best-type", "--best_type", choices=("ROC", "PRC"), default="PRC", dest="best_type",
+                        help="weights chosen by AUROC or by AUPRC (default: %(default)s)")
+    parser.add_argument("--fold", type=int, nargs="+", metavar="K",
+                        help="test folds 0-9; 11, as published, or none: every fold with weights in the folder")
+    parser.add_argument("--method", choices=("ascent", "published"), default="ascent", help="ascent: coordinate ascent "
+                        "over all useful thresholds; published: one pass over 0.1 ... 0.5 (default: %(default)s)")
+    parser.add_argument("--min_positives", type=int, default=5, metavar="N", help="ascent: classes with fewer positive "
+                        "records on the search fold share one threshold (default: %(default)s; 0: each has its own)")
+    parser.add_argument("--config_path", metavar="YAML", help="config of the model (default: the one in the weights)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+                        help="override one key of the config, e.g. --set dataset.store=DIR where the store has moved")
+    add_gpu_flag(parser, several=False)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_arguments()      # --help and a wrong flag end here, before anything slow is imported
+
+import numpy as np
+import pandas as pd
+
 from experiments.trained_weights import find_weights, load_trained
 from util.challenge import ABBREVIATIONS
 from util.errors import CheckpointError, ConfigError
 from util.evaluation import Evaluator
 from util.files import replacing
-from util.program import run_main
 from util.scores import REPORT, compute_scores, parse_scores
 from util.splits import ALL_FOLDS, parse_folds, selection_fold
 from util.supervised import LabelledRecords
 from util.threshold_figures import plot_score_curves
 from util.thresholds import Thresholds, save_thresholds, search_ascent, search_published
 
-MODELS = {"signal": "xresnet1d50", "spectrogram": "spectrogram_se_resnet34", "ensemble": "fusion"}
 REPORTED = parse_scores(REPORT, ABBREVIATIONS)
 
 
@@ -160,28 +188,6 @@ def load_weights(path: Path, fold: int, arguments):
         raise CheckpointError(f"{path} is of {config['model_name']}{' with a gate' if gated else ''}; give the "
                               f"--model_type{' and --gating' if gated else ''} of these weights, or neither")
     return trained
-
-
-def parse_arguments(argv=None):
-    """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weight_folder", required=True, metavar="DIR", help="the --save_folder of a training, or a "
-                        "result folder of main_finetune.py")
-    parser.add_argument("--model_type", choices=MODELS, help="what the weights must be of (default: any model)")
-    parser.add_argument("--gating", action="store_true", help="with --model_type ensemble: the one with a gate")
-    parser.add_argument("--best-type", "--best_type", choices=("ROC", "PRC"), default="PRC", dest="best_type",
-                        help="weights chosen by AUROC or by AUPRC (default: %(default)s)")
-    parser.add_argument("--fold", type=int, nargs="+", metavar="K",
-                        help="test folds 0-9; 11, as published, or none: every fold with weights in the folder")
-    parser.add_argument("--method", choices=("ascent", "published"), default="ascent", help="ascent: coordinate ascent "
-                        "over all useful thresholds; published: one pass over 0.1 ... 0.5 (default: %(default)s)")
-    parser.add_argument("--min_positives", type=int, default=5, metavar="N", help="ascent: classes with fewer positive "
-                        "records on the search fold share one threshold (default: %(default)s; 0: each has its own)")
-    parser.add_argument("--config_path", metavar="YAML", help="config of the model (default: the one in the weights)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
-                        help="override one key of the config, e.g. --set dataset.store=DIR where the store has moved")
-    add_gpu_flag(parser, several=False)
-    return parser.parse_args(argv)
 
 
 def main(argv=None):

@@ -126,6 +126,7 @@ def test_regression_learns_and_reports_in_the_labels_units(regression):
     np.testing.assert_allclose(found["label_size"], given["size"])
     assert found["label_small"].isna().tolist() == given["small"].isna().tolist()
     errors = [np.nanmean(np.abs(found[f"prediction_{name}"] - given[name])) for name in given]
+    assert errors[0] < 250 and errors[1] < 0.05, "sizes are 1050 to 1300, and 0.01 to 0.06"
     scores = pd.read_csv(folder / "test_metrics.csv").iloc[0]
     assert scores["MAE"] == pytest.approx(np.mean(errors), abs=1e-3)
     assert [scores["MAE_size"], scores["MAE_small"]] == pytest.approx(errors, abs=2e-3)

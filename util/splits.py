@@ -176,21 +176,20 @@ def _given(store, data):
     if data["fold"] != 0:
         notes.append(f"dataset.fold {data['fold']} has no effect: {where} make one run")
     return Splits(lambda run: belong, lambda run: where, np.any(list(belong.values()), axis=0), patients,
-                  f"a part in {where}, which take no part: {{}}", notes,
-                  facts["csv_crc32"])
+                  f"a part in {where}, which take no part: {{}}", notes, facts["csv_crc32"])
 
 
 def _given_folds(values, given, where):
     """({part: bool (records,)}, sentences) of a table of folds."""
     try:
-        folds = {part: [int(fold) for fold in given[part]] for part in PARTS}
-        valid = given.keys() == set(PARTS) and all(type(f) is int for part in PARTS for f in given[part])
-    except (TypeError, KeyError, ValueError):
+        valid = given.keys() == set(PARTS) and all(type(fold) is int for folds in given.values() for fold in folds)
+    except (AttributeError, TypeError):
         valid = False
     if not valid:
         raise ConfigError(f"dataset.protocol given: {where} are folds, so dataset.given must say which part they are, "
                           f"{{train: [1, ...], valid: [9], test: [10]}}, not {given!r}")
-    named, there = sum(folds.values(), []), {int(value) for value in values if isinstance(value, str)}
+    named = [fold for folds in given.values() for fold in folds]
+    there = {int(value) for value in values if isinstance(value, str)}
     twice = sorted({fold for fold in named if named.count(fold) > 1})
     if twice:
         raise ConfigError(f"dataset.given names the fold {twice[0]} twice: a fold belongs to one part")
@@ -198,7 +197,7 @@ def _given_folds(values, given, where):
     if absent:
         raise ConfigError(f"dataset.given: {where} have no fold {absent[0]}; they have "
                           f"{', '.join(map(str, sorted(there)))}")
-    belong = {part: np.isin(values.astype(str), list(map(str, folds[part]))) for part in PARTS}
+    belong = {part: np.isin(values.astype(str), list(map(str, given[part]))) for part in PARTS}
     notes = [f"records of fold {fold} of {where}, which no part of dataset.given names: {(values == str(fold)).sum()}"
              for fold in sorted(there - set(named))]
     return belong, notes
