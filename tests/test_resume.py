@@ -77,7 +77,7 @@ def training_with(best):
     model = torch.nn.Linear(2, 2)
     optimizer = make_optimizer(model, {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0, "decay_all": False,
                                        "optimizer_kwargs": {}})
-    return SimpleNamespace(model=model, config={}, epoch=0, step=0, optimizer=optimizer, best=best, last_saved=None,
+    return SimpleNamespace(model=model, config={}, train_config={"matmul_precision": "auto"}, epoch=0, step=0, optimizer=optimizer, best=best, last_saved=None,
                            scaler=torch.amp.GradScaler("cpu", enabled=False), meters=Meters(None),
                            batches=SimpleNamespace(per_step=8, offset=0), position=lambda: 0.0)
 
@@ -99,6 +99,21 @@ def test_every_process_draws_and_resumes_random_numbers_of_its_own(monkeypatch):
         resume._restore(training, state)
         assert draws() == drawn[rank] and training.best == {"loss": -0.5}
     resume.set_random_state(before)
+
+
+@pytest.mark.parametrize("asked, resumed", [("auto", "medium"), ("highest", "highest")])
+def test_a_resumed_run_multiplies_as_before_whatever_a_new_trial_says(asked, resumed):
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        state = resume.training_state(training_with({}))
+        torch.set_float32_matmul_precision("highest")
+        training = training_with({})
+        training.train_config["matmul_precision"] = asked
+        resume._restore(training, state)
+        assert torch.get_float32_matmul_precision() == resumed
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def in_a_folder_of_its_own(places):

@@ -23,7 +23,8 @@ def training_state(training) -> dict:
         scheduler={"position": training.position()},  # schedules are functions of the position
         rng=distributed.gather_objects(random_state()),
         metrics={"best": training.best, "per_step": training.batches.per_step,
-                 "offset": training.batches.offset, **training.meters.state()})
+                 "offset": training.batches.offset, "matmul_precision": torch.get_float32_matmul_precision(),
+                 **training.meters.state()})
 
 
 def resume(training) -> str | None:
@@ -88,6 +89,11 @@ def _restore(training, state):
     training.scaler.load_state_dict(state["scaler"])
     training.best = state["metrics"]["best"]
     training.meters.restore(state["metrics"])
+    precision = state["metrics"].get("matmul_precision")
+    if precision and training.train_config["matmul_precision"] == "auto":
+        # Its trial may end otherwise at another time; a resumed run must not.
+        torch.set_float32_matmul_precision(precision)
+        print_once(f"float32 products: matmul_precision {precision}, as before the interruption")
     if len(state["rng"]) == distributed.world():
         set_random_state(state["rng"][distributed.rank()])
     else:
