@@ -10,7 +10,8 @@ a crop is padded, with a remark.  A recording that cannot be read is reported an
 
 Leaves in OUT: <record>.csv (line 1 #<record>, line 2 SNOMED CT codes, line 3 outputs 0 or 1, line 4 probabilities),
 <record>.png with --plot, and summary.csv: record, file, remark, the diagnoses in words, a probability for each class.
-A class is output where its probability is at least its threshold, 0.5 without --thresholds.
+A class is output where its probability is at least its threshold, 0.5 without --thresholds; a file that
+threshold_search.py --method expected left takes the outputs of the highest expected Challenge score instead.
 """
 import argparse
 import sys
@@ -34,7 +35,7 @@ from util.leads import parse_leads
 from util.optim import resolve_amp
 from util.program import run_main
 from util.store import quantise, safe_cell
-from util.thresholds import apply_thresholds, load_thresholds
+from util.thresholds import Thresholds, apply_thresholds, load_thresholds
 from util.wfdb_io import find_headers, read_record, resample_to
 
 CHUNK_SAMPLES = 2_000_000  # samples a lead held in memory at a time: an hour of ECG at 500 Hz
@@ -141,11 +142,12 @@ def probabilities_of(entries, ensemble, device) -> np.ndarray:
     return total / len(ensemble)
 
 
-def decide(probabilities: np.ndarray, thresholds, loss: str) -> np.ndarray:
-    """Outputs, bool (records, classes): by threshold, or the likeliest class where classes exclude each other."""
+def decide(probabilities: np.ndarray, thresholds: Thresholds | None, loss: str) -> np.ndarray:
+    """Outputs, bool (records, classes): by what a search found, or at 0.5 and above; the likeliest class where classes
+    exclude each other."""
     if loss == "cross_entropy":
         return np.eye(probabilities.shape[1], dtype=bool)[probabilities.argmax(axis=1)]
-    return apply_thresholds(probabilities, thresholds)
+    return thresholds.decide(probabilities) if thresholds else apply_thresholds(probabilities, 0.5)
 
 
 # ============ output ============
@@ -191,7 +193,7 @@ def main(argv=None):
     device, ensemble = one_device(arguments.gpu), load_ensemble(arguments.weights)
     if arguments.thresholds and ensemble[0].codes != CLASSES:
         raise ConfigError("--thresholds are for the Challenge's 24 classes, which these weights do not predict")
-    thresholds = load_thresholds(arguments.thresholds).thresholds if arguments.thresholds else 0.5
+    thresholds = load_thresholds(arguments.thresholds) if arguments.thresholds else None
     headers, folder = find_recordings(arguments.input), Path(arguments.output)
     for trained in ensemble:
         trained.classifier.to(device)

@@ -267,13 +267,16 @@ def compute_scores(probabilities, labels, scores: dict[str, Score], task, thresh
         probabilities: float (records, classes).
         labels: (records, classes) of 0 and 1 for multilabel, (records,) of class numbers for multiclass.
         thresholds: a multi-label output is on above one threshold for all, as in torchmetrics, or at and above
-            its own of (classes,), as in ``util.thresholds``.  A multi-class output is the likeliest class.
+            its own of (classes,), as in ``util.thresholds``, or where a function of the probabilities says so.
+            A multi-class output is the likeliest class.
     """
     if not np.isfinite(probabilities).all():
         return dict.fromkeys(scores, float("nan"))
     if task == "multiclass":
         each = np.arange(probabilities.shape[1])
         labels, outputs = labels[:, None] == each, probabilities.argmax(axis=1)[:, None] == each
+    elif callable(thresholds):
+        outputs = thresholds(probabilities)
     elif np.ndim(thresholds):
         outputs = probabilities.astype(np.float64) >= thresholds
     else:
