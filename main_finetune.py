@@ -15,6 +15,7 @@ from util import distributed
 from util.command_line import argument_parser, config_from
 from util.errors import ConfigError
 from util.evaluation import Evaluator, FoldFiles, report_test, save_best, write_summary
+from util.head_start import fit_heads
 from util.labels import few_positives
 from util.program import run_main
 from util.run_log import print_once
@@ -90,6 +91,8 @@ def run_fold(records: LabelledRecords, fold: int, files: FoldFiles, device) -> d
 
     training = set_up_training(config, records.store, parts["train"], make_task, device, files.folder, records.labels)
     task, train = training.model, training.config["train"]
+    if train["head_init"] == "probe" and not training.resumed:
+        print_once(fit_heads(task, evaluator, parts["train"]))
 
     # ============ train ============
     with StopRequest() as stop:
