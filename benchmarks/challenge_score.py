@@ -19,7 +19,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util.challenge import ABBREVIATIONS, CLASSES, NORMAL, WEIGHTS
-from util.scores import REPORT, bootstrap_interval, challenge_score, compute_scores, parse_scores
+from util.intervals import Tested, estimate
+from util.scores import REPORT, challenge_score, compute_scores, parse_scores
 from util.thresholds import PUBLISHED_CANDIDATES, apply_thresholds, search_ascent, search_published
 
 
@@ -116,7 +117,8 @@ def main(argv=None):
         *(held_out(search, labels, scores) for search in (search_published, search_ascent))))
     names = parse_scores(REPORT, ABBREVIATIONS)
     report, _ = seconds(lambda: compute_scores(scores, labels, names, "multilabel", thresholds), args.repeats)
-    bootstrap, _ = seconds(lambda: bootstrap_interval(challenge_score, labels, outputs), 1)
+    test = Tested(labels, outputs.astype(float))
+    bootstrap, _ = seconds(lambda: estimate("ChallengeScore", names["ChallengeScore"], [test], "multilabel"), 1)
     print(f"every score of a report {report * 1e3:.1f} ms; "
           f"1000 bootstrap resamples of the Challenge score {bootstrap:.2f} s")
     return 0 if all(met) else 1

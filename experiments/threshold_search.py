@@ -6,13 +6,13 @@
 
 For every fold k with weights in the folder: predict its selection fold (k + 1) and its test fold (k), search on the
 first, report on the second.  --method pooled searches on the selection folds of all these weights together, except
-those whose selection fold is fold k; --method expected decodes by expected score and searches nothing.  Weights trained with dataset.protocol: published have one fold for both, and the numbers
-are optimistic then.  Predictions are kept in <weight_folder>/predictions/ and used again while the weights and the
-store stay as they are.
+those whose selection fold is fold k; --method expected decodes by expected score and searches nothing.  Weights trained
+with dataset.protocol: published have one fold for both, and the numbers are optimistic then.  Predictions are kept in
+<weight_folder>/predictions/ and used again while the weights and the store stay as they are.
 
 Leaves in <weight_folder>/thresholds_<best type>_<method>/: thresholds_fold<k>.json for the weights of fold k and
-thresholds.json, the median over folds (pooled: searched on all selection folds), both for experiments/predict.py; scores.csv; fold<k>.png, the score against the
-threshold of each class, where there are thresholds.
+thresholds.json, the median over folds (pooled: searched on all selection folds), both for experiments/predict.py;
+scores.csv; fold<k>.png, the score against the threshold of each class, where there are thresholds.
 """
 import argparse
 import hashlib
@@ -127,7 +127,8 @@ def print_table(table: pd.DataFrame) -> None:
 
 def describe(found: Thresholds, labels: np.ndarray, min_positives: int) -> str:
     """How the thresholds were found, and which classes share one."""
-    text = f"{found.method}: {found.sweeps} sweep(s), Challenge score {found.score:.4f} on the {len(labels)} search records"
+    text = (f"{found.method}: {found.sweeps} sweep(s), Challenge score {found.score:.4f} on the {len(labels)} search "
+            "records")
     if not found.shared:
         return text
     names = ", ".join(f"{ABBREVIATIONS[c]} ({labels[:, c].sum()})" for c in found.shared)

@@ -104,7 +104,8 @@ class Fusion(Encoder):
 
 @register
 def fusion(signal: Encoder = "xresnet1d50", spectrogram: Encoder = "spectrogram_se_resnet34", gating: bool = False,
-           three_head: bool = False, num_classes: int | None = 24, frozen: list = (), gate_norm: bool = False) -> Fusion:
+           three_head: bool = False, num_classes: int | None = 24, frozen: list = (),
+           gate_norm: bool = False) -> Fusion:
     """Signal and spectrogram branch joined.
 
     Args:

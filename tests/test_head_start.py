@@ -32,7 +32,8 @@ def test_the_fit_is_the_penalised_logistic_regression_it_says():
     weight, bias = fit_linear(x, labels, F.binary_cross_entropy_with_logits, 3, penalty=0.3)
     standard, mean, std = (x - x.mean(0)) / x.std(0, correction=0), x.mean(0).numpy(), x.std(0, correction=0).numpy()
     for c in range(3):      # classes are fitted one by one
-        def objective(w, y=labels[:, c].numpy()):
+        def objective(w, c=c):
+            y = labels[:, c].numpy()
             logits = standard.numpy() @ w[:-1] + w[-1]
             return np.mean(np.logaddexp(0, logits) - y * logits) + 0.15 * np.sum(w[:-1] ** 2) + w[-1] ** 2 / 160
         best = minimize(objective, np.zeros(7), tol=1e-12).x

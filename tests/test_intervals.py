@@ -6,8 +6,10 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
+from util.challenge import ABBREVIATIONS
 from util.errors import ECGError
-from util.intervals import Estimate, Tested, draw, estimate, patients_of, resampled_scores, strata_of
+from util.intervals import (Estimate, Tested, draw, estimate, patients_of, present_classes, resampled_scores,
+                            strata_of)
 from util.scores import SCORES, compute_scores, parse_scores
 
 RARE = np.array([4, 5, 6, 8])               # positives of 156 records, as in a fold of 1,600 real ECGs
@@ -33,7 +35,7 @@ def test_patients_are_drawn_whole_and_every_class_stays_present():
     labels = rng.random((60, 5)) < [0.03, 0.05, 0.1, 0.3, 0.5]
     labels[0, 0] = labels[1, 1] = True
     patients = np.arange(60) // 3
-    draws = draw(labels, patients, n=300)
+    draws = draw(labels > 0, patients, n=300)
     assert (draws.records == draws.patients[:, patients]).all()
     assert (draws.records @ labels > 0).all()
     assert sorted(np.concatenate(draws.strata)) == list(range(20))
@@ -59,7 +61,7 @@ def test_scores_of_resamples_equal_scoring_each_anew(name):
     labels[:, 3] = 0                                                # a class that is absent
     predictions = np.round(rng.random((50, 4)) * 0.6 + 0.3 * labels, 1)     # with ties
     score = parse_scores([name])[name]
-    draws = draw(labels, n=20)
+    draws = draw(labels > 0, n=20)
     got = resampled_scores(name, score, Tested(labels, predictions), "multilabel", draws.records)
     for value, count in zip(got, draws.records):
         rows = np.repeat(np.arange(50), count)
@@ -137,6 +139,29 @@ def test_what_does_not_belong_together_is_refused():
     second.fold = 1
     with pytest.raises(ECGError, match="every fold by every seed"):
         estimate("AUROC", score, [first, second], "multilabel", [first])
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_an_interval_of_any_score_holds_it(name):
+    rng = np.random.default_rng(7)
+    labels = (rng.random((120, 24)) < 0.15).astype(float)
+    predictions = np.clip(0.3 + 0.4 * labels + 0.2 * rng.normal(size=labels.shape), 0, 1)
+    score = parse_scores([name], ABBREVIATIONS)[name]
+    found = estimate(name, score, [Tested(labels, predictions)], "multilabel", n=60)
+    assert found.low < found.value < found.high
+    assert found.value == compute_scores(predictions, labels, {name: score}, "multilabel")[name]
+
+
+def test_classes_that_exclude_each_other():
+    rng = np.random.default_rng(8)
+    labels = rng.integers(0, 3, 80)
+    predictions = np.eye(3)[labels] + rng.normal(size=(80, 3))
+    for name in ("AUROC", "Accuracy"):
+        score = parse_scores([name], task="multiclass")[name]
+        found = estimate(name, score, [Tested(labels, predictions)], "multiclass", n=60)
+        assert found.low < found.value < found.high < 1
+    draws = draw(present_classes(labels, "multiclass"), n=10)
+    assert len(draws.strata) == 3
 
 
 def test_all_right_is_an_interval_of_one_point_and_no_score_one_without_bounds():

@@ -26,6 +26,7 @@ from util.scores import Score, compute_scores
 
 BLOCK = 128     # resamples at a time
 FEWEST = 2.0    # degrees of freedom, at least
+ROUNDING = 1e-12
 
 
 @dataclass
@@ -75,14 +76,17 @@ class Draws:
     strata: list
 
 
-def draw(labels, patients=None, n=1000, seed=0) -> Draws:
-    """``n`` stratified resamples.
+def present_classes(labels, task: str) -> np.ndarray:
+    """Which classes a record has, bool (records, classes); none where labels are no classes."""
+    labels = np.asarray(labels)
+    if task == "multiclass":
+        return labels[:, None] == np.arange(labels.max() + 1)
+    return labels > 0 if task == "multilabel" else np.zeros((len(labels), 1), bool)
 
-    Args:
-        labels: (records, classes), of which those above 0 are present, or class numbers (records,).
-    """
-    patients = np.arange(len(labels)) if patients is None else np.asarray(patients)
-    present = np.asarray(labels) > 0 if np.ndim(labels) == 2 else np.eye(int(np.max(labels)) + 1, dtype=bool)[labels]
+
+def draw(present, patients=None, n=1000, seed=0) -> Draws:
+    """``n`` stratified resamples of records with these classes, bool (records, classes)."""
+    patients = np.arange(len(present)) if patients is None else np.asarray(patients)
     theirs = np.zeros((patients.max() + 1, present.shape[1]), bool)
     np.logical_or.at(theirs, patients, present)
     strata = strata_of(theirs)
@@ -172,7 +176,7 @@ def estimate(name: str, score: Score, tests: list[Tested], task: str, others: li
         if not np.array_equal(first.labels, test.labels, equal_nan=True):
             raise ECGError(f"two predictions of fold {test.fold} are not of the same records; make them from one store")
         if draws is None:
-            drawn[test.fold] = first, draw(first.labels, first.patients, n, seed + test.fold)
+            drawn[test.fold] = first, draw(present_classes(first.labels, task), first.patients, n, seed + test.fold)
     whole, resampled = _means(name, score, tests, task, drawn)
     if others:
         less, lower = _means(name, score, others, task, drawn)
@@ -184,13 +188,14 @@ def estimate(name: str, score: Score, tests: list[Tested], task: str, others: li
     if others or not within_unit(score):
         to_scale = from_scale = np.asarray
     else:
-        margin = np.mean([nearest(test.labels) for test, _ in drawn.values()])
+        margin = np.mean([nearest(present_classes(test.labels, task)) for test, _ in drawn.values()])
         to_scale, from_scale = (lambda x: logit(np.clip(x, margin, 1 - margin))), expit
     variance, degrees = _variance(to_scale(resampled), to_scale(whole), [draws for _, draws in drawn.values()])
-    if variance == 0:
+    if variance < ROUNDING ** 2:
         return Estimate(value, value, value)
     reach = student.ppf((1 + level) / 2, degrees) * variance ** 0.5
-    return Estimate(value, *(float(from_scale(to_scale(value) + side)) for side in (-reach, reach)))
+    low, high = (float(from_scale(to_scale(value) + side)) for side in (-reach, reach))
+    return Estimate(value, min(low, value), max(high, value))   # of a value nearer to 0 or 1 than the margin, too
 
 
 def within_unit(score: Score) -> bool:
@@ -198,12 +203,12 @@ def within_unit(score: Score) -> bool:
     return not (score.challenge or score.lower_is_better or "regression" in score.tasks)
 
 
-def nearest(labels) -> float:
-    """How near a score may come to 0 and 1 on the logit scale: a quarter of a pair of a positive and a negative."""
-    labels = np.asarray(labels) > 0 if np.ndim(labels) == 2 else np.eye(int(np.max(labels)) + 1)[labels] > 0
-    positive = labels.sum(axis=0)
-    pairs = positive * (len(labels) - positive)
-    return float(np.mean(0.25 / pairs[pairs > 0])) if np.any(pairs > 0) else 0.25 / len(labels)
+def nearest(present) -> float:
+    """How near a score may come to 0 and 1 on the logit scale: a quarter of a pair of a positive and a negative;
+    ``present`` as for ``draw``."""
+    positive = present.sum(axis=0)
+    pairs = positive * (len(present) - positive)
+    return float(np.mean(0.25 / pairs[pairs > 0])) if pairs.any() else 0.25 / len(present)
 
 
 def _means(name, score, tests, task, drawn):

@@ -307,24 +307,6 @@ name, as in `F1Score_micro`.  A class without a value is left out of a macro mea
 """
 
 
-# ============ intervals ============
-def bootstrap_interval(function, labels, predictions, n=1000, level=0.95, seed=0) -> tuple[float, float]:
-    """Percentile bootstrap interval over records (Efron and Tibshirani 1993, chapter 13): low, high.
-
-    Args:
-        function: score of (labels, predictions); where one of the ``n`` resamples has none, both are NaN.
-        labels, predictions: (records, classes), whose records are drawn together, with replacement.
-        level: share of the resampled scores inside the interval.
-        seed: gives the interval of ``scipy.stats.bootstrap(..., method="percentile")`` with this seed.
-    """
-    random = np.random.default_rng(seed)
-    resampled = np.empty(n)
-    for i in range(n):  # one resample at a time: all at once would take n copies of the predictions
-        rows = random.integers(0, len(labels), len(labels))
-        resampled[i] = function(labels[rows], predictions[rows])
-    return tuple(np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2]).tolist())
-
-
 # ============ checks and counts ============
 def check_scores(labels, scores) -> tuple[np.ndarray, np.ndarray]:
     """Labels as bool and scores as real numbers, both (records, classes).
