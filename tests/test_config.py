@@ -396,8 +396,8 @@ def put(path, value):
 
 
 ONE_PROGRAM = [("finetune", path) for path in (
-    "encoder_path", "mode", "dataset.eval_transforms", "dataset.label_fraction", "train.freeze_epochs", "loss",
-    "metric.task", "metric.num_labels", "metric.num_classes", "metric.target_metrics", "test.target_metric",
+    "encoder_path", "mode", "dataset.eval_transforms", "dataset.label_fraction", "train.freeze_epochs",
+    "train.head_init", "train.layer_decay", "loss", "metric.task", "metric.num_labels", "metric.num_classes", "metric.target_metrics", "test.target_metric",
     "test.bootstrap")] + [("pretrain", path) for path in ("dataset.exclude_folds", "train.figure_every",
                                                           "train.probe_every")]
 
