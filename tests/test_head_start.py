@@ -44,7 +44,7 @@ def test_the_fit_is_the_penalised_logistic_regression_it_says():
 def test_classes_that_exclude_each_other_are_fitted_together():
     x, _ = data(1)
     labels = torch.randint(0, 3, (80,), generator=torch.Generator().manual_seed(0))
-    weight, bias = fit_linear(x, labels, F.cross_entropy, 3)
+    weight, bias = fit_linear(x, labels, F.cross_entropy, 3, penalty=0.1)
     standard = (x - x.mean(0)) / x.std(0, correction=0)
     w = (weight * x.std(0, correction=0)).requires_grad_()
     loss = F.cross_entropy(standard @ w.T + (bias + weight @ x.mean(0)), labels) + 0.1 / 6 * w.square().sum()
