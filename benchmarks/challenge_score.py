@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util.challenge import ABBREVIATIONS, CLASSES, NORMAL, WEIGHTS
-from util.intervals import Tested, estimate
+from util.intervals import Predicted, estimate
 from util.scores import REPORT, challenge_score, compute_scores, parse_scores
 from util.thresholds import PUBLISHED_CANDIDATES, apply_thresholds, search_ascent, search_published
 
@@ -117,7 +117,7 @@ def main(argv=None):
         *(held_out(search, labels, scores) for search in (search_published, search_ascent))))
     names = parse_scores(REPORT, ABBREVIATIONS)
     report, _ = seconds(lambda: compute_scores(scores, labels, names, "multilabel", thresholds), args.repeats)
-    test = Tested(labels, outputs.astype(float))
+    test = Predicted(labels, outputs.astype(float))
     bootstrap, _ = seconds(lambda: estimate("ChallengeScore", names["ChallengeScore"], [test], "multilabel"), 1)
     print(f"every score of a report {report * 1e3:.1f} ms; "
           f"1000 bootstrap resamples of the Challenge score {bootstrap:.2f} s")

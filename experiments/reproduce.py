@@ -27,7 +27,7 @@ from util.challenge import ABBREVIATIONS
 from util.config import ROOT, find_overlay, load_config, read_yaml
 from util.errors import ConfigError
 from util.files import replacing
-from util.intervals import Tested, estimate, patients_of
+from util.intervals import Predicted, estimate, patients_of
 from util.program import run_main
 from util.scores import parse_scores
 from util.setup import open_store
@@ -160,7 +160,7 @@ def rows_of(results: pd.DataFrame, name: str, method: str, seed: int | None = No
 
 
 # ============ intervals ============
-def tested(table, row, method, arguments) -> list[Tested] | None:
+def tested(table, row, method, arguments) -> list[Predicted] | None:
     """Predictions of a row on all its folds and seeds, or None where they are not there any more."""
     found, store = [], None
     for seed in table["seeds"]:
@@ -178,7 +178,7 @@ def tested(table, row, method, arguments) -> list[Tested] | None:
             store = store or open_store(resolved(row, "finetune", {}, arguments.overrides))
             named = store.records.set_index(["record", "database"])
             patients = patients_of(named.loc[list(zip(predictions["record"], predictions["database"]))].reset_index())
-            found.append(Tested(labels, outputs, patients, fold, seed))
+            found.append(Predicted(labels, outputs, patients, fold, seed))
     return found
 
 

@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 from util.challenge import ABBREVIATIONS
 from util.errors import ECGError
-from util.intervals import (Estimate, Tested, draw, estimate, patients_of, present_classes, resampled_scores,
+from util.intervals import (Estimate, Predicted, draw, estimate, patients_of, present_classes, resampled_scores,
                             strata_of)
 from util.scores import SCORES, compute_scores, parse_scores
 
@@ -26,7 +26,7 @@ def rare_test(rng, records=156, counts=RARE, distance=DISTANCE, classes=None):
 
 
 def one(name, labels, predictions, patients=None, **options):
-    return estimate(name, parse_scores([name])[name], [Tested(labels, predictions, patients)], "multilabel", **options)
+    return estimate(name, parse_scores([name])[name], [Predicted(labels, predictions, patients)], "multilabel", **options)
 
 
 # ============ drawing ============
@@ -62,7 +62,7 @@ def test_scores_of_resamples_equal_scoring_each_anew(name):
     predictions = np.round(rng.random((50, 4)) * 0.6 + 0.3 * labels, 1)     # with ties
     score = parse_scores([name])[name]
     draws = draw(labels > 0, n=20)
-    got = resampled_scores(name, score, Tested(labels, predictions), "multilabel", draws.records)
+    got = resampled_scores(name, score, Predicted(labels, predictions), "multilabel", draws.records)
     for value, count in zip(got, draws.records):
         rows = np.repeat(np.arange(50), count)
         again = compute_scores(predictions[rows], labels[rows], {name: score}, "multilabel")[name]
@@ -79,7 +79,7 @@ def coverage(classes, tests=200, n=250):
         labels, predictions = rare_test(rng, classes=classes)
         found = one("AUROC", labels, predictions, n=n, seed=seed)
         plain = rng.multinomial(len(labels), np.full(len(labels), 1 / len(labels)), n)
-        values = resampled_scores("AUROC", SCORES["AUROC"], Tested(labels, predictions), "multilabel", plain)
+        values = resampled_scores("AUROC", SCORES["AUROC"], Predicted(labels, predictions), "multilabel", plain)
         low, high = np.nanquantile(values, [0.025, 0.975])
         held += found.low <= truth <= found.high, low <= truth <= high
     return held / tests
@@ -99,11 +99,11 @@ def test_differences_are_paired():
     labels, predictions = rare_test(rng)
     better = predictions + 0.3 * labels
     score = parse_scores(["AUROC"])["AUROC"]
-    difference = estimate("AUROC", score, [Tested(labels, better)], "multilabel", [Tested(labels, predictions)])
+    difference = estimate("AUROC", score, [Predicted(labels, better)], "multilabel", [Predicted(labels, predictions)])
     alone = one("AUROC", labels, better)
     assert difference.value == pytest.approx(alone.value - one("AUROC", labels, predictions).value)
     assert difference.high - difference.low < 0.5 * (alone.high - alone.low)
-    same = estimate("AUROC", score, [Tested(labels, better)], "multilabel", [Tested(labels, better.copy())])
+    same = estimate("AUROC", score, [Predicted(labels, better)], "multilabel", [Predicted(labels, better.copy())])
     assert same == Estimate(0, 0, 0) and "no difference seen" in same.difference_text()
     assert Estimate(0.1, 0.05, 0.15).difference_text() == "+0.100 (95 % interval +0.050 to +0.150)"
 
@@ -111,11 +111,11 @@ def test_differences_are_paired():
 def test_folds_narrow_an_interval_and_seeds_that_disagree_widen_it():
     rng = np.random.default_rng(3)
     score = parse_scores(["AUROC"])["AUROC"]
-    tests = [Tested(*rare_test(rng), fold=fold) for fold in range(6)]
+    tests = [Predicted(*rare_test(rng), fold=fold) for fold in range(6)]
     width = [found.high - found.low for found in (estimate("AUROC", score, some, "multilabel", n=300)
                                                   for some in (tests[:1], tests))]
     assert width[1] < 0.7 * width[0]
-    twins = [Tested(test.labels, test.predictions + 0.6 * seed * test.labels, fold=test.fold, seed=seed)
+    twins = [Predicted(test.labels, test.predictions + 0.6 * seed * test.labels, fold=test.fold, seed=seed)
              for test in tests for seed in range(2)]
     both = estimate("AUROC", score, twins, "multilabel", n=300)
     assert both.high - both.low > 1.5 * width[1]
@@ -133,7 +133,7 @@ def test_patients_with_many_records_widen_an_interval():
 def test_what_does_not_belong_together_is_refused():
     rng = np.random.default_rng(5)
     score = parse_scores(["AUROC"])["AUROC"]
-    first, second = (Tested(*rare_test(rng)) for _ in range(2))
+    first, second = (Predicted(*rare_test(rng)) for _ in range(2))
     with pytest.raises(ECGError, match="not of the same records"):
         estimate("AUROC", score, [first], "multilabel", [second])
     second.fold = 1
@@ -147,7 +147,7 @@ def test_an_interval_of_any_score_holds_it(name):
     labels = (rng.random((120, 24)) < 0.15).astype(float)
     predictions = np.clip(0.3 + 0.4 * labels + 0.2 * rng.normal(size=labels.shape), 0, 1)
     score = parse_scores([name], ABBREVIATIONS)[name]
-    found = estimate(name, score, [Tested(labels, predictions)], "multilabel", n=60)
+    found = estimate(name, score, [Predicted(labels, predictions)], "multilabel", n=60)
     assert found.low < found.value < found.high
     assert found.value == compute_scores(predictions, labels, {name: score}, "multilabel")[name]
 
@@ -158,7 +158,7 @@ def test_classes_that_exclude_each_other():
     predictions = np.eye(3)[labels] + rng.normal(size=(80, 3))
     for name in ("AUROC", "Accuracy"):
         score = parse_scores([name], task="multiclass")[name]
-        found = estimate(name, score, [Tested(labels, predictions)], "multiclass", n=60)
+        found = estimate(name, score, [Predicted(labels, predictions)], "multiclass", n=60)
         assert found.low < found.value < found.high < 1
     draws = draw(present_classes(labels, "multiclass"), n=10)
     assert len(draws.strata) == 3

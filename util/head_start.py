@@ -14,7 +14,7 @@ from util.evaluation import record_loader, record_means
 from util.optim import autocast
 
 MAX_RECORDS = 20_000    # training records that a head is fitted on, spread evenly over all
-PENALTY = 0.03          # of squared weights on standardised features; of 0.01 to 3 the best on the demo's selection fold
+PENALTY = 0.03          # of squared weights on standardised features; best of 0.01 to 3 on the demo
 
 
 def fit_heads(task, evaluator, rows) -> str:

@@ -30,7 +30,7 @@ ROUNDING = 1e-12
 
 
 @dataclass
-class Tested:
+class Predicted:
     """Predictions of a model on the test records of one fold.
 
     Attributes:
@@ -110,7 +110,7 @@ def strata_of(theirs) -> list[np.ndarray]:
 
 
 # ============ scores of resamples ============
-def resampled_scores(name: str, score: Score, tested: Tested, task: str, counts) -> np.ndarray:
+def resampled_scores(name: str, score: Score, tested: Predicted, task: str, counts) -> np.ndarray:
     """The score of each resample, (n,); ``counts`` (n, records) says how often each record is in it."""
     area = AREAS.get(name.split("_")[0])
     if area and task == "multilabel":
@@ -158,8 +158,8 @@ AREAS = {"AUROC": _auroc, "AUPRC": _auprc}
 
 
 # ============ intervals ============
-def estimate(name: str, score: Score, tests: list[Tested], task: str, others: list[Tested] = (), *, n=1000, level=0.95,
-             seed=0) -> Estimate:
+def estimate(name: str, score: Score, tests: list[Predicted], task: str, others: list[Predicted] = (), *, n=1000,
+             level=0.95, seed=0) -> Estimate:
     """Mean score over folds and seeds with its interval, or how much higher it is than that of ``others``.
 
     Args:
