@@ -87,6 +87,7 @@ def test_one_and_two_processes_fit_the_same_head(tmp_path):
     config = with_store(FITTED, lr=0.0, epochs=1, steps_per_epoch=1)
     two = {**config, "dataloader": {**config["dataloader"], "batch_size": 4}}
     jobs = [run_job("main_finetune", config, tmp_path / "1"), run_job("main_finetune", two, tmp_path / "2", world=2)]
+    assert [job.statuses for job in jobs] == [[0], [0, 0]], [job.text for job in jobs]
     assert [job.text.count("head fitted on frozen features") for job in jobs] == [1, 1], jobs[1].text
     first, second = weights_of(tmp_path / "1"), weights_of(tmp_path / "2")
     assert first["classifier.head.1.weight"].abs().max() > 0.01

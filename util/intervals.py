@@ -47,7 +47,8 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score, or a difference of two, with its interval; NaN where a resample has no score."""
+    """A score, or a difference of two, with its interval; NaN where a resample has no score, or no two patients are of a
+    kind, so that nothing can vary."""
     value: float
     low: float
     high: float
@@ -183,7 +184,8 @@ def estimate(name: str, score: Score, tests: list[Predicted], task: str, others:
         paired = len(less) == len(whole)    # the same seeds, or a mean of these
         whole, resampled = whole - (less if paired else less.mean()), resampled - lower
     value = float(whole.mean())
-    if not (np.isfinite(resampled).all() and np.isfinite(whole).all()):
+    can_vary = any(len(stratum) > 1 for _, draws in drawn.values() for stratum in draws.strata)
+    if not (can_vary and np.isfinite(resampled).all() and np.isfinite(whole).all()):
         return Estimate(value, np.nan, np.nan)
     if others or not within_unit(score):
         to_scale = from_scale = np.asarray
