@@ -16,11 +16,9 @@ from util.command_line import argument_parser, config_from
 from util.errors import ConfigError
 from util.evaluation import Evaluator, FoldFiles, report_test, save_best, write_summary
 from util.head_start import fit_heads
-from util.labels import few_positives
 from util.program import run_main
 from util.run_log import print_once
 from util.setup import build_configured, check_input, set_up_training, training_transforms
-from util.splits import split_rows
 from util.stop import StopRequest
 from util.supervised import LabelledRecords, SupervisedTask
 from util.transfer import check_pretrained, load_pretrained
@@ -70,15 +68,19 @@ def run_fold(records: LabelledRecords, fold: int, files: FoldFiles, device) -> d
     # ============ data and model ============
     data = {**records.config["dataset"], "fold": fold}
     config = {**records.config, "dataset": data}
-    parts = split_rows(records.store, records.rows, fold, protocol=data["protocol"],
-                       label_fraction=data["label_fraction"], seed=config["seed"])
-    print_once(f"{config['mode']}, fold {fold}: {len(parts['train'])} training, {len(parts['valid'])} selection, "
-               f"{len(parts['test'])} test records, {len(records.classes)} classes")
-    for note in few_positives(records.labels, parts["test"], records.classes, "test"):
-        print_once(note)
+    parts = records.parts(fold)
+    print_once(f"{config['mode']}, {records.splits.title(fold)}: {len(parts['train'])} training, "
+               f"{len(parts['valid'])} selection, {len(parts['test'])} test records, "
+               + ("regression of " + ", ".join(records.classes) if records.task == "regression" else
+                  f"{len(records.classes)} classes"))
+    for part, name in {"train": "training", "valid": "selection", "test": "test"}.items():
+        for note in records.describe(name, parts[part]):
+            print_once(note)
     if data["protocol"] == "published":
         print_once("note: protocol 'published' selects and reports on the same fold; its numbers are optimistic")
     evaluator = Evaluator(records, parts, device)
+    for note in evaluator.criterion.notes:
+        print_once(note)
 
     def make_task():
         classifier = build_configured(config, len(records.classes))
@@ -87,7 +89,7 @@ def run_fold(records: LabelledRecords, fold: int, files: FoldFiles, device) -> d
             print_once(distributed.on_main(lambda: load_pretrained(classifier, config["encoder_path"])))
             distributed.same_tensors(classifier.state_dict().values())
         check_input(classifier, len(records.leads), records.eval_cropping.length)
-        return SupervisedTask(classifier, records.loss, config["mode"])
+        return SupervisedTask(classifier, evaluator.criterion, config["mode"])
 
     training = set_up_training(config, records.store, parts["train"], make_task, device, files.folder, records.labels)
     task, train = training.model, training.config["train"]

@@ -21,8 +21,8 @@ from util.leads import parse_leads
 from util.probe import make_probe
 from util.program import run_main
 from util.run_log import print_once
-from util.setup import build_configured, open_store, set_up_training, training_transforms, usable_rows
-from util.splits import rows_outside_folds
+from util.setup import build_configured, lead_notes, open_store, set_up_training, training_transforms, usable_rows
+from util.splits import rows_left
 from util.stop import StopRequest
 from util.transfer import save_encoder
 
@@ -34,9 +34,9 @@ def pretrain(config: dict) -> Path:
     training_transforms(config)     # a mistake in them is said before the store is read
     store = open_store(config)
     usable = usable_rows(store, config)
-    rows, notes = rows_outside_folds(store, usable, config["dataset"]["exclude_folds"])
+    rows, notes = rows_left(store, usable, config["dataset"])
     device = distributed.start(config["device"])
-    for note in notes:
+    for note in [*notes, *lead_notes(store, config)]:
         print_once(note)
     training = set_up_training(config, store, rows, lambda: build_configured(config), device, folder)
     method, train = training.model, training.config["train"]
@@ -45,8 +45,8 @@ def pretrain(config: dict) -> Path:
     probe = make_probe(store, config, device)
     if probe and not training.resumed:
         # What random weights reach is the yardstick of the curve; kept with the checkpoints.
-        training.best["probe_auroc_untrained"] = probe(method.encoder, training.amp)
-        training.log.scalars({"probe/auroc": training.best["probe_auroc_untrained"]}, 0)
+        training.best[f"{probe.key}_untrained"] = probe(method.encoder, training.amp)
+        training.log.scalars({probe.tag: training.best[f"{probe.key}_untrained"]}, 0)
     with StopRequest() as stop:
         while training.epoch < train["epochs"]:
             line = {"epoch": training.epoch, **training.train_epoch(stop)}
@@ -54,11 +54,11 @@ def pretrain(config: dict) -> Path:
             if done % train["figure_every"] == 0 or done == train["epochs"]:
                 distributed.on_main(lambda: draw_reconstruction(training, usable, rows))
             if probe and (done % train["probe_every"] == 0 or done == train["epochs"]):
-                line["probe_auroc"] = probe(method.encoder, training.amp)
+                line[probe.key] = probe(method.encoder, training.amp)
                 line.update(training.best)
-                training.log.scalars({"probe/auroc": line["probe_auroc"]}, done)
-                print_once(f"epoch {done}: linear probe AUROC {line['probe_auroc']:.4f} on {probe.described}, "
-                           f"{training.best.get('probe_auroc_untrained', math.nan):.4f} before training")
+                training.log.scalars({probe.tag: line[probe.key]}, done)
+                print_once(f"epoch {done}: linear probe {probe.score} {line[probe.key]:.4f} on {probe.described}, "
+                           f"{training.best.get(f'{probe.key}_untrained', math.nan):.4f} before training")
             training.log.line("log.txt", line)
             training.save_epoch()
 
@@ -72,7 +72,7 @@ def pretrain(config: dict) -> Path:
 @torch.no_grad()
 def draw_reconstruction(training, usable, rows) -> None:
     """For methods that rebuild their input: one ECG, what was masked and its reconstruction, in TensorBoard and as PNG;
-    an ECG that is not trained on where dataset.exclude_folds leaves one."""
+    an ECG that is not trained on where dataset.exclude_folds or exclude_parts leave one."""
     left_out = np.setdiff1d(usable, rows)
     row = int(left_out[0] if len(left_out) else rows[0])
     start = int(Cropping("center", training.dataset.length).starts(int(training.dataset.samples[row]))[0])

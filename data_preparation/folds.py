@@ -15,15 +15,17 @@ from util.store import FOLDS, NO_FOLD
 MIN_RECORDS = 10        # a code that fewer records of a database carry cannot be in every fold
 
 
-def assign_folds(databases, dx, patients, seed=0):
+def assign_folds(databases, dx, patients, seed=0, strata=None):
     """Folds of every record, dealt out within each database.
 
-    Records with one of the Challenge's classes come first, stratified over those; then the others, over their
-    codes of at least MIN_RECORDS records, so that both kinds together are spread; last those without any code.
+    Records with one of the Challenge's classes, or of ``strata`` where these are given, come first, stratified over
+    those; then the others, over their codes of at least MIN_RECORDS records, so that both kinds together are spread;
+    last those without any code.
 
     Args:
         databases: names (N); dx: texts of SNOMED CT codes (N).
         patients: ids (N), "" where unknown; the same id in two databases is two patients.
+        strata: bool (N, strata) of the labels that folds are for, ``util.subsets.label_strata``.
 
     Returns:
         int64 (N,): 0 to FOLDS - 1.  The folds of one database do not depend on the others.
@@ -32,7 +34,7 @@ def assign_folds(databases, dx, patients, seed=0):
     for database in sorted(set(databases.tolist())):
         rows, number = np.flatnonzero(databases == database), zlib.crc32(database.encode())
         own, ids = [dx[row] for row in rows], np.array([patients[row] for row in rows])
-        labels = labels_from_dx(own)
+        labels = labels_from_dx(own) if strata is None else strata[rows]
         scored, dealt = labels.any(1), np.full(len(rows), NO_FOLD)
         rng = np.random.default_rng([seed, number])
         dealt[scored] = stratify(labels[scored], _group_numbers(ids[scored]), FOLDS, rng)

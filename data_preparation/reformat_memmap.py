@@ -1,12 +1,14 @@
 """Extracted shards -> one memory-mapped store per sampling rate.  Second of the two steps to a store.
 
     python data_preparation/reformat_memmap.py
-    python data_preparation/reformat_memmap.py --patients patients.csv
+    python data_preparation/reformat_memmap.py --patients patients.csv --labels labels.csv
+    python data_preparation/reformat_memmap.py --splits splits.csv
+    python data_preparation/reformat_memmap.py --drop duplicates.csv
 
 Makes <output_dir>/fs100, <output_dir>/fs250, ... with signals.dat, records.csv and meta.json.  All rates hold the same
-records in the same order with the same folds: ten, stratified within each database over the Challenge's classes and
-then over all other codes, with all records of a patient in one fold where --patients tells who they are.  The same
-input gives the same bytes.
+records in the same order with the same folds: ten, stratified within each database over --labels, else the
+Challenge's classes, and then over all other codes, with all records of a patient in one fold where a file tells who
+they are.  The same input gives the same bytes.
 """
 import argparse
 import csv
@@ -20,25 +22,32 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_preparation import data_extraction_without_preprocessing as extraction
+from data_preparation import shards as engine
+from data_preparation.add_labels import keep_labels
+from data_preparation.add_splits import add_overlap_flag
 from data_preparation.folds import assign_folds
+from data_preparation.split_file import add_splits, read_splits
 from util.challenge import CODE_TO_CLASS
 from util.errors import ConfigError, ECGError, StoreError
 from util.files import FolderLock
+from util.label_file import load_label_file
+from util.record_tables import table_name
 from util.leads import LEADS
 from util.store import FOLDS, publish, write_store
+from util.subsets import label_strata
 
 OUTPUT_DIR = "./data_folder/data_summary_without_preprocessing"
 
 
 def load_extraction(input_dir):
     """The finished extraction in a folder: (its settings, [(shard name, rows)])."""
-    again = "run data_preparation/data_extraction_without_preprocessing.py (again); it resumes where it stopped"
+    again = ("run data_preparation/data_extraction_without_preprocessing.py, or import_arrays.py there, (again); it "
+             "resumes where it stopped")
     try:
         settings = json.loads((input_dir / "extraction.json").read_text("utf-8"))
     except (OSError, ValueError):
         raise StoreError(f"no finished extraction in {input_dir}: {again}") from None
-    if not isinstance(settings, dict) or settings.get("version") != extraction.SHARD_VERSION:
+    if not isinstance(settings, dict) or settings.get("version") != engine.SHARD_VERSION:
         raise StoreError(f"{input_dir} was extracted by another version of this code: {again}")
     shards = []
     for name in settings["shards"]:
@@ -67,16 +76,48 @@ def read_patients(path):
     return {row["record"].strip(): row["patient_id"].strip() for row in rows if (row["patient_id"] or "").strip()}
 
 
-def add_folds(shards, patients):
-    """Give every row its patient and fold."""
-    rows = [row for _, rows in shards for row in rows]
+def drop_records(path, shards):
+    """Mark the rows of the records that a CSV file lists, in its column drop (check_store.py --duplicates) or else
+    record; returns how many."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            column = next((name for name in ("drop", "record") if name in (reader.fieldnames or ())), None)
+            listed = {(row[column] or "").strip() for row in reader} - {""} if column else set()
+    except (OSError, ValueError, csv.Error) as error:
+        raise ConfigError(f"--drop {path} is unreadable: {error}") from None
+    if not column:
+        raise ConfigError(f"--drop {path} needs a column record, or drop as check_store.py --duplicates writes it")
+    rows = {row["record"]: row for _, rows in shards for row in rows}
+    unknown = sorted(listed - rows.keys())
+    if unknown:
+        raise ConfigError(f"--drop {path} names {len(unknown)} records that the extraction has not: "
+                          f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}")
+    if len(listed) == len(rows):
+        raise ConfigError(f"--drop {path} names all {len(rows)} records: none is left")
+    for name in listed:
+        rows[name]["dropped"] = True
+    return len(listed)
+
+
+def add_patients(rows, patients, source):
+    """Give every row the patient that ``patients``, {record or recording: id} out of the file ``source``, says; a
+    ConfigError where that is not what another file said."""
     for row in rows:
-        row["patient"] = patients.get(Path(row["path"]).stem, "")
+        known, patient = row.get("patient", ""), patients.get(row["record"]) or patients.get(row.get("recording"), "")
+        if known and patient and known != patient:
+            raise ConfigError(f"{source} says that {row['record']} is of patient {patient}, another file that it is of "
+                              f"{known}; mend one of them")
+        row["patient"] = known or patient
+
+
+def add_folds(rows, strata=None):
+    """Give every row, which has its patient, its fold; ``strata``: ``assign_folds``."""
     folds = assign_folds([row["database"] for row in rows], [" ".join(row["dx"]) for row in rows],
-                         [row["patient"] or row["path"] for row in rows])     # pieces of a recording have one path
+                         [row["patient"] or row["path"] for row in rows],     # pieces of a recording have one path
+                         strata=strata)
     for row, fold in zip(rows, folds):
         row["fold"] = int(fold)
-    return rows
 
 
 def stored_rows(input_dir, shards, fs, progress):
@@ -85,29 +126,49 @@ def stored_rows(input_dir, shards, fs, progress):
         with open(input_dir / "shards" / f"{name}-fs{fs}.dat", "rb") as file:
             for row in rows:
                 counts = np.fromfile(file, "<i2", row["length"][str(fs)] * len(LEADS)).reshape(-1, len(LEADS))
+                if row.get("dropped"):
+                    continue
                 progress.update()
                 yield row | {"scale_uv": row["scale_uv"][str(fs)]}, counts
 
 
-def reformat(input_dir, output_dir, patients_file=None):
-    """Build the stores of all extracted rates; returns the rows of their records and their folders."""
+def reformat(input_dir, output_dir, patients_file=None, labels_file=None, ignore_unknown=False, splits_file=None,
+             allow_patient_overlap=False, drop_file=None):
+    """Build the stores of all extracted rates, and tables of labels and splits; returns the rows of their records and
+    their folders."""
     input_dir, output_dir = Path(input_dir), Path(output_dir)
     settings, shards = load_extraction(input_dir)
+    if drop_file:
+        print(f"left out, as --drop {drop_file} says: {drop_records(drop_file, shards)} records")
+    rows = [row for _, rows in shards for row in rows if not row.get("dropped")]
     patients = read_patients(patients_file) if patients_file else {}
-    rows = add_folds(shards, patients)
+    add_patients(rows, patients, f"--patients {patients_file}")
     if patients and not any(row["patient"] for row in rows):
         raise ConfigError(f"--patients {patients_file} names none of the {len(rows)} records")
+    strata, names = None, [row["record"] for row in rows]
+    if labels_file:     # before the work of building stores
+        table = table_name("labels", labels_file)
+        labels = load_label_file(labels_file, names, ignore_unknown)
+        strata = label_strata(labels.values, labels.kind)
+        add_patients(rows, dict(zip(names, labels.patients or ())), labels_file)
+    if splits_file:
+        columns = {name: [row[name] for row in rows] for name in ("record", "database", "patient")}
+        splits = read_splits(splits_file, columns, ignore_unknown=ignore_unknown,
+                             allow_patient_overlap=allow_patient_overlap)
+        add_patients(rows, splits.patients, splits_file)
+    add_folds(rows, strata)
     if settings.get("unread"):
         print(f"records not read in the extraction, which are not in the store: {settings['unread']}; "
               "its command tries again")
     rates = settings["target_fs"]
-    command = [f"python data_preparation/data_extraction_without_preprocessing.py "
-               f"--target_fs {' '.join(map(str, rates))} --min_seconds {settings['min_seconds']:g}" +
-               (f" --segment_seconds {settings['segment_seconds']:g}" if "segment_seconds" in settings else ""),
-               "python data_preparation/reformat_memmap.py" +
-               (f" --patients {Path(patients_file).name}" if patients_file else "")]
+    command = [settings["command"], "python data_preparation/reformat_memmap.py" +
+               (f" --patients {Path(patients_file).name}" if patients_file else "") +
+               (f" --labels {Path(labels_file).name}" if labels_file else "") +
+               (f" --splits {Path(splits_file).name}" if splits_file else "") +
+               (f" --drop {Path(drop_file).name}" if drop_file else "") +
+               " --ignore_unknown" * ignore_unknown + " --allow_patient_overlap" * allow_patient_overlap]
     new = {fs: output_dir / f".fs{fs}.tmp" for fs in rates}
-    with FolderLock(output_dir, extraction.PATIENCE):
+    with FolderLock(output_dir, engine.PATIENCE):
         try:
             with tqdm(total=len(rows) * len(rates), unit="record", desc="building stores") as progress:
                 for fs, folder in new.items():
@@ -115,6 +176,10 @@ def reformat(input_dir, output_dir, patients_file=None):
                     write_store(folder, fs, stored_rows(input_dir, shards, fs, progress), command)
             for fs, folder in new.items():
                 publish(folder, output_dir / f"fs{fs}")
+            if labels_file:
+                keep_labels(output_dir, labels, names, labels_file, table, command[-1])
+            if splits_file:
+                add_splits(output_dir, splits, table_name("splits", splits_file), command[-1])
         finally:
             for folder in new.values():
                 shutil.rmtree(folder, ignore_errors=True)
@@ -123,15 +188,26 @@ def reformat(input_dir, output_dir, patients_file=None):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input_dir", default=extraction.OUTPUT_DIR,
+    parser.add_argument("--input_dir", default=engine.OUTPUT_DIR,
                         help="what the extraction wrote (default: %(default)s)")
     parser.add_argument("--output_dir", default=OUTPUT_DIR, help="default: %(default)s")
     parser.add_argument("--patients", metavar="FILE.csv", help="columns record, patient_id: a patient's records share "
                         "a fold.  Give it wherever it is known, or test scores will be too good (PTB-XL: 18,885 "
                         "patients, 21,837 records)")
+    parser.add_argument("--labels", metavar="FILE.csv", help="column record, then columns of labels: a table for "
+                        "dataset.labels, called as the file is (data_preparation/add_labels.py adds further ones); "
+                        "folds are spread over these labels")
+    parser.add_argument("--splits", metavar="FILE.csv", help="columns record and split (train, valid, test) or fold "
+                        "(whole numbers), perhaps patient: a table of splits, for dataset.protocol: given")
+    parser.add_argument("--ignore_unknown", action="store_true", help="leave out rows of --labels and --splits whose "
+                        "records were not extracted, or left out by --drop, which are an error otherwise")
+    parser.add_argument("--drop", metavar="FILE.csv", help="leave out the records in its column record, or in the "
+                        "column drop of the file that check_store.py --duplicates writes")
+    add_overlap_flag(parser)
     args = parser.parse_args(argv)
     try:
-        rows, folders = reformat(args.input_dir, args.output_dir, args.patients)
+        rows, folders = reformat(args.input_dir, args.output_dir, args.patients, args.labels,
+                                 args.ignore_unknown, args.splits, args.allow_patient_overlap, args.drop)
     except (ECGError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

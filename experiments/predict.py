@@ -11,7 +11,9 @@ a crop is padded, with a remark.  A recording that cannot be read is reported an
 Leaves in OUT: <record>.csv (line 1 #<record>, line 2 SNOMED CT codes, line 3 outputs 0 or 1, line 4 probabilities),
 <record>.png with --plot, and summary.csv: record, file, remark, the diagnoses in words, a probability for each class.
 A class is output where its probability is at least its threshold, 0.5 without --thresholds; a file that
-threshold_search.py --method expected left takes the outputs of the highest expected Challenge score instead.
+threshold_search.py --method expected left takes the outputs of the highest expected Challenge score instead.  Classes
+without codes, of a table of labels, go by name.  Weights of a regression leave their predictions in the labels' own
+units, in <record>.csv on line 3.
 """
 import argparse
 import sys
@@ -31,12 +33,13 @@ from util.dataset import CropDataset, EvaluationBatches, make_loader
 from util.errors import CheckpointError, ConfigError, ECGError, RecordError
 from util.evaluation import predict
 from util.figures import plot_ecg
-from util.leads import parse_leads
+from util.leads import add_lead_names, parse_leads
 from util.optim import resolve_amp
 from util.program import run_main
-from util.store import quantise, safe_cell
+from util.recording import resample_to
+from util.store import quantise, safe_cell, spread
 from util.thresholds import Thresholds, apply_thresholds, load_thresholds
-from util.wfdb_io import find_headers, read_record, resample_to
+from util.wfdb_io import find_headers, read_record
 
 CHUNK_SAMPLES = 2_000_000  # samples a lead held in memory at a time: an hour of ECG at 500 Hz
 SUMMARY = "summary"
@@ -51,7 +54,7 @@ class Entry:
     remarks: list[str]
     counts: dict        # fs -> int16 (n, 12)
     scale: dict         # fs -> mV per count
-    picture: tuple      # its first ten seconds (n, 12) in mV and their fs, for --plot
+    picture: dict       # arguments of plot_ecg: its first ten seconds
 
 
 def find_recordings(given: str) -> list[Path]:
@@ -64,29 +67,35 @@ def find_recordings(given: str) -> list[Path]:
     return headers
 
 
-def read_entry(path: Path, rates, longest_crop: float) -> Entry:
+def read_entry(path: Path, rates, longest_crop: float, leads, lead_names=None) -> Entry:
     """Read a recording and resample it to ``rates``, with the rounding of a store.  One shorter than
-    ``longest_crop`` seconds gets a remark."""
-    recording = read_record(path)
-    fs, remarks = recording.header.fs, [*recording.flags]
+    ``longest_crop`` seconds gets a remark, one without all of ``leads`` is a RecordError."""
+    recording = read_record(path, lead_names=lead_names)
+    missing = [lead for lead in leads if lead not in recording.leads]
+    if missing:
+        raise RecordError(f"lead {', '.join(missing)} missing, which the model needs")
+    fs, remarks = recording.fs, [*recording.flags]
     counts, scale = {}, {}
     for rate, signal in resample_to(recording.signal, fs, rates).items():
-        counts[rate], microvolts = quantise(signal)
+        own, microvolts = quantise(signal)
+        counts[rate] = spread(own, recording.leads)
         scale[rate] = microvolts / 1000
     seconds = len(recording.signal) / fs
     if seconds < longest_crop:
         remarks.append(f"{seconds:g} s is shorter than the model's crop of {longest_crop:g} s: padded with the mean")
-    return Entry(recording.header.record, path, remarks, counts, scale, (recording.signal[:int(10 * fs)].copy(), fs))
+    picture = {"signal_mv": recording.signal[:int(10 * fs)].copy(), "fs": fs, "lead_names": recording.leads}
+    return Entry(path.stem, path, remarks, counts, scale, picture)
 
 
-def read_all(headers, rates, longest_crop, failed: list):
-    """Lists of entries, each of about CHUNK_SAMPLES at most; what cannot be read is added to ``failed``."""
+def read_all(headers, failed: list, *how):
+    """Lists of entries, each of about CHUNK_SAMPLES at most, read by ``read_entry(header, *how)``; what cannot be
+    read is added to ``failed``."""
     chunk, samples, seen = [], 0, {SUMMARY}  # summary.csv is ours
     for path in tqdm(headers, unit="record", desc="predicting"):
         try:
             if path.stem in seen:
                 raise RecordError(f"the name {path.stem} is taken; give the recording another one")
-            entry = read_entry(path, rates, longest_crop)
+            entry = read_entry(path, *how)
         except Exception as error:  # what nobody has foreseen in an untrusted file must not stop the rest
             kind = "" if isinstance(error, RecordError) else f"unexpected {type(error).__name__}: "
             failed.append({"record": path.stem, "file": str(path), "remark": f"not read: {kind}{error}"})
@@ -112,6 +121,10 @@ class MemoryStore:
     def __len__(self):
         return len(self.entries)
 
+    def has_leads(self, leads):
+        """All entries have the leads that the models need."""
+        return np.ones(len(self), bool)
+
     def counts(self, i, start, length):
         """int16 (length, 12) of recording i."""
         return self.entries[i].counts[self.fs][start:start + length]
@@ -122,30 +135,33 @@ def load_ensemble(weights) -> list:
     """The trained classifiers; a CheckpointError where they do not predict the same classes."""
     ensemble = [load_trained(path) for path in weights]
     for trained in ensemble[1:]:
-        if (trained.codes, trained.config["loss"]) != (ensemble[0].codes, ensemble[0].config["loss"]):
+        if (trained.codes, trained.task) != (ensemble[0].codes, ensemble[0].task):
             raise CheckpointError(f"{trained.path} predicts other classes than {ensemble[0].path}; an ensemble needs "
                                   "the same")
     return ensemble
 
 
 def probabilities_of(entries, ensemble, device) -> np.ndarray:
-    """Probabilities (records, classes), the ensemble's mean: float64."""
+    """Probabilities (records, classes), or a regression's predictions, the ensemble's mean: float64."""
     total = 0
     for trained in ensemble:
         config, data, rows = trained.config, trained.config["dataset"], range(len(entries))
         dataset = CropDataset(MemoryStore(entries, data["fs"]), parse_leads(data["lead"]), trained.cropping.length)
         batches = EvaluationBatches(rows, dataset.samples, trained.cropping,
                                     batch_size=config["dataloader"]["batch_size"] * data["crops_per_record"])
-        total = total + predict(trained.classifier, make_loader(dataset, batches), trained.pipeline, rows,
-                                len(trained.classes), config["loss"], device,
-                                resolve_amp(config["train"]["amp"], device))[0]
+        found = predict(trained.classifier, make_loader(dataset, batches), trained.pipeline, rows,
+                        len(trained.classes), trained.criterion.loss, device,
+                        resolve_amp(config["train"]["amp"], device))[0]
+        total = total + trained.criterion.to_units(found)
     return total / len(ensemble)
 
 
-def decide(probabilities: np.ndarray, thresholds: Thresholds | None, loss: str) -> np.ndarray:
+def decide(probabilities: np.ndarray, thresholds: Thresholds | None, task: str) -> np.ndarray:
     """Outputs, bool (records, classes): by what a search found, or at 0.5 and above; the likeliest class where classes
-    exclude each other."""
-    if loss == "cross_entropy":
+    exclude each other; all in regression, where each is an answer."""
+    if task == "regression":
+        return np.ones_like(probabilities, bool)
+    if task == "multiclass":
         return np.eye(probabilities.shape[1], dtype=bool)[probabilities.argmax(axis=1)]
     return thresholds.decide(probabilities) if thresholds else apply_thresholds(probabilities, 0.5)
 
@@ -161,15 +177,16 @@ def in_words(classes, outputs, probabilities, most=8) -> str:
 def write_entry(entry, folder, ensemble, outputs, probabilities, plot) -> dict:
     """Files of one recording; returns its row of the summary."""
     first = ensemble[0]
-    lines = [f"#{entry.record}", ",".join(first.codes), ",".join(str(int(output)) for output in outputs),
+    decided = [] if first.task == "regression" else [",".join(str(int(output)) for output in outputs)]
+    lines = [f"#{entry.record}", ",".join(first.codes), *decided,
              ",".join(f"{probability:.6g}" for probability in probabilities)]  # what the Challenge's scorer reads
     (folder / f"{entry.record}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if plot:
-        plot_ecg(*entry.picture, folder / f"{entry.record}.png",
-                 f"{entry.record}   predicted: {in_words(first.classes, outputs, probabilities)}")
+        plot_ecg(path=folder / f"{entry.record}.png", **entry.picture,
+                 title=f"{entry.record}   predicted: {in_words(first.classes, outputs, probabilities)}")
     names = NAMES if first.codes == CLASSES else first.classes
-    return {"record": entry.record, "file": safe_cell(str(entry.path)), "remark": "; ".join(entry.remarks),
-            "diagnoses": "; ".join(names[c] for c in np.flatnonzero(outputs)),
+    diagnoses = {"diagnoses": "; ".join(names[c] for c in np.flatnonzero(outputs))} if decided else {}
+    return {"record": entry.record, "file": safe_cell(str(entry.path)), "remark": "; ".join(entry.remarks), **diagnoses,
             **dict(zip(first.classes, probabilities))}
 
 
@@ -183,6 +200,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--input", required=True, metavar="PATH", help="a folder, searched at any depth, or one record")
     parser.add_argument("--output", required=True, metavar="DIR", help="made if missing")
     parser.add_argument("--plot", action="store_true", help="draw each recording on ECG paper with what was predicted")
+    add_lead_names(parser)
     add_gpu_flag(parser, several=False)
     return parser.parse_args(argv)
 
@@ -200,11 +218,12 @@ def main(argv=None):
         trained.pipeline.to(device)
     rates = sorted({trained.config["dataset"]["fs"] for trained in ensemble})
     longest = max(trained.cropping.length / trained.config["dataset"]["fs"] for trained in ensemble)
+    leads = dict.fromkeys(lead for trained in ensemble for lead in parse_leads(trained.config["dataset"]["lead"]))
     folder.mkdir(parents=True, exist_ok=True)
     rows, failed = [], []
-    for entries in read_all(headers, rates, longest, failed):
+    for entries in read_all(headers, failed, rates, longest, leads, dict(arguments.lead_names)):
         probabilities = probabilities_of(entries, ensemble, device)
-        outputs = decide(probabilities, thresholds, ensemble[0].config["loss"])
+        outputs = decide(probabilities, thresholds, ensemble[0].task)
         rows += [write_entry(entry, folder, ensemble, *answer, arguments.plot)
                  for entry, *answer in zip(entries, outputs, probabilities)]
     failed = [{name: safe_cell(value) for name, value in row.items()} for row in failed]

@@ -120,7 +120,8 @@ def gpu(device: str) -> str:
 
 def config_scores(config) -> list[str]:
     """Names under which the config's scores are printed."""
-    return list(parse_scores(config["metric"]["target_metrics"], ABBREVIATIONS, config["metric"]["task"]))
+    metric = config["metric"]
+    return list(parse_scores(metric["target_metrics"], ABBREVIATIONS, metric["task"] or "multilabel"))
 
 
 def revision() -> str:

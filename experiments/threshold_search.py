@@ -18,6 +18,7 @@ import argparse
 import hashlib
 import json
 import sys
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -35,8 +36,7 @@ from util.evaluation import Evaluator
 from util.files import replacing
 from util.program import run_main
 from util.scores import REPORT, compute_scores, parse_scores
-from util.splits import ALL_FOLDS, parse_folds, split_rows
-from util.store import FOLDS
+from util.splits import ALL_FOLDS, parse_folds, selection_fold
 from util.supervised import LabelledRecords
 from util.threshold_figures import plot_score_curves
 from util.thresholds import (Thresholds, no_search, save_thresholds, search_ascent, search_published,
@@ -78,12 +78,16 @@ def predictions(trained, place: Path, device) -> dict[str, Part]:
     if kept:
         print(f"predictions: {place.name} from an earlier search")
         return kept
-    data = trained.config["dataset"]
-    parts = split_rows(records.store, records.rows, data["fold"], protocol=data["protocol"])
+    parts = records.parts(trained.config["dataset"]["fold"])
     evaluator, classifier = Evaluator(records, parts, device), trained.classifier.to(device)
     names = records.store.records["record"].to_numpy(str)
-    found = {name: Part(names[rows], evaluator.labels[name] > 0, evaluator.predict(classifier, name)[0])
-             for name, rows in parts.items() if name != "train"}
+    found = {}
+    for name in ("valid", "test"):
+        known = ~np.isnan(evaluator.labels[name]).any(axis=1)   # the score judges records as a whole
+        if not known.all():
+            print(f"records with an unknown label, left out of the {name} part: {(~known).sum()} of {len(known)}")
+        found[name] = Part(names[parts[name]][known], evaluator.labels[name][known] > 0,
+                           evaluator.predict(classifier, name)[0][known])
     place.parent.mkdir(exist_ok=True)
     with replacing(place) as file:
         np.savez_compressed(file, made_by=made_by, **{f"{name}_{key}": value for name, part in found.items()
@@ -96,6 +100,7 @@ def fingerprint(trained, records) -> str:
     config = trained.config
     return json.dumps({"weights": hashlib.sha256(trained.path.read_bytes()).hexdigest(), "model": config["model"],
                        "dataset": {k: v for k, v in config["dataset"].items() if k != "store"}, "seed": config["seed"],
+                       "labels": zlib.crc32(records.labels.tobytes()), "splits": records.splits.checksum,
                        "store": [records.store.meta["records_crc32"], records.store.meta["blocks"]]}, sort_keys=True)
 
 
@@ -233,12 +238,17 @@ def main(argv=None):
     for fold, path in find_weights(folder, arguments.best_type, wanted).items():
         print(f"==== fold {fold}: {path.name} ====")
         trained = load_weights(path, fold, arguments)
-        published = trained.config["dataset"]["protocol"] == "published"
+        protocol = trained.config["dataset"]["protocol"]
+        published = protocol == "published"
+        if method == "pooled" and protocol not in ("nested", "published"):
+            raise ConfigError("--method pooled takes the selection records of other weights, which under "
+                              f"dataset.protocol {protocol} may hold tested ones; take --method ascent")
+        select = selection_fold(protocol, fold)
         if published:
             print("note: protocol 'published' searches and reports on the same fold; its numbers are optimistic"
                   + ("" if method != "pooled" else ", though pooled thresholds come from the other folds"))
         parts = predictions(trained, folder / "predictions" / f"{path.stem}_fold{fold}.npz", device)
-        searched[fold], tested[fold] = (fold if published else (fold + 1) % FOLDS, parts["valid"]), parts["test"]
+        searched[fold], tested[fold] = (select, parts["valid"]), parts["test"]
 
     results = folder / f"thresholds_{arguments.best_type}_{method}"
     found, tables = [], []

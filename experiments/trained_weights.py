@@ -5,8 +5,9 @@ from pathlib import Path
 from torch import nn
 
 from util import checkpoint
-from util.challenge import CLASSES
+from util.challenge import ABBREVIATIONS, CLASSES
 from util.config import load_config
+from util.criterion import TASKS, Criterion
 from util.dataset import Cropping
 from util.errors import CheckpointError
 from util.evaluation import PUBLISHED_BEST, FoldFiles
@@ -61,8 +62,18 @@ class Trained:
     store: str | None           # checksum of records.csv of the store that it was trained on, if known
     cropping: Cropping          # how it sees a record
     pipeline: Pipeline
-    classes: tuple[str, ...]    # their names
-    codes: tuple[str, ...]      # their SNOMED CT codes
+    criterion: Criterion        # what its outputs mean
+    codes: tuple[str, ...]      # SNOMED CT codes of the classes, or their names where labels come from a table
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names; in regression, of the columns."""
+        return self.criterion.classes
+
+    @property
+    def task(self) -> str:
+        """multilabel, multiclass or regression."""
+        return TASKS[self.criterion.loss]
 
 
 def load_trained(path, overrides=(), config_path=None) -> Trained:
@@ -78,21 +89,36 @@ def load_trained(path, overrides=(), config_path=None) -> Trained:
     content = checkpoint.load(path, "weights") if config_path else read_weights(path)
     config = load_config([config_path or content["config"]], overrides, program="finetune")
     config.update(mode="scratch", encoder_path="", resume="")  # the weights are all there
-    classes = parse_classes(config["dataset"]["classes"])
-    classifier = build_configured(config, len(classes))
+    criterion = _criterion(content.get("labels"), config, path)
+    classifier = build_configured(config, len(criterion.classes))
     try:
         classifier.load_state_dict(content["model"])
     except (RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{path} does not fit {config['model_name']}: {reason}") from None
     cropping, pipeline = evaluation_transforms(config)
-    return Trained(Path(path), config, classifier.eval(), content.get("store"), cropping, pipeline, tuple(classes),
-                   class_codes(config))
+    return Trained(Path(path), config, classifier.eval(), content.get("store"), cropping, pipeline, criterion,
+                   class_codes(config, criterion.classes))
 
 
-def class_codes(config) -> tuple[str, ...]:
-    """The SNOMED CT code that stands for each class: the Challenge's, or the first one listed in the config."""
+def _criterion(about, config, path) -> Criterion:
+    """The criterion that weights carry; earlier ones follow from their config."""
+    if isinstance(about, dict):
+        try:
+            return Criterion(**about)
+        except (TypeError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{path} does not say what its outputs mean ({error}); train anew") from None
+    if config["dataset"]["labels"] is not None:
+        raise CheckpointError(f"{path} does not say which labels it was trained on; take weights that training wrote")
+    return Criterion(config["loss"] or "bce", tuple(parse_classes(config["dataset"]["classes"])))
+
+
+def class_codes(config, names=()) -> tuple[str, ...]:
+    """The SNOMED CT code that stands for each class: the Challenge's, or the first one listed in the config; its name
+    among ``names`` where labels come from a table."""
     classes = config["dataset"]["classes"]
-    if classes == "challenge2020":
+    if config["dataset"].get("labels") is not None:
+        return CLASSES if tuple(names) == ABBREVIATIONS else tuple(names)
+    if classes in (None, "challenge2020"):
         return CLASSES
     return tuple(str(codes[0] if isinstance(codes, list) else codes) for codes in classes.values())

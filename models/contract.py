@@ -16,7 +16,8 @@ class Batch(TypedDict, total=False):
     """What a training step hands to a model.
 
     signal: float32 (batch, leads, time) in mV, after the device transforms; random: the samples' own random numbers;
-    record: int64 (batch,), rows of the store; label: float32 (batch, classes) or int64 (batch,), in supervised jobs;
+    record: int64 (batch,), rows of the store; label: float32 (batch, classes), NaN where unknown, or int64 (batch,), in
+    supervised jobs;
     epoch: position of the run in epochs; progress: the same as a share of the run, in [0, 1]; both float64 scalars on
     the device, so that compiled code need not be compiled anew at every step.
     """

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from wfdb_files import ecg_counts, write_record
 
+from data_preparation import add_labels
 from data_preparation.data_extraction_without_preprocessing import extract
 from data_preparation.reformat_memmap import reformat
 
@@ -71,3 +72,10 @@ def trained_signal() -> Path:
     run(run_signal.main, "--fold", 3, 9, "--num_epoches", 2, "--save_folder", _folder() / "base_signal", *TINY,
         "--set", f"dataset.store={store()}")
     return _folder() / "base_signal"
+
+
+def add_table(folder, name, rows, *flags) -> str:
+    """Add labels, CSV rows with a header, to the store as the table ``name`` by data_preparation/add_labels.py."""
+    (folder / f"{name}.csv").write_text("\n".join(rows) + "\n")
+    run(add_labels.main, store(), folder / f"{name}.csv", *flags)
+    return name

@@ -112,7 +112,7 @@ def test_every_default_is_allowed_by_its_own_rule():
     for spec in walk(KEYS):
         assert spec.help and (spec.default is REQUIRED or spec.default is None and None in spec.types
                               or isinstance(spec.default, tuple(t for t in spec.types if t)))
-        assert not spec.choices or spec.default in spec.choices
+        assert not spec.choices or spec.default in (None, *spec.choices)
         assert not isinstance(spec.default, (int, float)) or spec.least <= spec.default <= spec.most
 
 
@@ -241,7 +241,7 @@ def check_job(config, downstream):
         if data["eval_transforms"]:
             evaluation = parse_cropping(data["eval_transforms"], "dataset.eval_transforms")
             build_pipeline(data["eval_transforms"], length=evaluation.length, fs=data["fs"])
-        parse_scores(config["metric"]["target_metrics"], tuple(classes), config["metric"]["task"])
+        parse_scores(config["metric"]["target_metrics"], tuple(classes), config["metric"]["task"] or "multilabel")
     assert resolve_lr(config["train"], config["dataloader"]["batch_size"], 1) > 0
     assert config["train"]["optimizer"] in OPTIMIZERS
     with torch.device("meta"):
@@ -396,10 +396,11 @@ def put(path, value):
 
 
 ONE_PROGRAM = [("finetune", path) for path in (
-    "encoder_path", "mode", "dataset.eval_transforms", "dataset.label_fraction", "train.freeze_epochs",
-    "train.head_init", "train.layer_decay", "loss", "metric.task", "metric.num_labels", "metric.num_classes", "metric.target_metrics", "test.target_metric",
-    "test.bootstrap")] + [("pretrain", path) for path in ("dataset.exclude_folds", "train.figure_every",
-                                                          "train.probe_every")]
+    "encoder_path", "mode", "dataset.eval_transforms", "dataset.label_fraction",
+    "dataset.annotated", "dataset.mask_unannotated", "train.freeze_epochs", "train.head_init",
+    "train.layer_decay", "loss", "metric.task", "metric.num_labels", "metric.num_classes", "metric.target_metrics", "test.target_metric",
+    "test.bootstrap")] + [("pretrain", path) for path in ("dataset.exclude_folds", "dataset.exclude_parts",
+                                                          "train.figure_every", "train.probe_every")]
 
 
 def test_the_list_of_keys_of_one_program():

@@ -15,9 +15,8 @@ from util.dataset import (Cropping, CropDataset, EvaluationBatches, TrainingBatc
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
 from util.labels import few_positives, make_labels, parse_classes
-from util.leads import LEADS
-from util.splits import choose_rows, labelled_rows, parse_folds, rows_outside_folds, split_rows
-from util.store import RecordStore, write_store
+from util.leads import LEADS, lead_cell
+from util.store import RecordStore, spread, write_store
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "st_mem.json").read_text())["transforms"]["n_crop"]
 AF, SINUS, BRADY, UNSCORED = "164889003", "426783006", "426177001", "999999"
@@ -122,6 +121,23 @@ def test_short_records_are_padded_with_each_leads_mean(store):
 def test_a_window_outside_of_the_record_is_never_read(store):
     with pytest.raises(IndexError):
         CropDataset(store, LEADS, 400).__getitems__([(0, -1, 0)])
+
+
+def test_a_lead_that_a_record_lacks_is_an_error_and_never_data(tmp_path):
+    leads = (("I", "II"), LEADS, ("I",))
+    rows = [({"record": f"R{i}", "database": "a", "fs_original": 250.0, "scale_uv": 1, "age": None, "sex": "", "dx": [],
+              "fold": 0, "leads": lead_cell(there)}, spread(counts(i)[:, :len(there)], there))
+            for i, there in enumerate(leads)]
+    write_store(tmp_path / "fs250", 250, rows, ["test"])
+    store = RecordStore(tmp_path / "fs250")
+    crop = CropDataset(store, ("II",), 100).__getitems__([(0, 5, 0), (1, 5, 1)])["counts"][:, :, 0]
+    np.testing.assert_array_equal(crop, [counts(0)[5:105, 1], counts(1)[5:105, 1]])
+    with pytest.raises(ConfigError, match="dataset.lead: record 2 of the store lacks one of II; leave it out or"):
+        CropDataset(store, ("II",), 100).__getitems__([(1, 5, 0), (2, 5, 1)])
+    dataset = CropDataset(store, LEADS, 100)
+    batches = EvaluationBatches([1, 0], dataset.samples[[1, 0]], Cropping("center", 100), batch_size=2)
+    with pytest.raises(ConfigError, match="record 0 of the store lacks one of I, II, III, aVR"):
+        list(make_loader(dataset, batches))
 
 
 def test_labels_travel_with_their_records(store):
@@ -338,106 +354,6 @@ def test_a_code_may_serve_two_classes(store):
 def test_wrong_classes_are_config_errors(value, word):
     with pytest.raises(ConfigError, match=word):
         parse_classes(value)
-
-
-# ============ splits ============
-@pytest.mark.parametrize("protocol", ["nested", "published"])
-@pytest.mark.parametrize("fold", [0, 4, 9])
-def test_splits_follow_the_protocol(store, protocol, fold):
-    rows, folds = np.arange(RECORDS), store.records["fold"].to_numpy()
-    parts = split_rows(store, rows, fold, protocol=protocol)
-    select = (fold + 1) % 10 if protocol == "nested" else fold
-    assert np.array_equal(parts["test"], rows[folds == fold])
-    assert np.array_equal(parts["valid"], rows[folds == select])
-    assert np.array_equal(parts["train"], rows[(folds >= 0) & (folds != fold) & (folds != select)])
-    assert set(folds[parts["train"]]) == {0, 1, 2, 4, 5, 6, 7, 9} - {fold, select}      # the unscored ones have no fold
-    assert not set(parts["train"]) & (set(parts["valid"]) | set(parts["test"]))
-    if protocol == "nested":
-        assert not set(parts["valid"]) & set(parts["test"])
-
-
-def test_a_fraction_of_the_training_labels(store):
-    rows = np.arange(RECORDS)
-    whole = split_rows(store, rows, 0)
-    half, again, other = (split_rows(store, rows, 0, label_fraction=0.5, seed=seed) for seed in (1, 1, 2))
-    assert len(half["train"]) == round(len(whole["train"]) / 2) and set(half["train"]) < set(whole["train"])
-    assert np.array_equal(half["train"], again["train"]) and not np.array_equal(half["train"], other["train"])
-    assert np.array_equal(half["test"], whole["test"]) and np.array_equal(half["valid"], whole["valid"])
-    smaller = split_rows(store, rows, 0, label_fraction=0.25, seed=1)
-    assert set(smaller["train"]) < set(half["train"])          # 1 % is part of 5 %
-    assert len(split_rows(store, rows, 0, label_fraction=1e-9)["train"]) == 1
-
-
-def test_an_empty_part_is_a_config_error(store):
-    with pytest.raises(ConfigError, match="no labelled records for the valid part of fold 0"):
-        split_rows(store, np.flatnonzero(store.records["fold"].to_numpy() != 1), 0)
-
-
-def test_databases_and_subsets(store):
-    assert choose_rows(store, databases=["b"]).tolist() == list(range(1, RECORDS, 2))
-    some = choose_rows(store, max_records=7, seed=5)
-    assert len(some) == 7 and sorted(some) == some.tolist()
-    assert np.array_equal(some, choose_rows(store, max_records=7, seed=5))
-    assert not np.array_equal(some, choose_rows(store, max_records=7, seed=6))
-    assert len(choose_rows(store, max_records=1000)) == RECORDS
-    with pytest.raises(ConfigError, match="has no ptb-xl; it holds a, b"):
-        choose_rows(store, databases=["a", "ptb-xl"])
-
-
-def test_folds_of_a_config():
-    assert parse_folds(3) == [3] and parse_folds([0, 9]) == [0, 9] and parse_folds("all") == list(range(10))
-    assert parse_folds(11) == parse_folds([11]) == parse_folds("all")     # the original's word for all of them
-    for wrong in (10, -1, [], [3, 3.5], "3", True, None, [0, 0], [0, 11], 12):
-        with pytest.raises(ConfigError, match="dataset.fold"):
-            parse_folds(wrong)
-
-
-def store_of(folder, records):
-    """A store at 250 Hz of (database, patient, dx, fold) a record."""
-    write_store(folder / "fs250", 250, [
-        ({"record": f"R{i}", "database": database, "fs_original": 250.0, "scale_uv": 1, "age": None, "sex": "Unknown",
-          "patient": patient, "dx": dx, "fold": fold}, np.zeros((5, 12), np.int16))
-        for i, (database, patient, dx, fold) in enumerate(records)], [])
-    return RecordStore(folder / "fs250")
-
-
-@pytest.mark.parametrize("wrong", [["0"], [10], ["all"], [True], [1, 1], "0", [-1], 3])
-def test_folds_to_leave_out_that_mean_nothing_are_config_errors(store, wrong):
-    with pytest.raises(ConfigError, match="dataset.exclude_folds must be a list of different folds 0-9"):
-        rows_outside_folds(store, np.arange(RECORDS), wrong)
-
-
-def test_folds_are_left_out_with_their_patients_other_records(tmp_path):
-    """A store of before: the unscored records have no fold, and those of an excluded patient stayed in pre-training."""
-    mine = store_of(tmp_path, [("a", "p", [SINUS], 0), ("a", "p", [UNSCORED], -1), ("b", "p", [UNSCORED], -1),
-                               ("a", "", [SINUS], 0), ("a", "", [], -1), ("a", "q", [SINUS], 3), ("b", "r", [AF], 0)])
-    rows, notes = rows_outside_folds(mine, np.arange(7), [0])
-    assert rows.tolist() == [2, 4, 5]
-    assert notes[0] == "dataset.exclude_folds [0]: 3 records left out, and 1 more of the same patients"
-    assert "stay in" in notes[1] and ": 2; data_preparation/reformat_memmap.py" in notes[1] and len(notes) == 2
-    rows, notes = rows_outside_folds(mine, np.array([1, 2, 5]), [0, 7])     # whoever is in the fold, used here or not
-    assert rows.tolist() == [2, 5] and "[0, 7]: 0 records left out, and 1 more" in notes[0]
-    rows, notes = rows_outside_folds(mine, np.arange(7), [])
-    assert rows.tolist() == list(range(7)) and notes == []
-
-
-def test_leaving_out_everything_is_a_config_error(store):
-    scored = np.flatnonzero(store.records["fold"].to_numpy() >= 0)
-    with pytest.raises(ConfigError, match="dataset.exclude_folds leaves no record"):
-        rows_outside_folds(store, scored, list(range(10)))
-
-
-def test_records_that_take_no_part_are_counted(tmp_path):
-    mine = store_of(tmp_path, [("a", "", [SINUS], 0), ("a", "", [UNSCORED], 1), ("a", "", [AF], -1), ("a", "", [], -1),
-                               ("a", "", [AF], 2), ("a", "", [AF, SINUS], 2)])
-    classes = parse_classes({"sinus": [SINUS], "fibrillation": [AF]})
-    rows, notes = labelled_rows(mine, np.arange(6), make_labels(mine, classes, "multilabel")[1])
-    assert rows.tolist() == [0, 4, 5]
-    assert notes[0] == "records without a label among dataset.classes, which take no part: 2 of 6"
-    assert notes[1].startswith("labelled records without a fold, which take no part: 1; ") and len(notes) == 2
-    rows, notes = labelled_rows(mine, np.array([0, 4]), make_labels(mine, classes, "multilabel")[1])
-    assert rows.tolist() == [0, 4] and notes == []
-    assert labelled_rows(mine, np.arange(6), make_labels(mine, classes, "multiclass")[1])[0].tolist() == [0, 4]
 
 
 def test_classes_with_few_positives_are_named():

@@ -26,7 +26,8 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def commands(page: Path) -> list[list[str]]:
     """The command lines of a page's code blocks, as words; two may share a line, and what follows # is a remark."""
     found = []
-    for block in re.findall(r"^```(?:bash|sh)?\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL):
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    for block in (block for language, block in blocks if language in ("", "bash", "sh")):
         for line in block.replace("\\\n", " ").splitlines():
             for command in re.split(r"\s+(?=(?:bash|python) \S+\.(?:sh|py))", line.partition(" #")[0].strip()):
                 if re.match(r"(bash|python|\S*/python) ", command):

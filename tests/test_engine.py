@@ -20,7 +20,7 @@ from util.config import check
 from util.dataset import TrainingBatches
 from util.evaluation import Evaluator
 from util.optim import lr_at
-from util.splits import choose_rows, split_rows
+from util.splits import choose_rows
 from util.store import RecordStore
 from util.supervised import LabelledRecords
 
@@ -158,8 +158,7 @@ def probabilities_by(state, folder):
     again = load_trained(folder / "best-loss.pth")
     again.classifier.load_state_dict(state)
     records = LabelledRecords(again.config)
-    evaluator = Evaluator(records, split_rows(records.store, records.rows, again.config["dataset"]["fold"]),
-                          torch.device("cpu"))
+    evaluator = Evaluator(records, records.parts(again.config["dataset"]["fold"]), torch.device("cpu"))
     return evaluator.predict(again.classifier, "test")[0]
 
 

@@ -6,6 +6,7 @@ import pytest
 from data_preparation import folds as folding
 from data_preparation.folds import stratify
 from util.challenge import CLASSES, CODE_TO_CLASS
+from util.subsets import label_strata
 
 
 def realistic_labels(n, seed=0):
@@ -46,7 +47,7 @@ def test_the_folds_of_records_with_challenge_labels_are_those_of_before():
 FOLDS_OF_BEFORE = {200: "516b4ef1e49f4107", 3000: "6d334cefd01d70da"}
 
 
-MERGED, MI, RARE = "59118001", "164865005", "164867002"
+MERGED, MI, RARE, SINUS = "59118001", "164865005", "164867002", "426783006"
 
 
 def test_other_codes_are_spread_over_all_records_that_carry_them():
@@ -160,3 +161,33 @@ def test_follows_the_paper_s_rule_on_a_small_case():
     for seed in range(10):
         folds = stratify(labels, np.arange(20), 2, np.random.default_rng(seed))
         assert folds[3] != folds[11] and np.bincount(folds).tolist() == [10, 10]
+
+
+def test_folds_are_spread_over_the_labels_of_the_task_where_they_are_given():
+    """A rare word that no code tells of: dealt by codes alone, it is bunched."""
+    rng = np.random.default_rng(3)
+    words = rng.permutation([2] * 20 + [1] * 300 + [0] * 700 + [-1] * 30)
+    dx = [SINUS if sinus else "" for sinus in rng.random(len(words)) < 0.5]
+    databases, patients = ["a", "b"] * (len(words) // 2), patients_of(len(words))
+    strata = label_strata(words, "multiclass")
+    folds = folding.assign_folds(databases, dx, patients, strata=strata)
+    for rows in (np.array(databases) == "a", np.array(databases) == "b"):
+        ideal = strata[rows].sum(axis=0) / 10
+        assert np.abs(fold_counts(strata[rows], folds[rows]) - ideal).max() < 3
+    by_codes = folding.assign_folds(databases, dx, patients)
+    assert np.ptp(fold_counts(strata, by_codes)[:, 2]) > np.ptp(fold_counts(strata, folds)[:, 2])
+    sinus = np.array(dx) == SINUS
+    assert np.abs(np.bincount(folds[sinus], minlength=10) - sinus.sum() / 10).max() < 25 and len(folds) == len(words)
+    for patient in set(patients) - {""}:
+        for database in "ab":
+            mine = folds[(np.array(patients) == patient) & (np.array(databases) == database)]
+            assert len(set(mine.tolist())) <= 1
+
+
+def test_folds_of_a_regression_have_the_same_ages():
+    rng = np.random.default_rng(4)
+    ages = rng.normal(60, 15, 1000)
+    strata = label_strata(ages[:, None], "regression")
+    folds = folding.assign_folds(["a"] * 1000, [""] * 1000, [""] * 1000, strata=strata)
+    assert np.abs(fold_counts(strata, folds) - 20).max() <= 1
+    assert np.ptp([ages[folds == fold].mean() for fold in range(10)]) < 4

@@ -65,7 +65,7 @@ def is_resolved(config, keys):
         assert value is None and None in spec.types or isinstance(value, tuple(t for t in spec.types if t)), name
         if isinstance(value, float):
             assert math.isfinite(value)
-        assert not spec.choices or value in spec.choices
+        assert value is None or not spec.choices or value in spec.choices
 
 
 def merge_case(folder, layers, program):

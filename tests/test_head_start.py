@@ -11,10 +11,11 @@ from torch import nn
 
 from models.registry import build
 from util import checkpoint
+from util.criterion import LOSSES, Criterion
 from util.errors import ConfigError
 from util.head_start import fit_layer, fit_linear, last_layers
 from util.optim import apply_schedules, make_optimizer, parameter_groups
-from util.supervised import LOSSES, SupervisedTask
+from util.supervised import SupervisedTask
 
 FITTED = {**CNN, "train": {**CNN["train"], "head_init": "probe"}}
 
@@ -50,6 +51,16 @@ def test_classes_that_exclude_each_other_are_fitted_together():
     loss = F.cross_entropy(standard @ w.T + (bias + weight @ x.mean(0)), labels) + 0.1 / 6 * w.square().sum()
     loss.backward()
     assert w.grad.abs().max() < 1e-5    # it is the minimum (the biases' share does not depend on w)
+
+
+def test_numbers_are_fitted_where_they_are_known():
+    x, _ = data(4)
+    values = (2 * x[:, :2] + 100).numpy()
+    values[::3, 0] = np.nan
+    criterion = Criterion.fitted("mse", ("a", "b"), values.astype(np.float32))
+    weight, bias = fit_linear(x, torch.from_numpy(values), criterion, 2, penalty=1e-4)
+    predictions = criterion.to_units((x @ weight.T + bias).numpy())
+    np.testing.assert_allclose(predictions, (2 * x[:, :2] + 100).numpy(), rtol=5e-3)
 
 
 def test_a_constant_feature_gets_no_weight():

@@ -14,6 +14,8 @@ from experiments.trained_weights import class_codes, load_trained
 from util.challenge import ABBREVIATIONS, CLASSES, NAMES
 from util.decoding import expected_outputs
 from util.errors import CheckpointError, ECGError
+from util.leads import LEADS
+from util.store import ABSENT
 from util.thresholds import Thresholds, save_thresholds
 
 ROC, OTHER = "fold3_bestROC.pth", "fold9_bestROC.pth"
@@ -73,7 +75,8 @@ def test_thresholds_decide_and_the_summary_says_it_in_words(tmp_path):
     _, outputs, _ = scorer_reads(tmp_path / "E001.csv")
     assert np.flatnonzero(outputs).tolist() == [4]
     assert table.loc["E001", "diagnoses"] == NAMES[4]
-    assert predict.decide(np.array([[0.3, 0.7]]), Thresholds(np.array([0.3, 0.71]), 0, 0, ""), "bce").tolist() == [[True, False]]
+    found = Thresholds(np.array([0.3, 0.71]), 0, 0, "by hand")
+    assert predict.decide(np.array([[0.3, 0.7]]), found, "multilabel").tolist() == [[True, False]]
 
 
 def test_a_file_without_thresholds_decodes_by_expected_score(tmp_path):
@@ -130,6 +133,23 @@ def test_a_recording_above_32_millivolts_keeps_its_millivolts(tmp_path):
                   table.loc["b", list(ABBREVIATIONS)].astype(float)).max() > 0.02
 
 
+def test_a_recording_that_lacks_a_lead_is_reported(tmp_path, capsys):
+    write_record(tmp_path / "in", "eleven", ecg_counts(2500, leads=11), leads=LEADS[:11])
+    write_record(tmp_path / "in", "twelve", ecg_counts(2500))
+    table = diagnose(tmp_path / "in", tmp_path / "out")
+    assert table.loc["eleven", "remark"] == "not read: lead V6 missing, which the model needs"
+    assert "1 recordings predicted, 1 not read" in capsys.readouterr().out
+
+
+def test_one_lead_is_enough_for_a_model_of_one_lead(tmp_path):
+    path = write_record(tmp_path, "A00001", ecg_counts(3000, leads=1), leads=("ECG",), fs="300")
+    entry = predict.read_entry(path, [300], 2.5, ("I",), {"ecg": "I"})
+    np.testing.assert_array_equal(entry.counts[300][:, 0], ecg_counts(3000, leads=1)[:, 0])
+    assert (entry.counts[300][:, 1:] == ABSENT).all()
+    predict.plot_ecg(path=tmp_path / "A00001.png", **entry.picture)
+    assert (tmp_path / "A00001.png").stat().st_size > 1000
+
+
 def test_memory_is_bounded_and_chunks_change_nothing(tmp_path, monkeypatch):
     whole = diagnose(recordings(), tmp_path / "a")
     sizes = []
@@ -175,10 +195,10 @@ def test_nothing_is_written_outside_the_output_folder(tmp_path):
 
 
 def test_unforeseen_failures_are_reported_too(tmp_path, monkeypatch):
-    def fail_on_five(path, real=predict.read_record):
+    def fail_on_five(path, real=predict.read_record, **options):
         if path.stem == "E005":
             raise ZeroDivisionError("surprise")
-        return real(path)
+        return real(path, **options)
     monkeypatch.setattr(predict, "read_record", fail_on_five)
     table = diagnose(recordings(), tmp_path)
     assert table.loc["E005", "remark"] == "not read: unexpected ZeroDivisionError: surprise" and len(table) == 80

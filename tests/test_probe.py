@@ -9,6 +9,7 @@ from torch import nn
 import main_pretrain
 from util import probe
 from util.config import ROOT, load_config
+from util.labels import read_labels
 from util.probe import features, linear_probe
 from util.scores import auroc, macro
 from util.store import RecordStore
@@ -52,6 +53,31 @@ def test_the_probe_is_the_ridge_regression_it_says():
     assert linear_probe(x, y.astype(float), other, truth.astype(float)) == pytest.approx(macro(auroc(truth, outputs)))
 
 
+def test_an_unknown_label_teaches_nothing_and_is_not_scored():
+    """Each class on its own from the records whose label is known, as if the others were not there."""
+    random = np.random.default_rng(4)
+    x, y = random.standard_normal((60, 5)), (random.random((60, 3)) < 0.4).astype(float)
+    other, truth = random.standard_normal((40, 5)), (random.random((40, 3)) < 0.4).astype(float)
+    y[:20, 0], y[30:, 1], truth[5:15, 1] = np.nan, np.nan, np.nan
+    a, b = (x - x.mean(axis=0)) / x.std(axis=0), (other - x.mean(axis=0)) / x.std(axis=0)
+    areas = []
+    for c in range(3):
+        mine, scored = ~np.isnan(y[:, c]), ~np.isnan(truth[:, c])
+        design = np.vstack([a[mine], np.sqrt(0.01 * mine.sum()) * np.eye(5)])
+        target = np.concatenate([y[mine, c] - y[mine, c].mean(), np.zeros(5)])
+        outputs = b[scored] @ np.linalg.lstsq(design, target, rcond=None)[0]
+        areas.append(auroc(truth[scored, c:c + 1] > 0, outputs[:, None]))
+    assert linear_probe(x, y, other, truth) == pytest.approx(np.mean(areas))
+
+
+def test_numbers_are_probed_by_r2():
+    random = np.random.default_rng(5)
+    x, other, weights = random.standard_normal((200, 5)), random.standard_normal((100, 5)), random.standard_normal((5, 2))
+    y, truth = x @ weights + 60, other @ weights + 60
+    assert linear_probe(x, y, other, truth, score="R2") == pytest.approx(1, abs=1e-3)
+    assert linear_probe(x, y, other, truth[::-1], score="R2") < 0.2
+
+
 def test_separable_classes_reach_one_and_noise_one_half():
     random = np.random.default_rng(1)
     y, truth = np.eye(4)[random.integers(0, 4, 200)], np.eye(4)[random.integers(0, 4, 100)]
@@ -74,7 +100,7 @@ def test_the_probe_trains_on_records_from_the_whole_store(monkeypatch):
     config = load_config([ROOT / "configs/pretrain/simclr_signal.yaml"], [f"dataset.store={small_store.store()}"],
                          program="pretrain")
     store = RecordStore(small_store.store() / "fs100")
-    rows = probe.Probe(store, config, torch.device("cpu")).parts[0][0]
+    rows = probe.Probe(store, config, read_labels(store, config["dataset"]), torch.device("cpu")).parts[0][0]
     assert len(rows) == 12 == len(set(rows)) and rows[0] < 8 and rows[-1] > len(store) - 8
     assert np.diff(rows).max() < 0.3 * len(store)
 

@@ -18,6 +18,7 @@ from util.scores import (BLOCK, REPORT, SCORES, as_markdown, auprc, auroc, chall
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "challenge_metrics.json").read_text())["cases"]
 SEEDS = st.integers(0, 2 ** 32 - 1)
 PUBLISHED = ["Accuracy", "F1Score", "AUROC", "AUPRC"]  # of torchmetrics, for both tasks
+MULTILABEL = [name for name, score in SCORES.items() if "multilabel" in score.tasks]
 
 
 def scores_of(probabilities, labels, names, task="multilabel", thresholds=0.5, average=None):
@@ -246,9 +247,9 @@ def test_published_names_are_torchmetrics_where_every_class_occurs(task, average
 
 def test_perfect_and_inverted_predictions():
     _, labels = fair_case(3, classes=24)
-    best = {name: float(not score.lower_is_better) for name, score in SCORES.items()}
-    assert scores_of(labels.astype(float), labels, SCORES) == pytest.approx(best)
-    inverted = scores_of(1.0 - labels, labels, set(SCORES) - {"AUPRC", "ChallengeScore"})
+    best = {name: float(not score.lower_is_better) for name, score in SCORES.items() if name in MULTILABEL}
+    assert scores_of(labels.astype(float), labels, MULTILABEL) == pytest.approx(best)
+    inverted = scores_of(1.0 - labels, labels, set(MULTILABEL) - {"AUPRC", "ChallengeScore"})
     assert inverted == {name: 1 - best[name] for name in inverted}
     constant = scores_of(np.full(labels.shape, 0.5), labels, ["AUROC", "AUPRC"])
     assert constant == pytest.approx({"AUROC": 0.5, "AUPRC": labels.mean(axis=0).mean()})
@@ -318,9 +319,9 @@ def test_a_rounding_error_above_one_changes_nothing(task):
 def test_inputs_stay_as_they_were_and_their_order_does_not_matter():
     labels, probabilities, _ = random_case(12, records=60)
     before, order = (probabilities.copy(), labels.copy()), np.random.default_rng(0).permutation(len(labels))
-    values = scores_of(probabilities, labels, SCORES)
+    values = scores_of(probabilities, labels, MULTILABEL)
     assert np.array_equal(before[0], probabilities) and np.array_equal(before[1], labels)
-    assert scores_of(probabilities[order], labels[order], SCORES) == pytest.approx(values, abs=1e-9)
+    assert scores_of(probabilities[order], labels[order], MULTILABEL) == pytest.approx(values, abs=1e-9)
 
 
 def test_wrong_input_is_refused():
@@ -345,6 +346,74 @@ def test_zero_and_one_are_labels_too():
     labels, _, outputs = random_case(8)
     for kind in (int, np.float32):
         assert challenge_score(labels.astype(kind), outputs.astype(kind)) == challenge_score(labels, outputs)
+
+
+# ============ unknown labels, regression ============
+def with_unknown(seed, share=0.2):
+    """Probabilities, labels float with NaN, and the same labels complete."""
+    random = np.random.default_rng(seed)
+    labels = (random.random((80, 24)) < 0.3).astype(float)
+    probabilities = np.clip(0.35 * labels + 0.6 * random.random((80, 24)), 0, 1)
+    partly = np.where(random.random((80, 24)) < share, np.nan, labels)
+    partly[:30] = labels[:30]       # some records are known as a whole
+    partly[30:, 5] = np.nan
+    return probabilities, partly, labels
+
+
+@pytest.mark.parametrize("name", ["AUROC", "AUPRC", "ChallengeF1", "Accuracy", "F1Score"])
+@pytest.mark.parametrize("average", ["macro", "micro"])
+def test_an_unknown_label_takes_no_part_a_class_at_a_time(name, average):
+    """Against a loop: each class from the records whose label is known; micro: all known labels as one class."""
+    if average not in SCORES[name].averages:
+        pytest.skip("not offered")
+    probabilities, partly, labels = with_unknown(0)
+    known = ~np.isnan(partly)
+    if average == "micro":
+        expected = scores_of(probabilities[known][:, None], labels[known][:, None], [name], average="macro")[name]
+    else:
+        expected = np.mean([scores_of(probabilities[known[:, c], c:c + 1], labels[known[:, c], c:c + 1], [name],
+                                      average="macro")[name] for c in range(24)])
+    assert scores_of(probabilities, partly, [name], average=average)[name] == pytest.approx(expected, abs=1e-6)
+    taken_as_no = scores_of(probabilities, np.nan_to_num(partly), [name], average=average)[name]
+    assert abs(taken_as_no - expected) > 1e-3, "unknown is not negative"
+
+
+@pytest.mark.parametrize("name", ["ExactMatch", "F2", "G2", "ChallengeScore"])
+def test_scores_of_whole_records_leave_out_partly_unknown_ones(name):
+    probabilities, partly, labels = with_unknown(1)
+    whole = ~np.isnan(partly).any(axis=1)
+    assert 30 <= whole.sum() < 80
+    assert scores_of(probabilities, partly, [name])[name] == scores_of(probabilities[whole], labels[whole], [name])[name]
+    assert np.isnan(scores_of(probabilities[~whole], partly[~whole], [name])[name])
+
+
+def test_a_class_that_nobody_knows_is_left_out_of_every_mean():
+    probabilities, partly, _ = with_unknown(2)
+    partly[:, 5] = np.nan
+    others = np.arange(24) != 5
+    for name in ("AUROC", "AUPRC", "ChallengeF1", "Accuracy", "F1Score"):
+        values = [scores_of(probabilities[:, mine], partly[:, mine], [name], average=SCORES[name].average)[name]
+                  for mine in (slice(None), others)]
+        assert values[0] == values[1], name
+
+
+def test_regression_scores_by_hand_and_a_column_at_a_time():
+    labels = np.array([[10.0, 1], [20, np.nan], [30, 3], [np.nan, 3]], np.float32)
+    predictions = np.array([[12.0, 1], [20, 100], [24, 2], [-100, 3]])
+    scores = parse_scores(None, task="regression")
+    assert list(scores) == ["MAE", "R2"]
+    values = compute_scores(predictions, labels, scores, "regression")
+    # errors 2, 0, 6 and 0, 1, 0; squares 40 of 200 about the mean 20, and 1 of 8 / 3 about the mean 7 / 3
+    assert values["MAE"] == pytest.approx((8 / 3 + 1 / 3) / 2)
+    assert values["R2"] == pytest.approx(((1 - 40 / 200) + (1 - 1 / (8 / 3))) / 2)
+    known = compute_scores(predictions[:, :1][:3], labels[:3, :1], scores, "regression")
+    assert known == pytest.approx({"MAE": 8 / 3, "R2": 0.8})
+    assert np.isnan(compute_scores(predictions[:1], labels[:1], scores, "regression")["R2"]), "one record has no variance"
+    assert np.isnan(compute_scores(predictions * np.nan, labels, scores, "regression")["MAE"])
+    with pytest.raises(ConfigError, match="AUROC is defined for metric.task multilabel, not regression"):
+        parse_scores(["AUROC"], task="regression")
+    with pytest.raises(ConfigError, match="MAE is defined for metric.task regression, not multiclass"):
+        parse_scores(["MAE"], task="multiclass")
 
 
 # ============ names ============

@@ -10,7 +10,7 @@ from data_preparation import check_store, reformat_memmap
 from util.challenge import CLASSES, labels_from_dx
 from util.errors import StoreError
 from util.leads import LEADS
-from util.store import BLOCK_BYTES, RecordStore, publish, safe_cell, write_store
+from util.store import ABSENT, BLOCK_BYTES, RecordStore, publish, quantise, safe_cell, spread, write_store
 
 LENGTHS = (300, 17, 1000, 250)
 SCALES = (1, 1, 3, 40)
@@ -109,7 +109,7 @@ def extend(folder):
     (lambda f: (f / "meta.json").write_bytes(b"\xff"), "unreadable"),
     (lambda f: (f / "meta.json").write_text("[" * 100_000), "unreadable"),
     (lambda f: (f / "meta.json").write_text("[1]"), "does not describe"),
-    (lambda f: edit_meta(f, version=2), "store version 2, this code reads 1"),
+    (lambda f: edit_meta(f, version=3), "store version 3, this code reads 1 to 2"),
     (lambda f: edit_meta(f, fs=250), "fs is 250"),
     (lambda f: edit_meta(f, fs="100"), "fs is not"), (lambda f: edit_meta(f, leads=list(LEADS[::-1])), "leads is not"),
     (lambda f: edit_meta(f, dtype="float32"), "dtype"), (lambda f: edit_meta(f, classes=[]), "classes"),
@@ -131,7 +131,12 @@ def extend(folder):
     (lambda f: edit_table(f, "Male,,-1", "Male,,1.5"), "unreadable"),
     (lambda f: edit_table(f, "fold", "felt"), "no column fold"),
     (lambda f: edit_table(f, "ptb-xl,500,300", "ptb-xl,0,300"), "fs_original"),
-    (lambda f: edit_table(f, "003,ptb", "001,ptb"), "001 appears twice")])
+    (lambda f: edit_table(f, "003,ptb", "001,ptb"), "001 appears twice"),
+    (lambda f: edit_table(f, "Male,,-1,,,,", "Male,,-1,,,,II I"), "leads 'II I' are not some of I II III"),
+    (lambda f: edit_table(f, "Male,,-1,,,,", "Male,,-1,,,,I MLII"), "leads 'I MLII' are not some of"),
+    (lambda f: edit_table(f, "Male,,-1,,,,", "Male,,-1,,,,I I"), "leads 'I I' are not some of"),
+    (lambda f: edit_table(f, "Male,,-1,,,,", f"Male,,-1,,,,{' '.join(LEADS)}"), "are not some of"),
+    (lambda f: edit_table(f, "path,leads", "path,cables"), "no column leads")])
 def test_a_damaged_store_is_refused_with_a_cure(folder, damage, words):
     damage(folder)
     with pytest.raises(StoreError, match=words) as error:
@@ -143,6 +148,16 @@ def test_a_store_of_before_opens(folder):
     """Earlier versions of this code also wrote sums of every fold, which nobody reads any more."""
     edit_meta(folder, sums={"0": {"samples": 300, "sum": [1] * 12, "squares": [2] * 12}}, mean_mv=[0.0] * 12)
     assert len(RecordStore(folder)) == 4
+
+
+def test_a_store_of_version_1_opens(folder):
+    """It knew no column ``leads``: all its records have twelve."""
+    table = (folder / "records.csv").read_text()
+    edit_table(folder, table, "".join(line.rpartition(",")[0] + "\n" for line in table.splitlines()))
+    edit_meta(folder, version=1)
+    store = RecordStore(folder)
+    assert store.records["leads"].tolist() == [""] * 4 and store.has_leads(LEADS).all()
+    np.testing.assert_array_equal(store.counts(3), record_counts(3))
 
 
 def test_wrong_folders_are_explained(folder, tmp_path):
@@ -165,6 +180,45 @@ def test_the_writer_refuses_what_is_no_record(tmp_path):
         write_store(tmp_path / "empty", 100, [], [])
     with pytest.raises(StoreError, match="appears twice"):
         write_store(tmp_path / "twice", 100, [(row(0), record_counts(0))] * 2, [])
+
+
+# ------------------------------------------------------------------------------------------------ fewer leads
+
+def test_leads_that_a_record_lacks_are_never_signal(tmp_path):
+    cells = ["", "I", "I II V2", "V6"]
+    leads = [LEADS, ("I",), ("I", "II", "V2"), ("V6",)]
+    own = [record_counts(i)[:, :len(leads[i])] for i in range(4)]
+    write_store(tmp_path / "fs100", 100, ((row(i, leads=cells[i]), spread(own[i], leads[i])) for i in range(4)), [])
+    store = RecordStore(tmp_path / "fs100")
+    assert store.records["leads"].tolist() == cells
+    for wanted in (["I"], ["V6"], ["V2", "I"], LEADS, ["II", "V6"]):
+        np.testing.assert_array_equal(store.has_leads(wanted), [set(wanted) <= set(there) for there in leads])
+    for i in range(4):
+        signal = store.read(i)
+        for k, lead in enumerate(LEADS):
+            if lead in leads[i]:
+                np.testing.assert_allclose(signal[:, k], own[i][:, leads[i].index(lead)] * (SCALES[i] / 1000), rtol=2e-7)
+            else:
+                assert np.isnan(signal[:, k]).all() and (store.counts(i)[:, k] == ABSENT).all()
+    np.testing.assert_array_equal(store.read(2, 3, 4, ["V2", "V1", "I"]), store.read(2)[3:7][:, [7, 6, 0]])
+
+
+@pytest.mark.parametrize("leads, change", [
+    ("I II", lambda c: c[:5, 2].fill(0)), ("I II", lambda c: c[4:5, 1].fill(ABSENT)), ("", lambda c: None),
+    ("I", lambda c: None), ("II I", lambda c: None), ("MLII", lambda c: None)])
+def test_the_writer_refuses_absent_leads_that_are_signal_and_the_reverse(tmp_path, leads, change):
+    counts = spread(record_counts(0)[:, :2], ("I", "II"))
+    change(counts)
+    with pytest.raises(StoreError, match="record 000: its column leads and what is absent from its counts differ"):
+        write_store(tmp_path / "fs100", 100, [(row(0, leads=leads), counts)], [])
+
+
+def test_no_signal_is_stored_as_absent():
+    """For peaks on both sides of every step of the scale, as float32 rounds them."""
+    peaks = np.float32([32.7673, 32.7674, 32.7675, 65.5348, 1e4, 9999.9995, 98.3022])
+    for peak in np.concatenate([np.nextafter(peaks, np.float32(0)), peaks, np.nextafter(peaks, np.float32(1e9))]):
+        counts, _ = quantise(np.array([[-peak], [0]], np.float32))
+        assert ABSENT < counts.min() < -16000
 
 
 # ------------------------------------------------------------------------------------------------ checksums
@@ -236,7 +290,7 @@ def test_a_failed_rebuild_leaves_the_old_store(tmp_path, monkeypatch):
     """The disk fills up while the second rate is written: both old stores are as they were, nothing half-made stays."""
     shards = [("s", [row(0, length={"100": 300, "250": 300}, scale_uv={"100": 1, "250": 1}, flags="", path="a.hea")])]
     monkeypatch.setattr(reformat_memmap, "load_extraction",
-                        lambda _: ({"target_fs": [100, 250], "min_seconds": 2.0}, shards))
+                        lambda _: ({"target_fs": [100, 250], "command": "made by a test"}, shards))
     (tmp_path / "shards").mkdir()
     for fs in (100, 250):
         record_counts(0).tofile(tmp_path / "shards" / f"s-fs{fs}.dat")

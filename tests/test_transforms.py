@@ -188,7 +188,7 @@ def test_published_preprocessing_equals_scipys_on_real_recordings():
     checked = 0
     for path in sorted(map(str, find_headers(REAL)))[::40]:
         record = read_record(path)
-        x, fs = record.signal.T.astype(float), record.header.fs
+        x, fs = record.signal.T.astype(float), record.fs
         x = scipy.signal.resample(x, int(x.shape[1] * 250 / fs), axis=-1) if fs != 250 else x
         x = x[:, :2250].astype(np.float32)
         got = pipeline(torch.from_numpy(x)[None])[0].double().numpy()

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 
 from util.arguments import COUNT, FLAG, NUMBER, SHARES, SIZES, arguments_of, parse_named
@@ -170,10 +171,8 @@ def shift(x, random, ratio: SHARES):
     """Left or right by floor(U(ratio) * time) samples, zeros filled in, all leads alike."""
     by = (_between(random, ratio, 1) * x.shape[-1]).long()
     by = torch.where(random.uniform(1) < 0.5, by, -by)
-    source = _time(x) - by
-    inside = (source >= 0) & (source < x.shape[-1])
-    index = source.clamp(0, x.shape[-1] - 1)[:, None].expand_as(x)
-    return x.gather(-1, index) * inside[:, None]
+    every_shift = F.pad(x, (x.shape[-1], x.shape[-1])).unfold(-1, x.shape[-1], 1)      # a view
+    return every_shift[torch.arange(len(x), device=x.device), :, x.shape[-1] - by[:, 0]]
 
 
 @augmentation(draws=False)
@@ -205,8 +204,13 @@ def random_resized_crop(x, random, ratio: SHARES, length: COUNT):
 @augmentation("white_noise", "gaussian_noise")
 def white_noise(x, random, sigma: SIZES):
     """White noise in each lead, of standard deviation ``sigma`` or, drawn once a sample, U(sigma)."""
+    return x + _noise(x, random, sigma)
+
+
+def _noise(x, random, sigma, first=None):
+    """What ``white_noise`` adds to x, or to its ``first`` samples."""
     scale = _between(random, sigma, 1, 1)
-    return x + (scale * random.normal(*x.shape[1:])).to(x.dtype)
+    return (scale * random.normal(*x.shape[1:], first=first)).to(x.dtype)
 
 
 @augmentation(draws=False)
@@ -222,9 +226,10 @@ def square(x, random, amplitude: NUMBER, cycles: NUMBER):
 
 
 def _partial(x, noise, random, ratio):
-    """Add the beginning of ``noise`` (batch, leads or 1, time) inside a random window: its phase restarts there."""
+    """Add the beginning of ``noise`` (batch, leads or 1, at least a window) inside a random window: its phase restarts
+    there."""
     inside, start = _windows(x, random, ratio)
-    index = (_time(x) - start).clamp(min=0)[:, None]
+    index = (_time(x) - start).clamp(0, noise.shape[-1] - 1)[:, None]
     return x + noise.gather(-1, index.expand(-1, noise.shape[1], -1)) * inside
 
 
@@ -243,7 +248,8 @@ def partial_square(x, random, amplitude: NUMBER, cycles: NUMBER, ratio: SHARES):
 @augmentation()
 def partial_white_noise(x, random, sigma: SIZES, ratio: SHARES):
     """White noise in a random window of ratio U(ratio) of the crop, alike in all leads."""
-    return _partial(x, white_noise(torch.zeros_like(x), random, sigma), random, ratio)
+    widest = math.ceil(x.shape[-1] * (max(ratio) if isinstance(ratio, (list, tuple)) else ratio))
+    return _partial(x, _noise(x, random, sigma, first=max(widest, 1)), random, ratio)
 
 
 # ============ of spectrograms ============

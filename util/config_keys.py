@@ -70,14 +70,28 @@ KEYS = {
         "crops_per_record": key(int, 1, "random crops of a record each time it is visited", least=1),
         "databases": key((list, None), None, "only these source databases (null: all)"),
         "exclude_folds": pretrain(list, [], "folds to leave out, e.g. those a downstream test will use"),
+        "exclude_parts": pretrain(list, [], "leave out what protocol (and fold, splits, given, test_database) makes "
+                                  "these parts, e.g. [valid, test]"),
         "max_records": key((int, None), None, "a seeded subset of so many records, to try things out", least=1),
         "fold": key((int, list, str), 0, "test fold 0-9, a list, 'all' or 11 (the same); pre-training: the probe's"),
-        "protocol": key(str, "nested", "nested: test on k, select on k+1, train on the other eight; "
-                        "published: select and report on k (optimistic)", ("nested", "published")),
-        "label_fraction": finetune(float, 1.0, "share of the training records to use: 0.01 for 1 % of the labels",
-                                   least=0, most=1),
-        "classes": key((str, dict), "challenge2020", "24 classes, or {name: [SNOMED CT codes]}; in "
-                       "pre-training the probe's"),
+        "protocol": key(str, "nested", "nested: test on k, select on k+1, train on the other eight; published: select "
+                        "and report on k (optimistic); given: a table of splits; leave_one_database: test on "
+                        "test_database, select on k of the others",
+                        ("nested", "published", "given", "leave_one_database")),
+        "splits": key((str, None), None, "protocol given: name of the table of splits (null: the only one)"),
+        "given": key((dict, None), None, "protocol given, a table of folds: {train: [1, ..., 8], valid: [9], "
+                     "test: [10]}"),
+        "test_database": key((str, None), None, "protocol leave_one_database: the database to test on"),
+        "mask_unannotated": finetune((bool, None), None, "labels of classes that a record's database never annotated "
+                                     "are unknown, not negative (null: with protocol leave_one_database)"),
+        "annotated": finetune((str, None), None, "CSV file of which database annotated which class, such as the "
+                              "Challenge's dx_mapping_scored.csv (null: those with a positive record in the store)"),
+        "label_fraction": finetune(float, 1.0, "share of the training records to use, stratified, whole patients: "
+                                   "0.01 for 1 % of the labels", least=0, most=1),
+        "labels": key((str, dict, None), None, "a table of labels beside the store (docs/data.md), or {name: ..., "
+                      "columns: [...]}; in pre-training the probe's"),
+        "classes": key((str, dict, None), None, "challenge2020 (as null is, without labels): 24 classes; or "
+                       "{name: [SNOMED CT codes]}"),
     },
     "dataloader": {
         "batch_size": key(int, 16, "records a process and forward pass", least=1),
@@ -120,12 +134,15 @@ KEYS = {
         "keep_last": key(int, 0, "keep only so many of these (0: all)", least=0),
         "skip_nonfinite": key(int, 0, "how many steps without a finite loss to tolerate", least=0),
     },
-    "loss": finetune(str, "bce", "criterion", ("bce", "cross_entropy")),
+    "loss": finetune((str, None), None, "criterion (null: bce, cross_entropy or mse, as the labels are)",
+                     ("bce", "cross_entropy", "mse", "l1")),
     "metric": {
-        "task": finetune(str, "multilabel", "kind of labels", ("multilabel", "multiclass")),
-        "num_labels": finetune((int, None), None, "checked against dataset.classes when given", least=1),
-        "num_classes": finetune((int, None), None, "checked against dataset.classes when given", least=1),
-        "target_metrics": finetune(list, ["AUROC"], "names, or {name: {average: macro}}: docs/scores.md"),
+        "task": finetune((str, None), None, "kind of labels (null: as a table says; of dataset.classes multilabel)",
+                         ("multilabel", "multiclass", "regression")),
+        "num_labels": finetune((int, None), None, "checked against the labels when given", least=1),
+        "num_classes": finetune((int, None), None, "checked against the labels when given", least=1),
+        "target_metrics": finetune((list, None), None, "names, or {name: {average: macro}}: docs/scores.md (null: "
+                                   "AUROC, in regression MAE and R2)"),
     },
     "test": {
         "target_metric": finetune(str, "loss", "tests the checkpoint that is best by this in selection"),

@@ -86,6 +86,8 @@ class CropDataset(Dataset):
         leads: names, in the order wanted.
         length: samples a crop.  A shorter record is padded at its end with each lead's mean.
         labels: from ``make_labels``, of all records of the store, or None.
+
+    A crop of a record that lacks one of the leads is a ConfigError: what stands in its place is no signal.
     """
 
     def __init__(self, store, leads, length, labels=None):
@@ -94,11 +96,18 @@ class CropDataset(Dataset):
         self.channels = len(leads)
         self.samples = store.records["length"].to_numpy()
         self.scale = store.records["scale"].to_numpy(np.float32)
+        self.complete = store.has_leads(leads)
+        self.leads = tuple(leads)
 
     def __len__(self):
         return len(self.store)
 
     def __getitems__(self, items):
+        rows = np.array([row for row, _, _ in items])
+        if not self.complete[rows].all():
+            row = rows[~self.complete[rows]][0]
+            raise ConfigError(f"dataset.lead: record {row} of the store lacks one of {', '.join(self.leads)}; leave "
+                              "it out or choose leads that it has")
         counts = np.empty((len(items), self.length, self.channels), np.int16)
         for place, (row, start, _) in enumerate(items):
             samples = min(self.length, self.samples[row] - start)
@@ -106,7 +115,6 @@ class CropDataset(Dataset):
             counts[place, :samples] = crop
             if samples < self.length:
                 counts[place, samples:] = crop.mean(axis=0).round()
-        rows = np.array([row for row, _, _ in items])
         batch = {"counts": torch.from_numpy(counts), "scale": torch.from_numpy(self.scale[rows]),
                  "key": torch.tensor([key for _, _, key in items], dtype=torch.int64),
                  "record": torch.from_numpy(rows)}

@@ -9,12 +9,12 @@ import torch
 from tqdm import tqdm
 
 from util import checkpoint, distributed
+from util.criterion import ACTIVATIONS
 from util.dataset import CropDataset, EvaluationBatches, make_loader, to_device
 from util.optim import autocast, resolve_amp
 from util.intervals import Predicted, estimate, patients_of
 from util.run_log import print_once
 from util.scores import compute_scores, lower_is_better
-from util.supervised import ACTIVATIONS, LOSSES
 from util.transfer import save_encoder
 
 PUBLISHED_BEST = {"AUROC": "ROC", "AUPRC": "PRC"}  # fold0_bestROC.pth, as published
@@ -46,7 +46,8 @@ def save_best(training, values: dict[str, float], files: FoldFiles) -> None:
             weights = training.model.classifier.state_dict()
             store = training.dataset.store.meta["records_crc32"]  # whose folds these are
             checkpoint.save(checkpoint.content(weights, training.config, training.epoch - 1, metrics=values,
-                                               store=store), files.best(name))
+                                               store=store, labels=training.model.criterion.about),
+                            files.best(name))
 
 
 # ============ predictions and scores ============
@@ -82,7 +83,7 @@ def predict(classifier, loader, pipeline, rows, classes: int, loss: str, device,
     """Outputs of every record, means over its crops; see ``record_means``.
 
     Returns:
-        probabilities: float64 (records, classes), mean of the activated outputs;
+        probabilities: float64 (records, classes), mean of the activated outputs (in regression standardised);
         logits: float64 (records, classes), mean of the raw outputs;
         gate: float64 (records, 2) mean gate, or None for a classifier without one.
     """
@@ -107,6 +108,7 @@ class Evaluator:
     def __init__(self, records, parts, device):
         self.records, self.parts, self.device = records, parts, device
         self.labels = {name: records.labels[rows] for name, rows in parts.items()}
+        self.criterion = records.criterion(parts["train"])
         config = records.config
         self.amp = resolve_amp(config["train"]["amp"], device)
         self.pipeline = records.eval_pipeline.to(device)
@@ -119,28 +121,36 @@ class Evaluator:
                                             pin_memory=options["pin_memory"]) for name in ("valid", "test")}
 
     def predict(self, classifier, part):
-        """(probabilities, logits, gate) of a part's records; see ``predict``."""
+        """(probabilities, logits, gate) of a part's records, see ``predict``; in regression the first are predictions
+        in the labels' own units."""
         loader = tqdm(self.loaders[part], desc=part, unit="batch", disable=not distributed.is_main(),
                       leave=False, dynamic_ncols=True, mininterval=0.5)
-        return predict(classifier, loader, self.pipeline, self.parts[part], len(self.records.classes),
-                       self.records.loss, self.device, self.amp)
+        found, logits, gate = predict(classifier, loader, self.pipeline, self.parts[part], len(self.records.classes),
+                                      self.records.loss, self.device, self.amp)
+        return self.criterion.to_units(found), logits, gate
 
     def scores(self, part, probabilities, logits) -> dict[str, float]:
         """The criterion and metrics of a part's predictions."""
-        labels, loss = self.labels[part], self.records.loss
-        target = torch.from_numpy(labels if loss == "cross_entropy" else labels.astype(float))
-        return {"loss": LOSSES[loss](torch.from_numpy(logits), target).item(),  # of the records' mean logits
+        labels = self.labels[part]
+        target = torch.from_numpy(labels if labels.ndim == 1 else labels.astype(float))
+        return {"loss": self.criterion.of_known(torch.from_numpy(logits), target),  # of the records' mean logits
                 **compute_scores(probabilities, labels, self.records.scores, self.records.task)}
 
     def select(self, training) -> dict[str, float]:
         """Scores of the selection records; the gate's mean is logged where there is one."""
         probabilities, logits, gate = self.predict(training.model.classifier, "valid")
         if gate is not None:
-            table = gate_table(gate, self.labels["valid"], self.records.classes)
+            table = self.gates("valid", gate)
             means = {f"gate_signal/{name}": mean for name, mean in zip(table["class"], table["signal"])}
             training.log.histogram("gate/signal", gate[:, 0], training.epoch)
             training.log.scalars(means, training.epoch)
         return self.scores("valid", probabilities, logits)
+
+    def gates(self, part, gate) -> pd.DataFrame:
+        """``gate_table`` of a part; of all records alone where there are no classes."""
+        if self.records.task == "regression":
+            return gate_table(gate, self.labels[part][:, :0], ())
+        return gate_table(gate, self.labels[part], self.records.classes)
 
 
 # ============ the test ============
@@ -164,11 +174,11 @@ def report_test(evaluator: Evaluator, training, files: FoldFiles) -> dict[str, f
 def _write_test(evaluator, training, files, epoch, values, probabilities, gate):
     records = evaluator.records
     table = {"records": len(probabilities), **{name: round(value, 4) for name, value in values.items()},
-             **intervals(evaluator, probabilities)}
+             **intervals(evaluator, probabilities), **by_column(evaluator, probabilities)}
     pd.DataFrame([table]).to_csv(files.folder / "test_metrics.csv", index=False)
     write_predictions(records, evaluator.parts["test"], probabilities, files.folder / "test_predictions.csv")
     if gate is not None:
-        gates = gate_table(gate, evaluator.labels["test"], records.classes)
+        gates = evaluator.gates("test", gate)
         gates.to_csv(files.folder / "test_gate.csv", index=False, float_format="%.4f")
         print_once(f"gate: mean weight of the signal branch {gates['signal'][0]:.3f}, by class in "
                    "test_gate.csv")
@@ -188,13 +198,25 @@ def intervals(evaluator: Evaluator, probabilities) -> dict[str, float]:
     return found
 
 
+def by_column(evaluator: Evaluator, predictions) -> dict[str, float]:
+    """<score>_<column> of the test records where a regression has several columns, whose units may differ."""
+    records, found = evaluator.records, {}
+    columns = records.classes if records.task == "regression" and len(records.classes) > 1 else ()
+    for c, column in enumerate(columns):
+        one = slice(c, c + 1)
+        values = compute_scores(predictions[:, one], evaluator.labels["test"][:, one], records.scores, records.task)
+        found |= {f"{name}_{column}": round(value, 4) for name, value in values.items()}
+        print_once(f"{column}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
+    return found
+
+
 def gate_table(gate, labels, classes) -> pd.DataFrame:
     """Mean weight of each branch over the records of each class that occurs, and over all records, in columns
     class, records, signal, spectrogram.
 
     Args:
         gate: (records, 2), signal's weight first.
-        labels: (records, classes) of 0 and 1, or (records,) class numbers.
+        labels: (records, classes) of 0, 1 and NaN, which makes no member, or (records,) class numbers.
     """
     members = labels > 0 if labels.ndim == 2 else labels[:, None] == np.arange(len(classes))
     rows = [("all", np.ones(len(gate), bool)), *zip(classes, members.T)]
@@ -203,13 +225,16 @@ def gate_table(gate, labels, classes) -> pd.DataFrame:
 
 
 def write_predictions(records, rows, probabilities, path) -> None:
-    """One row a record: its name, true labels and probability for each class."""
+    """One row a record: its name, true labels, empty where unknown, and probability for each class; in regression
+    its prediction for each column."""
     table, labels = records.store.records.iloc[rows], records.labels[rows]
     if records.task == "multiclass":
         labels = np.eye(len(records.classes))[labels]
+    numbers = records.task == "regression"
+    kind, found = ("Float64", "prediction") if numbers else ("Int64", "probability")
     columns = {"record": table["record"].to_numpy(), "database": table["database"].to_numpy(),
-               **{f"label_{name}": labels[:, c].astype(int) for c, name in enumerate(records.classes)},
-               **{f"probability_{name}": probabilities[:, c] for c, name in enumerate(records.classes)}}
+               **{f"label_{name}": pd.array(labels[:, c], kind) for c, name in enumerate(records.classes)},
+               **{f"{found}_{name}": probabilities[:, c] for c, name in enumerate(records.classes)}}
     pd.DataFrame(columns).to_csv(path, index=False, float_format="%.6g")
 
 

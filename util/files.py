@@ -76,6 +76,24 @@ def replacing(path, mode="wb"):
         os.close(descriptor)
 
 
+def find_files(folder, endings) -> list[Path]:
+    """Paths of all files with these endings (str or tuple) anywhere under a folder, links followed, sorted by their
+    relative POSIX path; an ECGError for a folder that cannot be listed."""
+    folder, found, seen = Path(folder), [], set()
+
+    def complain(error):
+        raise ECGError(f"cannot list the folder {error.filename}: {error.strerror}") from None
+    for root, folders, files in os.walk(folder, onerror=complain, followlinks=True):
+        here = os.stat(root)
+        if (here.st_dev, here.st_ino) in seen:      # a link back to a folder we have been in
+            folders.clear()
+            continue
+        seen.add((here.st_dev, here.st_ino))
+        folders.sort()
+        found += [Path(root) / name for name in files if name.endswith(endings)]
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
 def sync(file) -> None:
     """Have an open file's content on the disk."""
     file.flush()

@@ -47,8 +47,8 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score, or a difference of two, with its interval; NaN where a resample has no score, or no two patients are of a
-    kind, so that nothing can vary."""
+    """A score, or a difference of two, with its interval; NaN where a resample has no score, or no two patients
+    are of a kind, so that nothing can vary."""
     value: float
     low: float
     high: float

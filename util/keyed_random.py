@@ -24,7 +24,16 @@ def _shift(x, bits):
 
 
 def _mix(x):
-    """SplitMix64's finaliser; multiplication wraps modulo 2**64."""
+    """SplitMix64's finaliser of an int64 array or tensor; multiplication wraps modulo 2**64."""
+    if torch.is_tensor(x) and x.device.type == "cpu":
+        return torch.from_numpy(_mix(x.numpy()))
+    if isinstance(x, np.ndarray):       # has unsigned integers: the same numbers in half the passes over them
+        x = x.astype(np.uint64)
+        for bits, factor in ((30, MIX1), (27, MIX2)):
+            x ^= x >> bits
+            x *= factor % (1 << 64)
+        x ^= x >> 31
+        return x.view(np.int64)
     x = (x ^ _shift(x, 30)) * MIX1
     x = (x ^ _shift(x, 27)) * MIX2
     return x ^ _shift(x, 31)
@@ -62,21 +71,23 @@ class KeyedRandom:
             raise ValueError(f"streams count from 1, not {stream}: stream 0 would repeat this generator's own draws")
         return KeyedRandom(self.keys, stream)
 
-    def _bits(self, shape):
+    def _bits(self, shape, first=None):
         count = math.prod(shape)
         if count >= DRAW_STRIDE:
             raise ValueError(f"one draw of {count} numbers a sample is more than {DRAW_STRIDE}")
-        counter = torch.arange(1, count + 1, device=self.keys.device) + self.draws * DRAW_STRIDE
+        counter = torch.arange(1, count + 1, device=self.keys.device).view(shape)[..., :first]
+        counter = (counter + self.draws * DRAW_STRIDE) * GAMMA
         self.draws += 1
-        return _mix(self.keys[:, None] + counter * GAMMA).view(len(self.keys), *shape)
+        return _mix(self.keys.view(-1, *[1] * len(shape)) + counter)
 
     def uniform(self, *shape: int) -> torch.Tensor:
         """float32 in [0, 1), a multiple of 2**-24."""
         return _shift(self._bits(shape), 40).float() * 2.0 ** -24
 
-    def normal(self, *shape: int) -> torch.Tensor:
-        """Standard normal float32 by Box and Muller, both uniforms from one 64-bit number."""
-        bits = self._bits(shape)
+    def normal(self, *shape: int, first: int | None = None) -> torch.Tensor:
+        """Standard normal float32 by Box and Muller, both uniforms from one 64-bit number; with ``first``, only the
+        first so many along the last axis: normal(*shape)[..., :first] for less work."""
+        bits = self._bits(shape, first)
         radius = 1 - _shift(bits, 40).float() * 2.0 ** -24          # in (0, 1]
         angle = (_shift(bits, 16) & 0xFFFFFF).float() * (2.0 ** -23 * math.pi)
         return (-2 * radius.log()).sqrt() * angle.cos()

@@ -1,15 +1,64 @@
-"""Labels of records: which classes there are, and who has them."""
+"""Labels of records: a table with a name and a kind, and three values for each label: yes, no and unknown.
+
+They come from the diagnoses of a store (``dataset.classes``) or from a table beside it (``dataset.labels``):
+``<store>/labels/<name>.csv``, made by data_preparation/add_labels.py, with its kind and classes in ``<name>.json``.
+"""
+from dataclasses import dataclass, replace
+
 import numpy as np
+import pandas as pd
 
 from util.challenge import CLASS_CODES, labels_from_dx
 from util.errors import ConfigError
+from util.label_file import LOOKS, LabelFile, load_label_file, read_label_file  # noqa: F401  (one place to look)
+from util.record_tables import find_table, save_table, table_name
+from util.store import safe_cell
 
 MIN_POSITIVES = 10    # with fewer records of a class its scores are mostly chance
 
 
+@dataclass(frozen=True)
+class Labels:
+    """Labels of all records of a store, in its order.
+
+    Attributes:
+        name: of the table, or dataset.classes.
+        kind: multilabel, multiclass or regression; classes: names of classes or, in regression, of columns.
+        values: multilabel float32 (records, classes) of 1, 0 and NaN = unknown; multiclass int64 (records,) of
+            class numbers, -1 = unknown; regression float32 (records, columns), NaN = unknown.
+        known: bool (records,), which records can be learned from: those with a known label; of ``dataset.classes``
+            those to which at least one class applies, in multi-class exactly one.
+    """
+    name: str
+    kind: str
+    classes: tuple[str, ...]
+    values: np.ndarray
+    known: np.ndarray
+
+
+def read_labels(store, data: dict, task: str | None = None) -> Labels:
+    """The labels that a config's section ``dataset`` asks for: the one way in.
+
+    Args:
+        task: of ``dataset.classes``: multilabel (None, too) or multiclass; the columns of a table say it themselves.
+
+    Raises:
+        ConfigError: both, a table that is not there, a wrong choice; StoreError: a damaged table.
+    """
+    if data["labels"] is not None:
+        if data["classes"] is not None:
+            raise ConfigError("dataset.labels and dataset.classes both say what the labels are; leave one of them null")
+        return _read_table(store, data["labels"])
+    classes = parse_classes(data["classes"])
+    if task == "regression":
+        raise ConfigError("regression needs numbers, and dataset.classes gives none; name a table in dataset.labels")
+    return Labels("dataset.classes", task or "multilabel", tuple(classes), *make_labels(store, classes, task))
+
+
+# ============ from diagnoses ============
 def parse_classes(value) -> dict[str, set[str]]:
-    """``dataset.classes``, challenge2020 or {name: codes}, as {name: SNOMED CT codes}; else a ConfigError."""
-    if value == "challenge2020":
+    """``dataset.classes``, challenge2020 (or null) or {name: codes}, as {name: SNOMED CT codes}; else a ConfigError."""
+    if value in (None, "challenge2020"):
         return CLASS_CODES
     if not isinstance(value, dict) or len(value) < 2:
         raise ConfigError("dataset.classes must be challenge2020 or a mapping of at least two classes, "
@@ -26,26 +75,99 @@ def parse_classes(value) -> dict[str, set[str]]:
 
 
 def make_labels(store, classes: dict, task: str):
-    """Labels of every record and which records have one.
-
-    Returns:
-        multilabel: float32 (records, classes), and True where at least one class applies;
-        multiclass: int64 (records,), and True where exactly one class applies.
-    """
+    """Labels of every record by its diagnoses, and which records have one; see ``Labels``."""
     matrix = labels_from_dx(store.records["dx"], classes)
     if task == "multiclass":
         return matrix.argmax(axis=1), matrix.sum(axis=1) == 1
     return matrix.astype(np.float32), matrix.any(axis=1)
 
 
+# ============ tables beside a store ============
+def write_labels(root, name: str, file: LabelFile, records, source: str, command: list[str]) -> None:
+    """Write ``root/labels/<name>.csv`` and ``.json``; a table of that name is replaced.
+
+    Args:
+        file: the labels of ``records`` (names); source: name of the file that they came from.
+    """
+    cells = {"record": np.asarray(records, object)}
+    if file.kind == "multiclass":
+        cells[file.columns[0]] = np.array([*file.classes, ""], object)[file.values]
+    else:
+        whole = "Int64" if file.kind == "multilabel" else "Float64"
+        cells |= {column: pd.array(file.values[:, c], whole) for c, column in enumerate(file.columns)}
+    if file.patients is not None:
+        cells["patient"] = [safe_cell(patient) for patient in file.patients]
+    save_table(root, "labels", name, pd.DataFrame(cells)[file.has_row], {
+        "kind": file.kind, "columns": list(file.columns), "classes": list(file.classes), "source": source,
+        "command": command})
+
+
+def _read_table(store, choice) -> Labels:
+    """The table of ``dataset.labels``: its name, or {name: ..., columns: [...]}."""
+    name, wanted = _parse_choice(choice)
+    path, about = find_table(store.path.parent, "labels", name, ("kind", "columns", "classes"))
+    try:
+        file = load_label_file(path, store.records["record"], known_as=(about["kind"], tuple(about["classes"])))
+    except ConfigError as error:
+        raise ConfigError(f"dataset.labels: {error}; add the table again with data_preparation/add_labels.py") from None
+    known = file.values >= 0 if file.kind == "multiclass" else ~np.isnan(file.values).all(axis=1)
+    values = file.values if file.kind == "multiclass" else file.values.astype(np.float32)
+    labels = Labels(name, file.kind, file.classes, values, known)
+    return labels if wanted is None else _choose_columns(labels, file.columns, wanted)
+
+
+def _parse_choice(choice):
+    single = isinstance(choice, str)
+    given = {"name": choice} if single else choice
+    columns = given.get("columns")
+    if set(given) - {"name", "columns"} or not isinstance(given.get("name"), str) or not (
+            columns is None or isinstance(columns, list) and columns):
+        raise ConfigError(f"dataset.labels must be a table's name, or {{name: NAME, columns: [...]}}, not {choice!r}")
+    return table_name("labels", given["name"], given["name"]), columns and [str(column) for column in columns]
+
+
+def _choose_columns(labels, columns, wanted) -> Labels:
+    unknown = [column for column in wanted if column not in columns]
+    if unknown or len(set(wanted)) < len(wanted):
+        raise ConfigError(f"dataset.labels.columns: the table {labels.name} has no {', '.join(unknown)}; its columns "
+                          f"are {', '.join(columns)}" if unknown else "dataset.labels.columns names a column twice")
+    if labels.kind == "multiclass":
+        return labels
+    values = labels.values[:, [columns.index(column) for column in wanted]]
+    return replace(labels, classes=tuple(wanted), values=values, known=~np.isnan(values).all(axis=1))
+
+
+# ============ what to know of them ============
+def unknown_labels(labels, rows, classes, part: str, whole=()) -> list[str]:
+    """Sentences, if need be, about what is unknown in ``rows``, the ``part``.
+
+    Args:
+        labels: values of ``Labels``; classes: their names; whole: names of the scores of whole records.
+    """
+    known = ~np.isnan(labels[rows])
+    if known.ndim == 1 or known.all():
+        return []
+    notes = [f"unknown labels in the {part} part, which take no part in loss and scores: {(~known).sum()} of "
+             f"{known.size}"]
+    none = [name for name, some in zip(classes, known.any(axis=0)) if not some]
+    if none:
+        notes.append(f"the {part} part knows no label at all of {', '.join(none)}: no output for it is "
+                     "learned or scored there")
+    partly = (~known.all(axis=1)).sum()
+    if whole and part != "training":
+        notes.append(f"{', '.join(whole)} leave out the {partly} of {len(known)} records of the {part} part that have "
+                     "an unknown label")
+    return notes
+
+
 def few_positives(labels, rows, classes, part: str) -> list[str]:
     """A sentence, if need be, that names the classes of which ``rows``, the ``part``, hold few records.
 
     Args:
-        labels: from ``make_labels``; classes: their names.
+        labels: values of ``Labels`` (none of regression); classes: their names.
     """
     own = labels[rows]
-    counts = own.sum(axis=0).astype(int) if own.ndim == 2 else np.bincount(own, minlength=len(classes))
+    counts = np.nansum(own, axis=0).astype(int) if own.ndim == 2 else np.bincount(own, minlength=len(classes))
     few = [f"{name} ({count})" for name, count in zip(classes, counts) if count < MIN_POSITIVES]
     return [f"the {part} part has fewer than {MIN_POSITIVES} records of {', '.join(few)}: their scores, and "
             "means over classes, say little"] if few else []

@@ -5,8 +5,9 @@
     python -m util.scores > docs/scores.md          which name equals which published number
 
 A new score is one entry of ``SCORES``: a function of boolean labels and of probabilities or boolean outputs,
-both (records, classes), and a line on what it is.  ``_over_classes``, ``_whole`` and ``_library`` make its
-formula of a function that gives one value a class, one value in all, or that is torchmetrics'.
+both (records, classes), and a line on what it is; in regression of labels and predictions in their own units.
+``_over_classes``, ``_whole`` and ``_library`` make its formula of a function that gives one value a class, one
+value in all, or that is torchmetrics'.  No formula sees an unknown label: ``compute_scores`` leaves it out.
 """
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -116,6 +117,19 @@ def _auprc(found, passed):
     return np.sum(np.diff(found, prepend=0) * (found / passed)) / found[-1] if found[-1] else np.nan
 
 
+def mae(labels, predictions) -> np.ndarray:
+    """Mean absolute error of each column, (columns,)."""
+    return np.abs(predictions - labels).mean(axis=0)
+
+
+def r2(labels, predictions) -> np.ndarray:
+    """1 - sum (y - f)^2 / sum (y - mean y)^2 of each column, (columns,): 1 for perfect predictions, 0 for the mean of
+    these labels, below for worse; NaN for labels that are all the same."""
+    residual = np.square(labels - predictions).sum(axis=0)
+    total = np.square(labels - labels.mean(axis=0)).sum(axis=0)
+    return 1 - _ratio(residual, np.where(np.ptp(labels, axis=0) > 0, total, 0))
+
+
 def macro(values) -> float:
     """Mean over the classes whose value is defined; NaN if there is none."""
     defined = values[~np.isnan(values)]
@@ -152,7 +166,7 @@ def _library(function):
 class Score:
     """An entry of the registry."""
     formula: Callable       # (labels, predictions, average, task) -> float, of arrays (records, classes)
-    takes: str              # the predictions: "probabilities", or "outputs", bool, after thresholds
+    takes: str              # the predictions: "probabilities", "outputs", bool, after thresholds, or "values"
     meaning: str            # a line for docs/scores.md
     published: str = ""     # the published number that it equals, in words
     heading: str = ""       # in the published table of threshold_search.py; "" if it is not part of it
@@ -160,6 +174,7 @@ class Score:
     tasks: tuple = ("multilabel", "multiclass")
     challenge: bool = False     # needs the Challenge's 24 classes
     lower_is_better: bool = False   # best-<name>.pth holds the weights with its smallest value
+    whole_records: bool = False     # leaves out records of which any label is unknown, not these labels alone
 
     @property
     def average(self) -> str | None:
@@ -168,6 +183,7 @@ class Score:
 
 
 _CHALLENGE = {"tasks": ("multilabel",), "averages": ("macro",)}  # defined for such labels alone
+_REGRESSION = {"tasks": ("regression",), "averages": ("macro",)}
 SCORES = {
     "AUROC": Score(
         _over_classes(auroc), "probabilities",
@@ -189,7 +205,7 @@ SCORES = {
         "ST-MEM's F1Score (torchmetrics), its zero for an absent class included"),
     "ExactMatch": Score(
         _whole(exact_match), "outputs", "share of records that are right in every class",
-        "the Challenge's accuracy, the fusion paper's Acc", "Acc", (None,), ("multilabel",)),
+        "the Challenge's accuracy, the fusion paper's Acc", "Acc", (None,), ("multilabel",), whole_records=True),
     "ChallengeF1": Score(
         _over_classes(f1), "outputs",
         "2 TP / (2 TP + FP + FN); a class with neither a label nor an output is left out",
@@ -197,15 +213,24 @@ SCORES = {
     "F2": Score(
         _over_classes(f2), "outputs",
         "5 TP / (5 TP + FP + 4 FN), a record counting 1 / its number of labels; classes left out as above",
-        "the Challenge's F of beta 2", "F2", **_CHALLENGE),
+        "the Challenge's F of beta 2", "F2", whole_records=True, **_CHALLENGE),
     "G2": Score(
         _over_classes(g2), "outputs", "TP / (TP + FP + 2 FN), counted as in F2",
-        "the Challenge's G of beta 2", "G2", **_CHALLENGE),
+        "the Challenge's G of beta 2", "G2", whole_records=True, **_CHALLENGE),
     "ChallengeScore": Score(
         _whole(challenge_score), "outputs",
         "credit by the Challenge's weights: 1 for perfect outputs, 0 for sinus rhythm throughout",
-        "the Challenge's score, the fusion paper's CM", "CM", (None,), ("multilabel",), challenge=True),
+        "the Challenge's score, the fusion paper's CM", "CM", (None,), ("multilabel",), challenge=True,
+        whole_records=True),
+    "MAE": Score(
+        _over_classes(mae), "values", "mean absolute error, in the labels' unit; over several columns the mean of "
+        "their errors", lower_is_better=True, **_REGRESSION),
+    "R2": Score(
+        _over_classes(r2), "values",
+        "coefficient of determination: 1 for perfect predictions, 0 for the mean of these records; a column whose "
+        "labels are all the same is left out", **_REGRESSION),
 }
+DEFAULTS = {"multilabel": ["AUROC"], "multiclass": ["AUROC"], "regression": ["MAE", "R2"]}  # by task
 REPORT = [name for name, score in SCORES.items() if score.heading]
 
 
@@ -223,18 +248,18 @@ def lower_is_better(name: str) -> bool:
     return name == "loss" or SCORES[name.split("_")[0]].lower_is_better
 
 
-def parse_scores(target_metrics: list, class_names=(), task="multilabel") -> dict[str, Score]:
+def parse_scores(target_metrics: list | None, class_names=(), task="multilabel") -> dict[str, Score]:
     """``metric.target_metrics`` as {printed name: score}.
 
     Args:
         target_metrics: names, or {name: {average: macro | micro}}.  With another average than its default a
-            score has a name of its own, such as F1Score_micro, which may be given, too.
+            score has a name of its own, such as F1Score_micro, which may be given, too.  None: the task's DEFAULTS.
 
     Raises:
         ConfigError: an unknown score or argument, one named twice, one that these classes or this task lack.
     """
     parsed = {}
-    for item in target_metrics:
+    for item in DEFAULTS[task] if target_metrics is None else target_metrics:
         single = isinstance(item, dict) and len(item) == 1
         name, arguments = next(iter(item.items())) if single else (item, None)
         if isinstance(name, str) and not arguments:
@@ -259,19 +284,31 @@ def parse_scores(target_metrics: list, class_names=(), task="multilabel") -> dic
 
 
 def compute_scores(probabilities, labels, scores: dict[str, Score], task, thresholds=0.5) -> dict[str, float]:
-    """Values of ``parse_scores``' scores, every record once: {name: value}.
+    """Values of ``parse_scores``' scores, every record once: {name: value}.  Unknown labels, NaN, take no part.
 
     NaN where no class has a value, and everywhere if a probability is not finite; no record is an ECGError.
 
     Args:
-        probabilities: float (records, classes).
-        labels: (records, classes) of 0 and 1 for multilabel, (records,) of class numbers for multiclass.
+        probabilities: float (records, classes), or predictions in regression.
+        labels: (records, classes) of 0, 1 and NaN for multilabel, of numbers and NaN for regression, (records,) of
+            class numbers for multiclass.
         thresholds: a multi-label output is on above one threshold for all, as in torchmetrics, or at and above
             its own of (classes,), as in ``util.thresholds``, or where a function of the probabilities says so.
             A multi-class output is the likeliest class.
     """
     if not np.isfinite(probabilities).all():
         return dict.fromkeys(scores, float("nan"))
+    if task == "regression":
+        labels, predictions = np.asarray(labels, float), {"values": np.asarray(probabilities, float)}
+        known = ~np.isnan(_same_shape(labels, predictions["values"])[0])
+    else:
+        labels, known, predictions = _classified(probabilities, labels, task, thresholds)
+    of = _value if known.all() else _value_of_known
+    return {name: of(score, labels, predictions[score.takes], known, task) for name, score in scores.items()}
+
+
+def _classified(probabilities, labels, task, thresholds):
+    """Labels as bool (records, classes), which of them are known, and the predictions by what scores take."""
     if task == "multiclass":
         each = np.arange(probabilities.shape[1])
         labels, outputs = labels[:, None] == each, probabilities.argmax(axis=1)[:, None] == each
@@ -281,10 +318,27 @@ def compute_scores(probabilities, labels, scores: dict[str, Score], task, thresh
         outputs = probabilities.astype(np.float64) >= thresholds
     else:
         outputs = probabilities > thresholds
-    labels, probabilities = check_scores(labels, probabilities)
-    predictions = {"probabilities": probabilities, "outputs": outputs}
-    return {name: float(score.formula(labels, predictions[score.takes], score.average, task))
-            for name, score in scores.items()}
+    known = ~np.isnan(labels)
+    labels, probabilities = check_scores(labels if known.all() else np.where(known, labels, 0), probabilities)
+    return labels, known, {"probabilities": probabilities, "outputs": outputs}
+
+
+def _value(score, labels, predictions, known, task):
+    return float(score.formula(labels, predictions, score.average, task))
+
+
+def _value_of_known(score, labels, predictions, known, task):
+    """The same where some labels are unknown: of the records without such a label, or class by class of the known
+    labels, or of all known labels pooled."""
+    if score.whole_records:
+        mine = known.all(axis=1)
+        parts = [(labels[mine], predictions[mine])]
+    elif score.average == "micro":
+        parts = [(labels[known][:, None], predictions[known][:, None])]
+    else:
+        parts = [(labels[mine, c:c + 1], predictions[mine, c:c + 1]) for c, mine in enumerate(known.T)]
+    average = score.average if score.whole_records else "macro"
+    return macro(np.array([float(score.formula(*part, average, task)) if len(part[0]) else np.nan for part in parts]))
 
 
 def as_markdown() -> str:
@@ -292,8 +346,8 @@ def as_markdown() -> str:
     lines = ["# Scores", "", _INTRODUCTION, "| name | averages | task | what it is | equals |", "|---" * 5 + "|"]
     for name, score in SCORES.items():
         averages = ", ".join(filter(None, score.averages)) or "-"
-        task = "any" if len(score.tasks) > 1 else score.tasks[0] + ", challenge2020" * score.challenge
-        meaning = f"of {score.takes}: {score.meaning}"
+        task = ", ".join(score.tasks) + ", challenge2020" * score.challenge
+        meaning = f"of {score.takes}: {score.meaning}" + "; of wholly known records" * score.whole_records
         lines.append(f"| `{name}` | {averages} | {task} | {meaning} | {score.published or '-'} |")
     return "\n".join(lines)
 
@@ -304,6 +358,10 @@ Made by `python -m util.scores > docs/scores.md`.  A name means the same formula
 Scores of outputs depend on thresholds: in training and test a class is output above 0.5, in the report at or
 above the threshold that was searched for it.  The first average is the default; another one is part of the
 name, as in `F1Score_micro`.  A class without a value is left out of a macro mean unless the table says otherwise.
+
+An unknown label takes no part: a macro average is computed class by class over the records whose label is known, a
+micro average over all known labels.  A score "of wholly known records" judges a record as a whole and leaves out those
+with any unknown label; a run says how many.  Scores of values are in the units of the table of labels.
 """
 
 

@@ -35,9 +35,18 @@ def open_store(config: dict) -> RecordStore:
 
 
 def usable_rows(store, config) -> np.ndarray:
-    """Rows left by dataset.databases and dataset.max_records."""
+    """Rows left by dataset.databases, dataset.lead and dataset.max_records; ``lead_notes`` speaks of the second."""
     data = config["dataset"]
-    return choose_rows(store, databases=data["databases"], max_records=data["max_records"], seed=config["seed"])
+    return choose_rows(store, databases=data["databases"], leads=parse_leads(data["lead"]),
+                       max_records=data["max_records"], seed=config["seed"])
+
+
+def lead_notes(store, config) -> list[str]:
+    """A sentence, if need be, about records that lack one of the leads of dataset.lead and so take no part."""
+    leads, rows = parse_leads(config["dataset"]["lead"]), choose_rows(store, databases=config["dataset"]["databases"])
+    lacking = (~store.has_leads(leads)[rows]).sum()
+    return [f"records that lack a lead of dataset.lead ({' '.join(leads)}), which take no part: "
+            f"{lacking} of {len(rows)}"] if lacking else []
 
 
 def training_transforms(config: dict):

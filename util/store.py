@@ -1,10 +1,12 @@
 """RecordStore: all recordings of one sampling rate in one folder, read through a memory map.
 
 A store is three files.  ``signals.dat`` holds the records end to end, int16, time-major, twelve columns in
-the order of LEADS.  ``records.csv`` has one readable row a record.  ``meta.json`` holds the format version,
-fs and checksums.  Opening costs no signal memory, and processes share the pages.
+the order of LEADS; a lead that a record lacks is ABSENT in every sample, which is no signal.  ``records.csv``
+has one readable row a record.  ``meta.json`` holds the format version, fs and checksums.  Opening costs no
+signal memory, and processes share the pages.
 """
 import csv
+import functools
 import json
 import os
 import re
@@ -17,16 +19,18 @@ import numpy as np
 from util.challenge import CLASSES
 from util.errors import StoreError
 from util.files import replacing, sync
-from util.leads import LEADS, lead_index
+from util.leads import LEADS, lead_index, leads_of_cell
 
 FORMAT = "ECG record store"
-VERSION = 1
+VERSION = 2                     # 1 knew no records with fewer than twelve leads
+ABSENT = -32768                 # every sample of a lead that a record lacks; ``quantise`` never makes it
 BLOCK_BYTES = 1 << 24           # signals.dat is checksummed in blocks of 16 MiB
 _ROW_BYTES = 2 * len(LEADS)     # one instant, all leads
 FOLDS = 10
 NO_FOLD = -1                    # in stores of before: records without a scored diagnosis
 _TYPES = {"record": str, "database": str, "fs_original": float, "start": np.int64, "length": np.int64, "scale": float,
-          "age": float, "sex": str, "dx": str, "fold": np.int64, "patient": str, "flags": str, "path": str}
+          "age": float, "sex": str, "dx": str, "fold": np.int64, "patient": str, "flags": str, "path": str,
+          "leads": str}
 COLUMNS = tuple(_TYPES)         # of records.csv
 _FIXED = {"leads": list(LEADS), "dtype": "int16", "classes": list(CLASSES), "block_bytes": BLOCK_BYTES}
 _REMAKE = "make the store again with data_preparation/reformat_memmap.py"
@@ -42,7 +46,8 @@ class RecordStore:
         fs: sampling rate in Hz (int); leads: names, in the order of the columns.
         records: pandas DataFrame, one row a record, columns COLUMNS.  ``start`` and ``length`` are in samples
             at fs, ``scale`` is mV per count, ``dx`` is space separated SNOMED CT codes, ``fold`` is -1 for
-            records without a scored diagnosis in stores of before; ``flags`` and ``patient`` may be empty.
+            records without a scored diagnosis in stores of before; ``flags`` and ``patient`` may be empty;
+            ``leads`` names the leads that there are, in standard order, and is empty for all twelve.
         meta: the contents of meta.json.
 
     Raises:
@@ -58,6 +63,7 @@ class RecordStore:
         self._start = self.records["start"].to_numpy()
         self._length = self.records["length"].to_numpy()
         self._scale = self.records["scale"].to_numpy(np.float32)
+        self._leads = _lead_bits(self.records["leads"].to_numpy(object))
         signals = np.memmap(self.path / "signals.dat", "<i2", "r", shape=(self.meta["samples"], len(LEADS)))
         self._signals = signals.view(np.ndarray)    # the same pages without memmap's cost at every slice
 
@@ -67,9 +73,14 @@ class RecordStore:
     def __len__(self):
         return len(self._length)
 
+    def has_leads(self, leads):
+        """bool (records,): whether a record has all of these leads."""
+        wanted = _bits(leads)
+        return self._leads & wanted == wanted
+
     def counts(self, i, start=0, length=None):
         """int16 (length, 12): a read-only view of record i from sample ``start``, by default to its end; an
-        IndexError outside of the record."""
+        IndexError outside of the record.  Leads that the record lacks are ABSENT."""
         size = int(self._length[i])
         length = size - start if length is None else length
         if not 0 <= start <= start + length <= size:
@@ -77,9 +88,17 @@ class RecordStore:
         first = int(self._start[i]) + start
         return self._signals[first:first + length]
 
+    def stretch(self, first, last):
+        """int16 (n, 12): a read-only view of records first to last - 1 as they lie, end to end."""
+        start = int(self._start[first])
+        return self._signals[start:int(self._start[last - 1] + self._length[last - 1])]
+
     def read(self, i, start=0, length=None, leads=LEADS):
-        """float32 (length, leads) in mV."""
-        return self.counts(i, start, length)[:, lead_index(leads)] * self._scale[i]
+        """float32 (length, leads) in mV; NaN for a lead that the record lacks."""
+        signal = self.counts(i, start, length)[:, lead_index(leads)] * self._scale[i]
+        if self._leads[i] != _ALL_LEADS:
+            signal[:, [not self._leads[i] & _bits([lead]) for lead in leads]] = np.nan
+        return signal
 
     def verify_blocks(self):
         """Compare signals.dat with its checksums; a StoreError names the records in damaged blocks."""
@@ -101,6 +120,31 @@ def quantise(signal):
     return np.ascontiguousarray(np.rint(signal * np.float32(1000 / scale_uv)).astype("<i2")), scale_uv
 
 
+def spread(counts, leads):
+    """int16 (n, 12) of counts (n, leads): each in its lead's column, ABSENT in the others."""
+    if len(leads) == len(LEADS):
+        return counts
+    columns = np.full((len(counts), len(LEADS)), ABSENT, "<i2")
+    columns[:, lead_index(leads)] = counts
+    return columns
+
+
+def _bits(leads):
+    """These leads as a number with one bit a lead."""
+    return np.uint16(sum(1 << column for column in lead_index(leads)))
+
+
+_ALL_LEADS = _bits(LEADS)
+
+
+def _lead_bits(cells):
+    """The column ``leads`` as numbers, uint16 (records,)."""
+    bits = {cell: _bits(leads_of_cell(cell)) for cell in set(cells)}
+    if len(bits) == 1:
+        return np.full(len(cells), *bits.values())
+    return np.fromiter(map(bits.get, cells), np.uint16, len(cells))
+
+
 # ============ opening ============
 def _read_meta(folder):
     if not folder.is_dir():
@@ -115,8 +159,8 @@ def _read_meta(folder):
         raise StoreError(f"{folder}/meta.json is unreadable ({error}); {_REMAKE}") from None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise StoreError(f"{folder}/meta.json does not describe a record store; {_REMAKE}")
-    if meta.get("version") != VERSION:
-        raise StoreError(f"{folder} has store version {meta.get('version')}, this code reads {VERSION}; {_REMAKE}")
+    if meta.get("version") not in (1, VERSION):
+        raise StoreError(f"{folder} has store version {meta.get('version')}, this code reads 1 to {VERSION}; {_REMAKE}")
     problem = _meta_problem(meta, folder)
     if problem:
         raise StoreError(f"{folder}/meta.json is damaged ({problem}); {_REMAKE}")
@@ -157,6 +201,8 @@ def _read_records(folder, meta):
         records = pd.read_csv(path, dtype=_TYPES, keep_default_na=False, na_values={"age": [""]}, encoding="utf-8")
     except (ValueError, OverflowError) as error:
         raise StoreError(f"{path} is unreadable ({error}); {_REMAKE}") from None
+    if meta["version"] == 1:
+        records["leads"] = ""
     problem = _records_problem(records, meta)
     if problem:
         raise StoreError(f"{path} does not fit the store: {problem}; {_REMAKE}")
@@ -182,6 +228,9 @@ def _records_problem(records, meta):
         return "an fs_original is not a positive number"
     if fold.min() < NO_FOLD or fold.max() >= meta["folds"]:
         return f"a fold is outside of {NO_FOLD} to {meta['folds'] - 1}"
+    for cell in set(records["leads"].to_numpy(object)):
+        if leads_of_cell(cell) is None:
+            return f"leads {cell!r} are not some of {' '.join(LEADS)} in this order"
     if records["record"].duplicated().any():
         return f"record {records['record'][records['record'].duplicated()].iloc[0]} appears twice"
     return None
@@ -205,29 +254,33 @@ def write_store(folder, fs, rows, command):
         fs: sampling rate in Hz (int).
         rows: iterable of (row, counts): ``counts`` int16 (n, 12); ``row`` a dict with record, database,
             fs_original, scale_uv (integer microvolts per count), age (years or None), sex, dx (list of
-            codes), fold and, if known, patient, flags, path.
+            codes), fold and, if known, patient, flags, path, leads (as ``lead_cell`` names them).
         command: the command lines that made it (list of strings); no times and no paths of this machine in
             them, so that the same input gives the same bytes.
 
     Raises:
-        StoreError: no record, or it cannot be written.
+        StoreError: no record, it cannot be written, or counts are ABSENT other than where ``leads`` says so.
     """
-    folder, table, start = Path(folder), [], 0
+    folder, number, start = Path(folder), 0, 0
+
+    def written(file):
+        nonlocal number, start
+        for row, counts in rows:
+            if counts.dtype != np.int16 or counts.ndim != 2 or counts.shape[1] != len(LEADS) or not len(counts):
+                raise StoreError(f"record {row['record']}: counts must be int16 (n, 12) with n > 0")
+            _check_absent(row, counts)
+            file.write(np.ascontiguousarray(counts, "<i2").data)
+            yield _table_row(row, start, len(counts))
+            number, start = number + 1, start + len(counts)
+        sync(file)
     try:
         folder.mkdir(parents=True)
         with open(folder / "signals.dat", "wb") as file:
-            for row, counts in rows:
-                if counts.dtype != np.int16 or counts.ndim != 2 or counts.shape[1] != len(LEADS) or not len(counts):
-                    raise StoreError(f"record {row['record']}: counts must be int16 (n, 12) with n > 0")
-                file.write(np.ascontiguousarray(counts, "<i2").data)
-                table.append(_table_row(row, start, len(counts)))
-                start += len(counts)
-            sync(file)
-        if not table:
+            write_table(folder / "records.csv", COLUMNS, written(file))
+        if not number:
             raise StoreError(f"{folder}: no record to write")
-        write_table(folder / "records.csv", COLUMNS, table)
         write_json(folder / "meta.json", {
-            "format": FORMAT, "version": VERSION, "fs": fs, **_FIXED, "records": len(table), "samples": start,
+            "format": FORMAT, "version": VERSION, "fs": fs, **_FIXED, "records": number, "samples": start,
             "folds": FOLDS, "command": command, "records_crc32": _checksum((folder / "records.csv").read_bytes()),
             "blocks": _block_checksums(folder / "signals.dat")})
     except OSError as error:
@@ -235,8 +288,23 @@ def write_store(folder, fs, rows, command):
     RecordStore(folder)     # what was written must be what we read
 
 
+@functools.cache
+def _absent_columns(cell):
+    """bool (12,): the columns that are absent by a cell of the column ``leads``; None if the cell is none."""
+    leads = leads_of_cell(cell)
+    return leads and np.array([lead not in leads for lead in LEADS])
+
+
+def _check_absent(row, counts):
+    absent = _absent_columns(row.get("leads", ""))
+    wrong = absent is None or (counts.min() == ABSENT if not absent.any() else
+                               ((counts == ABSENT) != absent).any())
+    if wrong:
+        raise StoreError(f"record {row['record']}: its column leads and what is absent from its counts differ")
+
+
 def _table_row(row, start, length):
-    return {"patient": "", "flags": "", "path": ""} | row | {
+    return {"patient": "", "flags": "", "path": "", "leads": ""} | row | {
         "fs_original": f"{row['fs_original']:.12g}", "start": start, "length": length,
         "scale": repr(row["scale_uv"] / 1000), "age": "" if row["age"] is None else f"{row['age']:g}",
         "dx": " ".join(row["dx"])}

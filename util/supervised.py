@@ -1,52 +1,81 @@
 """Supervised jobs: the labelled records that a config asks for, and a classifier with its criterion."""
-import torch
-import torch.nn.functional as F
-
 from models.contract import Batch, Method
+from util.annotated import mask_labels
+from util.criterion import DEFAULT_LOSS, TASKS, Criterion
 from util.errors import ConfigError
-from util.labels import make_labels, parse_classes
+from util.labels import few_positives, read_labels, unknown_labels
 from util.leads import parse_leads
 from util.scores import parse_scores
-from util.setup import evaluation_transforms, open_store, usable_rows
-from util.splits import labelled_rows, parse_folds
-
-LOSSES = {"bce": F.binary_cross_entropy_with_logits, "cross_entropy": F.cross_entropy}
-ACTIVATIONS = {"bce": torch.sigmoid, "cross_entropy": lambda logits: logits.softmax(dim=-1)}
-TASKS = {"bce": "multilabel", "cross_entropy": "multiclass"}
+from util.setup import evaluation_transforms, lead_notes, open_store, usable_rows
+from util.splits import labelled_rows, make_splits, run_numbers, split_rows
+from util.subsets import label_strata
 
 
 class LabelledRecords:
     """The labelled records that a config asks for, and how they are scored; all folds share them.
 
     Attributes:
-        classes: names; labels: of all records of the store; rows: of the labelled records; notes: sentences
-        about the others; folds: to test on; eval_cropping, eval_pipeline: how a trained model sees a record.
+        config: with task and loss as they follow from the labels.
+        task: kind of the labels; classes: names; labels: values of all records of the store (``util.labels``); rows:
+        of the labelled records; notes: sentences about the others; splits: who trains, selects and tests; folds: the
+        runs, by their test folds; eval_cropping, eval_pipeline: how a trained model sees a record.
     """
 
     def __init__(self, config):
-        self.config, data = config, config["dataset"]
-        self.task, self.loss = config["metric"]["task"], config["loss"]
-        if TASKS[self.loss] != self.task:
-            raise ConfigError(f"loss {self.loss} does not go with metric.task {self.task}; "
-                              "bce goes with multilabel, cross_entropy with multiclass")
-        classes = parse_classes(data["classes"])
-        self.classes = tuple(classes)
-        for key in ("num_labels", "num_classes"):
-            if config["metric"][key] not in (None, len(classes)):
-                raise ConfigError(f"metric.{key} is {config['metric'][key]} but dataset.classes has {len(classes)}")
-        self.scores = parse_scores(config["metric"]["target_metrics"], self.classes, self.task)
-        if config["test"]["target_metric"] not in ("loss", *self.scores):
-            raise ConfigError(f"test.target_metric: {config['test']['target_metric']!r} is not measured; "
-                              f"choose loss, {', '.join(self.scores)}")
-        self.folds = parse_folds(data["fold"])
+        data = config["dataset"]
+        self.folds = run_numbers(data)
         if len(self.folds) > 1 and config["resume"] not in ("", "auto"):
             raise ConfigError(f"resume: {config['resume']} is of one fold but dataset.fold names {len(self.folds)}; "
                               "give 'auto' to resume all of them")
         self.eval_cropping, self.eval_pipeline = evaluation_transforms(config)
         self.leads = parse_leads(data["lead"])
         self.store = open_store(config)
-        self.labels, labelled = make_labels(self.store, classes, self.task)
-        self.rows, self.notes = labelled_rows(self.store, usable_rows(self.store, config), labelled)
+        found, masked = mask_labels(self._read_labels(config), self.store, data)
+        self.labels = found.values
+        self.scores = parse_scores(config["metric"]["target_metrics"], self.classes, self.task)
+        if config["test"]["target_metric"] not in ("loss", *self.scores):
+            raise ConfigError(f"test.target_metric: {config['test']['target_metric']!r} is not measured; "
+                              f"choose loss, {', '.join(self.scores)}")
+        self.splits = make_splits(self.store, data)
+        self.rows, self.notes = labelled_rows(usable_rows(self.store, config), found.known, self.splits)
+        self.notes += masked + lead_notes(self.store, config)
+
+    def _read_labels(self, config):
+        """Set what follows from the labels, which are returned."""
+        data, metric, loss = config["dataset"], config["metric"], config["loss"]
+        task = metric["task"] or (TASKS[loss] if loss else None)
+        if loss and TASKS[loss] != task:
+            raise ConfigError(f"loss {loss} does not go with metric.task {task}; " +
+                              ", ".join(f"{name} goes with {kind}" for name, kind in TASKS.items()))
+        found = read_labels(self.store, data, task)
+        if task not in (None, found.kind):
+            raise ConfigError(f"{'metric.task' if metric['task'] else 'loss'} is for {task} labels but the table "
+                              f"{found.name} is {found.kind}; leave metric.task and loss null")
+        for key in ("num_labels", "num_classes"):
+            if metric[key] not in (None, len(found.classes)):
+                raise ConfigError(f"metric.{key} is {metric[key]} but {found.name} has {len(found.classes)}")
+        self.task, self.classes = found.kind, found.classes
+        self.loss = loss or DEFAULT_LOSS[self.task]
+        classes = data["classes"] or ("challenge2020" if data["labels"] is None else None)
+        self.config = {**config, "loss": self.loss, "metric": {**metric, "task": self.task},
+                       "dataset": {**data, "classes": classes}}
+        return found
+
+    def parts(self, run: int) -> dict:
+        """Rows of train, valid and test in a run, with the share of the training labels that the config asks for."""
+        fraction = self.config["dataset"]["label_fraction"]
+        return split_rows(self.splits, self.rows, run, strata=label_strata(self.labels, self.task),
+                          label_fraction=fraction, seed=self.config["seed"])
+
+    def criterion(self, rows) -> Criterion:
+        """The criterion of a training part."""
+        return Criterion.fitted(self.loss, self.classes, self.labels[rows])
+
+    def describe(self, part: str, rows) -> list[str]:
+        """Sentences, where there is something to say, about the labels of a part of the records."""
+        whole = [name for name, score in self.scores.items() if score.whole_records]
+        few = [] if self.task == "regression" else few_positives(self.labels, rows, self.classes, part)
+        return [*(few if part == "test" else []), *unknown_labels(self.labels, rows, self.classes, part, whole)]
 
 
 class SupervisedTask(Method):
@@ -54,13 +83,13 @@ class SupervisedTask(Method):
 
     Args:
         classifier: an ``Encoder`` with a head; the losses of all its outputs are summed.
-        loss: key of ``LOSSES``.
+        criterion: its loss.
         mode: linprobe trains the heads alone and keeps the rest in evaluation mode; else everything learns.
     """
 
-    def __init__(self, classifier, loss="bce", mode="scratch"):
+    def __init__(self, classifier, criterion=None, mode="scratch"):
         super().__init__()
-        self.classifier, self.criterion = classifier, LOSSES[loss]
+        self.classifier, self.criterion = classifier, criterion or Criterion()
         self.frozen = False
         self.learning = [p for p in classifier.parameters() if p.requires_grad]
         if mode == "linprobe":

@@ -4,8 +4,10 @@ Preprocessing is fixed (filters, standardisation); augmentations draw from the s
 In a config a transform is ``name`` or ``{name: {argument: value}}``; the names are those of ``TRANSFORMS``,
 and those of ``AUGMENTATIONS`` (util/augmentations.py) that make a signal of a signal.
 """
+import contextlib
 import functools
 import itertools
+import math
 
 import numpy as np
 import scipy.linalg
@@ -27,41 +29,80 @@ PLAIN_STREAM = 1 << 20  # from here on: streams of plain steps, apart from views
 
 
 # ============ filters ============
+ROWS = 96                # of leads that a CPU filters at a time: they stay in its cache
+
+
+def _fast_length(length: int) -> int:
+    """The next length of which FFTs are fast: a power of two, or 3, 5 or 9 times one."""
+    return min(odd << max(0, (length - 1) // odd).bit_length() for odd in (1, 3, 5, 9))
+
+
 @functools.lru_cache(maxsize=16)
 def _crop_filter_parts(length: int, filters: tuple):
     """The exact linear map of zero-phase ``filters`` on crops of ``length`` samples, as FFT plus low rank.
 
-    The map M (sosfiltfilt of the identity, one filter after the other) differs from the circulant matrix with
-    response H = product of |response|^2 only near the ends, by a matrix of rank about 20; a ConfigError if
-    the rank is large, because the crop is short for the filters.
+    The map M (sosfiltfilt of the identity, one filter after the other) differs from the circular convolution of the
+    zero-padded crop, with response H = product of |response|^2, only near the ends, by a matrix of rank about 20; a
+    ConfigError if the rank is large, because the crop is short for the filters.
 
     Returns:
-        H (length//2 + 1,), V and U (length, rank) with M = circulant(H) + U V^T on zero-mean input, and the
-        response to a constant 1 (length,), exactly 0 for a high-pass.  float64.
+        n, the padded length; H (n//2 + 1,); V and U (length, rank) with M = C(H) + U V^T; whether the filters pass
+        constants (else they remove them); M (0, 1, 2, ...), less (0, 1, 2, ...) itself where they pass it.  float64.
     """
-    map_ = np.eye(length)
-    frequency = np.fft.rfftfreq(length) * 2 * np.pi
+    map_, padded = np.eye(length), _fast_length(length)
+    frequency = np.fft.rfftfreq(padded) * 2 * np.pi
     response = np.ones_like(frequency)
     for kind, cutoff, fs, order in filters:
         sos = scipy.signal.butter(order, cutoff, kind, fs=fs, output="sos")
         map_ = scipy.signal.sosfiltfilt(sos, map_, axis=0)
         response *= np.abs(scipy.signal.sosfreqz(sos, frequency)[1]) ** 2
-    rest = map_ - scipy.linalg.circulant(np.fft.irfft(response, length))
-    rest = torch.from_numpy(rest - rest.mean(axis=1, keepdims=True))  # of no use to zero-mean input
+    rest = map_ - scipy.linalg.toeplitz(np.fft.irfft(response, padded)[:length])
     with torch.random.fork_rng(devices=[]):  # svd_lowrank draws: leave the caller's random state alone
         torch.default_generator.manual_seed(0)
-        u, s, v = torch.svd_lowrank(rest, q=min(96, length), niter=6)
+        u, s, v = torch.svd_lowrank(torch.from_numpy(rest), q=min(96, length), niter=6)
     rank = int((s > 1e-8).sum())
     if rank == len(s) < length:
         raise ConfigError(f"the filters {filters} need more than {rank} corrections on crops of {length} samples; "
                           "use longer crops or a higher cut-off")
-    constant = map_.sum(axis=1)
-    constant[np.abs(constant) < 1e-9] = 0.0  # rounding, which standardisation would blow up on a flat lead
-    return torch.from_numpy(response), v[:, :rank], u[:, :rank] * s[:rank], torch.from_numpy(constant)
+    passes, ramp = bool(map_[0].sum() > 0.5), np.arange(length)
+    return padded, torch.from_numpy(response), v[:, :rank], u[:, :rank] * s[:rank], passes, \
+        torch.from_numpy(map_ @ ramp - passes * ramp)
+
+
+def _near_line(x):
+    """A line near each row of x (rows, n): level and slope, both (rows, 1), such that level + slope * t is exact in
+    the type of x (float32: 24 bits) for t = 0 ... n - 1, and x where x is constant.
+
+    Both are multiples of one unit, of which the line has less than 2**24 everywhere.  Means of 2**k samples in
+    float64 are exact where these are alike.
+    """
+    n = x.shape[-1]
+    k = 1 << (min(64, n // 2).bit_length() - 1)
+    first, last = (part.double().mean(-1, keepdim=True) for part in (x[:, :k], x[:, -k:]))
+    slope = (last - first) / (n - k)
+    level = first - slope * ((k - 1) / 2)
+    rise = slope * (n - 1)
+    largest = torch.cat([level, level + rise, rise], dim=1).abs().amax(1, keepdim=True).clamp(min=1e-30)
+    unit = largest / largest.frexp().mantissa * 2.0 ** -24
+    return ((level / unit).round() * unit).to(x.dtype), ((slope / unit).trunc() * unit).to(x.dtype)
+
+
+@contextlib.contextmanager
+def _exact_products():
+    """Matrix products in full float32, whatever ``train.matmul_precision`` says."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class CropFilter(nn.Module):
     """Zero-phase Butterworth filters on a crop, equal to scipy.signal.sosfiltfilt one after the other.
+
+    A baseline that lies or drifts many times higher than what is left of the signal would cost float32 its digits.  So
+    a line, whose filtered form is known, is first taken from each lead without any rounding but that of the rest.
 
     Args:
         length: samples a crop.
@@ -76,26 +117,33 @@ class CropFilter(nn.Module):
         for kind, cutoff, fs, _ in filters:
             if not 0 < cutoff < fs / 2:
                 raise ConfigError(f"{kind}_filter: the cut-off {cutoff} Hz must lie between 0 and fs / 2 = {fs / 2} Hz")
-        response, v, u, constant = _crop_filter_parts(length, tuple(filters))
+        self.padded, response, v, u, self.passes_lines, ramp = _crop_filter_parts(length, tuple(filters))
         self.length = length
-        for name, value in {"response": response, "v": v, "u": u.mT.contiguous(), "constant": constant}.items():
-            self.register_buffer(name, value, persistent=False)
-        self.removes_constants = not constant.any()
+        for name, value in {"response": response[:, None].expand(-1, 2), "v": v, "u": torch.cat([u.mT, ramp[None]]),
+                            "time": torch.arange(length)}.items():
+            self.register_buffer(name, value.float().contiguous(), persistent=False)
 
     def forward(self, x, random=None):
         if x.shape[-1] != self.length:
             raise ValueError(f"the filter was made for {self.length} samples, not {x.shape[-1]}")
-        # float64: a wandering baseline is many times what is left, which in float32 would lose its fifth digit
-        signal = x.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
-        level = signal[..., :1].clone()
-        signal -= level  # differences first: a flat lead gives exactly 0
-        mean = signal.mean(dim=-1, keepdim=True)
-        signal -= mean
-        filtered = torch.fft.irfft(torch.fft.rfft(signal).mul_(self.response), self.length)
-        filtered.flatten(0, -2).addmm_(signal.flatten(0, -2) @ self.v, self.u)
-        if not self.removes_constants:
-            filtered += (level + mean) * self.constant
-        return filtered.to(x.dtype)
+        rows = x.reshape(-1, self.length).float()
+        out, together = torch.empty_like(rows), ROWS if x.device.type == "cpu" else max(len(rows), 1)
+        with _exact_products():
+            for part, place in zip(rows.split(together), out.split(together)):
+                self._filter(part, place)
+        return out.view(x.shape).to(x.dtype)
+
+    def _filter(self, rows, out):
+        """Filter ``rows`` (rows, length) into ``out``."""
+        level, slope = _near_line(rows)
+        line = (slope * self.time).add_(level)
+        rest = rows - line
+        spectrum = torch.fft.rfft(rest, self.padded)
+        torch.view_as_real(spectrum).mul_(self.response)
+        circular = torch.fft.irfft(spectrum, self.padded)[:, :self.length]
+        torch.addmm(circular, torch.cat([rest @ self.v, slope], dim=1), self.u, out=out)
+        if self.passes_lines:
+            out.add_(line)
 
 
 class Standardize(nn.Module):
@@ -109,10 +157,13 @@ class Standardize(nn.Module):
         self.axis = tuple(axis) if isinstance(axis, (list, tuple)) else (axis,)
 
     def forward(self, x, random=None):
-        std, mean = torch.std_mean(x, dim=self.axis, correction=0, keepdim=True)
+        mean = x.mean(dim=self.axis, keepdim=True)
+        centred = x - mean      # two passes: torch.std_mean takes five times as long on a CPU
+        count = math.prod(x.shape[axis] for axis in self.axis)
+        std = torch.linalg.vector_norm(centred, dim=self.axis, keepdim=True) / math.sqrt(count)
         # A constant's standard deviation is rounding noise, not zero: compare with the level.
         flat = std <= 1e-6 * mean.abs()
-        return (x - mean).mul_(torch.where(flat, 0.0, 1 / std))
+        return centred.mul_(torch.where(flat, 0.0, 1 / std))
 
 
 # ============ augmentations ============

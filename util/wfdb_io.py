@@ -9,21 +9,19 @@ import math
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import scipy.fft
 
-from util.errors import ECGError, RecordError
-from util.leads import LEADS, standard_lead
+from util.errors import RecordError
+from util.files import find_files
+from util.recording import (MAX_FS, MILLIVOLTS, MIN_FS, Recording, check_length, check_name, checked, flat_leads,
+                            printable)
 
 MAX_HEADER_BYTES = 1 << 20
-MIN_FS, MAX_FS = 20.0, 100_000.0    # Hz; outside of it a sampling rate is a typing error
-MAX_PEAK_MV = 10_000.0              # 10 V at the skin is a wrong gain, not an ECG
 DEFAULT_GAIN = 200.0                # counts per unit where a header gives 0 (WFDB's own rule)
 OLDEST_AGE, CODED_AGE = 130, 300    # PTB-XL writes 300 for "over 89"
-MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "\u00b5v": 1e-3, "v": 1e3, "nv": 1e-6}
 SEXES = {"m": "Male", "male": "Male", "f": "Female", "female": "Female"}
 # Bits a sample takes on disk, by WFDB format; FLAC (5xx) compresses, at best to about 32 samples a byte.
 FORMAT_BITS = {"8": 8, "16": 16, "24": 24, "32": 32, "61": 16, "80": 8, "160": 16, "212": 12, "310": 10, "311": 10,
@@ -33,7 +31,6 @@ MAT_TYPES = {0: "float64", 10: "float32", 20: "int32", 30: "int16", 40: "uint16"
 MAT_FORMATS = {"16": "int16", "80": "uint8"}
 MAT_OFFSET = 24                     # five 32-bit integers and the name "val\0"
 
-_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
 # name signals fs samples [time] [date]; behind the fs there may be /counter(base)
 _RECORD_LINE = re.compile(r"""
     (?P<name>\S+) \s+ (?P<signals>[0-9]{1,4})
@@ -87,36 +84,16 @@ class Header:
         return [self.path.parent / name for name in dict.fromkeys(line.file for line in self.signals)]
 
 
-@dataclass(frozen=True)
-class Recording:
-    """A header and its signal: float32 (n, 12) in millivolts, finite, in the order of LEADS."""
-    header: Header
-    signal: np.ndarray
-    flags: tuple[str, ...]
-
-
 def find_headers(folder):
     """Paths of all .hea files anywhere under a folder, links followed, sorted by their relative POSIX path."""
-    folder, found, seen = Path(folder), [], set()
-
-    def complain(error):
-        raise ECGError(f"cannot list the folder {error.filename}: {error.strerror}") from None
-    for root, folders, files in os.walk(folder, onerror=complain, followlinks=True):
-        here = os.stat(root)
-        if (here.st_dev, here.st_ino) in seen:      # a link back to a folder we have been in
-            folders.clear()
-            continue
-        seen.add((here.st_dev, here.st_ino))
-        folders.sort()
-        found += [Path(root) / name for name in files if name.endswith(".hea")]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    return find_files(folder, ".hea")
 
 
 # ============ headers ============
 def read_header(path):
     """Header of a .hea file; a RecordError if it is unreadable, of several segments or empty, or names are unsafe."""
     path = Path(path)
-    record = _check_name(path.stem, "record name")
+    record = check_name(path.stem, "record name")
     lines, comments = _split_lines(_read_text(path))
     if not lines:
         raise RecordError("header unreadable: no record line")
@@ -129,13 +106,6 @@ def read_header(path):
         flags.append("no gain in the header, 200 counts per unit assumed")
     about = _parse_comments(comments, flags)
     return Header(path, record, fs, n_samples, signals, **about, flags=tuple(flags))
-
-
-def _check_name(name, what):
-    """Names become file names (``<record>.csv``) and are opened beside the header: plain characters only."""
-    if not _SAFE_NAME.fullmatch(name):
-        raise RecordError(f"unsafe {what} {_printable(name)}: use letters, digits, _ . - and no folder")
-    return name
 
 
 def _read_text(path):
@@ -178,16 +148,16 @@ def _parse_record_line(line):
     """Name, number of signals, fs in Hz, and samples or None."""
     match = _RECORD_LINE.fullmatch(line)
     if not match:
-        raise RecordError(f"header unreadable: bad record line {_printable(line)}")
+        raise RecordError(f"header unreadable: bad record line {printable(line)}")
     if re.fullmatch(r"[^/]*/[0-9]+", match["name"]):
         raise RecordError("multi-segment record: convert it to a single segment")
-    _check_name(match["name"], "record name in the header")
+    check_name(match["name"], "record name in the header")
     n_samples = match["samples"] and int(match["samples"])
     if n_samples == 0:
         raise RecordError("zero-length record")
     fs = match["fs"] or "none given"
     if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,20})?", fs) or not MIN_FS <= float(fs) <= MAX_FS:
-        raise RecordError(f"invalid sampling rate: {_printable(fs)}")
+        raise RecordError(f"invalid sampling rate: {printable(fs)}")
     return match["name"], int(match["signals"]), float(fs), n_samples
 
 
@@ -196,15 +166,15 @@ def _parse_signal_line(line, number):
     match = _SIGNAL_LINE.fullmatch(line)
     integers = match["integers"].split() if match else []
     if not match or match["name"] and len(integers) < 5:
-        raise RecordError(f"header unreadable: bad signal line {number}: {_printable(line)}")
-    file = _check_name(match["file"], "signal file name")
+        raise RecordError(f"header unreadable: bad signal line {number}: {printable(line)}")
+    file = check_name(match["file"], "signal file name")
     if int(match["frame"] or 1) != 1 or int(match["skew"] or 0):
         raise RecordError("unsupported: several samples per frame or skewed signals; convert it with wfdb's xform")
     if match["format"] not in FORMAT_BITS:
         raise RecordError(f"unsupported sample format {match['format']}")
     gain = float(match["gain"])
     if not math.isfinite(gain) or not math.isfinite(1 / (gain or 1)):
-        raise RecordError(f"header unreadable: gain {_printable(match['gain'])} in signal line {number}")
+        raise RecordError(f"header unreadable: gain {printable(match['gain'])} in signal line {number}")
     converter_zero = integers[1] if len(integers) > 1 else 0
     return SignalLine(file, match["format"], int(match["offset"] or 0), gain,
                       int(match["baseline"] or converter_zero), match["unit"] or "mV", match["name"] or "")
@@ -218,7 +188,7 @@ def _parse_comments(comments, flags):
     age = _parse_age("".join(values["age"][:1]), flags)
     dx, unknown_dx = _parse_dx(",".join(values["dx"]))
     if unknown_dx:
-        flags.append("unknown Dx " + " ".join(_printable(token) for token in unknown_dx[:8]))
+        flags.append("unknown Dx " + " ".join(printable(token) for token in unknown_dx[:8]))
     if not dx:
         flags.append("no diagnosis")
     sex = SEXES.get("".join(values["sex"][:1]).lower(), "Unknown")
@@ -231,12 +201,12 @@ def _parse_age(text, flags):
     except ValueError:
         age = math.nan
         if text.lower() not in _NO_DIAGNOSIS:
-            flags.append(f"unreadable age {_printable(text)}")
+            flags.append(f"unreadable age {printable(text)}")
     if age == CODED_AGE:
         flags.append("age over 89 (300 in the header), 90 noted")
         return 90.0
     if age > OLDEST_AGE:
-        flags.append(f"impossible age {_printable(text)}")
+        flags.append(f"impossible age {printable(text)}")
     return age if 0 <= age <= OLDEST_AGE else math.nan
 
 
@@ -252,80 +222,32 @@ def _parse_dx(text):
     return tuple(dict.fromkeys(codes)), tuple(dict.fromkeys(unknown))
 
 
-def _printable(text):
-    """A short, printable, single-line form of text from an untrusted file, for messages and tables."""
-    text = "".join(c if c.isprintable() and c not in ";" else "?" for c in text[:200])
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
 # ============ signals ============
-def read_record(path, min_seconds=0.0):
-    """``read_signal`` of the header at this path."""
-    return read_signal(read_header(path), min_seconds)
+def read_record(path, min_seconds=0.0, lead_names=None):
+    """The checked Recording of the header at this path, flat leads flagged; a RecordError says why it cannot be
+    used.  ``lead_names``: see ``util.recording.checked``."""
+    recording = checked(read_signal(read_header(path), min_seconds), min_seconds, lead_names)
+    return replace(recording, flags=recording.flags + flat_leads(recording.signal, recording.leads))
 
 
 def read_signal(header, min_seconds=0.0):
-    """Recording of a header, every sample finite; a RecordError says why it cannot be used."""
+    """Recording of a header, as it stands in the file: all its signals, not yet checked.  A RecordError says why
+    it cannot be read."""
     if header.n_samples is not None:
-        _check_length(header.n_samples, header.fs, min_seconds)
-    order = _lead_order(header.leads)
+        check_length(header.n_samples, header.fs, min_seconds)
     for path in header.signal_files:
         if _file_size(path, "signal file") == 0:
             raise RecordError(f"signal file empty: {path.name}")
     reader = _read_mat if _is_challenge_mat(header) else _read_with_wfdb
     rows = reader(header)       # (signals, n): lead by lead in memory, which all that follows is fastest with
-    if order != list(range(len(rows))):
-        rows = rows[order]
-    _check_length(rows.shape[1], header.fs, min_seconds)
-    low, high = rows.min(1), rows.max(1)
-    _check_samples(rows, low, high)
-    return Recording(header, rows.T, header.flags + flat_leads(low, high))
-
-
-def flat_leads(low, high):
-    """Remarks on leads whose lowest and highest samples, (12,), are equal; a RecordError if all are flat."""
-    flat = tuple(f"flat lead {lead}" for lead, is_flat in zip(LEADS, low == high) if is_flat)
-    if len(flat) == len(LEADS):
-        raise RecordError("every lead is flat")
-    return flat
-
-
-def _check_length(n_samples, fs, min_seconds):
-    if n_samples / fs < min_seconds:
-        raise RecordError(f"shorter than the minimum length: {n_samples / fs:g} s of {min_seconds:g} s")
-
-
-def _lead_order(names):
-    """Columns of the twelve standard leads among these names, in any order and case; others are left out."""
-    columns = {}
-    for column, name in enumerate(names):
-        lead = standard_lead(name)
-        if lead in columns:
-            raise RecordError(f"lead {lead} appears twice")
-        if lead:
-            columns[lead] = column
-    missing = [lead for lead in LEADS if lead not in columns]
-    if missing:
-        raise RecordError(f"lead{'s' * (len(missing) > 1)} {', '.join(missing)} missing")
-    return [columns[lead] for lead in LEADS]
-
-
-def _check_samples(rows, low, high):
-    """``low`` and ``high`` are the extremes of each lead; both are NaN where a lead has a NaN anywhere."""
-    finite = np.isfinite(low) & np.isfinite(high)
-    if not finite.all():
-        bad = ", ".join(lead for lead, ok in zip(LEADS, finite) if not ok)
-        raise RecordError(f"non-finite samples: {np.sum(~np.isfinite(rows))} in {bad}")
-    peak = max(high.max(), -low.min())
-    if peak > MAX_PEAK_MV:
-        raise RecordError(f"impossible amplitude: {peak:.3g} mV; check gain and unit in the header")
+    return Recording(rows.T, header.leads, header.fs, header.age, header.sex, header.dx, header.flags)
 
 
 def _millivolts(header):
     """Factor from each signal's unit to mV."""
     for line in header.signals:
         if line.unit.lower() not in MILLIVOLTS:
-            raise RecordError(f"unit {_printable(line.unit)} of lead {_printable(line.name)} is no voltage")
+            raise RecordError(f"unit {printable(line.unit)} of lead {printable(line.name)} is no voltage")
     return [MILLIVOLTS[line.unit.lower()] for line in header.signals]
 
 
@@ -394,36 +316,9 @@ def _read_with_wfdb(header):
     except (OSError, MemoryError):
         raise
     except Exception as error:      # wfdb raises whatever its parsing meets
-        raise RecordError(f"wfdb cannot read it: {type(error).__name__}: {_printable(str(error))}") from None
+        raise RecordError(f"wfdb cannot read it: {type(error).__name__}: {printable(str(error))}") from None
     if signal is None or not signal.size:
         raise RecordError("wfdb read no usable signal")
     if header.n_samples not in (None, len(signal)):
         raise RecordError(f"signal file shorter than the header says: {len(signal)} samples of {header.n_samples}")
     return np.ascontiguousarray((signal * factors).T, np.float32)
-
-
-def resample_to(signal, fs, rates):
-    """scipy.signal.resample along time (FFT) with one forward transform, in float32: within 2.5e-6 mV of it.
-
-    Args:
-        signal: float32 (n, leads) at fs Hz.
-
-    Returns:
-        {rate: float32 (int(n * rate / fs), leads)}, lengths as published; the signal itself at its own rate.
-    """
-    n, spectrum, resampled = len(signal), None, {}
-    for rate in rates:
-        m = int(n * rate / fs)
-        if rate == fs:
-            resampled[rate] = signal
-            continue
-        if m < 1:
-            raise RecordError(f"shorter than one sample at {rate} Hz")
-        if spectrum is None:
-            spectrum = scipy.fft.rfft(np.ascontiguousarray(signal.T), axis=1)
-        kept = min(n, m)
-        band = spectrum[:, :kept // 2 + 1] * np.float32(m / n)
-        if kept % 2 == 0 and n != m:        # the highest bin stands for +f and -f in one of the lengths only
-            band[:, kept // 2] *= 2.0 if m < n else 0.5
-        resampled[rate] = scipy.fft.irfft(band, m, axis=1, overwrite_x=True).T
-    return resampled

@@ -1,0 +1,77 @@
+"""Add a table of labels to a store that exists: a CSV file with the column record, then columns of labels.
+
+    python data_preparation/add_labels.py ./data_folder/data_summary_without_preprocessing labels.csv
+    python data_preparation/add_labels.py STORE labels.csv --name rhythm --ignore_unknown
+
+0/1 columns are multi-label, one column of words multi-class, columns of other numbers regression; an empty cell is
+unknown.  A column patient says whose record it is.  The table goes to STORE/labels/<name>.csv and serves every
+sampling rate; configs choose it by dataset.labels: <name>.  See docs/data.md.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from util.errors import StoreError
+from util.label_file import LOOKS, load_label_file
+from util.labels import write_labels
+from util.program import run_main
+from util.record_tables import table_name, table_names
+from util.splits import known_patients, patients_on_several_sides
+from util.store import FOLDS, RecordStore
+
+
+def open_any_rate(place) -> RecordStore:
+    """The store in a folder, or that of the first rate in its root: all rates hold the same records."""
+    place = Path(place)
+    inside = sorted(place.glob("fs*/meta.json"))
+    if not (place / "meta.json").exists() and not inside:
+        raise StoreError(f"no store at {place}: name the folder that holds fs100/, fs250/, ... or one of these")
+    return RecordStore(place if (place / "meta.json").exists() else inside[0].parent)
+
+
+def keep_labels(root, file, records, path, name, command) -> None:
+    """Write a checked file of labels as the table ``name`` beside the stores in ``root``, and say what it is.
+
+    Args:
+        file: a ``LabelFile`` of ``records``, the names of the stores' records; path: where it came from.
+        command: the command line that made it.
+    """
+    replaced = name in table_names(root, "labels")
+    write_labels(root, name, file, records, Path(path).name, [command])
+    print(f"labels {name}{', which replaces an earlier table' if replaced else ''}: {file.has_row.sum()} of "
+          f"{len(file.has_row)} records, {LOOKS[file.kind]}: {', '.join(file.classes)}")
+    if file.kind == "regression":
+        print("note: numbers are taken as regression; if they are codes of classes, write words instead")
+    for note in file.notes:
+        print(note)
+
+
+def main(argv=None):
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path, help="the folder that holds fs100, fs250, ..., or one of these")
+    parser.add_argument("labels", type=Path, metavar="CSV", help="column record, then columns of labels")
+    parser.add_argument("--name", help="of the table (default: as the file is called)")
+    parser.add_argument("--ignore_unknown", action="store_true", help="leave out rows of records that the store lacks, "
+                        "which are an error otherwise")
+    args = parser.parse_args(argv)
+    store, name = open_any_rate(args.store), table_name("labels", args.labels, args.name)
+    file = load_label_file(args.labels, store.records["record"], args.ignore_unknown)
+    if file.patients:
+        about = {"database": store.records["database"], "patient": np.array(file.patients, object)}
+        sides = np.stack([store.records["fold"] == fold for fold in range(FOLDS)])
+        several = patients_on_several_sides(known_patients(about), sides)
+        if len(several):
+            print(f"note: records of {len(several)} patients are in several folds of this store, which did not know "
+                  "them: test scores will be too good; make it again by data_preparation/reformat_memmap.py --labels")
+    command = f"python data_preparation/add_labels.py STORE {args.labels.name} --name {name}"
+    keep_labels(store.path.parent, file, store.records["record"], args.labels, name,
+                command + " --ignore_unknown" * args.ignore_unknown)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,119 @@
+"""Which database annotated which class: where it never did, a label is unknown, not negative.
+
+The CPSC 2018 records of the Challenge carry nine kinds of label; that none of them has a left axis deviation says
+nothing about their axes.
+"""
+import csv
+import re
+from dataclasses import replace
+
+import numpy as np
+
+from util.errors import ConfigError
+from util.labels import Labels, parse_classes
+
+CODE_COLUMNS = ("snomedctcode", "code", "class")    # in lower case, letters and digits alone
+# The Challenge's names of its databases, in the same way, where they are not ours
+_DATABASES = {"cpsc": "cpsc2018", "cpscextra": "cpsc2018extra", "stpetersburg": "stpetersburgincart"}
+
+
+def mask_labels(labels: Labels, store, data: dict) -> tuple[Labels, list[str]]:
+    """Labels of a store with what nobody annotated unknown, where ``dataset.mask_unannotated`` asks for it or, if it
+    is null, with dataset.protocol: leave_one_database; and sentences about these.
+
+    Raises:
+        ConfigError: a key has no effect, or the file of ``dataset.annotated`` is wrong.
+    """
+    multilabel, left_out = labels.kind == "multilabel", data["test_database"]
+    wanted = data["mask_unannotated"]
+    if wanted and not multilabel:
+        raise ConfigError(f"dataset.mask_unannotated has no effect on {labels.kind} labels: multi-label ones alone are "
+                          "unknown class by class")
+    wanted = multilabel and left_out is not None if wanted is None else wanted
+    if not wanted and data["annotated"] is not None:
+        raise ConfigError("dataset.annotated has no effect without dataset.mask_unannotated: true (multi-label alone)")
+    if not wanted:
+        return labels, []
+    classes = {name: {name} for name in labels.classes} if data["labels"] else parse_classes(data["classes"])
+    databases, values = store.records["database"].to_numpy(), labels.values.copy()
+    used = np.isin(databases, data["databases"]) if data["databases"] is not None else np.ones(len(databases), bool)
+    values[used], notes = mask_unannotated(values[used], databases[used], classes, data["annotated"])
+    if left_out is not None:
+        values[used], more = mask_untrained(values[used], databases[used] == left_out, labels.classes)
+        notes += more
+    return replace(labels, values=values, known=labels.known & ~np.isnan(values).all(axis=1)), notes
+
+
+def mask_unannotated(labels, databases, classes: dict, path=None) -> tuple[np.ndarray, list[str]]:
+    """Multi-label labels with NaN, unknown, where the record's database never annotated the class.
+
+    Args:
+        labels: float (records, classes) of 0, 1 and NaN, of all records of the store.
+        databases: names (records,).
+        classes: {name: codes}; classes of a table of labels have their name as a code.
+        path: CSV file of counts, ``read_annotated``; None, and for databases and classes that it does not have: a
+            class without a positive record in a database was not annotated there.
+
+    Returns:
+        the labels, and a sentence a database.  Raises a ConfigError for a wrong file.
+    """
+    databases, labels, notes = np.asarray(databases, str), labels.copy(), []
+    counts = read_annotated(path) if path else {}
+    absent = sorted(set(databases.tolist()) - {name for name in set(databases.tolist()) if _plain(name) in counts})
+    if path and absent:
+        notes.append(f"{path} has no column for {', '.join(absent)}: there, a class without a positive record in the "
+                     "store counts as not annotated")
+    for database in sorted(set(databases.tolist())):
+        own = databases == database
+        annotated = (labels[own] > 0).any(axis=0)
+        known = counts.get(_plain(database), {})
+        for number, codes in enumerate(classes.values()):
+            if known.keys() & codes:
+                annotated[number] = any(known.get(code, 0) > 0 for code in codes)
+        labels[np.ix_(own, ~annotated)] = np.nan
+        missing = [name for name, yes in zip(classes, annotated) if not yes]
+        if missing:
+            notes.append(f"classes that {database} never annotated, unknown for its {own.sum()} records: "
+                         f"{len(missing)} of {len(classes)} ({', '.join(missing)})")
+    return labels, notes
+
+
+def mask_untrained(labels, left_out, classes) -> tuple[np.ndarray, list[str]]:
+    """Labels with NaN on the records that are left out where no other record's label is known: what nobody could
+    learn is not scored.
+
+    Args:
+        labels: float (records, classes), from ``mask_unannotated``; left_out: bool (records,); classes: names.
+    """
+    untrained = np.isnan(labels[~left_out]).all(axis=0) & ~np.isnan(labels[left_out]).all(axis=0)
+    labels = labels.copy()
+    labels[np.ix_(left_out, untrained)] = np.nan
+    names = [name for name, yes in zip(classes, untrained) if yes]
+    return labels, [f"classes that no other database annotated, not scored: {', '.join(names)}"] if names else []
+
+
+def read_annotated(path) -> dict[str, dict[str, float]]:
+    """{database, in lower case, letters and digits alone: {code: number of its records}} of a CSV file.
+
+    It has a row a class with its SNOMED CT code (column SNOMED CT Code, SNOMEDCTCode or code) or its name (column
+    class), and a column a database with the number of its records of that class; columns without numbers are
+    passed over.  The Challenge's dx_mapping_scored.csv is such a file.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, restval=""))
+    except (OSError, ValueError, csv.Error) as error:
+        raise ConfigError(f"dataset.annotated: {path} is unreadable ({error})") from None
+    header = {_plain(name): name for name in (rows[0] if rows else {}) if name}
+    code = next((header[name] for name in CODE_COLUMNS if name in header), None)
+    counts = {_DATABASES.get(plain, plain): {row[code].strip(): float(row[name]) for row in rows}
+              for plain, name in header.items()
+              if code and name != code and all(re.fullmatch(r"\s*[0-9]+(\.[0-9]+)?\s*", row[name]) for row in rows)}
+    if not counts:
+        raise ConfigError(f"dataset.annotated: {path} needs a column of codes or names (SNOMED CT Code, code or class) "
+                          "and a column a database with the numbers of its records")
+    return counts
+
+
+def _plain(name):
+    return re.sub(r"[^a-z0-9]", "", name.lower())

@@ -1,0 +1,85 @@
+"""A share of the labels: nested, stratified subsets of training records, whole patients."""
+import numpy as np
+
+CANDIDATES = 16     # of a stratum's next patients, the one is taken whose other labels are wanted most
+BINS = 5            # of equal numbers of records, a regression's strata
+
+
+def label_strata(labels, task: str) -> np.ndarray:
+    """Labels as strata, bool (records, strata): over these, folds and subsets are spread.
+
+    Args:
+        labels: multilabel: (records, classes) of 0, 1 and NaN (unknown); multiclass: (records,) class numbers,
+            NaN or negative where unknown; regression: (records,) or (records, values), NaN where unknown.
+    """
+    if task == "multilabel":
+        return labels > 0
+    if task == "multiclass":
+        return labels[:, None] == np.arange(np.nanmax(labels) + 1)
+    return np.concatenate([_bins(values) for values in labels.reshape(len(labels), -1).T], axis=1)
+
+
+def _bins(values):
+    """bool (records, bins) of numbers, by their quantiles; NaN is in no bin."""
+    known = values[~np.isnan(values)]
+    edges = np.unique(np.quantile(known, np.arange(1, BINS) / BINS)) if len(known) else []
+    number = np.where(np.isnan(values), -1, np.searchsorted(edges, values, side="right"))
+    return number[:, None] == np.arange(len(edges) + 1)
+
+
+def fraction_of(rows, fraction: float, strata, patients, seed: int) -> np.ndarray:
+    """A share of ``rows``, in their order: the smaller of two shares is part of the larger one.
+
+    Patients (a record without one is its own) are taken one after another until the share is full, so it may
+    exceed it by less than a patient.  Next comes always a patient of the stratum of whose records the smallest
+    share is taken, of equals the rarest: every stratum has a record before one has two, where there are enough.
+    The order of the records, which breaks all ties, depends on ``seed`` alone, not on the fold.
+
+    Args:
+        rows: int64 (n,), of the store.
+        strata: bool (records of the store, strata); patients: texts (records of the store,), "" where unknown.
+    """
+    wanted = max(1, round(len(rows) * fraction))
+    order = np.random.default_rng([seed, 2]).permutation(len(strata))
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    rows_drawn = rows[np.argsort(place[rows])]      # in the order of the draw
+    groups, sizes = _groups(patients[rows_drawn])
+    own = strata[rows_drawn]
+    own = np.column_stack([own, ~own.any(axis=1)])  # records of no stratum are one, too
+    counts = np.zeros((len(sizes), own.shape[1]))
+    np.add.at(counts, groups, own)
+    chosen = _chosen_groups(counts, sizes, wanted)
+    return np.sort(rows_drawn[chosen[groups]])
+
+
+def _groups(patients):
+    """Numbers (n,) of patients, from 0 in the order of their first records, and their numbers of records."""
+    numbers = {}
+    groups = np.array([numbers.setdefault(patient or row, len(numbers)) for row, patient in enumerate(patients)])
+    return groups, np.bincount(groups)
+
+
+def _chosen_groups(counts, sizes, wanted):
+    """Which groups, bool (groups,), fill ``wanted`` records; counts: (groups, strata), records of each stratum."""
+    totals = counts.sum(axis=0)
+    share = 1 / np.maximum(totals, 1)       # a record's part of each stratum
+    queues = [np.flatnonzero(column) for column in counts.T]
+    heads = np.zeros(len(queues), np.int64)
+    taken, chosen, filled = np.zeros(len(totals)), np.zeros(len(sizes), bool), 0
+    by_size = np.argsort(totals, kind="stable")
+    while filled < wanted:
+        level = np.where(taken < totals, taken * share, np.inf)
+        stratum = by_size[level[by_size].argmin()]
+        queue = queues[stratum]
+        while chosen[queue[heads[stratum]]]:
+            heads[stratum] += 1
+        waiting = queue[heads[stratum]:heads[stratum] + CANDIDATES]
+        waiting = waiting[~chosen[waiting]]
+        # How far each would push its strata ahead of this one
+        ahead = np.maximum((taken + counts[waiting]) * share - level[stratum], 0) * (counts[waiting] > 0)
+        group = waiting[ahead.sum(axis=1).argmin()]
+        chosen[group] = True
+        taken += counts[group]
+        filled += sizes[group]
+    return chosen
