@@ -11,12 +11,17 @@ Several folds also leave summary.csv.
 import sys
 from pathlib import Path
 
-from util import distributed
 from util.command_line import argument_parser, config_from
+from util.program import run_main
+
+parser = argument_parser(__doc__, "configs/downstream/st_mem.yaml", "finetune")
+if __name__ == "__main__":
+    parser.parse_args()      # --help and a wrong flag end here, before anything slow is imported
+
+from util import distributed
 from util.errors import ConfigError
 from util.evaluation import Evaluator, FoldFiles, report_test, save_best, write_summary
 from util.head_start import fit_heads
-from util.program import run_main
 from util.run_log import print_once
 from util.setup import build_configured, check_input, set_up_training, training_transforms
 from util.stop import StopRequest
@@ -121,7 +126,7 @@ def run_fold(records: LabelledRecords, fold: int, files: FoldFiles, device) -> d
 
 def main(argv=None):
     """Command line; see the module's docstring."""
-    finetune(config_from(argument_parser(__doc__, "configs/downstream/st_mem.yaml", "finetune").parse_args(argv)))
+    finetune(config_from(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

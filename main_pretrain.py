@@ -10,16 +10,21 @@ import math
 import sys
 from pathlib import Path
 
+from util.command_line import argument_parser, config_from
+from util.program import run_main
+
+parser = argument_parser(__doc__, "configs/pretrain/st_mem.yaml", "pretrain")
+if __name__ == "__main__":
+    parser.parse_args()      # --help and a wrong flag end here, before anything slow is imported
+
 import numpy as np
 import torch
 
 from util import distributed
-from util.command_line import argument_parser, config_from
 from util.dataset import Cropping, to_device
 from util.figures import plot_reconstruction
 from util.leads import parse_leads
 from util.probe import make_probe
-from util.program import run_main
 from util.run_log import print_once
 from util.setup import build_configured, lead_notes, open_store, set_up_training, training_transforms, usable_rows
 from util.splits import rows_left
@@ -98,7 +103,7 @@ def save_encoders(training) -> None:
 
 def main(argv=None):
     """Command line; see the module's docstring."""
-    pretrain(config_from(argument_parser(__doc__, "configs/pretrain/st_mem.yaml", "pretrain").parse_args(argv)))
+    pretrain(config_from(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

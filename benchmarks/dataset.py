@@ -21,6 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from util import distributed  # noqa: E402
 from util.dataset import CropDataset, TrainingBatches, make_loader, to_device  # noqa: E402
 from util.leads import LEADS  # noqa: E402
 from util.store import RecordStore, write_store  # noqa: E402
@@ -92,6 +93,7 @@ def main(argv=None):
     parser.add_argument("--cpu_time", action="store_true", help="count the process's CPU seconds, not the wall's")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
+    distributed.start("cpu")     # as every program does
     with tempfile.TemporaryDirectory() as name:
         compare(args, *(make_store(Path(name), fs, args.records) for fs in (250, 500)))
 

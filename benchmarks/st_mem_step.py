@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models.mae import draw_mask  # noqa: E402
 from models.registry import build  # noqa: E402
-from util.optim import make_optimizer  # noqa: E402
+from util import distributed  # noqa: E402
+from util.optim import make_optimizer, set_matmul_precision  # noqa: E402
 
 LEADS, PATCHES, PATCH = 12, 30, 75
 TRAIN = {"optimizer": "adamw", "optimizer_kwargs": {"betas": [0.9, 0.95]}, "weight_decay": 0.01, "decay_all": True,
@@ -125,7 +126,10 @@ def ways_of(model, weights, series, noise):
 
     def project():
         return model(series, noise=noise)
+    set_matmul_precision("auto", torch.device("cpu"))       # says what it chose
+    chosen = torch.get_float32_matmul_precision()
     return {"reference, float32": (reference, plain, "highest", None),
+            "models/st_mem.py, no flag given": (project, ours, chosen, None),
             "models/st_mem.py, float32": (project, ours, "highest", None),
             "reference, matmul 'medium'": (reference, plain, "medium", None),
             "models/st_mem.py, matmul 'medium'": (project, ours, "medium", None),
@@ -156,6 +160,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     clock = time.process_time if args.cpu_time else time.perf_counter
     torch.set_num_threads(args.threads)
+    distributed.start("cpu")     # as every program does
     torch.manual_seed(0)
     model = build(args.model)
     series, noise = torch.randn(args.batch, LEADS, PATCHES * PATCH), torch.rand(args.batch, LEADS, PATCHES)

@@ -103,9 +103,9 @@ def without_duplicates(items):
     kept, duplicates, first = [], [], {}
     for item in items:
         if item.record in first:
-            duplicates.append(item.about | {"reason": f"duplicate record name: the first is {first[item.record]}"})
+            duplicates.append(item.about | {"reason": f"duplicate record name: the first is {first[item.record].path}"})
         else:
-            first[item.record] = item.path
+            first[item.record] = item
             kept.append(item)
     return kept, duplicates
 
@@ -322,10 +322,11 @@ def _finish(shard_dir, shards, totals, skipped):
         table = json.loads(shard_files(shard_dir, shard)[0].read_text("utf-8"))
         skipped += table["skipped"] + table.get("unread", [])
         for row in table["records"]:
-            if row["record"] in seen:
-                raise ECGError(f"{row['path']} and a piece of {seen[row['record']]} would both be called "
-                               f"{row['record']}; rename one of the two files")
-            seen[row["record"]] = row["path"]
+            if "segment_seconds" in shard["settings"]:      # whole recordings have names of their own by the plan
+                other = seen.setdefault(row["record"], row["path"])
+                if other != row["path"]:
+                    raise ECGError(f"{row['path']} and a piece of {other} would both be called {row['record']}; "
+                                   "rename one of the two files")
             seconds = row["n_original"] / row["fs_original"]
             totals[row["database"]].update(kept=1, seconds=seconds, flagged=bool(row["flags"]),
                                            fewer_leads=bool(row["leads"]),

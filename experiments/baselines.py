@@ -10,15 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from experiments.devices import add_gpu_flag, choose_devices
-from main_finetune import finetune
-from main_pretrain import pretrain
-from util import distributed
 from util.command_line import add_config_flags
 from util.config import ROOT, find_overlay, load_config
 from util.config_keys import describe_keys
 from util.files import replacing
 from util.launch import launch, launch_parser
-from util.run_log import print_once
 
 USAGE = """
     python experiments/{name}.py                                    the published settings, first GPU or CPU
@@ -99,13 +95,17 @@ def run_baseline(name: str, description: str, argv=None) -> None:
         if status:
             raise SystemExit(status)
     elif baseline.encoders:
+        from main_pretrain import pretrain      # with torch, which --help and a wrong flag do without
         publish_encoders(pretrain(config), Path(arguments.save_folder), baseline.encoders)
     else:
+        from main_finetune import finetune
         finetune(config, published_names=True)
 
 
 def publish_encoders(folder: Path, place: Path, names: dict[str, str]) -> None:
     """Leave encoders of a pre-training run under their published names."""
+    from util import distributed
+    from util.run_log import print_once
     for name, published in names.items() if distributed.is_main() else ():
         with replacing(place / published) as file:
             file.write((folder / name).read_bytes())

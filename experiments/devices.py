@@ -1,12 +1,9 @@
-"""--gpu of the published scripts: which devices, how many processes."""
+"""--gpu of the published scripts: which devices, how many processes.  Imports torch where it is needed: --help does
+without."""
 import os
 
-import torch
-
-from util import distributed
 from util.errors import ConfigError
 from util.launch import parse_devices
-from util.run_log import print_once
 
 
 def add_gpu_flag(parser, several=True) -> None:
@@ -16,8 +13,9 @@ def add_gpu_flag(parser, several=True) -> None:
                         help=f"0 is one GPU{more} (default: the first GPU, or the CPU where there is none)")
 
 
-def one_device(text: str | None) -> torch.device:
-    """The device of --gpu for a script of one process; a ConfigError where it names several."""
+def one_device(text: str | None):
+    """The torch.device of --gpu for a script of one process; a ConfigError where it names several."""
+    from util import distributed
     processes, device = choose_devices(text)
     if processes > 1:
         raise ConfigError(f"--gpu {text}: this script runs on one device")
@@ -32,12 +30,14 @@ def choose_devices(text: str | None) -> tuple[int, str]:
     """
     if text is None:
         return 1, "auto"
+    import torch
     here, started = torch.cuda.device_count(), "RANK" in os.environ
     usable = os.environ.get("CUDA_VISIBLE_DEVICES") if here and not started else None
     processes, visible = parse_devices(text, usable)
     if visible and usable is None and not started and 0 < here <= max(map(int, visible.split(","))):
         raise ConfigError(f"--gpu {text}: this machine has {here} GPU(s), numbered from 0")
     if visible and not here and os.environ.get("RANK", "0") == "0":
+        from util.run_log import print_once
         print_once(f"note: --gpu {text}, but PyTorch sees no GPU; computing on the CPU")
     if processes == 1 and not started:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible or ""

@@ -20,22 +20,43 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from experiments.devices import add_gpu_flag, one_device
+from util.leads import add_lead_names
+from util.program import run_main
+
+
+def parse_arguments(argv=None):
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", required=True, nargs="+", metavar="PTH", help="fold<k>_best<ROC|PRC>.pth, "
+                        "best-<metric>.pth; several are an ensemble")
+    parser.add_argument("--thresholds", metavar="JSON",
+                        help="of experiments/threshold_search.py (default: 0.5 for all)")
+    parser.add_argument("--input", required=True, metavar="PATH", help="a folder, searched at any depth, or one record")
+    parser.add_argument("--output", required=True, metavar="DIR", help="made if missing")
+    parser.add_argument("--plot", action="store_true", help="draw each recording on ECG paper with what was predicted")
+    add_lead_names(parser)
+    add_gpu_flag(parser, several=False)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_arguments()      # --help and a wrong flag end here, before anything slow is imported
+
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from experiments.devices import add_gpu_flag, one_device
 from experiments.trained_weights import load_trained
 from util.challenge import CLASSES, NAMES
 from util.dataset import CropDataset, EvaluationBatches, make_loader
 from util.errors import CheckpointError, ConfigError, ECGError, RecordError
 from util.evaluation import predict
 from util.figures import plot_ecg
-from util.leads import add_lead_names, parse_leads
+from util.leads import parse_leads
 from util.optim import resolve_amp
-from util.program import run_main
 from util.recording import resample_to
 from util.store import quantise, safe_cell, spread
 from util.thresholds import Thresholds, apply_thresholds, load_thresholds
@@ -188,21 +209,6 @@ def write_entry(entry, folder, ensemble, outputs, probabilities, plot) -> dict:
     diagnoses = {"diagnoses": "; ".join(names[c] for c in np.flatnonzero(outputs))} if decided else {}
     return {"record": entry.record, "file": safe_cell(str(entry.path)), "remark": "; ".join(entry.remarks), **diagnoses,
             **dict(zip(first.classes, probabilities))}
-
-
-def parse_arguments(argv=None):
-    """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", required=True, nargs="+", metavar="PTH", help="fold<k>_best<ROC|PRC>.pth, "
-                        "best-<metric>.pth; several are an ensemble")
-    parser.add_argument("--thresholds", metavar="JSON",
-                        help="of experiments/threshold_search.py (default: 0.5 for all)")
-    parser.add_argument("--input", required=True, metavar="PATH", help="a folder, searched at any depth, or one record")
-    parser.add_argument("--output", required=True, metavar="DIR", help="made if missing")
-    parser.add_argument("--plot", action="store_true", help="draw each recording on ECG paper with what was predicted")
-    add_lead_names(parser)
-    add_gpu_flag(parser, several=False)
-    return parser.parse_args(argv)
 
 
 def main(argv=None):

@@ -23,18 +23,53 @@ from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
-import numpy as np
-import pandas as pd
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.devices import add_gpu_flag, one_device
+from util.program import run_main
+
+MODELS = {"signal": "xresnet1d50", "spectrogram": "spectrogram_se_resnet34", "ensemble": "fusion"}
+METHODS = ("ascent", "published", "single", "pooled", "expected")
+DEFAULT_METHOD = "ascent"
+
+
+def parse_arguments(argv=None):
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weight_folder", required=True, metavar="DIR", help="the --save_folder of a training, or a "
+                        "result folder of main_finetune.py")
+    parser.add_argument("--model_type", choices=MODELS, help="what the weights must be of (default: any model)")
+    parser.add_argument("--gating", action="store_true", help="with --model_type ensemble: the one with a gate")
+    parser.add_argument("--best-type", "--best_type", choices=("ROC", "PRC"), default="PRC", dest="best_type",
+                        help="weights chosen by AUROC or by AUPRC (default: %(default)s)")
+    parser.add_argument("--fold", type=int, nargs="+", metavar="K",
+                        help="test folds 0-9; 11, as published, or none: every fold with weights in the folder")
+    parser.add_argument("--method", choices=METHODS, default=DEFAULT_METHOD, help="ascent: coordinate ascent over all "
+                        "useful thresholds; published: one pass over 0.1 ... 0.5; single: one threshold for all "
+                        "classes; pooled: ascent on the selection folds of all weights but those that select on the "
+                        "test fold; expected: outputs of the highest expected score, no thresholds (default: "
+                        "%(default)s)")
+    parser.add_argument("--min_positives", type=int, default=5, metavar="N", help="ascent and pooled: classes with "
+                        "fewer positive records in the search share one threshold (default: %(default)s; 0: each has "
+                        "its own)")
+    parser.add_argument("--config_path", metavar="YAML", help="config of the model (default: the one in the weights)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+                        help="override one key of the config, e.g. --set dataset.store=DIR where the store has moved")
+    add_gpu_flag(parser, several=False)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_arguments()      # --help and a wrong flag end here, before anything slow is imported
+
+import numpy as np
+import pandas as pd
+
 from experiments.trained_weights import find_weights, load_trained
 from util.challenge import ABBREVIATIONS
 from util.errors import CheckpointError, ConfigError
 from util.evaluation import Evaluator
 from util.files import replacing
-from util.program import run_main
 from util.scores import REPORT, compute_scores, parse_scores
 from util.splits import ALL_FOLDS, parse_folds, selection_fold
 from util.supervised import LabelledRecords
@@ -42,17 +77,15 @@ from util.threshold_figures import plot_score_curves
 from util.thresholds import (Thresholds, no_search, save_thresholds, search_ascent, search_published,
                              search_single)
 
-MODELS = {"signal": "xresnet1d50", "spectrogram": "spectrogram_se_resnet34", "ensemble": "fusion"}
 REPORTED = parse_scores(REPORT, ABBREVIATIONS)
 # name of --method: (labels, probabilities, --min_positives) -> Thresholds
-METHODS = {
+SEARCHES = {
     "ascent": lambda labels, probabilities, rare: search_ascent(labels, probabilities, min_positives=rare),
     "published": lambda labels, probabilities, rare: search_published(labels, probabilities),
     "single": lambda labels, probabilities, rare: search_single(labels, probabilities),
     "expected": lambda labels, probabilities, rare: no_search(labels, probabilities),
 }
-METHODS["pooled"] = METHODS["ascent"]
-DEFAULT_METHOD = "ascent"
+SEARCHES["pooled"] = SEARCHES["ascent"]     # on other records
 
 
 @dataclass
@@ -170,7 +203,7 @@ def for_all_folds(method: str, results: list[Thresholds], searched, min_positive
         return results[0]
     if method == "pooled":
         every = join([part for _, part in searched.values()])
-        return METHODS[method](every.labels, every.probabilities, min_positives)
+        return SEARCHES[method](every.labels, every.probabilities, min_positives)
     decoded = results[0].thresholds is None
     return Thresholds(None if decoded else np.median([found.thresholds for found in results], axis=0),
                       float(np.mean([found.score for found in results])), sum(found.n_records for found in results),
@@ -203,32 +236,6 @@ def load_weights(path: Path, fold: int, arguments):
     return trained
 
 
-def parse_arguments(argv=None):
-    """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weight_folder", required=True, metavar="DIR", help="the --save_folder of a training, or a "
-                        "result folder of main_finetune.py")
-    parser.add_argument("--model_type", choices=MODELS, help="what the weights must be of (default: any model)")
-    parser.add_argument("--gating", action="store_true", help="with --model_type ensemble: the one with a gate")
-    parser.add_argument("--best-type", "--best_type", choices=("ROC", "PRC"), default="PRC", dest="best_type",
-                        help="weights chosen by AUROC or by AUPRC (default: %(default)s)")
-    parser.add_argument("--fold", type=int, nargs="+", metavar="K",
-                        help="test folds 0-9; 11, as published, or none: every fold with weights in the folder")
-    parser.add_argument("--method", choices=METHODS, default=DEFAULT_METHOD, help="ascent: coordinate ascent over all "
-                        "useful thresholds; published: one pass over 0.1 ... 0.5; single: one threshold for all "
-                        "classes; pooled: ascent on the selection folds of all weights but those that select on the "
-                        "test fold; expected: outputs of the highest expected score, no thresholds (default: "
-                        "%(default)s)")
-    parser.add_argument("--min_positives", type=int, default=5, metavar="N", help="ascent and pooled: classes with "
-                        "fewer positive records in the search share one threshold (default: %(default)s; 0: each has "
-                        "its own)")
-    parser.add_argument("--config_path", metavar="YAML", help="config of the model (default: the one in the weights)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
-                        help="override one key of the config, e.g. --set dataset.store=DIR where the store has moved")
-    add_gpu_flag(parser, several=False)
-    return parser.parse_args(argv)
-
-
 def main(argv=None):
     """Command line; see the module's docstring."""
     arguments = parse_arguments(argv)
@@ -253,7 +260,7 @@ def main(argv=None):
     results = folder / f"thresholds_{arguments.best_type}_{method}"
     found, tables = [], []
     for fold, part in search_sets(method, searched).items():
-        best = METHODS[method](part.labels, part.probabilities, arguments.min_positives)
+        best = SEARCHES[method](part.labels, part.probabilities, arguments.min_positives)
         found.append(best)
         print(f"==== fold {fold} ====\n{describe(best, part.labels, arguments.min_positives)}")
         tables.append(report(fold, *searched[fold], best, tested[fold]))

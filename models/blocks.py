@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 
 HEAD_WIDTH = 64
+SHORT = 128     # tokens up to which a CPU attends faster written out (benchmarks/attention.py), much so in bf16
 
 
 class PreNorm(nn.Module):
@@ -35,6 +36,12 @@ class FeedForward(nn.Module):
         return self.net(x)
 
 
+def written_out(q, k, v, dropout_p):
+    """softmax(q k^T / sqrt(width)) v over (..., tokens, width), as F.scaled_dot_product_attention."""
+    weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+    return F.dropout(weights, dropout_p) @ v
+
+
 class Attention(nn.Module):
     """Multi-head self-attention, heads of 64: (batch, tokens, width) -> the same shape.
 
@@ -51,7 +58,8 @@ class Attention(nn.Module):
 
     def forward(self, x):
         q, k, v = rearrange(self.to_qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attention_dropout if self.training else 0.0)
+        attend = written_out if x.device.type == "cpu" and x.shape[1] <= SHORT else F.scaled_dot_product_attention
+        out = attend(q, k, v, dropout_p=self.attention_dropout if self.training else 0.0)
         return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
 
 

@@ -68,7 +68,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(override, words):
     ("model=[1]", "model must be a mapping"), ("train=5", "train must be a mapping of keys, not 5"),
     ("mode=fine", "mode: 'fine' is not one of finetune, linprobe, scratch"),
     ("train.amp=fp32", "not one of auto, bf16"),
-    ("train.matmul_precision=low", "not one of highest"), ("dataset.fold=null", "dataset.fold must be"),
+    ("train.matmul_precision=low", "not one of auto, highest"), ("dataset.fold=null", "dataset.fold must be"),
     ("seed=-1", "seed must be between 0 and"),
     ("dataloader.batch_size=0", "dataloader.batch_size must be 1 or more, not 0"),
     ("dataloader.num_workers=-1", "dataloader.num_workers"),

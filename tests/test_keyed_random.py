@@ -63,6 +63,12 @@ def test_uniform_normal_and_integers_are_made_from_those_bits():
     assert KeyedRandom(keys).integers(1000, 6).tolist() == wide
 
 
+def test_the_first_numbers_of_a_draw_cost_only_themselves():
+    some, all_ = many(5), many(5)
+    for _ in range(2):      # and what follows is the same
+        assert torch.equal(some.normal(3, 40, first=7), all_.normal(3, 40)[..., :7])
+
+
 # ============ statistics ============
 def test_uniform_is_uniform_over_samples_and_over_draws():
     by_sample, by_draw = many().uniform(1).flatten(), KeyedRandom(torch.tensor([42])).uniform(20000).flatten()

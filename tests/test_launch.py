@@ -240,6 +240,18 @@ def test_launcher_and_run_main_do_without_torch():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+@pytest.mark.parametrize("script", ["main_pretrain.py", "main_finetune.py", "experiments/run_signal.py",
+                                    "experiments/DINO_signal.py", "experiments/threshold_search.py",
+                                    "experiments/predict.py"])
+@pytest.mark.parametrize("flag, status, words", [("--help", 0, "usage: "), ("--no_such_flag", 2, "error: ")])
+def test_scripts_explain_themselves_before_anything_slow_is_imported(script, flag, status, words):
+    """torch, pandas and matplotlib take seconds."""
+    done = subprocess.run([sys.executable, "-X", "importtime", script, flag], cwd=ROOT, capture_output=True, text=True)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert done.returncode == status and words in done.stdout + done.stderr
+    assert "util.program" in imported and not imported & {"torch", "pandas", "scipy", "matplotlib", "torchmetrics"}
+
+
 @pytest.mark.parametrize("flags", [["-h"], []])
 def test_launcher_without_a_script_explains_itself(flags):
     began = time.monotonic()

@@ -11,8 +11,9 @@ from models.registry import build
 from util.config import ROOT, find_overlay, load_config
 from util.errors import ConfigError
 from util.lars import LARS
+from util import optim
 from util.optim import (apply_schedules, lr_at, make_optimizer, parameter_groups, resolve_lr, schedule_lr,
-                        weight_decay_at)
+                        set_matmul_precision, weight_decay_at)
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "st_mem.json").read_text())["lr_sched"]
 TRAIN = {"optimizer": "adamw", "optimizer_kwargs": {}, "weight_decay": 0.05, "decay_all": False, "lr": 1e-3,
@@ -222,3 +223,43 @@ def test_wrong_optimisers_are_config_errors(train, words):
 def test_foreach_may_be_asked_for():
     optimizer = make_optimizer(nn.Linear(2, 2), {**TRAIN, "optimizer_kwargs": {"foreach": True}})
     assert optimizer.defaults["foreach"] is True and not optimizer.defaults["fused"]
+
+
+# ============ precision of float32 products ============
+@pytest.fixture
+def precision():
+    """torch.get_float32_matmul_precision, put back afterwards, with nothing remembered of an earlier trial."""
+    before = torch.get_float32_matmul_precision()
+    optim._best_on_cpu.cache_clear()
+    yield torch.get_float32_matmul_precision
+    torch.set_float32_matmul_precision(before)
+    optim._best_on_cpu.cache_clear()
+
+
+@pytest.mark.parametrize("seconds, error, chosen", [(0.4, 4e-7, "medium"), (0.4, 2e-3, "highest"), (0.9, 4e-7, "highest")],
+                         ids=["fast and exact", "rounds to bf16", "not faster"])
+def test_auto_takes_medium_on_a_cpu_where_it_is_faster_and_as_exact(seconds, error, chosen, precision, monkeypatch, capsys):
+    monkeypatch.setattr(optim, "_products_seconds", {"medium": seconds, "highest": 1.0}.get)
+    monkeypatch.setattr(optim, "_products_error", {"medium": error, "highest": 4e-7}.get)
+    torch.set_float32_matmul_precision("high")
+    set_matmul_precision("auto", torch.device("cpu"))
+    assert precision() == chosen
+    assert f"matmul_precision {chosen}, as on this processor medium is {1 / seconds:.1f} times as fast and errs by " \
+           f"{error:.0e} (4e-07 with highest)" in capsys.readouterr().out
+
+
+def test_the_trial_sees_float32s_accuracy_and_what_bf16_loses(precision, monkeypatch):
+    assert optim._products_error("highest") < 1e-6 and precision() == "highest"
+    products = optim._products
+
+    def rounding(dtype=torch.float32):
+        return products(torch.bfloat16 if dtype == torch.float32 else dtype)
+    monkeypatch.setattr(optim, "_products", rounding)
+    assert optim._products_error("highest") > 1e-3
+
+
+def test_what_is_asked_for_is_set_and_a_gpu_has_high(precision, capsys):
+    for asked, device, want in (("medium", "cpu", "medium"), ("highest", "cuda", "highest"), ("auto", "cuda", "high")):
+        set_matmul_precision(asked, torch.device(device))
+        assert precision() == want
+    assert capsys.readouterr().out == "float32 products: matmul_precision high, on a GPU\n"

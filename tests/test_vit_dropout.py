@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.blocks import DropPath
+from models.blocks import SHORT, Attention, DropPath
 from models.registry import build
 
 ENCODERS = {"st_mem_vit_tiny": 150, "vit_tiny": 150, "mlae_vit_tiny": 60}   # length of their crops
@@ -62,3 +62,18 @@ def test_dropped_paths_leave_the_mean_as_it_is():
     out = path.train()(x)
     assert (out == out[:, :1, :1]).all() and set(out.unique().tolist()) == {0.0, x.new_tensor(4 / 3).item()}
     assert out.mean().item() == pytest.approx(1, abs=0.03) and torch.equal(path.eval()(x), x)
+
+
+@pytest.mark.parametrize("tokens", [32, SHORT, SHORT + 1, 384])
+def test_attention_is_the_same_written_out_and_fused(tokens, monkeypatch):
+    """A CPU takes the faster one for the number of tokens."""
+    attention, x = Attention(192, 3), torch.randn(2, tokens, 192, dtype=torch.float64)
+    attention.double()
+    monkeypatch.setattr("models.blocks.SHORT", 0)
+    fused = attention(x)
+    monkeypatch.setattr("models.blocks.SHORT", 1000)
+    torch.testing.assert_close(attention(x), fused, rtol=1e-12, atol=1e-12)
+    attention.attention_dropout = 0.5
+    assert not torch.allclose(attention(x), fused, atol=1e-3), "written out, it drops weights as well"
+    torch.testing.assert_close(torch.stack([attention(x) for _ in range(400)]).mean(0), fused, rtol=0, atol=0.1)
+    torch.testing.assert_close(attention.eval()(x), fused, rtol=1e-12, atol=1e-12)

@@ -116,8 +116,9 @@ KEYS = {
         "max_norm": key((float, None), None, "clip the gradient's norm", least=0),
         "amp": key(str, "auto", "autocast: auto (bf16 on GPUs that have it, else fp16; none on the CPU), "
                    "bf16, fp16 or none", ("auto", "bf16", "fp16", "none")),
-        "matmul_precision": key(str, "high", "of float32 products; 'medium' is faster on some CPUs",
-                                ("highest", "high", "medium")),
+        "matmul_precision": key(str, "auto", "of float32 products: auto (high on a GPU; on a CPU medium where a trial "
+                                "finds it faster and as exact, else highest), highest, high or medium",
+                                ("auto", "highest", "high", "medium")),
         "compile": key(bool, False, "torch.compile the model: slow first step, faster ones after"),
         "sync_bn": key(bool, True, "BatchNorm over the batches of all processes: as many give the same numbers as one"),
         "head_init": finetune(str, "random", "how heads start: at random, or as a linear probe of the frozen encoder, "

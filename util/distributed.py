@@ -3,6 +3,7 @@
 torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without them there is one process.  CPU tensors travel by gloo,
 GPU tensors by nccl.
 """
+import ctypes
 import datetime
 import functools
 import io
@@ -17,6 +18,7 @@ from util.errors import ECGError
 from util.stop import Preempted, in_group, working_alone
 
 TIMEOUT = datetime.timedelta(minutes=30)  # of a collective that all enter at about the same time
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3     # of glibc's malloc.h
 LONG = datetime.timedelta(days=7)         # of waiting for what process 0 does alone
 
 
@@ -32,10 +34,21 @@ def start(device: str = "auto") -> torch.device:
     where = torch.device("cuda", local_rank) if use_gpu else torch.device("cpu")
     if use_gpu:
         torch.cuda.set_device(where)
+    else:
+        _keep_memory()
     if in_group() and not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if use_gpu else "gloo", store=_store(), rank=rank(),
                                 world_size=int(os.environ["WORLD_SIZE"]), timeout=TIMEOUT)
     return where
+
+
+def _keep_memory():
+    """Have glibc keep memory that was freed: every step takes the same again, and each page that it gave back to the
+    system costs a fault.  No number depends on it."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)   # other C libraries have none
+    if mallopt:
+        for option, size in ((M_MMAP_THRESHOLD, 32 << 20), (M_TRIM_THRESHOLD, 1 << 30)):
+            mallopt(option, size)
 
 
 @functools.cache

@@ -24,7 +24,7 @@ from util.checkpoint import parse_checkpoint_every
 from util.dataset import make_loader, to_device
 from util.files import FolderLock, remove_temporary
 from util.meters import Meters
-from util.optim import apply_schedules, autocast, make_optimizer, mean_lr, resolve_amp
+from util.optim import apply_schedules, autocast, make_optimizer, mean_lr, resolve_amp, set_matmul_precision
 from util.resume import resume, training_state
 from util.run_log import RunLog
 from util.stop import Preempted, StopRequest
@@ -58,7 +58,7 @@ class Training:
                                   pin_memory=config["dataloader"]["pin_memory"])
         self.save_epochs, self.save_steps = parse_checkpoint_every(self.train_config["checkpoint_every"])
         self.amp = resolve_amp(self.train_config["amp"], device)
-        torch.set_float32_matmul_precision(self.train_config["matmul_precision"])
+        set_matmul_precision(self.train_config["matmul_precision"], device)
         if self.train_config["sync_bn"]:
             sync_batch_norm.convert(model)
         self.optimizer = make_optimizer(model, self.train_config)

@@ -7,6 +7,7 @@ device holds the batch.  So 1 process or 8, 0 workers or 16, CPU or GPU, and a r
 The generator is SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014)
 used in counter mode: number n of key k is mix(k + (n + 1) * GAMMA).
 """
+import functools
 import math
 
 import numpy as np
@@ -18,25 +19,38 @@ MIX2 = 0x94D049BB133111EB - (1 << 64)
 DRAW_STRIDE = 1 << 32                   # numbers one draw may take for one sample
 
 
+def _here(x):
+    """A tensor on a CPU as an array of unsigned integers, which makes the same numbers in fewer passes."""
+    return x.numpy().view(np.uint64) if x.device.type == "cpu" else x
+
+
+def _tensor(x):
+    """The int64 tensor of what came from ``_here``."""
+    return torch.from_numpy(x.view(np.int64)) if isinstance(x, np.ndarray) else x
+
+
 def _shift(x, bits):
-    """Logical right shift of signed 64-bit integers."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    """Logical right shift of an unsigned array, or of a signed tensor."""
+    return x >> bits if isinstance(x, np.ndarray) else (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _mix(x):
-    """SplitMix64's finaliser of an int64 array or tensor; multiplication wraps modulo 2**64."""
-    if torch.is_tensor(x) and x.device.type == "cpu":
-        return torch.from_numpy(_mix(x.numpy()))
-    if isinstance(x, np.ndarray):       # has unsigned integers: the same numbers in half the passes over them
-        x = x.astype(np.uint64)
-        for bits, factor in ((30, MIX1), (27, MIX2)):
-            x ^= x >> bits
-            x *= factor % (1 << 64)
-        x ^= x >> 31
-        return x.view(np.int64)
-    x = (x ^ _shift(x, 30)) * MIX1
-    x = (x ^ _shift(x, 27)) * MIX2
+    """SplitMix64's finaliser; multiplication wraps modulo 2**64."""
+    for bits, factor in ((30, MIX1), (27, MIX2)):
+        x = x ^ _shift(x, bits)
+        x *= factor % (1 << 64) if isinstance(x, np.ndarray) else factor
     return x ^ _shift(x, 31)
+
+
+def _unit(bits):
+    """float32 in [0, 1), a multiple of 2**-24, from the upper 24 of 64 bits."""
+    return _tensor(_shift(bits, 40)).float() * 2.0 ** -24
+
+
+@functools.lru_cache(maxsize=32)
+def _counters(shape, first, device):
+    """GAMMA times 1, 2, ... in this shape, or the first of them along its last axis; on the device, as ``_here``."""
+    return _here((torch.arange(1, math.prod(shape) + 1, device=device).view(shape)[..., :first] * GAMMA).contiguous())
 
 
 def sample_keys(seed: int, epoch: int, records: np.ndarray, visits: np.ndarray) -> np.ndarray:
@@ -45,7 +59,7 @@ def sample_keys(seed: int, epoch: int, records: np.ndarray, visits: np.ndarray) 
     key = np.zeros(len(records), np.int64)
     with np.errstate(over="ignore"):
         for part in (np.int64(seed), np.int64(epoch), records.astype(np.int64), visits.astype(np.int64)):
-            key = _mix((key ^ part) + np.int64(GAMMA))
+            key = _mix(((key ^ part) + np.int64(GAMMA)).view(np.uint64)).view(np.int64)
     return key
 
 
@@ -62,7 +76,7 @@ class KeyedRandom:
     """
 
     def __init__(self, keys: torch.Tensor, stream: int = 0):
-        self.keys = _mix(keys ^ (stream * MIX1 % (1 << 63))) if stream else keys
+        self.keys = _tensor(_mix(_here(keys) ^ (stream * MIX1 % (1 << 63)))) if stream else keys
         self.draws = 0
 
     def fork(self, stream: int) -> "KeyedRandom":
@@ -75,28 +89,29 @@ class KeyedRandom:
         count = math.prod(shape)
         if count >= DRAW_STRIDE:
             raise ValueError(f"one draw of {count} numbers a sample is more than {DRAW_STRIDE}")
-        counter = torch.arange(1, count + 1, device=self.keys.device).view(shape)[..., :first]
-        counter = (counter + self.draws * DRAW_STRIDE) * GAMMA
+        start = (self.draws * DRAW_STRIDE * GAMMA + (1 << 63)) % (1 << 64) - (1 << 63)     # as a signed number
         self.draws += 1
-        return _mix(self.keys.view(-1, *[1] * len(shape)) + counter)
+        keys = _here(self.keys + start).reshape(-1, *[1] * len(shape))
+        return _mix(keys + _counters(shape, first, self.keys.device))
 
     def uniform(self, *shape: int) -> torch.Tensor:
         """float32 in [0, 1), a multiple of 2**-24."""
-        return _shift(self._bits(shape), 40).float() * 2.0 ** -24
+        return _unit(self._bits(shape))
 
     def normal(self, *shape: int, first: int | None = None) -> torch.Tensor:
         """Standard normal float32 by Box and Muller, both uniforms from one 64-bit number; with ``first``, only the
         first so many along the last axis: normal(*shape)[..., :first] for less work."""
         bits = self._bits(shape, first)
-        radius = 1 - _shift(bits, 40).float() * 2.0 ** -24          # in (0, 1]
-        angle = (_shift(bits, 16) & 0xFFFFFF).float() * (2.0 ** -23 * math.pi)
+        radius = 1 - _unit(bits)                                    # in (0, 1]
+        angle = _tensor(_shift(bits, 16) & 0xFFFFFF).float() * (2.0 ** -23 * math.pi)
         return (-2 * radius.log()).sqrt() * angle.cos()
 
     def integers(self, high, *shape: int) -> torch.Tensor:
         """int64 in [0, high); ``high`` is an int or a tensor that broadcasts to (batch, *shape)."""
         # 53 random bits each, so that every place of an hour's recording is as likely as any other
-        return (_shift(self._bits(shape), 11).double() * 2.0 ** -53 * high).long()
+        return (_tensor(_shift(self._bits(shape), 11)).double() * 2.0 ** -53 * high).long()
 
     def permutation(self, n: int) -> torch.Tensor:
         """(batch, n): a random order of 0..n-1 for every sample."""
-        return self._bits((n,)).argsort(dim=1)
+        bits = _tensor(self._bits((n,)))        # signed integers; NumPy sorts them faster
+        return torch.from_numpy(bits.numpy().argsort(axis=1)) if bits.device.type == "cpu" else bits.argsort(dim=1)

@@ -2,7 +2,6 @@
 from fnmatch import fnmatchcase
 
 from util.errors import ConfigError
-from util.run_log import print_once
 
 STORE = "dataset.store (a folder that data_preparation/ makes)"
 MOVED = {  # a pattern of dotted keys: what to write instead
@@ -63,5 +62,6 @@ def translate(layer: dict, where) -> dict:
         raise ConfigError(f"{where}: keys have moved: " + "; ".join(
             f"instead of {', '.join(paths)} write {new}" for new, paths in moved.items()))
     if notes:
+        from util.run_log import print_once     # imports torch, which --help does without
         print_once(f"note: {where}: {'; '.join(notes)}")
     return layer

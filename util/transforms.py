@@ -47,7 +47,7 @@ def _crop_filter_parts(length: int, filters: tuple):
 
     Returns:
         n, the padded length; H (n//2 + 1,); V and U (length, rank) with M = C(H) + U V^T; whether the filters pass
-        constants (else they remove them); M (0, 1, 2, ...), less (0, 1, 2, ...) itself where they pass it.  float64.
+        constants (else they remove them); M times ``_ramps``, less these themselves where M passes constants.  float64.
     """
     map_, padded = np.eye(length), _fast_length(length)
     frequency = np.fft.rfftfreq(padded) * 2 * np.pi
@@ -64,27 +64,39 @@ def _crop_filter_parts(length: int, filters: tuple):
     if rank == len(s) < length:
         raise ConfigError(f"the filters {filters} need more than {rank} corrections on crops of {length} samples; "
                           "use longer crops or a higher cut-off")
-    passes, ramp = bool(map_[0].sum() > 0.5), np.arange(length)
+    passes, ramps = bool(map_[0].sum() > 0.5), _ramps(length)
     return padded, torch.from_numpy(response), v[:, :rank], u[:, :rank] * s[:rank], passes, \
-        torch.from_numpy(map_ @ ramp - passes * ramp)
+        torch.from_numpy(map_ @ ramps - passes * ramps)
 
 
-def _near_line(x):
-    """A line near each row of x (rows, n): level and slope, both (rows, 1), such that level + slope * t is exact in
-    the type of x (float32: 24 bits) for t = 0 ... n - 1, and x where x is constant.
+def _spacing(length: int) -> int:
+    """Samples between the knots of ``_baseline``: a power of two, for 8 to 16 lines a crop."""
+    return 1 << max(0, (length // 8).bit_length() - 1)
 
-    Both are multiples of one unit, of which the line has less than 2**24 everywhere.  Means of 2**k samples in
-    float64 are exact where these are alike.
+
+def _ramps(length: int) -> np.ndarray:
+    """What a baseline is a sum of, beside its first knot: (length, lines), from 0 at one knot to 1 at the next."""
+    knots = np.arange(0, length, _spacing(length))
+    return np.clip((np.arange(length)[:, None] - knots) / _spacing(length), 0, 1)
+
+
+def _baseline(x):
+    """A wandering baseline of float32 x (rows, n), a chain of lines: its steps from knot to knot (rows, lines), and
+    itself (rows, n).
+
+    No rounding is in it, so that x less it is rounded like a small number, however high the baseline: knots are whole
+    numbers of a unit that makes every value on the lines one of less than 2**24 steps.  A constant row is its own.
     """
-    n = x.shape[-1]
-    k = 1 << (min(64, n // 2).bit_length() - 1)
-    first, last = (part.double().mean(-1, keepdim=True) for part in (x[:, :k], x[:, -k:]))
-    slope = (last - first) / (n - k)
-    level = first - slope * ((k - 1) / 2)
-    rise = slope * (n - 1)
-    largest = torch.cat([level, level + rise, rise], dim=1).abs().amax(1, keepdim=True).clamp(min=1e-30)
-    unit = largest / largest.frexp().mantissa * 2.0 ** -24
-    return ((level / unit).round() * unit).to(x.dtype), ((slope / unit).trunc() * unit).to(x.dtype)
+    length, spacing = x.shape[1], _spacing(x.shape[1])
+    knots = torch.cat([x[:, ::spacing], x[:, -1:]], dim=1)
+    highest = knots.abs().amax(1, keepdim=True).clamp(min=1e-30)
+    unit = highest / highest.frexp().mantissa * (spacing * 2.0 ** -23)       # a power of two: division is exact
+    flat = (knots == knots[:, :1]).all(1, keepdim=True)
+    knots = torch.where(flat, knots, (knots / unit).round() * unit)
+    steps = knots.diff(dim=1)
+    part = torch.arange(spacing, device=x.device, dtype=x.dtype) / spacing
+    lines = (steps[:, :, None] * part).add_(knots[:, :-1, None])
+    return steps, lines.flatten(1)[:, :length]
 
 
 @contextlib.contextmanager
@@ -101,8 +113,8 @@ def _exact_products():
 class CropFilter(nn.Module):
     """Zero-phase Butterworth filters on a crop, equal to scipy.signal.sosfiltfilt one after the other.
 
-    A baseline that lies or drifts many times higher than what is left of the signal would cost float32 its digits.  So
-    a line, whose filtered form is known, is first taken from each lead without any rounding but that of the rest.
+    A baseline that lies or drifts many times higher than what is left of the signal would cost float32 its digits: a
+    chain of lines, whose filtered form is known, is first taken from each lead (see ``_baseline``).
 
     Args:
         length: samples a crop.
@@ -117,10 +129,10 @@ class CropFilter(nn.Module):
         for kind, cutoff, fs, _ in filters:
             if not 0 < cutoff < fs / 2:
                 raise ConfigError(f"{kind}_filter: the cut-off {cutoff} Hz must lie between 0 and fs / 2 = {fs / 2} Hz")
-        self.padded, response, v, u, self.passes_lines, ramp = _crop_filter_parts(length, tuple(filters))
+        self.padded, response, v, u, self.passes, ramps = _crop_filter_parts(length, tuple(filters))
         self.length = length
-        for name, value in {"response": response[:, None].expand(-1, 2), "v": v, "u": torch.cat([u.mT, ramp[None]]),
-                            "time": torch.arange(length)}.items():
+        parts = {"response": response[:, None].expand(-1, 2), "v": v, "u": torch.cat([u, ramps], dim=1).mT}
+        for name, value in parts.items():
             self.register_buffer(name, value.float().contiguous(), persistent=False)
 
     def forward(self, x, random=None):
@@ -135,15 +147,16 @@ class CropFilter(nn.Module):
 
     def _filter(self, rows, out):
         """Filter ``rows`` (rows, length) into ``out``."""
-        level, slope = _near_line(rows)
-        line = (slope * self.time).add_(level)
-        rest = rows - line
-        spectrum = torch.fft.rfft(rest, self.padded)
+        steps, baseline = _baseline(rows)
+        padded = rows.new_empty(len(rows), self.padded)     # in place: rfft's own padding takes as long as its FFT
+        padded[:, self.length:] = 0
+        rest = torch.sub(rows, baseline, out=padded[:, :self.length])
+        spectrum = torch.fft.rfft(padded)
         torch.view_as_real(spectrum).mul_(self.response)
         circular = torch.fft.irfft(spectrum, self.padded)[:, :self.length]
-        torch.addmm(circular, torch.cat([rest @ self.v, slope], dim=1), self.u, out=out)
-        if self.passes_lines:
-            out.add_(line)
+        torch.addmm(circular, torch.cat([rest @ self.v, steps], dim=1), self.u, out=out)
+        if self.passes:
+            out.add_(baseline)
 
 
 class Standardize(nn.Module):
@@ -159,8 +172,9 @@ class Standardize(nn.Module):
     def forward(self, x, random=None):
         mean = x.mean(dim=self.axis, keepdim=True)
         centred = x - mean      # two passes: torch.std_mean takes five times as long on a CPU
-        count = math.prod(x.shape[axis] for axis in self.axis)
-        std = torch.linalg.vector_norm(centred, dim=self.axis, keepdim=True) / math.sqrt(count)
+        std = centred
+        for axis in self.axis:  # one by one: sums of fewer squares keep more digits
+            std = torch.linalg.vector_norm(std, dim=axis, keepdim=True) / math.sqrt(x.shape[axis])
         # A constant's standard deviation is rounding noise, not zero: compare with the level.
         flat = std <= 1e-6 * mean.abs()
         return centred.mul_(torch.where(flat, 0.0, 1 / std))
@@ -204,23 +218,22 @@ class RandAugment(nn.Module):
         if not self.level:
             return x
         choice = random.permutation(len(self.operations))[:, :self.num_layers]
-        apply = random.uniform(self.num_layers) < self.prob
-        for layer in range(self.num_layers):
-            result = x.clone()
-            for number, operation in enumerate(self.operations):
-                chosen = (choice[:, layer] == number) & apply[:, layer]
-                draws = random.fork(1 + layer * len(self.operations) + number)
-                self._where_chosen(operation, x, result, chosen, draws)
-            x = result
+        choice = choice.where(random.uniform(self.num_layers) < self.prob, -1)
+        x = x.clone()
+        for layer, number in itertools.product(range(self.num_layers), range(len(self.operations))):
+            self._where_chosen(self.operations[number], x, choice[:, layer] == number, random,
+                               1 + layer * len(self.operations) + number)
         return x
 
-    def _where_chosen(self, operation, x, result, chosen, draws):
-        """Put operation(x) into the chosen rows of ``result``; draws belong to samples: both give the same."""
+    def _where_chosen(self, operation, x, chosen, random, stream):
+        """Put operation(x) into the chosen rows of x, in place; draws belong to samples: both ways give the same."""
         if x.device.type == "cpu":
             rows = chosen.nonzero()[:, 0]
-            result[rows] = operation(x[rows], KeyedRandom(draws.keys[rows]))
+            if len(rows):
+                chosen = operation(x.index_select(0, rows), KeyedRandom(random.keys[rows]).fork(stream))
+                x.index_copy_(0, rows, chosen)
         else:  # the host would wait for the device to learn the rows: cheaper to compute all of them
-            result.copy_(torch.where(chosen[:, None, None], operation(x, draws), result))
+            x.copy_(torch.where(chosen[:, None, None], operation(x, random.fork(stream)), x))
 
 
 # ============ from config to module ============
