@@ -21,6 +21,7 @@ if __name__ == "__main__":
 from util import distributed
 from util.errors import ConfigError
 from util.evaluation import Evaluator, FoldFiles, report_test, save_best, write_summary
+from util.head_start import fit_heads
 from util.run_log import print_once
 from util.setup import build_configured, check_input, set_up_training, training_transforms
 from util.stop import StopRequest
@@ -97,6 +98,8 @@ def run_fold(records: LabelledRecords, fold: int, files: FoldFiles, device) -> d
 
     training = set_up_training(config, records.store, parts["train"], make_task, device, files.folder, records.labels)
     task, train = training.model, training.config["train"]
+    if train["head_init"] == "probe" and not training.resumed:
+        print_once(fit_heads(task, evaluator, parts["train"]))
 
     # ============ train ============
     with StopRequest() as stop:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole method on your laptop: simulate ECGs (or take yours), prepare the store, pre-train a small ST-MEM, fine-tune it
-# and a twin from scratch, and compare the two.
+# and a twin from scratch, and compare the two with linear probes of what both start from.
 set -eu
 source "$(dirname "$0")/util/environment.sh"
 
@@ -57,18 +57,23 @@ common=(--gpus cpu --output_dir "$work" --overlay demo --overlay short_crops --r
 pretrain=(--config_path "$root/configs/pretrain/st_mem.yaml" --set model_name=st_mem_vit_tiny_dec128d2b
           --set model.mask_ratio=0.5 --set "dataset.exclude_folds=[0, 1]" --set train.epochs=40
           --set train.warmup_epochs=4 --set train.lr=2e-3 --set train.figure_every=10)
-finetune=(--config_path "$root/configs/downstream/st_mem.yaml" --set model_name=st_mem_vit_tiny --set train.lr=5e-4
-          --set train.epochs=6 --set "metric.target_metrics=[AUROC, AUPRC]" --set test.target_metric=AUROC)
+finetune=(--config_path "$root/configs/downstream/st_mem.yaml" --set model_name=st_mem_vit_tiny --set train.lr=3e-4
+          --set train.epochs=6 --set train.head_init=probe --set "metric.target_metrics=[AUROC, AUPRC]" --set test.target_metric=AUROC)
 
 step "3/5 pre-training ST-MEM on the unlabelled ECGs"
 bash "$root/run_pretrain.sh" "${common[@]}" "${pretrain[@]}" --exp_name pretrain
-step "4/5 fine-tuning it"
+# Heads start as a linear probe of frozen features.  A run whose rate is zero is that probe.
+probe=("${common[@]}" "${finetune[@]}" --set train.epochs=1 --set train.warmup_epochs=0 --set train.steps_per_epoch=1
+       --set train.lr=0)
+step "4/5 linear probes: an untrained encoder, and the pre-trained one"
+bash "$root/run_downstream.sh" "${probe[@]}" --exp_name random --set mode=scratch
+bash "$root/run_downstream.sh" "${probe[@]}" --exp_name probe --set mode=linprobe --encoder_path "$work/pretrain/encoder.pth"
+step "5/5 fine-tuning it, and the same network from scratch"
 bash "$root/run_downstream.sh" "${common[@]}" "${finetune[@]}" --exp_name finetune --set mode=finetune \
   --encoder_path "$work/pretrain/encoder.pth"
-step "5/5 the same network from scratch"
 bash "$root/run_downstream.sh" "${common[@]}" "${finetune[@]}" --exp_name scratch --set mode=scratch
 
 step "test fold"
-"$python" "$root/experiments/compare_runs.py" "$work/finetune" "$work/scratch"
+"$python" "$root/experiments/compare_runs.py" "$work/random" "$work/probe" "$work/finetune" "$work/scratch"
 echo
 echo "reconstructions: $work/pretrain/figures/   curves: tensorboard --logdir $work"

@@ -10,9 +10,10 @@ a crop is padded, with a remark.  A recording that cannot be read is reported an
 
 Leaves in OUT: <record>.csv (line 1 #<record>, line 2 SNOMED CT codes, line 3 outputs 0 or 1, line 4 probabilities),
 <record>.png with --plot, and summary.csv: record, file, remark, the diagnoses in words, a probability for each class.
-A class is output where its probability is at least its threshold, 0.5 without --thresholds.  Classes without codes,
-of a table of labels, go by name.  Weights of a regression leave their predictions in the labels' own units, in
-<record>.csv on line 3.
+A class is output where its probability is at least its threshold, 0.5 without --thresholds; a file that
+threshold_search.py --method expected left takes the outputs of the highest expected Challenge score instead.  Classes
+without codes, of a table of labels, go by name.  Weights of a regression leave their predictions in the labels' own
+units, in <record>.csv on line 3.
 """
 import argparse
 import sys
@@ -58,7 +59,7 @@ from util.leads import parse_leads
 from util.optim import resolve_amp
 from util.recording import resample_to
 from util.store import quantise, safe_cell, spread
-from util.thresholds import apply_thresholds, load_thresholds
+from util.thresholds import Thresholds, apply_thresholds, load_thresholds
 from util.wfdb_io import find_headers, read_record
 
 CHUNK_SAMPLES = 2_000_000  # samples a lead held in memory at a time: an hour of ECG at 500 Hz
@@ -176,14 +177,14 @@ def probabilities_of(entries, ensemble, device) -> np.ndarray:
     return total / len(ensemble)
 
 
-def decide(probabilities: np.ndarray, thresholds, task: str) -> np.ndarray:
-    """Outputs, bool (records, classes): by threshold, or the likeliest class where classes exclude each other; all in
-    regression, where each is an answer."""
+def decide(probabilities: np.ndarray, thresholds: Thresholds | None, task: str) -> np.ndarray:
+    """Outputs, bool (records, classes): by what a search found, or at 0.5 and above; the likeliest class where classes
+    exclude each other; all in regression, where each is an answer."""
     if task == "regression":
         return np.ones_like(probabilities, bool)
     if task == "multiclass":
         return np.eye(probabilities.shape[1], dtype=bool)[probabilities.argmax(axis=1)]
-    return apply_thresholds(probabilities, thresholds)
+    return thresholds.decide(probabilities) if thresholds else apply_thresholds(probabilities, 0.5)
 
 
 # ============ output ============
@@ -216,7 +217,7 @@ def main(argv=None):
     device, ensemble = one_device(arguments.gpu), load_ensemble(arguments.weights)
     if arguments.thresholds and ensemble[0].codes != CLASSES:
         raise ConfigError("--thresholds are for the Challenge's 24 classes, which these weights do not predict")
-    thresholds = load_thresholds(arguments.thresholds).thresholds if arguments.thresholds else 0.5
+    thresholds = load_thresholds(arguments.thresholds) if arguments.thresholds else None
     headers, folder = find_recordings(arguments.input), Path(arguments.output)
     for trained in ensemble:
         trained.classifier.to(device)

@@ -5,13 +5,14 @@
     python experiments/threshold_search.py --weight_folder output/st_mem_finetuned --method published --fold 0
 
 For every fold k with weights in the folder: predict its selection fold (k + 1) and its test fold (k), search on the
-first, report on the second.  Weights trained with dataset.protocol: published have one fold for both, and the numbers
-are optimistic then.  Predictions are kept in <weight_folder>/predictions/ and used again while the weights and the
-store stay as they are.
+first, report on the second.  --method pooled searches on the selection folds of all these weights together, except
+those whose selection fold is fold k; --method expected decodes by expected score and searches nothing.  Weights trained
+with dataset.protocol: published have one fold for both, and the numbers are optimistic then.  Predictions are kept in
+<weight_folder>/predictions/ and used again while the weights and the store stay as they are.
 
 Leaves in <weight_folder>/thresholds_<best type>_<method>/: thresholds_fold<k>.json for the weights of fold k and
-thresholds.json, the median over folds, both for experiments/predict.py; scores.csv; fold<k>.png, the score against the
-threshold of each class.
+thresholds.json, the median over folds (pooled: searched on all selection folds), both for experiments/predict.py;
+scores.csv; fold<k>.png, the score against the threshold of each class, where there are thresholds.
 """
 import argparse
 import hashlib
@@ -28,6 +29,8 @@ from experiments.devices import add_gpu_flag, one_device
 from util.program import run_main
 
 MODELS = {"signal": "xresnet1d50", "spectrogram": "spectrogram_se_resnet34", "ensemble": "fusion"}
+METHODS = ("ascent", "published", "single", "pooled", "expected")
+DEFAULT_METHOD = "ascent"
 
 
 def parse_arguments(argv=None):
@@ -41,10 +44,14 @@ def parse_arguments(argv=None):
                         help="weights chosen by AUROC or by AUPRC (default: %(default)s)")
     parser.add_argument("--fold", type=int, nargs="+", metavar="K",
                         help="test folds 0-9; 11, as published, or none: every fold with weights in the folder")
-    parser.add_argument("--method", choices=("ascent", "published"), default="ascent", help="ascent: coordinate ascent "
-                        "over all useful thresholds; published: one pass over 0.1 ... 0.5 (default: %(default)s)")
-    parser.add_argument("--min_positives", type=int, default=5, metavar="N", help="ascent: classes with fewer positive "
-                        "records on the search fold share one threshold (default: %(default)s; 0: each has its own)")
+    parser.add_argument("--method", choices=METHODS, default=DEFAULT_METHOD, help="ascent: coordinate ascent over all "
+                        "useful thresholds; published: one pass over 0.1 ... 0.5; single: one threshold for all "
+                        "classes; pooled: ascent on the selection folds of all weights but those that select on the "
+                        "test fold; expected: outputs of the highest expected score, no thresholds (default: "
+                        "%(default)s)")
+    parser.add_argument("--min_positives", type=int, default=5, metavar="N", help="ascent and pooled: classes with "
+                        "fewer positive records in the search share one threshold (default: %(default)s; 0: each has "
+                        "its own)")
     parser.add_argument("--config_path", metavar="YAML", help="config of the model (default: the one in the weights)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
                         help="override one key of the config, e.g. --set dataset.store=DIR where the store has moved")
@@ -67,9 +74,18 @@ from util.scores import REPORT, compute_scores, parse_scores
 from util.splits import ALL_FOLDS, parse_folds, selection_fold
 from util.supervised import LabelledRecords
 from util.threshold_figures import plot_score_curves
-from util.thresholds import Thresholds, save_thresholds, search_ascent, search_published
+from util.thresholds import (Thresholds, no_search, save_thresholds, search_ascent, search_published,
+                             search_single)
 
 REPORTED = parse_scores(REPORT, ABBREVIATIONS)
+# name of --method: (labels, probabilities, --min_positives) -> Thresholds
+SEARCHES = {
+    "ascent": lambda labels, probabilities, rare: search_ascent(labels, probabilities, min_positives=rare),
+    "published": lambda labels, probabilities, rare: search_published(labels, probabilities),
+    "single": lambda labels, probabilities, rare: search_single(labels, probabilities),
+    "expected": lambda labels, probabilities, rare: no_search(labels, probabilities),
+}
+SEARCHES["pooled"] = SEARCHES["ascent"]     # on other records
 
 
 @dataclass
@@ -134,12 +150,12 @@ def read_predictions(place: Path, made_by: str) -> dict[str, Part] | None:
 
 
 # ============ search and report ============
-def report(fold: int, select: int, found: Thresholds, parts: dict[str, Part]) -> pd.DataFrame:
-    """Scores of the thresholds on both folds, one row each."""
+def report(fold: int, select: int, valid: Part, found: Thresholds, test: Part) -> pd.DataFrame:
+    """Scores of what was found on the selection fold and on the test fold, one row each."""
     return pd.DataFrame([
         {"weights of fold": fold, "part": name, "fold": number, "records": len(part.labels),
-         **compute_scores(part.probabilities, part.labels, REPORTED, "multilabel", found.thresholds)}
-        for name, number, part in (("search", select, parts["valid"]), ("test", fold, parts["test"]))])
+         **compute_scores(part.probabilities, part.labels, REPORTED, "multilabel", found.decide)}
+        for name, number, part in (("search", select, valid), ("test", fold, test))])
 
 
 def print_table(table: pd.DataFrame) -> None:
@@ -149,20 +165,50 @@ def print_table(table: pd.DataFrame) -> None:
 
 def describe(found: Thresholds, labels: np.ndarray, min_positives: int) -> str:
     """How the thresholds were found, and which classes share one."""
-    text = f"{found.method}: {found.sweeps} sweep(s), Challenge score {found.score:.4f} on the search fold"
+    text = (f"{found.method}: {found.sweeps} sweep(s), Challenge score {found.score:.4f} on the {len(labels)} search "
+            "records")
     if not found.shared:
         return text
     names = ", ".join(f"{ABBREVIATIONS[c]} ({labels[:, c].sum()})" for c in found.shared)
-    return (f"{text}\nfewer than {min_positives} positives on the search fold, so these share the threshold "
+    return (f"{text}\nfewer than {min_positives} positives on the search records, so these share the threshold "
             f"{found.thresholds[found.shared[0]]:.4f}: {names}")
 
 
-def median(results: list[Thresholds]) -> Thresholds:
+def search_sets(method: str, searched: dict[int, tuple[int, Part]]) -> dict[int, Part]:
+    """The records to search on for the weights of each fold.
+
+    Args:
+        searched: of the weights of each fold, their selection fold and their predictions of it.
+
+    Pooled, these are the selection folds of all weights but those that select on this fold, which is to be tested on.
+    """
+    if method != "pooled":
+        return {fold: part for fold, (_, part) in searched.items()}
+    sets = {fold: [part for select, part in searched.values() if select != fold] for fold in searched}
+    if not all(sets.values()):
+        raise ConfigError("--method pooled needs weights of several folds, so that some select on another fold than "
+                          "the one tested; take --method ascent")
+    return {fold: join(parts) for fold, parts in sets.items()}
+
+
+def join(parts: list[Part]) -> Part:
+    """Predictions of several folds as one."""
+    return Part(*(np.concatenate([getattr(part, name) for part in parts]) for name in Part.__dataclass_fields__))
+
+
+def for_all_folds(method: str, results: list[Thresholds], searched, min_positives: int) -> Thresholds:
     """One set for weights of several folds: each class's median threshold, which an "always" or "never" of a single
-    fold does not move as it would the mean."""
-    return Thresholds(np.median([found.thresholds for found in results], axis=0),
+    fold does not move as it would the mean; of --method pooled, searched on all selection folds."""
+    if len(results) == 1:
+        return results[0]
+    if method == "pooled":
+        every = join([part for _, part in searched.values()])
+        return SEARCHES[method](every.labels, every.probabilities, min_positives)
+    decoded = results[0].thresholds is None
+    return Thresholds(None if decoded else np.median([found.thresholds for found in results], axis=0),
                       float(np.mean([found.score for found in results])), sum(found.n_records for found in results),
-                      f"{results[0].method}, median of {len(results)} folds")
+                      results[0].method if decoded else f"{results[0].method}, median of {len(results)} folds",
+                      0 if decoded else 1)
 
 
 def mean_rows(table: pd.DataFrame) -> pd.DataFrame:
@@ -193,33 +239,39 @@ def load_weights(path: Path, fold: int, arguments):
 def main(argv=None):
     """Command line; see the module's docstring."""
     arguments = parse_arguments(argv)
-    device, folder = one_device(arguments.gpu), Path(arguments.weight_folder)
-    results = folder / f"thresholds_{arguments.best_type}_{arguments.method}"
-    found, tables = [], []
+    device, folder, method = one_device(arguments.gpu), Path(arguments.weight_folder), arguments.method
     wanted = None if arguments.fold in (None, [ALL_FOLDS]) else parse_folds(arguments.fold)
+    searched, tested = {}, {}
     for fold, path in find_weights(folder, arguments.best_type, wanted).items():
-        trained = load_weights(path, fold, arguments)
-        published = trained.config["dataset"]["protocol"] == "published"
-        select = selection_fold(trained.config["dataset"]["protocol"], fold)
         print(f"==== fold {fold}: {path.name} ====")
+        trained = load_weights(path, fold, arguments)
+        protocol = trained.config["dataset"]["protocol"]
+        published = protocol == "published"
+        if method == "pooled" and protocol not in ("nested", "published"):
+            raise ConfigError("--method pooled takes the selection records of other weights, which under "
+                              f"dataset.protocol {protocol} may hold tested ones; take --method ascent")
+        select = selection_fold(protocol, fold)
         if published:
-            print("note: protocol 'published' searches and reports on the same fold; its numbers are optimistic")
+            print("note: protocol 'published' searches and reports on the same fold; its numbers are optimistic"
+                  + ("" if method != "pooled" else ", though pooled thresholds come from the other folds"))
         parts = predictions(trained, folder / "predictions" / f"{path.stem}_fold{fold}.npz", device)
-        labels, probabilities = parts["valid"].labels, parts["valid"].probabilities
-        if arguments.method == "published":
-            best = search_published(labels, probabilities)
-        else:
-            best = search_ascent(labels, probabilities, min_positives=arguments.min_positives)
+        searched[fold], tested[fold] = (select, parts["valid"]), parts["test"]
+
+    results = folder / f"thresholds_{arguments.best_type}_{method}"
+    found, tables = [], []
+    for fold, part in search_sets(method, searched).items():
+        best = SEARCHES[method](part.labels, part.probabilities, arguments.min_positives)
         found.append(best)
-        print(describe(best, labels, arguments.min_positives))
-        tables.append(report(fold, select, best, parts))
+        print(f"==== fold {fold} ====\n{describe(best, part.labels, arguments.min_positives)}")
+        tables.append(report(fold, *searched[fold], best, tested[fold]))
         print_table(tables[-1])
         results.mkdir(exist_ok=True)
         save_thresholds(results / f"thresholds_fold{fold}.json", best)
-        plot_score_curves(labels, probabilities, best, results / f"fold{fold}.png",
-                          f"{folder.name}, fold {fold}: {best.method}, Challenge score on selection fold {select} "
-                          f"{best.score:.3f}, {best.n_records} records")
-    save_thresholds(results / "thresholds.json", median(found) if len(found) > 1 else found[0])
+        if best.thresholds is not None:
+            plot_score_curves(part.labels, part.probabilities, best, results / f"fold{fold}.png",
+                              f"{folder.name}, fold {fold}: {best.method}, Challenge score on its search records "
+                              f"{best.score:.3f}, {best.n_records} records")
+    save_thresholds(results / "thresholds.json", for_all_folds(method, found, searched, arguments.min_positives))
     table = pd.concat(tables)
     if len(found) > 1:
         print(f"==== {len(found)} folds ====")
@@ -229,7 +281,7 @@ def main(argv=None):
     table.to_csv(results / "scores.csv", index=False, float_format="%.6g")
     print("published headings: " + ", ".join(f"{score.heading} is {name}" for name, score in REPORTED.items()
                                              if score.heading != name))
-    print(f"thresholds, scores and figures: {results}")
+    print(f"what was found, and its scores: {results}")
 
 
 if __name__ == "__main__":

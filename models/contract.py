@@ -59,6 +59,17 @@ class Encoder(nn.Module):
         return {"head": self.head}
 
     @property
+    def classifiers(self) -> list[nn.Module]:
+        """The heads that give logits: ``head``, then those of "extra_logits"."""
+        return [self.head]
+
+    def steps_below_head(self, name: str) -> int:
+        """How many levels below the heads a parameter of this name lies, for learning rates by depth
+        (``train.layer_decay``): 0 for heads, 1 for the level beneath them, and so on down to the input.  An encoder
+        that says nothing else is one level."""
+        return int(name.partition(".")[0] not in self.heads)
+
+    @property
     def branches(self) -> dict[str, "Encoder"]:
         """Encoders that this one joins, by name."""
         return {}

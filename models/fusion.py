@@ -4,6 +4,7 @@ Phan, Le, Brijesh, Adjeroh, Wu, Jensen, Le, Multimodality multi-lead ECG arrhyth
 self-supervised learning (BHI 2022, arXiv 2210.06297).
 """
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from models.contract import Encoder
@@ -16,11 +17,13 @@ class Fusion(Encoder):
     """Two encoders of one crop and a classifier of their joined features.
 
     Features s and p of the two branches give the concatenation [s, p]; with a gate g = softmax(W [s, p] + b), two
-    numbers a crop, they give [g_0 s, g_1 p].  The classifier is Linear(width, 512), Linear(512, classes).
+    numbers a crop, they give [g_0 s, g_1 p].  With ``gate_norm`` the gate sees s and p normalised, each to mean 0 and
+    variance 1 over its features: else the branch of larger features decides alone, the softmax saturates, and the gate
+    learns no more.  The classifier is Linear(width, 512), Linear(512, classes).
 
     Args:
         signal, spectrogram: encoders, (batch, leads, time) -> ``forward_features`` -> (batch, their width).
-        gating: weigh the branches by a gate.
+        gating: weigh the branches by a gate; gate_norm: which sees normalised features.
         three_head: classify each branch alone, too (from its features before the gate); the training loss is the
             sum of the three.
         num_classes: None for an encoder without heads.
@@ -29,7 +32,7 @@ class Fusion(Encoder):
     """
 
     def __init__(self, signal: Encoder, spectrogram: Encoder, gating: bool, three_head: bool,
-                 num_classes: int | None, frozen: tuple[str, ...]):
+                 num_classes: int | None, frozen: tuple[str, ...], gate_norm: bool = False):
         super().__init__()
         self.signal, self.spectrogram = signal, spectrogram
         self.width = signal.width + spectrogram.width
@@ -41,7 +44,7 @@ class Fusion(Encoder):
         if three_head:
             self.extra_heads.update({name: classifier(branch.width, 256, num_classes)
                                      for name, branch in self.branches.items()})
-        self.frozen = frozen
+        self.frozen, self.gate_norm = frozen, gate_norm
         for name in frozen:
             getattr(self, name).requires_grad_(False)
 
@@ -60,6 +63,15 @@ class Fusion(Encoder):
         heads = {"head": self.head, "gate": self.gate, "extra_heads": self.extra_heads}
         return {name: part for name, part in heads.items() if part is not None and name not in self.frozen}
 
+    @property
+    def classifiers(self):
+        return [self.head, *self.extra_heads.values()]
+
+    def steps_below_head(self, name):
+        """As in its branch; the gate goes with the heads."""
+        branch, _, rest = name.partition(".")
+        return self.branches[branch].steps_below_head(rest) if branch in self.branches else 0
+
     def standardizers(self):
         return [each for branch in self.branches.values() for each in branch.standardizers()]
 
@@ -69,7 +81,8 @@ class Fusion(Encoder):
         joined = torch.cat(list(alone.values()), dim=1)
         if self.gate is None:
             return joined, None, alone
-        gate = self.gate(joined).softmax(dim=1)
+        normal = [F.layer_norm(features, features.shape[1:]) for features in alone.values()] if self.gate_norm else None
+        gate = self.gate(torch.cat(normal, dim=1) if normal else joined).softmax(dim=1)
         scaled = [weight * features for weight, features in zip(gate.split(1, dim=1), alone.values())]
         return torch.cat(scaled, dim=1), gate, alone
 
@@ -91,7 +104,8 @@ class Fusion(Encoder):
 
 @register
 def fusion(signal: Encoder = "xresnet1d50", spectrogram: Encoder = "spectrogram_se_resnet34", gating: bool = False,
-           three_head: bool = False, num_classes: int | None = 24, frozen: list = ()) -> Fusion:
+           three_head: bool = False, num_classes: int | None = 24, frozen: list = (),
+           gate_norm: bool = False) -> Fusion:
     """Signal and spectrogram branch joined.
 
     Args:
@@ -101,13 +115,17 @@ def fusion(signal: Encoder = "xresnet1d50", spectrogram: Encoder = "spectrogram_
         num_classes: classes of every head; None for an encoder without heads.
         frozen: which of signal, spectrogram and gate shall not learn.  (train.freeze_epochs and mode linprobe
             freeze both branches together, for some epochs or for all.)
+        gate_norm: the gate sees the features of each branch normalised, so that neither rules by their scale;
+            false is as published.
 
     Raises:
-        ConfigError: three heads without classes, or a frozen part that there is not.
+        ConfigError: three heads without classes, a ``gate_norm`` without a gate, or a frozen part that there is not.
     """
     if three_head and num_classes is None:
         raise ConfigError("fusion: three_head needs num_classes; an encoder without classes has no heads")
+    if gate_norm and not gating:
+        raise ConfigError("fusion: gate_norm normalises what the gate sees, but there is none; set gating, too")
     parts = ("signal", "spectrogram", *["gate"] * gating)
     if not isinstance(frozen, list | tuple) or not all(name in parts for name in frozen):
         raise ConfigError(f"fusion: frozen is {frozen!r}; give a list of {', '.join(parts)}")
-    return Fusion(signal, spectrogram, gating, three_head, num_classes, tuple(frozen))
+    return Fusion(signal, spectrogram, gating, three_head, num_classes, tuple(frozen), gate_norm)

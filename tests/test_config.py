@@ -397,8 +397,8 @@ def put(path, value):
 
 ONE_PROGRAM = [("finetune", path) for path in (
     "encoder_path", "mode", "dataset.eval_transforms", "dataset.label_fraction",
-    "dataset.annotated", "dataset.mask_unannotated", "train.freeze_epochs", "loss",
-    "metric.task", "metric.num_labels", "metric.num_classes", "metric.target_metrics", "test.target_metric",
+    "dataset.annotated", "dataset.mask_unannotated", "train.freeze_epochs", "train.head_init",
+    "train.layer_decay", "loss", "metric.task", "metric.num_labels", "metric.num_classes", "metric.target_metrics", "test.target_metric",
     "test.bootstrap")] + [("pretrain", path) for path in ("dataset.exclude_folds", "dataset.exclude_parts",
                                                           "train.figure_every", "train.probe_every")]
 

@@ -283,3 +283,31 @@ def test_a_frozen_gate_is_loaded_with_the_branches():
 
 def test_branches_are_cnn_encoders_by_default():
     assert all(isinstance(branch, CNNEncoder) for branch in small().branches.values())
+
+
+# ============ the gate on normalised features ============
+def test_gate_norm_normalises_what_the_gate_sees_and_nothing_else():
+    model = small(gating=True, gate_norm=True).eval()
+    x, state = crops(), model.state_dict()
+    s, p = model.signal.forward_features(x), model.spectrogram.forward_features(x)
+    normal = [(f - f.mean(1, keepdim=True)) / (f.var(1, correction=0, keepdim=True) + 1e-5).sqrt() for f in (s, p)]
+    gate = linear(state, "gate", torch.cat(normal, 1)).softmax(1)
+    torch.testing.assert_close(model.outputs(x)["gate"], gate)
+    torch.testing.assert_close(model.forward_features(x), torch.cat([s * gate[:, :1], p * gate[:, 1:]], 1))
+    assert state.keys() == small(gating=True).state_dict().keys()       # weights fit both
+
+
+def test_gate_norm_keeps_a_branch_of_large_features_from_ruling(tiny):
+    torch.manual_seed(0)
+    gates = []
+    for gate_norm in (False, True):
+        model = build("fusion", signal={"name": "tiny", "scale": 1e4}, spectrogram={"channels": 8}, gating=True,
+                      gate_norm=gate_norm).eval()
+        gates.append(model.outputs(crops(batch=64))["gate"][:, 0])
+    saturated = [((gate < 0.01) | (gate > 0.99)).float().mean() for gate in gates]
+    assert saturated[0] > 0.9 and saturated[1] < 0.1
+
+
+def test_gate_norm_without_a_gate_is_refused():
+    with pytest.raises(ConfigError, match="gate_norm.*set gating"):
+        build("fusion", gate_norm=True)

@@ -12,6 +12,7 @@ from wfdb_files import SHARED, ecg_counts, needs_broken, write_record
 from experiments import predict
 from experiments.trained_weights import class_codes, load_trained
 from util.challenge import ABBREVIATIONS, CLASSES, NAMES
+from util.decoding import expected_outputs
 from util.errors import CheckpointError, ECGError
 from util.leads import LEADS
 from util.store import ABSENT
@@ -74,7 +75,17 @@ def test_thresholds_decide_and_the_summary_says_it_in_words(tmp_path):
     _, outputs, _ = scorer_reads(tmp_path / "E001.csv")
     assert np.flatnonzero(outputs).tolist() == [4]
     assert table.loc["E001", "diagnoses"] == NAMES[4]
-    assert predict.decide(np.array([[0.3, 0.7]]), np.array([0.3, 0.71]), "multilabel").tolist() == [[True, False]]
+    found = Thresholds(np.array([0.3, 0.71]), 0, 0, "by hand")
+    assert predict.decide(np.array([[0.3, 0.7]]), found, "multilabel").tolist() == [[True, False]]
+
+
+def test_a_file_without_thresholds_decodes_by_expected_score(tmp_path):
+    save_thresholds(tmp_path / "t.json", Thresholds(None, 0.5, 10, "expected score"))
+    table = diagnose(recordings(), tmp_path, "--thresholds", tmp_path / "t.json")
+    read = [scorer_reads(tmp_path / f"{record}.csv")[1:] for record in table.index]
+    outputs, probabilities = (np.array(part) for part in zip(*read))
+    np.testing.assert_array_equal(outputs, expected_outputs(probabilities))
+    assert outputs.any(axis=1).all() and (outputs != (probabilities >= 0.5)).any()
 
 
 def test_an_ensemble_is_the_mean_of_probabilities(tmp_path):

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.stats
 import torch
 import torchmetrics.functional as tm
 from hypothesis import given, settings, strategies as st
@@ -13,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 from util.challenge import ABBREVIATIONS, NORMAL, WEIGHTS
 from util.config import ROOT
 from util.errors import ConfigError, ECGError
-from util.scores import (BLOCK, REPORT, SCORES, as_markdown, auprc, auroc, bootstrap_interval, challenge_score,
+from util.scores import (BLOCK, REPORT, SCORES, as_markdown, auprc, auroc, challenge_score,
                          compute_scores, exact_match, f1, f2, g2, macro, parse_scores)
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "challenge_metrics.json").read_text())["cases"]
@@ -347,27 +346,6 @@ def test_zero_and_one_are_labels_too():
     labels, _, outputs = random_case(8)
     for kind in (int, np.float32):
         assert challenge_score(labels.astype(kind), outputs.astype(kind)) == challenge_score(labels, outputs)
-
-
-# ============ intervals ============
-@pytest.mark.parametrize("function", [challenge_score, lambda a, b: macro(auroc(a, b))])
-def test_bootstrap_is_scipys(function):
-    labels, scores, outputs = random_case(5, records=60)
-    predictions = outputs if function is challenge_score else scores
-    reference = scipy.stats.bootstrap((np.arange(60),), lambda rows: function(labels[rows], predictions[rows]),
-                                      vectorized=False, method="percentile", n_resamples=50, confidence_level=0.9,
-                                      rng=np.random.default_rng(4)).confidence_interval
-    low, high = bootstrap_interval(function, labels, predictions, n=50, level=0.9, seed=4)
-    assert (low, high) == pytest.approx((reference.low, reference.high), abs=1e-15)
-    assert low < high
-
-
-def test_an_interval_holds_the_score():
-    labels, scores, _ = random_case(6, records=200)
-    for name, value in scores_of(scores, labels, MULTILABEL).items():
-        low, high = bootstrap_interval(lambda y, p, name=name: scores_of(p, y, [name])[name], labels, scores, n=40)
-        assert low <= value <= high, name
-    assert bootstrap_interval(challenge_score, labels, labels, n=10) == (1, 1)
 
 
 # ============ unknown labels, regression ============

@@ -13,8 +13,9 @@ from experiments.trained_weights import find_weights
 from main_finetune import main as finetune_main
 from util.challenge import ABBREVIATIONS
 from util.config import ROOT
+from util.decoding import expected_outputs
 from util.errors import CheckpointError, ConfigError
-from util.scores import REPORT, SCORES, compute_scores, parse_scores
+from util.scores import REPORT, SCORES, challenge_score, compute_scores, parse_scores
 from util.store import RecordStore
 from util.thresholds import Thresholds, load_thresholds, search_ascent, search_published
 
@@ -80,6 +81,44 @@ def test_defect_9_thresholds_come_from_the_selection_fold_alone(folder, method):
         assert row[name] == pytest.approx(value, abs=1e-5, nan_ok=True), name
 
 
+def test_pooled_thresholds_come_from_all_selection_folds_but_the_tested_one():
+    """Weights of folds 3, 4 and 9 select on 4, 5 and 0: those of fold 4 must not search on the first."""
+    labels, scores = np.eye(24, dtype=bool), np.full((24, 24), 0.5)
+    searched = {fold: (select, threshold_search.Part(np.full(24, f"of {select}"), labels, scores))
+                for fold, select in ((3, 4), (4, 5), (9, 0))}
+    sets = threshold_search.search_sets("pooled", searched)
+    assert {fold: sorted(set(part.records)) for fold, part in sets.items()} == {
+        3: ["of 0", "of 4", "of 5"], 4: ["of 0", "of 5"], 9: ["of 0", "of 4", "of 5"]}
+    assert len(sets[4].labels) == len(sets[4].probabilities) == 48
+    assert threshold_search.search_sets("ascent", searched)[4].records[0] == "of 5"
+    with pytest.raises(ConfigError, match="weights of several folds"):
+        threshold_search.search_sets("pooled", {3: (3, searched[3][1])})     # protocol published, one fold
+
+
+def test_pooled_thresholds_for_new_patients_are_searched_on_all_selection_folds(folder):
+    search(folder, "--method", "pooled", "--min_positives", 0)
+    _, labels, probabilities = (np.concatenate(both) for both in
+                                zip(*(saved_part(folder, "valid", fold) for fold in (3, 9))))
+    made = folder / "thresholds_PRC_pooled"
+    for name in ("thresholds", "thresholds_fold3"):     # neither selects on fold 3 or 9
+        np.testing.assert_array_equal(load_thresholds(made / f"{name}.json").thresholds,
+                                      search_ascent(labels, probabilities).thresholds)
+
+
+def test_decoding_by_expected_score_searches_nothing(folder):
+    search(folder, "--method", "expected")
+    made = folder / "thresholds_PRC_expected"
+    assert {path.name for path in made.iterdir()} == {"thresholds.json", "thresholds_fold3.json",
+                                                      "thresholds_fold9.json", "scores.csv"}
+    table = pd.read_csv(made / "scores.csv").set_index(["part", "fold"])
+    for part, fold, of in (("search", "4", 3), ("search", "0", 9), ("test", "3", 3), ("test", "9", 9)):
+        _, labels, probabilities = saved_part(folder, {"search": "valid"}.get(part, part), of)
+        assert table.loc[(part, fold), "ChallengeScore"] == pytest.approx(
+            challenge_score(labels, expected_outputs(probabilities)), abs=1e-5)
+    found = load_thresholds(made / "thresholds.json")
+    assert found.thresholds is None and found.method == "expected score"
+
+
 def test_every_table_gives_the_same_number_under_the_same_name(folder, tmp_path):
     """Of one prediction file: test_metrics.csv, the summary over folds, compare_runs, and the threshold report, whose
     thresholds are set to those of training's test."""
@@ -89,12 +128,12 @@ def test_every_table_gives_the_same_number_under_the_same_name(folder, tmp_path)
     multilabel = [name for name, score in SCORES.items() if "multilabel" in score.tasks]
     every = compute_scores(probabilities, labels, parse_scores(multilabel, ABBREVIATIONS), "multilabel")
     search(folder, "--fold", 3, "--best-type", "ROC")
-    parts = dict.fromkeys(("valid", "test"), threshold_search.Part(*saved_part(folder, "test", 3, "ROC")))
+    part = threshold_search.Part(*saved_part(folder, "test", 3, "ROC"))
     half = Thresholds(np.full(24, np.nextafter(0.5, 1)), 0.0, 0, "one half")  # on above 0.5
     tables = [pd.read_csv(fold3 / "test_metrics.csv").iloc[0],
               pd.read_csv(trained_signal() / "summary.csv").set_index("fold").loc["3"],
               compare([fold3]).loc["fold3"],
-              threshold_search.report(3, 4, half, parts).set_index("part").loc["test"]]
+              threshold_search.report(3, 4, part, half, part).set_index("part").loc["test"]]
     searched = pd.read_csv(folder / "thresholds_ROC_ascent" / "scores.csv").set_index("part").loc["test"]
     tables.append(searched[["AUROC", "AUPRC"]])  # the others depend on the searched thresholds
     seen = set()

@@ -7,11 +7,12 @@ from hypothesis import given, settings, strategies as st
 
 from util import thresholds as module
 from util.challenge import ABBREVIATIONS, CLASSES
+from util.decoding import expected_outputs
 from util.errors import ECGError
 from util.scores import challenge_score
 from util.threshold_figures import plot_score_curves
-from util.thresholds import (apply_thresholds, candidate_thresholds, default_starts, load_thresholds, save_thresholds,
-                             score_curve, search_ascent, search_published)
+from util.thresholds import (apply_thresholds, candidate_thresholds, default_starts, load_thresholds, no_search,
+                             save_thresholds, score_curve, search_ascent, search_published, search_single)
 
 SEEDS = st.integers(0, 2 ** 32 - 1)
 
@@ -181,6 +182,29 @@ def test_a_score_at_the_threshold_is_output_in_every_precision():
     single = scores.astype(np.float32)
     found = search_ascent(labels, single)
     assert found.score == challenge_score(labels, apply_thresholds(single, found.thresholds))
+
+
+@settings(max_examples=10, deadline=None)
+@given(SEEDS, st.booleans())
+def test_single_threshold_is_the_best_of_all(seed, ties):
+    labels, scores = predictions(seed, ties=ties)
+    found = search_single(labels, scores)
+    every = [challenge_score(labels, scores >= t) for t in (*np.unique(scores), 2)]
+    assert found.score == pytest.approx(max(every), abs=1e-12)
+    assert len(set(found.thresholds)) == 1
+    assert found.score == challenge_score(labels, found.decide(scores))
+
+
+def test_no_search_decodes_by_expected_score(tmp_path):
+    labels, scores = predictions(13, records=200)
+    found = no_search(labels, scores)
+    assert found.thresholds is None and found.score == challenge_score(labels, expected_outputs(scores))
+    save_thresholds(tmp_path / "t.json", found)
+    loaded = load_thresholds(tmp_path / "t.json")
+    assert (loaded.thresholds, loaded.score, loaded.n_records, loaded.method) == (None, found.score, 200, found.method)
+    np.testing.assert_array_equal(loaded.decide(scores), expected_outputs(scores))
+    content = json.loads((tmp_path / "t.json").read_text())
+    assert content["version"] == 2 and content["rule"] == "highest expected Challenge score"
 
 
 def test_only_sinus_rhythm_gives_a_score_of_zero():

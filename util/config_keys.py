@@ -123,6 +123,10 @@ KEYS = {
         "checkpoint_activations": key(bool, False, "compute transformer blocks again in the backward pass: a third "
                                       "more work, memory for longer crops or larger batches"),
         "sync_bn": key(bool, True, "BatchNorm over the batches of all processes: as many give the same numbers as one"),
+        "head_init": finetune(str, "random", "how heads start: at random, or as a linear probe of the frozen encoder, "
+                              "which keeps what pre-training learnt (not with resume)", ("random", "probe")),
+        "layer_decay": finetune(float, 1.0, "factor of the learning rate from each level of the encoder to the one "
+                                "below it, the heads having the full one", least=0.01, most=1),
         "freeze_epochs": finetune(int, 0, "train the head alone for the first epochs", least=0),
         "steps_per_epoch": key((int, None), None, "cut epochs short, for trying things out", least=1),
         "log_every": key(int, 10, "steps between progress updates and TensorBoard points", least=1),

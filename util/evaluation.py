@@ -12,8 +12,9 @@ from util import checkpoint, distributed
 from util.criterion import ACTIVATIONS
 from util.dataset import CropDataset, EvaluationBatches, make_loader, to_device
 from util.optim import autocast, resolve_amp
+from util.intervals import Predicted, estimate, patients_of
 from util.run_log import print_once
-from util.scores import bootstrap_interval, compute_scores, lower_is_better
+from util.scores import compute_scores, lower_is_better
 from util.transfer import save_encoder
 
 PUBLISHED_BEST = {"AUROC": "ROC", "AUPRC": "PRC"}  # fold0_bestROC.pth, as published
@@ -188,14 +189,12 @@ def _write_test(evaluator, training, files, epoch, values, probabilities, gate):
 def intervals(evaluator: Evaluator, probabilities) -> dict[str, float]:
     """<metric>_low and <metric>_high of the test records by test.bootstrap resamples; nothing without any."""
     records, found = evaluator.records, {}
-    resamples = records.config["test"]["bootstrap"]
-    for name, score in records.scores.items() if resamples else ():
-        def one_score(labels, predictions, name=name, score=score):
-            return compute_scores(predictions, labels, {name: score}, records.task)[name]
-        low, high = bootstrap_interval(one_score, evaluator.labels["test"], probabilities, n=resamples,
-                                       seed=records.config["seed"])
-        found |= {f"{name}_low": round(low, 4), f"{name}_high": round(high, 4)}
-        print_once(f"{name}: 95 % interval {low:.4f} to {high:.4f}")
+    n, rows = records.config["test"]["bootstrap"], evaluator.parts["test"]
+    test = Predicted(evaluator.labels["test"], probabilities, patients_of(records.store.records.iloc[rows]))
+    for name, score in records.scores.items() if n else ():
+        interval = estimate(name, score, [test], records.task, n=n, seed=records.config["seed"])
+        found |= {f"{name}_low": round(interval.low, 4), f"{name}_high": round(interval.high, 4)}
+        print_once(f"{name}: 95 % interval {interval.low:.4f} to {interval.high:.4f}")
     return found
 
 

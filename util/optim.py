@@ -15,20 +15,23 @@ OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch
 FUSED = ("adamw", "adam", "sgd")  # one kernel for all parameters
 
 
-def parameter_groups(model, weight_decay: float, decay_all: bool = False) -> list[dict]:
+def parameter_groups(model, weight_decay: float, decay_all: bool = False, layer_decay: float = 1.0) -> list[dict]:
     """Weight matrices and kernels are decayed; biases, norms, tokens and position embeddings are not.
 
     ``decay_all`` decays everything, as the published ST-MEM scripts did.  Frozen parameters may be thawed later
     (freeze_epochs), so all of them are listed except those that never learn (no gradient at construction).
+    ``layer_decay`` is the learning rate's factor from one level of ``model.encoder`` to the next, from the heads down
+    (Bao et al., BEiT, ICLR 2022); a group has it as "lr_scale".
     """
-    decayed, spared = [], []
+    steps = {} if layer_decay == 1 else {parameter: model.encoder.steps_below_head(name)
+                                         for name, parameter in model.encoder.named_parameters()}
+    found = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             matrix = parameter.ndim >= 2 and "weight" in name.rpartition(".")[2]
-            (decayed if matrix or decay_all else spared).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay, "decayed": True},
-              {"params": spared, "weight_decay": 0.0, "decayed": False}]
-    return [group for group in groups if group["params"]]
+            found.setdefault((steps.get(parameter, 0), not (matrix or decay_all)), []).append(parameter)
+    return [{"params": found[step, spared], "weight_decay": 0.0 if spared else weight_decay, "decayed": not spared,
+             "lr_scale": layer_decay ** step} for step, spared in sorted(found)]
 
 
 def make_optimizer(model, train: dict) -> torch.optim.Optimizer:
@@ -36,7 +39,7 @@ def make_optimizer(model, train: dict) -> torch.optim.Optimizer:
     name = train["optimizer"]
     if name not in OPTIMIZERS:
         raise ConfigError(f"train.optimizer: unknown optimizer {name!r}; known: {', '.join(OPTIMIZERS)}")
-    groups = parameter_groups(model, train["weight_decay"], train["decay_all"])
+    groups = parameter_groups(model, train["weight_decay"], train["decay_all"], train.get("layer_decay", 1.0))
     if not groups:
         raise ConfigError("nothing to train: no parameter of the model takes a gradient")
     kwargs = dict(train["optimizer_kwargs"])
@@ -109,7 +112,7 @@ def apply_schedules(optimizer, train: dict, epoch: float) -> float:
     decay = weight_decay_at(epoch, start=train["weight_decay"], end=train["weight_decay_end"],
                             epochs=train["epochs"])
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_scale"]
         if group["decayed"]:
             group["weight_decay"] = decay
     return lr

@@ -293,7 +293,8 @@ def compute_scores(probabilities, labels, scores: dict[str, Score], task, thresh
         labels: (records, classes) of 0, 1 and NaN for multilabel, of numbers and NaN for regression, (records,) of
             class numbers for multiclass.
         thresholds: a multi-label output is on above one threshold for all, as in torchmetrics, or at and above
-            its own of (classes,), as in ``util.thresholds``.  A multi-class output is the likeliest class.
+            its own of (classes,), as in ``util.thresholds``, or where a function of the probabilities says so.
+            A multi-class output is the likeliest class.
     """
     if not np.isfinite(probabilities).all():
         return dict.fromkeys(scores, float("nan"))
@@ -311,6 +312,8 @@ def _classified(probabilities, labels, task, thresholds):
     if task == "multiclass":
         each = np.arange(probabilities.shape[1])
         labels, outputs = labels[:, None] == each, probabilities.argmax(axis=1)[:, None] == each
+    elif callable(thresholds):
+        outputs = thresholds(probabilities)
     elif np.ndim(thresholds):
         outputs = probabilities.astype(np.float64) >= thresholds
     else:
@@ -360,24 +363,6 @@ An unknown label takes no part: a macro average is computed class by class over 
 micro average over all known labels.  A score "of wholly known records" judges a record as a whole and leaves out those
 with any unknown label; a run says how many.  Scores of values are in the units of the table of labels.
 """
-
-
-# ============ intervals ============
-def bootstrap_interval(function, labels, predictions, n=1000, level=0.95, seed=0) -> tuple[float, float]:
-    """Percentile bootstrap interval over records (Efron and Tibshirani 1993, chapter 13): low, high.
-
-    Args:
-        function: score of (labels, predictions); where one of the ``n`` resamples has none, both are NaN.
-        labels, predictions: (records, classes), whose records are drawn together, with replacement.
-        level: share of the resampled scores inside the interval.
-        seed: gives the interval of ``scipy.stats.bootstrap(..., method="percentile")`` with this seed.
-    """
-    random = np.random.default_rng(seed)
-    resampled = np.empty(n)
-    for i in range(n):  # one resample at a time: all at once would take n copies of the predictions
-        rows = random.integers(0, len(labels), len(labels))
-        resampled[i] = function(labels[rows], predictions[rows])
-    return tuple(np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2]).tolist())
 
 
 # ============ checks and counts ============

@@ -1,9 +1,11 @@
 """Thresholds that turn 24 class scores into outputs, searched for the best Challenge score.
 
 A class is output where its score is at least its threshold (``score >= threshold``), here and in everything that reads
-``thresholds.json``.  ``search_published`` is the published search, ``search_ascent`` the default one.
+``thresholds.json``.  ``search_published`` is the published search, ``search_ascent`` a thorough one, ``search_single``
+looks for one threshold for all classes.  ``no_search`` stands beside them: outputs of the highest expected score
+(util/decoding.py), which need no threshold.
 
-Both rest on one identity.  With V = L W, a record's part of the Challenge score's numerator s(O) is sum(V_i *
+The searches rest on one identity.  With V = L W, a record's part of the Challenge score's numerator s(O) is sum(V_i *
 O_i) / max(|L_i or O_i|, 1).  While the other classes stay, switching one class on adds a fixed number to each
 record's part: its gain.  So s(O) at every threshold of a class is a cumulative sum of gains from the highest
 score down, and no candidate needs scoring anew.
@@ -15,23 +17,30 @@ from pathlib import Path
 import numpy as np
 
 from util.challenge import ABBREVIATIONS, CLASSES, WEIGHTS
+from util.decoding import expected_outputs
 from util.errors import ECGError
 from util.scores import challenge_score, challenge_sums, check_scores, row_sum
 
 PUBLISHED_CANDIDATES = (0.1, 0.2, 0.3, 0.4, 0.5)
 TIE = 1e-12  # Challenge scores nearer than this are equal but for rounding
-VERSION = 1  # of thresholds.json
+RULES = {1: "score >= threshold", 2: "highest expected Challenge score"}  # by version of thresholds.json
 
 
 @dataclass(frozen=True, eq=False)
 class Thresholds:
-    """The result of a search."""
-    thresholds: np.ndarray          # float64 (24,); a class is output where its score is at least this
+    """The result of a search, or of decoding by expected score, which has no thresholds."""
+    thresholds: np.ndarray | None   # float64 (24,); a class is output where its score is at least this
     score: float                    # the Challenge score of these thresholds on the search set
     n_records: int                  # size of the search set
     method: str                     # how they were found, in words
     sweeps: int = 1                 # passes over all classes; an ascent's last one changed nothing
     shared: tuple[int, ...] = ()    # the rare classes, if any, that share one threshold
+
+    def decide(self, probabilities) -> np.ndarray:
+        """Outputs of these probabilities, bool (records, 24)."""
+        if self.thresholds is None:
+            return expected_outputs(probabilities)
+        return apply_thresholds(probabilities, self.thresholds)
 
 
 def apply_thresholds(scores, thresholds) -> np.ndarray:
@@ -106,6 +115,21 @@ def search_ascent(labels, scores, starts=None, max_candidates=512, min_positives
     return replace(best, shared=tuple(shared.tolist()))
 
 
+def search_single(labels, scores) -> Thresholds:
+    """One threshold for all classes, the best of all useful ones, the lowest of equals.  Arguments as for
+    ``search_ascent``."""
+    problem = _Problem(labels, scores)
+    together = _Coordinate(problem, range(len(CLASSES)), candidate_thresholds(problem.scores, None))
+    return replace(_climb(problem, [together], np.full(len(CLASSES), 0.5)), method="one for all classes")
+
+
+def no_search(labels, scores) -> Thresholds:
+    """Decoding by expected score, scored on these records.  Arguments as for ``search_ascent``; the scores must be
+    probabilities."""
+    labels, scores = check_scores(labels, scores)
+    return Thresholds(None, challenge_score(labels, expected_outputs(scores)), len(labels), "expected score", sweeps=0)
+
+
 def default_starts(labels, scores) -> list[np.ndarray]:
     """Where the ascent starts, each (24,): 0.5 for all; thresholds that output each class as often as it is
     present; and four that output it as often as present times a random factor between 1/3 and 3."""
@@ -139,9 +163,11 @@ def candidate_thresholds(scores, max_candidates=512) -> np.ndarray:
 
 def save_thresholds(path, found: Thresholds):
     """Write ``thresholds.json``: readable, one entry a class with its code and abbreviation."""
-    classes = [{"code": code, "abbreviation": name, "threshold": float(threshold), "shared": c in found.shared}
-               for c, (code, name, threshold) in enumerate(zip(CLASSES, ABBREVIATIONS, found.thresholds))]
-    content = {"version": VERSION, "rule": "score >= threshold", "method": found.method, "sweeps": found.sweeps,
+    version = 2 if found.thresholds is None else 1
+    classes = [{"code": code, "abbreviation": name} for code, name in zip(CLASSES, ABBREVIATIONS)]
+    for c, entry in enumerate(classes) if version == 1 else ():
+        entry |= {"threshold": float(found.thresholds[c]), "shared": c in found.shared}
+    content = {"version": version, "rule": RULES[version], "method": found.method, "sweeps": found.sweeps,
                "challenge_score": found.score, "n_records": found.n_records, "classes": classes}
     Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -155,21 +181,27 @@ def load_thresholds(path) -> Thresholds:
     cure = "make it with experiments/threshold_search.py"
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        if content["version"] != VERSION:
-            raise ValueError(f"its version is {content['version']}, this code reads {VERSION}")
-        classes = content["classes"]
+        version, classes = content["version"], content["classes"]
+        if version not in RULES:
+            raise ValueError(f"its version is {version}, this code reads {' and '.join(map(str, RULES))}")
         if tuple(entry["code"] for entry in classes) != CLASSES:
             raise ValueError("its classes are not the Challenge's 24 in the Challenge's order")
-        thresholds = np.array([float(entry["threshold"]) for entry in classes])
-        if not np.all(np.isfinite(thresholds)):
-            raise ValueError(f"threshold of {ABBREVIATIONS[np.argmin(np.isfinite(thresholds))]} is not a number")
+        thresholds, shared = _read_thresholds(classes) if version == 1 else (None, ())
         return Thresholds(thresholds, float(content["challenge_score"]), int(content["n_records"]), content["method"],
-                          int(content["sweeps"]), tuple(c for c, entry in enumerate(classes) if entry["shared"]))
+                          int(content["sweeps"]), shared)
     except OSError as error:
         raise ECGError(f"{path}: cannot be read ({error.strerror}); {cure}") from None
     except (ValueError, KeyError, TypeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise ECGError(f"{path}: not a usable thresholds file: {reason}; {cure}") from None
+
+
+def _read_thresholds(classes):
+    """Thresholds (24,), and which classes share one, of the entries of a file."""
+    thresholds = np.array([float(entry["threshold"]) for entry in classes])
+    if not np.all(np.isfinite(thresholds)):
+        raise ValueError(f"threshold of {ABBREVIATIONS[np.argmin(np.isfinite(thresholds))]} is not a number")
+    return thresholds, tuple(c for c, entry in enumerate(classes) if entry["shared"])
 
 
 class _Problem:

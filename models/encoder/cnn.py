@@ -65,5 +65,12 @@ class CNNEncoder(Encoder):
         """What ``standardize`` is fed and fitted on: the crop itself, (batch, leads, time)."""
         return x
 
+    def steps_below_head(self, name):
+        """Each of ``stages`` is a level, with the stem below them all."""
+        part, number = (name + ".").split(".")[:2]
+        if part == "stages":
+            return len(self.stages) - int(number)
+        return 0 if part == "head" else len(self.stages) + 1
+
     def standardizers(self):
         return [(self.standardize, self.unstandardized)]

@@ -61,6 +61,14 @@ class TransformerEncoder(Encoder):
             tokens = getattr(self, f"block{i}")(tokens)
         return tokens
 
+    def steps_below_head(self, name):
+        """Each block is a level, with the embeddings below them all; the final norm goes with the head (as in BEiT,
+        Bao et al. 2022)."""
+        part = name.partition(".")[0]
+        if part.startswith("block"):
+            return self.depth - int(part.removeprefix("block"))
+        return 0 if part in ("norm", "head") else self.depth + 1
+
     def input_leads(self, series, leads=None):
         """Rows of ``known_leads`` that the input's rows are."""
         leads = self.leads if leads is None else parse_leads(leads)

@@ -1,0 +1,91 @@
+"""Tables: what a YAML asks for is run once, written down, and put into RESULTS.md."""
+import pandas as pd
+import pytest
+import yaml
+from small_store import run, store
+
+from experiments import reproduce
+from util.errors import ConfigError
+
+TINY = {"about": "Tiny.", "config": "downstream/signal", "folds": [3, 9],
+        "set": ["train.epochs=1", "model.channels=4", "dataloader.num_workers=0", "dataloader.batch_size=8",
+                "dataset.crops_per_record=1"],
+        "rows": [{"name": "ours"}, {"name": "published start", "model": {"init": "published"}}]}
+
+
+@pytest.fixture
+def tables(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "TABLES", tmp_path)
+    monkeypatch.setattr(reproduce, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(reproduce.threshold_search, "plot_score_curves", lambda *arguments: None)
+    return tmp_path
+
+
+def write(folder, **changes):
+    (folder / "tiny.yaml").write_text(yaml.safe_dump({**TINY, **changes}))
+
+
+def reproduced(folder, *flags):
+    run(reproduce.main, "tiny", "--device", "cpu", "--output_dir", folder / "out", "--set", f"dataset.store={store()}",
+        *flags)
+    return pd.read_csv(folder / "results" / "tiny.csv", keep_default_na=False)
+
+
+def test_a_table_is_run_once_and_goes_on_where_it_stopped(tables, capsys):
+    write(tables)
+    first = reproduced(tables, "--only", "ours", "--fold", 3)
+    assert first[["row", "seed", "fold", "epochs"]].values.tolist() == [["ours", 0, 3, 1]]
+    assert "interval" not in {path.suffix for path in (tables / "results").iterdir()}
+    reproduced(tables, "--budget", 0)
+    assert "3 trainings were not started" in capsys.readouterr().out
+    every = reproduced(tables)
+    assert every.iloc[0].to_dict() == first.iloc[0].to_dict() and len(every) == 4
+    metrics = pd.read_csv(tables / "out" / "tiny" / "published_start" / "seed0" / "fold9" / "test_metrics.csv")
+    assert every.query("row == 'published start' and fold == 9")["AUROC"].item() == metrics["AUROC"].item()
+    intervals = pd.read_csv(tables / "results" / "tiny.intervals.csv", keep_default_na=False)
+    assert list(intervals["row"]) == ["ours", "published start"] and intervals["difference"][0] == ""
+    assert "95 % interval" in intervals["difference"][1]
+    page = tables / "RESULTS.md"
+    page.write_text("before\n<!-- table tiny: begin -->\nold\n<!-- table tiny: end -->\nafter\n")
+    for _ in range(2):      # the same again
+        reproduce.write_markdown(reproduce.read_table("tiny"), page)
+        text = page.read_text()
+        mean = every[every["row"] == "ours"]["AUROC"].mean()
+        assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+        assert f"| ours | 2 | {mean:.3f} | {intervals['low'][0]:.3f} to {intervals['high'][0]:.3f} |" in text
+
+
+def test_methods_of_thresholds_are_rows_of_their_own(tables):
+    write(tables, rows=TINY["rows"][:1], methods=["published", "pooled", "expected"], score="ChallengeScore")
+    every = reproduced(tables)
+    assert every["method"].tolist() == ["", ""] + [name for name in ("published", "pooled", "expected") for _ in "12"]
+    scores = pd.read_csv(tables / "out" / "tiny" / "ours" / "seed0" / "thresholds_PRC_expected" / "scores.csv")
+    expected = scores.query("part == 'test' and fold == '9'")["ChallengeScore"].item()
+    assert every.query("method == 'expected' and fold == 9")["ChallengeScore"].item() == pytest.approx(expected)
+    assert len(reproduced(tables)) == len(every)
+    intervals = pd.read_csv(tables / "results" / "tiny.intervals.csv", keep_default_na=False)
+    assert list(intervals["method"]) == ["published", "pooled", "expected"]
+
+
+def test_what_is_wrong_in_a_table_is_said(tables):
+    write(tables, colour="red")
+    with pytest.raises(ConfigError, match="unknown key 'colour'"):
+        reproduce.read_table("tiny")
+    with pytest.raises(ConfigError, match="no table huge; known: tiny"):
+        reproduce.read_table("huge")
+    write(tables)
+    with pytest.raises(ConfigError, match="rows are ours, published start"):
+        reproduced(tables, "--only", "theirs")
+    (tables / "RESULTS.md").write_text("nothing")
+    with pytest.raises(ConfigError, match="lacks the lines"):
+        reproduce.write_markdown(reproduce.read_table("tiny"), tables / "RESULTS.md")
+
+
+def test_the_tables_here_are_of_configs_that_exist():
+    for path in reproduce.TABLES.glob("*.yaml"):
+        table = reproduce.read_table(path.stem)
+        for row in table["rows"]:
+            config = reproduce.resolved(row, "finetune", {})
+            assert table["score"] in reproduce.config_scores(config)
+            if row["pretrain"]:
+                reproduce.resolved(row["pretrain"], "pretrain", {})
