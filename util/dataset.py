@@ -137,7 +137,8 @@ def to_device(batch: dict, device, stream=None) -> dict:
         current.wait_stream(stream)
         for value in batch.values():
             value.record_stream(current)  # its memory is not given away before that use
-    batch["signal"] = batch.pop("counts").transpose(1, 2) * batch.pop("scale")[:, None, None]
+    counts = batch.pop("counts").transpose(1, 2).contiguous()      # half the memory of a float32's transposition
+    batch["signal"] = counts.float().mul_(batch.pop("scale")[:, None, None])
     batch["random"] = KeyedRandom(batch["key"], DEVICE_STREAM)
     return batch
 
