@@ -88,6 +88,11 @@ def _between(random, bounds, *shape):
     return low + (high - low) * random.uniform(*shape)
 
 
+def _longest(x, ratio):
+    """Samples of x that a share of ``ratio``, bounds or a number, never exceeds; at least 1."""
+    return max(1, math.ceil(x.shape[-1] * (max(ratio) if isinstance(ratio, (list, tuple)) else ratio)))
+
+
 def _time(x):
     return torch.arange(x.shape[-1], device=x.device)
 
@@ -144,14 +149,14 @@ def drop(x, random, ratio: SHARES):
     """Scattered samples of all leads set to zero; as published, their number is below ratio[1] * time."""
     least, most = (int(share * x.shape[-1]) for share in ratio)
     count = least + random.integers(max(most - least, 1), 1)
-    return x.masked_fill((random.permutation(x.shape[-1]) < count)[:, None], 0.0)
+    return _hide(x, (random.permutation(x.shape[-1]) < count)[:, None])
 
 
 @augmentation()
 def erase(x, random):
     """One random lead set to zero."""
     lead = random.integers(x.shape[1], 1, 1)
-    return x.masked_fill(torch.arange(x.shape[1], device=x.device)[:, None] == lead, 0.0)
+    return _hide(x, torch.arange(x.shape[1], device=x.device)[:, None] == lead)
 
 
 @augmentation("rlm")
@@ -171,8 +176,9 @@ def shift(x, random, ratio: SHARES):
     """Left or right by floor(U(ratio) * time) samples, zeros filled in, all leads alike."""
     by = (_between(random, ratio, 1) * x.shape[-1]).long()
     by = torch.where(random.uniform(1) < 0.5, by, -by)
-    every_shift = F.pad(x, (x.shape[-1], x.shape[-1])).unfold(-1, x.shape[-1], 1)      # a view
-    return every_shift[torch.arange(len(x), device=x.device), :, x.shape[-1] - by[:, 0]]
+    most = _longest(x, ratio)
+    every_shift = F.pad(x, (most, most)).unfold(-1, x.shape[-1], 1)      # a view
+    return every_shift[torch.arange(len(x), device=x.device), :, most - by[:, 0]]
 
 
 @augmentation(draws=False)
@@ -248,8 +254,7 @@ def partial_square(x, random, amplitude: NUMBER, cycles: NUMBER, ratio: SHARES):
 @augmentation()
 def partial_white_noise(x, random, sigma: SIZES, ratio: SHARES):
     """White noise in a random window of ratio U(ratio) of the crop, alike in all leads."""
-    widest = math.ceil(x.shape[-1] * (max(ratio) if isinstance(ratio, (list, tuple)) else ratio))
-    return _partial(x, _noise(x, random, sigma, first=max(widest, 1)), random, ratio)
+    return _partial(x, _noise(x, random, sigma, first=_longest(x, ratio)), random, ratio)
 
 
 # ============ of spectrograms ============

@@ -42,9 +42,14 @@ def _mix(x):
     return x ^ _shift(x, 31)
 
 
+def _float(bits):
+    """float32 tensor of whole numbers below 2**24."""
+    return torch.from_numpy(bits.astype(np.float32)) if isinstance(bits, np.ndarray) else bits.float()
+
+
 def _unit(bits):
     """float32 in [0, 1), a multiple of 2**-24, from the upper 24 of 64 bits."""
-    return _tensor(_shift(bits, 40)).float() * 2.0 ** -24
+    return _float(_shift(bits, 40)).mul_(2.0 ** -24)
 
 
 @functools.lru_cache(maxsize=32)
@@ -68,15 +73,16 @@ class KeyedRandom:
 
     Args:
         keys: int64 tensor (batch,), on the device where numbers are wanted.
-        stream: draws of different streams with the same keys are independent (e.g. view 0, view 1).
+        stream: draws of different streams with the same keys are independent (e.g. view 0, view 1); a number for all
+            keys or a tensor (batch,), one for each.
 
     Every method returns a tensor (batch, *shape) on that device.  Draws follow each other: calling twice
     gives different numbers, and the n-th call of the same stream always gives the same ones.  A row depends
     on its own key alone, so ``KeyedRandom(keys).uniform(3)[rows] == KeyedRandom(keys[rows]).uniform(3)``.
     """
 
-    def __init__(self, keys: torch.Tensor, stream: int = 0):
-        self.keys = _tensor(_mix(_here(keys) ^ (stream * MIX1 % (1 << 63)))) if stream else keys
+    def __init__(self, keys: torch.Tensor, stream: int | torch.Tensor | None = None):
+        self.keys = keys if stream is None else _tensor(_mix(_here(keys ^ (stream * MIX1 & ((1 << 63) - 1)))))
         self.draws = 0
 
     def fork(self, stream: int) -> "KeyedRandom":
@@ -103,7 +109,7 @@ class KeyedRandom:
         first so many along the last axis: normal(*shape)[..., :first] for less work."""
         bits = self._bits(shape, first)
         radius = 1 - _unit(bits)                                    # in (0, 1]
-        angle = _tensor(_shift(bits, 16) & 0xFFFFFF).float() * (2.0 ** -23 * math.pi)
+        angle = _float(_shift(bits, 16) & 0xFFFFFF).mul_(2.0 ** -23 * math.pi)
         return (-2 * radius.log()).sqrt() * angle.cos()
 
     def integers(self, high, *shape: int) -> torch.Tensor:
