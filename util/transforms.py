@@ -30,7 +30,7 @@ PLAIN_STREAM = 1 << 20  # from here on: streams of plain steps, apart from views
 
 
 # ============ filters ============
-ROWS = 192               # of leads that a CPU filters at a time: they stay in its cache
+ROWS = 192               # of leads that a CPU filters at a time: fewer pay more for calls, more leave its cache
 
 
 def _fast_length(length: int) -> int:
