@@ -11,7 +11,6 @@ Challenge's classes, and then over all other codes, with all records of a patien
 they are.  The same input gives the same bytes.
 """
 import argparse
-import csv
 import json
 import shutil
 import sys
@@ -31,8 +30,8 @@ from util.challenge import CODE_TO_CLASS
 from util.errors import ConfigError, ECGError, StoreError
 from util.files import FolderLock
 from util.label_file import load_label_file
-from util.record_tables import table_name
 from util.leads import LEADS
+from util.record_tables import read_cells, read_text, some, table_name
 from util.store import FOLDS, publish, write_store
 from util.subsets import label_strata
 
@@ -66,33 +65,24 @@ def load_extraction(input_dir):
 
 def read_patients(path):
     """{record: patient id} from a CSV file with columns record and patient_id; empty ids are left out."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
-        raise ConfigError(f"--patients {path} is unreadable: {error}") from None
-    if not rows or not {"record", "patient_id"} <= rows[0].keys():
+    table = read_text(path)
+    if "patient" not in table:
         raise ConfigError(f"--patients {path} needs the columns record and patient_id")
-    return {row["record"].strip(): row["patient_id"].strip() for row in rows if (row["patient_id"] or "").strip()}
+    return {record: patient for record, patient in zip(table["record"], table["patient"]) if patient}
 
 
 def drop_records(path, shards):
     """Mark the rows of the records that a CSV file lists, in its column drop (check_store.py --duplicates) or else
     record; returns how many."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            column = next((name for name in ("drop", "record") if name in (reader.fieldnames or ())), None)
-            listed = {(row[column] or "").strip() for row in reader} - {""} if column else set()
-    except (OSError, ValueError, csv.Error) as error:
-        raise ConfigError(f"--drop {path} is unreadable: {error}") from None
+    table = read_cells(path)
+    column = next((name for name in ("drop", "record") if name in table), None)
     if not column:
         raise ConfigError(f"--drop {path} needs a column record, or drop as check_store.py --duplicates writes it")
+    listed = set(table[column].str.strip()) - {""}
     rows = {row["record"]: row for _, rows in shards for row in rows}
     unknown = sorted(listed - rows.keys())
     if unknown:
-        raise ConfigError(f"--drop {path} names {len(unknown)} records that the extraction has not: "
-                          f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}")
+        raise ConfigError(f"--drop {path} names {len(unknown)} records that the extraction has not: {some(unknown)}")
     if len(listed) == len(rows):
         raise ConfigError(f"--drop {path} names all {len(rows)} records: none is left")
     for name in listed:

@@ -65,7 +65,7 @@ def test_excels_utf8_and_names_that_look_like_numbers(write):
 
 
 @pytest.mark.parametrize("text, words", [
-    ("", "is empty; write a CSV file with the column record"),
+    ("", "is empty; write a CSV file"),
     ("record,AF\n", "has no row below its header"),
     ("name,AF\na,1\n", "lacks the column record; its columns are name, AF"),
     ("record;AF\na;1\n", "cells are separated by commas"),

@@ -20,18 +20,14 @@ PATIENT_COLUMNS = ("patient", "patient_id")
 
 
 # ============ a file that is given ============
-def read_text(path) -> pd.DataFrame:
-    """A CSV file with a column record and others as a table of texts; a column patient_id becomes patient.
-
-    Raises:
-        ConfigError: unreadable, not UTF-8, empty, no column record, one that is there twice, a name of a
-            record missing or twice; a sentence names the file and the cure.
-    """
+def read_cells(path) -> pd.DataFrame:
+    """A CSV file as a table of texts, its first line the names of the columns; a ConfigError where it is
+    unreadable, not UTF-8 or empty, or has two columns of one name."""
     try:
         # Without a header: pandas would quietly rename the second of two columns of one name.
-        table = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig").fillna("")
     except pd.errors.EmptyDataError:
-        raise ConfigError(f"{path} is empty; write a CSV file with the column record and others") from None
+        raise ConfigError(f"{path} is empty; write a CSV file whose first line names its columns") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text; save it as CSV in UTF-8") from None
     except OSError as error:
@@ -39,13 +35,24 @@ def read_text(path) -> pd.DataFrame:
     except (ValueError, OverflowError) as error:
         raise ConfigError(f"{path} is not a CSV file: {' '.join(str(error).split())}") from None
     names = [str(name).strip() for name in table.iloc[0]]
-    _check_header(path, names)
-    names = ["patient" if name == "patient_id" else name for name in names]
-    table = table.iloc[1:]
-    table.columns = names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"{path} has two columns named {twice[0] or '(nothing)'}; give each a name of its own")
+    return table.iloc[1:].set_axis(names, axis=1)
+
+
+def read_text(path) -> pd.DataFrame:
+    """``read_cells`` of a file with a column record and others, a row a record; a column patient_id becomes patient.
+
+    Raises:
+        ConfigError: no column record, a name of a record missing or twice; a sentence names the file and the cure.
+    """
+    table = read_cells(path)
+    _check_header(path, list(table))
+    table = table.rename(columns={"patient_id": "patient"})
     if not len(table):
         raise ConfigError(f"{path} has no row below its header; write one for each record")
-    table = table.assign(**{name: table[name].str.strip() for name in ("record", "patient") if name in names})
+    table = table.assign(**{name: table[name].str.strip() for name in ("record", "patient") if name in table})
     if (table["record"] == "").any():
         raise ConfigError(f"{path}: {(table['record'] == '').sum()} rows name no record; fill in the column record")
     twice = table["record"].duplicated()
@@ -59,9 +66,6 @@ def _check_header(path, names):
     if "record" not in names:
         hint = " (cells are separated by commas)" if len(names) == 1 else ""
         raise ConfigError(f"{path} lacks the column record; its columns are {', '.join(names)[:200]}{hint}")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(f"{path} has two columns named {twice[0] or '(nothing)'}; give each a name of its own")
     if set(PATIENT_COLUMNS) <= set(names):
         raise ConfigError(f"{path} has both columns {' and '.join(PATIENT_COLUMNS)}; leave out one")
 
