@@ -8,9 +8,13 @@ from hypothesis import strategies as st
 
 from util.errors import ConfigError
 from util.label_file import load_label_file
-from util.labels import read_label_file
 
 RECORDS = ["a", "b", "c", "d"]
+
+
+def read_label_file(path, records):
+    found = load_label_file(path, records)
+    return found.kind, found.classes, found.values, found.patients
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ A stratum of one patient is always drawn, and adds no variance.
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from scipy.special import expit, logit
 from scipy.stats import t as student
 
@@ -57,14 +56,6 @@ class Estimate:
         """A difference in words."""
         seen = ": no difference seen" if self.low <= 0 <= self.high else ""
         return f"{self.value:+.3f} (95 % interval {self.low:+.3f} to {self.high:+.3f}{seen})"
-
-
-def patients_of(records: pd.DataFrame) -> np.ndarray:
-    """A number for each record, the same for those of one patient of one database; a record without a patient has its
-    own.  ``records``: rows of a store's table."""
-    known = records["patient"] != ""
-    names = (records["database"] + "/" + records["patient"]).where(known, [f"//{row}" for row in range(len(records))])
-    return pd.factorize(names)[0]
 
 
 # ============ drawing ============

@@ -10,7 +10,7 @@ import pandas as pd
 
 from util.challenge import CLASS_CODES, labels_from_dx
 from util.errors import ConfigError
-from util.label_file import LOOKS, LabelFile, load_label_file, read_label_file  # noqa: F401  (one place to look)
+from util.label_file import LabelFile, load_label_file
 from util.record_tables import find_table, save_table, table_name
 from util.store import safe_cell
 
