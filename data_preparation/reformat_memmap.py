@@ -22,7 +22,6 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_preparation import shards as engine
-from data_preparation.add_labels import keep_labels
 from data_preparation.add_splits import add_overlap_flag
 from data_preparation.folds import assign_folds
 from data_preparation.split_file import add_splits, read_splits
@@ -30,6 +29,7 @@ from util.challenge import CODE_TO_CLASS
 from util.errors import ConfigError, ECGError, StoreError
 from util.files import FolderLock
 from util.label_file import load_label_file
+from util.labels import write_labels
 from util.leads import LEADS
 from util.record_tables import read_cells, read_text, some, table_name
 from util.store import FOLDS, publish, write_store
@@ -167,7 +167,7 @@ def reformat(input_dir, output_dir, patients_file=None, labels_file=None, ignore
             for fs, folder in new.items():
                 publish(folder, output_dir / f"fs{fs}")
             if labels_file:
-                keep_labels(output_dir, labels, names, labels_file, table, command[-1])
+                write_labels(output_dir, table, labels, names, Path(labels_file).name, command[-1])
             if splits_file:
                 add_splits(output_dir, splits, table_name("splits", splits_file), command[-1])
         finally:

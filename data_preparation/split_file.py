@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from util.errors import ConfigError
-from util.record_tables import meet, read_text, save_table, table_names
+from util.record_tables import meet, read_text, save_table
 from util.splits import PARTS, known_patients, patients_on_several_sides
 
 _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")      # spreadsheets and pandas write 1.0 where a cell below is empty
@@ -91,10 +91,8 @@ def _part(path, kind, cell, name):
 
 def add_splits(root, table: SplitFile, name: str, command: str) -> None:
     """Put a table into the store at ``root`` and say what it holds; ``command``: the command line that made it."""
-    replaced = name in table_names(root, "splits")
-    save_table(root, "splits", name, pd.DataFrame(table.columns),
-               {"kind": table.kind, "source": table.path.name, "command": [command]})
-    print(f"splits {name}{', which replaces an earlier table' if replaced else ''}: records by {table.kind}: "
-          + ", ".join(f"{part} {size}" for part, size in table.sizes.items()))
+    new = save_table(root, "splits", name, pd.DataFrame(table.columns),
+                     {"kind": table.kind, "source": table.path.name, "command": [command]})
+    print(f"{new}: records by {table.kind}: " + ", ".join(f"{part} {size}" for part, size in table.sizes.items()))
     for note in table.notes:
         print(note)

@@ -32,7 +32,7 @@ from util.program import run_main
 from util.scores import parse_scores
 from util.setup import open_store
 from util.splits import known_patients, parse_folds
-from util.store import FOLDS
+from util.store import FOLDS, write_frame
 from util.subsets import patient_numbers
 from util.thresholds import load_thresholds
 
@@ -145,14 +145,7 @@ def read_results(table: dict) -> pd.DataFrame:
 def add_results(table: dict, rows: list[dict]) -> None:
     """Append rows to results/<table>.csv; the file is whole at any time."""
     every = pd.concat([read_results(table), pd.DataFrame(rows)], ignore_index=True)
-    write_csv(every, RESULTS / f"{table['name']}.csv")
-
-
-def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Write a CSV atomically."""
-    path.parent.mkdir(exist_ok=True)
-    with replacing(path) as file:
-        file.write(frame.to_csv(index=False, float_format="%.6g", na_rep="nan").encode())
+    write_frame(RESULTS / f"{table['name']}.csv", every, float_format="%.6g", na_rep="nan")
 
 
 def rows_of(results: pd.DataFrame, name: str, method: str, seed: int | None = None) -> pd.DataFrame:
@@ -200,7 +193,7 @@ def write_intervals(table: dict, arguments) -> None:
             rows.append({"row": row["name"], "method": method, "low": alone.low, "high": alone.high,
                          "difference": "" if mine is first else against.difference_text()})
     if rows:
-        write_csv(pd.DataFrame(rows), RESULTS / f"{table['name']}.intervals.csv")
+        write_frame(RESULTS / f"{table['name']}.intervals.csv", pd.DataFrame(rows), float_format="%.6g", na_rep="nan")
 
 
 # ============ RESULTS.md ============

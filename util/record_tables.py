@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 
 from util.errors import ConfigError, StoreError
-from util.files import replacing
-from util.store import write_json
+from util.store import write_frame, write_json
 
 FORMAT, VERSION = "ECG record table", 1
 PATIENT_COLUMNS = ("patient", "patient_id")
@@ -120,24 +119,24 @@ def table_names(root, kind: str) -> list[str]:
     return sorted(path.stem for path in (Path(root) / kind).glob("*.json"))
 
 
-def save_table(root, kind: str, name: str, table: pd.DataFrame, facts: dict) -> None:
-    """Write ``root/<kind>/<name>.csv`` and ``.json``; a table of that name is replaced.
+def save_table(root, kind: str, name: str, table: pd.DataFrame, facts: dict) -> str:
+    """Write ``root/<kind>/<name>.csv`` and ``.json``; a table of that name is replaced.  Returns what is new, in words.
 
     Args:
         root: the folder that holds fs100/ and others; kind: "labels" or "splits"; table: column record, then others.
         facts: plain values, for the JSON file.
     """
     path = Path(root) / kind / f"{name}.csv"
+    new = f"{kind} {name}" + ", which replaces an earlier table" * (name in table_names(root, kind))
     try:
-        path.parent.mkdir(exist_ok=True)
         # Without its description a table is not there: at no time does one lie beside that of another.
         path.with_suffix(".json").unlink(missing_ok=True)
-        with replacing(path, "w") as file:
-            table.to_csv(file, index=False, lineterminator="\n")
+        write_frame(path, table)
         write_json(path.with_suffix(".json"), {"format": FORMAT, "version": VERSION, **facts,
                                                "csv_crc32": _checksum(path)})
     except OSError as error:
         raise StoreError(f"cannot write the table of {kind} {path}: {error.strerror}") from error
+    return new
 
 
 def find_table(root, kind: str, name: str | None, facts) -> tuple[Path, dict]:

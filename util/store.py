@@ -345,6 +345,14 @@ def write_table(path, columns, rows):
         writer.writerows([safe_cell(row[column]) for column in columns] for row in rows)
 
 
+def write_frame(path, frame, **options):
+    """Write a DataFrame as a CSV file without its index, complete or not at all, in a folder that is made if need be;
+    ``options`` of ``DataFrame.to_csv``."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, "w") as file:
+        frame.to_csv(file, index=False, lineterminator="\n", **options)
+
+
 def write_json(path, value):
     """Write plain values as JSON, complete or not at all."""
     with replacing(path, "w") as file:
