@@ -10,7 +10,6 @@ predictions, are kept in --output_dir/<table>/<row>/seed<s>/fold<k>; while those
 of the table are a bootstrap over patients (util/intervals.py), written to results/<table>.intervals.csv.
 """
 import argparse
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -30,7 +29,7 @@ from util.files import replacing
 from util.intervals import Predicted, estimate
 from util.program import run_main
 from util.scores import parse_scores
-from util.setup import open_store
+from util.setup import open_store, revision
 from util.splits import known_patients, parse_folds
 from util.store import FOLDS, write_frame
 from util.subsets import patient_numbers
@@ -123,15 +122,6 @@ def config_scores(config) -> list[str]:
     """Names under which the config's scores are printed."""
     metric = config["metric"]
     return list(parse_scores(metric["target_metrics"], ABBREVIATIONS, metric["task"] or "multilabel"))
-
-
-def revision() -> str:
-    """The code's git revision, with a + where it has been changed since."""
-    def git(*words):
-        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else ""
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":!results", ":!RESULTS.md")
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
 
 
 # ============ the CSV ============
