@@ -22,9 +22,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_preparation import shards as engine
-from data_preparation.add_splits import add_overlap_flag
+from data_preparation.add_splits import add_overlap_flag, add_splits, read_splits
 from data_preparation.folds import assign_folds
-from data_preparation.split_file import add_splits, read_splits
 from util.challenge import CODE_TO_CLASS
 from util.errors import ConfigError, ECGError, StoreError
 from util.files import FolderLock
