@@ -33,11 +33,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_preparation.array_readers import LAYOUTS, lead_axis, open_array, read_array, read_csv
 from data_preparation.dicom import read_dicom
-from data_preparation.shards import (Item, Source, add_flags, database_name, parse_flags, run_import,
-                                     without_duplicates)
+from data_preparation.shards import Item, Source, database_name, run_import, without_duplicates
 from util.errors import ECGError, RecordError
 from util.files import find_files
-from util.leads import LEADS, add_lead_names, standard_lead
+from util.leads import LEADS, standard_lead
 from util.record_tables import read_text
 from util.recording import MAX_FS, MIN_FS, check_name, checked
 
@@ -237,9 +236,7 @@ def main(argv=None):
     parser.add_argument("--trim_zeros", action="store_true", help="cut off zeros at both ends of a recording, where "
                         "every lead is 0")
     parser.add_argument("--database", type=_database, metavar="NAME", help="default: the name of --input")
-    add_flags(parser)
-    add_lead_names(parser)
-    return run_import(parse_flags(parser, argv), array_source)
+    return run_import(parser, argv, array_source)
 
 
 if __name__ == "__main__":

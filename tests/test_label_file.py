@@ -12,8 +12,8 @@ from util.label_file import load_label_file
 RECORDS = ["a", "b", "c", "d"]
 
 
-def read_label_file(path, records):
-    found = load_label_file(path, records)
+def read_label_file(path, records, **options):
+    found = load_label_file(path, records, **options)
     return found.kind, found.classes, found.values, found.patients
 
 

@@ -61,10 +61,11 @@ def record_loader(dataset, rows, cropping, batch_size: int, **options):
 
 
 @torch.no_grad()
-def record_means(loader, pipeline, rows, device, vectors, width: int) -> np.ndarray:
+def record_means(model, loader, pipeline, rows, device, vectors, width: int) -> np.ndarray:
     """Means over the crops of each record, gathered from all processes: float64 (records, width).
 
     Args:
+        model: what ``vectors`` computes with, in evaluation mode meanwhile.
         loader: ``record_loader`` of ``rows``.
         rows: rows of the store, each once; the results' order.
         vectors: device signals (crops, leads, samples) -> (crops, width).
@@ -73,10 +74,15 @@ def record_means(loader, pipeline, rows, device, vectors, width: int) -> np.ndar
     place[torch.as_tensor(np.asarray(rows))] = torch.arange(len(rows))
     place = place.to(device)
     sums = torch.zeros(len(rows), width + 1, dtype=torch.float64, device=device)
-    for batch in loader:
-        batch = to_device(batch, device)
-        found = vectors(pipeline(batch["signal"])).double()
-        sums.index_add_(0, place[batch["record"]], torch.cat([found, torch.ones_like(found[:, :1])], dim=1))
+    training = model.training
+    model.eval()
+    try:
+        for batch in loader:
+            batch = to_device(batch, device)
+            found = vectors(pipeline(batch["signal"])).double()
+            sums.index_add_(0, place[batch["record"]], torch.cat([found, torch.ones_like(found[:, :1])], dim=1))
+    finally:
+        model.train(training)
     sums = distributed.total(sums).cpu().numpy()
     return sums[:, :-1] / sums[:, -1:]
 
@@ -89,7 +95,6 @@ def predict(classifier, loader, pipeline, rows, classes: int, loss: str, device,
         logits: float64 (records, classes), mean of the raw outputs;
         gate: float64 (records, 2) mean gate, or None for a classifier without one.
     """
-    classifier.eval()
     gated = "gate" in classifier.heads
 
     def vectors(signal):
@@ -99,7 +104,7 @@ def predict(classifier, loader, pipeline, rows, classes: int, loss: str, device,
         gate = [out["gate"].float()] if gated else []
         return torch.cat([ACTIVATIONS[loss](logits), logits, *gate], dim=1)
 
-    means = record_means(loader, pipeline, rows, device, vectors, 2 * classes + 2 * gated)
+    means = record_means(classifier, loader, pipeline, rows, device, vectors, 2 * classes + 2 * gated)
     return means[:, :classes], means[:, classes:2 * classes], means[:, 2 * classes:] if gated else None
 
 

@@ -5,17 +5,15 @@ with the column record first, and <name>.json with what else is to be known of i
 """
 import json
 import re
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from util.errors import ConfigError, StoreError
-from util.store import write_frame, write_json
+from util.store import checksum, write_frame, write_json
 
 FORMAT, VERSION = "ECG record table", 1
-PATIENT_COLUMNS = ("patient", "patient_id")
 
 
 # ============ a file that is given ============
@@ -47,7 +45,11 @@ def read_text(path) -> pd.DataFrame:
         ConfigError: no column record, a name of a record missing or twice; a sentence names the file and the cure.
     """
     table = read_cells(path)
-    _check_header(path, list(table))
+    if "record" not in table:
+        hint = " (cells are separated by commas)" if len(table.columns) == 1 else ""
+        raise ConfigError(f"{path} lacks the column record; its columns are {', '.join(table)[:200]}{hint}")
+    if {"patient", "patient_id"} <= set(table):
+        raise ConfigError(f"{path} has both columns patient and patient_id; leave out one")
     table = table.rename(columns={"patient_id": "patient"})
     if not len(table):
         raise ConfigError(f"{path} has no row below its header; write one for each record")
@@ -59,14 +61,6 @@ def read_text(path) -> pd.DataFrame:
         raise ConfigError(f"{path} names {twice.sum()} records more than once, such as "
                           f"{some(table['record'][twice])}; keep one row a record")
     return table
-
-
-def _check_header(path, names):
-    if "record" not in names:
-        hint = " (cells are separated by commas)" if len(names) == 1 else ""
-        raise ConfigError(f"{path} lacks the column record; its columns are {', '.join(names)[:200]}{hint}")
-    if set(PATIENT_COLUMNS) <= set(names):
-        raise ConfigError(f"{path} has both columns {' and '.join(PATIENT_COLUMNS)}; leave out one")
 
 
 def some(names, most=3):
@@ -133,7 +127,7 @@ def save_table(root, kind: str, name: str, table: pd.DataFrame, facts: dict) -> 
         path.with_suffix(".json").unlink(missing_ok=True)
         write_frame(path, table)
         write_json(path.with_suffix(".json"), {"format": FORMAT, "version": VERSION, **facts,
-                                               "csv_crc32": _checksum(path)})
+                                               "csv_crc32": checksum(path.read_bytes())})
     except OSError as error:
         raise StoreError(f"cannot write the table of {kind} {path}: {error.strerror}") from error
     return new
@@ -166,10 +160,6 @@ def find_table(root, kind: str, name: str | None, facts) -> tuple[Path, dict]:
         sound = False
     if not sound:
         raise StoreError(f"{about} is damaged or of another version; {again}")
-    if not path.is_file() or _checksum(path) != found["csv_crc32"]:
+    if not path.is_file() or checksum(path.read_bytes()) != found["csv_crc32"]:
         raise StoreError(f"{path} is missing or was changed after it was added (its checksum differs); {again}")
     return path, found
-
-
-def _checksum(path):
-    return f"{zlib.crc32(path.read_bytes()):08x}"
