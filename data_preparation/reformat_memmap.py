@@ -123,8 +123,8 @@ def stored_rows(input_dir, shards, fs, progress):
 
 def reformat(input_dir, output_dir, patients=None, labels=None, splits=None, drop=None, ignore_unknown=False,
              allow_patient_overlap=False):
-    """Build the stores of all extracted rates, and tables of labels and splits; arguments as the command line's.
-    Returns the rows of their records and their folders."""
+    """Build the stores of all extracted rates, and tables of labels and splits; arguments as the flags.  Returns
+    the rows of their records and their folders."""
     input_dir, output_dir = Path(input_dir), Path(output_dir)
     settings, shards = load_extraction(input_dir)
     if drop:

@@ -346,8 +346,8 @@ def _remove_leftovers(folder, shards):
 # -------------------------------------------------------------------------------- the command line
 
 def run_import(parser, argv, make_source) -> int:
-    """Import what ``make_source(args)`` finds, print what came of it, and return the exit status; ``parser`` has the
-    flags of one format, those of all are added."""
+    """Import what ``make_source(args)`` finds, print what came of it, and return the exit status; ``parser`` has
+    the flags of one format, those of all are added."""
     args = _parse(parser, argv)
     try:
         totals, skipped, unread = import_recordings(make_source(args), args.output_dir, args.target_fs, args.workers,

@@ -183,7 +183,8 @@ def write_intervals(table: dict, arguments) -> None:
             rows.append({"row": row["name"], "method": method, "low": alone.low, "high": alone.high,
                          "difference": "" if mine is first else against.difference_text()})
     if rows:
-        write_frame(RESULTS / f"{table['name']}.intervals.csv", pd.DataFrame(rows), float_format="%.6g", na_rep="nan")
+        path = RESULTS / f"{table['name']}.intervals.csv"
+        write_frame(path, pd.DataFrame(rows), float_format="%.6g", na_rep="nan")
 
 
 # ============ RESULTS.md ============

@@ -80,7 +80,8 @@ def record_means(model, loader, pipeline, rows, device, vectors, width: int) -> 
         for batch in loader:
             batch = to_device(batch, device)
             found = vectors(pipeline(batch["signal"])).double()
-            sums.index_add_(0, place[batch["record"]], torch.cat([found, torch.ones_like(found[:, :1])], dim=1))
+            counted = torch.cat([found, torch.ones_like(found[:, :1])], dim=1)
+            sums.index_add_(0, place[batch["record"]], counted)
     finally:
         model.train(training)
     sums = distributed.total(sums).cpu().numpy()

@@ -77,8 +77,8 @@ def plot_ecg(signal_mv: np.ndarray, fs: float, path, title: str | None = None, l
     figure.savefig(path, format="png")
 
 
-def plot_reconstruction(signal: np.ndarray, reconstruction: np.ndarray, mask: np.ndarray, fs: float, lead_names,
-                        title: str | None = None) -> Figure:
+def plot_reconstruction(signal: np.ndarray, reconstruction: np.ndarray, mask: np.ndarray, fs: float,
+                        lead_names, title: str | None = None) -> Figure:
     """One ECG, what was hidden of it, and what the model made of the rest.
 
     Args:

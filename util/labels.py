@@ -87,7 +87,7 @@ def write_labels(root, name: str, file: LabelFile, records, source: str, command
     """Write ``root/labels/<name>.csv`` and ``.json``, replacing a table of that name, and say what it is.
 
     Args:
-        file: the labels of ``records``, the names of the stores' records; source: name of the file that they came from.
+        file: the labels of ``records``, the names of the stores' records; source: name of their file.
         command: the command line that made it.
     """
     cells = {"record": np.asarray(records, object)}
@@ -101,7 +101,8 @@ def write_labels(root, name: str, file: LabelFile, records, source: str, command
     new = save_table(root, "labels", name, pd.DataFrame(cells)[file.has_row], {
         "kind": file.kind, "columns": list(file.columns), "classes": list(file.classes), "source": source,
         "command": [command]})
-    print(f"{new}: {file.has_row.sum()} of {len(file.has_row)} records, {LOOKS[file.kind]}: {', '.join(file.classes)}")
+    print(f"{new}: {file.has_row.sum()} of {len(file.has_row)} records, {LOOKS[file.kind]}: "
+          + ", ".join(file.classes))
     if file.kind == "regression":
         print("note: numbers are taken as regression; if they are codes of classes, write words instead")
     for note in file.notes:

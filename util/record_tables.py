@@ -22,7 +22,7 @@ def read_cells(path) -> pd.DataFrame:
     unreadable, not UTF-8 or empty, or has two columns of one name."""
     try:
         # Without a header: pandas would quietly rename the second of two columns of one name.
-        table = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig").fillna("")
+        table = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except pd.errors.EmptyDataError:
         raise ConfigError(f"{path} is empty; write a CSV file whose first line names its columns") from None
     except UnicodeDecodeError:
@@ -31,6 +31,7 @@ def read_cells(path) -> pd.DataFrame:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, OverflowError) as error:
         raise ConfigError(f"{path} is not a CSV file: {' '.join(str(error).split())}") from None
+    table = table.fillna("")    # cells that a short row lacks
     names = [str(name).strip() for name in table.iloc[0]]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -39,10 +40,10 @@ def read_cells(path) -> pd.DataFrame:
 
 
 def read_text(path) -> pd.DataFrame:
-    """``read_cells`` of a file with a column record and others, a row a record; a column patient_id becomes patient.
+    """``read_cells`` of a file with a row a record, named in the column record; patient_id becomes patient.
 
     Raises:
-        ConfigError: no column record, a name of a record missing or twice; a sentence names the file and the cure.
+        ConfigError: no column record, a name of a record missing or twice; it names the file and the cure.
     """
     table = read_cells(path)
     if "record" not in table:
@@ -114,7 +115,7 @@ def table_names(root, kind: str) -> list[str]:
 
 
 def save_table(root, kind: str, name: str, table: pd.DataFrame, facts: dict) -> str:
-    """Write ``root/<kind>/<name>.csv`` and ``.json``; a table of that name is replaced.  Returns what is new, in words.
+    """Write ``root/<kind>/<name>.csv`` and ``.json``; a table of that name is replaced.  Returns that in words.
 
     Args:
         root: the folder that holds fs100/ and others; kind: "labels" or "splits"; table: column record, then others.

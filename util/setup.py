@@ -102,10 +102,11 @@ def seed_everything(seed: int) -> None:
 
 
 def revision() -> str:
-    """The code's git revision, with a + where it has been changed since; "unknown" where git does not know it."""
+    """The code's git revision, with a + where it has been changed since; "unknown" where git has none."""
     def git(*words):
+        command = ["git", "-C", str(ROOT), *words]
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=10).stdout
+            return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ":!results", ":!RESULTS.md")
     return (git("rev-parse", "--short", "HEAD") or "unknown").strip() + ("+" if changed else "")
 

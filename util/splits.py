@@ -194,7 +194,8 @@ def _given_folds(values, given, where):
     return belong, notes
 
 
-PROTOCOLS = {"nested": _of_folds, "published": _of_folds, "given": _given, "leave_one_database": _leave_one_database}
+PROTOCOLS = {"nested": _of_folds, "published": _of_folds, "given": _given,
+             "leave_one_database": _leave_one_database}
 
 
 def patients_on_several_sides(patients, sides) -> np.ndarray:

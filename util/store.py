@@ -347,8 +347,8 @@ def write_table(path, columns, rows):
 
 
 def write_frame(path, frame, **options):
-    """Write a DataFrame as a CSV file without its index, complete or not at all, in a folder that is made if need be;
-    ``options`` of ``DataFrame.to_csv``."""
+    """Write a DataFrame as a CSV file without its index, complete or not at all; the folder is made if need be.
+    ``options`` are those of ``DataFrame.to_csv``."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, "w") as file:
         frame.to_csv(file, index=False, lineterminator="\n", **options)

@@ -29,8 +29,8 @@ def _bins(values):
 
 
 def patient_numbers(patients) -> np.ndarray:
-    """int64 (records,), from 0 in the order of their first records: the same for those of one patient; a record of
-    an unknown one ("") has its own."""
+    """int64 (records,), from 0 in the order of their first records: the same for those of one patient; a record
+    of an unknown one ("") has its own."""
     patients = np.asarray(patients, object)
     return pd.factorize(np.where(patients == "", np.arange(len(patients)), patients))[0]
 
