@@ -27,11 +27,11 @@ from util.challenge import ABBREVIATIONS
 from util.config import ROOT, find_overlay, load_config, read_yaml
 from util.errors import ConfigError
 from util.files import replacing
-from util.intervals import Predicted, estimate, patients_of
+from util.intervals import Predicted, estimate, numbers_of
 from util.program import run_main
 from util.scores import parse_scores
 from util.setup import open_store
-from util.splits import parse_folds
+from util.splits import known_patients, parse_folds
 from util.store import FOLDS
 from util.thresholds import load_thresholds
 
@@ -178,8 +178,8 @@ def tested(table, row, method, arguments) -> list[Predicted] | None:
                 outputs = rule.decide(outputs).astype(float)
             store = store or open_store(resolved(row, "finetune", {}, arguments.overrides))
             named = store.records.set_index(["record", "database"])
-            patients = patients_of(named.loc[list(zip(predictions["record"], predictions["database"]))].reset_index())
-            found.append(Predicted(labels, outputs, patients, fold, seed))
+            rows = named.loc[list(zip(predictions["record"], predictions["database"]))].reset_index()
+            found.append(Predicted(labels, outputs, numbers_of(known_patients(rows)), fold, seed))
     return found
 
 

@@ -12,7 +12,7 @@ from util import checkpoint, distributed
 from util.criterion import ACTIVATIONS
 from util.dataset import CropDataset, EvaluationBatches, make_loader, to_device
 from util.optim import autocast, resolve_amp
-from util.intervals import Predicted, estimate, patients_of
+from util.intervals import Predicted, estimate, numbers_of
 from util.run_log import print_once
 from util.scores import compute_scores, lower_is_better
 from util.transfer import save_encoder
@@ -190,7 +190,7 @@ def intervals(evaluator: Evaluator, probabilities) -> dict[str, float]:
     """<metric>_low and <metric>_high of the test records by test.bootstrap resamples; nothing without any."""
     records, found = evaluator.records, {}
     n, rows = records.config["test"]["bootstrap"], evaluator.parts["test"]
-    test = Predicted(evaluator.labels["test"], probabilities, patients_of(records.store.records.iloc[rows]))
+    test = Predicted(evaluator.labels["test"], probabilities, numbers_of(records.splits.patients[rows]))
     for name, score in records.scores.items() if n else ():
         interval = estimate(name, score, [test], records.task, n=n, seed=records.config["seed"])
         found |= {f"{name}_low": round(interval.low, 4), f"{name}_high": round(interval.high, 4)}

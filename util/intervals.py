@@ -59,12 +59,11 @@ class Estimate:
         return f"{self.value:+.3f} (95 % interval {self.low:+.3f} to {self.high:+.3f}{seen})"
 
 
-def patients_of(records: pd.DataFrame) -> np.ndarray:
-    """A number for each record, the same for those of one patient of one database; a record without a patient has its
-    own.  ``records``: rows of a store's table."""
-    known = records["patient"] != ""
-    names = (records["database"] + "/" + records["patient"]).where(known, [f"//{row}" for row in range(len(records))])
-    return pd.factorize(names)[0]
+def numbers_of(patients) -> np.ndarray:
+    """A number for each record, the same for those of one patient; a record without a patient has its own.
+    ``patients``: texts (records,), "" where unknown (``util.splits.known_patients``)."""
+    own = [f"//{row}" for row in range(len(patients))]
+    return pd.factorize(np.where(patients != "", patients, own).astype(object))[0]
 
 
 # ============ drawing ============
