@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from small_store import add_table
 from tiny_jobs import CNN, with_store
 
-from data_preparation import add_labels, check_store, reformat_memmap
+from data_preparation import add_labels, add_splits, check_store, reformat_memmap
 from util.config import check
 from util.criterion import Criterion
 from util.errors import ConfigError, StoreError
@@ -297,3 +297,21 @@ def test_patients_that_the_folds_did_not_know_are_told_of(store, tmp_path, capsy
     folds = store.records["fold"].to_numpy()
     apart = (folds[::2] != folds[1::2]).sum()
     assert f"note: records of {apart} patients are in several folds of this store" in capsys.readouterr().out
+
+
+def test_patients_of_a_table_of_labels_count_where_the_store_knows_none(store, tmp_path):
+    """Pairs of records are of one patient: a share takes both, splits that part them are told of, and so are folds."""
+    names = store.records["record"].tolist()
+    add_table(tmp_path, "whose", ["record,low,patient", *(f"{name},{i % 3 == 0:d},{i // 2}" for i, name in enumerate(names))])
+    (tmp_path / "apart.csv").write_text("record,split\n" + "".join(
+        f"{name},{'train' if i < 41 else 'valid' if i < 60 else 'test'}\n" for i, name in enumerate(names)))
+    assert run_main(add_splits.main, [str(store.path.parent), str(tmp_path / "apart.csv")]) == 0
+    records = records_of(labels="whose", dataset_protocol="given", dataset_splits="apart", dataset_label_fraction=0.3,
+                         dataset_max_records=None)
+    assert "patients who are on several sides of the splits apart: 1; scores may be too good" in records.notes
+    rows = records.parts(0)["train"]
+    assert len(set(rows // 2)) < len(rows) and (np.bincount(rows // 2)[:20] % 2 == 0).all()
+    folds = store.records["fold"].to_numpy()
+    apart = (folds[::2] != folds[1::2]).sum()
+    told = f"patients who are in several folds of the store: {apart}; scores may be too good"
+    assert apart and any(told in note for note in records_of(labels="whose").notes)

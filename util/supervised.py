@@ -36,7 +36,7 @@ class LabelledRecords:
         if config["test"]["target_metric"] not in ("loss", *self.scores):
             raise ConfigError(f"test.target_metric: {config['test']['target_metric']!r} is not measured; "
                               f"choose loss, {', '.join(self.scores)}")
-        self.splits = make_splits(self.store, data)
+        self.splits = make_splits(self.store, data, found.patients)
         self.rows, self.notes = labelled_rows(usable_rows(self.store, config), found.known, self.splits)
         self.notes += masked + lead_notes(self.store, config)
 
