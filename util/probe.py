@@ -86,10 +86,16 @@ def linear_probe(train_x, train_y, valid_x, valid_y, ridge=1e-2, score="AUROC") 
     if known.all():
         outputs = _ridge(a, train_y, b, ridge)
     else:   # each class learns from the records whose label is known
-        outputs = np.stack([_ridge(a[mine], train_y[mine, c], b, ridge) if mine.any() else np.zeros(len(b))
+        outputs = np.stack([_centred_ridge(a[mine], train_y[mine, c], b, ridge) if mine.any() else np.zeros(len(b))
                             for c, mine in enumerate(known.T)], axis=1)
     task = "multilabel" if score == "AUROC" else "regression"
     return compute_scores(outputs, valid_y, parse_scores([score], task=task), task)[score]
+
+
+def _centred_ridge(a, y, b, ridge):
+    """``_ridge`` where the records are some of those that ``a`` was standardised by."""
+    centre = a.mean(axis=0)
+    return _ridge(a - centre, y, b - centre, ridge)
 
 
 def _ridge(a, y, b, ridge):
