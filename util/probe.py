@@ -1,6 +1,7 @@
 """A linear probe of frozen features: how much an encoder knows, without fine-tuning it."""
 import numpy as np
 
+from util.annotated import mask_labels
 from util.dataset import CropDataset, Cropping, evenly
 from util.errors import ConfigError
 from util.evaluation import record_loader, record_means
@@ -50,7 +51,8 @@ def make_probe(store, config, device) -> Probe | None:
     """The probe of train.probe_every; None, and a word about why, where there are too few labels for one."""
     if not config["train"]["probe_every"]:
         return None
-    labels = read_labels(store, config["dataset"])
+    data = {"mask_unannotated": None, "annotated": None, **config["dataset"]}   # keys of fine-tuning
+    labels, _ = mask_labels(read_labels(store, data), store, data)
     try:
         return Probe(store, config, labels, device)
     except ConfigError as error:
