@@ -392,6 +392,28 @@ def test_wrong_ids_are_one_sentence(tmp_path, array, capsys, text, words):
     assert words in fails(capsys, tmp_path / "a.npy", tmp_path, "--fs", 500, "--ids", tmp_path / "ids.csv")
 
 
+def test_ids_of_several_files_say_which_file_they_are_of(tmp_path, array, capsys):
+    """part10 stands before part2 in every listing of names: by the order alone, ids would go to other recordings."""
+    (tmp_path / "mine").mkdir()
+    for part in (1, 2, 10):
+        np.save(tmp_path / "mine" / f"part{part}.npy", array[part:part + 2] / 1000)
+    ids = tmp_path / "ids.csv"
+    ids.write_text("record\na\nb\nc\nd\ne\nf\n")
+    words = "recordings of 3 files, such as part1.npy, part10.npy, part2.npy: say in a column file"
+    assert words in fails(capsys, tmp_path / "mine", tmp_path, "--fs", 500, "--ids", ids)
+    rows = [f"{name},part{part}.npy\n" for name, part in zip("abcdef", (1, 1, 2, 2, 10, 10))]
+    ids.write_text("record,file\n" + "".join(rows))
+    store = imported(tmp_path / "mine", tmp_path, "--fs", 500, "--ids", ids)
+    where = dict(zip(store.records["record"], store.records["path"]))
+    assert where == {name: f"part{part}.npy/{name}" for name, part in zip("abcdef", (1, 1, 2, 2, 10, 10))}
+    capsys.readouterr()
+    ids.write_text("record,file\n" + "".join(f"{name},part1.npy\n" for name in "abcdef"))
+    for text, words in (("".join(f"{name},part1.npy\n" for name in "abcdef"), "names 6 recordings of it, it holds 2"),
+                        ("a,part3.npy\n", "there is no file 'part3.npy' in the input")):
+        ids.write_text("record,file\n" + text)
+        assert words in fails(capsys, tmp_path / "mine", tmp_path / "other", "--fs", 500, "--ids", ids)
+
+
 @pytest.mark.parametrize("datasets, flags, words", [
     ({"a": 2, "b": 2}, [], "name the dataset of the signals with --dataset; there are a, b"),
     ({"x": 0}, [], "name the dataset of the signals with --dataset; there are x"),
