@@ -150,8 +150,8 @@ def _rows(folder, files, database, args, options):
             stem = database if len(files) == 1 else database_name(Path(name).stem)
             names = _own_names(array, args.ids, stem) if given is None else given[name]
             if len(names) != array.shape[0]:
-                raise RecordError(f"--ids {args.ids} names {len(names)} recordings of it, it holds {array.shape[0]}: one "
-                                  "line a recording, in the order of the array")
+                raise RecordError(f"--ids {args.ids} names {len(names)} recordings of it, it holds {array.shape[0]}: "
+                                  "one line a recording, in the order of the array")
             items += [Item(check_name(record, "record name"), database, name, row) for row, record in enumerate(names)]
         except RecordError as error:
             raise ECGError(f"{name}: {error}") from None
@@ -253,8 +253,9 @@ def main(argv=None):
                         "with as many places as leads is theirs, if only one has)")
     parser.add_argument("--dataset", metavar="NAME", help="of an HDF5 file (default: tracings, ecg, or the only array)")
     parser.add_argument("--ids", metavar="FILE.csv|DATASET", help="names of the recordings: a CSV file with a column "
-                        "record, in the array's order, and of several arrays a column file, or an HDF5 dataset (default: exam_id if there is one, else "
-                        "<database>-<index>, with several files <file>-<index>)")
+                        "record, in the array's order, and of several arrays a column file, or an HDF5 dataset "
+                        "(default: exam_id if there is one, else <database>-<index>, with several files "
+                        "<file>-<index>)")
     parser.add_argument("--trim_zeros", action="store_true", help="cut off zeros at both ends of a recording, where "
                         "every lead is 0")
     parser.add_argument("--database", type=_database, metavar="NAME", help="default: the name of --input")
