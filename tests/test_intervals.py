@@ -130,6 +130,7 @@ def test_differences_are_paired():
     assert difference.high - difference.low < 0.5 * (alone.high - alone.low)
     same = estimate("AUROC", score, [Predicted(labels, better)], "multilabel", [Predicted(labels, better.copy())])
     assert same == Estimate(0, 0, 0) and "no difference seen" in same.difference_text()
+    assert Estimate(0.01, np.nan, np.nan).difference_text() == "+0.010 (no interval)"
     assert Estimate(0.1, 0.05, 0.15).difference_text() == "+0.100 (95 % interval +0.050 to +0.150)"
 
 

@@ -56,6 +56,8 @@ class Estimate:
 
     def difference_text(self) -> str:
         """A difference in words."""
+        if np.isnan(self.low):
+            return f"{self.value:+.3f} (no interval)"
         seen = ": no difference seen" if self.low <= 0 <= self.high else ""
         return f"{self.value:+.3f} (95 % interval {self.low:+.3f} to {self.high:+.3f}{seen})"
 
