@@ -21,6 +21,7 @@ from util.challenge import ABBREVIATIONS, CLASSES
 from util.config import check
 from util.errors import ConfigError
 from util.store import RecordStore
+from util.thresholds import Thresholds, save_thresholds
 
 PLAIN = [{"random_crop": {"crop_length": 150}}]     # amplitudes stay: they tell the recordings of small_store apart
 
@@ -194,6 +195,18 @@ def test_threshold_search_refuses_other_classes_and_leaves_out_unknown_records(t
     scores = pd.read_csv(folder / "thresholds_ROC_ascent" / "scores.csv")
     assert scores["records"].tolist()[1] == len(tested) - left_out
     assert load_trained(folder / "best-loss.pth").codes == CLASSES, "its thresholds serve predict.py"
+
+
+def test_classes_that_exclude_each_other_have_no_thresholds(tmp_path):
+    """Even of the Challenge's 24."""
+    config = with_store({**CNN, "metric": {"task": "multiclass", "target_metrics": ["AUROC", "AUPRC"]}})
+    folder = finetune(job({**config, "train": {**config["train"], "epochs": 1}}, tmp_path))
+    with pytest.raises(ConfigError, match="24, multi-label"):
+        run(threshold_search.main, "--weight_folder", folder, "--gpu", "cpu")
+    save_thresholds(tmp_path / "half.json", Thresholds(np.full(24, 0.5), 0.1, 10, "by hand"))
+    with pytest.raises(ConfigError, match="24 classes, multi-label"):
+        run(predict.main, "--weights", folder / "best-loss.pth", "--input", recordings(), "--output", tmp_path / "out",
+            "--thresholds", tmp_path / "half.json", "--gpu", "cpu")
 
 
 # ============ the numbers of one process ============
