@@ -58,7 +58,7 @@ def test_labels_that_a_database_never_annotated_are_unknown(store, tmp_path):
     assert np.array_equal(unknown, expected)
     plain = read_labels(records.store, records.config["dataset"]).values
     assert np.array_equal(records.labels[~unknown], plain[~unknown])
-    assert any("no other database annotated, not scored: axis" in note for note in records.notes)
+    assert any("not scored on the database left out: axis" in note for note in records.notes)
     fewer = LabelledRecords(config_of(store, tmp_path, "dataset.protocol=leave_one_database",
                                       "dataset.test_database=south", "dataset.databases=[south, west]"))
     assert np.isnan(fewer.labels[database == "south"])[:, 2:].all()      # slow: nobody who is trained on annotated it
