@@ -1,5 +1,6 @@
 """Whole jobs on labels of one's own: unknown labels, words, numbers; on one and two processes, resumed, predicting."""
 import json
+import shutil
 import signal
 
 import numpy as np
@@ -222,6 +223,19 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
         assert len(a) == len(b) > 1
         for mine, yours in zip(a, b):
             assert mine == pytest.approx(yours, rel=2e-4, abs=1e-6, nan_ok=True)
+
+
+def test_a_run_resumed_on_other_labels_says_so(tmp_path):
+    """A table may be replaced under its name; regression would go on with targets of another mean."""
+    config = config_for(numbers(tmp_path))
+    assert run_job("main_finetune", config, tmp_path / "a", stop_at=("step", 7)).statuses == [-signal.SIGKILL]
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    words = "note: the store or the labels are not those of the checkpoint's run"
+    assert words not in run_job("main_finetune", config, tmp_path / "a").text
+    add_table(tmp_path, "numbers", ["record,size,small", *(f"{name},{amplitude(name)},{i}" for i, name in enumerate(names()))])
+    resumed = run_job("main_finetune", config, tmp_path / "b")
+    numbers(tmp_path)       # as the other tests know it
+    assert resumed.statuses == [0] and words in resumed.text
 
 
 def test_a_resumed_regression_equals_an_undisturbed_one(tmp_path):
