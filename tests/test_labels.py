@@ -17,7 +17,7 @@ from util.config import check
 from util.criterion import Criterion
 from util.errors import ConfigError, StoreError
 from util.evaluation import gate_table, write_predictions
-from util.labels import few_positives, read_labels, unknown_labels
+from util.labels import few_positives, never_positive, read_labels, unknown_labels
 from util.program import run_main
 from util.store import RecordStore
 from util.supervised import LabelledRecords
@@ -216,6 +216,20 @@ def test_unknown_labels_are_counted_and_told():
     assert unknown_labels(labels[:, :1], rows, ("a",), "test", ["F2"]) == []
     assert unknown_labels(np.array([0, 1, 1]), np.arange(3), ("a", "b"), "test") == []
     assert "of a (2), b (0): " in few_positives(labels, np.arange(4), ("a", "b"), "test")[0]
+
+
+def test_classes_of_which_training_has_no_record_are_told(tmp_path):
+    labels = np.array([[1, np.nan, 0], [0, np.nan, 0], [0, 1, 1]])
+    told = never_positive(labels, np.array([0, 1]), ("a", "b", "c"))
+    assert len(told) == 1 and told[0].startswith("the training part has no record of b, c: nothing is learned of these")
+    assert never_positive(labels, np.arange(3), ("a", "b", "c")) == []
+    assert "no record of a, c" in never_positive(np.array([1, 1, 0]), np.arange(2), ("a", "b", "c"))[0]
+    cells = [f"E{i:03d},{i % 2},0" if i else "E000,1,1" for i in range(80)]
+    add_table(tmp_path, "rare", ["record,odd,rare", *cells])
+    records = records_of(labels="rare", dataset_max_records=None)
+    training = np.array([row for row in records.rows if records.labels[row, 1] == 0])
+    assert any("no record of rare" in note for note in records.describe("training", training))
+    assert not any("no record of" in note for note in records.describe("training", records.rows))
 
 
 def test_an_unknown_label_makes_no_member_of_the_gates_table():

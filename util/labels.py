@@ -163,14 +163,26 @@ def unknown_labels(labels, rows, classes, part: str, whole=()) -> list[str]:
     return notes
 
 
+def never_positive(labels, rows, classes) -> list[str]:
+    """A sentence, if need be, that names the classes of which the training records, ``rows``, hold none; arguments as
+    for ``few_positives``."""
+    none = [name for name, count in zip(classes, _positives(labels[rows], classes)) if not count]
+    return [f"the training part has no record of {', '.join(none)}: nothing is learned of these, and scores of other "
+            "parts that have some include them all the same"] if none else []
+
+
 def few_positives(labels, rows, classes, part: str) -> list[str]:
     """A sentence, if need be, that names the classes of which ``rows``, the ``part``, hold few records.
 
     Args:
         labels: values of ``Labels`` (none of regression); classes: their names.
     """
-    own = labels[rows]
-    counts = np.nansum(own, axis=0).astype(int) if own.ndim == 2 else np.bincount(own, minlength=len(classes))
+    counts = _positives(labels[rows], classes)
     few = [f"{name} ({count})" for name, count in zip(classes, counts) if count < MIN_POSITIVES]
     return [f"the {part} part has fewer than {MIN_POSITIVES} records of {', '.join(few)}: their scores, and "
             "means over classes, say little"] if few else []
+
+
+def _positives(own, classes):
+    """Number of records of each class, int64 (classes,)."""
+    return np.nansum(own, axis=0).astype(int) if own.ndim == 2 else np.bincount(own, minlength=len(classes))
