@@ -234,22 +234,24 @@ def patients_on_several_sides(patients, sides) -> np.ndarray:
 
 
 # ============ rows of a job ============
-def rows_left(store, rows, data: dict) -> tuple[np.ndarray, list[str]]:
+def rows_left(store, rows, data: dict, patients=None) -> tuple[np.ndarray, list[str]]:
     """Rows without those of ``dataset.exclude_folds`` and ``dataset.exclude_parts`` and of the same patients, and
-    sentences about these.  A ConfigError unless these are different folds 0-9, or parts, and some row stays."""
+    sentences about these.  A ConfigError unless these are different folds 0-9, or parts, and some row stays.
+    ``patients``: those of a table of labels, as ``make_splits`` takes them."""
     exclude_folds, exclude_parts = data["exclude_folds"], data["exclude_parts"]
     if not _are_folds(exclude_folds):
         raise ConfigError(f"dataset.exclude_folds must be a list of different folds 0-{FOLDS - 1}, "
                           f"not {exclude_folds!r}")
     if not exclude_folds and not exclude_parts:
         return rows, []
-    excluded, patients = store.records["fold"].isin(exclude_folds).to_numpy(), known_patients(store.records)
+    excluded, told = store.records["fold"].isin(exclude_folds).to_numpy(), patients
+    patients = known_patients(_with_patients(store.records, told))
     if exclude_parts:
         runs = run_numbers(data)
         if not set(map(str, exclude_parts)) <= set(PARTS) or len(runs) > 1:
             raise ConfigError(f"dataset.exclude_parts must be a list of {', '.join(PARTS)} where dataset.fold is one "
                               f"fold, not {exclude_parts!r} of {len(runs)}; exclude_folds takes several folds")
-        splits = make_splits(store, data)
+        splits = make_splits(store, data, told)
         masks, patients = splits.masks(runs[0]), splits.patients
         excluded = excluded | np.any([masks[part] for part in exclude_parts], axis=0)
     theirs = (patients != "") & np.isin(patients.astype(str), patients[excluded].astype(str)) & ~excluded
