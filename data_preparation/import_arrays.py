@@ -22,7 +22,6 @@ Examples:
         --input sph/records --fs 500 --database sph
 """
 import argparse
-import csv
 import functools
 import re
 import sys
@@ -34,11 +33,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_preparation.array_readers import LAYOUTS, lead_axis, open_array, read_array, read_csv
 from data_preparation.dicom import read_dicom
-from data_preparation.shards import (Item, Source, add_flags, database_name, parse_flags, run_import,
-                                     without_duplicates)
+from data_preparation.shards import Item, Source, database_name, run_import, without_duplicates
 from util.errors import ECGError, RecordError
 from util.files import find_files
-from util.leads import LEADS, add_lead_names, standard_lead
+from util.leads import LEADS, standard_lead
+from util.record_tables import read_text
 from util.recording import MAX_FS, MIN_FS, check_name, checked
 
 KINDS = {".npy": "npy", ".h5": "HDF5", ".hdf5": "HDF5", ".dcm": "DICOM", ".csv": "CSV"}
@@ -177,23 +176,17 @@ def _own_names(array, dataset, stem):
 
 def _read_ids(path, files):
     """{file: names of its recordings, in its order} of a CSV file's columns record and, of several files, file."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
-        raise ECGError(f"--ids {path} is unreadable: {error}") from None
-    if not rows or "record" not in rows[0]:
-        raise ECGError(f"--ids {path} needs a column record with the name of every recording")
-    if len(files) > 1 and "file" not in rows[0]:    # their order is not to be guessed: part10 comes before part2
+    table = read_text(path)
+    if len(files) > 1 and "file" not in table:      # their order is not to be guessed: part10 comes before part2
         raise ECGError(f"--ids {path} names recordings of {len(files)} files, such as {', '.join(files[:3])}: say in a "
                        "column file which one each is of")
+    own = table["file"].str.strip() if "file" in table else files[0]
     names = {name: [] for name in files}
-    for row in rows:
-        name = (row["file"] or "").strip() if "file" in row else files[0]
+    for record, name in zip(table["record"], np.broadcast_to(own, len(table))):
         if name not in names:
             raise ECGError(f"--ids {path}: there is no file {name!r} in the input; it has {', '.join(files[:3])}"
                            f"{', ...' if len(files) > 3 else ''}")
-        names[name].append((row["record"] or "").strip())
+        names[name].append(record)
     return names
 
 
@@ -259,9 +252,7 @@ def main(argv=None):
     parser.add_argument("--trim_zeros", action="store_true", help="cut off zeros at both ends of a recording, where "
                         "every lead is 0")
     parser.add_argument("--database", type=_database, metavar="NAME", help="default: the name of --input")
-    add_flags(parser)
-    add_lead_names(parser)
-    return run_import(parse_flags(parser, argv), array_source)
+    return run_import(parser, argv, array_source)
 
 
 if __name__ == "__main__":

@@ -124,22 +124,13 @@ def _with_patients(records, patients):
                                                                             records["patient"]))
 
 
-def _nested(store, data, records):
+def _of_folds(store, data, records):
+    """nested and published."""
     folds = store.records["fold"].to_numpy()
 
     def masks(run):
-        test, valid = folds == run, folds == selection_fold("nested", run)
+        test, valid = folds == run, folds == selection_fold(data["protocol"], run)
         return {"train": (folds != NO_FOLD) & ~test & ~valid, "valid": valid, "test": test}
-
-    return Splits(masks, "fold {}".format, folds != NO_FOLD, known_patients(records))
-
-
-def _published(store, data, records):
-    folds = store.records["fold"].to_numpy()
-
-    def masks(run):
-        test = folds == run
-        return {"train": (folds != NO_FOLD) & ~test, "valid": test, "test": test}
 
     return Splits(masks, "fold {}".format, folds != NO_FOLD, known_patients(records))
 
@@ -218,7 +209,8 @@ def _given_folds(values, given, where):
     return belong, notes
 
 
-PROTOCOLS = {"nested": _nested, "published": _published, "given": _given, "leave_one_database": _leave_one_database}
+PROTOCOLS = {"nested": _of_folds, "published": _of_folds, "given": _given,
+             "leave_one_database": _leave_one_database}
 
 
 def patients_on_several_sides(patients, sides) -> np.ndarray:
