@@ -23,6 +23,7 @@ import torch
 from util import distributed
 from util.dataset import Cropping, to_device
 from util.figures import plot_reconstruction
+from util.labels import read_labels
 from util.leads import parse_leads
 from util.probe import make_probe
 from util.run_log import print_once
@@ -39,7 +40,8 @@ def pretrain(config: dict) -> Path:
     training_transforms(config)     # a mistake in them is said before the store is read
     store = open_store(config)
     usable = usable_rows(store, config)
-    rows, notes = rows_left(store, usable, config["dataset"])
+    data = config["dataset"]
+    rows, notes = rows_left(store, usable, data, read_labels(store, data).patients if data["labels"] else None)
     device = distributed.start(config["device"])
     for note in [*notes, *lead_notes(store, config)]:
         print_once(note)

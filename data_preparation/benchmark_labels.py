@@ -106,8 +106,9 @@ def make_tables(name, root, folder) -> list[str]:
     keys = keys_of(records, benchmark, metadata.splits.index)
     own = pd.Series(keys, records["record"])[keys != ""]
     if own.empty:
+        known = metadata.splits.index[0] if len(metadata.splits) else f"of the form {benchmark.name_of}"
         raise ConfigError(f"no record of {root} is in the metadata of {name}: they have names like "
-                          f"{records['record'].iloc[0]}, the metadata {metadata.splits.index[0]}")
+                          f"{records['record'].iloc[0]}, the metadata {known}")
     databases = ", ".join(sorted(set(records["database"][keys != ""])))
     said.append(f"{len(own)} of {len(records)} records of the store are of {name} (database {databases})")
     absent, shared = len(metadata.splits) - own.nunique(), int(own.duplicated().sum())

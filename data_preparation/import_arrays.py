@@ -139,22 +139,21 @@ def _one_each(files, database):
 
 def _rows(folder, files, database, args, options):
     """Items of files with many recordings each, named by --ids, by the dataset exam_id, or by their place."""
-    given = read_text(args.ids)["record"].tolist() if args.ids and args.ids.endswith(".csv") else None
-    items, found = [], 0
+    given = _read_ids(args.ids, files) if args.ids and args.ids.endswith(".csv") else None
+    items = []
     for name in files:
         try:
             array = open_array(folder / name, args.dataset)
             if not _shape(array, options["leads"], options["layout"])[0]:
                 raise RecordError(f"shape {array.shape} is that of one recording, others hold many: move it away")
             stem = database if len(files) == 1 else database_name(Path(name).stem)
-            names = _own_names(array, args.ids, stem) if given is None else given[found:found + array.shape[0]]
-            found += array.shape[0]
+            names = _own_names(array, args.ids, stem) if given is None else given[name]
+            if len(names) != array.shape[0]:
+                raise RecordError(f"--ids {args.ids} names {len(names)} recordings of it, it holds {array.shape[0]}: "
+                                  "one line a recording, in the order of the array")
             items += [Item(check_name(record, "record name"), database, name, row) for row, record in enumerate(names)]
         except RecordError as error:
             raise ECGError(f"{name}: {error}") from None
-    if given is not None and len(given) != found:
-        raise ECGError(f"--ids {args.ids} names {len(given)} recordings, {args.input} holds {found}: one line a "
-                       "recording, in the order of the array")
     kept, duplicates = without_duplicates(items)
     if duplicates or not kept:
         raise ECGError(f"--input {args.input}: " + (f"{duplicates[0]['record']} is the name of two recordings; every "
@@ -172,6 +171,22 @@ def _own_names(array, dataset, stem):
     names = array.column(dataset or "exam_id")
     if len(names) != array.shape[0]:
         raise RecordError(f"{len(names)} values in {dataset or 'exam_id'} for {array.shape[0]} recordings")
+    return names
+
+
+def _read_ids(path, files):
+    """{file: names of its recordings, in its order} of a CSV file's columns record and, of several files, file."""
+    table = read_text(path)
+    if len(files) > 1 and "file" not in table:      # their order is not to be guessed: part10 comes before part2
+        raise ECGError(f"--ids {path} names recordings of {len(files)} files, such as {', '.join(files[:3])}: say in a "
+                       "column file which one each is of")
+    own = table["file"].str.strip() if "file" in table else files[0]
+    names = {name: [] for name in files}
+    for record, name in zip(table["record"], np.broadcast_to(own, len(table))):
+        if name not in names:
+            raise ECGError(f"--ids {path}: there is no file {name!r} in the input; it has {', '.join(files[:3])}"
+                           f"{', ...' if len(files) > 3 else ''}")
+        names[name].append(record)
     return names
 
 
@@ -231,8 +246,9 @@ def main(argv=None):
                         "with as many places as leads is theirs, if only one has)")
     parser.add_argument("--dataset", metavar="NAME", help="of an HDF5 file (default: tracings, ecg, or the only array)")
     parser.add_argument("--ids", metavar="FILE.csv|DATASET", help="names of the recordings: a CSV file with a column "
-                        "record, in the array's order, or an HDF5 dataset (default: exam_id if there is one, else "
-                        "<database>-<index>, with several files <file>-<index>)")
+                        "record, in the array's order, and of several arrays a column file, or an HDF5 dataset "
+                        "(default: exam_id if there is one, else <database>-<index>, with several files "
+                        "<file>-<index>)")
     parser.add_argument("--trim_zeros", action="store_true", help="cut off zeros at both ends of a recording, where "
                         "every lead is 0")
     parser.add_argument("--database", type=_database, metavar="NAME", help="default: the name of --input")

@@ -215,8 +215,9 @@ def main(argv=None):
     """Command line; see the module's docstring."""
     arguments = parse_arguments(argv)
     device, ensemble = one_device(arguments.gpu), load_ensemble(arguments.weights)
-    if arguments.thresholds and ensemble[0].codes != CLASSES:
-        raise ConfigError("--thresholds are for the Challenge's 24 classes, which these weights do not predict")
+    if arguments.thresholds and (ensemble[0].codes != CLASSES or ensemble[0].task != "multilabel"):
+        raise ConfigError("--thresholds are for the Challenge's 24 classes, multi-label, which these weights do not "
+                          "predict")
     thresholds = load_thresholds(arguments.thresholds) if arguments.thresholds else None
     headers, folder = find_recordings(arguments.input), Path(arguments.output)
     for trained in ensemble:

@@ -101,8 +101,9 @@ def predictions(trained, place: Path, device) -> dict[str, Part]:
     """Predictions of the selection ("valid") and the test records of the weights' fold, from ``place`` if they were
     made by the same weights on the same store, else computed and written there."""
     records = LabelledRecords(trained.config)
-    if records.classes != ABBREVIATIONS:
-        raise ConfigError(f"{trained.path} is of other classes than the Challenge's 24, which its score needs")
+    if records.classes != ABBREVIATIONS or records.task != "multilabel":
+        raise ConfigError(f"{trained.path} is of other classes than the Challenge's 24, multi-label, which its score "
+                          "needs")
     if trained.store not in (None, records.store.meta["records_crc32"]):
         print(f"note: the store at {records.store.path} is not the one that {trained.path.name} was trained on; where "
               "its folds differ, test records may have been trained on")

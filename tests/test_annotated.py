@@ -1,9 +1,13 @@
 """A class that a database never annotated is unknown there, not negative."""
+from types import SimpleNamespace
+
 import numpy as np
+import pandas as pd
 import pytest
 
-from util.annotated import mask_unannotated, mask_untrained, read_annotated
+from util.annotated import mask_labels, mask_unannotated, mask_untrained, read_annotated
 from util.errors import ConfigError
+from util.labels import Labels
 
 CLASSES = {"LAD": {"39732003"}, "CRBBB": {"713427006", "59118001"}, "AF": {"164889003"}}
 DATABASES = ["cpsc_2018", "ptb-xl", "cpsc_2018", "ptb-xl", "own"]
@@ -57,10 +61,25 @@ def test_a_wrong_file_is_a_config_error(tmp_path, text):
         read_annotated(tmp_path / "none.csv")
 
 
+def test_what_only_selection_records_have_is_not_scored_on_the_database_left_out(tmp_path):
+    """Nor what a file of counts calls annotated where no training record of the store has it."""
+    (tmp_path / "counts.csv").write_text("class,a,b\nAF,5,5\nslow,5,5\nlong,5,5\n")
+    values = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0], [1, 1, 1], [0, 0, 0]], np.float32)
+    records = pd.DataFrame({"database": ["a", "a", "a", "b", "b"], "fold": [0, 1, 2, 0, 1]})
+    data = {"labels": "mine", "databases": None, "protocol": "leave_one_database", "test_database": "b", "fold": 0,
+            "splits": None, "given": None, "mask_unannotated": None, "annotated": str(tmp_path / "counts.csv")}
+    labels = Labels("mine", "multilabel", ("AF", "slow", "long"), values, np.ones(5, bool))
+    found, notes = mask_labels(labels, SimpleNamespace(records=records), data)
+    assert np.isnan(found.values[3:]).tolist() == [[False, True, True]] * 2 and not np.isnan(found.values[:3]).any()
+    assert notes[-1].endswith("not scored on the database left out: slow, long")
+    found, _ = mask_labels(labels, SimpleNamespace(records=records), data | {"fold": 2})
+    assert np.isnan(found.values[3:]).tolist() == [[False, False, True]] * 2
+
+
 def test_what_nobody_could_learn_is_not_scored():
     labels, _ = mask_unannotated(LABELS, DATABASES, CLASSES)
     left_out = np.array(DATABASES) == "cpsc_2018"
-    masked, notes = mask_untrained(labels, left_out, CLASSES)
-    assert notes == ["classes that no other database annotated, not scored: CRBBB"]
+    masked, notes = mask_untrained(labels, left_out, CLASSES, ~left_out)
+    assert notes == ["classes without a positive training record, not scored on the database left out: CRBBB"]
     assert np.isnan(masked[left_out][:, 1]).all() and np.array_equal(masked[:, [0, 2]], labels[:, [0, 2]], equal_nan=True)
-    assert mask_untrained(masked, left_out, CLASSES)[1] == []
+    assert mask_untrained(masked, left_out, CLASSES, ~left_out)[1] == []

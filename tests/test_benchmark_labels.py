@@ -41,6 +41,14 @@ def make(ptbxl, name="ptbxl"):
     small_store.run(benchmark_labels.main, name, "--store", ptbxl / "store", "--metadata", ptbxl / "metadata")
 
 
+@pytest.mark.parametrize("name", ["cpsc2018", "chapman_ningbo"])
+def test_a_store_of_other_records_is_a_sentence(ptbxl, name, tmp_path):
+    """Also where the labels are the store's own Dx codes."""
+    (tmp_path / "ConditionNames_SNOMED-CT.csv").write_text("Acronym Name,Full Name,Snomed_CT\nAF,fibrillation,164889003\n")
+    with pytest.raises(ConfigError, match=f"is in the metadata of {name}: they have names like .*, the metadata of the form"):
+        small_store.run(benchmark_labels.main, name, "--store", ptbxl / "store", "--metadata", tmp_path)
+
+
 def test_tables_sizes_and_warnings(ptbxl, capsys):
     make(ptbxl)
     text = capsys.readouterr().out

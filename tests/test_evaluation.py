@@ -8,7 +8,10 @@ import torch
 from torch import nn
 
 from models.contract import Encoder
+from util import evaluation
 from util.evaluation import predict, write_predictions
+from util.intervals import Predicted, estimate
+from util.scores import parse_scores
 
 
 class Means(Encoder):
@@ -60,3 +63,19 @@ def test_the_table_of_predictions_keeps_records_labels_and_probabilities_togethe
     assert list(table.index) == ["c", "b"] and list(table["database"]) == ["y", "x"]
     assert table[["label_one", "label_two"]].to_numpy().tolist() == [[int(task == "multilabel"), 1], [0, 1]]
     assert table[["probability_one", "probability_two"]].to_numpy().tolist() == [[0.2, 0.8], [0.4, 0.6]]
+
+
+def test_patients_of_the_splits_table_count_in_intervals():
+    """Benchmarks know patients by their splits alone: an interval by records would be too narrow."""
+    random, labels = np.random.default_rng(0), np.tile([[1.0, 0.0], [0.0, 1.0]], (20, 1))
+    probabilities = np.repeat(random.random((20, 2)), 2, axis=0)
+    patients = np.array([f"a/{i // 4}" for i in range(40)], object)
+    table = pd.DataFrame({"database": ["a"] * 40, "patient": [""] * 40})
+    records = SimpleNamespace(store=SimpleNamespace(records=table), splits=SimpleNamespace(patients=patients),
+                              scores=parse_scores(["AUROC"]), task="multilabel",
+                              config={"seed": 0, "test": {"bootstrap": 200}})
+    evaluator = SimpleNamespace(records=records, parts={"test": np.arange(40)}, labels={"test": labels})
+    found = evaluation.intervals(evaluator, probabilities)
+    test = Predicted(labels, probabilities, np.arange(40) // 4)
+    wanted = estimate("AUROC", records.scores["AUROC"], [test], "multilabel", n=200, seed=0)
+    assert (found["AUROC_low"], found["AUROC_high"]) == (round(wanted.low, 4), round(wanted.high, 4))

@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from small_store import run
 
 from data_preparation import add_splits
@@ -11,6 +12,7 @@ from experiments import leave_one_hospital_out
 from main_finetune import finetune
 from util.config import ROOT, load_config
 from util.labels import read_labels
+from util.probe import make_probe
 from util.scores import auroc, macro
 from util.store import RecordStore, write_store
 from util.supervised import LabelledRecords
@@ -56,13 +58,25 @@ def test_labels_that_a_database_never_annotated_are_unknown(store, tmp_path):
     assert np.array_equal(unknown, expected)
     plain = read_labels(records.store, records.config["dataset"]).values
     assert np.array_equal(records.labels[~unknown], plain[~unknown])
-    assert any("no other database annotated, not scored: axis" in note for note in records.notes)
+    assert any("not scored on the database left out: axis" in note for note in records.notes)
     fewer = LabelledRecords(config_of(store, tmp_path, "dataset.protocol=leave_one_database",
                                       "dataset.test_database=south", "dataset.databases=[south, west]"))
     assert np.isnan(fewer.labels[database == "south"])[:, 2:].all()      # slow: nobody who is trained on annotated it
     assert not np.isnan(LabelledRecords(config_of(store, tmp_path)).labels).any()
     nested = LabelledRecords(config_of(store, tmp_path, "dataset.mask_unannotated=true"))
     assert np.array_equal(np.isnan(nested.labels), expected & (database != "south")[:, None])
+
+
+def test_the_probe_of_pre_training_knows_what_a_hospital_never_annotated(store, tmp_path):
+    """Its score is that of a fine-tuning on the same protocol: no negatives that nobody looked for."""
+    config = load_config([ROOT / "configs/pretrain/simclr_signal.yaml"], (
+        f"dataset.store={store}", f"dataset.classes={json.dumps(CLASSES)}", "dataset.protocol=leave_one_database",
+        "dataset.test_database=west", "train.probe_every=1", "dataset.fold=0", "dataset.max_records=null"), program="pretrain")
+    probe = make_probe(RecordStore(store / "fs100"), config, torch.device("cpu"))
+    records = LabelledRecords(config_of(store, tmp_path, "dataset.protocol=leave_one_database", "dataset.test_database=west"))
+    for (rows, _, labels), part in zip(probe.parts, ("train", "valid")):
+        assert rows.tolist() == records.parts(0)[part].tolist() and np.isnan(labels).any()
+        np.testing.assert_array_equal(labels, records.labels[rows])
 
 
 def test_the_matrix_of_all_hospitals(store, tmp_path, capsys):

@@ -207,6 +207,38 @@ def test_patients_go_by_the_name_of_the_recording(tmp_path, array):
 
 # ------------------------------------------------------------------------------------------------ leads
 
+@pytest.mark.parametrize("kind", ["npy", "h5", "csv", "wfdb"])
+def test_leads_in_any_order_land_in_their_columns(tmp_path, kind):
+    """Whatever the order, every lead's own signal is in its column of the store, and no other."""
+    random = np.random.default_rng(3)
+    for trial in range(6):
+        folder = tmp_path / f"{kind}{trial}"
+        folder.mkdir()
+        order = random.permutation(12)[:random.integers(2, 13)]
+        signal, names = counts(trial), [LEADS[k] for k in order]
+        flags = ("--fs", 500, "--units", "uV", "--layout", "leads_time", "--leads", ",".join(names))
+        if kind == "npy":
+            np.save(folder / "a.npy", signal[:, order].T)
+        elif kind == "h5":
+            with h5py.File(folder / "a.h5", "w") as file:
+                file["x"] = signal[:, order].T
+        elif kind == "csv":
+            write_csv(folder / "a.csv", signal[:, order], names)
+            flags = flags[:4]
+        if kind == "wfdb":
+            write_record(folder, "a", np.ascontiguousarray(signal[:, order]), leads=names, comments=())
+            extract(folder, folder / "out" / "extracted", [500], 1)
+        else:
+            assert run(folder, folder / "out", "--target_fs", 500, *flags) == 0
+        reformat_memmap.reformat(folder / "out" / "extracted", folder / "out" / "store")
+        store = RecordStore(folder / "out" / "store" / "fs500")
+        assert store.fs == 500 and len(store) == 1
+        expected = np.full(signal.shape, np.nan, np.float32)
+        expected[:, order] = signal[:, order] / 1000
+        np.testing.assert_allclose(store.read(0), expected, atol=2e-6)
+
+
+
 def test_fewer_leads_and_leads_without_a_sample(tmp_path, array, capsys):
     eight = (array[:, [0, 1, *range(6, 12)]] / 1000).astype(np.float32)
     eight[2, 7] = np.nan
@@ -390,6 +422,28 @@ def test_wrong_ids_are_one_sentence(tmp_path, array, capsys, text, words):
     np.save(tmp_path / "a.npy", array / 1000)
     (tmp_path / "ids.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     assert words in fails(capsys, tmp_path / "a.npy", tmp_path, "--fs", 500, "--ids", tmp_path / "ids.csv")
+
+
+def test_ids_of_several_files_say_which_file_they_are_of(tmp_path, array, capsys):
+    """part10 stands before part2 in every listing of names: by the order alone, ids would go to other recordings."""
+    (tmp_path / "mine").mkdir()
+    for part in (1, 2, 10):
+        np.save(tmp_path / "mine" / f"part{part}.npy", array[part:part + 2] / 1000)
+    ids = tmp_path / "ids.csv"
+    ids.write_text("record\na\nb\nc\nd\ne\nf\n")
+    words = "recordings of 3 files, such as part1.npy, part10.npy, part2.npy: say in a column file"
+    assert words in fails(capsys, tmp_path / "mine", tmp_path, "--fs", 500, "--ids", ids)
+    rows = [f"{name},part{part}.npy\n" for name, part in zip("abcdef", (1, 1, 2, 2, 10, 10))]
+    ids.write_text("record,file\n" + "".join(rows))
+    store = imported(tmp_path / "mine", tmp_path, "--fs", 500, "--ids", ids)
+    where = dict(zip(store.records["record"], store.records["path"]))
+    assert where == {name: f"part{part}.npy/{name}" for name, part in zip("abcdef", (1, 1, 2, 2, 10, 10))}
+    capsys.readouterr()
+    ids.write_text("record,file\n" + "".join(f"{name},part1.npy\n" for name in "abcdef"))
+    for text, words in (("".join(f"{name},part1.npy\n" for name in "abcdef"), "names 6 recordings of it, it holds 2"),
+                        ("a,part3.npy\n", "there is no file 'part3.npy' in the input")):
+        ids.write_text("record,file\n" + text)
+        assert words in fails(capsys, tmp_path / "mine", tmp_path / "other", "--fs", 500, "--ids", ids)
 
 
 @pytest.mark.parametrize("datasets, flags, words", [

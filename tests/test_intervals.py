@@ -8,7 +8,8 @@ from scipy.stats import norm
 
 from util.challenge import ABBREVIATIONS
 from util.errors import ECGError
-from util.intervals import Estimate, Predicted, draw, estimate, present_classes, resampled_scores, strata_of
+from util.intervals import (Estimate, Predicted, both_sides, draw, estimate, present_classes, rarer_sides,
+                            resampled_scores, strata_of)
 from util.scores import SCORES, compute_scores, parse_scores
 from util.splits import known_patients
 from util.subsets import patient_numbers
@@ -42,6 +43,30 @@ def test_patients_are_drawn_whole_and_every_class_stays_present():
     assert sorted(np.concatenate(draws.strata)) == list(range(20))
     for stratum in draws.strata:
         assert (draws.patients[:, stratum].sum(axis=1) == max(len(stratum) - 1, 1)).all()
+
+
+def test_the_few_negatives_of_a_common_class_stay_present():
+    """Two records alone lack the first class; a resample without both would quietly be a mean over the other class."""
+    labels = np.stack([np.arange(40) > 1, np.arange(40) % 4 == 0], axis=1).astype(float)
+    labels[20:, 1] = np.nan
+    predictions = np.random.default_rng(0).random((40, 2))
+    predictions[:2, 0] = 0.9, 0.95     # the first class's AUROC is near 0, the mean far below the second's
+    drawn = draw(rarer_sides(labels, "multilabel"), None, 500, 0, needed=both_sides(labels, "multilabel"))
+    assert (drawn.records @ (labels == 0) > 0).all() and (drawn.records @ (labels == 1) > 0).all()
+    score = parse_scores(["AUROC"])["AUROC"]
+    means = resampled_scores("AUROC", score, Predicted(labels, predictions), "multilabel", drawn.records)
+    alone = resampled_scores("AUROC", score, Predicted(labels[:, 1:], predictions[:, 1:]), "multilabel", drawn.records)
+    first = resampled_scores("AUROC", score, Predicted(labels[:, :1], predictions[:, :1]), "multilabel", drawn.records)
+    np.testing.assert_allclose(means, (first + alone) / 2)
+    found = estimate("AUROC", score, [Predicted(labels, predictions)], "multilabel")
+    assert found.low <= found.value <= found.high < 0.6
+    np.testing.assert_array_equal(rarer_sides(labels, "multilabel"), np.stack([labels[:, 0] == 0, labels[:, 1] == 1], 1))
+    assert rarer_sides(np.ones((3, 1)), "multilabel").all()     # no negative at all: its positives
+    single = np.full((100, 40), np.nan)     # one positive and one negative each: a resample hardly ever has all
+    single[:40], single[40:80] = (np.where(np.eye(40) == 1, value, np.nan) for value in (1, 0))
+    found = estimate("AUROC", score, [Predicted(single, np.random.default_rng(0).random((100, 40)))], "multilabel",
+                     n=20)
+    assert np.isnan([found.low, found.high]).all() and np.isfinite(found.value)
 
 
 def test_a_stratum_is_of_one_rarest_class():
@@ -106,6 +131,7 @@ def test_differences_are_paired():
     assert difference.high - difference.low < 0.5 * (alone.high - alone.low)
     same = estimate("AUROC", score, [Predicted(labels, better)], "multilabel", [Predicted(labels, better.copy())])
     assert same == Estimate(0, 0, 0) and "no difference seen" in same.difference_text()
+    assert Estimate(0.01, np.nan, np.nan).difference_text() == "+0.010 (no interval)"
     assert Estimate(0.1, 0.05, 0.15).difference_text() == "+0.100 (95 % interval +0.050 to +0.150)"
 
 

@@ -1,5 +1,6 @@
 """Whole jobs on labels of one's own: unknown labels, words, numbers; on one and two processes, resumed, predicting."""
 import json
+import shutil
 import signal
 
 import numpy as np
@@ -21,6 +22,7 @@ from util.challenge import ABBREVIATIONS, CLASSES
 from util.config import check
 from util.errors import ConfigError
 from util.store import RecordStore
+from util.thresholds import Thresholds, save_thresholds
 
 PLAIN = [{"random_crop": {"crop_length": 150}}]     # amplitudes stay: they tell the recordings of small_store apart
 
@@ -196,6 +198,18 @@ def test_threshold_search_refuses_other_classes_and_leaves_out_unknown_records(t
     assert load_trained(folder / "best-loss.pth").codes == CLASSES, "its thresholds serve predict.py"
 
 
+def test_classes_that_exclude_each_other_have_no_thresholds(tmp_path):
+    """Even of the Challenge's 24."""
+    config = with_store({**CNN, "metric": {"task": "multiclass", "target_metrics": ["AUROC", "AUPRC"]}})
+    folder = finetune(job({**config, "train": {**config["train"], "epochs": 1}}, tmp_path))
+    with pytest.raises(ConfigError, match="24, multi-label"):
+        run(threshold_search.main, "--weight_folder", folder, "--gpu", "cpu")
+    save_thresholds(tmp_path / "half.json", Thresholds(np.full(24, 0.5), 0.1, 10, "by hand"))
+    with pytest.raises(ConfigError, match="24 classes, multi-label"):
+        run(predict.main, "--weights", folder / "best-loss.pth", "--input", recordings(), "--output", tmp_path / "out",
+            "--thresholds", tmp_path / "half.json", "--gpu", "cpu")
+
+
 # ============ the numbers of one process ============
 def test_two_processes_give_the_numbers_of_one(tmp_path):
     """Though one has more known labels than the other."""
@@ -209,6 +223,19 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
         assert len(a) == len(b) > 1
         for mine, yours in zip(a, b):
             assert mine == pytest.approx(yours, rel=2e-4, abs=1e-6, nan_ok=True)
+
+
+def test_a_run_resumed_on_other_labels_says_so(tmp_path):
+    """A table may be replaced under its name; regression would go on with targets of another mean."""
+    config = config_for(numbers(tmp_path))
+    assert run_job("main_finetune", config, tmp_path / "a", stop_at=("step", 7)).statuses == [-signal.SIGKILL]
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    words = "note: the store or the labels are not those of the checkpoint's run"
+    assert words not in run_job("main_finetune", config, tmp_path / "a").text
+    add_table(tmp_path, "numbers", ["record,size,small", *(f"{name},{amplitude(name)},{i}" for i, name in enumerate(names()))])
+    resumed = run_job("main_finetune", config, tmp_path / "b")
+    numbers(tmp_path)       # as the other tests know it
+    assert resumed.statuses == [0] and words in resumed.text
 
 
 def test_a_resumed_regression_equals_an_undisturbed_one(tmp_path):

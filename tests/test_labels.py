@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from small_store import add_table
 from tiny_jobs import CNN, with_store
 
-from data_preparation import add_labels, check_store, reformat_memmap
+from data_preparation import add_labels, add_splits, check_store, reformat_memmap
 from util.config import check
 from util.criterion import Criterion
 from util.errors import ConfigError, StoreError
 from util.evaluation import gate_table, write_predictions
-from util.labels import few_positives, read_labels, unknown_labels
+from util.labels import few_positives, never_positive, read_labels, unknown_labels
 from util.program import run_main
 from util.store import RecordStore
 from util.supervised import LabelledRecords
@@ -218,6 +218,20 @@ def test_unknown_labels_are_counted_and_told():
     assert "of a (2), b (0): " in few_positives(labels, np.arange(4), ("a", "b"), "test")[0]
 
 
+def test_classes_of_which_training_has_no_record_are_told(tmp_path):
+    labels = np.array([[1, np.nan, 0], [0, np.nan, 0], [0, 1, 1]])
+    told = never_positive(labels, np.array([0, 1]), ("a", "b", "c"))
+    assert len(told) == 1 and told[0].startswith("the training part has no record of b, c: nothing is learned of these")
+    assert never_positive(labels, np.arange(3), ("a", "b", "c")) == []
+    assert "no record of a, c" in never_positive(np.array([1, 1, 0]), np.arange(2), ("a", "b", "c"))[0]
+    cells = [f"E{i:03d},{i % 2},0" if i else "E000,1,1" for i in range(80)]
+    add_table(tmp_path, "rare", ["record,odd,rare", *cells])
+    records = records_of(labels="rare", dataset_max_records=None)
+    training = np.array([row for row in records.rows if records.labels[row, 1] == 0])
+    assert any("no record of rare" in note for note in records.describe("training", training))
+    assert not any("no record of" in note for note in records.describe("training", records.rows))
+
+
 def test_an_unknown_label_makes_no_member_of_the_gates_table():
     gate, labels = np.array([[0.1, 0.9], [0.5, 0.5]]), np.array([[1, np.nan], [np.nan, 1]])
     table = gate_table(gate, labels, ("a", "b")).set_index("class")
@@ -297,3 +311,21 @@ def test_patients_that_the_folds_did_not_know_are_told_of(store, tmp_path, capsy
     folds = store.records["fold"].to_numpy()
     apart = (folds[::2] != folds[1::2]).sum()
     assert f"note: records of {apart} patients are in several folds of this store" in capsys.readouterr().out
+
+
+def test_patients_of_a_table_of_labels_count_where_the_store_knows_none(store, tmp_path):
+    """Pairs of records are of one patient: a share takes both, splits that part them are told of, and so are folds."""
+    names = store.records["record"].tolist()
+    add_table(tmp_path, "whose", ["record,low,patient", *(f"{name},{i % 3 == 0:d},{i // 2}" for i, name in enumerate(names))])
+    (tmp_path / "apart.csv").write_text("record,split\n" + "".join(
+        f"{name},{'train' if i < 41 else 'valid' if i < 60 else 'test'}\n" for i, name in enumerate(names)))
+    assert run_main(add_splits.main, [str(store.path.parent), str(tmp_path / "apart.csv")]) == 0
+    records = records_of(labels="whose", dataset_protocol="given", dataset_splits="apart", dataset_label_fraction=0.3,
+                         dataset_max_records=None)
+    assert "patients who are on several sides of the splits apart: 1; scores may be too good" in records.notes
+    rows = records.parts(0)["train"]
+    assert len(set(rows // 2)) < len(rows) and (np.bincount(rows // 2)[:20] % 2 == 0).all()
+    folds = store.records["fold"].to_numpy()
+    apart = (folds[::2] != folds[1::2]).sum()
+    told = f"patients who are in several folds of the store: {apart}; scores may be too good"
+    assert apart and any(told in note for note in records_of(labels="whose").notes)

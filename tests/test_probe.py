@@ -54,7 +54,7 @@ def test_the_probe_is_the_ridge_regression_it_says():
 
 
 def test_an_unknown_label_teaches_nothing_and_is_not_scored():
-    """Each class on its own from the records whose label is known, as if the others were not there."""
+    """Each class on its own from the records whose label is known, with an intercept of its own."""
     random = np.random.default_rng(4)
     x, y = random.standard_normal((60, 5)), (random.random((60, 3)) < 0.4).astype(float)
     other, truth = random.standard_normal((40, 5)), (random.random((40, 3)) < 0.4).astype(float)
@@ -63,7 +63,7 @@ def test_an_unknown_label_teaches_nothing_and_is_not_scored():
     areas = []
     for c in range(3):
         mine, scored = ~np.isnan(y[:, c]), ~np.isnan(truth[:, c])
-        design = np.vstack([a[mine], np.sqrt(0.01 * mine.sum()) * np.eye(5)])
+        design = np.vstack([a[mine] - a[mine].mean(axis=0), np.sqrt(0.01 * mine.sum()) * np.eye(5)])
         target = np.concatenate([y[mine, c] - y[mine, c].mean(), np.zeros(5)])
         outputs = b[scored] @ np.linalg.lstsq(design, target, rcond=None)[0]
         areas.append(auroc(truth[scored, c:c + 1] > 0, outputs[:, None]))
@@ -76,6 +76,15 @@ def test_numbers_are_probed_by_r2():
     y, truth = x @ weights + 60, other @ weights + 60
     assert linear_probe(x, y, other, truth, score="R2") == pytest.approx(1, abs=1e-3)
     assert linear_probe(x, y, other, truth[::-1], score="R2") < 0.2
+
+
+def test_numbers_that_are_known_of_some_records_alone_keep_their_line():
+    """Known where a feature is high alone, as in one of two hospitals: the line through these holds for all."""
+    random = np.random.default_rng(6)
+    x, other = random.standard_normal((400, 3)), random.standard_normal((100, 3))
+    y, truth = (part @ [[2.0], [1.0], [0.5]] + 60 for part in (x, other))
+    y[x[:, 0] < 0.5] = np.nan
+    assert linear_probe(x, y, other, truth, ridge=1e-6, score="R2") > 0.999
 
 
 def test_separable_classes_reach_one_and_noise_one_half():

@@ -78,6 +78,7 @@ def training_with(best):
     optimizer = make_optimizer(model, {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0, "decay_all": False,
                                        "optimizer_kwargs": {}})
     return SimpleNamespace(model=model, config={}, train_config={"matmul_precision": "auto"}, epoch=0, step=0, optimizer=optimizer, best=best, last_saved=None,
+                           dataset=SimpleNamespace(checksums=[]),
                            scaler=torch.amp.GradScaler("cpu", enabled=False), meters=Meters(None),
                            batches=SimpleNamespace(per_step=8, offset=0), position=lambda: 0.0)
 

@@ -155,6 +155,15 @@ def test_parts_are_left_out_as_the_protocol_makes_them(tmp_path):
             rows_left(mine, np.arange(5), DEFAULTS | wrong)
 
 
+def test_parts_are_left_out_with_the_patients_of_a_table_of_labels(tmp_path):
+    """Which the store does not know: R1 is of R0's patient, R3 of R2's."""
+    mine = store_of(tmp_path, [("a", "", [SINUS], i) for i in range(6)])
+    patients = np.array(["u", "u", "v", "v", "", ""], object)
+    for keys in ({"exclude_parts": ["test"]}, {"exclude_folds": [0]}):
+        assert rows_left(mine, np.arange(6), DEFAULTS | keys, patients)[0].tolist() == [2, 3, 4, 5]
+    assert rows_left(mine, np.arange(6), DEFAULTS | {"exclude_parts": ["test"]})[0].tolist() == [1, 2, 3, 4, 5]
+
+
 def test_records_that_take_no_part_are_counted(tmp_path):
     mine = store_of(tmp_path, [("a", "", [SINUS], 0), ("a", "", [UNSCORED], 1), ("a", "", [AF], -1), ("a", "", [], -1),
                                ("a", "", [AF], 2), ("a", "", [AF, SINUS], 2)])

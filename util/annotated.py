@@ -11,6 +11,7 @@ import numpy as np
 from util.errors import ConfigError
 from util.labels import Labels, parse_classes
 from util.record_tables import read_cells
+from util.splits import run_numbers, selection_fold
 
 CODE_COLUMNS = ("snomedctcode", "code", "class")    # in lower case, letters and digits alone
 # The Challenge's names of its databases, in the same way, where they are not ours
@@ -39,7 +40,10 @@ def mask_labels(labels: Labels, store, data: dict) -> tuple[Labels, list[str]]:
     used = np.isin(databases, data["databases"]) if data["databases"] is not None else np.ones(len(databases), bool)
     values[used], notes = mask_unannotated(values[used], databases[used], classes, data["annotated"])
     if left_out is not None:
-        values[used], more = mask_untrained(values[used], databases[used] == left_out, labels.classes)
+        runs = run_numbers(data)
+        selects = (store.records["fold"] == selection_fold(data["protocol"], runs[0])).to_numpy() & (len(runs) == 1)
+        own = databases == left_out
+        values[used], more = mask_untrained(values[used], own[used], labels.classes, ~(own | selects)[used])
         notes += more
     return replace(labels, values=values, known=labels.known & ~np.isnan(values).all(axis=1)), notes
 
@@ -78,18 +82,20 @@ def mask_unannotated(labels, databases, classes: dict, path=None) -> tuple[np.nd
     return labels, notes
 
 
-def mask_untrained(labels, left_out, classes) -> tuple[np.ndarray, list[str]]:
-    """Labels with NaN on the records that are left out where no other record's label is known: what nobody could
-    learn is not scored.
+def mask_untrained(labels, left_out, classes, training) -> tuple[np.ndarray, list[str]]:
+    """Labels with NaN on the records that are left out where no training record is positive: what nobody could learn
+    is not scored.
 
     Args:
-        labels: float (records, classes), from ``mask_unannotated``; left_out: bool (records,); classes: names.
+        labels: float (records, classes), from ``mask_unannotated``; left_out, training: bool (records,).
+        classes: names.
     """
-    untrained = np.isnan(labels[~left_out]).all(axis=0) & ~np.isnan(labels[left_out]).all(axis=0)
+    untrained = ~(labels[training] > 0).any(axis=0) & ~np.isnan(labels[left_out]).all(axis=0)
     labels = labels.copy()
     labels[np.ix_(left_out, untrained)] = np.nan
     names = [name for name, yes in zip(classes, untrained) if yes]
-    return labels, [f"classes that no other database annotated, not scored: {', '.join(names)}"] if names else []
+    return labels, [f"classes without a positive training record, not scored on the database left out: "
+                    f"{', '.join(names)}"] if names else []
 
 
 def read_annotated(path) -> dict[str, dict[str, float]]:

@@ -4,6 +4,8 @@ The loader's workers only copy int16 samples out of the memmap.  Everything rand
 from the samples' keys (util/keyed_random.py), so the numbers of workers and processes change nothing.
 """
 import contextlib
+import functools
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,6 +104,12 @@ class CropDataset(Dataset):
 
     def __len__(self):
         return len(self.store)
+
+    @functools.cached_property
+    def checksums(self) -> list[str]:
+        """Of the table of records and of the labels, "" without any: what a resumed run must find unchanged."""
+        labels = "" if self.labels is None else f"{zlib.crc32(np.ascontiguousarray(self.labels)):08x}"
+        return [self.store.meta["records_crc32"], labels]
 
     def __getitems__(self, items):
         rows = np.array([row for row, _, _ in items])

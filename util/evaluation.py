@@ -15,7 +15,6 @@ from util.optim import autocast, resolve_amp
 from util.intervals import Predicted, estimate
 from util.run_log import print_once
 from util.scores import compute_scores, lower_is_better
-from util.splits import known_patients
 from util.subsets import patient_numbers
 from util.transfer import save_encoder
 
@@ -198,8 +197,7 @@ def intervals(evaluator: Evaluator, probabilities) -> dict[str, float]:
     """<metric>_low and <metric>_high of the test records by test.bootstrap resamples; nothing without any."""
     records, found = evaluator.records, {}
     n, rows = records.config["test"]["bootstrap"], evaluator.parts["test"]
-    patients = patient_numbers(known_patients(records.store.records.iloc[rows]))
-    test = Predicted(evaluator.labels["test"], probabilities, patients)
+    test = Predicted(evaluator.labels["test"], probabilities, patient_numbers(records.splits.patients[rows]))
     for name, score in records.scores.items() if n else ():
         interval = estimate(name, score, [test], records.task, n=n, seed=records.config["seed"])
         found |= {f"{name}_low": round(interval.low, 4), f"{name}_high": round(interval.high, 4)}

@@ -4,8 +4,8 @@ The plain percentile bootstrap over records is too sure of itself where classes 
 records its 95 % interval of the AUROC held the truth in 75 % of simulated tests (RESULTS.md).  Here
 
 - patients are drawn, with all their records, since two records of a patient are not independent;
-- they are drawn within strata, a stratum being those whose rarest class is the same, and a draw that loses a class is
-  repeated: every class stays present in each resample;
+- they are drawn within strata, a stratum being those whose rarest class is the same (of a common class, those without
+  it), and a draw that loses all positives or all negatives of a class is repeated: none leaves the mean in a resample;
 - of a stratum of n patients n - 1 are drawn, as n would underestimate its variance by (n - 1) / n (Rao and Wu, JASA
   1988);
 - scores between 0 and 1 are taken to the logit scale, where their spread depends less on where they lie;
@@ -24,6 +24,7 @@ from util.errors import ECGError
 from util.scores import Score, compute_scores
 
 BLOCK = 128     # resamples at a time
+ROUNDS = 2000   # of drawing anew
 FEWEST = 2.0    # degrees of freedom, at least
 ROUNDING = 1e-12
 
@@ -46,14 +47,16 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score, or a difference of two, with its interval; NaN where a resample has no score, or no two patients
-    are of a kind, so that nothing can vary."""
+    """A score, or a difference of two, with its interval; NaN where a resample has no score or hardly any has all
+    classes, or no two patients are of a kind, so that nothing can vary."""
     value: float
     low: float
     high: float
 
     def difference_text(self) -> str:
         """A difference in words."""
+        if np.isnan(self.low):
+            return f"{self.value:+.3f} (no interval)"
         seen = ": no difference seen" if self.low <= 0 <= self.high else ""
         return f"{self.value:+.3f} (95 % interval {self.low:+.3f} to {self.high:+.3f}{seen})"
 
@@ -62,7 +65,7 @@ class Estimate:
 @dataclass(frozen=True)
 class Draws:
     """``records`` (n, records) and ``patients`` (n, patients): how often each is in each resample; ``strata``: numbers
-    of the patients of each."""
+    of the patients of each, none where resamples that hold all sides of all classes are too rare."""
     records: np.ndarray
     patients: np.ndarray
     strata: list
@@ -76,22 +79,48 @@ def present_classes(labels, task: str) -> np.ndarray:
     return labels > 0 if task == "multilabel" else np.zeros((len(labels), 1), bool)
 
 
-def draw(present, patients=None, n=1000, seed=0) -> Draws:
-    """``n`` stratified resamples of records with these classes, bool (records, classes)."""
+def both_sides(labels, task: str) -> np.ndarray:
+    """What a resample must hold: a record of each class and, multi-label, one known to be without it; bool (records,
+    sides)."""
+    present = present_classes(labels, task)
+    return np.concatenate([present, np.asarray(labels) == 0], axis=1) if task == "multilabel" else present
+
+
+def rarer_sides(labels, task: str) -> np.ndarray:
+    """``present_classes``, but of a class with fewer known negatives than positives, and some, the negatives."""
+    present = present_classes(labels, task)
+    if task != "multilabel":
+        return present
+    absent = np.asarray(labels) == 0
+    positive, negative = present.sum(axis=0), absent.sum(axis=0)
+    return np.where((negative > 0) & (negative < positive), absent, present)
+
+
+def draw(present, patients=None, n=1000, seed=0, needed=None) -> Draws:
+    """``n`` stratified resamples of records with these classes, bool (records, classes); ``needed``: what each must
+    hold, bool (records, sides), by default a record of every class."""
     patients = np.arange(len(present)) if patients is None else np.asarray(patients)
-    theirs = np.zeros((patients.max() + 1, present.shape[1]), bool)
-    np.logical_or.at(theirs, patients, present)
+    theirs, needed = (_of_patients(what, patients) for what in (present, present if needed is None else needed))
     strata = strata_of(theirs)
     random = np.random.default_rng(seed)
     counts = np.zeros((n, len(theirs)), np.int64)
     wrong = np.arange(n)
-    needed = theirs[:, theirs.any(axis=0)].astype(float)
-    while len(wrong):
+    needed = needed[:, needed.any(axis=0)].astype(float)
+    for _ in range(ROUNDS):
         for stratum in strata:
             size = len(stratum)
             counts[np.ix_(wrong, stratum)] = random.multinomial(max(size - 1, 1), np.full(size, 1 / size), len(wrong))
         wrong = wrong[(counts[wrong] @ needed == 0).any(axis=1)]
-    return Draws(counts[:, patients], counts, strata)
+        if not len(wrong):
+            return Draws(counts[:, patients], counts, strata)
+    return Draws(counts[:, patients], counts, [])
+
+
+def _of_patients(records, patients):
+    """bool (patients, ...): whether any record of a patient is so, of bool (records, ...)."""
+    theirs = np.zeros((patients.max() + 1, records.shape[1]), bool)
+    np.logical_or.at(theirs, patients, records)
+    return theirs
 
 
 def strata_of(theirs) -> list[np.ndarray]:
@@ -168,14 +197,16 @@ def estimate(name: str, score: Score, tests: list[Predicted], task: str, others:
         if not np.array_equal(first.labels, test.labels, equal_nan=True):
             raise ECGError(f"two predictions of fold {test.fold} are not of the same records; make them from one store")
         if draws is None:
-            drawn[test.fold] = first, draw(present_classes(first.labels, task), first.patients, n, seed + test.fold)
+            drawn[test.fold] = first, draw(rarer_sides(first.labels, task), first.patients, n, seed + test.fold,
+                                            both_sides(first.labels, task))
     whole, resampled = _means(name, score, tests, task, drawn)
     if others:
         less, lower = _means(name, score, others, task, drawn)
         paired = len(less) == len(whole)    # the same seeds, or a mean of these
         whole, resampled = whole - (less if paired else less.mean()), resampled - lower
     value = float(whole.mean())
-    can_vary = any(len(stratum) > 1 for _, draws in drawn.values() for stratum in draws.strata)
+    can_vary = all(draws.strata for _, draws in drawn.values()) and any(
+        len(stratum) > 1 for _, draws in drawn.values() for stratum in draws.strata)
     if not (can_vary and np.isfinite(resampled).all() and np.isfinite(whole).all()):
         return Estimate(value, np.nan, np.nan)
     if others or score.challenge or score.lower_is_better or "regression" in score.tasks:   # not from 0 to 1

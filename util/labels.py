@@ -28,12 +28,14 @@ class Labels:
             class numbers, -1 = unknown; regression float32 (records, columns), NaN = unknown.
         known: bool (records,), which records can be learned from: those with a known label; of ``dataset.classes``
             those to which at least one class applies, in multi-class exactly one.
+        patients: ids (records,) that a table tells, "" where it does not; None without such a column.
     """
     name: str
     kind: str
     classes: tuple[str, ...]
     values: np.ndarray
     known: np.ndarray
+    patients: np.ndarray | None = None
 
 
 def read_labels(store, data: dict, task: str | None = None) -> Labels:
@@ -119,7 +121,8 @@ def _read_table(store, choice) -> Labels:
         raise ConfigError(f"dataset.labels: {error}; add the table again with data_preparation/add_labels.py") from None
     known = file.values >= 0 if file.kind == "multiclass" else ~np.isnan(file.values).all(axis=1)
     values = file.values if file.kind == "multiclass" else file.values.astype(np.float32)
-    labels = Labels(name, file.kind, file.classes, values, known)
+    patients = None if file.patients is None else np.array(file.patients, object)
+    labels = Labels(name, file.kind, file.classes, values, known, patients)
     return labels if wanted is None else _choose_columns(labels, file.columns, wanted)
 
 
@@ -167,14 +170,26 @@ def unknown_labels(labels, rows, classes, part: str, whole=()) -> list[str]:
     return notes
 
 
+def never_positive(labels, rows, classes) -> list[str]:
+    """A sentence, if need be, that names the classes of which the training records, ``rows``, hold none; arguments as
+    for ``few_positives``."""
+    none = [name for name, count in zip(classes, _positives(labels[rows], classes)) if not count]
+    return [f"the training part has no record of {', '.join(none)}: nothing is learned of these, and scores of other "
+            "parts that have some include them all the same"] if none else []
+
+
 def few_positives(labels, rows, classes, part: str) -> list[str]:
     """A sentence, if need be, that names the classes of which ``rows``, the ``part``, hold few records.
 
     Args:
         labels: values of ``Labels`` (none of regression); classes: their names.
     """
-    own = labels[rows]
-    counts = np.nansum(own, axis=0).astype(int) if own.ndim == 2 else np.bincount(own, minlength=len(classes))
+    counts = _positives(labels[rows], classes)
     few = [f"{name} ({count})" for name, count in zip(classes, counts) if count < MIN_POSITIVES]
     return [f"the {part} part has fewer than {MIN_POSITIVES} records of {', '.join(few)}: their scores, and "
             "means over classes, say little"] if few else []
+
+
+def _positives(own, classes):
+    """Number of records of each class, int64 (classes,)."""
+    return np.nansum(own, axis=0).astype(int) if own.ndim == 2 else np.bincount(own, minlength=len(classes))

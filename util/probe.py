@@ -1,6 +1,7 @@
 """A linear probe of frozen features: how much an encoder knows, without fine-tuning it."""
 import numpy as np
 
+from util.annotated import mask_labels
 from util.dataset import CropDataset, Cropping, evenly
 from util.errors import ConfigError
 from util.evaluation import record_loader, record_means
@@ -50,7 +51,8 @@ def make_probe(store, config, device) -> Probe | None:
     """The probe of train.probe_every; None, and a word about why, where there are too few labels for one."""
     if not config["train"]["probe_every"]:
         return None
-    labels = read_labels(store, config["dataset"])
+    data = {"mask_unannotated": None, "annotated": None, **config["dataset"]}   # keys of fine-tuning
+    labels, _ = mask_labels(read_labels(store, data), store, data)
     try:
         return Probe(store, config, labels, device)
     except ConfigError as error:
@@ -82,10 +84,16 @@ def linear_probe(train_x, train_y, valid_x, valid_y, ridge=1e-2, score="AUROC") 
     if known.all():
         outputs = _ridge(a, train_y, b, ridge)
     else:   # each class learns from the records whose label is known
-        outputs = np.stack([_ridge(a[mine], train_y[mine, c], b, ridge) if mine.any() else np.zeros(len(b))
+        outputs = np.stack([_centred_ridge(a[mine], train_y[mine, c], b, ridge) if mine.any() else np.zeros(len(b))
                             for c, mine in enumerate(known.T)], axis=1)
     task = "multilabel" if score == "AUROC" else "regression"
     return compute_scores(outputs, valid_y, parse_scores([score], task=task), task)[score]
+
+
+def _centred_ridge(a, y, b, ridge):
+    """``_ridge`` where the records are some of those that ``a`` was standardised by."""
+    centre = a.mean(axis=0)
+    return _ridge(a - centre, y, b - centre, ridge)
 
 
 def _ridge(a, y, b, ridge):

@@ -22,7 +22,7 @@ def training_state(training) -> dict:
         optimizer=training.optimizer.state_dict(), scaler=training.scaler.state_dict(),
         scheduler={"position": training.position()},  # schedules are functions of the position
         rng=distributed.gather_objects(random_state()),
-        metrics={"best": training.best, "per_step": training.batches.per_step,
+        metrics={"best": training.best, "data": training.dataset.checksums, "per_step": training.batches.per_step,
                  "offset": training.batches.offset, "matmul_precision": torch.get_float32_matmul_precision(),
                  **training.meters.state()})
 
@@ -50,6 +50,9 @@ def resume(training) -> str | None:
         raise CheckpointError(f"{path} does not fit this model or optimizer ({reason}); "
                               "resume with the run's own config.yaml, or choose another --exp_name") from None
     check_agreement(training)
+    if state["metrics"].get("data", training.dataset.checksums) != training.dataset.checksums:
+        print_once("note: the store or the labels are not those of the checkpoint's run; start anew, under another "
+                   "--exp_name, for scores of one data set")
     if changed:
         print_once(f"note: these keys differ from the checkpoint's run: {', '.join(changed)}")
     print_once(f"resumed from {path}: epoch {training.epoch}, step {training.step}")

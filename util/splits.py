@@ -94,19 +94,37 @@ class Splits:
     checksum: str = ""
 
 
-def make_splits(store, data: dict) -> Splits:
+def make_splits(store, data: dict, patients=None) -> Splits:
     """The splits that ``dataset.protocol`` and its keys ask for.
 
     nested: run k tests on fold k, selects on fold k + 1 (mod 10), trains on the other eight.  published: selects
     and reports on fold k, trains on the other nine.  given: as a table of splits says.  leave_one_database: tests
     on all records of ``dataset.test_database``, selects on fold k of the other databases and trains on their
     other nine folds.  Records without a fold, or without a row in the table, are in no part.
+
+    Args:
+        patients: ids (records,), "" where unknown, that the table of labels tells; they count before the store's, and
+            those of a table of splits before both.
     """
     run_numbers(data)       # its checks
-    return PROTOCOLS[data["protocol"]](store, data)
+    records = _with_patients(store.records[["database", "patient", "fold"]], patients)
+    splits = PROTOCOLS[data["protocol"]](store, data, records)
+    if patients is not None and data["protocol"] != "given":     # the store's own share their folds
+        sides = np.stack([records["fold"] == fold for fold in range(FOLDS)])
+        several = patients_on_several_sides(splits.patients, sides)
+        if len(several):
+            splits.notes.append(f"patients who are in several folds of the store: {len(several)}; scores may be too "
+                                "good; make it again by data_preparation/reformat_memmap.py --labels")
+    return splits
 
 
-def _of_folds(store, data):
+def _with_patients(records, patients):
+    """Records with these ids, and with their own where these are None or ""."""
+    return records if patients is None else records.assign(patient=np.where(patients != "", patients,
+                                                                            records["patient"]))
+
+
+def _of_folds(store, data, records):
     """nested and published."""
     folds = store.records["fold"].to_numpy()
 
@@ -114,10 +132,10 @@ def _of_folds(store, data):
         test, valid = folds == run, folds == selection_fold(data["protocol"], run)
         return {"train": (folds != NO_FOLD) & ~test & ~valid, "valid": valid, "test": test}
 
-    return Splits(masks, "fold {}".format, folds != NO_FOLD, known_patients(store.records))
+    return Splits(masks, "fold {}".format, folds != NO_FOLD, known_patients(records))
 
 
-def _leave_one_database(store, data):
+def _leave_one_database(store, data, records):
     folds, databases = store.records["fold"].to_numpy(), store.records["database"]
     name, known = data["test_database"], sorted(set(databases))
     if name not in known:
@@ -132,7 +150,7 @@ def _leave_one_database(store, data):
         valid = others & (folds == run)
         return {"train": others & ~valid, "valid": valid, "test": left_out}
 
-    return Splits(masks, lambda run: f"{name} left out, fold {run}", left_out | others, known_patients(store.records))
+    return Splits(masks, lambda run: f"{name} left out, fold {run}", left_out | others, known_patients(records))
 
 
 def known_patients(records) -> np.ndarray:
@@ -141,7 +159,7 @@ def known_patients(records) -> np.ndarray:
     return np.where(records["patient"] != "", records["database"] + "/" + records["patient"], "")
 
 
-def _given(store, data):
+def _given(store, data, records):
     path, facts = find_table(store.path.parent, "splits", data["splits"], ("kind",))
     table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col="record")
     values = table[facts["kind"]].reindex(store.records["record"]).to_numpy()     # NaN where the table has no row
@@ -156,11 +174,8 @@ def _given(store, data):
     stray = len(table) - sum(isinstance(value, str) for value in values)
     if stray:
         notes.append(f"rows of {where} whose records this store lacks: {stray} of {len(table)}")
-    records = store.records[["database", "patient"]]
-    if "patient" in table:
-        own = table["patient"].reindex(store.records["record"]).fillna("").to_numpy()
-        records = records.assign(patient=np.where(own != "", own, records["patient"]))
-    patients = known_patients(records)
+    own = table["patient"].reindex(store.records["record"]).fillna("").to_numpy() if "patient" in table else None
+    patients = known_patients(_with_patients(records, own))
     several = patients_on_several_sides(patients, np.stack(list(belong.values())))
     if len(several):
         notes.append(f"patients who are on several sides of {where}: {len(several)}; scores may be too good")
@@ -211,22 +226,24 @@ def patients_on_several_sides(patients, sides) -> np.ndarray:
 
 
 # ============ rows of a job ============
-def rows_left(store, rows, data: dict) -> tuple[np.ndarray, list[str]]:
+def rows_left(store, rows, data: dict, patients=None) -> tuple[np.ndarray, list[str]]:
     """Rows without those of ``dataset.exclude_folds`` and ``dataset.exclude_parts`` and of the same patients, and
-    sentences about these.  A ConfigError unless these are different folds 0-9, or parts, and some row stays."""
+    sentences about these.  A ConfigError unless these are different folds 0-9, or parts, and some row stays.
+    ``patients``: those of a table of labels, as ``make_splits`` takes them."""
     exclude_folds, exclude_parts = data["exclude_folds"], data["exclude_parts"]
     if not _are_folds(exclude_folds):
         raise ConfigError(f"dataset.exclude_folds must be a list of different folds 0-{FOLDS - 1}, "
                           f"not {exclude_folds!r}")
     if not exclude_folds and not exclude_parts:
         return rows, []
-    excluded, patients = store.records["fold"].isin(exclude_folds).to_numpy(), known_patients(store.records)
+    excluded, told = store.records["fold"].isin(exclude_folds).to_numpy(), patients
+    patients = known_patients(_with_patients(store.records, told))
     if exclude_parts:
         runs = run_numbers(data)
         if not set(map(str, exclude_parts)) <= set(PARTS) or len(runs) > 1:
             raise ConfigError(f"dataset.exclude_parts must be a list of {', '.join(PARTS)} where dataset.fold is one "
                               f"fold, not {exclude_parts!r} of {len(runs)}; exclude_folds takes several folds")
-        splits = make_splits(store, data)
+        splits = make_splits(store, data, told)
         masks, patients = splits.masks(runs[0]), splits.patients
         excluded = excluded | np.any([masks[part] for part in exclude_parts], axis=0)
     theirs = (patients != "") & np.isin(patients.astype(str), patients[excluded].astype(str)) & ~excluded

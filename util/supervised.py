@@ -3,7 +3,7 @@ from models.contract import Batch, Method
 from util.annotated import mask_labels
 from util.criterion import DEFAULT_LOSS, TASKS, Criterion
 from util.errors import ConfigError
-from util.labels import few_positives, read_labels, unknown_labels
+from util.labels import few_positives, never_positive, read_labels, unknown_labels
 from util.leads import parse_leads
 from util.scores import parse_scores
 from util.setup import evaluation_transforms, lead_notes, open_store, usable_rows
@@ -36,7 +36,7 @@ class LabelledRecords:
         if config["test"]["target_metric"] not in ("loss", *self.scores):
             raise ConfigError(f"test.target_metric: {config['test']['target_metric']!r} is not measured; "
                               f"choose loss, {', '.join(self.scores)}")
-        self.splits = make_splits(self.store, data)
+        self.splits = make_splits(self.store, data, found.patients)
         self.rows, self.notes = labelled_rows(usable_rows(self.store, config), found.known, self.splits)
         self.notes += masked + lead_notes(self.store, config)
 
@@ -74,8 +74,11 @@ class LabelledRecords:
     def describe(self, part: str, rows) -> list[str]:
         """Sentences, where there is something to say, about the labels of a part of the records."""
         whole = [name for name, score in self.scores.items() if score.whole_records]
-        few = [] if self.task == "regression" else few_positives(self.labels, rows, self.classes, part)
-        return [*(few if part == "test" else []), *unknown_labels(self.labels, rows, self.classes, part, whole)]
+        few = []
+        if self.task != "regression":
+            few = {"test": few_positives(self.labels, rows, self.classes, part),
+                   "training": never_positive(self.labels, rows, self.classes)}.get(part, [])
+        return [*few, *unknown_labels(self.labels, rows, self.classes, part, whole)]
 
 
 class SupervisedTask(Method):
