@@ -12,8 +12,8 @@ import pytest
 
 import util.launch
 from util.config import ROOT, find_overlay
-from util.errors import ConfigError
 from util.config_keys import KEYS
+from util.errors import ConfigError
 
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "RESULTS.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
