@@ -21,6 +21,7 @@ from util.challenge import ABBREVIATIONS, CLASSES
 from util.config import check
 from util.errors import ConfigError
 from util.store import RecordStore
+from util.supervised import LabelledRecords
 
 PLAIN = [{"random_crop": {"crop_length": 150}}]     # amplitudes stay: they tell the recordings of small_store apart
 
@@ -62,6 +63,21 @@ def job(config, folder, program="finetune"):
 
 def lines(folder, name="log.txt"):
     return [json.loads(line) for line in (folder / "run" / name).read_text().splitlines()]
+
+
+def test_patients_that_the_folds_did_not_know_are_counted(tmp_path):
+    """The store knows no patients; the table does, and two records of each are wherever the folds put them."""
+    rows = [f"{name},{amplitude(name) % 2},p{i // 2}" for i, name in enumerate(names())]
+    config = job(config_for(add_table(tmp_path, "with_patients", ["record,odd,patient", *rows])), tmp_path)
+    records = LabelledRecords(config)
+    parts = records.splits.masks(records.folds[0])
+    apart = sum((parts["train"][i] and parts["test"][i + 1]) or (parts["test"][i] and parts["train"][i + 1])
+                for i in range(0, len(rows), 2))
+    assert apart and any(f"patients of the labels with_patients who are in training and in test: {apart};" in note
+                         for note in records.notes)
+    alone = [row.rpartition("p")[0] + row.partition(",")[0] for row in rows]
+    config = job(config_for(add_table(tmp_path, "alone", ["record,odd,patient", *alone])), tmp_path)
+    assert not any("who are in training and in test" in note for note in LabelledRecords(config).notes)
 
 
 def test_unknown_labels_take_no_part_from_training_to_predictions(tmp_path, capsys):

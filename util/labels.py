@@ -28,12 +28,14 @@ class Labels:
             class numbers, -1 = unknown; regression float32 (records, columns), NaN = unknown.
         known: bool (records,), which records can be learned from: those with a known label; of ``dataset.classes``
             those to which at least one class applies, in multi-class exactly one.
+        patients: of a table with a column patient: texts (records,), "" where unknown.
     """
     name: str
     kind: str
     classes: tuple[str, ...]
     values: np.ndarray
     known: np.ndarray
+    patients: list[str] | None = None
 
 
 def read_labels(store, data: dict, task: str | None = None) -> Labels:
@@ -112,7 +114,7 @@ def _read_table(store, choice) -> Labels:
         raise ConfigError(f"dataset.labels: {error}; add the table again with data_preparation/add_labels.py") from None
     known = file.values >= 0 if file.kind == "multiclass" else ~np.isnan(file.values).all(axis=1)
     values = file.values if file.kind == "multiclass" else file.values.astype(np.float32)
-    labels = Labels(name, file.kind, file.classes, values, known)
+    labels = Labels(name, file.kind, file.classes, values, known, file.patients)
     return labels if wanted is None else _choose_columns(labels, file.columns, wanted)
 
 

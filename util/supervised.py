@@ -1,4 +1,6 @@
 """Supervised jobs: the labelled records that a config asks for, and a classifier with its criterion."""
+import numpy as np
+
 from models.contract import Batch, Method
 from util.annotated import mask_labels
 from util.criterion import DEFAULT_LOSS, TASKS, Criterion
@@ -7,7 +9,8 @@ from util.labels import few_positives, read_labels, unknown_labels
 from util.leads import parse_leads
 from util.scores import parse_scores
 from util.setup import evaluation_transforms, open_store, row_notes, usable_rows
-from util.splits import labelled_rows, make_splits, run_numbers, split_rows
+from util.splits import (known_patients, labelled_rows, make_splits, patients_on_several_sides, run_numbers,
+                         split_rows)
 from util.subsets import label_strata
 
 
@@ -38,7 +41,18 @@ class LabelledRecords:
                               f"choose loss, {', '.join(self.scores)}")
         self.splits = make_splits(self.store, data)
         self.rows, self.notes = labelled_rows(usable_rows(self.store, config), found.known, self.splits)
-        self.notes += masked + row_notes(self.store, config)
+        self.notes += masked + row_notes(self.store, config) + self._patients_apart(found)
+
+    def _patients_apart(self, found) -> list[str]:
+        """A sentence, if need be, about patients of a table of labels whom the splits did not know."""
+        if not found.patients:
+            return []
+        parts = self.splits.masks(self.folds[0])
+        about = {"database": self.store.records["database"], "patient": np.array(found.patients, object)}
+        several = patients_on_several_sides(known_patients(about), np.stack([parts["train"], parts["test"]]))
+        return [f"patients of the labels {found.name} who are in training and in test: {len(several)}; test scores "
+                "will be too good; make the store again by data_preparation/reformat_memmap.py --labels, or go by a "
+                "table of splits (dataset.protocol: given)"] if len(several) else []
 
     def _read_labels(self, config):
         """Set what follows from the labels, which are returned."""
