@@ -16,10 +16,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from util.errors import StoreError
-from util.label_file import LOOKS, load_label_file
+from util.label_file import load_label_file
 from util.labels import write_labels
 from util.program import run_main
-from util.record_tables import table_name, table_names
+from util.record_tables import table_name
 from util.splits import known_patients, patients_on_several_sides
 from util.store import FOLDS, RecordStore
 
@@ -31,23 +31,6 @@ def open_any_rate(place) -> RecordStore:
     if not (place / "meta.json").exists() and not inside:
         raise StoreError(f"no store at {place}: name the folder that holds fs100/, fs250/, ... or one of these")
     return RecordStore(place if (place / "meta.json").exists() else inside[0].parent)
-
-
-def keep_labels(root, file, records, path, name, command) -> None:
-    """Write a checked file of labels as the table ``name`` beside the stores in ``root``, and say what it is.
-
-    Args:
-        file: a ``LabelFile`` of ``records``, the names of the stores' records; path: where it came from.
-        command: the command line that made it.
-    """
-    replaced = name in table_names(root, "labels")
-    write_labels(root, name, file, records, Path(path).name, [command])
-    print(f"labels {name}{', which replaces an earlier table' if replaced else ''}: {file.has_row.sum()} of "
-          f"{len(file.has_row)} records, {LOOKS[file.kind]}: {', '.join(file.classes)}")
-    if file.kind == "regression":
-        print("note: numbers are taken as regression; if they are codes of classes, write words instead")
-    for note in file.notes:
-        print(note)
 
 
 def main(argv=None):
@@ -70,8 +53,8 @@ def main(argv=None):
                   "them: test scores by its folds will be too good; make it again by "
                   "data_preparation/reformat_memmap.py --labels, or go by a table of splits (dataset.protocol: given)")
     command = f"python data_preparation/add_labels.py STORE {args.labels.name} --name {name}"
-    keep_labels(store.path.parent, file, store.records["record"], args.labels, name,
-                command + " --ignore_unknown" * args.ignore_unknown)
+    write_labels(store.path.parent, name, file, store.records["record"], args.labels.name,
+                 command + " --ignore_unknown" * args.ignore_unknown)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,7 @@ from data_preparation.download import OUTPUT_DIR as DOWNLOADS
 from data_preparation.reformat_memmap import OUTPUT_DIR as STORE
 from util.errors import ConfigError
 from util.program import run_main
-
-PARTS = ("train", "valid", "test")
+from util.splits import PARTS
 
 
 # ============ metadata and store ============

@@ -181,7 +181,7 @@ def _code15(folder, _) -> Metadata:
     exams = _by_key(_table(path, ("exam_id", "patient_id", *CODE15)), "exam_id", path)
     labels = pd.DataFrame({name: _flags(exams[name], path) for name in CODE15})
     patients = _whole(exams["patient_id"])
-    return Metadata({"code15": labels}, pd.DataFrame({"fold": _tenths(labels, patients), "patient": patients}))
+    return Metadata({"code15": labels}, _own_folds(labels, patients))
 
 
 def _cpsc2018(folder, records) -> Metadata:
@@ -210,10 +210,10 @@ def _cpsc_reference(path):
     return table.index, [{names[number] for number in numbers} for numbers in given]
 
 
-def _own_folds(labels) -> pd.DataFrame:
-    """Splits of a set that tells neither folds nor patients."""
-    nobody = pd.Series("", labels.index)
-    return pd.DataFrame({"fold": _tenths(labels, nobody), "patient": nobody})
+def _own_folds(labels, patients=None) -> pd.DataFrame:
+    """Splits of a set that tells no folds and perhaps no patients."""
+    patients = pd.Series("", labels.index) if patients is None else patients
+    return pd.DataFrame({"fold": _tenths(labels, patients), "patient": patients})
 
 
 def _chapman_ningbo(folder, records) -> Metadata:
@@ -290,8 +290,8 @@ def _mimic_iv_ecg(folder, _) -> Metadata:
     age = _numbers(own["anchor_age"], people) + (year - _numbers(own["anchor_year"], people))
     male = own["gender"].str.strip().str.upper().map({"M": 1.0, "F": 0.0})
     male_or_not = pd.DataFrame({"male": male})
-    splits = pd.DataFrame({"fold": _tenths(male_or_not, subjects), "patient": subjects})
-    return Metadata({"mimic_age": age.to_frame("age"), "mimic_sex": male_or_not}, splits, notes)
+    labels = {"mimic_age": age.to_frame("age"), "mimic_sex": male_or_not}
+    return Metadata(labels, _own_folds(male_or_not, subjects), notes)
 
 
 _PTBXL_CLASSES = {"ptbxl_all classes": 71, "ptbxl_diagnostic classes": 44, "ptbxl_subdiagnostic classes": 23,

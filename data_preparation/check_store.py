@@ -88,8 +88,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.output and not args.duplicates:
         parser.error("--output is the file of --duplicates: give that, too")
-    single = (args.store / "meta.json").exists()
-    folders = [args.store] if single else sorted(args.store.glob("fs*"), key=_rate) or [args.store]
+    rates = sorted(args.store.glob("fs*"), key=lambda folder: (len(folder.name), folder.name))
+    folders = [args.store] if (args.store / "meta.json").exists() or not rates else rates
     if [folder for folder in folders if not is_sound(folder)]:      # a line about each
         return 2
     if args.duplicates:
@@ -102,10 +102,6 @@ def main(argv=None):
             print(f"error: {error}", file=sys.stderr)
             return 2
     return 0
-
-
-def _rate(folder):
-    return int(folder.name[2:]) if folder.name[2:].isdecimal() else 0
 
 
 if __name__ == "__main__":

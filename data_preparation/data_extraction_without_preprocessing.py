@@ -28,10 +28,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_preparation.shards import (MIN_SECONDS, Item, Source, add_flags, database_name,
-                                     import_recordings, parse_flags, run_import, without_duplicates)
+from data_preparation.shards import (MIN_SECONDS, Item, Source, database_name, import_recordings, run_import,
+                                     without_duplicates)
 from util.errors import ECGError
-from util.leads import add_lead_names
 from util.wfdb_io import find_headers, read_header, read_signal
 
 INPUT_DIR = "./data_folder/datasets"
@@ -93,9 +92,7 @@ def extract(input_dir, output_dir, target_fs, workers, min_seconds=MIN_SECONDS, 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input_dir", default=INPUT_DIR, help="folder with the databases (default: %(default)s)")
-    add_flags(parser)
-    add_lead_names(parser)
-    return run_import(parse_flags(parser, argv), lambda args: wfdb_source(
+    return run_import(parser, argv, lambda args: wfdb_source(
         args.input_dir, max(args.min_seconds, args.segment_seconds or 0), args.lead_names))
 
 

@@ -81,10 +81,6 @@ class File:
     checksum: str
 
 
-class DownloadError(ECGError):
-    """A set or a file cannot be had."""
-
-
 # ============ talking to a server ============
 class Stopped(Exception):
     """Another file failed, or Ctrl-C: this one is left as it is."""
@@ -97,7 +93,7 @@ class Line:
         self.stop = threading.Event()
 
     def retrying(self, url, attempt, position=lambda: 0):
-        """``attempt()`` until it succeeds.  A DownloadError after a lasting refusal, or ATTEMPTS failures in a
+        """``attempt()`` until it succeeds.  An ECGError after a lasting refusal, or ATTEMPTS failures in a
         row between which ``position()``, the bytes we have, did not grow."""
         failures, before = 0, position()
         while True:
@@ -106,14 +102,14 @@ class Line:
             except urllib.error.HTTPError as error:
                 error.close()
                 if error.code not in PASSING:
-                    raise DownloadError(_refused(url, error.code)) from None
+                    raise ECGError(_refused(url, error.code)) from None
                 cause = error
             except (http.client.HTTPException, OSError) as error:   # URLErrors, timeouts and resets are OSErrors
                 _raise_own(error, url)
                 cause = error
             failures, before = (1 if position() > before else failures + 1), position()
             if failures >= ATTEMPTS:
-                raise DownloadError(f"cannot reach {url} ({getattr(cause, 'reason', None) or cause}), tried "
+                raise ECGError(f"cannot reach {url} ({getattr(cause, 'reason', None) or cause}), tried "
                                     f"{failures} times; check the network, or name a mirror with --url; the same "
                                     "command goes on where it stopped") from None
             if self.stop.wait(min(LONGEST_WAIT, max(BACK_OFF * 2 ** (failures - 1), _asked_to_wait(cause)))):
@@ -128,7 +124,7 @@ class Line:
                 return data
         data = self.retrying(url, attempt)
         if len(data) > MAX_LISTING:
-            raise DownloadError(f"{url} is no listing: larger than {MAX_LISTING} bytes")
+            raise ECGError(f"{url} is no listing: larger than {MAX_LISTING} bytes")
         return data
 
     def read_json(self, url):
@@ -136,7 +132,7 @@ class Line:
         try:
             return json.loads(self.read(url))
         except (ValueError, RecursionError):
-            raise DownloadError(f"{url} is not the JSON of its home's interface; look up the address") from None
+            raise ECGError(f"{url} is not the JSON of its home's interface; look up the address") from None
 
 
 def _open(url, headers=None):
@@ -154,10 +150,10 @@ def _raise_own(error, url):
     """Errors of this machine, which no second attempt mends."""
     if error.__class__ is not urllib.error.URLError and isinstance(error, OSError):
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DownloadError(f"the disk is full while downloading {url}; make room, then give the same command "
+            raise ECGError(f"the disk is full while downloading {url}; make room, then give the same command "
                                 "again: it goes on where it stopped") from None
         if error.filename:
-            raise DownloadError(f"cannot write {error.filename}: {error.strerror}; choose another --output") from None
+            raise ECGError(f"cannot write {error.filename}: {error.strerror}; choose another --output") from None
 
 
 def _asked_to_wait(error):
@@ -177,9 +173,9 @@ def _refused(url, status):
 
 # ============ what a set consists of ============
 def list_files(home, output, line) -> list[File]:
-    """The files of a set, by its own listing.  A DownloadError for a listing that we cannot read or trust."""
+    """The files of a set, by its own listing.  An ECGError for a listing that we cannot read or trust."""
     if urlsplit(home.url).scheme not in ("http", "https"):
-        raise DownloadError(f"--url {home.url}: it must begin with https:// or http://")
+        raise ECGError(f"--url {home.url}: it must begin with https:// or http://")
     try:
         if "/api/records/" in home.url:
             files = [File(entry["key"], entry["links"]["self"], int(entry["size"]), *_checksum(entry["checksum"]))
@@ -189,14 +185,14 @@ def list_files(home, output, line) -> list[File]:
         else:
             files = _physionet_files(home.url, output, line)
     except (LookupError, TypeError, ValueError, AttributeError):
-        raise DownloadError(f"{home.url} does not describe files as its home does; look up the address") from None
+        raise ECGError(f"{home.url} does not describe files as its home does; look up the address") from None
     wanted = [file for file in files if not home.only or file.path.startswith(home.only)]
     if not wanted:
-        raise DownloadError(f"{home.url} lists {len(files)} files, none that begins with {', '.join(home.only)}")
+        raise ECGError(f"{home.url} lists {len(files)} files, none that begins with {', '.join(home.only)}")
     for file in wanted:
         _check_file(file, home.url)
     if len({file.path.lower() for file in wanted}) < len(wanted):
-        raise DownloadError(f"{home.url} lists a file twice")
+        raise ECGError(f"{home.url} lists a file twice")
     print(f"{len(wanted)} of {len(files)} files listed at {home.url}")
     return wanted
 
@@ -225,7 +221,7 @@ def _physionet_files(url, output, line):
     for text in filter(None, map(str.strip, data.decode("utf-8", "replace").splitlines())):
         match = re.fullmatch(r"([0-9a-fA-F]{64})\s+\*?(.+)", text)
         if not match:
-            raise DownloadError(f"{base}SHA256SUMS.txt: this is no checksum with a path: {text[:80]!r}")
+            raise ECGError(f"{base}SHA256SUMS.txt: this is no checksum with a path: {text[:80]!r}")
         files.append(File(match[2], base + quote(match[2]), None, "sha256", match[1].lower()))
     with replacing(output / "SHA256SUMS.txt") as file:
         file.write(data)
@@ -236,16 +232,16 @@ def _check_file(file, listing):
     """A listing comes from another machine: plain paths inside the folder and web addresses, or nothing is fetched."""
     parts = file.path.split("/")
     if not file.path.isprintable() or re.search(r"[\\:]", file.path) or {"", ".", ".."} & set(parts):
-        raise DownloadError(f"{listing} lists the unsafe path {file.path!r}; nothing was downloaded")
+        raise ECGError(f"{listing} lists the unsafe path {file.path!r}; nothing was downloaded")
     if urlsplit(file.url).scheme not in ("http", "https"):
-        raise DownloadError(f"{listing} lists the unsafe address {file.url!r}; nothing was downloaded")
+        raise ECGError(f"{listing} lists the unsafe address {file.url!r}; nothing was downloaded")
 
 
 # ============ one file ============
 def fetch(file, output, line, progress, verify=False):
     """Download a file into its place; one that is there is left alone, with ``verify`` only if its checksum is right.
 
-    A DownloadError where a second download, too, has another checksum than the published one.
+    An ECGError where a second download, too, has another checksum than the published one.
     """
     target = output / file.path
     if target.is_file() and file.size in (None, target.stat().st_size) and \
@@ -259,7 +255,7 @@ def fetch(file, output, line, progress, verify=False):
             os.replace(part, target)
             return progress.reached(file, target.stat().st_size, done=True)
         part.unlink()
-    raise DownloadError(f"{file.url}: its checksum differs from the published one ({file.algorithm} {file.checksum}) "
+    raise ECGError(f"{file.url}: its checksum differs from the published one ({file.algorithm} {file.checksum}) "
                         "however often it is downloaded; the copy there is damaged or was changed: try another --url")
 
 
@@ -330,7 +326,7 @@ def download(home, output, connections=4, verify=False) -> list[Path]:
         files = list_files(home, output, line)
         missing = sum(file.size or 0 for file in files if not (output / file.path).exists())
         if missing > shutil.disk_usage(output).free:
-            raise DownloadError(f"{output} has {shutil.disk_usage(output).free / 1e9:.1f} GB free, the set takes "
+            raise ECGError(f"{output} has {shutil.disk_usage(output).free / 1e9:.1f} GB free, the set takes "
                                 f"{missing / 1e9:.1f} GB more; make room or choose another --output")
         progress = Progress(files)
         pool = ThreadPoolExecutor(connections)
@@ -338,7 +334,7 @@ def download(home, output, connections=4, verify=False) -> list[Path]:
             for job in as_completed([pool.submit(fetch, file, output, line, progress, verify) for file in files]):
                 job.result()
         except OSError as error:
-            raise DownloadError(f"cannot write to {output}: {error}; the same command goes on where it stopped"
+            raise ECGError(f"cannot write to {output}: {error}; the same command goes on where it stopped"
                                 ) from None
         finally:
             line.stop.set()
@@ -353,7 +349,7 @@ def unpack(path):
     try:
         shutil.unpack_archive(path, path.parent, **({} if path.suffix == ".zip" else {"filter": "data"}))
     except (OSError, ValueError, shutil.ReadError, EOFError) as error:
-        raise DownloadError(f"cannot unpack {path}: {error}") from None
+        raise ECGError(f"cannot unpack {path}: {error}") from None
 
 
 def main(argv=None):

@@ -161,12 +161,12 @@ def _shapes(signal, at, fs):
 
 
 # ============ near neighbours ============
-def _neighbours(row, sample, shapes, seed=0):
+def _neighbours(row, sample, shapes):
     """int32 (n, 4): rows a < b of recordings that share a fingerprint, the samples by which b starts after a, and
     how far (in thousandths of a standard deviation) their fingerprints are from each other."""
     if len(row) < 2:
         return np.zeros((0, 4), np.int32)
-    random, white, pairs = np.random.default_rng(seed), _whitened(shapes), np.zeros(0, np.int64)
+    random, white, pairs = np.random.default_rng(0), _whitened(shapes), np.zeros(0, np.int64)
     for _ in range(TABLES):
         cell = _cells(white, random)
         order = np.argsort(cell, kind="stable")

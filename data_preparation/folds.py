@@ -11,6 +11,7 @@ import numpy as np
 
 from util.challenge import CODE_TO_CLASS, labels_from_dx
 from util.store import FOLDS, NO_FOLD
+from util.subsets import patient_numbers
 
 MIN_RECORDS = 10        # a code that fewer records of a database carry cannot be in every fold
 
@@ -37,19 +38,12 @@ def assign_folds(databases, dx, patients, seed=0, strata=None):
         labels = labels_from_dx(own) if strata is None else strata[rows]
         scored, dealt = labels.any(1), np.full(len(rows), NO_FOLD)
         rng = np.random.default_rng([seed, number])
-        dealt[scored] = stratify(labels[scored], _group_numbers(ids[scored]), FOLDS, rng)
+        dealt[scored] = stratify(labels[scored], patient_numbers(ids[scored]), FOLDS, rng)
         count = Counter(code for text in own for code in set(text.split()) - CODE_TO_CLASS.keys())
         others = {code: {code} for code in sorted(count) if count[code] >= MIN_RECORDS}
         rng = np.random.default_rng([seed, number, 1])
-        folds[rows] = stratify(labels_from_dx(own, others), _group_numbers(ids), FOLDS, rng, dealt)
+        folds[rows] = stratify(labels_from_dx(own, others), patient_numbers(ids), FOLDS, rng, dealt)
     return folds
-
-
-def _group_numbers(patients):
-    """Consecutive group numbers (n,); every empty id is a group of its own."""
-    numbers = {}
-    return np.array([numbers.setdefault(patient or row, len(numbers)) for row, patient in enumerate(patients)],
-                    np.int64)
 
 
 def stratify(labels, groups, n_folds, rng, dealt=None):

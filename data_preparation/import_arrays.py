@@ -22,7 +22,6 @@ Examples:
         --input sph/records --fs 500 --database sph
 """
 import argparse
-import csv
 import functools
 import re
 import sys
@@ -34,11 +33,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_preparation.array_readers import LAYOUTS, lead_axis, open_array, read_array, read_csv
 from data_preparation.dicom import read_dicom
-from data_preparation.shards import (Item, Source, add_flags, database_name, parse_flags, run_import,
-                                     without_duplicates)
+from data_preparation.shards import Item, Source, database_name, run_import, without_duplicates
 from util.errors import ECGError, RecordError
 from util.files import find_files
-from util.leads import LEADS, add_lead_names, standard_lead
+from util.leads import LEADS, standard_lead
+from util.record_tables import read_text
 from util.recording import MAX_FS, MIN_FS, check_name, checked
 
 KINDS = {".npy": "npy", ".h5": "HDF5", ".hdf5": "HDF5", ".dcm": "DICOM", ".csv": "CSV"}
@@ -140,7 +139,7 @@ def _one_each(files, database):
 
 def _rows(folder, files, database, args, options):
     """Items of files with many recordings each, named by --ids, by the dataset exam_id, or by their place."""
-    given = _read_ids(args.ids) if args.ids and args.ids.endswith(".csv") else None
+    given = read_text(args.ids)["record"].tolist() if args.ids and args.ids.endswith(".csv") else None
     items, found = [], 0
     for name in files:
         try:
@@ -174,18 +173,6 @@ def _own_names(array, dataset, stem):
     if len(names) != array.shape[0]:
         raise RecordError(f"{len(names)} values in {dataset or 'exam_id'} for {array.shape[0]} recordings")
     return names
-
-
-def _read_ids(path):
-    """The column record of a CSV file, in its order."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
-        raise ECGError(f"--ids {path} is unreadable: {error}") from None
-    if not rows or "record" not in rows[0]:
-        raise ECGError(f"--ids {path} needs a column record with the name of every recording")
-    return [(row["record"] or "").strip() for row in rows]
 
 
 def _look(source):
@@ -249,9 +236,7 @@ def main(argv=None):
     parser.add_argument("--trim_zeros", action="store_true", help="cut off zeros at both ends of a recording, where "
                         "every lead is 0")
     parser.add_argument("--database", type=_database, metavar="NAME", help="default: the name of --input")
-    add_flags(parser)
-    add_lead_names(parser)
-    return run_import(parse_flags(parser, argv), array_source)
+    return run_import(parser, argv, array_source)
 
 
 if __name__ == "__main__":

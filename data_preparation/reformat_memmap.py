@@ -11,7 +11,6 @@ Challenge's classes, and then over all other codes, with all records of a patien
 they are.  The same input gives the same bytes.
 """
 import argparse
-import csv
 import json
 import shutil
 import sys
@@ -23,16 +22,15 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_preparation import shards as engine
-from data_preparation.add_labels import keep_labels
-from data_preparation.add_splits import add_overlap_flag
+from data_preparation.add_splits import add_overlap_flag, add_splits, read_splits
 from data_preparation.folds import assign_folds
-from data_preparation.split_file import add_splits, read_splits
 from util.challenge import CODE_TO_CLASS
 from util.errors import ConfigError, ECGError, StoreError
 from util.files import FolderLock
 from util.label_file import load_label_file
-from util.record_tables import table_name
+from util.labels import write_labels
 from util.leads import LEADS
+from util.record_tables import read_cells, read_text, some, table_name
 from util.store import FOLDS, publish, write_store
 from util.subsets import label_strata
 
@@ -66,33 +64,24 @@ def load_extraction(input_dir):
 
 def read_patients(path):
     """{record: patient id} from a CSV file with columns record and patient_id; empty ids are left out."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
-        raise ConfigError(f"--patients {path} is unreadable: {error}") from None
-    if not rows or not {"record", "patient_id"} <= rows[0].keys():
+    table = read_text(path)
+    if "patient" not in table:
         raise ConfigError(f"--patients {path} needs the columns record and patient_id")
-    return {row["record"].strip(): row["patient_id"].strip() for row in rows if (row["patient_id"] or "").strip()}
+    return {record: patient for record, patient in zip(table["record"], table["patient"]) if patient}
 
 
 def drop_records(path, shards):
     """Mark the rows of the records that a CSV file lists, in its column drop (check_store.py --duplicates) or else
     record; returns how many."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            column = next((name for name in ("drop", "record") if name in (reader.fieldnames or ())), None)
-            listed = {(row[column] or "").strip() for row in reader} - {""} if column else set()
-    except (OSError, ValueError, csv.Error) as error:
-        raise ConfigError(f"--drop {path} is unreadable: {error}") from None
+    table = read_cells(path)
+    column = next((name for name in ("drop", "record") if name in table), None)
     if not column:
         raise ConfigError(f"--drop {path} needs a column record, or drop as check_store.py --duplicates writes it")
+    listed = set(table[column].str.strip()) - {""}
     rows = {row["record"]: row for _, rows in shards for row in rows}
     unknown = sorted(listed - rows.keys())
     if unknown:
-        raise ConfigError(f"--drop {path} names {len(unknown)} records that the extraction has not: "
-                          f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}")
+        raise ConfigError(f"--drop {path} names {len(unknown)} records that the extraction has not: {some(unknown)}")
     if len(listed) == len(rows):
         raise ConfigError(f"--drop {path} names all {len(rows)} records: none is left")
     for name in listed:
@@ -132,54 +121,53 @@ def stored_rows(input_dir, shards, fs, progress):
                 yield row | {"scale_uv": row["scale_uv"][str(fs)]}, counts
 
 
-def reformat(input_dir, output_dir, patients_file=None, labels_file=None, ignore_unknown=False, splits_file=None,
-             allow_patient_overlap=False, drop_file=None):
-    """Build the stores of all extracted rates, and tables of labels and splits; returns the rows of their records and
-    their folders."""
+def reformat(input_dir, output_dir, patients=None, labels=None, splits=None, drop=None, ignore_unknown=False,
+             allow_patient_overlap=False):
+    """Build the stores of all extracted rates, and tables of labels and splits; arguments as the flags.  Returns
+    the rows of their records and their folders."""
     input_dir, output_dir = Path(input_dir), Path(output_dir)
     settings, shards = load_extraction(input_dir)
-    if drop_file:
-        print(f"left out, as --drop {drop_file} says: {drop_records(drop_file, shards)} records")
+    if drop:
+        print(f"left out, as --drop {drop} says: {drop_records(drop, shards)} records")
     rows = [row for _, rows in shards for row in rows if not row.get("dropped")]
-    patients = read_patients(patients_file) if patients_file else {}
-    add_patients(rows, patients, f"--patients {patients_file}")
-    if patients and not any(row["patient"] for row in rows):
-        raise ConfigError(f"--patients {patients_file} names none of the {len(rows)} records")
+    patient_of = read_patients(patients) if patients else {}
+    add_patients(rows, patient_of, f"--patients {patients}")
+    if patient_of and not any(row["patient"] for row in rows):
+        raise ConfigError(f"--patients {patients} names none of the {len(rows)} records")
     strata, names = None, [row["record"] for row in rows]
-    if labels_file:     # before the work of building stores
-        table = table_name("labels", labels_file)
-        labels = load_label_file(labels_file, names, ignore_unknown)
-        strata = label_strata(labels.values, labels.kind)
-        add_patients(rows, dict(zip(names, labels.patients or ())), labels_file)
-    if splits_file:
+    if labels:     # before the work of building stores
+        table = table_name("labels", labels)
+        label_file = load_label_file(labels, names, ignore_unknown)
+        strata = label_strata(label_file.values, label_file.kind)
+        add_patients(rows, dict(zip(names, label_file.patients or ())), labels)
+    if splits:
         columns = {name: [row[name] for row in rows] for name in ("record", "database", "patient")}
-        splits = read_splits(splits_file, columns, ignore_unknown=ignore_unknown,
-                             allow_patient_overlap=allow_patient_overlap)
-        add_patients(rows, splits.patients, splits_file)
+        split_file = read_splits(splits, columns, ignore_unknown=ignore_unknown,
+                                 allow_patient_overlap=allow_patient_overlap)
+        add_patients(rows, split_file.patients, splits)
     add_folds(rows, strata)
     if settings.get("unread"):
         print(f"records not read in the extraction, which are not in the store: {settings['unread']}; "
               "its command tries again")
     rates = settings["target_fs"]
-    command = [settings["command"], "python data_preparation/reformat_memmap.py" +
-               (f" --patients {Path(patients_file).name}" if patients_file else "") +
-               (f" --labels {Path(labels_file).name}" if labels_file else "") +
-               (f" --splits {Path(splits_file).name}" if splits_file else "") +
-               (f" --drop {Path(drop_file).name}" if drop_file else "") +
-               " --ignore_unknown" * ignore_unknown + " --allow_patient_overlap" * allow_patient_overlap]
+    files = {"patients": patients, "labels": labels, "splits": splits, "drop": drop}
+    command = "python data_preparation/reformat_memmap.py" + "".join(
+        f" --{name} {Path(file).name}" for name, file in files.items() if file) \
+        + " --ignore_unknown" * ignore_unknown + " --allow_patient_overlap" * allow_patient_overlap
+    commands = [settings["command"], command]
     new = {fs: output_dir / f".fs{fs}.tmp" for fs in rates}
     with FolderLock(output_dir, engine.PATIENCE):
         try:
             with tqdm(total=len(rows) * len(rates), unit="record", desc="building stores") as progress:
                 for fs, folder in new.items():
                     shutil.rmtree(folder, ignore_errors=True)
-                    write_store(folder, fs, stored_rows(input_dir, shards, fs, progress), command)
+                    write_store(folder, fs, stored_rows(input_dir, shards, fs, progress), commands)
             for fs, folder in new.items():
                 publish(folder, output_dir / f"fs{fs}")
-            if labels_file:
-                keep_labels(output_dir, labels, names, labels_file, table, command[-1])
-            if splits_file:
-                add_splits(output_dir, splits, table_name("splits", splits_file), command[-1])
+            if labels:
+                write_labels(output_dir, table, label_file, names, Path(labels).name, command)
+            if splits:
+                add_splits(output_dir, split_file, table_name("splits", splits), command)
         finally:
             for folder in new.values():
                 shutil.rmtree(folder, ignore_errors=True)
@@ -206,8 +194,7 @@ def main(argv=None):
     add_overlap_flag(parser)
     args = parser.parse_args(argv)
     try:
-        rows, folders = reformat(args.input_dir, args.output_dir, args.patients, args.labels,
-                                 args.ignore_unknown, args.splits, args.allow_patient_overlap, args.drop)
+        rows, folders = reformat(**vars(args))
     except (ECGError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -11,7 +11,6 @@ gone next time.  The reader is sent to worker processes, so it is a function of 
 
 All that follows is the same for every format: leads by name, checks, resampling, flags, shards, tables, restart.
 """
-import argparse
 import contextlib
 import functools
 import hashlib
@@ -38,7 +37,7 @@ from tqdm import tqdm
 from util.challenge import CODE_TO_CLASS
 from util.errors import ECGError, RecordError
 from util.files import FolderLock, remove_temporary, replacing
-from util.leads import lead_cell
+from util.leads import add_lead_names, lead_cell
 from util.recording import Recording, checked, flat_leads, resample_to
 from util.store import quantise, safe_cell, spread, write_json, write_table
 
@@ -346,34 +345,10 @@ def _remove_leftovers(folder, shards):
 
 # -------------------------------------------------------------------------------- the command line
 
-def add_flags(parser) -> None:
-    """The flags that every import has."""
-    parser.add_argument("--output_dir", default=OUTPUT_DIR, help="default: %(default)s")
-    parser.add_argument("--target_fs", type=int, nargs="+", default=[100, 250], metavar="HZ",
-                        help="sampling rates to make; CNNs use 100, ST-MEM 250 (default: 100 250)")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument("--workers", type=int, default=cores, metavar="N",
-                        help="processes with one record each in memory (default: %(default)s, your cores)")
-    parser.add_argument("--min_seconds", type=float, default=MIN_SECONDS, metavar="S",
-                        help="shorter records are skipped (default: %(default)s)")
-    parser.add_argument("--segment_seconds", type=float, metavar="S",
-                        help="cut records into pieces of S seconds, each a record <record>_<n> of the store, and skip "
-                        "shorter ones; ST-MEM's published preparation has 10 (default: records stay whole)")
-
-
-def parse_flags(parser, argv) -> argparse.Namespace:
-    """The parsed command line, those of ``add_flags`` checked."""
-    args = parser.parse_args(argv)
-    if args.workers < 1 or not all(20 <= fs <= 10_000 for fs in args.target_fs) or not args.min_seconds >= 0 \
-            or not 1 <= (args.segment_seconds or 1) < math.inf:
-        parser.error("--workers must be at least 1, --target_fs 20 to 10000 Hz, --min_seconds at least 0, "
-                     "--segment_seconds at least 1")
-    args.target_fs = sorted(set(args.target_fs))
-    return args
-
-
-def run_import(args, make_source) -> int:
-    """Import what ``make_source(args)`` finds, print what came of it, and return the exit status."""
+def run_import(parser, argv, make_source) -> int:
+    """Import what ``make_source(args)`` finds, print what came of it, and return the exit status; ``parser`` has
+    the flags of one format, those of all are added."""
+    args = _parse(parser, argv)
     try:
         totals, skipped, unread = import_recordings(make_source(args), args.output_dir, args.target_fs, args.workers,
                                                     args.min_seconds, args.segment_seconds)
@@ -394,6 +369,29 @@ def run_import(args, make_source) -> int:
     if unread:
         print(f"records not read this time: {unread}; the same command tries again", file=sys.stderr)
     return AGAIN if unread else 0
+
+
+def _parse(parser, argv):
+    """The command line with the flags that every import has, which are checked."""
+    parser.add_argument("--output_dir", default=OUTPUT_DIR, help="default: %(default)s")
+    parser.add_argument("--target_fs", type=int, nargs="+", default=[100, 250], metavar="HZ",
+                        help="sampling rates to make; CNNs use 100, ST-MEM 250 (default: 100 250)")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser.add_argument("--workers", type=int, default=cores, metavar="N",
+                        help="processes with one record each in memory (default: %(default)s, your cores)")
+    parser.add_argument("--min_seconds", type=float, default=MIN_SECONDS, metavar="S",
+                        help="shorter records are skipped (default: %(default)s)")
+    parser.add_argument("--segment_seconds", type=float, metavar="S",
+                        help="cut records into pieces of S seconds, each a record <record>_<n> of the store, and skip "
+                        "shorter ones; ST-MEM's published preparation has 10 (default: records stay whole)")
+    add_lead_names(parser)
+    args = parser.parse_args(argv)
+    if args.workers < 1 or not all(20 <= fs <= 10_000 for fs in args.target_fs) or not args.min_seconds >= 0 \
+            or not 1 <= (args.segment_seconds or 1) < math.inf:
+        parser.error("--workers must be at least 1, --target_fs 20 to 10000 Hz, --min_seconds at least 0, "
+                     "--segment_seconds at least 1")
+    args.target_fs = sorted(set(args.target_fs))
+    return args
 
 
 def summary(totals, skipped):

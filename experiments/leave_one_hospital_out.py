@@ -24,10 +24,10 @@ from util import checkpoint, distributed
 from util.command_line import argument_parser, config_from
 from util.errors import ConfigError, ECGError
 from util.evaluation import FoldFiles
-from util.files import replacing
 from util.program import run_main
 from util.run_log import print_once
 from util.setup import open_store, usable_rows
+from util.store import write_frame
 from util.subsets import label_strata
 from util.supervised import LabelledRecords
 
@@ -96,7 +96,7 @@ def main(argv=None):
         rows.append(leave_out(config_without(config, database, arguments.fold), arguments.min_records))
         if rows[-1]["remark"]:
             print_once(f"{database}: {rows[-1]['remark']}")
-        distributed.on_main(lambda: write_matrix(rows, place))
+        distributed.on_main(lambda: write_frame(place, matrix(rows)))
     print_once(for_people(rows))
     print_once(f"in brackets the 95 % interval, after the slash the selection fold of the others; matrix: {place}")
     if all(row["remark"] for row in rows):
@@ -123,13 +123,6 @@ def for_people(rows: list[dict]) -> str:
                                f"{row[f'selection_{name}']:.3f}")
         lines.append(cells | {"": row["remark"]})
     return pd.DataFrame(lines).to_string(index=False, na_rep="")
-
-
-def write_matrix(rows: list[dict], place: Path) -> None:
-    """The matrix so far, complete or not at all."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(place, "w") as file:
-        matrix(rows).to_csv(file, index=False)
 
 
 if __name__ == "__main__":

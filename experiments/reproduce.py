@@ -10,7 +10,6 @@ predictions, are kept in --output_dir/<table>/<row>/seed<s>/fold<k>; while those
 of the table are a bootstrap over patients (util/intervals.py), written to results/<table>.intervals.csv.
 """
 import argparse
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,12 +26,13 @@ from util.challenge import ABBREVIATIONS
 from util.config import ROOT, find_overlay, load_config, read_yaml
 from util.errors import ConfigError
 from util.files import replacing
-from util.intervals import Predicted, estimate, patients_of
+from util.intervals import Predicted, estimate
 from util.program import run_main
 from util.scores import parse_scores
-from util.setup import open_store
-from util.splits import parse_folds
-from util.store import FOLDS
+from util.setup import open_store, revision
+from util.splits import known_patients, parse_folds
+from util.store import FOLDS, write_frame
+from util.subsets import patient_numbers
 from util.thresholds import load_thresholds
 
 TABLES, RESULTS = ROOT / "configs" / "tables", ROOT / "results"
@@ -124,15 +124,6 @@ def config_scores(config) -> list[str]:
     return list(parse_scores(metric["target_metrics"], ABBREVIATIONS, metric["task"] or "multilabel"))
 
 
-def revision() -> str:
-    """The code's git revision, with a + where it has been changed since."""
-    def git(*words):
-        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else ""
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":!results", ":!RESULTS.md")
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
-
-
 # ============ the CSV ============
 def read_results(table: dict) -> pd.DataFrame:
     """What has been run of a table."""
@@ -144,14 +135,7 @@ def read_results(table: dict) -> pd.DataFrame:
 def add_results(table: dict, rows: list[dict]) -> None:
     """Append rows to results/<table>.csv; the file is whole at any time."""
     every = pd.concat([read_results(table), pd.DataFrame(rows)], ignore_index=True)
-    write_csv(every, RESULTS / f"{table['name']}.csv")
-
-
-def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Write a CSV atomically."""
-    path.parent.mkdir(exist_ok=True)
-    with replacing(path) as file:
-        file.write(frame.to_csv(index=False, float_format="%.6g", na_rep="nan").encode())
+    write_frame(RESULTS / f"{table['name']}.csv", every, float_format="%.6g", na_rep="nan")
 
 
 def rows_of(results: pd.DataFrame, name: str, method: str, seed: int | None = None) -> pd.DataFrame:
@@ -178,8 +162,8 @@ def tested(table, row, method, arguments) -> list[Predicted] | None:
                 outputs = rule.decide(outputs).astype(float)
             store = store or open_store(resolved(row, "finetune", {}, arguments.overrides))
             named = store.records.set_index(["record", "database"])
-            patients = patients_of(named.loc[list(zip(predictions["record"], predictions["database"]))].reset_index())
-            found.append(Predicted(labels, outputs, patients, fold, seed))
+            own = named.loc[list(zip(predictions["record"], predictions["database"]))].reset_index()
+            found.append(Predicted(labels, outputs, patient_numbers(known_patients(own)), fold, seed))
     return found
 
 
@@ -199,7 +183,8 @@ def write_intervals(table: dict, arguments) -> None:
             rows.append({"row": row["name"], "method": method, "low": alone.low, "high": alone.high,
                          "difference": "" if mine is first else against.difference_text()})
     if rows:
-        write_csv(pd.DataFrame(rows), RESULTS / f"{table['name']}.intervals.csv")
+        path = RESULTS / f"{table['name']}.intervals.csv"
+        write_frame(path, pd.DataFrame(rows), float_format="%.6g", na_rep="nan")
 
 
 # ============ RESULTS.md ============

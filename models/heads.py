@@ -93,14 +93,13 @@ class DINOHead(nn.Module):
         hidden: width of the hidden layers.
         bottleneck: width of the L2-normalised embedding.
         outputs: number of prototypes.
-        layers: linear layers of the MLP.
         std: of the normal that the MLP's weights start from; 0.044 is Xavier's for Linear(512, 512).
     """
 
     def __init__(self, width: int, hidden: int = 512, bottleneck: int = 128, outputs: int = 65536,
-                 layers: int = 3, std: float = 0.02):
+                 std: float = 0.02):
         super().__init__()
-        self.mlp = mlp(width, *[hidden] * (layers - 1), bottleneck, activation=nn.GELU)
+        self.mlp = mlp(width, hidden, hidden, bottleneck, activation=nn.GELU)
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=std)

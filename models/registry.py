@@ -15,7 +15,7 @@ from torch import nn
 
 import models
 from models.contract import Encoder
-from util.checks import fits
+from util.arguments import fits
 from util.errors import ConfigError
 
 MODELS = {}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models.contract import Encoder, Method
-from util.checks import fits
+from util.arguments import fits
 from util.config import (ROOT, check, find_overlay, load_config, load_yaml, merge, parse_override, read_yaml,
                          save_config)
 from util.config_keys import KEYS, PROGRAMS, REQUIRED, describe_keys, keys_of, page

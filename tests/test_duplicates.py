@@ -218,9 +218,9 @@ def test_labels_of_records_left_out_need_ignore_unknown(prepared, tmp_path, caps
 @pytest.mark.parametrize("content,words", [
     (b"record\nzz9\na1\n", "names 1 records that the extraction has not: zz9"),
     (b"name\na1\n", "needs a column record, or drop"),
-    (b"", "needs a column record, or drop"),
-    (b"record\n\xff\xfe\n", "is unreadable"),
-    (None, "is unreadable"),
+    (b"", "is empty"),
+    (b"record\n\xff\xfe\n", "is not UTF-8 text"),
+    (None, "cannot read"),
     (("record\n" + "".join(f"a{i}\n" for i in range(8)) + "b0\nb1\nb2\nb3\n").encode(), "names all 12 records"),
 ])
 def test_a_wrong_list_is_a_sentence(prepared, tmp_path, capsys, content, words):
@@ -229,7 +229,7 @@ def test_a_wrong_list_is_a_sentence(prepared, tmp_path, capsys, content, words):
         path.write_bytes(content)
     assert reformat(prepared, tmp_path / "store", "--drop", str(path)) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"error: --drop {path} ") and words in said and "Traceback" not in said
+    assert said.startswith("error: ") and str(path) in said and words in said and "Traceback" not in said
     assert not (tmp_path / "store").exists()
 
 

@@ -18,6 +18,7 @@ from data_preparation import data_extraction_without_preprocessing as extraction
 from data_preparation import reformat_memmap, shards
 from data_preparation.data_extraction_without_preprocessing import database_of, extract, wfdb_source
 from util import wfdb_io
+from util.errors import ConfigError
 from util.leads import LEADS
 from util.store import RecordStore, quantise
 from util.wfdb_io import read_record
@@ -168,6 +169,12 @@ def test_patients_share_a_fold(tmp_path):
     assert store["patient"][0] == "p0-0"
     assert reformat_memmap.main(["--input_dir", str(tmp_path / "extracted"), "--output_dir", str(tmp_path / "s"),
                                  "--patients", str(tmp_path / "none.csv")]) == 2
+
+
+def test_a_record_with_two_patients_is_refused(tmp_path):
+    (tmp_path / "patients.csv").write_text("record,patient_id\na,p1\nb,\na,p2\n")
+    with pytest.raises(ConfigError, match="patients.csv names 1 records more than once, such as a; keep one row"):
+        reformat_memmap.read_patients(tmp_path / "patients.csv")
 
 
 @pytest.mark.parametrize("path, name", [

@@ -77,7 +77,8 @@ def test_reconstruction_is_drawn_where_the_signal_was_hidden(tmp_path):
     signal = np.stack([np.sin(time), np.cos(time)])
     mask = np.zeros((2, 1000), bool)
     mask[0, 75:150] = mask[0, 300:450] = mask[1, 925:] = True
-    figure = plot_reconstruction(signal, signal + 1, mask, 250, tmp_path / "mae.png", lead_names=("I", "V6"))
+    figure = plot_reconstruction(signal, signal + 1, mask, 250, lead_names=("I", "V6"))
+    figure.savefig(tmp_path / "mae.png")
     assert (tmp_path / "mae.png").stat().st_size > 5000
     first, second = figure.axes
     assert [axis.get_ylabel() for axis in (first, second)] == ["I", "V6"]
@@ -88,11 +89,6 @@ def test_reconstruction_is_drawn_where_the_signal_was_hidden(tmp_path):
     recorded, guessed = (line.get_ydata() for line in first.lines)
     assert np.allclose(recorded, signal[0])
     assert np.array_equal(np.isnan(guessed), ~mask[0]) and np.allclose(guessed[mask[0]], (signal[0] + 1)[mask[0]])
-
-
-def test_no_file_is_written_without_a_path():
-    zeros = np.zeros((1, 50))
-    assert plot_reconstruction(zeros, zeros, zeros.astype(bool), 100, lead_names=("I",)).axes
 
 
 def test_pyplot_is_never_loaded():

@@ -381,11 +381,11 @@ def test_arrays_that_leave_a_doubt_are_refused(tmp_path, array, capsys, make, fl
 
 @pytest.mark.parametrize("text, words", [
     ("record\n" + "\n".join(NAMES[:-1]), "ids.csv names 13 recordings"), ("record\n" + "\n".join([*NAMES, "x"]), "names 15"),
-    ("record\n" + "\n".join([*NAMES[:-1], "R03"]), "R03 is the name of two recordings"),
-    ("name\n" + "\n".join(NAMES), "needs a column record"), ("", "needs a column record"),
+    ("record\n" + "\n".join([*NAMES[:-1], "R03"]), "ids.csv names 1 records more than once, such as R03"),
+    ("name\n" + "\n".join(NAMES), "ids.csv lacks the column record"), ("", "ids.csv is empty"),
     ("record\n" + "\n".join([*NAMES[:-1], "../x"]), "unsafe record name ../x"),
-    ("record,x\n" + "\n".join([*(f"{name},1" for name in NAMES[:-1]), ",1"]), "unsafe record name"),
-    (b"record\n\xff", "is unreadable")])
+    ("record,x\n" + "\n".join([*(f"{name},1" for name in NAMES[:-1]), ",1"]), "1 rows name no record"),
+    (b"record\n\xff", "ids.csv is not UTF-8 text")])
 def test_wrong_ids_are_one_sentence(tmp_path, array, capsys, text, words):
     np.save(tmp_path / "a.npy", array / 1000)
     (tmp_path / "ids.csv").write_bytes(text if isinstance(text, bytes) else text.encode())

@@ -8,9 +8,10 @@ from scipy.stats import norm
 
 from util.challenge import ABBREVIATIONS
 from util.errors import ECGError
-from util.intervals import (Estimate, Predicted, draw, estimate, patients_of, present_classes, resampled_scores,
-                            strata_of)
+from util.intervals import Estimate, Predicted, draw, estimate, present_classes, resampled_scores, strata_of
 from util.scores import SCORES, compute_scores, parse_scores
+from util.splits import known_patients
+from util.subsets import patient_numbers
 
 RARE = np.array([4, 5, 6, 8])               # positives of 156 records, as in a fold of 1,600 real ECGs
 DISTANCE = np.array([1.2, 1.6, 2.0, 2.4])   # of the positives' mean score, in standard deviations
@@ -50,7 +51,7 @@ def test_a_stratum_is_of_one_rarest_class():
 
 def test_patients_of_a_store_table():
     table = pd.DataFrame({"database": ["a", "a", "b", "a", "a"], "patient": ["1", "1", "1", "", ""]})
-    assert patients_of(table).tolist() == [0, 0, 1, 2, 3]
+    assert patient_numbers(known_patients(table)).tolist() == [0, 0, 1, 2, 3]
 
 
 # ============ scores of resamples ============

@@ -6,7 +6,7 @@ import pytest
 import small_store
 
 from data_preparation import add_splits, check_store, reformat_memmap
-from data_preparation.split_file import read_splits
+from data_preparation.add_splits import read_splits
 from util.errors import ConfigError, ECGError, StoreError
 from util.labels import make_labels, parse_classes
 from util.splits import (choose_rows, labelled_rows, make_splits, parse_folds, rows_left, run_numbers,

@@ -268,7 +268,7 @@ def test_figure_has_a_panel_for_each_class(tmp_path, monkeypatch):
     titles = []
     monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda self, text, **_: titles.append(text))
     labels, scores = predictions(12, records=200)
-    plot_score_curves(labels, scores, search_ascent(labels, scores, min_positives=15), tmp_path / "curves.png")
+    plot_score_curves(labels, scores, search_ascent(labels, scores, min_positives=15), tmp_path / "curves.png", "fold 0")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert [title.split(":")[0].strip("*") for title in titles] == list(ABBREVIATIONS)
     assert any("*" in title for title in titles)

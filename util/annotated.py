@@ -3,7 +3,6 @@
 The CPSC 2018 records of the Challenge carry nine kinds of label; that none of them has a left axis deviation says
 nothing about their axes.
 """
-import csv
 import re
 from dataclasses import replace
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from util.errors import ConfigError
 from util.labels import Labels, parse_classes
+from util.record_tables import read_cells
 
 CODE_COLUMNS = ("snomedctcode", "code", "class")    # in lower case, letters and digits alone
 # The Challenge's names of its databases, in the same way, where they are not ours
@@ -99,17 +99,13 @@ def read_annotated(path) -> dict[str, dict[str, float]]:
     class), and a column a database with the number of its records of that class; columns without numbers are
     passed over.  The Challenge's dx_mapping_scored.csv is such a file.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, restval=""))
-    except (OSError, ValueError, csv.Error) as error:
-        raise ConfigError(f"dataset.annotated: {path} is unreadable ({error})") from None
-    header = {_plain(name): name for name in (rows[0] if rows else {}) if name}
+    table = read_cells(path)
+    header = {_plain(name): name for name in table if name}
     code = next((header[name] for name in CODE_COLUMNS if name in header), None)
-    counts = {_DATABASES.get(plain, plain): {row[code].strip(): float(row[name]) for row in rows}
+    counts = {_DATABASES.get(plain, plain): dict(zip(table[code].str.strip(), table[name].astype(float)))
               for plain, name in header.items()
-              if code and name != code and all(re.fullmatch(r"\s*[0-9]+(\.[0-9]+)?\s*", row[name]) for row in rows)}
-    if not counts:
+              if code and name != code and table[name].str.fullmatch(r"\s*[0-9]+(\.[0-9]+)?\s*").all()}
+    if not counts or not len(table):
         raise ConfigError(f"dataset.annotated: {path} needs a column of codes or names (SNOMED CT Code, code or class) "
                           "and a column a database with the numbers of its records")
     return counts

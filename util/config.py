@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from util.checks import fits
+from util.arguments import fits
 from util.config_keys import PROGRAMS, REQUIRED, divide, keys_of, page
 from util.errors import ConfigError
 from util.published_config import translate

@@ -12,9 +12,11 @@ from util import checkpoint, distributed
 from util.criterion import ACTIVATIONS
 from util.dataset import CropDataset, EvaluationBatches, make_loader, to_device
 from util.optim import autocast, resolve_amp
-from util.intervals import Predicted, estimate, patients_of
+from util.intervals import Predicted, estimate
 from util.run_log import print_once
 from util.scores import compute_scores, lower_is_better
+from util.splits import known_patients
+from util.subsets import patient_numbers
 from util.transfer import save_encoder
 
 PUBLISHED_BEST = {"AUROC": "ROC", "AUPRC": "PRC"}  # fold0_bestROC.pth, as published
@@ -59,10 +61,11 @@ def record_loader(dataset, rows, cropping, batch_size: int, **options):
 
 
 @torch.no_grad()
-def record_means(loader, pipeline, rows, device, vectors, width: int) -> np.ndarray:
+def record_means(model, loader, pipeline, rows, device, vectors, width: int) -> np.ndarray:
     """Means over the crops of each record, gathered from all processes: float64 (records, width).
 
     Args:
+        model: what ``vectors`` computes with, in evaluation mode meanwhile.
         loader: ``record_loader`` of ``rows``.
         rows: rows of the store, each once; the results' order.
         vectors: device signals (crops, leads, samples) -> (crops, width).
@@ -71,10 +74,16 @@ def record_means(loader, pipeline, rows, device, vectors, width: int) -> np.ndar
     place[torch.as_tensor(np.asarray(rows))] = torch.arange(len(rows))
     place = place.to(device)
     sums = torch.zeros(len(rows), width + 1, dtype=torch.float64, device=device)
-    for batch in loader:
-        batch = to_device(batch, device)
-        found = vectors(pipeline(batch["signal"])).double()
-        sums.index_add_(0, place[batch["record"]], torch.cat([found, torch.ones_like(found[:, :1])], dim=1))
+    training = model.training
+    model.eval()
+    try:
+        for batch in loader:
+            batch = to_device(batch, device)
+            found = vectors(pipeline(batch["signal"])).double()
+            counted = torch.cat([found, torch.ones_like(found[:, :1])], dim=1)
+            sums.index_add_(0, place[batch["record"]], counted)
+    finally:
+        model.train(training)
     sums = distributed.total(sums).cpu().numpy()
     return sums[:, :-1] / sums[:, -1:]
 
@@ -87,7 +96,6 @@ def predict(classifier, loader, pipeline, rows, classes: int, loss: str, device,
         logits: float64 (records, classes), mean of the raw outputs;
         gate: float64 (records, 2) mean gate, or None for a classifier without one.
     """
-    classifier.eval()
     gated = "gate" in classifier.heads
 
     def vectors(signal):
@@ -97,7 +105,7 @@ def predict(classifier, loader, pipeline, rows, classes: int, loss: str, device,
         gate = [out["gate"].float()] if gated else []
         return torch.cat([ACTIVATIONS[loss](logits), logits, *gate], dim=1)
 
-    means = record_means(loader, pipeline, rows, device, vectors, 2 * classes + 2 * gated)
+    means = record_means(classifier, loader, pipeline, rows, device, vectors, 2 * classes + 2 * gated)
     return means[:, :classes], means[:, classes:2 * classes], means[:, 2 * classes:] if gated else None
 
 
@@ -190,7 +198,8 @@ def intervals(evaluator: Evaluator, probabilities) -> dict[str, float]:
     """<metric>_low and <metric>_high of the test records by test.bootstrap resamples; nothing without any."""
     records, found = evaluator.records, {}
     n, rows = records.config["test"]["bootstrap"], evaluator.parts["test"]
-    test = Predicted(evaluator.labels["test"], probabilities, patients_of(records.store.records.iloc[rows]))
+    patients = patient_numbers(known_patients(records.store.records.iloc[rows]))
+    test = Predicted(evaluator.labels["test"], probabilities, patients)
     for name, score in records.scores.items() if n else ():
         interval = estimate(name, score, [test], records.task, n=n, seed=records.config["seed"])
         found |= {f"{name}_low": round(interval.low, 4), f"{name}_high": round(interval.high, 4)}

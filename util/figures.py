@@ -77,9 +77,9 @@ def plot_ecg(signal_mv: np.ndarray, fs: float, path, title: str | None = None, l
     figure.savefig(path, format="png")
 
 
-def plot_reconstruction(signal: np.ndarray, reconstruction: np.ndarray, mask: np.ndarray, fs: float, path=None,
-                        lead_names=LEADS, title: str | None = None) -> Figure:
-    """One ECG, what was hidden of it, and what the model made of the rest; also written to ``path``.
+def plot_reconstruction(signal: np.ndarray, reconstruction: np.ndarray, mask: np.ndarray, fs: float,
+                        lead_names, title: str | None = None) -> Figure:
+    """One ECG, what was hidden of it, and what the model made of the rest.
 
     Args:
         signal, reconstruction: (leads, time), both in mV or both standardised; the leads are ``lead_names``.
@@ -106,6 +106,4 @@ def plot_reconstruction(signal: np.ndarray, reconstruction: np.ndarray, mask: np
     axes[-1].set_xlabel("seconds")
     if title:
         figure.suptitle(title, fontsize=9, x=0.01, ha="left")
-    if path is not None:
-        figure.savefig(path, format="png")
     return figure

@@ -64,13 +64,10 @@ def inputs_of(layers, evaluator, classifier, rows) -> torch.Tensor:
     data, options = records.config["dataset"], records.config["dataloader"]
     loader = record_loader(CropDataset(records.store, records.leads, records.eval_cropping.length), rows,
                            records.eval_cropping, options["batch_size"] * data["crops_per_record"])
-    training = classifier.training
-    classifier.eval()
     try:
-        means = record_means(loader, evaluator.pipeline, rows, evaluator.device, vectors,
+        means = record_means(classifier, loader, evaluator.pipeline, rows, evaluator.device, vectors,
                              sum(layer.in_features for layer in layers))
     finally:
-        classifier.train(training)
         for hook in hooks:
             hook.remove()
     return torch.from_numpy(means)

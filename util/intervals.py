@@ -17,7 +17,6 @@ A stratum of one patient is always drawn, and adds no variance.
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from scipy.special import expit, logit
 from scipy.stats import t as student
 
@@ -57,14 +56,6 @@ class Estimate:
         """A difference in words."""
         seen = ": no difference seen" if self.low <= 0 <= self.high else ""
         return f"{self.value:+.3f} (95 % interval {self.low:+.3f} to {self.high:+.3f}{seen})"
-
-
-def patients_of(records: pd.DataFrame) -> np.ndarray:
-    """A number for each record, the same for those of one patient of one database; a record without a patient has its
-    own.  ``records``: rows of a store's table."""
-    known = records["patient"] != ""
-    names = (records["database"] + "/" + records["patient"]).where(known, [f"//{row}" for row in range(len(records))])
-    return pd.factorize(names)[0]
 
 
 # ============ drawing ============
@@ -187,7 +178,7 @@ def estimate(name: str, score: Score, tests: list[Predicted], task: str, others:
     can_vary = any(len(stratum) > 1 for _, draws in drawn.values() for stratum in draws.strata)
     if not (can_vary and np.isfinite(resampled).all() and np.isfinite(whole).all()):
         return Estimate(value, np.nan, np.nan)
-    if others or not within_unit(score):
+    if others or score.challenge or score.lower_is_better or "regression" in score.tasks:   # not from 0 to 1
         to_scale = from_scale = np.asarray
     else:
         margin = np.mean([nearest(present_classes(test.labels, task)) for test, _ in drawn.values()])
@@ -198,11 +189,6 @@ def estimate(name: str, score: Score, tests: list[Predicted], task: str, others:
     reach = student.ppf((1 + level) / 2, degrees) * variance ** 0.5
     low, high = (float(from_scale(to_scale(value) + side)) for side in (-reach, reach))
     return Estimate(value, min(low, value), max(high, value))   # of a value nearer to 0 or 1 than the margin, too
-
-
-def within_unit(score: Score) -> bool:
-    """Whether the score lies between 0 and 1."""
-    return not (score.challenge or score.lower_is_better or "regression" in score.tasks)
 
 
 def nearest(present) -> float:

@@ -43,13 +43,6 @@ class LabelFile:
     notes: list[str] = field(default_factory=list)
 
 
-def read_label_file(path, records, ignore_unknown=False):
-    """(kind, classes, values, patients or None) of a CSV file of labels, for ``records``, names, in their order:
-    see ``LabelFile`` and ``load_label_file``."""
-    found = load_label_file(path, records, ignore_unknown)
-    return found.kind, found.classes, found.values, found.patients
-
-
 def load_label_file(path, records, ignore_unknown=False, known_as=None) -> LabelFile:
     """Read a CSV file of labels for ``records``, names.
 

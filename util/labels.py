@@ -10,7 +10,7 @@ import pandas as pd
 
 from util.challenge import CLASS_CODES, labels_from_dx
 from util.errors import ConfigError
-from util.label_file import LOOKS, LabelFile, load_label_file, read_label_file  # noqa: F401  (one place to look)
+from util.label_file import LOOKS, LabelFile, load_label_file
 from util.record_tables import find_table, save_table, table_name
 from util.store import safe_cell
 
@@ -85,11 +85,12 @@ def make_labels(store, classes: dict, task: str):
 
 
 # ============ tables beside a store ============
-def write_labels(root, name: str, file: LabelFile, records, source: str, command: list[str]) -> None:
-    """Write ``root/labels/<name>.csv`` and ``.json``; a table of that name is replaced.
+def write_labels(root, name: str, file: LabelFile, records, source: str, command: str) -> None:
+    """Write ``root/labels/<name>.csv`` and ``.json``, replacing a table of that name, and say what it is.
 
     Args:
-        file: the labels of ``records`` (names); source: name of the file that they came from.
+        file: the labels of ``records``, the names of the stores' records; source: name of their file.
+        command: the command line that made it.
     """
     cells = {"record": np.asarray(records, object)}
     if file.kind == "multiclass":
@@ -99,9 +100,15 @@ def write_labels(root, name: str, file: LabelFile, records, source: str, command
         cells |= {column: pd.array(file.values[:, c], whole) for c, column in enumerate(file.columns)}
     if file.patients is not None:
         cells["patient"] = [safe_cell(patient) for patient in file.patients]
-    save_table(root, "labels", name, pd.DataFrame(cells)[file.has_row], {
+    new = save_table(root, "labels", name, pd.DataFrame(cells)[file.has_row], {
         "kind": file.kind, "columns": list(file.columns), "classes": list(file.classes), "source": source,
-        "command": command})
+        "command": [command]})
+    print(f"{new}: {file.has_row.sum()} of {len(file.has_row)} records, {LOOKS[file.kind]}: "
+          + ", ".join(file.classes))
+    if file.kind == "regression":
+        print("note: numbers are taken as regression; if they are codes of classes, write words instead")
+    for note in file.notes:
+        print(note)
 
 
 def _read_table(store, choice) -> Labels:

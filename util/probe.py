@@ -63,11 +63,7 @@ def features(encoder, loader, pipeline, rows, device, amp=None) -> np.ndarray:
         with autocast(device, amp):
             return encoder.forward_features(signal)
 
-    training = encoder.training
-    encoder.eval()
-    means = record_means(loader, pipeline, rows, device, vectors, encoder.width)
-    encoder.train(training)
-    return means
+    return record_means(encoder, loader, pipeline, rows, device, vectors, encoder.width)
 
 
 def linear_probe(train_x, train_y, valid_x, valid_y, ridge=1e-2, score="AUROC") -> float:

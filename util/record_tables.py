@@ -5,47 +5,56 @@ with the column record first, and <name>.json with what else is to be known of i
 """
 import json
 import re
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from util.errors import ConfigError, StoreError
-from util.files import replacing
-from util.store import write_json
+from util.store import checksum, write_frame, write_json
 
 FORMAT, VERSION = "ECG record table", 1
-PATIENT_COLUMNS = ("patient", "patient_id")
 
 
 # ============ a file that is given ============
-def read_text(path) -> pd.DataFrame:
-    """A CSV file with a column record and others as a table of texts; a column patient_id becomes patient.
-
-    Raises:
-        ConfigError: unreadable, not UTF-8, empty, no column record, one that is there twice, a name of a
-            record missing or twice; a sentence names the file and the cure.
-    """
+def read_cells(path) -> pd.DataFrame:
+    """A CSV file as a table of texts, its first line the names of the columns; a ConfigError where it is
+    unreadable, not UTF-8 or empty, or has two columns of one name."""
     try:
         # Without a header: pandas would quietly rename the second of two columns of one name.
         table = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except pd.errors.EmptyDataError:
-        raise ConfigError(f"{path} is empty; write a CSV file with the column record and others") from None
+        raise ConfigError(f"{path} is empty; write a CSV file whose first line names its columns") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text; save it as CSV in UTF-8") from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, OverflowError) as error:
         raise ConfigError(f"{path} is not a CSV file: {' '.join(str(error).split())}") from None
+    table = table.fillna("")    # cells that a short row lacks
     names = [str(name).strip() for name in table.iloc[0]]
-    _check_header(path, names)
-    names = ["patient" if name == "patient_id" else name for name in names]
-    table = table.iloc[1:]
-    table.columns = names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"{path} has two columns named {twice[0] or '(nothing)'}; give each a name of its own")
+    return table.iloc[1:].set_axis(names, axis=1)
+
+
+def read_text(path) -> pd.DataFrame:
+    """``read_cells`` of a file with a row a record, named in the column record; patient_id becomes patient.
+
+    Raises:
+        ConfigError: no column record, a name of a record missing or twice; it names the file and the cure.
+    """
+    table = read_cells(path)
+    if "record" not in table:
+        hint = " (cells are separated by commas)" if len(table.columns) == 1 else ""
+        raise ConfigError(f"{path} lacks the column record; its columns are {', '.join(table)[:200]}{hint}")
+    if {"patient", "patient_id"} <= set(table):
+        raise ConfigError(f"{path} has both columns patient and patient_id; leave out one")
+    table = table.rename(columns={"patient_id": "patient"})
     if not len(table):
         raise ConfigError(f"{path} has no row below its header; write one for each record")
-    table = table.assign(**{name: table[name].str.strip() for name in ("record", "patient") if name in names})
+    table = table.assign(**{name: table[name].str.strip() for name in ("record", "patient") if name in table})
     if (table["record"] == "").any():
         raise ConfigError(f"{path}: {(table['record'] == '').sum()} rows name no record; fill in the column record")
     twice = table["record"].duplicated()
@@ -53,17 +62,6 @@ def read_text(path) -> pd.DataFrame:
         raise ConfigError(f"{path} names {twice.sum()} records more than once, such as "
                           f"{some(table['record'][twice])}; keep one row a record")
     return table
-
-
-def _check_header(path, names):
-    if "record" not in names:
-        hint = " (cells are separated by commas)" if len(names) == 1 else ""
-        raise ConfigError(f"{path} lacks the column record; its columns are {', '.join(names)[:200]}{hint}")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(f"{path} has two columns named {twice[0] or '(nothing)'}; give each a name of its own")
-    if set(PATIENT_COLUMNS) <= set(names):
-        raise ConfigError(f"{path} has both columns {' and '.join(PATIENT_COLUMNS)}; leave out one")
 
 
 def some(names, most=3):
@@ -116,24 +114,24 @@ def table_names(root, kind: str) -> list[str]:
     return sorted(path.stem for path in (Path(root) / kind).glob("*.json"))
 
 
-def save_table(root, kind: str, name: str, table: pd.DataFrame, facts: dict) -> None:
-    """Write ``root/<kind>/<name>.csv`` and ``.json``; a table of that name is replaced.
+def save_table(root, kind: str, name: str, table: pd.DataFrame, facts: dict) -> str:
+    """Write ``root/<kind>/<name>.csv`` and ``.json``; a table of that name is replaced.  Returns that in words.
 
     Args:
         root: the folder that holds fs100/ and others; kind: "labels" or "splits"; table: column record, then others.
         facts: plain values, for the JSON file.
     """
     path = Path(root) / kind / f"{name}.csv"
+    new = f"{kind} {name}" + ", which replaces an earlier table" * (name in table_names(root, kind))
     try:
-        path.parent.mkdir(exist_ok=True)
         # Without its description a table is not there: at no time does one lie beside that of another.
         path.with_suffix(".json").unlink(missing_ok=True)
-        with replacing(path, "w") as file:
-            table.to_csv(file, index=False, lineterminator="\n")
+        write_frame(path, table)
         write_json(path.with_suffix(".json"), {"format": FORMAT, "version": VERSION, **facts,
-                                               "csv_crc32": _checksum(path)})
+                                               "csv_crc32": checksum(path.read_bytes())})
     except OSError as error:
         raise StoreError(f"cannot write the table of {kind} {path}: {error.strerror}") from error
+    return new
 
 
 def find_table(root, kind: str, name: str | None, facts) -> tuple[Path, dict]:
@@ -163,10 +161,6 @@ def find_table(root, kind: str, name: str | None, facts) -> tuple[Path, dict]:
         sound = False
     if not sound:
         raise StoreError(f"{about} is damaged or of another version; {again}")
-    if not path.is_file() or _checksum(path) != found["csv_crc32"]:
+    if not path.is_file() or checksum(path.read_bytes()) != found["csv_crc32"]:
         raise StoreError(f"{path} is missing or was changed after it was added (its checksum differs); {again}")
     return path, found
-
-
-def _checksum(path):
-    return f"{zlib.crc32(path.read_bytes()):08x}"

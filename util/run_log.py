@@ -91,9 +91,9 @@ class RunLog:
             figure.clear()
             gc.collect()
 
-    def bar(self, total: int, title: str, done: int = 0, unit: str = "step"):
+    def bar(self, total: int, title: str, done: int):
         """A progress bar with ETA, silent on other processes."""
-        return tqdm(total=total, initial=done, desc=title, unit=unit, disable=not distributed.is_main(),
+        return tqdm(total=total, initial=done, desc=title, unit="step", disable=not distributed.is_main(),
                     dynamic_ncols=True, mininterval=0.5)
 
     def flush(self) -> None:

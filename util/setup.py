@@ -108,15 +108,21 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def revision() -> str:
+    """The code's git revision, with a + where it has been changed since; "unknown" where git has none."""
+    def git(*words):
+        command = ["git", "-C", str(ROOT), *words]
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":!results", ":!RESULTS.md")
+    return (git("rev-parse", "--short", "HEAD") or "unknown").strip() + ("+" if changed else "")
+
+
 def describe_run(config, device, model) -> None:
     """The head of a run's output: code version, device, size of the model."""
-    version = ""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-        version = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print_once(f"{config['model_name']}: {learning / 1e6:.1f} M trainable parameters; {distributed.world()} "
-               f"process(es) on {device.type}; torch {torch.__version__}; code {version or 'unknown'}")
+               f"process(es) on {device.type}; torch {torch.__version__}; code {revision()}")
 
 
 # ============ training ============

@@ -106,22 +106,13 @@ def make_splits(store, data: dict) -> Splits:
     return PROTOCOLS[data["protocol"]](store, data)
 
 
-def _nested(store, data):
+def _of_folds(store, data):
+    """nested and published."""
     folds = store.records["fold"].to_numpy()
 
     def masks(run):
-        test, valid = folds == run, folds == selection_fold("nested", run)
+        test, valid = folds == run, folds == selection_fold(data["protocol"], run)
         return {"train": (folds != NO_FOLD) & ~test & ~valid, "valid": valid, "test": test}
-
-    return Splits(masks, "fold {}".format, folds != NO_FOLD, known_patients(store.records))
-
-
-def _published(store, data):
-    folds = store.records["fold"].to_numpy()
-
-    def masks(run):
-        test = folds == run
-        return {"train": (folds != NO_FOLD) & ~test, "valid": test, "test": test}
 
     return Splits(masks, "fold {}".format, folds != NO_FOLD, known_patients(store.records))
 
@@ -203,7 +194,8 @@ def _given_folds(values, given, where):
     return belong, notes
 
 
-PROTOCOLS = {"nested": _nested, "published": _published, "given": _given, "leave_one_database": _leave_one_database}
+PROTOCOLS = {"nested": _of_folds, "published": _of_folds, "given": _given,
+             "leave_one_database": _leave_one_database}
 
 
 def patients_on_several_sides(patients, sides) -> np.ndarray:

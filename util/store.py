@@ -195,7 +195,7 @@ def _read_records(folder, meta):
     path = folder / "records.csv"
     if not path.is_file():
         raise StoreError(f"{path} is missing; {_REMAKE}")
-    if _checksum(path.read_bytes()) != meta.get("records_crc32"):
+    if checksum(path.read_bytes()) != meta.get("records_crc32"):
         raise StoreError(f"{path} was changed after the store was made (its checksum differs); {_REMAKE}")
     try:
         records = pd.read_csv(path, dtype=_TYPES, keep_default_na=False, na_values={"age": [""]}, encoding="utf-8")
@@ -236,13 +236,14 @@ def _records_problem(records, meta):
     return None
 
 
-def _checksum(data):
+def checksum(data) -> str:
+    """CRC-32 of bytes, as files keep it."""
     return f"{zlib.crc32(data):08x}"
 
 
 def _block_checksums(path):
     with open(path, "rb") as file:
-        return [_checksum(block) for block in iter(lambda: file.read(BLOCK_BYTES), b"")]
+        return [checksum(block) for block in iter(lambda: file.read(BLOCK_BYTES), b"")]
 
 
 # ============ writing ============
@@ -281,7 +282,7 @@ def write_store(folder, fs, rows, command):
             raise StoreError(f"{folder}: no record to write")
         write_json(folder / "meta.json", {
             "format": FORMAT, "version": VERSION, "fs": fs, **_FIXED, "records": number, "samples": start,
-            "folds": FOLDS, "command": command, "records_crc32": _checksum((folder / "records.csv").read_bytes()),
+            "folds": FOLDS, "command": command, "records_crc32": checksum((folder / "records.csv").read_bytes()),
             "blocks": _block_checksums(folder / "signals.dat")})
     except OSError as error:
         raise StoreError(f"cannot write the store {folder}: {error}") from error
@@ -343,6 +344,14 @@ def write_table(path, columns, rows):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([safe_cell(row[column]) for column in columns] for row in rows)
+
+
+def write_frame(path, frame, **options):
+    """Write a DataFrame as a CSV file without its index, complete or not at all; the folder is made if need be.
+    ``options`` are those of ``DataFrame.to_csv``."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, "w") as file:
+        frame.to_csv(file, index=False, lineterminator="\n", **options)
 
 
 def write_json(path, value):

@@ -1,5 +1,6 @@
 """A share of the labels: nested, stratified subsets of training records, whole patients."""
 import numpy as np
+import pandas as pd
 
 CANDIDATES = 16     # of a stratum's next patients, the one is taken whose other labels are wanted most
 BINS = 5            # of equal numbers of records, a regression's strata
@@ -27,6 +28,13 @@ def _bins(values):
     return number[:, None] == np.arange(len(edges) + 1)
 
 
+def patient_numbers(patients) -> np.ndarray:
+    """int64 (records,), from 0 in the order of their first records: the same for those of one patient; a record
+    of an unknown one ("") has its own."""
+    patients = np.asarray(patients, object)
+    return pd.factorize(np.where(patients == "", np.arange(len(patients)), patients))[0]
+
+
 def fraction_of(rows, fraction: float, strata, patients, seed: int) -> np.ndarray:
     """A share of ``rows``, in their order: the smaller of two shares is part of the larger one.
 
@@ -44,20 +52,14 @@ def fraction_of(rows, fraction: float, strata, patients, seed: int) -> np.ndarra
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
     rows_drawn = rows[np.argsort(place[rows])]      # in the order of the draw
-    groups, sizes = _groups(patients[rows_drawn])
+    groups = patient_numbers(patients[rows_drawn])
+    sizes = np.bincount(groups)
     own = strata[rows_drawn]
     own = np.column_stack([own, ~own.any(axis=1)])  # records of no stratum are one, too
     counts = np.zeros((len(sizes), own.shape[1]))
     np.add.at(counts, groups, own)
     chosen = _chosen_groups(counts, sizes, wanted)
     return np.sort(rows_drawn[chosen[groups]])
-
-
-def _groups(patients):
-    """Numbers (n,) of patients, from 0 in the order of their first records, and their numbers of records."""
-    numbers = {}
-    groups = np.array([numbers.setdefault(patient or row, len(numbers)) for row, patient in enumerate(patients)])
-    return groups, np.bincount(groups)
 
 
 def _chosen_groups(counts, sizes, wanted):

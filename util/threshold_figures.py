@@ -9,7 +9,7 @@ COLUMNS = 6
 SHOWN = 0.2  # of the Challenge score, from the best down; a curve that falls further leaves its panel
 
 
-def plot_score_curves(labels, scores, found: Thresholds, path, title=None):
+def plot_score_curves(labels, scores, found: Thresholds, path, title):
     """Draw one panel a class: the Challenge score at its thresholds from 0 to 1, the others held at ``found``.
 
     A vertical line marks the threshold found, an asterisk the classes that share one (their line need not be at the
@@ -33,7 +33,7 @@ def plot_score_curves(labels, scores, found: Thresholds, path, title=None):
     panel.set_ylim(curves.max() - SHOWN, curves.max() + SHOWN / 10)  # of all panels, which share it
     figure.supxlabel("threshold")
     figure.supylabel("Challenge score")
-    figure.suptitle(title or f"{found.method}: Challenge score {found.score:.3f}, {found.n_records} records")
+    figure.suptitle(title)
     figure.savefig(path, dpi=120)
 
 
