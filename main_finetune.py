@@ -114,8 +114,8 @@ def run_fold(records: LabelledRecords, fold: int, files: FoldFiles, device) -> d
             line.update({f"valid_{name}": value for name, value in values.items()})
             training.log.scalars({f"valid/{name}": value for name, value in values.items()}, training.epoch)
             training.log.line("log.txt", line)
-            print_once(f"epoch {epoch + 1}: "
-                       + ", ".join(f"{name} {value:.4f}" for name, value in list(line.items())[1:]))
+            shown = [f"{name} {value:{'.2e' if name == 'train_lr' else '.4f'}}" for name, value in line.items()]
+            print_once(f"epoch {epoch + 1}: {', '.join(shown[1:])}")
             training.save_epoch()
 
     # ============ test ============

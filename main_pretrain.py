@@ -27,7 +27,7 @@ from util.labels import read_labels
 from util.leads import parse_leads
 from util.probe import make_probe
 from util.run_log import print_once
-from util.setup import build_configured, lead_notes, open_store, set_up_training, training_transforms, usable_rows
+from util.setup import build_configured, open_store, row_notes, set_up_training, training_transforms, usable_rows
 from util.splits import rows_left
 from util.stop import StopRequest
 from util.transfer import save_encoder
@@ -43,7 +43,7 @@ def pretrain(config: dict) -> Path:
     data = config["dataset"]
     rows, notes = rows_left(store, usable, data, read_labels(store, data).patients if data["labels"] else None)
     device = distributed.start(config["device"])
-    for note in [*notes, *lead_notes(store, config)]:
+    for note in [*notes, *row_notes(store, config)]:
         print_once(note)
     training = set_up_training(config, store, rows, lambda: build_configured(config), device, folder)
     method, train = training.model, training.config["train"]

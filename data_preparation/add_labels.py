@@ -50,7 +50,8 @@ def main(argv=None):
         several = patients_on_several_sides(known_patients(about), sides)
         if len(several):
             print(f"note: records of {len(several)} patients are in several folds of this store, which did not know "
-                  "them: test scores will be too good; make it again by data_preparation/reformat_memmap.py --labels")
+                  "them: test scores by its folds will be too good; make it again by "
+                  "data_preparation/reformat_memmap.py --labels, or go by a table of splits (dataset.protocol: given)")
     command = f"python data_preparation/add_labels.py STORE {args.labels.name} --name {name}"
     write_labels(store.path.parent, name, file, store.records["record"], args.labels.name,
                  command + " --ignore_unknown" * args.ignore_unknown)

@@ -7,6 +7,8 @@ part has, and compares the metadata with what is known of the published versions
 what was expected and what was found.  What each set does: docs/benchmarks.md.
 """
 import argparse
+import contextlib
+import io
 import json
 import re
 import sys
@@ -102,7 +104,7 @@ def make_tables(name, root, folder) -> list[str]:
     benchmark, records = BENCHMARKS[name], add_labels.open_any_rate(root).records
     metadata = benchmark.read(Path(folder), records)
     parts = parts_of(metadata.splits, benchmark.given)
-    said = list(metadata.notes)
+    said, written = list(metadata.notes), []
     keys = keys_of(records, benchmark, metadata.splits.index)
     own = pd.Series(keys, records["record"])[keys != ""]
     if own.empty:
@@ -121,22 +123,29 @@ def make_tables(name, root, folder) -> list[str]:
         for program, label, table in ((add_splits, name, metadata.splits),
                                       *((add_labels, *item) for item in metadata.labels.items())):
             mine = own[own.isin(table.index)]
+            if mine.empty:
+                said.append(f"warning: {label}: no record of the store has a label of this task; no table was written")
+                continue
             table = table.loc[mine].set_axis(mine.index)
-            add(program, root, label, table.assign(patient=metadata.splits.loc[mine, "patient"].array), scratch)
+            said += add(program, root, label, table.assign(patient=metadata.splits.loc[mine, "patient"].array), scratch)
             if program is add_labels:
+                written.append(label)
                 said.append(sizes(label, table, parts.loc[mine].to_numpy()))
     said += compare(count(metadata, parts), benchmark.versions)
     given = json.dumps(benchmark.given).replace('"', "") if benchmark.given else "null"
-    return [*said, f"in a config: dataset: {{labels: NAME, protocol: given, splits: {name}, given: {given}}}; NAME is "
-            f"{' or '.join(metadata.labels)}"]
+    said.append(f"in a config: dataset: {{labels: NAME, protocol: given, splits: {name}, given: {given}}}; NAME is "
+                f"{' or '.join(written)}")
+    return list(dict.fromkeys(said))    # what is true of every table is said once
 
 
-def add(program, root, name, table, scratch):
-    """Add a table to the store by the program that adds a user's own file."""
+def add(program, root, name, table, scratch) -> list[str]:
+    """Add a table to the store by the program that adds a user's own file; returns what that says."""
     path = Path(scratch) / f"{name}.csv"
     whole = [column for column in table if column != "patient" and table[column].dropna().isin((0, 1)).all()]
     table.astype(dict.fromkeys(whole, "Int64")).to_csv(path, index_label="record", lineterminator="\n")
-    program.main([str(root), str(path)])
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        program.main([str(root), str(path)])
+    return said.getvalue().splitlines()
 
 
 def main(argv=None):

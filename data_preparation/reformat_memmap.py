@@ -200,7 +200,8 @@ def main(argv=None):
         return 2
     sizes = np.bincount([row["fold"] for row in rows], minlength=FOLDS)
     scored = sum(any(code in CODE_TO_CLASS for code in row["dx"]) for row in rows)
-    print(f"{len(rows)} records, {scored} with a scored diagnosis; records by fold: {' '.join(map(str, sizes))}")
+    print(f"{len(rows)} records, {scored} with a diagnosis that the Challenge scores; "
+          f"records by fold: {' '.join(map(str, sizes))}")
     print("stores: " + ", ".join(map(str, folders)))
     return 0
 

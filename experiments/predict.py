@@ -1,8 +1,12 @@
-"""Diagnose recordings with trained weights: any WFDB recordings in, one Challenge-format CSV a record out.
+"""Diagnose recordings with trained weights: WFDB recordings or a store in, one Challenge-format CSV a record out.
 
     python experiments/predict.py --weights ./checkpoints/base_signal/fold0_bestPRC.pth --input RECORDINGS --output OUT
     python experiments/predict.py --weights fold*_bestPRC.pth --thresholds thresholds.json --input A0001.hea \\
         --output OUT --plot
+    python experiments/predict.py --weights fold0/best-loss.pth --input STORE --output OUT
+
+Recordings of other formats than WFDB come in a store, as data_preparation/import_arrays.py and reformat_memmap.py make
+it: STORE is the folder that holds fs100/, fs250/, ...
 
 Several weights are an ensemble: the mean of their probabilities.  Recordings of any sampling rate and length are
 resampled, cropped and transformed as in the evaluation after training, as the weights themselves say; one shorter than
@@ -19,6 +23,7 @@ import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -34,7 +39,8 @@ def parse_arguments(argv=None):
                         "best-<metric>.pth; several are an ensemble")
     parser.add_argument("--thresholds", metavar="JSON",
                         help="of experiments/threshold_search.py (default: 0.5 for all)")
-    parser.add_argument("--input", required=True, metavar="PATH", help="a folder, searched at any depth, or one record")
+    parser.add_argument("--input", required=True, metavar="PATH",
+                        help="a folder, searched at any depth, one record, or a store")
     parser.add_argument("--output", required=True, metavar="DIR", help="made if missing")
     parser.add_argument("--plot", action="store_true", help="draw each recording on ECG paper with what was predicted")
     add_lead_names(parser)
@@ -55,12 +61,13 @@ from util.dataset import CropDataset, EvaluationBatches, make_loader
 from util.errors import CheckpointError, ConfigError, ECGError, RecordError
 from util.evaluation import predict
 from util.figures import plot_ecg
-from util.leads import parse_leads
+from util.leads import leads_of_cell, parse_leads
 from util.optim import resolve_amp
 from util.recording import resample_to
-from util.store import quantise, safe_cell, spread
+from util.setup import open_store
+from util.store import RecordStore, quantise, safe_cell, spread
 from util.thresholds import Thresholds, apply_thresholds, load_thresholds
-from util.wfdb_io import find_headers, read_record
+from util.wfdb_io import UNDIAGNOSED, find_headers, read_record
 
 CHUNK_SAMPLES = 2_000_000  # samples a lead held in memory at a time: an hour of ECG at 500 Hz
 SUMMARY = "summary"
@@ -84,35 +91,80 @@ def find_recordings(given: str) -> list[Path]:
     one = [p for p in (path, path.with_name(f"{path.name}.hea")) if p.suffix == ".hea" and p.is_file()]
     headers = find_headers(path) if path.is_dir() else one
     if not headers:
-        raise ECGError(f"--input {given}: no WFDB header (.hea) there; name a folder with recordings or one record")
+        raise ECGError(f"--input {given}: no WFDB header (.hea) there, nor a store; name a folder with recordings, one "
+                       "record or a store (the folder that holds fs100/, ...), which "
+                       "data_preparation/import_arrays.py and reformat_memmap.py make of recordings in other formats")
     return headers
 
 
-def read_entry(path: Path, rates, longest_crop: float, leads, lead_names=None) -> Entry:
-    """Read a recording and resample it to ``rates``, with the rounding of a store.  One shorter than
+class Stored(NamedTuple):
+    """A record of a store, in the place of a header's path: its row and the store at each rate."""
+    stores: dict[int, RecordStore]
+    row: int
+
+    @property
+    def about(self):
+        """Its row of records.csv, the same for all rates but for start and length."""
+        return next(iter(self.stores.values())).records.iloc[self.row]
+
+    @property
+    def stem(self):
+        """The record's name."""
+        return self.about["record"]
+
+    def __str__(self):
+        return self.about["path"] or self.stem
+
+
+def stored_records(given, rates) -> list[Stored]:
+    """All records of the store at ``given``."""
+    stores = {fs: open_store({"dataset": {"store": given, "fs": fs}}) for fs in rates}
+    return [Stored(stores, row) for row in range(len(stores[rates[0]]))]
+
+
+def read_entry(path, rates, longest_crop: float, leads, lead_names=None) -> Entry:
+    """Read a recording, or a ``Stored`` record, at ``rates``, with the rounding of a store.  One shorter than
     ``longest_crop`` seconds gets a remark, one without all of ``leads`` is a RecordError."""
-    recording = read_record(path, lead_names=lead_names)
-    missing = [lead for lead in leads if lead not in recording.leads]
+    entry, seconds = _read_stored(path) if isinstance(path, Stored) else _read_file(path, rates, lead_names)
+    missing = [lead for lead in leads if lead not in entry.picture["lead_names"]]
     if missing:
         raise RecordError(f"lead {', '.join(missing)} missing, which the model needs")
-    fs, remarks = recording.fs, [*recording.flags]
-    counts, scale = {}, {}
+    if UNDIAGNOSED in entry.remarks:
+        entry.remarks.remove(UNDIAGNOSED)      # it is why we are asked
+    if seconds < longest_crop:
+        entry.remarks.append(f"{seconds:g} s is shorter than the model's crop of {longest_crop:g} s: padded with the "
+                             "mean")
+    return entry
+
+
+def _read_file(path, rates, lead_names):
+    """(Entry, seconds) of a WFDB recording."""
+    recording = read_record(path, lead_names=lead_names)
+    fs, counts, scale = recording.fs, {}, {}
     for rate, signal in resample_to(recording.signal, fs, rates).items():
         own, microvolts = quantise(signal)
         counts[rate] = spread(own, recording.leads)
         scale[rate] = microvolts / 1000
-    seconds = len(recording.signal) / fs
-    if seconds < longest_crop:
-        remarks.append(f"{seconds:g} s is shorter than the model's crop of {longest_crop:g} s: padded with the mean")
     picture = {"signal_mv": recording.signal[:int(10 * fs)].copy(), "fs": fs, "lead_names": recording.leads}
-    return Entry(path.stem, path, remarks, counts, scale, picture)
+    return Entry(path.stem, path, [*recording.flags], counts, scale, picture), len(recording.signal) / fs
 
 
-def read_all(headers, failed: list, *how):
-    """Lists of entries, each of about CHUNK_SAMPLES at most, read by ``read_entry(header, *how)``; what cannot be
+def _read_stored(stored):
+    """(Entry, seconds) of a record of a store."""
+    fs, store = max(stored.stores.items())
+    leads, length = leads_of_cell(stored.about["leads"]), int(store.records["length"].iloc[stored.row])
+    picture = {"signal_mv": store.read(stored.row, 0, min(length, 10 * fs), leads), "fs": fs, "lead_names": leads}
+    counts = {rate: own.counts(stored.row) for rate, own in stored.stores.items()}
+    scale = {rate: own.records["scale"].iloc[stored.row] for rate, own in stored.stores.items()}
+    remarks = [flag for flag in stored.about["flags"].split("; ") if flag]
+    return Entry(stored.stem, Path(str(stored)), remarks, counts, scale, picture), length / fs
+
+
+def read_all(given, failed: list, *how):
+    """Lists of entries, each of about CHUNK_SAMPLES at most, read by ``read_entry`` from what is given; what cannot be
     read is added to ``failed``."""
     chunk, samples, seen = [], 0, {SUMMARY}  # summary.csv is ours
-    for path in tqdm(headers, unit="record", desc="predicting"):
+    for path in tqdm(given, unit="record", desc="predicting"):
         try:
             if path.stem in seen:
                 raise RecordError(f"the name {path.stem} is taken; give the recording another one")
@@ -219,16 +271,19 @@ def main(argv=None):
         raise ConfigError("--thresholds are for the Challenge's 24 classes, multi-label, which these weights do not "
                           "predict")
     thresholds = load_thresholds(arguments.thresholds) if arguments.thresholds else None
-    headers, folder = find_recordings(arguments.input), Path(arguments.output)
+    folder, rates = Path(arguments.output), sorted({trained.config["dataset"]["fs"] for trained in ensemble})
+    is_store = any(Path(arguments.input).glob("fs*/meta.json"))
+    if is_store and arguments.lead_names:
+        raise ConfigError("--lead_names has no effect on a store, whose leads have their names; leave it out")
+    given = stored_records(arguments.input, rates) if is_store else find_recordings(arguments.input)
     for trained in ensemble:
         trained.classifier.to(device)
         trained.pipeline.to(device)
-    rates = sorted({trained.config["dataset"]["fs"] for trained in ensemble})
     longest = max(trained.cropping.length / trained.config["dataset"]["fs"] for trained in ensemble)
     leads = dict.fromkeys(lead for trained in ensemble for lead in parse_leads(trained.config["dataset"]["lead"]))
     folder.mkdir(parents=True, exist_ok=True)
     rows, failed = [], []
-    for entries in read_all(headers, failed, rates, longest, leads, dict(arguments.lead_names)):
+    for entries in read_all(given, failed, rates, longest, leads, dict(arguments.lead_names)):
         probabilities = probabilities_of(entries, ensemble, device)
         outputs = decide(probabilities, thresholds, ensemble[0].task)
         rows += [write_entry(entry, folder, ensemble, *answer, arguments.plot)
@@ -239,7 +294,7 @@ def main(argv=None):
         print(f"{row['file']}: {row['remark']}")
     print(f"{len(rows)} recordings predicted, {len(failed)} not read; {folder / SUMMARY}.csv lists them all")
     if not rows:
-        raise ECGError(f"none of the {len(headers)} recordings could be read")
+        raise ECGError(f"none of the {len(given)} recordings could be read")
 
 
 if __name__ == "__main__":

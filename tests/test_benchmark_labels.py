@@ -70,6 +70,17 @@ def test_tables_sizes_and_warnings(ptbxl, capsys):
             assert {c for c, value in zip(labels.classes, values) if value == 1} == classes
 
 
+def test_a_task_that_no_record_of_the_store_has_leaves_the_others_and_says_so(ptbxl, tmp_path, capsys):
+    benchmark_files.ptbxl(tmp_path, range(1, 161), [{"NORM": 100.0}, {"IMI": 0.0}] * 80)    # no form, no rhythm
+    small_store.run(benchmark_labels.main, "ptbxl", "--store", ptbxl / "store", "--metadata", tmp_path)
+    text = capsys.readouterr().out
+    for task in ("form", "rhythm"):
+        assert f"warning: ptbxl_{task}: no record of the store has a label of this task; no table was written" in text
+    assert "labels ptbxl_superdiagnostic" in text and "NAME is ptbxl_all or" in text
+    assert "or ptbxl_form" not in text
+    assert text.count("are in several folds of this store") == 1, "true of every table, said once"
+
+
 def test_superdiagnostic_from_metadata_to_score(ptbxl, tmp_path, capsys):
     make(ptbxl)
     shared = load_config([ROOT / "configs/downstream/benchmarks/ptbxl_superdiagnostic.yaml"], program="finetune")["dataset"]

@@ -204,8 +204,12 @@ def test_overlays_are_found_by_bare_name_or_path(tmp_path, monkeypatch):
     own = write(tmp_path, "own.yaml", "seed: 1\n")
     assert find_overlay(str(own)) == own
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="nowhere"):
-        load_yaml(find_overlay("nowhere"))
+    with pytest.raises(ConfigError, match="no such file, nor one of this name in configs/overlay/$"):
+        find_overlay("nowhere")
+    with pytest.raises(ConfigError, match="did you mean own_labels"):
+        find_overlay("own_lables")
+    with pytest.raises(ConfigError, match="elsewhere/own.yaml"):
+        load_yaml(find_overlay("elsewhere/own.yaml"))
 
 
 # ============ saving ============

@@ -13,6 +13,7 @@ import pytest
 import util.launch
 from util.config import ROOT, find_overlay
 from util.config_keys import KEYS
+from util.errors import ConfigError
 
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "RESULTS.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
@@ -125,7 +126,7 @@ def test_a_wrong_flag_key_overlay_or_file_is_noticed(monkeypatch):
                       "experiments/run_signal.py --overlay tiny", "experiments/run_signal.py --set train.epoch=3",
                       "run_pretrain.sh --gpus cpu --overlays demo", "run_downstream.sh -f configs/none.yaml",
                       "-m util.none"):
-            with pytest.raises((AssertionError, pytest.fail.Exception)):
+            with pytest.raises((AssertionError, pytest.fail.Exception, ConfigError)):
                 check_command(["python", *shlex.split(wrong)])
 
 

@@ -22,6 +22,7 @@ from util.challenge import ABBREVIATIONS, CLASSES
 from util.config import check
 from util.errors import ConfigError
 from util.store import RecordStore
+from util.supervised import LabelledRecords
 from util.thresholds import Thresholds, save_thresholds
 
 PLAIN = [{"random_crop": {"crop_length": 150}}]     # amplitudes stay: they tell the recordings of small_store apart
@@ -66,12 +67,25 @@ def lines(folder, name="log.txt"):
     return [json.loads(line) for line in (folder / "run" / name).read_text().splitlines()]
 
 
+def test_patients_that_the_folds_did_not_know_are_counted(tmp_path):
+    """The store knows no patients; the table does, and two records of each are wherever the folds put them."""
+    rows = [f"{name},{amplitude(name) % 2},p{i // 2}" for i, name in enumerate(names())]
+    config = job(config_for(add_table(tmp_path, "with_patients", ["record,odd,patient", *rows])), tmp_path)
+    records = LabelledRecords(config)
+    folds = records.store.records["fold"].tolist()
+    apart = sum(folds[i] != folds[i + 1] for i in range(0, len(rows), 2))
+    assert apart and any(f"patients who are in several folds of the store: {apart};" in note for note in records.notes)
+    alone = [row.rpartition("p")[0] + row.partition(",")[0] for row in rows]
+    config = job(config_for(add_table(tmp_path, "alone", ["record,odd,patient", *alone])), tmp_path)
+    assert not any("in several folds" in note for note in LabelledRecords(config).notes)
+
+
 def test_unknown_labels_take_no_part_from_training_to_predictions(tmp_path, capsys):
     folder = finetune(job(config_for(some_unknown(tmp_path), metric={"target_metrics": ["AUROC", "ExactMatch"]}),
                           tmp_path))
     told = capsys.readouterr().out
     assert "unknown labels in the training part, which take no part in loss and scores: " in told
-    assert "ExactMatch leave out the " in told
+    assert "ExactMatch cannot count " in told
     table = pd.read_csv(folder / "test_predictions.csv").set_index("record")
     given = pd.read_csv(tmp_path / "some_unknown.csv").set_index("record").loc[table.index]
     for name in ("large", "odd"):

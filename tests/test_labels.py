@@ -211,7 +211,7 @@ def test_unknown_labels_are_counted_and_told():
     assert unknown_labels(labels, rows, ("a", "b"), "test", ["F2", "G2"]) == [
         "unknown labels in the test part, which take no part in loss and scores: 3 of 6",
         "the test part knows no label at all of b: no output for it is learned or scored there",
-        "F2, G2 leave out the 3 of 3 records of the test part that have an unknown label"]
+        "F2, G2 cannot count 3 of 3 records of the test part, which have an unknown label"]
     assert len(unknown_labels(labels, rows, ("a", "b"), "training", ["F2"])) == 2
     assert unknown_labels(labels[:, :1], rows, ("a",), "test", ["F2"]) == []
     assert unknown_labels(np.array([0, 1, 1]), np.arange(3), ("a", "b"), "test") == []

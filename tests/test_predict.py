@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import scipy.signal
 import torch
-from small_store import recordings, run, trained_signal
+from small_store import recordings, run, store, trained_signal
 from wfdb_files import SHARED, ecg_counts, needs_broken, write_record
 
 from experiments import predict
@@ -53,6 +53,27 @@ def test_predictions_equal_those_of_the_evaluation_after_training(tmp_path):
             compared.append(record)
     assert len(compared) > 10
     assert len(list(tmp_path.glob("E*.csv"))) == 80
+
+
+def test_a_store_gives_the_predictions_of_its_recordings(tmp_path):
+    files, stored = diagnose(recordings(), tmp_path / "files"), diagnose(store(), tmp_path / "stored", "--plot")
+    assert sorted(stored.index) == sorted(files.index) and len(stored) == 80
+    names = list(ABBREVIATIONS)
+    np.testing.assert_array_equal(stored[names].astype(float), files.loc[stored.index, names].astype(float))
+    assert "shorter than the model's crop" in stored.loc["E079", "remark"]
+    assert len(scorer_reads(tmp_path / "stored" / "E079.csv")) == 3 and (tmp_path / "stored" / "E079.png").exists()
+
+
+def test_a_store_without_the_weights_rate_or_with_lead_names_has_a_sentence(tmp_path):
+    (tmp_path / "fs500").mkdir()
+    (tmp_path / "fs500" / "meta.json").write_text("{}")
+    for flags, said in (((), "no store at .*fs100; it holds fs500"), (("--lead_names", "ECG=I"), "no effect on a store")):
+        with pytest.raises(ECGError, match=said):
+            predict.main(["--weights", str(trained_signal() / ROC), "--input", str(tmp_path), "--output",
+                          str(tmp_path / "out"), "--gpu", "cpu", *flags])
+    np.save(tmp_path / "ecgs.npy", np.zeros((2, 12, 500)))
+    with pytest.raises(ECGError, match="import_arrays.py and reformat_memmap.py make"):
+        predict.find_recordings(tmp_path / "ecgs.npy")
 
 
 def test_a_short_recording_alone_is_padded_with_a_remark(tmp_path):

@@ -18,6 +18,7 @@ from models.encoder.st_mem_vit import ST_MEM_ViT
 from models.registry import register
 from util.errors import ConfigError
 from util.leads import LEADS
+from util.setup import row_notes
 from util.splits import choose_rows
 from util.store import RecordStore
 
@@ -61,6 +62,10 @@ def test_rows_are_those_that_have_all_of_the_leads(mixed):
     # a subset is drawn from the records that take part
     assert set(choose_rows(store, leads=LEADS, max_records=30)) <= set(choose_rows(store, leads=LEADS))
     assert len(choose_rows(store, leads=LEADS, max_records=30)) == 30
+    data = {"lead": "12lead", "databases": None, "max_records": 30}
+    assert row_notes(store, {"dataset": data})[1:] == [
+        "dataset.max_records: 30 of 40 records, drawn by the seed, take part"]
+    assert len(row_notes(store, {"dataset": data | {"max_records": 40}})) == 1
 
 
 def test_leads_that_no_record_has_are_an_error(mixed, tmp_path):

@@ -8,9 +8,9 @@ import torch
 from jobs import run_job
 from tiny_jobs import CNN, DATA, DINO, with_store
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from two_processes import run_processes
 
+from util import distributed
 from util.sync_batch_norm import SyncBatchNorm, convert
 
 SHAPES = {"flat": (6, 5), "signal": (6, 5, 11), "image": (6, 5, 4, 3)}
@@ -43,7 +43,7 @@ def half(kind, mean):
     """The same on this process's half of the batch."""
     x = batch(SHAPES[kind], mean)
     rank, size = torch.distributed.get_rank(), len(x) // 2
-    model = DistributedDataParallel(convert(network(x.ndim)), forward_sync_buffers=False)
+    model = distributed.averaging(convert(network(x.ndim)))
     assert isinstance(model.module[1], SyncBatchNorm)
     return gradients(model, x[rank * size:(rank + 1) * size], rank * size)
 

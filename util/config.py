@@ -82,7 +82,13 @@ def load_yaml(path, program: str | None = None, base=True) -> dict:
 def find_overlay(name) -> Path:
     """An overlay by path, or by its bare name in configs/overlay/."""
     named = ROOT / "configs" / "overlay" / f"{name}.yaml"
-    return named if os.path.exists(named) and not os.path.exists(name) else Path(name)  # Path.exists() may raise
+    if os.path.exists(name) or "/" in str(name):    # Path.exists() may raise
+        return Path(name)
+    if not os.path.exists(named):
+        close = difflib.get_close_matches(str(name), [path.stem for path in named.parent.glob("*.yaml")], 1)
+        raise ConfigError(f"--overlay {name}: there is no such file, nor one of this name in configs/overlay/"
+                          f"{f'; did you mean {close[0]}?' if close else ''}")
+    return named
 
 
 def parse_override(text: str) -> dict:

@@ -6,6 +6,7 @@ GPU tensors by nccl.
 import ctypes
 import datetime
 import functools
+import inspect
 import io
 import os
 import time
@@ -13,6 +14,7 @@ import time
 import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
 
 from util.errors import ECGError
 from util.stop import Preempted, in_group, working_alone
@@ -129,6 +131,13 @@ def _wait(work):
     work.wait()
     if stopped:
         raise stopped
+
+
+def averaging(model) -> DistributedDataParallel:
+    """``model`` with its gradients averaged over processes; buffers are left to each."""
+    known = inspect.signature(DistributedDataParallel).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # until torch 2.12
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, **{buffers: False})
 
 
 def total(tensor: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,6 @@ import time
 from pathlib import Path
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from models.recompute import recompute_blocks
 from util import checkpoint, distributed, sync_batch_norm
@@ -88,7 +87,7 @@ class Training:
         if distributed.world() > 1:
             # Buffers are made equal at the ends of epochs; a checkpoint keeps those of process 0.
             # Gradients are views of the messages' buffers: one copy, and their memory, saved.
-            self.runner = DistributedDataParallel(self.runner, forward_sync_buffers=False, gradient_as_bucket_view=True)
+            self.runner = distributed.averaging(self.runner)
 
     def position(self) -> float:
         """Where the run stands, in epochs."""

@@ -165,8 +165,8 @@ def unknown_labels(labels, rows, classes, part: str, whole=()) -> list[str]:
                      "learned or scored there")
     partly = (~known.all(axis=1)).sum()
     if whole and part != "training":
-        notes.append(f"{', '.join(whole)} leave out the {partly} of {len(known)} records of the {part} part that have "
-                     "an unknown label")
+        notes.append(f"{', '.join(whole)} cannot count {partly} of {len(known)} records of the {part} part, which "
+                     "have an unknown label")
     return notes
 
 

@@ -275,7 +275,8 @@ def parse_scores(target_metrics: list | None, class_names=(), task="multilabel")
             raise ConfigError(f"metric.target_metrics: {name} is defined for metric.task {score.tasks[0]}, "
                               f"not {task}; leave it out")
         if score.challenge and tuple(class_names) != ABBREVIATIONS:
-            raise ConfigError(f"metric.target_metrics: {name} needs dataset.classes: challenge2020")
+            raise ConfigError(f"metric.target_metrics: {name} needs dataset.classes: challenge2020; with labels of "
+                              "your own leave it out, as --overlay own_labels does")
         printed = _printed(name, arguments["average"])
         if printed in parsed:
             raise ConfigError(f"metric.target_metrics names {printed} twice")

@@ -35,18 +35,25 @@ def open_store(config: dict) -> RecordStore:
 
 
 def usable_rows(store, config) -> np.ndarray:
-    """Rows left by dataset.databases, dataset.lead and dataset.max_records; ``lead_notes`` speaks of the second."""
+    """Rows left by dataset.databases, dataset.lead and dataset.max_records; ``row_notes`` speaks of the last two."""
     data = config["dataset"]
     return choose_rows(store, databases=data["databases"], leads=parse_leads(data["lead"]),
                        max_records=data["max_records"], seed=config["seed"])
 
 
-def lead_notes(store, config) -> list[str]:
-    """A sentence, if need be, about records that lack one of the leads of dataset.lead and so take no part."""
-    leads, rows = parse_leads(config["dataset"]["lead"]), choose_rows(store, databases=config["dataset"]["databases"])
-    lacking = (~store.has_leads(leads)[rows]).sum()
-    return [f"records that lack a lead of dataset.lead ({' '.join(leads)}), which take no part: "
-            f"{lacking} of {len(rows)}"] if lacking else []
+def row_notes(store, config) -> list[str]:
+    """Sentences, if need be, about records that take no part: those that lack one of the leads of dataset.lead, and
+    those above dataset.max_records."""
+    data = config["dataset"]
+    leads, rows = parse_leads(data["lead"]), choose_rows(store, databases=data["databases"])
+    complete = int(store.has_leads(leads)[rows].sum())
+    notes = []
+    if complete < len(rows):
+        notes.append(f"records that lack a lead of dataset.lead ({' '.join(leads)}), which take no part: "
+                     f"{len(rows) - complete} of {len(rows)}")
+    if data["max_records"] is not None and complete > data["max_records"]:
+        notes.append(f"dataset.max_records: {data['max_records']} of {complete} records, drawn by the seed, take part")
+    return notes
 
 
 def training_transforms(config: dict):

@@ -6,7 +6,7 @@ from util.errors import ConfigError
 from util.labels import few_positives, never_positive, read_labels, unknown_labels
 from util.leads import parse_leads
 from util.scores import parse_scores
-from util.setup import evaluation_transforms, lead_notes, open_store, usable_rows
+from util.setup import evaluation_transforms, open_store, row_notes, usable_rows
 from util.splits import labelled_rows, make_splits, run_numbers, split_rows
 from util.subsets import label_strata
 
@@ -38,7 +38,7 @@ class LabelledRecords:
                               f"choose loss, {', '.join(self.scores)}")
         self.splits = make_splits(self.store, data, found.patients)
         self.rows, self.notes = labelled_rows(usable_rows(self.store, config), found.known, self.splits)
-        self.notes += masked + lead_notes(self.store, config)
+        self.notes += masked + row_notes(self.store, config)
 
     def _read_labels(self, config):
         """Set what follows from the labels, which are returned."""

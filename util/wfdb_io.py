@@ -44,6 +44,7 @@ _SIGNAL_LINE = re.compile(r"""
     (?P<integers>(\s+[+-]?[0-9]{1,10}){0,5}) (\s+(?P<name>.*))?""", re.VERBOSE)
 _COMMENT = re.compile(r"#\s*(age|sex|dx)\s*:\s*(.*)", re.IGNORECASE | re.DOTALL)
 _SNOMED = re.compile(r"[0-9]{6,18}")
+UNDIAGNOSED = "no diagnosis"        # the remark on a record
 _NO_DIAGNOSIS = {"", "unknown", "nan", "none", "n/a", "na"}
 
 
@@ -190,7 +191,7 @@ def _parse_comments(comments, flags):
     if unknown_dx:
         flags.append("unknown Dx " + " ".join(printable(token) for token in unknown_dx[:8]))
     if not dx:
-        flags.append("no diagnosis")
+        flags.append(UNDIAGNOSED)
     sex = SEXES.get("".join(values["sex"][:1]).lower(), "Unknown")
     return {"age": age, "sex": sex, "dx": dx, "unknown_dx": unknown_dx}
 

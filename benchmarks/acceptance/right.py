@@ -17,7 +17,6 @@ import torch.distributed as dist
 import yaml
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.acceptance.harness import Skip, exact_products, logged_losses, relative
 from benchmarks.fault_injection import differences
@@ -227,7 +226,7 @@ def normalised(device, world=1, rank=0):
     if dist.is_initialized():
         model[1].__class__ = sync_batch_norm.SyncBatchNorm      # convert() leaves one process alone
         x = x.chunk(world)[rank]
-        model = DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
+        model = distributed.averaging(model)
     with exact_products():
         model(x).square().mean().backward()
     return torch.cat([value.flatten() for value in (*(p.grad for p in model.parameters()), *model.buffers())]).cpu()
