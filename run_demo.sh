@@ -12,7 +12,7 @@ usage: bash run_demo.sh [--data DIR] [--output DIR] [--records N]
   --output DIR   where everything goes (default demo_output); a second run reuses what is there
   --records N    ECGs to simulate (default 800)
 
-Makes .venv with the requirements on its first run.  Then some eight minutes on 2 cores.
+Makes .venv with the requirements on its first run.  Then some ten minutes on 2 cores.
 TXT
 }
 
