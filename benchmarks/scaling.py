@@ -171,6 +171,9 @@ def draw(found, path):
             if key in points[0]:
                 axes.loglog([p["size"] for p in points], [max(p[key], 1e-6) for p in points], "o-", markersize=3, label={
                     "seconds": "s an epoch" if name == "records" else "s a step", "open": "s to open", "MiB": "MiB"}[key])
+        if name != "records":
+            axes.xaxis.minorticks_off()
+            axes.set_xticks([p["size"] for p in points], [f"{p['size']}" for p in points])
         axes.set_xlabel(names[name])
         axes.legend(fontsize=7)
     figure.savefig(path, dpi=80)
