@@ -5,7 +5,7 @@ import small_store
 DATA = {"fs": 100, "transforms": [{"random_crop": {"crop_length": 150}}, {"standardize": {"axis": [-1, -2]}}],
         "max_records": 48}
 TRAIN = {"epochs": 2, "lr": 1e-3, "warmup_epochs": 1, "log_every": 1, "checkpoint_every": "2 steps", "keep_every": 1,
-         "keep_last": 1}
+         "keep_last": 1, "matmul_precision": "highest"}      # runs are compared: auto may choose otherwise in each
 LOADER = {"batch_size": 8, "num_workers": 0}
 ST_MEM = {"model_name": "nano_st_mem", "dataset": DATA, "train": TRAIN, "dataloader": LOADER}
 DINO = {"model_name": "dino", "dataset": DATA, "dataloader": LOADER,
