@@ -30,8 +30,8 @@ EPOCHS = 3
 
 # ============ scenarios ============
 DATA = {"fs": 100, "transforms": [{"random_crop": {"crop_length": 150}}, {"standardize": {"axis": [-1, -2]}}]}
-TRAIN = {"epochs": EPOCHS, "lr": 1e-3, "matmul_precision": "highest", "warmup_epochs": 1, "log_every": 1, "checkpoint_every": "3 steps",
-         "keep_every": 1, "keep_last": 2}
+TRAIN = {"epochs": EPOCHS, "lr": 1e-3, "warmup_epochs": 1, "log_every": 1, "checkpoint_every": "3 steps",
+         "keep_every": 1, "keep_last": 2, "matmul_precision": "highest"}
 ST_MEM = {"model_name": "st_mem_vit_tiny_dec128d2b", "dataset": DATA, "train": TRAIN,
           "model": {"seq_len": 150, "patch_size": 75, "mask_ratio": 0.5, "drop_path_rate": 0.2},
           "dataloader": {"batch_size": 8, "num_workers": 0}}
