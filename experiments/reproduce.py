@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from scipy.stats import t as student
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -30,9 +31,11 @@ from experiments import threshold_search
 from experiments.knn import score_neighbours
 from main_finetune import finetune
 from main_pretrain import pretrain
+from util import checkpoint
 from util.challenge import ABBREVIATIONS
 from util.config import ROOT, find_overlay, load_config, read_yaml
 from util.errors import ConfigError
+from util.evaluation import FoldFiles
 from util.files import replacing
 from util.intervals import Predicted, estimate
 from util.program import run_main
@@ -45,8 +48,9 @@ from util.thresholds import load_thresholds
 
 TABLES, RESULTS = ROOT / "configs" / "tables", ROOT / "results"
 KEYS = {"about": "", "config": None, "overlay": [], "set": [], "folds": [0], "seeds": [0], "score": "AUROC",
-        "pretrain": None, "methods": [], "rows": []}     # of a table, with their defaults
+        "pretrain": None, "methods": [], "rows": [], "runs": None}     # of a table, with their defaults
 ROW_KEYS = ("name", "config", "overlay", "set", "model", "pretrain", "knn")
+FEW = 5     # runs below which nothing is said of their spread
 MARKS = "<!-- table {name}: {edge} -->"
 
 
@@ -60,9 +64,12 @@ def read_table(name: str) -> dict:
     table = read_yaml(path.read_text(encoding="utf-8"))
     unknown = [key for key in table if key not in KEYS] + [key for row in table.get("rows", ()) for key in row
                                                            if key not in ROW_KEYS]
-    if unknown or not table.get("rows"):
-        raise ConfigError(f"{path}: unknown key {unknown[0]!r}" if unknown else f"{path} has no rows")
-    table = {"name": name, **KEYS, **table}
+    if unknown or bool(table.get("rows")) == bool(table.get("runs")):
+        raise ConfigError(f"{path}: unknown key {unknown[0]!r}" if unknown else f"{path} needs either rows or runs")
+    if table.get("runs"):       # another view of the same trainings
+        of = read_table(table["runs"])
+        return {**of, "name": name, "methods": [], **table}
+    table = {"name": name, **KEYS, **table, "runs": name}
     table["rows"] = [{"name": row["name"], "config": row.get("config", table["config"]),
                       "overlay": row.get("overlay", table["overlay"]), "set": table["set"] + row.get("set", []),
                       "model": row.get("model", {}), "pretrain": row.get("pretrain", table["pretrain"]),
@@ -110,6 +117,9 @@ def run(table: dict, row: dict, seed: int, fold: int, arguments) -> dict:
     done = {"row": row["name"], "method": "", "seed": seed, "fold": fold,
             "epochs": 0 if row["knn"] else config["train"]["epochs"], "records": int(scores["records"]),
             **{name: scores[name] for name in config_scores(config)}}
+    if not row["knn"]:      # of the weights that were chosen by it, on the fold that chose them
+        best = checkpoint.load(FoldFiles(folder).best(config["test"]["target_metric"]))
+        done |= {f"selection_{name}": round(best["metrics"][name], 4) for name in config_scores(config)}
     return {**done, "seconds": round(time.monotonic() - began), "device": device_name(arguments.device),
             "revision": revision()}
 
@@ -186,22 +196,24 @@ def device_name(device: str) -> str:
 
 def thresholds_of(table: dict, row: dict, seed: int, arguments, trained: pd.DataFrame) -> list[dict]:
     """Rows of the CSV for the thresholds of a row's folds, which have all been trained; pooled ones need them all."""
-    folder, rows = place(table, row, seed, arguments), []
+    folder, rows, name = place(table, row, seed, arguments), [], table["score"]
+    folds = [str(fold) for fold in trained["fold"]]
     for method in table["methods"]:
         began = time.monotonic()
         threshold_search.main(["--weight_folder", str(folder), "--method", method, "--gpu", gpu(arguments.device),
-                               "--fold", *map(str, trained["fold"])])
-        scores = pd.read_csv(folder / f"thresholds_PRC_{method}" / "scores.csv", dtype={"fold": str})
-        scores = scores[scores["part"] == "test"].set_index("fold")
-        rows += [{**run, "method": method, table["score"]: scores.loc[str(run["fold"]), table["score"]],
-                  "seconds": round((time.monotonic() - began) / len(trained)), "revision": revision()}
-                 for run in trained.to_dict("records")]
+                               "--fold", *folds])
+        scores = pd.read_csv(folder / f"thresholds_PRC_{method}" / "scores.csv", dtype=str)
+        test, selection = (scores[scores["part"] == part].set_index("weights of fold").loc[folds, name].astype(float)
+                           for part in ("test", "search"))
+        changed = trained.assign(method=method, seconds=round((time.monotonic() - began) / len(folds)),
+                                 revision=revision(), **{name: test.array, f"selection_{name}": selection.array})
+        rows += changed.to_dict("records")
     return rows
 
 
 def place(table, row, seed, arguments) -> Path:
     """The folder of a row's trainings."""
-    return Path(arguments.output_dir) / table["name"] / row["name"].replace(" ", "_") / f"seed{seed}"
+    return Path(arguments.output_dir) / table["runs"] / row["name"].replace(" ", "_") / f"seed{seed}"
 
 
 def gpu(device: str) -> str:
@@ -218,15 +230,15 @@ def config_scores(config) -> list[str]:
 # ============ the CSV ============
 def read_results(table: dict) -> pd.DataFrame:
     """What has been run of a table."""
-    path = RESULTS / f"{table['name']}.csv"
+    path = RESULTS / f"{table['runs']}.csv"
     empty = pd.DataFrame(columns=["row", "method", "seed", "fold"])
     return pd.read_csv(path, keep_default_na=False, na_values=["nan"]) if path.is_file() else empty
 
 
 def add_results(table: dict, rows: list[dict]) -> None:
-    """Append rows to results/<table>.csv; the file is whole at any time."""
+    """Append rows to results/<runs>.csv; the file is whole at any time."""
     every = pd.concat([read_results(table), pd.DataFrame(rows)], ignore_index=True)
-    write_frame(RESULTS / f"{table['name']}.csv", every, float_format="%.6g", na_rep="nan")
+    write_frame(RESULTS / f"{table['runs']}.csv", every, float_format="%.6g", na_rep="nan")
 
 
 def rows_of(results: pd.DataFrame, name: str, method: str, seed: int | None = None) -> pd.DataFrame:
@@ -280,12 +292,14 @@ def write_intervals(table: dict, arguments) -> None:
 
 # ============ RESULTS.md ============
 def markdown(table: dict) -> str:
-    """The table as Markdown: mean over folds and seeds of what has been run, with intervals where there are any."""
+    """The table as Markdown: mean over folds and seeds of what has been run, with intervals where there are any, and
+    how much higher the weights scored on the folds that chose them."""
     results, name = read_results(table), table["score"]
     path = RESULTS / f"{table['name']}.intervals.csv"
     intervals = pd.read_csv(path, keep_default_na=False).set_index(["row", "method"]) if path.is_file() else None
-    lines = [table["about"].strip(), "", f"| row | runs | {name} | 95 % interval | difference to the first row |",
-             "|---" * 5 + "|"]
+    lines = [table["about"].strip(), "",
+             f"| row | runs | {name} | 95 % interval | difference to the first row | selection fold minus test fold |",
+             "|---" * 6 + "|"]
     for row in table["rows"]:
         for method in table["methods"] or [""]:
             mine = rows_of(results, row["name"], method)
@@ -295,10 +309,21 @@ def markdown(table: dict) -> str:
             if intervals is not None and (row["name"], method) in intervals.index:
                 found = intervals.loc[(row["name"], method)]
                 interval = f"{float(found['low']):.3f} to {float(found['high']):.3f}", found["difference"]
-            mean = f"{mine[name].astype(float).mean():.3f}"
-            cells = (f"{row['name']} {method}".strip(), f"{len(mine)}", mean, *interval)
+            cells = (f"{row['name']} {method}".strip(), f"{len(mine)}", f"{mine[name].astype(float).mean():.3f}",
+                     *interval, optimism(mine, name))
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def optimism(mine: pd.DataFrame, name: str) -> str:
+    """Mean of selection minus test over runs, with its 95 % interval (Student's t) where there are enough of them."""
+    if f"selection_{name}" not in mine or mine[f"selection_{name}"].isna().any():
+        return ""
+    gaps = (mine[f"selection_{name}"].astype(float) - mine[name].astype(float)).to_numpy()
+    if len(gaps) < FEW:
+        return f"{gaps.mean():+.3f}"
+    reach = student.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / len(gaps) ** 0.5
+    return f"{gaps.mean():+.3f} ({gaps.mean() - reach:+.3f} to {gaps.mean() + reach:+.3f})"
 
 
 def write_markdown(table: dict, page=ROOT / "RESULTS.md") -> None:
