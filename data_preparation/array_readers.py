@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 
+from data_preparation.shards import Lazy
 from util.errors import RecordError
 from util.recording import MILLIVOLTS, Recording
 
@@ -80,12 +81,16 @@ class HDF5File:
         return self[()]
 
     def column(self, name):
-        """A dataset with one value a record, as text."""
+        """A dataset with one value a record, as texts, ``Lazy``."""
         if name not in self.names:
             raise RecordError(f"no dataset {name}; there are {', '.join(self.names)}")
         with _hdf5_errors():
             values = self.file[name][()].ravel()
-        return [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in values]
+
+        def text(row):
+            value = values[row]
+            return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+        return Lazy(len(values), text)
 
 
 @contextlib.contextmanager
@@ -128,10 +133,7 @@ def read_csv(path, row, note, *, fs, units, trim_zeros=False):
     """The reader of CSV files: the first line names the leads, every other holds one instant."""
     import pandas as pd
 
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        first = file.readline(1 << 16)
-    comma = max(",;\t", key=first.count)
-    names = next(csv.reader([first], delimiter=comma), [])
+    names, comma = csv_header(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)     # it drops cells that have no name
@@ -142,6 +144,14 @@ def read_csv(path, row, note, *, fs, units, trim_zeros=False):
     values = table.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)   # text becomes NaN, which is refused
     rows, flags = _trimmed(_millivolts(values, units).T, fs, trim_zeros)
     return Recording(rows.T, tuple(names), fs, flags=flags)
+
+
+def csv_header(path):
+    """(names in the first line of a CSV file, the sign between them)."""
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        first = file.readline(1 << 16)
+    comma = max(",;\t", key=first.count)
+    return next(csv.reader([first], delimiter=comma), []), comma
 
 
 def lead_axis(shape, leads, layout=None):

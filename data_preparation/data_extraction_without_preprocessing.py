@@ -18,7 +18,7 @@ The output folder holds
 
 A run that was killed resumes where it stopped when the same command is given again; of a changed input only the
 shards that hold changed, new or removed records are made again.  Exit status 75: some records could not be read
-this time (a stale file handle, out of memory); the same command tries them again.
+this time (a stale file handle, out of memory); the same command tries them again.  Exit status 2: none was kept.
 """
 import argparse
 import functools
@@ -28,10 +28,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_preparation.shards import (MIN_SECONDS, Item, Source, database_name, import_recordings, run_import,
+from data_preparation.shards import (MIN_SECONDS, Item, Lazy, Source, database_name, import_recordings, run_import,
                                      without_duplicates)
 from util.errors import ECGError
-from util.wfdb_io import find_headers, read_header, read_signal
+from util.files import find_files
+from util.wfdb_io import read_header, read_signal
 
 INPUT_DIR = "./data_folder/datasets"
 # The six databases of the Challenge, by every folder name under which they are published, without case and signs.
@@ -72,11 +73,12 @@ def wfdb_source(input_dir, min_seconds=MIN_SECONDS, lead_names=None) -> Source:
     input_dir = Path(input_dir)
     if not input_dir.is_dir():
         raise ECGError(f"no folder {input_dir}: put the databases there or name another with --input_dir")
-    paths = [path.relative_to(input_dir).as_posix() for path in find_headers(input_dir)]
+    paths = find_files(input_dir, ".hea")
     if not paths:
         raise ECGError(f"no .hea file under {input_dir}: put WFDB recordings there or name another --input_dir")
     name = input_dir.resolve().name
-    items, duplicates = without_duplicates(Item(Path(path).stem, database_of(path, name), path) for path in paths)
+    items, duplicates = without_duplicates(
+        Lazy(len(paths), lambda n: Item(Path(paths[n]).stem, database_of(paths[n], name), paths[n])))
     return Source(input_dir, items, functools.partial(read_wfdb, min_seconds=min_seconds),
                   "data_preparation/data_extraction_without_preprocessing.py", lead_names=dict(lead_names or {}),
                   skipped=duplicates)

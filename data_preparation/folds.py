@@ -31,10 +31,10 @@ def assign_folds(databases, dx, patients, seed=0, strata=None):
     Returns:
         int64 (N,): 0 to FOLDS - 1.  The folds of one database do not depend on the others.
     """
-    databases, folds = np.asarray(databases), np.full(len(dx), NO_FOLD)
+    databases, patients, folds = np.asarray(databases), np.asarray(patients, object), np.full(len(dx), NO_FOLD)
     for database in sorted(set(databases.tolist())):
         rows, number = np.flatnonzero(databases == database), zlib.crc32(database.encode())
-        own, ids = [dx[row] for row in rows], np.array([patients[row] for row in rows])
+        own, ids = [dx[row] for row in rows], patients[rows]
         labels = labels_from_dx(own) if strata is None else strata[rows]
         scored, dealt = labels.any(1), np.full(len(rows), NO_FOLD)
         rng = np.random.default_rng([seed, number])
@@ -56,7 +56,7 @@ def stratify(labels, groups, n_folds, rng, dealt=None):
         dealt: int64 (n,), folds that are given already, which go for the whole group, and NO_FOLD.
     """
     n_groups = int(groups.max()) + 1 if len(groups) else 0
-    counts = np.zeros((n_groups, labels.shape[1]))          # (groups, classes): records of a group with a label
+    counts = np.zeros((n_groups, labels.shape[1]), np.int32)    # (groups, classes): records of a group with a label
     np.add.at(counts, groups, labels)
     sizes = np.bincount(groups, minlength=n_groups).astype(float)
     wanted = np.tile(counts.sum(0) / n_folds, (n_folds, 1))  # (folds, classes): records with a label still wanted

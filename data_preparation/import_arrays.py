@@ -22,6 +22,7 @@ Examples:
         --input sph/records --fs 500 --database sph
 """
 import argparse
+import bisect
 import functools
 import re
 import sys
@@ -31,14 +32,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_preparation.array_readers import LAYOUTS, lead_axis, open_array, read_array, read_csv
+from data_preparation.array_readers import LAYOUTS, csv_header, lead_axis, open_array, read_array, read_csv
 from data_preparation.dicom import read_dicom
-from data_preparation.shards import Item, Source, database_name, run_import, without_duplicates
+from data_preparation.shards import Item, Lazy, Source, database_name, run_import, without_duplicates
 from util.errors import ECGError, RecordError
 from util.files import find_files
 from util.leads import LEADS, standard_lead
 from util.record_tables import read_text
-from util.recording import MAX_FS, MIN_FS, check_name, checked
+from util.recording import MAX_FS, MIN_FS, check_name, checked, printable
 
 KINDS = {".npy": "npy", ".h5": "HDF5", ".hdf5": "HDF5", ".dcm": "DICOM", ".csv": "CSV"}
 ARRAYS = ("npy", "HDF5")
@@ -64,6 +65,8 @@ def array_source(args) -> Source:
     if kind in ARRAYS:
         many, how = _understand(folder, files, args)
         options |= how
+    if kind == "CSV" and len(files) == 1:
+        _doubt_table(folder / files[0], dict(args.lead_names))
     if args.ids and not many:
         raise ECGError("--ids names the recordings of an array of many; a file of one is named by its file name")
     items, skipped = _rows(folder, files, database, args, options) if many else _one_each(files, database)
@@ -83,14 +86,23 @@ def find_input(given):
     if not given.is_dir():
         raise ECGError(f"--input {given}: there is no such file or folder")
     by_kind = {}
-    for path in find_files(given, (*KINDS, *map(str.upper, KINDS))):
-        by_kind.setdefault(KINDS[path.suffix.lower()], []).append(path.relative_to(given).as_posix())
+    for name in find_files(given, (*KINDS, *map(str.upper, KINDS))):
+        by_kind.setdefault(KINDS[name[name.rindex("."):].lower()], []).append(name)
     if len(by_kind) > 1 and "CSV" in by_kind:
         print(f"CSV files beside the others, taken for tables and not for recordings: {len(by_kind.pop('CSV'))}")
     if len(by_kind) != 1:
         raise ECGError(f"--input {given}: " + (f"files of several kinds ({', '.join(by_kind)}); move them apart"
                                                if by_kind else f"no file with ending {', '.join(KINDS)}"))
     return given, *by_kind.popitem()
+
+
+def _doubt_table(path, lead_names):
+    """An ECGError for a CSV file whose first line names no lead: it will be a table of labels."""
+    names = [name.strip() for name in csv_header(path)[0]]
+    if not any(standard_lead(name) or name.lower() in lead_names for name in names):
+        raise ECGError(f"{path}: its first line names no lead ({', '.join(map(printable, names[:4])) or 'it is empty'}"
+                       "), so it is no recording. Say by --lead_names which lead a name stands for; a table of labels "
+                       "goes to reformat_memmap.py --labels")
 
 
 def _understand(folder, files, args):
@@ -123,15 +135,15 @@ def _shape(array, leads, layout):
 
 def _one_each(files, database):
     """Items of files with one recording each, named by their file names, and rows of skipped.csv."""
-    items, skipped = [], []
+    usable, skipped = [], []
     for name in files:
-        item = Item(Path(name).stem, database, name)
         try:
-            check_name(item.record, "file name")
-            items.append(item)
+            check_name(Path(name).stem, "file name")
+            usable.append(name)
         except RecordError as error:
-            skipped.append(item.about | {"reason": str(error)})
-    items, duplicates = without_duplicates(items)
+            skipped.append(Item(Path(name).stem, database, name).about | {"reason": str(error)})
+    items, duplicates = without_duplicates(
+        Lazy(len(usable), lambda n: Item(Path(usable[n]).stem, database, usable[n])))
     if not items:
         raise ECGError(f"{files[0]}: {skipped[0]['reason']}")
     return items, skipped + duplicates
@@ -140,21 +152,29 @@ def _one_each(files, database):
 def _rows(folder, files, database, args, options):
     """Items of files with many recordings each, named by --ids, by the dataset exam_id, or by their place."""
     given = _read_ids(args.ids, files) if args.ids and args.ids.endswith(".csv") else None
-    items = []
+    names, ends = [], []        # of each file: names of its recordings, and how many there are with those before
     for name in files:
         try:
             array = open_array(folder / name, args.dataset)
             if not _shape(array, options["leads"], options["layout"])[0]:
                 raise RecordError(f"shape {array.shape} is that of one recording, others hold many: move it away")
             stem = database if len(files) == 1 else database_name(Path(name).stem)
-            names = _own_names(array, args.ids, stem) if given is None else given[name]
-            if len(names) != array.shape[0]:
-                raise RecordError(f"--ids {args.ids} names {len(names)} recordings of it, it holds {array.shape[0]}: "
+            own = _own_names(array, args.ids, stem) if given is None else given[name]
+            if len(own) != array.shape[0]:
+                raise RecordError(f"--ids {args.ids} names {len(own)} recordings of it, it holds {array.shape[0]}: "
                                   "one line a recording, in the order of the array")
-            items += [Item(check_name(record, "record name"), database, name, row) for row, record in enumerate(names)]
+            for record in own:
+                check_name(record, "record name")
         except RecordError as error:
             raise ECGError(f"{name}: {error}") from None
-    kept, duplicates = without_duplicates(items)
+        names.append(own)
+        ends.append(len(own) + (ends[-1] if ends else 0))
+
+    def item(place):
+        file = bisect.bisect_right(ends, place)
+        row = place - (ends[file - 1] if file else 0)
+        return Item(names[file][row], database, files[file], row)
+    kept, duplicates = without_duplicates(Lazy(ends[-1], item))
     if duplicates or not kept:
         raise ECGError(f"--input {args.input}: " + (f"{duplicates[0]['record']} is the name of two recordings; every "
                                                     "one needs its own" if duplicates else "no recording in it"))
@@ -165,7 +185,7 @@ def _own_names(array, dataset, stem):
     """Names of an array's recordings: a dataset beside it, or their places."""
     beside = getattr(array, "names", ())
     if dataset is None and "exam_id" not in beside:
-        return [f"{stem}-{row}" for row in range(array.shape[0])]
+        return Lazy(array.shape[0], lambda row: f"{stem}-{row}")
     if not beside:
         raise RecordError(f"--ids {dataset} is no .csv file, and an .npy file has no datasets")
     names = array.column(dataset or "exam_id")

@@ -14,6 +14,7 @@ import argparse
 import json
 import shutil
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ OUTPUT_DIR = "./data_folder/data_summary_without_preprocessing"
 
 
 def load_extraction(input_dir):
-    """The finished extraction in a folder: (its settings, [(shard name, rows)])."""
+    """The finished extraction in a folder: (its settings, (name, rows) of its shards, read when they are asked for)."""
     again = ("run data_preparation/data_extraction_without_preprocessing.py, or import_arrays.py there, (again); it "
              "resumes where it stopped")
     try:
@@ -47,16 +48,20 @@ def load_extraction(input_dir):
         raise StoreError(f"no finished extraction in {input_dir}: {again}") from None
     if not isinstance(settings, dict) or settings.get("version") != engine.SHARD_VERSION:
         raise StoreError(f"{input_dir} was extracted by another version of this code: {again}")
-    shards = []
-    for name in settings["shards"]:
+    checksums = {}      # it is read for the folds and for every rate, and must not change in between
+
+    def shard(place):
+        name = settings["shards"][place]
         try:
-            table = json.loads((input_dir / "shards" / f"{name}.json").read_text("utf-8"))
+            text = (input_dir / "shards" / f"{name}.json").read_bytes()
+            table = json.loads(text)
             sizes = {fs: (input_dir / "shards" / f"{name}-fs{fs}.dat").stat().st_size for fs in table["bytes"]}
         except (OSError, ValueError):
             sizes = None
-        if sizes is None or sizes != table["bytes"]:
-            raise StoreError(f"shard {name} in {input_dir} is missing or damaged: {again}")
-        shards.append((name, table["records"]))
+        if sizes is None or sizes != table["bytes"] or checksums.setdefault(name, zlib.crc32(text)) != zlib.crc32(text):
+            raise StoreError(f"shard {name} in {input_dir} is missing or damaged, or was changed just now: {again}")
+        return name, table["records"]
+    shards = engine.Lazy(len(settings["shards"]), shard)
     if not any(rows for _, rows in shards):
         raise StoreError(f"{input_dir} holds no usable record: see its skipped.csv for the reasons")
     return settings, shards
@@ -70,82 +75,95 @@ def read_patients(path):
     return {record: patient for record, patient in zip(table["record"], table["patient"]) if patient}
 
 
-def drop_records(path, shards):
-    """Mark the rows of the records that a CSV file lists, in its column drop (check_store.py --duplicates) or else
-    record; returns how many."""
+def read_columns(shards, dropped=()):
+    """What of the records is needed at once, lists by the name of the column: record, recording ("" unless it is a
+    piece of one), database, dx and patient.  Equal texts are one object: a record takes some 100 bytes."""
+    columns = {name: [] for name in ("record", "recording", "database", "dx", "patient")}
+    for _, rows in shards:
+        for row in rows:
+            if row["record"] not in dropped:
+                cells = {"recording": "", "patient": ""} | row | {"dx": " ".join(row["dx"])}
+                columns["record"].append(row["record"])
+                for name in ("recording", "database", "dx", "patient"):
+                    columns[name].append(sys.intern(cells[name]))
+    return columns
+
+
+def read_drop(path, names):
+    """The records that a CSV file lists, a set, in its column drop (check_store.py --duplicates) or else record; a
+    ConfigError unless they are some of ``names``."""
     table = read_cells(path)
     column = next((name for name in ("drop", "record") if name in table), None)
     if not column:
         raise ConfigError(f"--drop {path} needs a column record, or drop as check_store.py --duplicates writes it")
     listed = set(table[column].str.strip()) - {""}
-    rows = {row["record"]: row for _, rows in shards for row in rows}
-    unknown = sorted(listed - rows.keys())
+    unknown = sorted(listed.difference(names))
     if unknown:
         raise ConfigError(f"--drop {path} names {len(unknown)} records that the extraction has not: {some(unknown)}")
-    if len(listed) == len(rows):
-        raise ConfigError(f"--drop {path} names all {len(rows)} records: none is left")
-    for name in listed:
-        rows[name]["dropped"] = True
-    return len(listed)
+    if len(listed) == len(names):
+        raise ConfigError(f"--drop {path} names all {len(names)} records: none is left")
+    return listed
 
 
-def add_patients(rows, patients, source):
-    """Give every row the patient that ``patients``, {record or recording: id} out of the file ``source``, says; a
+def add_patients(columns, patients, source):
+    """Give every record the patient that ``patients``, {record or recording: id} out of the file ``source``, says; a
     ConfigError where that is not what another file said."""
-    for row in rows:
-        known, patient = row.get("patient", ""), patients.get(row["record"]) or patients.get(row.get("recording"), "")
+    for row, (record, recording, known) in enumerate(zip(columns["record"], columns["recording"], columns["patient"])):
+        patient = patients.get(record) or patients.get(recording, "")
         if known and patient and known != patient:
-            raise ConfigError(f"{source} says that {row['record']} is of patient {patient}, another file that it is of "
+            raise ConfigError(f"{source} says that {record} is of patient {patient}, another file that it is of "
                               f"{known}; mend one of them")
-        row["patient"] = known or patient
+        columns["patient"][row] = known or patient
 
 
-def add_folds(rows, strata=None):
-    """Give every row, which has its patient, its fold; ``strata``: ``assign_folds``."""
-    folds = assign_folds([row["database"] for row in rows], [" ".join(row["dx"]) for row in rows],
-                         [row["patient"] or row["path"] for row in rows],     # pieces of a recording have one path
-                         strata=strata)
-    for row, fold in zip(rows, folds):
-        row["fold"] = int(fold)
+def add_folds(columns, strata=None):
+    """Give every record, which has its patient, its fold; ``strata``: ``assign_folds``."""
+    patients = [patient or recording and f"pieces/{recording}"      # those of a recording stay together
+                for patient, recording in zip(columns["patient"], columns["recording"])]
+    columns["fold"] = assign_folds(columns["database"], columns["dx"], patients, strata=strata).tolist()
 
 
-def stored_rows(input_dir, shards, fs, progress):
+def stored_rows(input_dir, shards, dropped, columns, fs, progress):
     """(row, int16 counts) of every record at one rate, read one at a time."""
+    known = zip(columns["patient"], columns["fold"])
     for name, rows in shards:
         with open(input_dir / "shards" / f"{name}-fs{fs}.dat", "rb") as file:
             for row in rows:
                 counts = np.fromfile(file, "<i2", row["length"][str(fs)] * len(LEADS)).reshape(-1, len(LEADS))
-                if row.get("dropped"):
+                if row["record"] in dropped:
                     continue
                 progress.update()
-                yield row | {"scale_uv": row["scale_uv"][str(fs)]}, counts
+                patient, fold = next(known)
+                yield row | {"scale_uv": row["scale_uv"][str(fs)], "patient": patient, "fold": fold}, counts
 
 
 def reformat(input_dir, output_dir, patients=None, labels=None, splits=None, drop=None, ignore_unknown=False,
              allow_patient_overlap=False):
     """Build the stores of all extracted rates, and tables of labels and splits; arguments as the flags.  Returns
-    the rows of their records and their folders."""
+    the columns of their records, ``read_columns`` and fold, and their folders."""
     input_dir, output_dir = Path(input_dir), Path(output_dir)
     settings, shards = load_extraction(input_dir)
+    columns, dropped = read_columns(shards), frozenset()
     if drop:
-        print(f"left out, as --drop {drop} says: {drop_records(drop, shards)} records")
-    rows = [row for _, rows in shards for row in rows if not row.get("dropped")]
-    patient_of = read_patients(patients) if patients else {}
-    add_patients(rows, patient_of, f"--patients {patients}")
-    if patient_of and not any(row["patient"] for row in rows):
-        raise ConfigError(f"--patients {patients} names none of the {len(rows)} records")
-    strata, names = None, [row["record"] for row in rows]
+        dropped = read_drop(drop, columns["record"])
+        print(f"left out, as --drop {drop} says: {len(dropped)} records")
+        columns = read_columns(shards, dropped)
+    strata, names = None, columns["record"]
+    if patients:
+        patient_of = read_patients(patients)
+        add_patients(columns, patient_of, f"--patients {patients}")
+        if patient_of and not any(columns["patient"]):
+            raise ConfigError(f"--patients {patients} names none of the {len(names)} records")
     if labels:     # before the work of building stores
         table = table_name("labels", labels)
         label_file = load_label_file(labels, names, ignore_unknown)
         strata = label_strata(label_file.values, label_file.kind)
-        add_patients(rows, dict(zip(names, label_file.patients or ())), labels)
+        add_patients(columns, dict(zip(names, label_file.patients or ())), labels)
     if splits:
-        columns = {name: [row[name] for row in rows] for name in ("record", "database", "patient")}
         split_file = read_splits(splits, columns, ignore_unknown=ignore_unknown,
                                  allow_patient_overlap=allow_patient_overlap)
-        add_patients(rows, split_file.patients, splits)
-    add_folds(rows, strata)
+        add_patients(columns, split_file.patients, splits)
+    add_folds(columns, strata)
     if settings.get("unread"):
         print(f"records not read in the extraction, which are not in the store: {settings['unread']}; "
               "its command tries again")
@@ -158,10 +176,11 @@ def reformat(input_dir, output_dir, patients=None, labels=None, splits=None, dro
     new = {fs: output_dir / f".fs{fs}.tmp" for fs in rates}
     with FolderLock(output_dir, engine.PATIENCE):
         try:
-            with tqdm(total=len(rows) * len(rates), unit="record", desc="building stores") as progress:
+            with tqdm(total=len(names) * len(rates), unit="record", desc="building stores") as progress:
                 for fs, folder in new.items():
                     shutil.rmtree(folder, ignore_errors=True)
-                    write_store(folder, fs, stored_rows(input_dir, shards, fs, progress), commands)
+                    rows = stored_rows(input_dir, shards, dropped, columns, fs, progress)
+                    write_store(folder, fs, rows, commands)
             for fs, folder in new.items():
                 publish(folder, output_dir / f"fs{fs}")
             if labels:
@@ -171,7 +190,7 @@ def reformat(input_dir, output_dir, patients=None, labels=None, splits=None, dro
         finally:
             for folder in new.values():
                 shutil.rmtree(folder, ignore_errors=True)
-    return rows, [output_dir / f"fs{fs}" for fs in rates]
+    return columns, [output_dir / f"fs{fs}" for fs in rates]
 
 
 def main(argv=None):
@@ -194,13 +213,13 @@ def main(argv=None):
     add_overlap_flag(parser)
     args = parser.parse_args(argv)
     try:
-        rows, folders = reformat(**vars(args))
+        columns, folders = reformat(**vars(args))
     except (ECGError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    sizes = np.bincount([row["fold"] for row in rows], minlength=FOLDS)
-    scored = sum(any(code in CODE_TO_CLASS for code in row["dx"]) for row in rows)
-    print(f"{len(rows)} records, {scored} with a diagnosis that the Challenge scores; "
+    sizes = np.bincount(columns["fold"], minlength=FOLDS)
+    scored = sum(not CODE_TO_CLASS.keys().isdisjoint(dx.split()) for dx in columns["dx"])
+    print(f"{len(columns['dx'])} records, {scored} with a diagnosis that the Challenge scores; "
           f"records by fold: {' '.join(map(str, sizes))}")
     print("stores: " + ", ".join(map(str, folders)))
     return 0

@@ -10,6 +10,7 @@ opened.  A RecordError says why a recording cannot be used: it goes to skipped.c
 gone next time.  The reader is sent to worker processes, so it is a function of a module, perhaps in functools.partial.
 
 All that follows is the same for every format: leads by name, checks, resampling, flags, shards, tables, restart.
+Items are made when they are asked for, see ``Lazy``: what an import holds in memory hardly grows with their number.
 """
 import contextlib
 import functools
@@ -24,10 +25,11 @@ import sys
 import threading
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,13 +71,28 @@ class Item(NamedTuple):
         return {"record": self.record, "database": self.database, "path": self.path}
 
 
+class Lazy(Sequence):
+    """A sequence of ``number`` things, ``make(place)`` each, made when it is asked for: it takes no memory."""
+
+    def __init__(self, number, make):
+        self.number, self.make = number, make
+
+    def __len__(self):
+        return self.number
+
+    def __getitem__(self, place):
+        if isinstance(place, slice):
+            return [self.make(one) for one in range(self.number)[place]]
+        return self.make(range(self.number)[place])
+
+
 @dataclass(frozen=True)
 class Source:
     """What to import.
 
     Attributes:
         folder: what the items' files are relative to.
-        items: in the order of the store.
+        items: in the order of the store; a list, or ``Lazy`` where they are many.
         read: the reader, see above.
         options: plain values by flag that the recordings depend on besides the files; where one changes, all is made
             again.  They stand in the store's ``meta.json``, so they name no path of this machine.
@@ -84,7 +101,7 @@ class Source:
         skipped: rows of skipped.csv that the plan left out.
     """
     folder: Path
-    items: list[Item]
+    items: Sequence[Item]
     read: Callable[[Path, int | None, Callable], Recording]
     program: str
     options: dict = field(default_factory=dict)
@@ -98,21 +115,35 @@ def database_name(text):
 
 
 def without_duplicates(items):
-    """(items whose name no earlier one has, rows of skipped.csv for the others)."""
+    """(items whose name no earlier one has, rows of skipped.csv for the others) of a sequence of items."""
+    twice = repeated(lambda: (item.record for item in items))
+    if not twice:
+        return items, []
     kept, duplicates, first = [], [], {}
-    for item in items:
+    for place, item in enumerate(items):
         if item.record in first:
             duplicates.append(item.about | {"reason": f"duplicate record name: the first is {first[item.record].path}"})
         else:
-            first[item.record] = item
-            kept.append(item)
-    return kept, duplicates
+            kept.append(place)
+            if item.record in twice:
+                first[item.record] = item
+    return Lazy(len(kept), lambda place: items[kept[place]]), duplicates
+
+
+def repeated(names):
+    """The names that come more than once, a set; ``names()`` starts to iterate over them.  Of each name some 10 bytes
+    are in memory, whatever its length: a number that hardly two names share."""
+    hashes = np.fromiter(map(hash, names()), np.int64)
+    hashes.sort()
+    doubtful = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    counts = Counter(name for name in names() if hash(name) in doubtful) if doubtful else {}
+    return {name for name, count in counts.items() if count > 1}
 
 
 # -------------------------------------------------------------------------------- plan
 
 def plan_shards(source, target_fs, min_seconds, segment_seconds=None):
-    """Shards: dicts with name, items and settings.
+    """Shards: dicts with name, settings, and the places start to stop - 1 of their items in the source.
 
     A shard ends where an item's path hashes to a multiple of SHARD_RECORDS: a new record changes one shard alone.
     """
@@ -121,14 +152,15 @@ def plan_shards(source, target_fs, min_seconds, segment_seconds=None):
         settings |= {"min_seconds": max(min_seconds, segment_seconds), "segment_seconds": segment_seconds}
     settings |= {name: value for name, value in [("lead_names", source.lead_names), ("options", source.options)]
                  if value}
-    shards = [[]]
-    for item in source.items:
-        shards[-1].append(item)
-        if len(shards[-1]) == 2 * SHARD_RECORDS or zlib.crc32(os.fsencode(item.path)) % SHARD_RECORDS == 0:
-            shards.append([])
-    shards = [{"items": items, "settings": settings} for items in shards if items]
-    for shard in shards:
-        shard["name"] = hashlib.sha256(json.dumps(shard).encode()).hexdigest()[:20]
+    shards, items = [], []
+    for stop, item in enumerate(source.items, 1):
+        items.append(item)
+        if stop == len(source.items) or len(items) == 2 * SHARD_RECORDS \
+                or zlib.crc32(os.fsencode(item.path)) % SHARD_RECORDS == 0:
+            about = json.dumps({"items": items, "settings": settings})
+            shards.append({"name": hashlib.sha256(about.encode()).hexdigest()[:20], "settings": settings,
+                           "start": stop - len(items), "stop": stop})
+            items = []
     return shards
 
 
@@ -176,14 +208,14 @@ def _file_state(input_dir, path):
 
 # -------------------------------------------------------------------------------- one shard
 
-def extract_shard(shard, input_dir, read, folder):
-    """Read, resample and write the records of one shard; returns how many it had.  The signal files take their
-    places first and the table last: a shard with a table is complete."""
+def extract_shard(shard, items, input_dir, read, folder):
+    """Read, resample and write the records of one shard, its items; returns how many it had.  The signal files take
+    their places first and the table last: a shard with a table is complete."""
     table_file, signal_files = shard_files(folder, shard)
     table = {"inputs": {}, "records": [], "skipped": []}
     with contextlib.ExitStack() as stack:
         outputs = {fs: stack.enter_context(replacing(file)) for fs, file in signal_files.items()}
-        for item in shard["items"]:
+        for item in items:
             try:
                 pieces = _extract_record(input_dir, item, read, shard["settings"], table["inputs"])
             except RecordError as error:
@@ -203,7 +235,7 @@ def extract_shard(shard, input_dir, read, folder):
                     outputs[fs].write(count.data)
         table["bytes"] = {str(fs): file.tell() for fs, file in outputs.items()}
     write_json(table_file, table)
-    return len(shard["items"])
+    return len(items)
 
 
 def _note(inputs, input_dir, path):
@@ -263,15 +295,19 @@ def _start_worker():
 
 def run_shards(shards, source, folder, workers, progress):
     """Extract shards, in this process (workers 1) or in several."""
+    work = ((shard, source.items[shard["start"]:shard["stop"]], source.folder, source.read, folder) for shard in shards)
     if workers == 1:
-        for shard in shards:
-            progress.update(extract_shard(shard, source.folder, source.read, folder))
+        for arguments in work:
+            progress.update(extract_shard(*arguments))
         return
     pool = ProcessPoolExecutor(min(workers, len(shards)), multiprocessing.get_context("spawn"), _start_worker)
     try:
-        jobs = [pool.submit(extract_shard, shard, source.folder, source.read, folder) for shard in shards]
-        for job in as_completed(jobs):
-            progress.update(job.result())
+        jobs = {pool.submit(extract_shard, *arguments) for arguments in islice(work, 2 * workers)}
+        while jobs:
+            done, jobs = wait(jobs, return_when=FIRST_COMPLETED)
+            jobs |= {pool.submit(extract_shard, *arguments) for arguments in islice(work, len(done))}
+            for job in done:
+                progress.update(job.result())
     except BrokenProcessPool:
         raise ECGError("a worker process was killed, perhaps for want of memory; the same command resumes where it "
                        "stopped, --workers 1 needs least") from None
@@ -296,7 +332,7 @@ def import_recordings(source, output_dir, target_fs, workers, min_seconds=MIN_SE
         (output_dir / "extraction.json").unlink(missing_ok=True)    # from here on the folder is incomplete
         todo = [shard for shard in shards if not is_finished(shard_dir, shard, source.folder)]
         total = len(source.items)
-        done = total - sum(len(shard["items"]) for shard in todo)
+        done = total - sum(shard["stop"] - shard["start"] for shard in todo)
         with tqdm(total=total, initial=done, unit="record", desc="extracting") as progress:
             if todo:
                 run_shards(todo, source, shard_dir, workers, progress)
@@ -316,16 +352,16 @@ def import_recordings(source, output_dir, target_fs, workers, min_seconds=MIN_SE
 
 def _finish(shard_dir, shards, totals, skipped):
     """Rows of records.csv, one shard's table in memory at a time; adds to ``totals`` and ``skipped`` on the way."""
-    seen = {}
-    for shard in shards:
-        table = json.loads(shard_files(shard_dir, shard)[0].read_text("utf-8"))
+    tables = Lazy(len(shards), lambda n: json.loads(shard_files(shard_dir, shards[n])[0].read_text("utf-8")))
+    if "segment_seconds" in shards[0]["settings"]:      # whole recordings have names of their own by the plan
+        twice = repeated(lambda: (row["record"] for table in tables for row in table["records"]))
+        if twice:
+            name = min(twice)
+            other, path = [row["path"] for table in tables for row in table["records"] if row["record"] == name][:2]
+            raise ECGError(f"{path} and a piece of {other} would both be called {name}; rename one of the two files")
+    for table in tables:
         skipped += table["skipped"] + table.get("unread", [])
         for row in table["records"]:
-            if "segment_seconds" in shard["settings"]:      # whole recordings have names of their own by the plan
-                other = seen.setdefault(row["record"], row["path"])
-                if other != row["path"]:
-                    raise ECGError(f"{row['path']} and a piece of {other} would both be called {row['record']}; "
-                                   "rename one of the two files")
             seconds = row["n_original"] / row["fs_original"]
             totals[row["database"]].update(kept=1, seconds=seconds, flagged=bool(row["flags"]),
                                            fewer_leads=bool(row["leads"]),
@@ -336,11 +372,13 @@ def _finish(shard_dir, shards, totals, skipped):
 
 def _remove_leftovers(folder, shards):
     """Delete what earlier runs left behind: unfinished files, shards of other inputs or settings."""
-    places = [shard_files(folder, shard) for shard in shards]
-    wanted = {file for table_file, signal_files in places for file in (table_file, *signal_files.values())}
-    for file in folder.iterdir():
-        if file not in wanted and re.fullmatch(r"[.]?[0-9a-f]{20}(-fs[0-9]+)?\..+", file.name):
-            file.unlink()
+    names = {shard["name"] for shard in shards}
+    wanted = {".json", *(f"-fs{fs}.dat" for fs in shards[0]["settings"]["target_fs"])}
+    with os.scandir(folder) as files:
+        for file in files:
+            ours = re.fullmatch(r"([.]?[0-9a-f]{20})((-fs[0-9]+)?\..+)", file.name)
+            if ours and not (ours[1] in names and ours[2] in wanted):
+                os.unlink(file)
 
 
 # -------------------------------------------------------------------------------- the command line
@@ -368,7 +406,12 @@ def run_import(parser, argv, make_source) -> int:
     print(f"every skipped record with its reason: {args.output_dir}/skipped.csv")
     if unread:
         print(f"records not read this time: {unread}; the same command tries again", file=sys.stderr)
-    return AGAIN if unread else 0
+        return AGAIN
+    if not total["kept"]:
+        print(f"error: no recording was kept, of {safe_cell(skipped[0]['path'])} because: "
+              f"{safe_cell(skipped[0]['reason'])}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def _parse(parser, argv):

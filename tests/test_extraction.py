@@ -1,5 +1,6 @@
 import csv
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from data_preparation import data_extraction_without_preprocessing as extraction
 from data_preparation import reformat_memmap, shards
 from data_preparation.data_extraction_without_preprocessing import database_of, extract, wfdb_source
 from util import wfdb_io
-from util.errors import ConfigError
+from util.errors import ConfigError, StoreError
 from util.leads import LEADS
 from util.store import RecordStore, quantise
 from util.wfdb_io import read_record
@@ -324,11 +326,13 @@ def test_no_input_is_one_sentence(tmp_path, capsys):
     assert "Traceback" not in errors
 
 
-def test_only_bad_records_end_normally_and_the_next_step_says_so(tmp_path, capsys):
+def test_only_bad_records_are_an_error_of_both_steps(tmp_path, capsys):
     write_record(tmp_path / "in", "A1", ecg_counts(300))
     assert extraction.main(["--input_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "e"),
-                            "--workers", "1"]) == 0
-    assert "1 skipped: shorter than the minimum length" in capsys.readouterr().out
+                            "--workers", "1"]) == 2
+    said = capsys.readouterr()
+    assert "1 skipped: shorter than the minimum length" in said.out
+    assert "error: no recording was kept, of A1.hea because: shorter than the minimum length: 0.6 s" in said.err
     assert reformat_memmap.main(["--input_dir", str(tmp_path / "e"), "--output_dir", str(tmp_path / "s")]) == 2
     assert "no usable record" in capsys.readouterr().err
 
@@ -435,7 +439,8 @@ def count_extracted(monkeypatch):
 
 def test_a_second_run_redoes_only_what_changed(tmp_path, monkeypatch):
     make_records(tmp_path / "in", 300, samples=1000)
-    planned = shards.plan_shards(wfdb_source(tmp_path / "in"), [100], 2.0)
+    source = wfdb_source(tmp_path / "in")
+    planned = shards.plan_shards(source, [100], 2.0)
     assert len(planned) > 3
     args = (tmp_path / "in", tmp_path / "out", [100], 1)
     made = count_extracted(monkeypatch)
@@ -446,7 +451,8 @@ def test_a_second_run_redoes_only_what_changed(tmp_path, monkeypatch):
     assert made == []
     write_record(tmp_path / "in" / "db1", "R0151", ecg_counts(1100), comments=())             # changed
     extract(*args)
-    assert made == [shard["name"] for shard in planned if "db1/R0151.hea" in {item.file for item in shard["items"]}]
+    place = [item.file for item in source.items].index("db1/R0151.hea")
+    assert made == [shard["name"] for shard in planned if shard["start"] <= place < shard["stop"]]
     made.clear()
     write_record(tmp_path / "in" / "db0", "R0150b", ecg_counts(1000))                       # new
     extract(*args)
@@ -462,6 +468,40 @@ def test_a_second_run_redoes_only_what_changed(tmp_path, monkeypatch):
     fresh = tmp_path / "fresh"
     extract(tmp_path / "in", fresh, [250], 1)
     assert contents(fresh) == contents(tmp_path / "out")
+
+
+def test_a_plan_takes_few_bytes_a_record(tmp_path):
+    """30,000 names and their plan; as a list of items they took 250 bytes a record.  Names of shards are what an
+    interrupted import resumes by."""
+    n = 30_000
+    tracemalloc.start()
+    items, duplicates = shards.without_duplicates(shards.Lazy(n, lambda row: shards.Item(f"a-{row}", "a", "a.npy", row)))
+    planned = shards.plan_shards(shards.Source(tmp_path, items, None, "x.py"), [100], 2.0)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 12 * n and peak < 24 * n and not duplicates
+    assert [shard["start"] for shard in planned] == [0, *(shard["stop"] for shard in planned[:-1])]
+    assert planned[-1]["stop"] == n
+    own = [[f"a-{row}", "a", "a.npy", row] for row in range(planned[1]["start"], planned[1]["stop"])]
+    text = json.dumps({"items": own, "settings": {"version": 2, "target_fs": [100], "min_seconds": 2.0}})
+    assert planned[1]["name"] == hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def test_repeated_names():
+    names = ["a", "b", "a", "c", "b", "a", ""]
+    assert shards.repeated(lambda: iter(names)) == {"a", "b"}
+    assert shards.repeated(lambda: iter(())) == shards.repeated(lambda: iter("abc")) == set()
+
+
+def test_a_shard_that_changes_while_a_store_is_made_is_refused(tmp_path):
+    make_records(tmp_path / "in", 5)
+    extract(tmp_path / "in", tmp_path / "e", [100], 1)
+    _, found = reformat_memmap.load_extraction(tmp_path / "e")
+    assert found[0] == found[0]
+    path = next((tmp_path / "e" / "shards").glob("*.json"))
+    path.write_text(path.read_text().replace("R0001", "R9999"))
+    with pytest.raises(StoreError, match="was changed just now"):
+        found[0]
 
 
 def test_an_unfinished_extraction_is_not_reformatted(tmp_path, monkeypatch):

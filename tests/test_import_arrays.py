@@ -467,6 +467,25 @@ def test_a_named_dataset_in_a_group(tmp_path, array):
     np.testing.assert_array_equal(store.counts(2), counts(2))
 
 
+def test_a_table_of_labels_is_no_recording(tmp_path, array, capsys):
+    path = tmp_path / "labels.csv"
+    path.write_text("record,age,ill\na-1,60,0\n")
+    said = fails(capsys, path, tmp_path, "--fs", 500)
+    assert "labels.csv: its first line names no lead (record, age, ill), so it is no recording" in said
+    path.write_text("")
+    assert "its first line names no lead (it is empty)" in fails(capsys, path, tmp_path, "--fs", 500)
+    write_csv(path, array[0].T / 1000, [f"lead {lead}" for lead in LEADS])
+    assert "names no lead (lead I," in fails(capsys, path, tmp_path, "--fs", 500)
+    assert run(path, tmp_path, "--fs", 500, "--lead_names", "lead I=I") == 0
+
+
+def test_nothing_kept_is_an_error(tmp_path, array, capsys):
+    np.save(tmp_path / "a.npy", np.zeros_like(array))
+    assert run(tmp_path / "a.npy", tmp_path, "--fs", 500, "--units", "uV") == 2
+    assert "error: no recording was kept, of a.npy/a-0 because: every lead is flat\n" in capsys.readouterr().err
+    assert len(skipped(tmp_path)) == N
+
+
 def test_wrong_input_is_one_sentence(tmp_path, array, capsys):
     assert "there is no such file or folder" in fails(capsys, tmp_path / "none", tmp_path, "--fs", 500)
     (tmp_path / "in").mkdir()

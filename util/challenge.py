@@ -42,8 +42,9 @@ def labels_from_dx(dx, classes=CLASS_CODES) -> np.ndarray:
     """
     known = {code: [number for number, wanted in enumerate(classes.values()) if code in wanted]
              for code in set().union(*classes.values())}
-    hits = [(row, number) for row, text in enumerate(dx) for code in text.replace(",", " ").split()
-            for number in known.get(code, ())]
-    labels = np.zeros((len(dx), len(classes)), bool)
-    labels[tuple(np.array(hits, int).reshape(-1, 2).T)] = True
-    return labels
+    place = {text: n for n, text in enumerate(dict.fromkeys(dx))}      # most records share theirs with others
+    labels = np.zeros((len(place), len(classes)), bool)
+    for text, n in place.items():
+        for code in text.replace(",", " ").split():
+            labels[n, known.get(code, [])] = True
+    return labels[np.fromiter(map(place.get, dx), int)]

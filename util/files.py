@@ -76,10 +76,10 @@ def replacing(path, mode="wb"):
         os.close(descriptor)
 
 
-def find_files(folder, endings) -> list[Path]:
-    """Paths of all files with these endings (str or tuple) anywhere under a folder, links followed, sorted by their
-    relative POSIX path; an ECGError for a folder that cannot be listed."""
-    folder, found, seen = Path(folder), [], set()
+def find_files(folder, endings) -> list[str]:
+    """Relative POSIX paths of all files with these endings (str or tuple) anywhere under a folder, links followed,
+    sorted; an ECGError for a folder that cannot be listed."""
+    found, seen = [], set()
 
     def complain(error):
         raise ECGError(f"cannot list the folder {error.filename}: {error.strerror}") from None
@@ -90,8 +90,10 @@ def find_files(folder, endings) -> list[Path]:
             continue
         seen.add((here.st_dev, here.st_ino))
         folders.sort()
-        found += [Path(root) / name for name in files if name.endswith(endings)]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+        above = Path(root).relative_to(folder).as_posix() + "/"
+        found += [above.removeprefix("./") + name for name in files if name.endswith(endings)]
+    found.sort()
+    return found
 
 
 def sync(file) -> None:

@@ -87,7 +87,7 @@ class Header:
 
 def find_headers(folder):
     """Paths of all .hea files anywhere under a folder, links followed, sorted by their relative POSIX path."""
-    return find_files(folder, ".hea")
+    return [Path(folder) / name for name in find_files(folder, ".hea")]
 
 
 # ============ headers ============
