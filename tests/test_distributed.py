@@ -1,12 +1,10 @@
 """What processes tell each other, and how long they wait for it."""
-import datetime
 import time
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch.distributed import distributed_c10d
-from two_processes import run_processes
+from two_processes import limit_collectives, run_processes
 
 from util import distributed
 
@@ -43,16 +41,13 @@ def test_what_could_run_code_is_refused():
 
 
 def wait_for_main(seconds):
-    """Process 0 works alone for longer than a collective may take.  The limit is cut only once all are connected: how
-    long that takes is the machine's affair."""
-    distributed.total(torch.ones(1))
-    distributed.barrier()
-    distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=seconds), dist.group.WORLD)
+    """Process 0 works alone for longer than a collective may take."""
+    limit_collectives(seconds)
     value = distributed.on_main(lambda: time.sleep(2 * seconds) or {"mean": 0.5})
     if dist.get_rank() == 0:
         time.sleep(2 * seconds)
     distributed.barrier()
-    distributed_c10d._set_pg_timeout(distributed.TIMEOUT, dist.group.WORLD)
+    limit_collectives(120)
     return value
 
 
