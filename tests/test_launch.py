@@ -1,6 +1,7 @@
 """The launcher and how processes end: signals, exit statuses, what is said, restarts, waiting for one another."""
 import contextlib
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -158,10 +159,8 @@ def test_launcher_reports_what_failed_first(capsys):
     assert status_of([(LOST, 10, 1)]) == LOST
 
 
-def test_torchrun_is_told_of_both_signals_and_gives_time_to_save():
+def test_torchrun_gives_time_to_save():
     flags = torchrun_arguments(launch_parser("x").parse_args(["--gpus", "cpu,cpu"]), 2, 1234, 0)
-    handled = next(flag for flag in flags if "signals" in flag)
-    assert "SIGTERM" in handled and "SIGUSR1" in handled
     assert int(next(flag for flag in flags if "shutdown" in flag).partition("=")[2]) >= 120
 
 
@@ -256,6 +255,70 @@ def test_launcher_without_a_script_explains_itself(flags):
     done = subprocess.run([sys.executable, "-m", "util.launch", *flags], cwd=ROOT, capture_output=True, text=True)
     assert "--max_restarts" in done.stdout + done.stderr and "Traceback" not in done.stderr
     assert done.returncode == (0 if flags else 2)
+
+
+@pytest.fixture
+def torchrun_in_this_process(handlers, monkeypatch):
+    """``launch`` leaves the environment, and what is logged, as they were."""
+    for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "")
+    yield
+    logging.disable(logging.NOTSET)
+
+
+class Dying:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("stop", [lambda: signal.raise_signal(signal.SIGUSR1), Dying])
+@pytest.mark.parametrize("process", [1, 2])
+def test_a_stop_while_torchrun_starts_processes_reaches_them(torchrun_in_this_process, monkeypatch, tmp_path, stop, process):
+    """The defects: torchrun's handler raised before torchrun knew the process that it had just started, which was never
+    told, and trained on while the launcher waited for it; what it raised in a destructor was lost."""
+    class Popen(subprocess.Popen):
+        started = []
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.started.append(self)
+            if len(self.started) == process:
+                stop()
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
+    monkeypatch.setattr("torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler.Popen", Popen)
+    script = tmp_path / "script.py"
+    script.write_text("import time; time.sleep(20)")
+    options = launch_parser("x").parse_args(["--gpus", "cpu,cpu", "--max_restarts", "1"])
+    assert launch(str(script), options, []) == PREEMPTED
+    number = signal.SIGTERM if stop is Dying else signal.SIGUSR1
+    assert [started.returncode for started in Popen.started] == [-number] * 2
+
+
+def test_a_launcher_whose_threads_wait_for_a_lost_machine_ends_in_order(tmp_path):
+    """The defect: a thread that came back from the store while the interpreter ended aborted it, status -6."""
+    code = """
+import datetime, runpy, sys, threading, time, types
+from torch.distributed import TCPStore
+from util import nodes
+
+class Ending:
+    def __del__(self, sleep=time.sleep):
+        sleep(3)
+
+class Meeting(nodes.Meeting):
+    def join(self, last):
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=datetime.timedelta(seconds=1))
+        threading.Thread(target=store.get, args=["never"], daemon=True).start()
+
+nodes.Meeting = Meeting
+sys.modules["last"] = types.ModuleType("last")
+sys.modules["last"].one = Ending()
+sys.argv[1:] = "x.py --gpus cpu,cpu --config_path x --output_dir x --exp_name x".split()
+runpy.run_module("util.launch", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == LOST and "cannot be reached" in done.stderr, done
 
 
 # ============ one process of several ends ============

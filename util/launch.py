@@ -15,7 +15,6 @@ process, to its whole group, or both, on any machine), when a checkpoint is writ
 76 when another machine's processes have gone; 128 + n where a training process was killed by signal n.
 """
 import argparse
-import contextlib
 import logging
 import os
 import runpy
@@ -75,7 +74,7 @@ def torchrun_arguments(options, processes: int, port: int, attempt: int) -> list
     return [f"--nproc_per_node={processes}", f"--nnodes={options.nnodes}", f"--node_rank={options.node_rank}",
             f"--master_addr={options.master_addr or LOOPBACK}", f"--master_port={port}",
             f"--rdzv_id=attempt{attempt}",
-            f"--signals_to_handle={','.join(number.name for number in handled_signals())}",
+            "--signals_to_handle=none",  # see TorchrunStop
             f"--shutdown_timeout={SHUTDOWN_SECONDS}"]
 
 
@@ -116,8 +115,6 @@ def run_attempts(options, processes: int, command: list[str]) -> int:
     status = LOST
     try:
         while meeting.join(last=options.max_restarts):
-            if StopRequest.ever:  # what the signal raised was lost in a destructor
-                raise Preempted("stopped on request before anything began")
             with meeting.watch() as called:
                 flags = torchrun_arguments(options, processes, meeting.port, meeting.attempt)
                 status = run_torchrun([*flags, *command])
@@ -145,33 +142,53 @@ def run_attempts(options, processes: int, command: list[str]) -> int:
         meeting.leave(status)
 
 
+class TorchrunStop:
+    """A signal that ends torchrun, noticed at once and raised where torchrun has just done something and measures it.
+
+    torchrun's own handler raises wherever the program stands: what it raises in a destructor is lost, and a process
+    that is being started remains unknown to torchrun, which does not pass the signal on to it.
+    """
+
+    def __init__(self):
+        self.number = signal.SIGTERM if StopRequest.ever else None  # that one was lost in a destructor, too
+
+    def notice(self, number, frame):
+        """The signal handler.  The first signal counts: on it the training processes save themselves."""
+        self.number = self.number or number
+
+    def emit(self, measured):
+        """Called by torchrun for every measurement: ten times a second while the processes run."""
+        from torch.distributed.elastic.multiprocessing.api import SignalException
+        if self.number:
+            raise SignalException("stopped on request", signal.Signals(self.number))
+
+
 def run_torchrun(arguments: list[str]) -> int:
     """torchrun with one message at the end at most; returns the exit status."""
-    from torch.distributed import DistError
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import parse_args, run
-    logging.disable(logging.ERROR)  # torchrun's; the training processes speak for themselves
-    before = {number: signal.getsignal(number) for number in handled_signals()}
+    stop, status = TorchrunStop(), LOST
+    before = {number: signal.signal(number, stop.notice) for number in handled_signals()}
     try:
-        run(parse_args(arguments))
-        return 0
-    except SignalException as stop:
-        # A second signal may have cut short torchrun's own waiting for processes that save themselves.
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                os.wait()
-        return PREEMPTED if stop.sigval in SIGNALS else 128 + stop.sigval
-    except ChildFailedError as error:
-        return status_of([(failure.exitcode, failure.timestamp, rank)
-                          for rank, failure in error.failures.items()])
-    except DistError:
-        return LOST  # between the launchers
+        from torch.distributed import DistError
+        from torch.distributed.elastic import metrics
+        from torch.distributed.elastic.multiprocessing.api import SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.run import parse_args, run
+        logging.disable(logging.ERROR)  # torchrun's; the training processes speak for themselves
+        metrics.configure(stop)
+        try:
+            run(parse_args(arguments))
+            return 0
+        except ChildFailedError as error:
+            status = status_of([(failure.exitcode, failure.timestamp, rank)
+                                for rank, failure in error.failures.items()])
+        except (SignalException, DistError):
+            pass  # LOST: between the launchers
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if stop.number is None:
+        return status
+    return PREEMPTED if stop.number in SIGNALS else 128 + stop.number
 
 
 def status_of(failures: list[tuple[int, int, int]]) -> int:
@@ -216,4 +233,7 @@ def main(argv=None) -> int:
 
 if __name__ == "__main__":
     os.environ.pop("WORLD_SIZE", None)  # some clusters set it to the number of machines; processes come later
-    sys.exit(run_main(main))
+    ended = run_main(main)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ended)  # a thread that waits for a machine out of reach may abort an interpreter that ends in order
