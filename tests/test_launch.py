@@ -4,6 +4,7 @@ import json
 import logging
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -115,6 +116,30 @@ sys.exit(run_main(main))
                            text=True, timeout=60)
     assert ended.returncode == 1 and ended.stderr.count("Traceback") == 1, ended.stderr
     assert ended.stderr.endswith("ValueError: a bug of one's own\n")
+
+
+NEEDED = ["--config_path", "x.yaml", "--output_dir", "x", "--exp_name", "x"]
+SCRIPTS = [path for folder in (".", "data_preparation", "experiments") for path in sorted((ROOT / folder).glob("*.py"))
+           if "run_main(main" in path.read_text() and path.stem != "reproduce"]  # which resumes by itself
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_stopped_program_advises_no_flag_that_it_lacks(handlers, monkeypatch, capsys, path):
+    """The defect: download.py, for one, said: resume with --resume auto."""
+    def stopped(main, argv=None, **options):
+        with pytest.raises(SystemExit):
+            main(["--help"])
+        text = capsys.readouterr().out
+        assert run_main(lambda argv: signal.raise_signal(signal.SIGTERM), argv, **options) == PREEMPTED
+        said = capsys.readouterr().err
+        assert ("--resume auto" in said) == ("--resume PTH" in text) and said.startswith("stopped on request; ")
+        assert said.endswith("resume with --resume auto\n" if "--resume PTH" in text else "starts again\n") or \
+            path.stem == "download" and said.endswith("goes on where it stopped\n")
+
+    run_main = program.run_main
+    monkeypatch.setattr(program, "run_main", stopped)
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(path), run_name="__main__")
 
 
 def test_run_main_turns_endings_into_exit_statuses(handlers, capsys):
@@ -248,6 +273,19 @@ def test_scripts_explain_themselves_before_anything_slow_is_imported(script, fla
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert done.returncode == status and words in done.stdout + done.stderr
     assert "util.program" in imported and not imported & {"torch", "pandas", "scipy", "matplotlib", "torchmetrics"}
+
+
+@pytest.mark.parametrize("flags", [["--gpus", "cpu", *NEEDED], ["--gpus", "cpu,cpu", *NEEDED], ["-h"]])
+@pytest.mark.parametrize("script", ["run_pretrain.sh", "run_downstream.sh"])
+def test_a_python_without_torch_is_one_sentence(tmp_path, script, flags):
+    """The defect: a traceback.  It is what the system's python or conda's base environment is."""
+    python = tmp_path / "python3"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')  # without what is installed
+    python.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "CONDA_PREFIX": "base", "PYTHONPATH": ""}
+    done = subprocess.run(["bash", ROOT / script, *flags], env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: PyTorch is not installed for "), done.stderr
+    assert "requirements.txt" in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("flags", [["-h"], []])

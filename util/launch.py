@@ -15,13 +15,14 @@ process, to its whole group, or both, on any machine), when a checkpoint is writ
 76 when another machine's processes have gone; 128 + n where a training process was killed by signal n.
 """
 import argparse
+import importlib.util
 import logging
 import os
 import runpy
 import signal
 import sys
 
-from util.errors import ConfigError
+from util.errors import ConfigError, ECGError
 from util.nodes import Meeting, choose_interface
 from util.program import run_main
 from util.stop import LOST, PREEMPTED, SIGNALS, Preempted, StopRequest
@@ -215,6 +216,10 @@ def main(argv=None) -> int:
         parser = launch_parser("python -m util.launch main_pretrain.py|main_finetune.py")
         print(parser.format_help(), file=sys.stdout if script in ("-h", "--help") else sys.stderr)
         return 0 if script in ("-h", "--help") else 2
+    if importlib.util.find_spec("torch") is None:
+        raise ECGError(f"PyTorch is not installed for {sys.executable}; install requirements.txt there, activate "
+                       "an environment that has it, or deactivate this one and let bash run_tests.sh make .venv, "
+                       "which is taken where no other is active")
     parser = launch_parser(f"bash {'run_pretrain.sh' if 'pretrain' in script else 'run_downstream.sh'}")
     if "-h" in flags or "--help" in flags:
         print(f"{parser.format_help()}\nFlags of {script}, which are handed on:\n", flush=True)
