@@ -22,11 +22,10 @@ class Preempted(BaseException):
 class StopRequest:
     """Notices SIGTERM and SIGUSR1 while in its ``with`` block.
 
-    With ``raise_immediately``, where nothing needs saving, Preempted is raised wherever the program stands, and
-    says how to go on, ``again``;
-    else ``requested`` is set and the program looks at it when it can save itself.  After a request both signals
-    are ignored: a cluster, torchrun and a shell may each send their own, and the second must not kill what the
-    first has asked to save itself.
+    With ``raise_immediately``, where nothing needs saving, Preempted is raised wherever the program stands; it
+    says how to go on: ``again``.  Else ``requested`` is set and the program looks at it when it can save itself.
+    After a request both signals are ignored: a cluster, torchrun and a shell may each send their own, and the
+    second must not kill what the first has asked to save itself.
     """
     ever = False  # whether this process was asked to stop at any time
 
