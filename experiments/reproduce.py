@@ -7,11 +7,18 @@
 A table is configs/tables/<table>.yaml: what all its rows share, and its rows; docs/reproduce.md explains the keys.
 What is in the CSV is not run again; a training that was stopped goes on where it stood.  Trainings, with their
 predictions, are kept in --output_dir/<table>/<row>/seed<s>/fold<k>; while those of all folds are there, the intervals
-of the table are a bootstrap over patients (util/intervals.py), written to results/<table>.intervals.csv.
+of the table are a bootstrap over patients (util/intervals.py), written to results/<table>.intervals.csv.  Encoders, in
+--output_dir/pretrained, are trained once for all rows and tables that ask for the same one.
 """
 import argparse
+import contextlib
+import json
+import multiprocessing
+import os
 import sys
 import time
+import zlib
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments import threshold_search
+from experiments.knn import score_neighbours
 from main_finetune import finetune
 from main_pretrain import pretrain
 from util.challenge import ABBREVIATIONS
@@ -38,7 +46,7 @@ from util.thresholds import load_thresholds
 TABLES, RESULTS = ROOT / "configs" / "tables", ROOT / "results"
 KEYS = {"about": "", "config": None, "overlay": [], "set": [], "folds": [0], "seeds": [0], "score": "AUROC",
         "pretrain": None, "methods": [], "rows": []}     # of a table, with their defaults
-ROW_KEYS = ("name", "config", "overlay", "set", "model", "pretrain")
+ROW_KEYS = ("name", "config", "overlay", "set", "model", "pretrain", "knn")
 MARKS = "<!-- table {name}: {edge} -->"
 
 
@@ -57,7 +65,8 @@ def read_table(name: str) -> dict:
     table = {"name": name, **KEYS, **table}
     table["rows"] = [{"name": row["name"], "config": row.get("config", table["config"]),
                       "overlay": row.get("overlay", table["overlay"]), "set": table["set"] + row.get("set", []),
-                      "model": row.get("model", {}), "pretrain": row.get("pretrain", table["pretrain"])}
+                      "model": row.get("model", {}), "pretrain": row.get("pretrain", table["pretrain"]),
+                      "knn": row.get("knn", 0)}
                      for row in table["rows"]]
     return table
 
@@ -70,27 +79,109 @@ def resolved(part: dict, program: str, more: dict, overrides=()) -> dict:
 
 
 # ============ runs ============
+def pretraining(table: dict, part: dict, seed: int, arguments) -> dict:
+    """The config by which the encoder of a row, or of several, is pre-trained.  It sees no record of the folds by which
+    the table tests or selects."""
+    unseen = sorted({(fold + step) % FOLDS for fold in table["folds"] for step in (0, 1)})
+    more = {"seed": seed, "output_dir": str(Path(arguments.output_dir) / "pretrained"), "resume": "auto",
+            "device": arguments.device, "dataset": {"exclude_folds": unseen}}
+    config = resolved(part, "pretrain", more, arguments.overrides)
+    matters = [config[key] for key in ("model_name", "model", "dataset", "dataloader", "train", "seed")]
+    kind = zlib.crc32(json.dumps(matters, sort_keys=True).encode())
+    return {**config, "exp_name": f"{config['model_name']}-{kind:08x}"}
+
+
+def encoder_of(config: dict) -> Path:
+    """encoder.pth of a pre-training that is complete or will be."""
+    return Path(config["output_dir"]) / config["exp_name"] / "encoder.pth"
+
+
 def run(table: dict, row: dict, seed: int, fold: int, arguments) -> dict:
     """Train and test one row on one fold; its row of the CSV."""
-    began, folder = time.monotonic(), place(table, row, seed, arguments)
-    start = {}
+    began, start = time.monotonic(), {}
     if row["pretrain"]:
-        # Neither the test nor the selection records may have been seen.
-        more = {"seed": seed, "output_dir": str(folder), "exp_name": f"pretrain{fold}", "resume": "auto",
-                "device": arguments.device, "dataset": {"exclude_folds": [fold, (fold + 1) % FOLDS]}}
-        config = resolved(row["pretrain"], "pretrain", more, arguments.overrides)
-        encoder = folder / config["exp_name"] / "encoder.pth"
-        if not encoder.is_file():
+        config = pretraining(table, row["pretrain"], seed, arguments)
+        if not encoder_of(config).is_file():
             pretrain(config)
-        start = {"encoder_path": str(encoder), "mode": "finetune"}
-    more = {"seed": seed, "output_dir": str(folder), "exp_name": f"fold{fold}", "resume": "auto",
-            "device": arguments.device, "dataset": {"fold": fold}, **start}
-    config = resolved(row, "finetune", more, arguments.overrides)
-    finetune(config)
-    scores = pd.read_csv(folder / f"fold{fold}" / "test_metrics.csv").iloc[0]
-    done = {"row": row["name"], "method": "", "seed": seed, "fold": fold, "epochs": config["train"]["epochs"],
-            "records": int(scores["records"]), **{name: scores[name] for name in config_scores(config)}}
-    return {**done, "seconds": round(time.monotonic() - began), "revision": revision()}
+        start = {"encoder_path": str(encoder_of(config))}
+    config = fine_tuning(table, row, seed, fold, arguments, start)
+    folder = score_neighbours(config, row["knn"]) if row["knn"] else finetune(config)
+    scores = pd.read_csv(folder / "test_metrics.csv").iloc[0]
+    done = {"row": row["name"], "method": "", "seed": seed, "fold": fold,
+            "epochs": 0 if row["knn"] else config["train"]["epochs"], "records": int(scores["records"]),
+            **{name: scores[name] for name in config_scores(config)}}
+    return {**done, "seconds": round(time.monotonic() - began), "device": device_name(arguments.device),
+            "revision": revision()}
+
+
+def fine_tuning(table, row, seed, fold, arguments, start) -> dict:
+    """The config of one row on one fold; ``start``: its encoder_path, where it has one."""
+    mode = {"mode": "finetune"} if start and not any(each.startswith("mode=") for each in row["set"]) else {}
+    more = {"seed": seed, "output_dir": str(place(table, row, seed, arguments)), "exp_name": f"fold{fold}",
+            "resume": "auto", "device": arguments.device, "dataset": {"fold": fold}, **mode, **start}
+    return resolved(row, "finetune", more, arguments.overrides)
+
+
+def run_all(table: dict, wanted: list, arguments) -> None:
+    """Train what the CSV lacks of (row, seed, fold), --jobs at a time; each is added to it as it is done."""
+    results, found = read_results(table), {}
+    missing = [(row, seed, fold) for row, seed, fold in wanted
+               if fold not in set(rows_of(results, row["name"], "", seed)["fold"])]
+    for row, seed, _ in missing:
+        if row["pretrain"]:
+            config = pretraining(table, row["pretrain"], seed, arguments)
+            if not encoder_of(config).is_file():
+                found[config["exp_name"]] = (pretrained, config)
+    first = [*found.values(), *((run, table, *one, arguments) for one in missing if not one[0]["pretrain"])]
+    second = [(run, table, *one, arguments) for one in missing if one[0]["pretrain"]]
+    deadline, late = None if arguments.budget is None else time.time() + 60 * arguments.budget, 0
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(worker_pool(arguments.jobs)) if arguments.jobs > 1 else None
+        for tasks in (first, second):
+            for done in computed(tasks, deadline, pool):
+                late += done is None
+                if done:
+                    add_results(table, [done])
+    if late:
+        print(f"the budget of {arguments.budget:g} minutes is spent: {late} trainings were not started; the same "
+              "command goes on")
+
+
+def pretrained(config: dict) -> dict:
+    """Pre-train; no row of the CSV."""
+    pretrain(config)
+    return {}
+
+
+def computed(tasks: list, deadline, pool):
+    """Results of (function, *arguments), as they come; None of one that was not begun before the deadline."""
+    if pool is None:
+        yield from (timely(deadline, *task) for task in tasks)
+    else:
+        futures = [pool.submit(timely, deadline, *task) for task in tasks]
+        yield from (future.result() for future in as_completed(futures))
+
+
+def timely(deadline, function, *arguments):
+    """``function(*arguments)``, or None after the deadline (time.time())."""
+    return function(*arguments) if deadline is None or time.time() < deadline else None
+
+
+def worker_pool(jobs: int) -> ProcessPoolExecutor:
+    """Processes that share this one's cores; what they say goes to the logs of their runs alone."""
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=quieten,
+                               initargs=(max(torch.get_num_threads() // jobs, 1),))
+
+
+def quieten(threads: int) -> None:
+    """Start of a worker process."""
+    torch.set_num_threads(threads)
+    sys.stdout = sys.stderr = open(os.devnull, "w")     # until the process ends
+
+
+def device_name(device: str) -> str:
+    """What a row was computed on."""
+    return torch.cuda.get_device_name() if gpu(device) != "cpu" else "CPU"
 
 
 def thresholds_of(table: dict, row: dict, seed: int, arguments, trained: pd.DataFrame) -> list[dict]:
@@ -178,10 +269,10 @@ def write_intervals(table: dict, arguments) -> None:
             if mine is None:
                 continue
             alone = estimate(name, score, mine, "multilabel")
+            against = first and estimate(name, score, mine, "multilabel", first).difference_text()
             first = first or mine
-            against = estimate(name, score, mine, "multilabel", first)
             rows.append({"row": row["name"], "method": method, "low": alone.low, "high": alone.high,
-                         "difference": "" if mine is first else against.difference_text()})
+                         "difference": against or ""})
     if rows:
         path = RESULTS / f"{table['name']}.intervals.csv"
         write_frame(path, pd.DataFrame(rows), float_format="%.6g", na_rep="nan")
@@ -230,6 +321,8 @@ def parse_arguments(argv=None):
     parser.add_argument("--budget", type=float, metavar="MIN", help="start no further training after so many minutes")
     parser.add_argument("--only", metavar="ROW", help="this row alone")
     parser.add_argument("--fold", type=int, nargs="+", metavar="K", help="these of the table's folds alone")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N",
+                        help="trainings at the same time, in as many processes, without progress bars (default: 1)")
     parser.add_argument("--output_dir", default="./output/tables", metavar="DIR", help="for trainings and predictions")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
                         help="override one key of every config, e.g. --set dataset.store=DIR")
@@ -240,7 +333,7 @@ def parse_arguments(argv=None):
 def main(argv=None):
     """Command line; see the module's docstring."""
     arguments = parse_arguments(argv)
-    table, began = read_table(arguments.table), time.monotonic()
+    table = read_table(arguments.table)
     if arguments.markdown:
         write_markdown(table)
         return
@@ -249,16 +342,7 @@ def main(argv=None):
         known = ", ".join(row["name"] for row in table["rows"])
         raise ConfigError(f"--only {arguments.only}: the table's rows are {known}")
     folds = parse_folds(arguments.fold or table["folds"])
-    wanted = [(row, seed, fold) for seed in table["seeds"] for fold in folds for row in rows]
-    for number, (row, seed, fold) in enumerate(wanted):
-        if len(rows_of(read_results(table), row["name"], "", seed).query("fold == @fold")):
-            continue
-        if arguments.budget is not None and time.monotonic() - began > 60 * arguments.budget:
-            print(f"the budget of {arguments.budget:g} minutes is spent: {len(wanted) - number} trainings were not "
-                  "started or looked at; the same command goes on")
-            break
-        print(f"==== {table['name']}: {row['name']}, seed {seed}, fold {fold} ====")
-        add_results(table, [run(table, row, seed, fold, arguments)])
+    run_all(table, [(row, seed, fold) for seed in table["seeds"] for fold in folds for row in rows], arguments)
     for row in rows if table["methods"] else ():
         for seed in table["seeds"]:
             results = read_results(table)

@@ -178,12 +178,17 @@ def report_test(evaluator: Evaluator, training, files: FoldFiles) -> dict[str, f
     return values
 
 
-def _write_test(evaluator, training, files, epoch, values, probabilities, gate):
-    records = evaluator.records
+def write_scores(evaluator: Evaluator, folder, values: dict, probabilities) -> None:
+    """test_metrics.csv, with intervals where test.bootstrap asks for them, and test_predictions.csv."""
     table = {"records": len(probabilities), **{name: round(value, 4) for name, value in values.items()},
              **intervals(evaluator, probabilities), **by_column(evaluator, probabilities)}
-    pd.DataFrame([table]).to_csv(files.folder / "test_metrics.csv", index=False)
-    write_predictions(records, evaluator.parts["test"], probabilities, files.folder / "test_predictions.csv")
+    pd.DataFrame([table]).to_csv(folder / "test_metrics.csv", index=False)
+    write_predictions(evaluator.records, evaluator.parts["test"], probabilities, folder / "test_predictions.csv")
+
+
+def _write_test(evaluator, training, files, epoch, values, probabilities, gate):
+    records = evaluator.records
+    write_scores(evaluator, files.folder, values, probabilities)
     if gate is not None:
         gates = evaluator.gates("test", gate)
         gates.to_csv(files.folder / "test_gate.csv", index=False, float_format="%.4f")

@@ -1,5 +1,4 @@
 """The acceptance run's second half: how fast, in how much memory, and whether it learns."""
-import functools
 import gc
 import json
 import time
@@ -13,6 +12,7 @@ from benchmarks.acceptance.right import jobs
 from benchmarks.reference.st_mem import plain_forward
 from benchmarks.timing import interleaved
 from main_pretrain import pretrain
+from models.blocks import Block
 from models.registry import build
 from util.dataset import make_loader
 from util.optim import autocast
@@ -124,25 +124,64 @@ def published_step(run, batch):
 
 
 def against_published(run):
-    """Our step, plain and compiled, and the published form of it take turns."""
+    """Our step and the published form of it take turns."""
     path, overrides, batch = next(iter(models(run.small).values()))
     ours, steps, _ = stepping(run, path, overrides, batch)
-    published = published_step(run, batch)
-    ways = {"published": lambda: published(steps), "ours": ours}
-    if run.device.type == "cuda":
-        ways["ours, compiled"] = stepping(run, path, overrides, batch, compile="true")[0]
-        original, torch.compile = torch.compile, functools.partial(torch.compile, mode="reduce-overhead")
-        try:
-            ways["ours, compiled, CUDA graphs"] = stepping(run, path, overrides, batch, compile="true")[0]
-        finally:
-            torch.compile = original
-    times = interleaved(ways, 2, run.device)
-    base = times["published"].best
-    run.row("ST-MEM, published form", f"{steps * batch / base:.0f} samples/s")
-    for name, time_ in list(times.items())[1:]:
-        target = 5 if run.device.type == "cuda" and name == "ours, compiled" else None
-        run.row(f"ST-MEM, {name}: times the published form", f"{base / time_.best:.2f} (spread {time_.spread:.0%})",
-                base / time_.best >= target if target else None, f"{target}" if target else "")
+    published, few = published_step(run, batch), max(steps // 4, 1)
+    times = interleaved({"published": lambda: published(few), "ours": ours}, 2, run.device)
+    seconds = {"published": times["published"].best / few, "ours": times["ours"].best / steps}
+    run.row("ST-MEM, published form", f"{batch / seconds['published']:.0f} samples/s")
+    ratio, target = seconds["published"] / seconds["ours"], 5 if run.device.type == "cuda" else None
+    run.row("ST-MEM: times the published form", f"{ratio:.2f} (spread {times['ours'].spread:.0%})",
+            ratio >= target if target else None, f"{target}" if target else "")
+
+
+def compiled_speed(run):
+    """What ``train.compile`` gains a step and costs at the start: of the whole method, and of transformer blocks alone."""
+    if run.device.type == "cpu":
+        raise Skip("Inductor takes minutes on a CPU; tests/test_gpu_step.py counts its graphs")
+    rate = matmul_rate(run)
+    for name, (path, overrides, batch) in models(run.small).items():
+        for way in ("blocks", "whole"):
+            torch._dynamo.reset()
+            go, steps, training = stepping(run, path, overrides, batch, compile=str(way == "whole").lower())
+            blocks = [module for module in training.model.modules() if isinstance(module, Block)]
+            if way == "blocks":
+                for block in blocks:
+                    block.compile(dynamic=False)
+            if way == "blocks" and not blocks:
+                continue
+            began = time.perf_counter()
+            go()
+            torch.cuda.synchronize()
+            first = time.perf_counter() - began
+            samples = steps * batch / interleaved({way: go}, 2, run.device)[way].best
+            share = f", {samples * BASE_GFLOP * 1e9 / rate:.0%} of the matmul rate" if name == "ST-MEM base" else ""
+            run.row(f"{name}, {batch} a step, compiled: {way}", f"{samples:.0f} samples/s{share}; its first {steps} "
+                    f"steps take {first:.0f} s")
+            del go, training, blocks
+            gc.collect()
+
+
+def profile(run):
+    """Where a step's time goes: the share in which the device computes, and its most costly kernels in profile.txt."""
+    from torch.profiler import ProfilerActivity
+    on_gpu = run.device.type == "cuda"
+    for name, (path, overrides, batch) in models(run.small).items():
+        go, steps, _ = stepping(run, path, overrides, batch, steps=2)
+        go()
+        activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]
+        seconds = interleaved({name: go}, 2, run.device)[name].best
+        with torch.profiler.profile(activities=activities) as found:
+            go()
+        averages = found.key_averages()
+        own = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+        busy = sum(getattr(each, own) for each in averages if on_gpu == (each.device_type.name == "CUDA")) / 1e6
+        with open(run.out / "profile.txt", "a") as file:
+            file.write(f"==== {name}, {steps} steps of {batch}\n{averages.table(sort_by=own, row_limit=25)}\n")
+        kernels = sum(each.count for each in averages if each.device_type.name == "CUDA")
+        run.row(f"{name}: a step's time, and how much of it the device computes",
+                f"{1000 * seconds / steps:.1f} ms, {busy / seconds:.0%}" + (f"; {kernels // steps} kernels" if on_gpu else ""))
 
 
 def memory(run):

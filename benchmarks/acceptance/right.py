@@ -98,7 +98,9 @@ def random_numbers(run):
     for name in VIEW_PRESETS:
         parts = (Views(name)(part["signal"][..., :250], draws) for part, draws in ((cpu, here()), (moved, there())))
         gap = max(relative(ours, want) for want, ours in zip(*parts, strict=True))
-        run.row(f"views {name}: largest difference from the CPU", f"{gap:.1e}", gap < 1e-5, "1e-5, relative L2")
+        # A resized crop interpolates at places up to 250, which float32 rounds by 1.5e-5 of a sample; this is white noise.
+        bound = 1e-4 if "dino_signal" in name else 1e-5
+        run.row(f"views {name}: largest difference from the CPU", f"{gap:.1e}", gap < bound, f"{bound:.0e}, relative L2")
 
 
 # ============ training jobs ============
