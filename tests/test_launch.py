@@ -239,7 +239,7 @@ def test_scripts_started_again_by_the_launcher_choose_no_second_time(monkeypatch
 def test_failures_are_started_again_and_stops_are_not(monkeypatch, statuses, restarts, status):
     """The defect: torchrun took the 75 of a preempted run for a failure.  A restart resumes from the last checkpoint."""
     started, left = [], list(statuses)
-    monkeypatch.setattr("util.launch.run_torchrun", lambda arguments: started.append(arguments) or left.pop(0))
+    monkeypatch.setattr("util.launch.run_torchrun", lambda arguments, called: started.append(arguments) or left.pop(0))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     options = launch_parser("x").parse_args(["--gpus", "cpu,cpu", "--max_restarts", str(restarts)])
     assert launch("script.py", options, ["--a"]) == status
@@ -249,9 +249,20 @@ def test_failures_are_started_again_and_stops_are_not(monkeypatch, statuses, res
         assert (arguments[-2:] == ["--resume", "auto"]) == bool(restarts)
 
 
+@pytest.mark.parametrize("statuses, status", [([PREEMPTED, 0], PREEMPTED), ([LOST, 0], 0)])
+def test_a_stop_counts_though_other_machines_begin_another_attempt(monkeypatch, statuses, status):
+    """The defect: their call, a signal, too, was taken for what had ended this machine's processes, and they trained on."""
+    called = threading.Event()
+    called.set()
+    monkeypatch.setattr("util.nodes.Meeting.watch", lambda meeting: contextlib.nullcontext(called))
+    monkeypatch.setattr("util.launch.run_torchrun", lambda *_: statuses.pop(0))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert launch("x.py", launch_parser("x").parse_args(["--gpus", "cpu,cpu", "--max_restarts", "1"]), []) == status
+
+
 def test_resume_that_was_given_stays(monkeypatch):
     started = []
-    monkeypatch.setattr("util.launch.run_torchrun", lambda arguments: started.append(arguments) or 0)
+    monkeypatch.setattr("util.launch.run_torchrun", lambda arguments, called: started.append(arguments) or 0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     launch("script.py", launch_parser("x").parse_args(["--gpus", "cpu", "--max_restarts", "1"]), ["--resume", "a.pth"])
     assert started[0][-2:] == ["--resume", "a.pth"]

@@ -118,19 +118,19 @@ def run_attempts(options, processes: int, command: list[str]) -> int:
         while meeting.join(last=options.max_restarts):
             with meeting.watch() as called:
                 flags = torchrun_arguments(options, processes, meeting.port, meeting.attempt)
-                status = run_torchrun([*flags, *command])
-            if status == 0 or status in STOPPED and not called.is_set():
+                status = run_torchrun([*flags, *command], called)
+            if status in (0, *STOPPED):
                 return status
             # Where another machine's processes were the first to end, its launcher says how a moment later.
-            if meeting.ended(5 if status == LOST and options.nnodes > 1 else 0) is not None:
+            wait = status == LOST and options.nnodes > 1 and not called.is_set()
+            if meeting.ended(5 if wait else 0) is not None:
                 break
             if meeting.attempt < options.max_restarts:
                 print(f"note: starting again from the last checkpoint (--max_restarts: {meeting.attempt + 1} "
                       f"of {options.max_restarts})", file=sys.stderr, flush=True)
             meeting.advance()
-        ended = meeting.ended()
-        if status in (LOST, *STOPPED):
-            status = PREEMPTED if ended == PREEMPTED else LOST
+        if status == LOST and meeting.ended() == PREEMPTED:
+            status = PREEMPTED
         if status == LOST:
             print("error: other processes of the run have ended or cannot be reached; what they, or the "
                   "launcher of their machine, said tells why. Go on from the last checkpoint with --resume auto",
@@ -144,13 +144,14 @@ def run_attempts(options, processes: int, command: list[str]) -> int:
 
 
 class TorchrunStop:
-    """A signal that ends torchrun, noticed at once and raised where torchrun has just done something and measures it.
+    """What ends torchrun, a signal or the other machines' call, raised where torchrun measures what it has just done.
 
     torchrun's own handler raises wherever the program stands: what it raises in a destructor is lost, and a process
     that is being started remains unknown to torchrun, which does not pass the signal on to it.
     """
 
-    def __init__(self):
+    def __init__(self, called):
+        self.called = called
         self.number = signal.SIGTERM if StopRequest.ever else None  # that one was lost in a destructor, too
 
     def notice(self, number, frame):
@@ -160,13 +161,13 @@ class TorchrunStop:
     def emit(self, measured):
         """Called by torchrun for every measurement: ten times a second while the processes run."""
         from torch.distributed.elastic.multiprocessing.api import SignalException
-        if self.number:
-            raise SignalException("stopped on request", signal.Signals(self.number))
+        if self.number or self.called.is_set():
+            raise SignalException("stopped on request", signal.Signals(self.number or signal.SIGTERM))
 
 
-def run_torchrun(arguments: list[str]) -> int:
-    """torchrun with one message at the end at most; returns the exit status."""
-    stop, status = TorchrunStop(), LOST
+def run_torchrun(arguments: list[str], called) -> int:
+    """torchrun with one message at the end at most, until the event ``called`` is set; returns the exit status."""
+    stop, status = TorchrunStop(called), LOST
     before = {number: signal.signal(number, stop.notice) for number in handled_signals()}
     try:
         from torch.distributed import DistError
@@ -183,7 +184,7 @@ def run_torchrun(arguments: list[str]) -> int:
             status = status_of([(failure.exitcode, failure.timestamp, rank)
                                 for rank, failure in error.failures.items()])
         except (SignalException, DistError):
-            pass  # LOST: between the launchers
+            pass  # LOST, unless asked to stop: contact to the other launchers, or they have called
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
