@@ -93,7 +93,7 @@ def _process(program, argv, folder, rank, world, port, stop_at, number, patch):
         os._exit(status)
 
 
-def run_job(program, config, folder, *flags, world=1, stop_at=None, number=signal.SIGKILL, patch=None, timeout=120):
+def run_job(program, config, folder, *flags, world=1, stop_at=None, number=signal.SIGKILL, patch=None, timeout=300):
     """Run a main program on ``world`` processes with results in ``folder/run``, resuming from its last checkpoint.
 
     Args:

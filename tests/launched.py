@@ -36,7 +36,7 @@ def start(folder, gpus, *flags, namespace=None, environment=None):
                             start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})})
 
 
-def wait_for(path, process, lines=1, seconds=120):
+def wait_for(path, process, lines=1, seconds=300):
     """Until a file has so many lines."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
@@ -46,7 +46,7 @@ def wait_for(path, process, lines=1, seconds=120):
     raise AssertionError(f"{path} never had {lines} lines: {process.communicate()[0] if process.poll() else ''}")
 
 
-def end(process, seconds=60):
+def end(process, seconds=120):
     """(exit status, what it printed, without progress bars); fails if it does not end in time or leaves
     children."""
     try:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -568,13 +567,13 @@ def kill_after_first_shard(command, shards):
                           start_new_session=True) as process:
         while process.poll() is None and not (shards.exists() and list(shards.glob("*.json"))):
             time.sleep(0.002)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()  # no error where it is over already
     wait_until_gone(process.pid)
 
 
 def wait_until_gone(session):
-    """No process of this session is left after a few seconds."""
-    deadline = time.monotonic() + 20
+    """No process of this session is left after a while."""
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         alive = [stat for stat in Path("/proc").glob("[0-9]*/stat") if in_session(stat, session)]
         if not alive:

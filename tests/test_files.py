@@ -3,7 +3,6 @@ import errno
 import fcntl
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -34,10 +33,7 @@ def test_one_process_at_a_time_has_a_folder(tmp_path):
 
 def test_the_next_one_waits_for_the_first_to_end(tmp_path):
     process = holder(tmp_path, 0.5)
-    start = time.monotonic()
-    lock = FolderLock(tmp_path, 30)
-    assert time.monotonic() - start < 20
-    lock.release()
+    FolderLock(tmp_path, 120).release()
     process.wait()
 
 

@@ -8,6 +8,7 @@
     def test_total():
         assert run_processes(total, 2, 10) == [21, 21]
 """
+import datetime
 import multiprocessing
 import os
 import socket
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from util import distributed
 
@@ -51,7 +53,15 @@ def _wait(processes, deadline):
         time.sleep(0.02)
 
 
-def run_processes(function, world: int = 2, *args, timeout: float = 120) -> list:
+def limit_collectives(seconds):
+    """A time limit for the normal group's collectives, set once all are connected: how long that takes is the machine's
+    affair."""
+    distributed.total(torch.ones(1))
+    distributed.barrier()
+    distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=seconds), dist.group.WORLD)
+
+
+def run_processes(function, world: int = 2, *args, timeout: float = 300) -> list:
     """What ``function(*args)`` returns on each of ``world`` processes, rank by rank.
 
     Args:

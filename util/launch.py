@@ -15,14 +15,14 @@ process, to its whole group, or both, on any machine), when a checkpoint is writ
 76 when another machine's processes have gone; 128 + n where a training process was killed by signal n.
 """
 import argparse
-import contextlib
+import importlib.util
 import logging
 import os
 import runpy
 import signal
 import sys
 
-from util.errors import ConfigError
+from util.errors import ConfigError, ECGError
 from util.nodes import Meeting, choose_interface
 from util.program import run_main
 from util.stop import LOST, PREEMPTED, SIGNALS, Preempted, StopRequest
@@ -75,7 +75,7 @@ def torchrun_arguments(options, processes: int, port: int, attempt: int) -> list
     return [f"--nproc_per_node={processes}", f"--nnodes={options.nnodes}", f"--node_rank={options.node_rank}",
             f"--master_addr={options.master_addr or LOOPBACK}", f"--master_port={port}",
             f"--rdzv_id=attempt{attempt}",
-            f"--signals_to_handle={','.join(number.name for number in handled_signals())}",
+            "--signals_to_handle=none",  # see TorchrunStop
             f"--shutdown_timeout={SHUTDOWN_SECONDS}"]
 
 
@@ -116,23 +116,21 @@ def run_attempts(options, processes: int, command: list[str]) -> int:
     status = LOST
     try:
         while meeting.join(last=options.max_restarts):
-            if StopRequest.ever:  # what the signal raised was lost in a destructor
-                raise Preempted("stopped on request before anything began")
             with meeting.watch() as called:
                 flags = torchrun_arguments(options, processes, meeting.port, meeting.attempt)
-                status = run_torchrun([*flags, *command])
-            if status == 0 or status in STOPPED and not called.is_set():
+                status = run_torchrun([*flags, *command], called)
+            if status in (0, *STOPPED):
                 return status
             # Where another machine's processes were the first to end, its launcher says how a moment later.
-            if meeting.ended(5 if status == LOST and options.nnodes > 1 else 0) is not None:
+            wait = status == LOST and options.nnodes > 1 and not called.is_set()
+            if meeting.ended(5 if wait else 0) is not None:
                 break
             if meeting.attempt < options.max_restarts:
                 print(f"note: starting again from the last checkpoint (--max_restarts: {meeting.attempt + 1} "
                       f"of {options.max_restarts})", file=sys.stderr, flush=True)
             meeting.advance()
-        ended = meeting.ended()
-        if status in (LOST, *STOPPED):
-            status = PREEMPTED if ended == PREEMPTED else LOST
+        if status == LOST and meeting.ended() == PREEMPTED:
+            status = PREEMPTED
         if status == LOST:
             print("error: other processes of the run have ended or cannot be reached; what they, or the "
                   "launcher of their machine, said tells why. Go on from the last checkpoint with --resume auto",
@@ -145,33 +143,54 @@ def run_attempts(options, processes: int, command: list[str]) -> int:
         meeting.leave(status)
 
 
-def run_torchrun(arguments: list[str]) -> int:
-    """torchrun with one message at the end at most; returns the exit status."""
-    from torch.distributed import DistError
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import parse_args, run
-    logging.disable(logging.ERROR)  # torchrun's; the training processes speak for themselves
-    before = {number: signal.getsignal(number) for number in handled_signals()}
+class TorchrunStop:
+    """What ends torchrun, a signal or the other machines' call, raised where torchrun measures what it has just done.
+
+    torchrun's own handler raises wherever the program stands: what it raises in a destructor is lost, and a process
+    that is being started remains unknown to torchrun, which does not pass the signal on to it.
+    """
+
+    def __init__(self, called):
+        self.called = called
+        self.number = signal.SIGTERM if StopRequest.ever else None  # that one was lost in a destructor, too
+
+    def notice(self, number, frame):
+        """The signal handler.  The first signal counts: on it the training processes save themselves."""
+        self.number = self.number or number
+
+    def emit(self, measured):
+        """Called by torchrun for every measurement: ten times a second while the processes run."""
+        from torch.distributed.elastic.multiprocessing.api import SignalException
+        if self.number or self.called.is_set():
+            raise SignalException("stopped on request", signal.Signals(self.number or signal.SIGTERM))
+
+
+def run_torchrun(arguments: list[str], called) -> int:
+    """torchrun with one message at the end at most, until the event ``called`` is set; returns the exit status."""
+    stop, status = TorchrunStop(called), LOST
+    before = {number: signal.signal(number, stop.notice) for number in handled_signals()}
     try:
-        run(parse_args(arguments))
-        return 0
-    except SignalException as stop:
-        # A second signal may have cut short torchrun's own waiting for processes that save themselves.
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                os.wait()
-        return PREEMPTED if stop.sigval in SIGNALS else 128 + stop.sigval
-    except ChildFailedError as error:
-        return status_of([(failure.exitcode, failure.timestamp, rank)
-                          for rank, failure in error.failures.items()])
-    except DistError:
-        return LOST  # between the launchers
+        from torch.distributed import DistError
+        from torch.distributed.elastic import metrics
+        from torch.distributed.elastic.multiprocessing.api import SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.run import parse_args, run
+        logging.disable(logging.ERROR)  # torchrun's; the training processes speak for themselves
+        metrics.configure(stop)
+        try:
+            run(parse_args(arguments))
+            return 0
+        except ChildFailedError as error:
+            status = status_of([(failure.exitcode, failure.timestamp, rank)
+                                for rank, failure in error.failures.items()])
+        except (SignalException, DistError):
+            pass  # LOST, unless asked to stop: contact to the other launchers, or they have called
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if stop.number is None:
+        return status
+    return PREEMPTED if stop.number in SIGNALS else 128 + stop.number
 
 
 def status_of(failures: list[tuple[int, int, int]]) -> int:
@@ -198,6 +217,10 @@ def main(argv=None) -> int:
         parser = launch_parser("python -m util.launch main_pretrain.py|main_finetune.py")
         print(parser.format_help(), file=sys.stdout if script in ("-h", "--help") else sys.stderr)
         return 0 if script in ("-h", "--help") else 2
+    if importlib.util.find_spec("torch") is None:
+        raise ECGError(f"PyTorch is not installed for {sys.executable}; install requirements.txt there, activate "
+                       "an environment that has it, or deactivate this one and let bash run_tests.sh make .venv, "
+                       "which is taken where no other is active")
     parser = launch_parser(f"bash {'run_pretrain.sh' if 'pretrain' in script else 'run_downstream.sh'}")
     if "-h" in flags or "--help" in flags:
         print(f"{parser.format_help()}\nFlags of {script}, which are handed on:\n", flush=True)
@@ -216,4 +239,7 @@ def main(argv=None) -> int:
 
 if __name__ == "__main__":
     os.environ.pop("WORLD_SIZE", None)  # some clusters set it to the number of machines; processes come later
-    sys.exit(run_main(main))
+    ended = run_main(main)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ended)  # a thread that waits for a machine out of reach may abort an interpreter that ends in order

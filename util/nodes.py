@@ -8,7 +8,6 @@ import datetime
 import fcntl
 import ipaddress
 import os
-import signal
 import socket
 import struct
 import sys
@@ -151,8 +150,8 @@ class Meeting:
 
     @contextlib.contextmanager
     def watch(self):
-        """While the processes of this attempt run: send this launcher SIGTERM where the others have ended the
-        run or begun another attempt, or cannot be asked any more.  Yields an event that is set then."""
+        """While the processes of this attempt run: yields an event that is set when the others have ended the run
+        or begun another attempt, or cannot be asked any more."""
         from torch.distributed import DistError
         over, called = threading.Event(), threading.Event()
 
@@ -161,9 +160,7 @@ class Meeting:
                 with contextlib.suppress(DistError):
                     if self.ended() is None and self._current() == self.attempt:
                         continue
-                if not over.is_set():
-                    called.set()
-                    os.kill(os.getpid(), signal.SIGTERM)
+                called.set()
                 return
 
         if self.nodes > 1:

@@ -5,20 +5,21 @@ import sys
 import traceback
 
 from util.errors import ECGError
-from util.stop import LOST, PREEMPTED, Preempted, StopRequest, end_when_stuck, in_group
+from util.stop import LOST, PREEMPTED, RESUME, Preempted, StopRequest, end_when_stuck, in_group
 
 
-def run_main(main, argv=None) -> int:
+def run_main(main, argv=None, again: str = RESUME) -> int:
     """Call ``main(argv)``; errors a person can act on become one sentence and an exit status: 2 after an
     ECGError, 75 after a stop on request (SIGTERM, SIGUSR1), 76 when another process of the run is gone, 130
-    after Ctrl-C; else what ``main`` returns, or 0.
+    after Ctrl-C; else what ``main`` returns, or 0.  ``again`` says how to go on after a stop; a program that has
+    no --resume gives its own.
 
     One process of several ends here, without returning, unless all went well: the others may be waiting for
     it in a collective that it will never enter, and leaving the group in order would wait for them.
     """
     several = in_group()
     try:
-        with StopRequest(raise_immediately=True):
+        with StopRequest(raise_immediately=True, again=again):
             if several:
                 end_when_stuck()
             status = main(argv) or 0

@@ -10,6 +10,7 @@ import time
 PREEMPTED = 75  # exit status after a stop on request (EX_TEMPFAIL): start again with --resume auto
 LOST = 76       # exit status of a process that could not continue because another process of its run is gone
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+RESUME = "nothing was lost, resume with --resume auto"
 STUCK_SECONDS = 20  # that a process which was asked to stop waits for the others
 
 
@@ -21,15 +22,15 @@ class Preempted(BaseException):
 class StopRequest:
     """Notices SIGTERM and SIGUSR1 while in its ``with`` block.
 
-    With ``raise_immediately``, where nothing needs saving, Preempted is raised wherever the program stands;
-    else ``requested`` is set and the program looks at it when it can save itself.  After a request both signals
-    are ignored: a cluster, torchrun and a shell may each send their own, and the second must not kill what the
-    first has asked to save itself.
+    With ``raise_immediately``, where nothing needs saving, Preempted is raised wherever the program stands; it
+    says how to go on: ``again``.  Else ``requested`` is set and the program looks at it when it can save itself.
+    After a request both signals are ignored: a cluster, torchrun and a shell may each send their own, and the
+    second must not kill what the first has asked to save itself.
     """
     ever = False  # whether this process was asked to stop at any time
 
-    def __init__(self, raise_immediately: bool = False):
-        self.raise_immediately, self.noticed = raise_immediately, None
+    def __init__(self, raise_immediately: bool = False, again: str = RESUME):
+        self.raise_immediately, self.again, self.noticed = raise_immediately, again, None
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
     @property
@@ -42,7 +43,7 @@ class StopRequest:
         self.noticed, StopRequest.ever = number, True
         if self.raise_immediately:
             ignore_signals()
-            raise Preempted("stopped on request; nothing was lost, resume with --resume auto")
+            raise Preempted(f"stopped on request; {self.again}")
 
     def __enter__(self):
         self._before = {}
