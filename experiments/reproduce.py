@@ -379,4 +379,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    sys.exit(run_main(main, again="the same command goes on where it stopped"))

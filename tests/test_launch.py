@@ -120,7 +120,7 @@ sys.exit(run_main(main))
 
 NEEDED = ["--config_path", "x.yaml", "--output_dir", "x", "--exp_name", "x"]
 SCRIPTS = [path for folder in (".", "data_preparation", "experiments") for path in sorted((ROOT / folder).glob("*.py"))
-           if "run_main(main" in path.read_text() and path.stem != "reproduce"]  # which resumes by itself
+           if "run_main(main" in path.read_text()]
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)

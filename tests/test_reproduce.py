@@ -1,4 +1,6 @@
 """Tables: what a YAML asks for is run once, written down, and put into RESULTS.md."""
+import json
+
 import pandas as pd
 import pytest
 import yaml
@@ -51,8 +53,14 @@ def test_a_table_is_run_once_and_goes_on_where_it_stopped(tables, capsys):
         reproduce.write_markdown(reproduce.read_table("tiny"), page)
         text = page.read_text()
         mean = every[every["row"] == "ours"]["AUROC"].mean()
-        assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+        assert text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text
         assert f"| ours | 2 | {mean:.3f} | {intervals['low'][0]:.3f} to {intervals['high'][0]:.3f} |" in text
+    log = [json.loads(line) for line in (tables / "out/tiny/ours/seed0/fold3/log.txt").read_text().splitlines()]
+    assert every.iloc[0]["selection_AUROC"] == pytest.approx(log[0]["valid_AUROC"], abs=1e-4)
+    view = {"about": "How much too high.", "runs": "tiny", "score": "AUPRC"}
+    (tables / "view.yaml").write_text(yaml.safe_dump(view))
+    gap = (every["selection_AUPRC"] - every["AUPRC"])[every["row"] == "ours"].mean()
+    assert f"| {gap:+.3f} |" in reproduce.markdown(reproduce.read_table("view")).splitlines()[4]
 
 
 def test_methods_of_thresholds_are_rows_of_their_own(tables):
@@ -65,6 +73,25 @@ def test_methods_of_thresholds_are_rows_of_their_own(tables):
     assert len(reproduced(tables)) == len(every)
     intervals = pd.read_csv(tables / "results" / "tiny.intervals.csv", keep_default_na=False)
     assert list(intervals["method"]) == ["published", "pooled", "expected"]
+
+
+def test_rows_and_tables_share_an_encoder_and_trainings_run_side_by_side(tables):
+    encoder = {"config": "pretrain/simclr_signal", "overlay": ["reduced_ssl"], "set": [
+        "model.encoder.channels=4", "train.epochs=1", "train.steps_per_epoch=1", "train.probe_every=0",
+        "dataloader.batch_size=8", "dataloader.num_workers=0"]}
+    frozen = ["mode=linprobe", "train.head_init=probe", "train.lr=0"]
+    write(tables, folds=[3], rows=[{"name": "linear", "pretrain": encoder, "set": frozen},
+                                   {"name": "neighbours", "pretrain": encoder, "knn": 3}, {"name": "scratch"}])
+    every = reproduced(tables, "--jobs", 2).set_index("row")
+    assert sorted(every.index) == ["linear", "neighbours", "scratch"] and set(every["device"]) == {"CPU"}
+    folder, = (tables / "out" / "pretrained").iterdir()
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["dataset"]["exclude_folds"] == [3, 4]
+    row = {"rows": TINY["rows"][:1], "pretrain": encoder}
+    (tables / "other.yaml").write_text(yaml.safe_dump({**TINY, **row, "folds": [3]}))
+    arguments = reproduce.parse_arguments(["other", "--output_dir", str(tables / "out"), "--device", "cpu",
+                                           "--set", f"dataset.store={store()}"])
+    assert reproduce.encoder_of(reproduce.pretraining(reproduce.read_table("other"), encoder, 0, arguments)).is_file()
 
 
 def test_what_is_wrong_in_a_table_is_said(tables):
