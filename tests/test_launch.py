@@ -134,7 +134,7 @@ def test_a_stopped_program_advises_no_flag_that_it_lacks(handlers, monkeypatch, 
         said = capsys.readouterr().err
         assert ("--resume auto" in said) == ("--resume PTH" in text) and said.startswith("stopped on request; ")
         assert said.endswith("resume with --resume auto\n" if "--resume PTH" in text else "starts again\n") or \
-            path.stem == "download" and said.endswith("goes on where it stopped\n")
+            path.stem in ("download", "reproduce") and said.endswith("goes on where it stopped\n")
 
     run_main = program.run_main
     monkeypatch.setattr(program, "run_main", stopped)
