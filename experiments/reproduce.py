@@ -50,7 +50,7 @@ TABLES, RESULTS = ROOT / "configs" / "tables", ROOT / "results"
 KEYS = {"about": "", "config": None, "overlay": [], "set": [], "folds": [0], "seeds": [0], "score": "AUROC",
         "pretrain": None, "methods": [], "rows": [], "runs": None}     # of a table, with their defaults
 ROW_KEYS = ("name", "config", "overlay", "set", "model", "pretrain", "knn")
-FEW = 5     # runs below which nothing is said of their spread
+FEW = 5     # runs below which nothing is said of their spread, records below which nothing of a class
 MARKS = "<!-- table {name}: {edge} -->"
 
 
@@ -290,6 +290,38 @@ def write_intervals(table: dict, arguments) -> None:
         write_frame(path, pd.DataFrame(rows), float_format="%.6g", na_rep="nan")
 
 
+# ============ gates ============
+def write_gates(table: dict, arguments) -> None:
+    """results/<runs>.gates.csv: mean weight of the signal branch on the test folds, by row and class."""
+    found = []
+    for row in table["rows"]:
+        files = [place(table, row, seed, arguments) / f"fold{fold}" / "test_gate.csv"
+                 for seed in table["seeds"] for fold in table["folds"]]
+        gates = [pd.read_csv(file) for file in files if file.is_file()]
+        if gates:
+            every = pd.concat(gates)
+            every["weight"] = every["signal"] * every["records"]
+            sums = every.groupby("class", sort=False)[["records", "weight"]].sum()
+            found += [{"row": row["name"], "class": name, "records": int(records), "signal": weight / records}
+                      for name, (records, weight) in sums.iterrows()]
+    if found:
+        write_frame(RESULTS / f"{table['runs']}.gates.csv", pd.DataFrame(found), float_format="%.4g")
+
+
+def gates_markdown(table: dict) -> list[str]:
+    """Lines on how the gates of a table weigh the branches; none where it has no gate."""
+    path = RESULTS / f"{table['runs']}.gates.csv"
+    if not path.is_file():
+        return []
+    gates = pd.read_csv(path)
+    lines = ["", "| gate | mean weight of the signal branch | by class, lowest and highest |", "|---|---|---|"]
+    for name, mine in gates.groupby("row", sort=False):
+        classes = mine[(mine["class"] != "all") & (mine["records"] >= FEW)].sort_values("signal")
+        ends = ", ".join(f"{one['class']} {one['signal']:.2f}" for _, one in classes.iloc[[0, -1]].iterrows())
+        lines.append(f"| {name} | {mine[mine['class'] == 'all']['signal'].item():.3f} | {ends} |")
+    return lines
+
+
 # ============ RESULTS.md ============
 def markdown(table: dict) -> str:
     """The table as Markdown: mean over folds and seeds of what has been run, with intervals where there are any, and
@@ -312,7 +344,7 @@ def markdown(table: dict) -> str:
             cells = (f"{row['name']} {method}".strip(), f"{len(mine)}", f"{mine[name].astype(float).mean():.3f}",
                      *interval, optimism(mine, name))
             lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join(lines + gates_markdown(table) * (table["runs"] == table["name"]))
 
 
 def optimism(mine: pd.DataFrame, name: str) -> str:
@@ -375,6 +407,7 @@ def main(argv=None):
             if len(trained) == len(table["folds"]) and not len(found):
                 add_results(table, thresholds_of(table, row, seed, arguments, trained))
     write_intervals(table, arguments)
+    write_gates(table, arguments)
     print(markdown(table))
 
 

@@ -94,6 +94,19 @@ def test_rows_and_tables_share_an_encoder_and_trainings_run_side_by_side(tables)
     assert reproduce.encoder_of(reproduce.pretraining(reproduce.read_table("other"), encoder, 0, arguments)).is_file()
 
 
+def test_gates_are_weighed_by_records(tables):
+    write(tables)
+    table, arguments = reproduce.read_table("tiny"), reproduce.parse_arguments(["tiny", "--output_dir", str(tables)])
+    for fold, (weight, af) in {3: (0.2, 0.4), 9: (0.6, 0.8)}.items():
+        folder = reproduce.place(table, table["rows"][1], 0, arguments) / f"fold{fold}"
+        folder.mkdir(parents=True)
+        gates = pd.DataFrame({"class": ["all", "AF", "rare"], "records": [10 * fold, fold, 1], "signal": [weight, af, 0.9]})
+        gates.to_csv(folder / "test_gate.csv", index=False)
+    reproduce.write_gates(table, arguments)
+    line = reproduce.markdown(table).splitlines()[-1]
+    assert line == "| published start | 0.500 | AF 0.70, AF 0.70 |"     # (3 * 0.2 + 9 * 0.6) / 12; rare has 2 records
+
+
 def test_what_is_wrong_in_a_table_is_said(tables):
     write(tables, colour="red")
     with pytest.raises(ConfigError, match="unknown key 'colour'"):
