@@ -104,13 +104,10 @@ def encoder_of(config: dict) -> Path:
 
 
 def run(table: dict, row: dict, seed: int, fold: int, arguments) -> dict:
-    """Train and test one row on one fold; its row of the CSV."""
+    """Train and test one row on one fold, from its encoder, which is there; its row of the CSV."""
     began, start = time.monotonic(), {}
     if row["pretrain"]:
-        config = pretraining(table, row["pretrain"], seed, arguments)
-        if not encoder_of(config).is_file():
-            pretrain(config)
-        start = {"encoder_path": str(encoder_of(config))}
+        start = {"encoder_path": str(encoder_of(pretraining(table, row["pretrain"], seed, arguments)))}
     config = fine_tuning(table, row, seed, fold, arguments, start)
     folder = score_neighbours(config, row["knn"]) if row["knn"] else finetune(config)
     scores = pd.read_csv(folder / "test_metrics.csv").iloc[0]
@@ -178,7 +175,7 @@ def timely(deadline, function, *arguments):
 
 
 def worker_pool(jobs: int) -> ProcessPoolExecutor:
-    """Processes that share this one's cores; what they say goes to the logs of their runs alone."""
+    """Processes that share this one's cores; what they do stands in the logs of their runs."""
     return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=quieten,
                                initargs=(max(torch.get_num_threads() // jobs, 1),))
 
