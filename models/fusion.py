@@ -17,9 +17,9 @@ class Fusion(Encoder):
     """Two encoders of one crop and a classifier of their joined features.
 
     Features s and p of the two branches give the concatenation [s, p]; with a gate g = softmax(W [s, p] + b), two
-    numbers a crop, they give [g_0 s, g_1 p].  With ``gate_norm`` the gate sees s and p normalised, each to mean 0 and
-    variance 1 over its features: else the branch of larger features decides alone, the softmax saturates, and the gate
-    learns no more.  The classifier is Linear(width, 512), Linear(512, classes).
+    numbers a crop, they give [g_0 s, g_1 p].  With ``gate_norm`` the gate sees s and p normalised, each to mean 0 over
+    its features and length 1: else the branch of larger features decides alone, the softmax saturates, and the gate
+    learns no more (with variance 1, a length of 16, it saturated as well).  The classifier is Linear(width, 512), Linear(512, classes).
 
     Args:
         signal, spectrogram: encoders, (batch, leads, time) -> ``forward_features`` -> (batch, their width).
@@ -81,10 +81,15 @@ class Fusion(Encoder):
         joined = torch.cat(list(alone.values()), dim=1)
         if self.gate is None:
             return joined, None, alone
-        normal = [F.layer_norm(features, features.shape[1:]) for features in alone.values()] if self.gate_norm else None
-        gate = self.gate(torch.cat(normal, dim=1) if normal else joined).softmax(dim=1)
+        seen = torch.cat([self._normal(part) for part in alone.values()], dim=1) if self.gate_norm else joined
+        gate = self.gate(seen).softmax(dim=1)
         scaled = [weight * features for weight, features in zip(gate.split(1, dim=1), alone.values())]
         return torch.cat(scaled, dim=1), gate, alone
+
+    @staticmethod
+    def _normal(features):
+        """(batch, width) -> the same, each row of mean 0 and length 1, or a little less if it is almost constant."""
+        return F.layer_norm(features, features.shape[1:]) / features.shape[1] ** 0.5
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Crop (batch, leads, time) in mV -> joined, and where there is a gate weighted, features (batch, width)."""

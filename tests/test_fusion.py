@@ -290,7 +290,9 @@ def test_gate_norm_normalises_what_the_gate_sees_and_nothing_else():
     model = small(gating=True, gate_norm=True).eval()
     x, state = crops(), model.state_dict()
     s, p = model.signal.forward_features(x), model.spectrogram.forward_features(x)
-    normal = [(f - f.mean(1, keepdim=True)) / (f.var(1, correction=0, keepdim=True) + 1e-5).sqrt() for f in (s, p)]
+    normal = [(f - f.mean(1, keepdim=True)) / (f.var(1, correction=0, keepdim=True) + 1e-5).sqrt() / f.shape[1] ** 0.5
+              for f in (s, p)]
+    assert all((each.norm(dim=1) - 1).abs().max() < 0.05 for each in normal)    # of length 1
     gate = linear(state, "gate", torch.cat(normal, 1)).softmax(1)
     torch.testing.assert_close(model.outputs(x)["gate"], gate)
     torch.testing.assert_close(model.forward_features(x), torch.cat([s * gate[:, :1], p * gate[:, 1:]], 1))
