@@ -21,6 +21,7 @@ import zlib
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import t as student
@@ -51,6 +52,7 @@ KEYS = {"about": "", "config": None, "overlay": [], "set": [], "folds": [0], "se
         "pretrain": None, "methods": [], "rows": [], "runs": None}     # of a table, with their defaults
 ROW_KEYS = ("name", "config", "overlay", "set", "model", "pretrain", "knn")
 FEW = 5     # runs below which nothing is said of their spread, records below which nothing of a class
+ROUNDING = 5e-4     # of scores in CSV files, which have 4 digits
 MARKS = "<!-- table {name}: {edge} -->"
 
 
@@ -246,38 +248,50 @@ def rows_of(results: pd.DataFrame, name: str, method: str, seed: int | None = No
 
 # ============ intervals ============
 def tested(table, row, method, arguments) -> list[Predicted] | None:
-    """Predictions of a row on all its folds and seeds, or None where they are not there any more."""
+    """Predictions of a row on all its folds and seeds, or None where they are not there any more.  Those of a method
+    are of the weights that it was searched for, which are not always those that the training tested."""
     found, store = [], None
     for seed in table["seeds"]:
         for fold in table["folds"]:
             folder = place(table, row, seed, arguments)
-            path = folder / f"fold{fold}" / "test_predictions.csv"
+            kept = folder / ("predictions" if method else f"fold{fold}")
+            path = kept / (f"best-AUPRC_fold{fold}.npz" if method else "test_predictions.csv")
             if not path.is_file():
                 return None
-            predictions = pd.read_csv(path, dtype={"record": str})
-            labels, outputs = (predictions.filter(regex=f"^{kind}_").to_numpy(float)
-                               for kind in ("label", "probability"))
             if method:
+                with np.load(path, allow_pickle=False) as file:
+                    names, labels, outputs = (file[f"test_{key}"] for key in ("records", "labels", "probabilities"))
                 rule = load_thresholds(folder / f"thresholds_PRC_{method}" / f"thresholds_fold{fold}.json")
-                outputs = rule.decide(outputs).astype(float)
+                labels, outputs = labels.astype(float), rule.decide(outputs).astype(float)
+            else:
+                predictions = pd.read_csv(path, dtype={"record": str})
+                names, labels, outputs = predictions["record"], *(predictions.filter(regex=f"^{kind}_").to_numpy(float)
+                                                                  for kind in ("label", "probability"))
             store = store or open_store(resolved(row, "finetune", {}, arguments.overrides))
-            named = store.records.set_index(["record", "database"])
-            own = named.loc[list(zip(predictions["record"], predictions["database"]))].reset_index()
+            own = store.records.set_index("record").loc[list(names)].reset_index()
             found.append(Predicted(labels, outputs, patient_numbers(known_patients(own)), fold, seed))
     return found
 
 
 def write_intervals(table: dict, arguments) -> None:
-    """results/<table>.intervals.csv: of every complete row the score, and its difference to the first one's."""
+    """results/<table>.intervals.csv: of every complete row the score, and its difference to the first one's, or to its
+    own by the first method.  A ConfigError where predictions are not those that the CSV's scores are of."""
     name, rows, first = table["score"], [], None
     score, results = parse_scores([name], ABBREVIATIONS)[name], read_results(table)
     for row in table["rows"]:
+        first = None if table["methods"] else first
         for method in table["methods"] or [""]:
-            complete = len(rows_of(results, row["name"], method)) == len(table["folds"]) * len(table["seeds"])
+            runs = rows_of(results, row["name"], method)
+            complete = len(runs) == len(table["folds"]) * len(table["seeds"])
             mine = tested(table, row, method, arguments) if complete else None
             if mine is None:
                 continue
-            alone = estimate(name, score, mine, "multilabel")
+            alone, mean = estimate(name, score, mine, "multilabel"), runs[name].astype(float).mean()
+            if abs(alone.value - mean) > ROUNDING:
+                folder = place(table, row, table["seeds"][0], arguments)
+                raise ConfigError(f"{folder}: its predictions give {name} {alone.value:.4f}, but results/"
+                                  f"{table['runs']}.csv says {mean:.4f} of {row['name']} {method}; take the row out "
+                                  "of the CSV, or name the --output_dir that it is of")
             against = first and estimate(name, score, mine, "multilabel", first).difference_text()
             first = first or mine
             rows.append({"row": row["name"], "method": method, "low": alone.low, "high": alone.high,
@@ -327,7 +341,8 @@ def markdown(table: dict) -> str:
     path = RESULTS / f"{table['name']}.intervals.csv"
     intervals = pd.read_csv(path, keep_default_na=False).set_index(["row", "method"]) if path.is_file() else None
     lines = [table["about"].strip(), "",
-             f"| row | runs | {name} | 95 % interval | difference to the first row | selection fold minus test fold |",
+             f"| row | runs | {name} | 95 % interval | difference to {(table['methods'] or ['the first row'])[0]} | "
+             "selection fold minus test fold |",
              "|---" * 6 + "|"]
     for row in table["rows"]:
         for method in table["methods"] or [""]:

@@ -71,6 +71,10 @@ def test_methods_of_thresholds_are_rows_of_their_own(tables):
     expected = scores.query("part == 'test' and fold == '9'")["ChallengeScore"].item()
     assert every.query("method == 'expected' and fold == 9")["ChallengeScore"].item() == pytest.approx(expected)
     assert len(reproduced(tables)) == len(every)
+    with pytest.raises(ConfigError, match="seed0: its predictions give ChallengeScore .* of ours expected"):
+        every.loc[every["method"] == "expected", "ChallengeScore"] += 0.1
+        every.to_csv(tables / "results" / "tiny.csv", index=False)
+        reproduced(tables)
     intervals = pd.read_csv(tables / "results" / "tiny.intervals.csv", keep_default_na=False)
     assert list(intervals["method"]) == ["published", "pooled", "expected"]
 
