@@ -20,7 +20,7 @@ from data_preparation.add_labels import open_any_rate
 from util.errors import ConfigError
 from util.program import run_main
 from util.record_tables import meet, read_text, save_table, table_name
-from util.splits import PARTS, known_patients, patients_on_several_sides
+from util.splits import PARTS, known_patients, patients_on_several_sides, with_patients
 
 _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")      # spreadsheets and pandas write 1.0 where a cell below is empty
 _ORDER = {"split": PARTS.index, "fold": int}
@@ -75,11 +75,11 @@ def read_splits(path, records, *, ignore_unknown=False, allow_patient_overlap=Fa
         notes.append(f"columns without effect: {', '.join(others)}")
     sizes = {part: int((parts == part).sum()) for part in sorted(set(parts[taken]), key=_ORDER[kind])}
     columns, patients = {"record": table["record"], kind: parts}, {}
-    about = {name: np.asarray(records[name], object)[has_row] for name in ("database", "patient")}
+    about = pd.DataFrame({name: np.asarray(records[name], object)[has_row] for name in ("database", "patient")})
     if "patient" in table:
         columns["patient"] = table["patient"]
         patients = {name: patient for name, patient in zip(table["record"], table["patient"]) if patient}
-        about["patient"] = np.where(table["patient"] != "", table["patient"], about["patient"])
+        about = with_patients(about, table["patient"])
     several = patients_on_several_sides(known_patients(about), np.stack([parts == part for part in sizes]))
     if len(several) and not allow_patient_overlap:
         raise ConfigError(f"{path} puts {len(several)} patients on more than one side, such as {several[0]}: scores "

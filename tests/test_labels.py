@@ -310,7 +310,7 @@ def test_patients_that_the_folds_did_not_know_are_told_of(store, tmp_path, capsy
     assert run_main(add_labels.main, flags) == 0
     folds = store.records["fold"].to_numpy()
     apart = (folds[::2] != folds[1::2]).sum()
-    assert f"note: records of {apart} patients are in several folds of this store" in capsys.readouterr().out
+    assert f"note: patients with records in several folds of this store: {apart}, such as" in capsys.readouterr().out
 
 
 def test_patients_of_a_table_of_labels_count_where_the_store_knows_none(store, tmp_path):

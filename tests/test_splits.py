@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import small_store
 
-from data_preparation import add_splits, check_store, reformat_memmap
+from data_preparation import add_labels, add_splits, check_store, reformat_memmap
 from data_preparation.add_splits import read_splits
 from util.errors import ConfigError, ECGError, StoreError
 from util.labels import make_labels, parse_classes
@@ -260,6 +260,22 @@ def test_patients_of_the_file_count_before_the_stores(tmp_path, column):
         read_splits(path, RECORDS_CSV)
     found = read_splits(written(tmp_path, f"record,split,{column}\nR0,train,u\nR1,test,v\n"), RECORDS_CSV)
     assert list(found.columns["patient"]) == ["u", "v"]
+
+
+def test_a_blank_patient_is_the_stores_under_the_files_name(tmp_path, capsys):
+    """R0, R1 and R4 are one patient of the store: the file calls R0's 77 and leaves R1's and R4's blank."""
+    text = "record,split,patient\nR0,train,77\nR1,test,\nR2,valid,\n"
+    with pytest.raises(ConfigError, match="puts 1 patients on more than one side, such as a/77"):
+        read_splits(written(tmp_path, text), RECORDS_CSV)
+    mine = store_of(tmp_path, [("a", patient, [SINUS], i) for i, patient in enumerate(["p", "p", "", "p"])])
+    added(mine, text, "--allow_patient_overlap")
+    splits = splits_of(mine, protocol="given")
+    assert splits.patients.tolist() == ["a/77", "a/77", "", "a/77"]
+    assert "patients who are on several sides of the splits lab: 1; scores may be too good" in splits.notes
+    (tmp_path / "af.csv").write_text("record,AF,patient\nR0,1,77\nR1,0,\nR2,0,\nR3,1,78\n")
+    capsys.readouterr()
+    add_labels.main([str(mine.path.parent), str(tmp_path / "af.csv")])
+    assert "patients with records in several folds of this store: 1, such as a/77" in capsys.readouterr().out
 
 
 def added(store, text, *flags, name="lab"):
