@@ -34,7 +34,7 @@ def open_any_rate(place) -> RecordStore:
 
 
 def main(argv=None, by_folds=True):
-    """Command line; see the module's docstring.  ``by_folds``: whether the store's folds may come to serve the table."""
+    """Command line; see the module's docstring.  ``by_folds``: whether the store's folds may serve the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store", type=Path, help="the folder that holds fs100, fs250, ..., or one of these")
     parser.add_argument("labels", type=Path, metavar="CSV", help="column record, then columns of labels")
@@ -48,8 +48,8 @@ def main(argv=None, by_folds=True):
         patients = known_patients(with_patients(store.records, file.patients))
         several = patients_on_several_sides(patients, np.stack([store.records["fold"] == n for n in range(FOLDS)]))
         if len(several):
-            print(f"note: patients with records in several folds of this store: {len(several)}, such as {several[0]}; it "
-                  "did not know them, so test scores by its folds will be too good: make it again by "
+            print(f"note: patients with records in several folds of this store: {len(several)}, such as {several[0]}; "
+                  "it did not know them, so test scores by its folds will be too good: make it again by "
                   "data_preparation/reformat_memmap.py --labels, or go by a table of splits (dataset.protocol: given)")
     command = f"python data_preparation/add_labels.py STORE {args.labels.name} --name {name}"
     write_labels(store.path.parent, name, file, store.records["record"], args.labels.name,

@@ -80,10 +80,15 @@ def read_splits(path, records, *, ignore_unknown=False, allow_patient_overlap=Fa
         columns["patient"] = table["patient"]
         patients = {name: patient for name, patient in zip(table["record"], table["patient"]) if patient}
         about = with_patients(about, table["patient"])
-    several = patients_on_several_sides(known_patients(about), np.stack([parts == part for part in sizes]))
+    whose = known_patients(about)
+    several = patients_on_several_sides(whose, np.stack([parts == part for part in sizes]))
     if len(several) and not allow_patient_overlap:
-        raise ConfigError(f"{path} puts {len(several)} patients on more than one side, such as {several[0]}: scores "
-                          "would be too good; mend it, or give --allow_patient_overlap for published splits that do")
+        theirs = np.flatnonzero((whose == several[0]) & taken)
+        first = dict(zip(parts[theirs][::-1], table["record"].iloc[theirs][::-1]))      # a record of each side
+        sides = ", ".join(f"{first[part]} in {'fold ' * (kind == 'fold')}{part}" for part in sizes if part in first)
+        raise ConfigError(f"{path} puts {len(several)} patients on more than one side, such as {several[0]} "
+                          f"({sides}): scores would be too good; mend it, or give --allow_patient_overlap for "
+                          "published splits that do")
     if len(several):
         notes.append(f"patients on more than one side, as allowed: {len(several)}")
     columns = {name: np.asarray(cells, object)[taken] for name, cells in columns.items()}

@@ -436,8 +436,10 @@ def run_import(parser, argv, make_source) -> int:
         print(f"records not read this time: {unread}; the same command tries again", file=sys.stderr)
         return AGAIN
     if not total["kept"]:
+        flag = "--segment_seconds" if (args.segment_seconds or 0) > args.min_seconds else "--min_seconds"
+        short = all(row["reason"].startswith("shorter than the minimum length") for row in skipped)
         print(f"error: no recording was kept, of {safe_cell(skipped[0]['path'])} because: "
-              f"{safe_cell(skipped[0]['reason'])}", file=sys.stderr)
+              f"{safe_cell(skipped[0]['reason'])}" + f"; all are too short: lower {flag}" * short, file=sys.stderr)
         return 2
     return 0
 
