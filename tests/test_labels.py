@@ -305,10 +305,10 @@ def test_regression_is_learned_standardised_and_read_in_its_own_units():
 
 
 def test_unknown_labels_are_counted_when_a_table_is_added(store, tmp_path, capsys):
-    (tmp_path / "years.csv").write_text("record,years,pr\nE000,61,0.5\nE001,,0.25\nE002,40.5,1\n")
-    assert run_main(add_labels.main, [str(store.path.parent), str(tmp_path / "years.csv")]) == 0
+    (tmp_path / "aged.csv").write_text("record,years,pr\nE000,61,0.5\nE001,,0.25\nE002,40.5,1\n")
+    assert run_main(add_labels.main, [str(store.path.parent), str(tmp_path / "aged.csv")]) == 0
     said = capsys.readouterr().out
-    assert "labels years: 3 of 80 records" in said and "records with a known label, of these 3: years 2\n" in said
+    assert "labels aged: 3 of 80 records" in said and "records with a known label, of these 3: years 2\n" in said
 
 
 def test_patients_that_the_folds_did_not_know_are_told_of(store, tmp_path, capsys):
