@@ -20,7 +20,7 @@ from util.label_file import load_label_file
 from util.labels import write_labels
 from util.program import run_main
 from util.record_tables import table_name
-from util.splits import known_patients, patients_on_several_sides
+from util.splits import known_patients, patients_on_several_sides, with_patients
 from util.store import FOLDS, RecordStore
 
 
@@ -33,8 +33,8 @@ def open_any_rate(place) -> RecordStore:
     return RecordStore(place if (place / "meta.json").exists() else inside[0].parent)
 
 
-def main(argv=None):
-    """Command line; see the module's docstring."""
+def main(argv=None, by_folds=True):
+    """Command line; see the module's docstring.  ``by_folds``: whether the store's folds may serve the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store", type=Path, help="the folder that holds fs100, fs250, ..., or one of these")
     parser.add_argument("labels", type=Path, metavar="CSV", help="column record, then columns of labels")
@@ -44,13 +44,12 @@ def main(argv=None):
     args = parser.parse_args(argv)
     store, name = open_any_rate(args.store), table_name("labels", args.labels, args.name)
     file = load_label_file(args.labels, store.records["record"], args.ignore_unknown)
-    if file.patients:
-        about = {"database": store.records["database"], "patient": np.array(file.patients, object)}
-        sides = np.stack([store.records["fold"] == fold for fold in range(FOLDS)])
-        several = patients_on_several_sides(known_patients(about), sides)
+    if file.patients and by_folds:
+        patients = known_patients(with_patients(store.records, file.patients))
+        several = patients_on_several_sides(patients, np.stack([store.records["fold"] == n for n in range(FOLDS)]))
         if len(several):
-            print(f"note: records of {len(several)} patients are in several folds of this store, which did not know "
-                  "them: test scores by its folds will be too good; make it again by "
+            print(f"note: patients with records in several folds of this store: {len(several)}, such as {several[0]}; "
+                  "it did not know them, so test scores by its folds will be too good: make it again by "
                   "data_preparation/reformat_memmap.py --labels, or go by a table of splits (dataset.protocol: given)")
     command = f"python data_preparation/add_labels.py STORE {args.labels.name} --name {name}"
     write_labels(store.path.parent, name, file, store.records["record"], args.labels.name,

@@ -20,7 +20,7 @@ from data_preparation.add_labels import open_any_rate
 from util.errors import ConfigError
 from util.program import run_main
 from util.record_tables import meet, read_text, save_table, table_name
-from util.splits import PARTS, known_patients, patients_on_several_sides
+from util.splits import PARTS, known_patients, patients_on_several_sides, with_patients
 
 _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")      # spreadsheets and pandas write 1.0 where a cell below is empty
 _ORDER = {"split": PARTS.index, "fold": int}
@@ -75,15 +75,20 @@ def read_splits(path, records, *, ignore_unknown=False, allow_patient_overlap=Fa
         notes.append(f"columns without effect: {', '.join(others)}")
     sizes = {part: int((parts == part).sum()) for part in sorted(set(parts[taken]), key=_ORDER[kind])}
     columns, patients = {"record": table["record"], kind: parts}, {}
-    about = {name: np.asarray(records[name], object)[has_row] for name in ("database", "patient")}
+    about = pd.DataFrame({name: np.asarray(records[name], object)[has_row] for name in ("database", "patient")})
     if "patient" in table:
         columns["patient"] = table["patient"]
         patients = {name: patient for name, patient in zip(table["record"], table["patient"]) if patient}
-        about["patient"] = np.where(table["patient"] != "", table["patient"], about["patient"])
-    several = patients_on_several_sides(known_patients(about), np.stack([parts == part for part in sizes]))
+        about = with_patients(about, table["patient"])
+    whose = known_patients(about)
+    several = patients_on_several_sides(whose, np.stack([parts == part for part in sizes]))
     if len(several) and not allow_patient_overlap:
-        raise ConfigError(f"{path} puts {len(several)} patients on more than one side, such as {several[0]}: scores "
-                          "would be too good; mend it, or give --allow_patient_overlap for published splits that do")
+        theirs = np.flatnonzero((whose == several[0]) & taken)
+        first = dict(zip(parts[theirs][::-1], table["record"].iloc[theirs][::-1]))      # a record of each side
+        sides = ", ".join(f"{first[part]} in {'fold ' * (kind == 'fold')}{part}" for part in sizes if part in first)
+        raise ConfigError(f"{path} puts {len(several)} patients on more than one side, such as {several[0]} "
+                          f"({sides}): scores would be too good; mend it, or give --allow_patient_overlap for "
+                          "published splits that do")
     if len(several):
         notes.append(f"patients on more than one side, as allowed: {len(several)}")
     columns = {name: np.asarray(cells, object)[taken] for name, cells in columns.items()}

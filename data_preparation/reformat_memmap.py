@@ -11,6 +11,7 @@ Challenge's classes, and then over all other codes, with all records of a patien
 they are.  The same input gives the same bytes.
 """
 import argparse
+import contextlib
 import json
 import shutil
 import sys
@@ -18,6 +19,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -181,6 +183,7 @@ def reformat(input_dir, output_dir, patients=None, labels=None, splits=None, dro
                     shutil.rmtree(folder, ignore_errors=True)
                     rows = stored_rows(input_dir, shards, dropped, columns, fs, progress)
                     write_store(folder, fs, rows, commands)
+            _count_replaced(output_dir, {*names, *dropped})
             for fs, folder in new.items():
                 publish(folder, output_dir / f"fs{fs}")
             if labels:
@@ -191,6 +194,18 @@ def reformat(input_dir, output_dir, patients=None, labels=None, splits=None, dro
             for folder in new.values():
                 shutil.rmtree(folder, ignore_errors=True)
     return columns, [output_dir / f"fs{fs}" for fs in rates]
+
+
+def _count_replaced(root, names):
+    """Say how many records of the store at ``root``, which is about to be replaced, are not among ``names``."""
+    old = next(iter(sorted(root.glob("fs*/records.csv"))), None)
+    if old:
+        with contextlib.suppress(OSError, ValueError):      # a damaged one
+            before = pd.read_csv(old, usecols=["record"], dtype=str, keep_default_na=False)["record"]
+            lost = before[~before.isin(names)].tolist()
+            if lost:
+                print(f"records of the store that is replaced, which the new one lacks: {len(lost)} of {len(before)}, "
+                      f"such as {some(lost)}")
 
 
 def main(argv=None):

@@ -321,6 +321,9 @@ def import_recordings(source, output_dir, target_fs, workers, min_seconds=MIN_SE
     Returns:
         {database: Counter of found, kept, seconds, scored, flagged, fewer_leads}; rows of skipped.csv; how many of
         these were not read this time.
+
+    Raises:
+        ECGError: nothing to import, or the folder holds another import; it is left as it was.
     """
     output_dir, shard_dir = Path(output_dir), Path(output_dir) / "shards"
     if not source.items:
@@ -329,6 +332,7 @@ def import_recordings(source, output_dir, target_fs, workers, min_seconds=MIN_SE
     with FolderLock(output_dir, PATIENCE):
         remove_temporary(output_dir)
         shard_dir.mkdir(parents=True, exist_ok=True)
+        _look_at_replaced(shard_dir, shards, source.items)
         (output_dir / "extraction.json").unlink(missing_ok=True)    # from here on the folder is incomplete
         todo = [shard for shard in shards if not is_finished(shard_dir, shard, source.folder)]
         total = len(source.items)
@@ -370,6 +374,30 @@ def _finish(shard_dir, shards, totals, skipped):
                          "age": "" if row["age"] is None else f"{row['age']:g}", "dx": " ".join(row["dx"])}
 
 
+def _look_at_replaced(folder, shards, items):
+    """Say how many recordings of finished shards are none of ``items``; an ECGError where all of them are not: they
+    are of another import, whose shards this one would delete."""
+    planned = {shard["name"] for shard in shards}
+    there = sorted(file for file in folder.glob("*.json") if re.fullmatch("[0-9a-f]{20}", file.stem))
+    leftovers = [file for file in there if file.stem not in planned]
+
+    def names():
+        for file in leftovers:
+            with contextlib.suppress(OSError, ValueError, LookupError, TypeError):      # not ours, or damaged
+                rows = json.loads(file.read_text("utf-8"))["records"]
+                yield from [row.get("recording", row["record"]) for row in rows]
+    had = np.unique(np.fromiter(map(hash, names()), np.int64))      # as in ``repeated``
+    gone = set(np.setdiff1d(had, np.fromiter((hash(item.record) for item in items), np.int64))) if len(had) else ()
+    if not gone:
+        return
+    one = next(name for name in names() if hash(name) in gone)
+    if len(gone) == len(had) and len(leftovers) == len(there):
+        raise ECGError(f"{folder.parent} holds {len(had)} recordings of another import, such as {safe_cell(one)}, none "
+                       "of which is in this input; choose another --output_dir, or delete that folder")
+    print(f"{len(gone)} recordings of an earlier import, such as {safe_cell(one)}, are no longer in the input and are "
+          f"taken out of {folder.parent}")
+
+
 def _remove_leftovers(folder, shards):
     """Delete what earlier runs left behind: unfinished files, shards of other inputs or settings."""
     names = {shard["name"] for shard in shards}
@@ -408,8 +436,10 @@ def run_import(parser, argv, make_source) -> int:
         print(f"records not read this time: {unread}; the same command tries again", file=sys.stderr)
         return AGAIN
     if not total["kept"]:
+        flag = "--segment_seconds" if (args.segment_seconds or 0) > args.min_seconds else "--min_seconds"
+        short = all(row["reason"].startswith("shorter than the minimum length") for row in skipped)
         print(f"error: no recording was kept, of {safe_cell(skipped[0]['path'])} because: "
-              f"{safe_cell(skipped[0]['reason'])}", file=sys.stderr)
+              f"{safe_cell(skipped[0]['reason'])}" + f"; all are too short: lower {flag}" * short, file=sys.stderr)
         return 2
     return 0
 

@@ -78,7 +78,7 @@ def test_a_task_that_no_record_of_the_store_has_leaves_the_others_and_says_so(pt
         assert f"warning: ptbxl_{task}: no record of the store has a label of this task; no table was written" in text
     assert "labels ptbxl_superdiagnostic" in text and "NAME is ptbxl_all or" in text
     assert "or ptbxl_form" not in text
-    assert text.count("are in several folds of this store") == 1, "true of every table, said once"
+    assert "several folds of this store" not in text, "the benchmark has splits of its own"
 
 
 def test_superdiagnostic_from_metadata_to_score(ptbxl, tmp_path, capsys):

@@ -331,7 +331,8 @@ def test_only_bad_records_are_an_error_of_both_steps(tmp_path, capsys):
                             "--workers", "1"]) == 2
     said = capsys.readouterr()
     assert "1 skipped: shorter than the minimum length" in said.out
-    assert "error: no recording was kept, of A1.hea because: shorter than the minimum length: 0.6 s" in said.err
+    assert "error: no recording was kept, of A1.hea because: shorter than the minimum length: 0.6 s of 2 s; all are too " \
+           "short: lower --min_seconds" in said.err
     assert reformat_memmap.main(["--input_dir", str(tmp_path / "e"), "--output_dir", str(tmp_path / "s")]) == 2
     assert "no usable record" in capsys.readouterr().err
 

@@ -3,6 +3,7 @@ import base64
 import csv
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -484,6 +485,30 @@ def test_nothing_kept_is_an_error(tmp_path, array, capsys):
     assert run(tmp_path / "a.npy", tmp_path, "--fs", 500, "--units", "uV") == 2
     assert "error: no recording was kept, of a.npy/a-0 because: every lead is flat\n" in capsys.readouterr().err
     assert len(skipped(tmp_path)) == N
+
+
+def test_another_input_into_the_same_folder_is_an_error_before_anything_is_deleted(tmp_path, array, capsys):
+    np.save(tmp_path / "first.npy", array[:8])
+    np.save(tmp_path / "other.npy", array[8:])
+    flags = ["--fs", 500, "--units", "uV", "--segment_seconds", 1]
+    first = imported(tmp_path / "first.npy", tmp_path, *flags).records["record"].tolist()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "extracted").rglob("*")}
+    assert run(tmp_path / "other.npy", tmp_path, *flags) == 2
+    assert re.search(r"error: \S+extracted holds 8 recordings of another import, such as first-\d, none of which is in "
+                     "this input; choose another --output_dir, or delete that folder", capsys.readouterr().err)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "extracted").rglob("*")} == before
+    assert imported(tmp_path / "first.npy", tmp_path, *flags, "--target_fs", 250).records["record"].tolist() == first
+    assert "earlier import" not in capsys.readouterr().out, "other settings, the same recordings"
+
+
+def test_recordings_that_left_the_input_are_counted(tmp_path, array, capsys):
+    np.save(tmp_path / "a.npy", array[:8])
+    imported(tmp_path / "a.npy", tmp_path, "--fs", 500, "--units", "uV")
+    np.save(tmp_path / "a.npy", array[:6])
+    assert len(imported(tmp_path / "a.npy", tmp_path, "--fs", 500, "--units", "uV")) == 6
+    said = capsys.readouterr().out
+    assert "2 recordings of an earlier import, such as a-6, are no longer in the input and are taken out of " in said
+    assert "records of the store that is replaced, which the new one lacks: 2 of 8, such as a-6, a-7" in said
 
 
 def test_wrong_input_is_one_sentence(tmp_path, array, capsys):

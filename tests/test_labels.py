@@ -304,13 +304,20 @@ def test_regression_is_learned_standardised_and_read_in_its_own_units():
             Criterion.fitted("mse", ("age", "pr"), nothing)
 
 
+def test_unknown_labels_are_counted_when_a_table_is_added(store, tmp_path, capsys):
+    (tmp_path / "aged.csv").write_text("record,years,pr\nE000,61,0.5\nE001,,0.25\nE002,40.5,1\n")
+    assert run_main(add_labels.main, [str(store.path.parent), str(tmp_path / "aged.csv")]) == 0
+    said = capsys.readouterr().out
+    assert "labels aged: 3 of 80 records" in said and "records with a known label, of these 3: years 2\n" in said
+
+
 def test_patients_that_the_folds_did_not_know_are_told_of(store, tmp_path, capsys):
     (tmp_path / "sex.csv").write_text("record,sex,patient\n" + "".join(f"E{i:03d},{'fm'[i % 2]},{i // 2}\n" for i in range(80)))
     flags = [str(store.path.parent), str(tmp_path / "sex.csv")]
     assert run_main(add_labels.main, flags) == 0
     folds = store.records["fold"].to_numpy()
     apart = (folds[::2] != folds[1::2]).sum()
-    assert f"note: records of {apart} patients are in several folds of this store" in capsys.readouterr().out
+    assert f"note: patients with records in several folds of this store: {apart}, such as" in capsys.readouterr().out
 
 
 def test_patients_of_a_table_of_labels_count_where_the_store_knows_none(store, tmp_path):

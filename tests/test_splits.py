@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import small_store
 
-from data_preparation import add_splits, check_store, reformat_memmap
+from data_preparation import add_labels, add_splits, check_store, reformat_memmap
 from data_preparation.add_splits import read_splits
 from util.errors import ConfigError, ECGError, StoreError
 from util.labels import make_labels, parse_classes
@@ -217,7 +217,7 @@ def test_folds_may_be_any_whole_numbers(tmp_path):
     ("record,fold\nR0,1\nR2,test\n", "the fold of record R2 is 'test', not a whole number"),
     ("record,fold\nR0,1.5\n", "the fold of record R0 is '1.5', not a whole number"),
     ("", "is empty"), ("record,split\n", "no row below its header"), ("record,split\nR0,\n", "the column split is empty"),
-    ("record,split\nR0,train,x\n", "not a CSV file"),
+    ("record,split\nR0,train,x\n", "line 2 has 3 cells, but the first line names 2 columns"),
     ("record,split\n,train\n", "1 rows name no record"),
     ("record,split,patient,patient_id\nR0,train,1,1\n", "both columns patient and patient_id"),
 ])
@@ -247,7 +247,9 @@ def test_unknown_records_may_be_ignored_and_are_counted(tmp_path):
 def test_a_patient_on_two_sides_is_an_error(tmp_path, kind, one, other):
     """R0 and R1 are one patient of the store; R3's, of the same id, is another one, of another database."""
     path = written(tmp_path, f"record,{kind}\nR0,{one}\nR1,{other}\nR3,{other}\n")
-    with pytest.raises(ConfigError, match="puts 1 patients on more than one side, such as a/p.*--allow_patient_overlap"):
+    where = "fold " * (kind == "fold")
+    with pytest.raises(ConfigError, match="puts 1 patients on more than one side, such as a/p "
+                                          rf"\(R0 in {where}{one}, R1 in {where}{other}\).*--allow_patient_overlap"):
         read_splits(path, RECORDS_CSV)
     assert "patients on more than one side, as allowed: 1" in read_splits(path, RECORDS_CSV, allow_patient_overlap=True).notes
     read_splits(written(tmp_path, f"record,{kind}\nR0,{one}\nR1,{one}\nR3,{other}\n"), RECORDS_CSV)
@@ -260,6 +262,22 @@ def test_patients_of_the_file_count_before_the_stores(tmp_path, column):
         read_splits(path, RECORDS_CSV)
     found = read_splits(written(tmp_path, f"record,split,{column}\nR0,train,u\nR1,test,v\n"), RECORDS_CSV)
     assert list(found.columns["patient"]) == ["u", "v"]
+
+
+def test_a_blank_patient_is_the_stores_under_the_files_name(tmp_path, capsys):
+    """R0, R1 and R4 are one patient of the store: the file calls R0's 77 and leaves R1's and R4's blank."""
+    text = "record,split,patient\nR0,train,77\nR1,test,\nR2,valid,\n"
+    with pytest.raises(ConfigError, match="puts 1 patients on more than one side, such as a/77"):
+        read_splits(written(tmp_path, text), RECORDS_CSV)
+    mine = store_of(tmp_path, [("a", patient, [SINUS], i) for i, patient in enumerate(["p", "p", "", "p"])])
+    added(mine, text, "--allow_patient_overlap")
+    splits = splits_of(mine, protocol="given")
+    assert splits.patients.tolist() == ["a/77", "a/77", "", "a/77"]
+    assert "patients who are on several sides of the splits lab: 1; scores may be too good" in splits.notes
+    (tmp_path / "af.csv").write_text("record,AF,patient\nR0,1,77\nR1,0,\nR2,0,\nR3,1,78\n")
+    capsys.readouterr()
+    add_labels.main([str(mine.path.parent), str(tmp_path / "af.csv")])
+    assert "patients with records in several folds of this store: 1, such as a/77" in capsys.readouterr().out
 
 
 def added(store, text, *flags, name="lab"):
@@ -392,7 +410,7 @@ def test_a_wrong_file_of_splits_makes_no_store(tmp_path, capsys):
     (tmp_path / "patients.csv").write_text("record,patient_id\nE000,a\nE001,a\n")
     flags = ("--patients", str(tmp_path / "patients.csv"))
     status, _ = reformatted(tmp_path, "record,split\nE000,train\nE001,test\n", *flags)
-    assert status == 2 and "such as recordings/a: scores would be too good" in capsys.readouterr().err
+    assert status == 2 and "such as recordings/a (E000 in train, E001 in test): scores would be too good" in capsys.readouterr().err
     status, records = reformatted(tmp_path, "record,split\nE000,train\nE001,test\n", *flags, "--allow_patient_overlap")
     assert status == 0 and records["patient"][:2].tolist() == ["a", "a"]
     status, _ = reformatted(tmp_path, "record,split,patient\nE000,train,b\n", *flags)

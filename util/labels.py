@@ -11,7 +11,7 @@ import pandas as pd
 from util.challenge import CLASS_CODES, labels_from_dx
 from util.errors import ConfigError
 from util.label_file import LOOKS, LabelFile, load_label_file
-from util.record_tables import find_table, save_table, table_name
+from util.record_tables import find_table, save_table, some, table_name
 from util.store import safe_cell
 
 MIN_POSITIVES = 10    # with fewer records of a class its scores are mostly chance
@@ -105,6 +105,11 @@ def write_labels(root, name: str, file: LabelFile, records, source: str, command
         "command": [command]})
     print(f"{new}: {file.has_row.sum()} of {len(file.has_row)} records, {LOOKS[file.kind]}: "
           + ", ".join(file.classes))
+    known = file.values >= 0 if file.kind == "multiclass" else ~np.isnan(file.values)
+    counts = known[file.has_row].reshape(-1, len(file.columns)).sum(axis=0)
+    partly = [f"{column} {count}" for column, count in zip(file.columns, counts) if count < file.has_row.sum()]
+    if partly:
+        print(f"records with a known label, of these {file.has_row.sum()}: {some(partly, 20)}")
     if file.kind == "regression":
         print("note: numbers are taken as regression; if they are codes of classes, write words instead")
     for note in file.notes:

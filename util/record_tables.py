@@ -30,6 +30,10 @@ def read_cells(path) -> pd.DataFrame:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, OverflowError) as error:
+        wide = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
+        if wide:
+            raise ConfigError(f"{path}: line {wide[2]} has {wide[3]} cells, but the first line names {wide[1]} "
+                              "columns; put quotes around a text with commas, or mend the line") from None
         raise ConfigError(f"{path} is not a CSV file: {' '.join(str(error).split())}") from None
     table = table.fillna("")    # cells that a short row lacks
     names = [str(name).strip() for name in table.iloc[0]]
@@ -48,7 +52,8 @@ def read_text(path) -> pd.DataFrame:
     table = read_cells(path)
     if "record" not in table:
         hint = " (cells are separated by commas)" if len(table.columns) == 1 else ""
-        raise ConfigError(f"{path} lacks the column record; its columns are {', '.join(table)[:200]}{hint}")
+        raise ConfigError(f"{path} lacks the column record; its columns are {', '.join(table)[:200]}{hint}; "
+                          "rename the one with the records' names to record")
     if {"patient", "patient_id"} <= set(table):
         raise ConfigError(f"{path} has both columns patient and patient_id; leave out one")
     table = table.rename(columns={"patient_id": "patient"})

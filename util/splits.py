@@ -107,7 +107,7 @@ def make_splits(store, data: dict, patients=None) -> Splits:
             those of a table of splits before both.
     """
     run_numbers(data)       # its checks
-    records = _with_patients(store.records[["database", "patient", "fold"]], patients)
+    records = with_patients(store.records[["database", "patient", "fold"]], patients)
     splits = PROTOCOLS[data["protocol"]](store, data, records)
     if patients is not None and data["protocol"] != "given":     # the store's own share their folds
         sides = np.stack([records["fold"] == fold for fold in range(FOLDS)])
@@ -118,10 +118,17 @@ def make_splits(store, data: dict, patients=None) -> Splits:
     return splits
 
 
-def _with_patients(records, patients):
-    """Records with these ids, and with their own where these are None or ""."""
-    return records if patients is None else records.assign(patient=np.where(patients != "", patients,
-                                                                            records["patient"]))
+def with_patients(records, patients):
+    """Records with these ids.  One whose id is "" has that which another record of its own patient is given, so that
+    a patient has one id, else its own; with None all keep their own.  ``records``: columns database and patient."""
+    if patients is None:
+        return records
+    own, patients = known_patients(records), np.asarray(patients, object)
+    both = (patients != "") & (own != "")
+    given = pd.Series(patients[both], own[both], dtype=object)
+    renamed = given[~given.index.duplicated()].reindex(own).to_numpy()      # NaN where no record of theirs is given one
+    return records.assign(patient=np.where(patients != "", patients, np.where(pd.isna(renamed), records["patient"],
+                                                                              renamed)))
 
 
 def _of_folds(store, data, records):
@@ -175,7 +182,7 @@ def _given(store, data, records):
     if stray:
         notes.append(f"rows of {where} whose records this store lacks: {stray} of {len(table)}")
     own = table["patient"].reindex(store.records["record"]).fillna("").to_numpy() if "patient" in table else None
-    patients = known_patients(_with_patients(records, own))
+    patients = known_patients(with_patients(records, own))
     several = patients_on_several_sides(patients, np.stack(list(belong.values())))
     if len(several):
         notes.append(f"patients who are on several sides of {where}: {len(several)}; scores may be too good")
@@ -237,7 +244,7 @@ def rows_left(store, rows, data: dict, patients=None) -> tuple[np.ndarray, list[
     if not exclude_folds and not exclude_parts:
         return rows, []
     excluded, told = store.records["fold"].isin(exclude_folds).to_numpy(), patients
-    patients = known_patients(_with_patients(store.records, told))
+    patients = known_patients(with_patients(store.records, told))
     if exclude_parts:
         runs = run_numbers(data)
         if not set(map(str, exclude_parts)) <= set(PARTS) or len(runs) > 1:
