@@ -19,7 +19,8 @@ class Fusion(Encoder):
     Features s and p of the two branches give the concatenation [s, p]; with a gate g = softmax(W [s, p] + b), two
     numbers a crop, they give [g_0 s, g_1 p].  With ``gate_norm`` the gate sees s and p normalised, each to mean 0 over
     its features and length 1: else the branch of larger features decides alone, the softmax saturates, and the gate
-    learns no more (with variance 1, a length of 16, it saturated as well).  The classifier is Linear(width, 512), Linear(512, classes).
+    learns no more (with variance 1, a length of 16, it saturated as well).  The classifier is Linear(width, 512),
+    Linear(512, classes).
 
     Args:
         signal, spectrogram: encoders, (batch, leads, time) -> ``forward_features`` -> (batch, their width).

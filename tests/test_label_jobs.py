@@ -207,7 +207,7 @@ def test_threshold_search_refuses_other_classes_and_leaves_out_unknown_records(t
     tested = pd.read_csv(folder / "test_predictions.csv").set_index("record").filter(like="label_")
     left_out = tested.isna().any(axis=1).sum()
     assert left_out and f"records with an unknown label, left out of the test part: {left_out} of {len(tested)}" in told
-    scores = pd.read_csv(folder / "thresholds_ROC_ascent" / "scores.csv")
+    scores = pd.read_csv(folder / "thresholds_ROC_expected" / "scores.csv")
     assert scores["records"].tolist()[1] == len(tested) - left_out
     assert load_trained(folder / "best-loss.pth").codes == CLASSES, "its thresholds serve predict.py"
 
