@@ -50,7 +50,7 @@ from util.thresholds import load_thresholds
 TABLES, RESULTS = ROOT / "configs" / "tables", ROOT / "results"
 KEYS = {"about": "", "config": None, "overlay": [], "set": [], "folds": [0], "seeds": [0], "score": "AUROC",
         "pretrain": None, "methods": [], "rows": [], "runs": None}     # of a table, with their defaults
-ROW_KEYS = ("name", "config", "overlay", "set", "model", "pretrain", "knn")
+ROW_KEYS = ("name", "config", "overlay", "set", "model", "pretrain", "knn", "folds", "against")
 FEW = 5     # runs below which nothing is said of their spread, records below which nothing of a class
 ROUNDING = 5e-4     # of scores in CSV files, which have 4 digits
 MARKS = "<!-- table {name}: {edge} -->"
@@ -75,9 +75,24 @@ def read_table(name: str) -> dict:
     table["rows"] = [{"name": row["name"], "config": row.get("config", table["config"]),
                       "overlay": row.get("overlay", table["overlay"]), "set": table["set"] + row.get("set", []),
                       "model": row.get("model", {}), "pretrain": row.get("pretrain", table["pretrain"]),
-                      "knn": row.get("knn", 0)}
+                      "knn": row.get("knn", 0), "groups": groups_of(row.get("folds", table["folds"])),
+                      "against": row.get("against", table["rows"][0]["name"])}
                      for row in table["rows"]]
+    for number, row in enumerate(table["rows"]):
+        parse_folds(folds_of(row))
+        if row["against"] not in [earlier["name"] for earlier in table["rows"][:max(number, 1)]]:
+            raise ConfigError(f"{path}: {row['name']} is compared with {row['against']!r}, which is no row above it")
     return table
+
+
+def groups_of(folds: list) -> list[list[int]]:
+    """Folds that share an encoder: those of each list in a list, or all."""
+    return folds if folds and isinstance(folds[0], list) else [folds]
+
+
+def folds_of(row: dict) -> list[int]:
+    """The folds by which a row is tested."""
+    return sum(row["groups"], [])
 
 
 def resolved(part: dict, program: str, more: dict, overrides=()) -> dict:
@@ -88,10 +103,11 @@ def resolved(part: dict, program: str, more: dict, overrides=()) -> dict:
 
 
 # ============ runs ============
-def pretraining(table: dict, part: dict, seed: int, arguments) -> dict:
-    """The config by which the encoder of a row, or of several, is pre-trained.  It sees no record of the folds by which
-    the table tests or selects."""
-    unseen = sorted({(fold + step) % FOLDS for fold in table["folds"] for step in (0, 1)})
+def pretraining(row: dict, seed: int, fold: int, arguments) -> dict:
+    """The config by which the encoder of a row on one fold is pre-trained, and of all rows and folds that share it.  It
+    sees no record by which any fold of the row's group tests or selects."""
+    group = next(group for group in row["groups"] if fold in group)
+    part, unseen = row["pretrain"], sorted({(own + step) % FOLDS for own in group for step in (0, 1)})
     more = {"seed": seed, "output_dir": str(Path(arguments.output_dir) / "pretrained"), "resume": "auto",
             "device": arguments.device, "dataset": {"exclude_folds": unseen}}
     config = resolved(part, "pretrain", more, arguments.overrides)
@@ -109,7 +125,7 @@ def run(table: dict, row: dict, seed: int, fold: int, arguments) -> dict:
     """Train and test one row on one fold, from its encoder, which is there; its row of the CSV."""
     began, start = time.monotonic(), {}
     if row["pretrain"]:
-        start = {"encoder_path": str(encoder_of(pretraining(table, row["pretrain"], seed, arguments)))}
+        start = {"encoder_path": str(encoder_of(pretraining(row, seed, fold, arguments)))}
     config = fine_tuning(table, row, seed, fold, arguments, start)
     folder = score_neighbours(config, row["knn"]) if row["knn"] else finetune(config)
     scores = pd.read_csv(folder / "test_metrics.csv").iloc[0]
@@ -136,9 +152,9 @@ def run_all(table: dict, wanted: list, arguments) -> None:
     results, found = read_results(table), {}
     missing = [(row, seed, fold) for row, seed, fold in wanted
                if fold not in set(rows_of(results, row["name"], "", seed)["fold"])]
-    for row, seed, _ in missing:
+    for row, seed, fold in missing:
         if row["pretrain"]:
-            config = pretraining(table, row["pretrain"], seed, arguments)
+            config = pretraining(row, seed, fold, arguments)
             if not encoder_of(config).is_file():
                 found[config["exp_name"]] = (pretrained, config)
     first = [*found.values(), *((run, table, *one, arguments) for one in missing if not one[0]["pretrain"])]
@@ -234,9 +250,9 @@ def read_results(table: dict) -> pd.DataFrame:
     return pd.read_csv(path, keep_default_na=False, na_values=["nan"]) if path.is_file() else empty
 
 
-def add_results(table: dict, rows: list[dict]) -> None:
-    """Append rows to results/<runs>.csv; the file is whole at any time."""
-    every = pd.concat([read_results(table), pd.DataFrame(rows)], ignore_index=True)
+def add_results(table: dict, rows: list[dict], results: pd.DataFrame | None = None) -> None:
+    """Append rows to results/<runs>.csv, or to ``results`` in its place; the file is whole at any time."""
+    every = pd.concat([read_results(table) if results is None else results, pd.DataFrame(rows)], ignore_index=True)
     write_frame(RESULTS / f"{table['runs']}.csv", every, float_format="%.6g", na_rep="nan")
 
 
@@ -248,11 +264,11 @@ def rows_of(results: pd.DataFrame, name: str, method: str, seed: int | None = No
 
 # ============ intervals ============
 def tested(table, row, method, arguments) -> list[Predicted] | None:
-    """Predictions of a row on all its folds and seeds, or None where they are not there any more.  Those of a method
-    are of the weights that it was searched for, which are not always those that the training tested."""
+    """Predictions of a row on all its folds, by all seeds, or None where they are not there any more.  Those of a
+    method are of the weights that it was searched for, which are not always those that the training tested."""
     found, store = [], None
     for seed in table["seeds"]:
-        for fold in table["folds"]:
+        for fold in folds_of(row):
             folder = place(table, row, seed, arguments)
             kept = folder / ("predictions" if method else f"fold{fold}")
             path = kept / (f"best-AUPRC_fold{fold}.npz" if method else "test_predictions.csv")
@@ -274,15 +290,14 @@ def tested(table, row, method, arguments) -> list[Predicted] | None:
 
 
 def write_intervals(table: dict, arguments) -> None:
-    """results/<table>.intervals.csv: of every complete row the score, and its difference to the first one's, or to its
-    own by the first method.  A ConfigError where predictions are not those that the CSV's scores are of."""
-    name, rows, first = table["score"], [], None
+    """results/<table>.intervals.csv: of every complete row the score, and its difference to another row's on the same
+    folds, or to its own by the first method.  A ConfigError where predictions are not those of the CSV's scores."""
+    name, rows, every = table["score"], [], {}
     score, results = parse_scores([name], ABBREVIATIONS)[name], read_results(table)
     for row in table["rows"]:
-        first = None if table["methods"] else first
         for method in table["methods"] or [""]:
             runs = rows_of(results, row["name"], method)
-            complete = len(runs) == len(table["folds"]) * len(table["seeds"])
+            complete = len(runs) == len(folds_of(row)) * len(table["seeds"])
             mine = tested(table, row, method, arguments) if complete else None
             if mine is None:
                 continue
@@ -292,8 +307,11 @@ def write_intervals(table: dict, arguments) -> None:
                 raise ConfigError(f"{folder}: its predictions give {name} {alone.value:.4f}, but results/"
                                   f"{table['runs']}.csv says {mean:.4f} of {row['name']} {method}; take the row out "
                                   "of the CSV, or name the --output_dir that it is of")
-            against = first and estimate(name, score, mine, "multilabel", first).difference_text()
-            first = first or mine
+            other = every.get(row["name"] if table["methods"] else row["against"], ())
+            both = set(folds_of(row)) & {one.fold for one in other}
+            ours, theirs = ([one for one in tests if one.fold in both] for tests in (mine, other))
+            against = both and estimate(name, score, ours, "multilabel", theirs).difference_text()
+            every.setdefault(row["name"], mine)
             rows.append({"row": row["name"], "method": method, "low": alone.low, "high": alone.high,
                          "difference": against or ""})
     if rows:
@@ -307,7 +325,7 @@ def write_gates(table: dict, arguments) -> None:
     found = []
     for row in table["rows"]:
         files = [place(table, row, seed, arguments) / f"fold{fold}" / "test_gate.csv"
-                 for seed in table["seeds"] for fold in table["folds"]]
+                 for seed in table["seeds"] for fold in folds_of(row)]
         gates = [pd.read_csv(file) for file in files if file.is_file()]
         if gates:
             every = pd.concat(gates)
@@ -340,9 +358,10 @@ def markdown(table: dict) -> str:
     results, name = read_results(table), table["score"]
     path = RESULTS / f"{table['name']}.intervals.csv"
     intervals = pd.read_csv(path, keep_default_na=False).set_index(["row", "method"]) if path.is_file() else None
+    others = {row["against"] for row in table["rows"]}
+    to = (table["methods"] or [next(iter(others)) if len(others) == 1 else "the row named"])[0]
     lines = [table["about"].strip(), "",
-             f"| row | runs | {name} | 95 % interval | difference to {(table['methods'] or ['the first row'])[0]} | "
-             "selection fold minus test fold |",
+             f"| row | runs | {name} | 95 % interval | difference to {to} | selection fold minus test fold |",
              "|---" * 6 + "|"]
     for row in table["rows"]:
         for method in table["methods"] or [""]:
@@ -353,6 +372,8 @@ def markdown(table: dict) -> str:
             if intervals is not None and (row["name"], method) in intervals.index:
                 found = intervals.loc[(row["name"], method)]
                 interval = f"{float(found['low']):.3f} to {float(found['high']):.3f}", found["difference"]
+                if found["difference"] and len(others) > 1 and not table["methods"]:
+                    interval = interval[0], f"{row['against']}: {interval[1]}"
             cells = (f"{row['name']} {method}".strip(), f"{len(mine)}", f"{mine[name].astype(float).mean():.3f}",
                      *interval, optimism(mine, name))
             lines.append(f"| {' | '.join(cells)} |")
@@ -410,14 +431,19 @@ def main(argv=None):
     if not rows:
         known = ", ".join(row["name"] for row in table["rows"])
         raise ConfigError(f"--only {arguments.only}: the table's rows are {known}")
-    folds = parse_folds(arguments.fold or table["folds"])
-    run_all(table, [(row, seed, fold) for seed in table["seeds"] for fold in folds for row in rows], arguments)
+    folds = parse_folds(arguments.fold or "all")
+    wanted = [(row, seed, fold) for seed in table["seeds"] for fold in folds for row in rows if fold in folds_of(row)]
+    if not wanted:
+        tested_on = sorted({fold for row in rows for fold in folds_of(row)})
+        raise ConfigError(f"--fold {folds}: these rows are tested on {tested_on}")
+    run_all(table, wanted, arguments)
     for row in rows if table["methods"] else ():
         for seed in table["seeds"]:
             results = read_results(table)
             trained, found = (rows_of(results, row["name"], method, seed) for method in ("", table["methods"][0]))
-            if len(trained) == len(table["folds"]) and not len(found):
-                add_results(table, thresholds_of(table, row, seed, arguments, trained))
+            if len(trained) == len(folds_of(row)) != len(found):    # once for all folds: pooled methods join them
+                older = (results["row"] == row["name"]) & (results["method"] != "") & (results["seed"] == seed)
+                add_results(table, thresholds_of(table, row, seed, arguments, trained), results[~older])
     write_intervals(table, arguments)
     write_gates(table, arguments)
     print(markdown(table))

@@ -71,6 +71,9 @@ def test_methods_of_thresholds_are_rows_of_their_own(tables):
     expected = scores.query("part == 'test' and fold == '9'")["ChallengeScore"].item()
     assert every.query("method == 'expected' and fold == 9")["ChallengeScore"].item() == pytest.approx(expected)
     assert len(reproduced(tables)) == len(every)
+    every.query("method == '' or fold == 3").to_csv(tables / "results" / "tiny.csv", index=False)
+    again = reproduced(tables)      # of a fold more than the methods were run on: all anew
+    assert again.drop(columns=["seconds"]).equals(every.drop(columns=["seconds"]))
     with pytest.raises(ConfigError, match="seed0: its predictions give ChallengeScore .* of ours expected"):
         every.loc[every["method"] == "expected", "ChallengeScore"] += 0.1
         every.to_csv(tables / "results" / "tiny.csv", index=False)
@@ -95,7 +98,43 @@ def test_rows_and_tables_share_an_encoder_and_trainings_run_side_by_side(tables)
     (tables / "other.yaml").write_text(yaml.safe_dump({**TINY, **row, "folds": [3]}))
     arguments = reproduce.parse_arguments(["other", "--output_dir", str(tables / "out"), "--device", "cpu",
                                            "--set", f"dataset.store={store()}"])
-    assert reproduce.encoder_of(reproduce.pretraining(reproduce.read_table("other"), encoder, 0, arguments)).is_file()
+    other = reproduce.read_table("other")["rows"][0]
+    assert reproduce.encoder_of(reproduce.pretraining(other, 0, 3, arguments)).is_file()
+
+
+def test_each_group_of_folds_has_an_encoder_that_saw_none_of_them(tables):
+    encoder = {"config": "pretrain/simclr_signal", "overlay": ["reduced_ssl"]}
+    write(tables, folds=[[3, 9], [5]], rows=[{"name": "ours", "pretrain": encoder}, {"name": "few", "pretrain": encoder,
+                                                                                  "folds": [9]}])
+    arguments = reproduce.parse_arguments(["tiny", "--output_dir", str(tables), "--set", f"dataset.store={store()}"])
+    ours, few = reproduce.read_table("tiny")["rows"]
+    unseen = {fold: reproduce.pretraining(ours, 0, fold, arguments)["dataset"]["exclude_folds"] for fold in (3, 9, 5)}
+    assert unseen == {3: [0, 3, 4, 9], 9: [0, 3, 4, 9], 5: [5, 6]}
+    assert reproduce.pretraining(few, 0, 9, arguments)["dataset"]["exclude_folds"] == [0, 9]
+    write(tables, folds=[[3, 9], [9]])
+    with pytest.raises(ConfigError, match="a list of different ones"):
+        reproduce.read_table("tiny")
+
+
+def test_a_row_is_compared_with_the_one_it_names(tables):
+    third = {"name": "third", "model": {"init": "published"}, "against": "published start"}
+    write(tables, rows=[*TINY["rows"], third], folds=[3])
+    every = reproduced(tables).set_index("row")
+    gap = every.loc["third", "AUROC"] - every.loc["published start", "AUROC"]
+    table = reproduce.markdown(reproduce.read_table("tiny"))
+    assert "difference to the row named" in table and f"| published start: {gap:+.3f}" in table
+
+
+def test_a_row_on_fewer_folds_is_compared_on_those(tables):
+    write(tables, rows=[TINY["rows"][0], {**TINY["rows"][1], "folds": [9]}])
+    every = reproduced(tables)
+    assert every[["row", "fold"]].values.tolist() == [["ours", 3], ["ours", 9], ["published start", 9]]
+    gap = every.query("row == 'published start'")["AUROC"].item() - every.query("row == 'ours' and fold == 9")["AUROC"].item()
+    intervals = pd.read_csv(tables / "results" / "tiny.intervals.csv", keep_default_na=False)
+    assert intervals["difference"][1].startswith(f"{gap:+.3f}")
+    assert f"| ours: {gap:+.3f}" not in reproduce.markdown(reproduce.read_table("tiny"))    # all against the same
+    with pytest.raises(ConfigError, match=r"tested on \[3, 9\]"):
+        reproduced(tables, "--fold", 4)
 
 
 def test_gates_are_weighed_by_records(tables):
@@ -117,6 +156,9 @@ def test_what_is_wrong_in_a_table_is_said(tables):
         reproduce.read_table("tiny")
     with pytest.raises(ConfigError, match="no table huge; known: tiny"):
         reproduce.read_table("huge")
+    write(tables, rows=[{"name": "ours", "against": "theirs"}])
+    with pytest.raises(ConfigError, match="ours is compared with 'theirs', which is no row above it"):
+        reproduce.read_table("tiny")
     write(tables)
     with pytest.raises(ConfigError, match="rows are ours, published start"):
         reproduced(tables, "--only", "theirs")
