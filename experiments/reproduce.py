@@ -250,9 +250,11 @@ def read_results(table: dict) -> pd.DataFrame:
     return pd.read_csv(path, keep_default_na=False, na_values=["nan"]) if path.is_file() else empty
 
 
-def add_results(table: dict, rows: list[dict], results: pd.DataFrame | None = None) -> None:
-    """Append rows to results/<runs>.csv, or to ``results`` in its place; the file is whole at any time."""
-    every = pd.concat([read_results(table) if results is None else results, pd.DataFrame(rows)], ignore_index=True)
+def add_results(table: dict, rows: list[dict]) -> None:
+    """Append rows to results/<runs>.csv in place of those it has of the same trainings and methods; the file is whole
+    at any time."""
+    key = ["row", "method", "seed", "fold"]
+    every = pd.concat([read_results(table), pd.DataFrame(rows)], ignore_index=True).drop_duplicates(key, keep="last")
     write_frame(RESULTS / f"{table['runs']}.csv", every, float_format="%.6g", na_rep="nan")
 
 
@@ -442,8 +444,7 @@ def main(argv=None):
             results = read_results(table)
             trained, found = (rows_of(results, row["name"], method, seed) for method in ("", table["methods"][0]))
             if len(trained) == len(folds_of(row)) != len(found):    # once for all folds: pooled methods join them
-                older = (results["row"] == row["name"]) & (results["method"] != "") & (results["seed"] == seed)
-                add_results(table, thresholds_of(table, row, seed, arguments, trained), results[~older])
+                add_results(table, thresholds_of(table, row, seed, arguments, trained))
     write_intervals(table, arguments)
     write_gates(table, arguments)
     print(markdown(table))
