@@ -101,6 +101,18 @@ def patch_embedding(patch_width, width):
     return nn.Sequential(nn.Identity(), nn.LayerNorm(patch_width), nn.Linear(patch_width, width), nn.LayerNorm(width))
 
 
+def init_transformer(model):
+    """Linear: Xavier uniform, zero bias; learned tokens: normal(0.02); LayerNorm keeps 1 and 0."""
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2:
+            nn.init.xavier_uniform_(parameter)
+        elif name.endswith(("mask_embedding", "sep_embedding", "cls_embedding")) or "lead_embeddings" in name:
+            nn.init.normal_(parameter, std=0.02)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+
 def sincos_positions(width, positions, zero_rows_behind=0):
     """Sine-cosine table (1, 1 + positions + zero_rows_behind, width): a zero row in front (separator or class token),
     then position p = 0, 1, ...: entry k = sin(p / 10000^(k / (width/2))), entry width/2 + k the cosine."""

@@ -2,7 +2,7 @@
 import torch
 import torch.nn as nn
 
-from models.blocks import Block, sincos_positions, take
+from models.blocks import Block, init_transformer, sincos_positions, take
 from models.contract import Method
 from models.encoder.vit import SIZES
 from models.registry import register
@@ -66,18 +66,7 @@ class MaskedAutoencoder(Method):
         self.decoder_blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.decoder_norm = nn.LayerNorm(width, eps=1e-6)  # as published
         self.decoder_head = nn.Linear(width, target_width)
-        self._initialise()
-
-    def _initialise(self):
-        """Linear: Xavier uniform, zero bias; learned tokens: normal(0.02); LayerNorm keeps 1 and 0."""
-        for name, parameter in self.named_parameters():
-            if parameter.ndim == 2:
-                nn.init.xavier_uniform_(parameter)
-            elif name.endswith(("mask_embedding", "sep_embedding", "cls_embedding")) or "lead_embeddings" in name:
-                nn.init.normal_(parameter, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+        init_transformer(self)
 
     def patches(self, series):
         """Target patches: (batch, leads, time) -> (batch, ..., tokens, target_width)."""

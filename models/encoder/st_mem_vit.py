@@ -40,6 +40,9 @@ class ST_MEM_ViT(TransformerEncoder):
         self.check_length(series)
         return rearrange(series, "b l (n p) -> b l n p", p=self.patch_size)
 
+    def patch_tokens(self, tokens):
+        return rearrange(tokens, "b (l n) d -> b l n d", l=len(self.leads))[:, :, 1:-1]
+
     def wrap_leads(self, tokens, rows):
         """(batch, leads, n, width) -> (batch, leads, n + 2, width): separators around each lead, the embedding of
         known lead ``rows[i]`` on all tokens of lead i."""

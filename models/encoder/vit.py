@@ -104,6 +104,11 @@ class TransformerEncoder(Encoder):
             raise ConfigError(f"the input has {time} samples; it must be a multiple of patch_size = {self.patch_size} "
                               f"and at most seq_len = {self.seq_len}")
 
+    def patch_tokens(self, tokens):
+        """What ``tokens`` gave, (batch, n, width), without class token and separators: (batch, ..., patches, width),
+        patches in order of time; (batch, leads, patches, width) where every lead has its own."""
+        raise ConfigError(f"{type(self).__name__} has no patches in time; choose vit, mean_vit or st_mem_vit")
+
     def embed(self, patches, position, keep=None):
         """Patches (batch, ..., n, values) with positions (n, width) -> tokens, (batch, ..., n, width) or those at
         ``keep`` (batch, ..., k) alone."""
@@ -161,6 +166,9 @@ class ViT(ClassTokenEncoder):
         super().__init__(**options)
         self._add_parts(self.seq_len // self.patch_size, self.patch_size * len(self.known_leads), num_classes)
 
+    def patch_tokens(self, tokens):
+        return tokens[:, 1:]
+
     def patchify(self, series, leads=None):
         """(batch, leads, time) -> (batch, patches, patch_size * known leads), sample-major, lead fastest."""
         self.check_length(series)
@@ -169,6 +177,13 @@ class ViT(ClassTokenEncoder):
             given, series = series, series.new_zeros(len(series), len(self.known_leads), series.shape[2])
             series[:, rows] = given
         return rearrange(series, "b l (n p) -> b n (p l)", p=self.patch_size)
+
+
+class MeanViT(ViT):
+    """As ``ViT``, but its feature is the mean over its patches' tokens, as JEPA's is; its class token is a register."""
+
+    def forward_features(self, series, leads=None):
+        return self.patch_tokens(self.norm(self.encode(series, leads=leads))).mean(dim=1)
 
 
 def encoder_factory(encoder_class, name, size, patch_size=75):
@@ -187,3 +202,6 @@ def encoder_factory(encoder_class, name, size, patch_size=75):
 vit_base = encoder_factory(ViT, "vit_base", "base")
 vit_small = encoder_factory(ViT, "vit_small", "small")
 vit_tiny = encoder_factory(ViT, "vit_tiny", "tiny")
+mean_vit_base = encoder_factory(MeanViT, "mean_vit_base", "base")
+mean_vit_small = encoder_factory(MeanViT, "mean_vit_small", "small")
+mean_vit_tiny = encoder_factory(MeanViT, "mean_vit_tiny", "tiny")
