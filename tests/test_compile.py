@@ -18,7 +18,9 @@ def method(name, **arguments):
 
 CONFIGS = {"simclr": method("simclr"), "byol": method("byol"),
            "dino": method("dino", bottleneck=8, head_out=32, freeze_last_layer=1, warmup_teacher_epochs=1,
-                          teacher_temperature=0.07)}
+                          teacher_temperature=0.07),
+           "jepa": {**DINO, "model_name": "jepa", "model": {"block": 1, "predictor_depth": 1, "encoder": {
+               "name": "mean_vit_tiny", "seq_len": 150, "patch_size": 15}}}}
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, pytest.param("st_mem", marks=pytest.mark.slow)])

@@ -112,13 +112,15 @@ def jobs(small):
              for name in ("simclr_signal", "byol_signal", "dino_signal", "dino_spectrogram")}
     size = "tiny_dec128d2b" if small else "base_dec256d4b"
     found |= {f"pretrain/{name}": [f"model_name={name}_vit_{size}", "train.lr=3e-4"] for name in ("st_mem", "mtae", "mlae")}
+    found["pretrain/jepa"] = [f"model.encoder.name=mean_vit_{'tiny' if small else 'small'}", "train.lr=3e-4"]
+    found["pretrain/cpc"] = [f"model.encoder.channels={32 if small else 512}", "train.lr=3e-3"]
     for name in ("signal", "spectrogram", "fusion_gated"):
         found[f"downstream/{name}"] = ["train.lr=1e-3", *NARROW[name] * small]
     tiny = ["model.signal.name=st_mem_vit_tiny", "model.spectrogram.channels=2"] if small else []
     return found | {"downstream/fusion_st_mem": [*tiny, "train.lr=3e-4"]}
 
 
-RESTLESS = ("simclr", "byol", "dino")   # a new batch, or a target that moves, changes their loss more than 20 steps do
+RESTLESS = ("simclr", "byol", "dino", "jepa")   # a new batch, or a target that moves, changes their loss more than 20 steps do
 
 
 def methods(run):
@@ -130,7 +132,7 @@ def methods(run):
         exact = [*own, "train.amp=none", "train.matmul_precision=highest"]
         want = run.losses(path, *exact, steps=1, device=torch.device("cpu"))[0]
         bounds = {"bf16": 0.03, "fp16": 0.01}
-        if run.small and any(name in path for name in ("mem", "mtae", "mlae")):
+        if run.small and any(name in path for name in ("mem", "mtae", "mlae", "jepa")):
             del bounds["fp16"]
         for amp, bound in bounds.items():
             got = run.losses(path, *own, f"train.amp={amp}", steps=steps)
