@@ -92,10 +92,11 @@ def losses(folder, name="log_steps.txt"):
 
 BYOL = {**DINO, "model_name": "byol", "model": {"encoder": {"name": "xresnet1d50", "channels": 2},
                                                 "head_width": 16, "head_out": 8}}
+CPC = {**DINO, "model_name": "cpc", "model": {"encoder": {"name": "cpc_lstm", "channels": 8}, "ahead": 3, "negatives": 5}}
 
 
-@pytest.mark.parametrize("program, config", [("main_finetune", CNN), ("main_pretrain", DINO), ("main_pretrain", BYOL)],
-                         ids=["cnn", "dino", "byol"])
+@pytest.mark.parametrize("program, config", [("main_finetune", CNN), ("main_pretrain", DINO), ("main_pretrain", BYOL),
+                                             ("main_pretrain", CPC)], ids=["cnn", "dino", "byol", "cpc"])
 def test_a_cnn_trains_alike_on_one_and_two_processes(program, config, tmp_path):
     """Eight steps and what is kept; teachers, which see their views in training mode, too."""
     config = with_store({**config, "dataset": {**DATA, "max_records": 32}})
