@@ -4,15 +4,16 @@ import math
 import pytest
 import torch
 
+from models.encoder.s4 import StateSpace
 from models.registry import build
 from tiny_encoder import assert_every_parameter_learns
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
 
 
-def make(**arguments):
+def make(encoder="cpc_lstm", **arguments):
     torch.manual_seed(0)
-    return build("cpc", encoder={"name": "cpc_lstm", "channels": 8}, **{"ahead": 3, "negatives": 5, **arguments})
+    return build("cpc", encoder={"name": encoder, "channels": 8}, **{"ahead": 3, "negatives": 5, **arguments})
 
 
 def crops(samples=3, length=40):
@@ -30,9 +31,10 @@ def test_negatives_are_other_samples_of_the_record():
     assert torch.equal(alone["negatives"], negatives[1:])
 
 
-def test_the_loss_is_the_cross_entropy_of_each_sample_by_itself():
-    model = make()
-    batch = model.prepare(crops())
+@pytest.mark.parametrize("encoder, length", [("cpc_lstm", 40), ("cpc_s4", 80), ("cpc_s4", 79)])
+def test_the_loss_is_the_cross_entropy_of_each_step_by_itself(encoder, length):
+    model = make(encoder).eval()
+    batch = model.prepare(crops(length=length))
     steps = model.encoder.steps(batch["signal"])
     contexts = model.encoder.contexts(steps)
     losses, first = [], []
@@ -54,12 +56,30 @@ def test_a_guess_costs_the_logarithm_of_the_candidates():
     assert model(crops())["loss"].item() == pytest.approx(math.log(51), rel=1e-5)
 
 
-def test_contexts_know_nothing_of_what_follows():
-    model, batch = make().eval(), crops()
+@pytest.mark.parametrize("encoder", ["cpc_lstm", "cpc_s4"])
+def test_contexts_know_nothing_of_what_follows(encoder):
+    model, batch = make(encoder).eval(), crops(length=40 * (1 + (encoder == "cpc_s4")))
     later = batch["signal"].clone()
-    later[:, :, 20:] += 1
+    later[:, :, later.shape[-1] // 2 + (encoder == "cpc_s4"):] += 1      # its convolution reaches one sample ahead
     before, after = (model.encoder.contexts(model.encoder.steps(signal)) for signal in (batch["signal"], later))
-    assert torch.allclose(before[:, :20], after[:, :20], atol=1e-6) and not torch.allclose(before[:, 20], after[:, 20])
+    assert torch.allclose(before[:, :20], after[:, :20], atol=1e-5)
+    assert not torch.allclose(before[:, 21], after[:, 21], atol=1e-5)
+
+
+def test_a_state_space_is_its_recurrence():
+    torch.manual_seed(1)
+    space = StateSpace(5, 8).double()
+    inputs = torch.randn(2, 50, 5, dtype=torch.float64)
+    step, gain = space.discrete()
+    state, want = torch.zeros(2, 5, 4, dtype=torch.complex128), []
+    for now in inputs.unbind(1):
+        state = step.exp() * state + now[..., None]
+        want.append(2 * (gain * state).sum(-1).real + space.skip * now)
+    assert torch.allclose(space(inputs), torch.stack(want, 1), atol=1e-9)
+    # of the equation itself: an input held at 1 settles at the answer to x' = 0
+    pole = torch.complex(-space.log_decay.exp(), space.frequency)
+    settled = 2 * (torch.view_as_complex(space.read) * -1 / pole).sum(-1).real
+    assert torch.allclose(space.kernel(60000).sum(-1), settled, rtol=1e-6)
 
 
 def test_features_are_mean_maximum_and_last_of_the_states():
@@ -71,8 +91,9 @@ def test_features_are_mean_maximum_and_last_of_the_states():
     assert torch.allclose(encoder.forward_features(signal), expected)
 
 
-def test_every_parameter_learns_and_it_learns_to_tell_samples_apart():
-    model, batch = make(), crops(8, 60)
+@pytest.mark.parametrize("encoder", ["cpc_lstm", "cpc_s4"])
+def test_every_parameter_learns_and_it_learns_to_tell_steps_apart(encoder):
+    model, batch = make(encoder), crops(8, 60)
     model.fit_statistics([batch["signal"]])
     assert model.encoder.standardize.fitted
     time = torch.arange(60)
@@ -93,6 +114,10 @@ def test_depths_of_the_encoder():
     encoder = build("cpc_lstm", num_classes=3, channels=4)
     names = {name.partition(".")[0]: encoder.steps_below_head(name) for name, _ in encoder.named_parameters()}
     assert names == {"head": 0, "lstm": 1, "convolutions": 2}
+    encoder = build("cpc_s4", num_classes=3, channels=4, layers=2)
+    names = {".".join(name.split(".")[:2]): encoder.steps_below_head(name) for name, _ in encoder.named_parameters()}
+    assert {names[key] for key in names if key.startswith("convolutions")} == {3}
+    assert (names["head.weight"], names["layers.1"], names["layers.0"]) == (0, 1, 2)
 
 
 def test_what_cannot_be_predicted_is_said():
@@ -100,5 +125,5 @@ def test_what_cannot_be_predicted_is_said():
         build("cpc", encoder={"name": "xresnet1d50", "channels": 4})
     with pytest.raises(ConfigError, match="ahead 0 and negatives 5 must be 1 or more"):
         make(ahead=0)
-    with pytest.raises(ConfigError, match="crops of 12 samples have none 12 ahead"):
+    with pytest.raises(ConfigError, match="crops of 12 steps have none 12 ahead"):
         make(ahead=12)(crops(2, 12))

@@ -113,7 +113,7 @@ def jobs(small):
     size = "tiny_dec128d2b" if small else "base_dec256d4b"
     found |= {f"pretrain/{name}": [f"model_name={name}_vit_{size}", "train.lr=3e-4"] for name in ("st_mem", "mtae", "mlae")}
     found["pretrain/jepa"] = [f"model.encoder.name=mean_vit_{'tiny' if small else 'small'}", "train.lr=3e-4"]
-    found["pretrain/cpc"] = [f"model.encoder.channels={32 if small else 512}", "train.lr=3e-3"]
+    found["pretrain/cpc"] = found["pretrain/cpc_s4"] = [f"model.encoder.channels={32 if small else 512}", "train.lr=3e-3"]
     for name in ("signal", "spectrogram", "fusion_gated"):
         found[f"downstream/{name}"] = ["train.lr=1e-3", *NARROW[name] * small]
     tiny = ["model.signal.name=st_mem_vit_tiny", "model.spectrogram.channels=2"] if small else []

@@ -1,43 +1,30 @@
-"""CPC's encoder: convolutions of one sample, then an LSTM (Mehari and Strodthoff, Computers in Biology and Medicine
-2022)."""
+"""CPC's encoder with an LSTM (Mehari and Strodthoff, Computers in Biology and Medicine 2022)."""
 import torch
 from torch import nn
 
-from models.contract import Encoder
+from models.encoder.sequence import SequenceEncoder, pointwise
 from models.registry import register
-from models.standardize import LeadStandardize
 
 
-class LSTMEncoder(Encoder):
+class LSTMEncoder(SequenceEncoder):
     """Crop (batch, leads, time) in mV -> features (batch, 3 channels): mean, maximum and last of the LSTM's states.
 
     Args: see ``cpc_lstm``.
     """
 
     def __init__(self, num_classes, num_leads, channels, layers):
-        super().__init__()
-        self.standardize = LeadStandardize(num_leads)
+        super().__init__(num_leads, channels)
         widths = [num_leads, *[channels] * 4]
-        self.convolutions = nn.Sequential(*(
-            part for inputs, outputs in zip(widths, widths[1:])
-            for part in (nn.Conv1d(inputs, outputs, 1), nn.BatchNorm1d(outputs), nn.ReLU())))
+        self.convolutions = nn.Sequential(*sum((pointwise(*pair) for pair in zip(widths, widths[1:])), []))
         self.lstm = nn.LSTM(channels, channels, layers, batch_first=True)
-        self.step_width, self.width = channels, 3 * channels
+        self.width = 3 * channels
         self.head = nn.Identity() if num_classes is None else nn.Linear(self.width, num_classes)
-
-    def standardizers(self):
-        return [(self.standardize, lambda crop: crop)]
 
     def steps_below_head(self, name):
         """The LSTM is a level, the convolutions are the one below."""
         return {"head": 0, "lstm": 1}.get(name.partition(".")[0], 2)
 
-    def steps(self, series):
-        """(batch, leads, time) -> what each sample is, (batch, time, step_width)."""
-        return self.convolutions(self.standardize(series)).transpose(1, 2)
-
     def contexts(self, steps):
-        """Steps -> what is known at each of them of all up to it, (batch, time, step_width)."""
         return self.lstm(steps)[0]
 
     def forward_features(self, series):
