@@ -120,7 +120,7 @@ def jobs(small):
     return found | {"downstream/fusion_st_mem": [*tiny, "train.lr=3e-4"]}
 
 
-RESTLESS = ("simclr", "byol", "dino", "jepa")   # a new batch, or a target that moves, changes their loss more than 20 steps do
+RESTLESS = ("simclr", "byol", "dino", "jepa", "cpc_s4")   # a new batch, or a target that moves, changes their loss more than 20 steps do
 
 
 def methods(run):
