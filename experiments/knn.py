@@ -92,6 +92,10 @@ def score_neighbours(config: dict, k: int = NEIGHBOURS) -> Path:
 def main(argv=None):
     """Command line; see the module's docstring."""
     arguments = parser.parse_args(argv)
+    idle = [f"--set {each}" for each in arguments.overrides if each.startswith("train.") and "train.amp=" not in each]
+    idle += [f"--{name}" for name in ("resume", "start_epoch") if getattr(arguments, name) is not None]
+    if idle:
+        raise ConfigError(f"no effect here, where nothing is trained: {', '.join(idle)}; leave that out")
     score_neighbours(config_from(arguments), arguments.k)
 
 

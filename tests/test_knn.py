@@ -42,5 +42,7 @@ def test_a_store_s_records_ask_those_of_the_training_part(tmp_path):
         predictions = pd.read_csv(tmp_path / "run" / f"fold{fold}" / "test_predictions.csv")
         assert scores["records"].item() == len(predictions) > 0
         assert predictions.filter(regex="^probability_").stack().between(0, 1).all()
+    with pytest.raises(ConfigError, match="nothing is trained: --set train.epochs=3, --resume; leave that out"):
+        run(knn.main, *flags, "--set", "train.epochs=3", "--set", "train.amp=none", "--resume", "auto")
     with pytest.raises(ConfigError, match="--k 10000: fold 3 has [0-9]+ training records"):
         run(knn.main, *flags, "--k", 10000)
