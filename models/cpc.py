@@ -27,6 +27,8 @@ class CPC(Method):
             raise ConfigError(f"cpc: ahead {ahead} and negatives {negatives} must be 1 or more")
         self.encoder, self.ahead, self.negatives = encoder, ahead, negatives
         self.predict = nn.Linear(encoder.step_width, encoder.step_width, bias=False)
+        # so that products of predictions and steps start below 1, and the loss at that of a guess
+        nn.init.normal_(self.predict.weight, std=1 / encoder.step_width)
 
     def prepare(self, batch):
         """With "negatives": steps that are not the one ahead, (batch, steps - ahead, negatives)."""
