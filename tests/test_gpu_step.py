@@ -27,6 +27,8 @@ BYOL = {**DINO, "model_name": "byol", "train": {**DINO["train"], "optimizer": "a
         "model": {"encoder": "plain_encoder", "head_width": 16, "head_out": 8}}
 FUSION = {**CNN, "model_name": "fusion", "model": {"signal": {"name": "plain_encoder"}, "gating": True,
                                                    "spectrogram": {"name": "spectrogram_se_resnet34", "channels": 2}}}
+JEPA = {"encoder": {"name": "mean_vit_tiny", "seq_len": 150, "patch_size": 15}, "block": 1, "predictor_depth": 1}
+CPC = {"encoder": {"name": "cpc_s4", "channels": 8, "layers": 1}, "ahead": 3}
 
 
 def run(program, config, folder, **train):
@@ -81,7 +83,9 @@ JOBS = {"st_mem, bf16": (pretrain, ST_MEM, {"amp": "bf16"}),
         "dino, sgd": (pretrain, DINO, {"amp": "bf16", "max_norm": 1.0}), "byol": (pretrain, BYOL, {"amp": "bf16"}),
         "simclr, lars": (pretrain, {**DINO, "model_name": "simclr", "model": VIEWS},
                          {"optimizer": "lars", "optimizer_kwargs": {}}),
-        "fusion": (finetune, FUSION, {"amp": "bf16"})}
+        "fusion": (finetune, FUSION, {"amp": "bf16"}), "jepa": (pretrain, {**ST_MEM, "model_name": "jepa", "model": JEPA},
+                                                                {"amp": "bf16"}),
+        "cpc": (pretrain, {**ST_MEM, "model_name": "cpc", "model": CPC}, {"amp": "bf16"})}
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -123,14 +127,14 @@ def prepared(method, length=150):
 
 
 METHODS = {"nano_st_mem": {}, "simclr": VIEWS, "byol": VIEWS, "dino": {**VIEWS, "head_out": 32},
-           "dino, two lengths": {**VIEWS, "head_out": 32, "views": "dino_signal_short"}}
+           "jepa": JEPA, "cpc": CPC, "dino, two lengths": {**VIEWS, "head_out": 32, "views": "dino_signal_short"}}
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_forward_pass_of_a_prepared_batch_is_one_graph(name):
     """The defect: the masks' and views' 64-bit integers, which Inductor cannot print, cut it in two."""
     method = build({"name": name.partition(",")[0], **METHODS[name]}, DataFacts(LEADS, 100))
-    batch, graphs = prepared(method, 250 if name != "nano_st_mem" else 150), []
+    batch, graphs = prepared(method, 150 if name in ("nano_st_mem", "jepa") else 250), []
 
     def backend(graph, inputs):
         graphs.append(graph)
@@ -143,16 +147,16 @@ def test_the_forward_pass_of_a_prepared_batch_is_one_graph(name):
         loss.backward()
     torch.manual_seed(seed)
     assert len(graphs) == 1
-    if name == "nano_st_mem":
+    if name in ("nano_st_mem", "jepa", "cpc"):
         assert torch.allclose(loss, method(batch)["loss"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["nano_st_mem", "simclr"])
+@pytest.mark.parametrize("name", ["nano_st_mem", "simclr", "jepa", "cpc"])
 def test_preparing_changes_no_number_and_twice_is_once(name):
     method = build({"name": name, **METHODS[name]}, DataFacts(LEADS, 100)).eval()
-    batch = prepared(method, 250 if name == "simclr" else 150)
+    batch = prepared(method, 150 if name in ("nano_st_mem", "jepa") else 250)
     assert method.prepare(batch) is batch
-    plain = {key: value for key, value in batch.items() if key not in ("noise", "views")}
+    plain = {key: value for key, value in batch.items() if key not in ("noise", "views", "keep", "negatives")}
     plain["random"] = type(batch["random"])(batch["random"].keys)
     assert torch.equal(method(plain)["loss"], method(batch)["loss"])
 
