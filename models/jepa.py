@@ -18,17 +18,15 @@ from models.registry import register
 from util.errors import ConfigError
 
 
-def draw_context(starts, n, kept, blocks):
-    """Which of n patches stay: ``kept`` of them in runs of neighbours, (batch, kept) in order.
-
-    ``starts``: uniform numbers (batch, blocks) in [0, 1), where the runs go.  Two of them may touch.
+def draw_context(random, n, kept, blocks):
+    """Which of n patches stay: ``kept`` of them in runs of neighbours, (batch, kept) in order.  Two runs may touch.
 
         n 12, kept 6, blocks 2:  . # # # . . . . # # # .
     """
     # each run goes somewhere between the n - kept patches that stay hidden
-    places = (starts * (n - kept + 1)).long().sort(dim=1).values
-    owner = torch.arange(kept, device=starts.device) * blocks // kept
-    return places[:, owner] + torch.arange(kept, device=starts.device)
+    places = random.integers(n - kept + 1, blocks).sort(dim=1).values
+    owner = torch.arange(kept, device=places.device) * blocks // kept
+    return places[:, owner] + torch.arange(kept, device=places.device)
 
 
 def hidden_patches(keep, n):
@@ -112,7 +110,7 @@ class JEPA(Method):
             return batch
         n = batch["signal"].shape[-1] // self.encoder.patch_size
         kept, blocks = self._sizes(n)
-        return {**batch, "keep": draw_context(batch["random"].uniform(blocks), n, kept, blocks)}
+        return {**batch, "keep": draw_context(batch["random"], n, kept, blocks)}
 
     def forward(self, batch):
         """batch {"signal", "random", "progress"} -> {"loss", "embedding_std", "momentum"}.
