@@ -383,10 +383,12 @@ def markdown(table: dict) -> str:
 
 
 def optimism(mine: pd.DataFrame, name: str) -> str:
-    """Mean of selection minus test over runs, with its 95 % interval (Student's t) where there are enough of them."""
+    """Mean of selection minus test, with its 95 % interval (Student's t over folds, each the mean of its seeds, which
+    share their records) where there are enough of them."""
     if f"selection_{name}" not in mine or mine[f"selection_{name}"].isna().any():
         return ""
-    gaps = (mine[f"selection_{name}"].astype(float) - mine[name].astype(float)).to_numpy()
+    gap = mine[f"selection_{name}"].astype(float) - mine[name].astype(float)
+    gaps = gap.groupby(mine["fold"]).mean().to_numpy()
     if len(gaps) < FEW:
         return f"{gaps.mean():+.3f}"
     reach = student.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / len(gaps) ** 0.5

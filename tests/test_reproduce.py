@@ -137,6 +137,12 @@ def test_a_row_on_fewer_folds_is_compared_on_those(tables):
         reproduced(tables, "--fold", 4)
 
 
+def test_seeds_of_a_fold_are_no_further_folds():
+    test, selection = [0.1, 0.2, 0.3, 0.2, 0.1, 0.3], [0.3, 0.2, 0.4, 0.5, 0.1, 0.4]
+    once = pd.DataFrame({"fold": range(6), "AUROC": test, "selection_AUROC": selection})
+    assert reproduce.optimism(pd.concat([once, once]), "AUROC") == reproduce.optimism(once, "AUROC") != ""
+
+
 def test_gates_are_weighed_by_records(tables):
     write(tables)
     table, arguments = reproduce.read_table("tiny"), reproduce.parse_arguments(["tiny", "--output_dir", str(tables)])
