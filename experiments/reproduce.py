@@ -247,7 +247,8 @@ def read_results(table: dict) -> pd.DataFrame:
     """What has been run of a table."""
     path = RESULTS / f"{table['runs']}.csv"
     empty = pd.DataFrame(columns=["row", "method", "seed", "fold"])
-    return pd.read_csv(path, keep_default_na=False, na_values=["nan"]) if path.is_file() else empty
+    how = dict(keep_default_na=False, na_values=["nan"], dtype={"revision": str})     # 39e4096 is no number
+    return pd.read_csv(path, **how) if path.is_file() else empty
 
 
 def add_results(table: dict, rows: list[dict]) -> None:

@@ -137,6 +137,16 @@ def test_a_row_on_fewer_folds_is_compared_on_those(tables):
         reproduced(tables, "--fold", 4)
 
 
+def test_a_revision_is_no_number(tables):
+    """The defect: the revision 39e4096 was read as 39 times 10 to the 4096th, and written as inf."""
+    write(tables)
+    table = reproduce.read_table("tiny")
+    (tables / "results").mkdir(exist_ok=True)
+    for fold in (3, 9):
+        reproduce.add_results(table, [{"row": "ours", "method": "", "seed": 0, "fold": fold, "revision": "39e4096"}])
+    assert list(reproduce.read_results(table)["revision"]) == ["39e4096"] * 2
+
+
 def test_seeds_of_a_fold_are_no_further_folds():
     test, selection = [0.1, 0.2, 0.3, 0.2, 0.1, 0.3], [0.3, 0.2, 0.4, 0.5, 0.1, 0.4]
     once = pd.DataFrame({"fold": range(6), "AUROC": test, "selection_AUROC": selection})
