@@ -70,7 +70,7 @@ class JEPA(Method):
     Args:
         encoder: built without a head; its position table is replaced by the frozen sine-cosine one.
         context: share of the patches that the encoder sees; block: patches a run of them has at least.
-        predictor_depth: blocks of the predictor.
+        predictor_depth: blocks of the predictor; None for as many as the encoder's.
         momentum: (start, end) of the teacher's momentum over the run.
 
     Where tokens are of single leads, the same times are hidden in all of them and each lead is predicted from its own
@@ -88,7 +88,8 @@ class JEPA(Method):
         self.encoder = encoder
         behind = encoder.pos_embedding.shape[1] - 1 - positions
         encoder.pos_embedding = nn.Parameter(sincos_positions(encoder.width, positions, behind), requires_grad=False)
-        self.predictor = Predictor(encoder.width, predictor_depth, positions)
+        depth = encoder.depth if predictor_depth is None else predictor_depth
+        self.predictor = Predictor(encoder.width, depth, positions)
         init_transformer(self)
         self.teacher = slow_copy(encoder)
 
@@ -147,5 +148,4 @@ def jepa(encoder: Encoder = "mean_vit_small", context=0.2, block=10, predictor_d
     ``predictor_depth`` null: the encoder's.  The papers draw the share of the context between 0.15 and 0.25 for each
     batch and move the momentum on a line; here the share is one number, so that shapes stay, and the line a cosine.
     """
-    depth = getattr(encoder, "depth", 0) if predictor_depth is None else predictor_depth
-    return JEPA(encoder, context, block, depth, (momentum, momentum_end))
+    return JEPA(encoder, context, block, predictor_depth, (momentum, momentum_end))
