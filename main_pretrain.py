@@ -1,11 +1,14 @@
-"""Pre-train a self-supervised method on unlabelled ECGs: config -> store -> model -> training loop -> encoder.pth.
+"""Pre-train a self-supervised method on unlabelled ECGs: config -> store -> model -> training
+loop -> encoder.pth.
 
-    python main_pretrain.py --config_path configs/pretrain/st_mem.yaml --output_dir output --exp_name st_mem
-    bash run_pretrain.sh --gpus 0,1,2,3 ...            the same on four GPUs (see run_pretrain.sh -h)
+    python main_pretrain.py --config_path configs/pretrain/st_mem.yaml --output_dir output \\
+        --exp_name st_mem
+    bash run_pretrain.sh --gpus 0,1,2,3 ...  the same on four GPUs (see run_pretrain.sh -h)
 
-Leaves in <output_dir>/<exp_name>: config.yaml, log.txt, tensorboard/, figures/, checkpoint-last.pth,
-checkpoint-<epoch>.pth, and encoder.pth at the end.
+Leaves in <output_dir>/<exp_name>: config.yaml, log.txt, tensorboard/, figures/,
+checkpoint-last.pth, checkpoint-<epoch>.pth, and encoder.pth at the end.
 """
+
 import math
 import sys
 from pathlib import Path
@@ -15,7 +18,7 @@ from util.program import run_main
 
 parser = argument_parser(__doc__, "configs/pretrain/st_mem.yaml", "pretrain")
 if __name__ == "__main__":
-    parser.parse_args()      # --help and a wrong flag end here, before anything slow is imported
+    parser.parse_args()  # --help and a wrong flag end here, before anything slow is imported
 
 import numpy as np
 import torch
@@ -27,7 +30,14 @@ from util.labels import read_labels
 from util.leads import parse_leads
 from util.probe import make_probe
 from util.run_log import print_once
-from util.setup import build_configured, open_store, row_notes, set_up_training, training_transforms, usable_rows
+from util.setup import (
+    build_configured,
+    open_store,
+    row_notes,
+    set_up_training,
+    training_transforms,
+    usable_rows,
+)
 from util.splits import rows_left
 from util.stop import StopRequest
 from util.transfer import save_encoder
@@ -37,15 +47,19 @@ def pretrain(config: dict) -> Path:
     """Run the job that ``config`` describes; returns the folder of its results."""
     # ============ data and model ============
     folder = Path(config["output_dir"]) / config["exp_name"]
-    training_transforms(config)     # a mistake in them is said before the store is read
+    training_transforms(config)  # a mistake in them is said before the store is read
     store = open_store(config)
     usable = usable_rows(store, config)
     data = config["dataset"]
-    rows, notes = rows_left(store, usable, data, read_labels(store, data).patients if data["labels"] else None)
+    rows, notes = rows_left(
+        store, usable, data, read_labels(store, data).patients if data["labels"] else None
+    )
     device = distributed.start(config["device"])
     for note in [*notes, *row_notes(store, config)]:
         print_once(note)
-    training = set_up_training(config, store, rows, lambda: build_configured(config), device, folder)
+    training = set_up_training(
+        config, store, rows, lambda: build_configured(config), device, folder
+    )
     method, train = training.model, training.config["train"]
 
     # ============ train ============
@@ -64,8 +78,11 @@ def pretrain(config: dict) -> Path:
                 line[probe.key] = probe(method.encoder, training.amp)
                 line.update(training.best)
                 training.log.scalars({probe.tag: line[probe.key]}, done)
-                print_once(f"epoch {done}: linear probe {probe.score} {line[probe.key]:.4f} on {probe.described}, "
-                           f"{training.best.get(f'{probe.key}_untrained', math.nan):.4f} before training")
+                print_once(
+                    f"epoch {done}: linear probe {probe.score} {line[probe.key]:.4f} on "
+                    f"{probe.described}, "
+                    f"{training.best.get(f'{probe.key}_untrained', math.nan):.4f} before training"
+                )
             training.log.line("log.txt", line)
             training.save_epoch()
 
@@ -78,29 +95,43 @@ def pretrain(config: dict) -> Path:
 
 @torch.no_grad()
 def draw_reconstruction(training, usable, rows) -> None:
-    """For methods that rebuild their input: one ECG, what was masked and its reconstruction, in TensorBoard and as PNG;
-    an ECG that is not trained on where dataset.exclude_folds or exclude_parts leave one."""
+    """For methods that rebuild their input: one ECG, what was masked and its reconstruction, in
+    TensorBoard and as PNG; an ECG that is not trained on where dataset.exclude_folds or
+    exclude_parts leave one.
+    """
     left_out = np.setdiff1d(usable, rows)
     row = int(left_out[0] if len(left_out) else rows[0])
-    start = int(Cropping("center", training.dataset.length).starts(int(training.dataset.samples[row]))[0])
+    start = int(
+        Cropping("center", training.dataset.length).starts(int(training.dataset.samples[row]))[0]
+    )
     batch = to_device(training.dataset.__getitems__([(row, start, 0)]), training.device)
     batch["signal"] = training.pipeline.fixed(batch["signal"])
     training.model.eval()
     rebuilt = training.model.reconstruct(batch)
     training.model.train()
     if rebuilt is not None:
-        figure = plot_reconstruction(*(part[0].cpu().numpy() for part in rebuilt), training.dataset.store.fs,
-                                     lead_names=parse_leads(training.config["dataset"]["lead"]),
-                                     title=None if len(left_out) else "a training record: none is left out")
+        figure = plot_reconstruction(
+            *(part[0].cpu().numpy() for part in rebuilt),
+            training.dataset.store.fs,
+            lead_names=parse_leads(training.config["dataset"]["lead"]),
+            title=None if len(left_out) else "a training record: none is left out",
+        )
         training.log.figure("reconstruction", figure, training.epoch)
 
 
 def save_encoders(training) -> None:
-    """encoder.pth, and encoder-<name>.pth for each of a method's ``exports``: what fine-tuning starts from."""
+    """encoder.pth, and encoder-<name>.pth for each of a method's ``exports``: what
+    fine-tuning starts from.
+    """
     exports = {f"encoder-{name}.pth": encoder for name, encoder in training.model.exports.items()}
     for name, encoder in {"encoder.pth": training.model.encoder, **exports}.items():
-        save_encoder(encoder, training.folder / name, epoch=training.epoch - 1, config=training.config,
-                     leads=parse_leads(training.config["dataset"]["lead"]))
+        save_encoder(
+            encoder,
+            training.folder / name,
+            epoch=training.epoch - 1,
+            config=training.config,
+            leads=parse_leads(training.config["dataset"]["lead"]),
+        )
 
 
 def main(argv=None):

@@ -3,10 +3,12 @@
     python benchmarks/duplicates.py --records 10000
     python benchmarks/duplicates.py --records 100000
 
-The recordings (12 leads, 10 s, 100 Hz; 24 kB each, in the system's temporary folder) are beats of three Gaussian waves
-seen from the directions of a dipole, with drift and noise, drawn for each.  For every hundred of them a copy is
-planted, in turn of each kind below.  A pair that was not planted counts as false.
+The recordings (12 leads, 10 s, 100 Hz; 24 kB each, in the system's temporary folder) are beats of
+three Gaussian waves seen from the directions of a dipole, with drift and noise, drawn for each.
+For every hundred of them a copy is planted, in turn of each kind below.  A pair that was not
+planted counts as false.
 """
+
 import argparse
 import sys
 import tempfile
@@ -35,12 +37,12 @@ def exact(signal, fs, random):
 def shifted(signal, fs, random):
     """Begins 1 to 4 s later, and goes on with something else."""
     start = int(random.integers(fs, 4 * fs))
-    return np.concatenate([signal[start:], signal[start - 1:0:-1]])
+    return np.concatenate([signal[start:], signal[start - 1 : 0 : -1]])
 
 
 def cut(signal, fs, random):
     """Six tenths of it, or more."""
-    return signal[:int(len(signal) * random.uniform(0.6, 0.9))]
+    return signal[: int(len(signal) * random.uniform(0.6, 0.9))]
 
 
 def halved(signal, fs, random):
@@ -72,8 +74,10 @@ COPIES = (exact, shifted, cut, halved, doubled, offset, resampled, noisy)
 def plant(signals, fs, count, random):
     """[(number of the original, kind, copy)] of ``count`` of the signals, each kind in turn."""
     originals = random.choice(len(signals), count, replace=False)
-    return [(int(i), COPIES[k % len(COPIES)].__name__, COPIES[k % len(COPIES)](signals[i], fs, random))
-            for k, i in enumerate(originals)]
+    return [
+        (int(i), COPIES[k % len(COPIES)].__name__, COPIES[k % len(COPIES)](signals[i], fs, random))
+        for k, i in enumerate(originals)
+    ]
 
 
 def recording(random):
@@ -84,14 +88,23 @@ def recording(random):
     at = np.rint(np.cumsum(intervals) * FS).astype(int)
     beats[at[at < len(time)]] = 1
     dipole, around = 0, np.arange(-0.4, 0.6, 1 / FS)
-    for at, width, height in ((-0.16, 0.025, 0.12), (-0.02, 0.012, 0.4), (0, 0.015, 1.2), (0.025, 0.012, 0.4),
-                              (0.28, 0.05, 0.3)):
+    for at, width, height in (
+        (-0.16, 0.025, 0.12),
+        (-0.02, 0.012, 0.4),
+        (0, 0.015, 1.2),
+        (0.025, 0.012, 0.4),
+        (0.28, 0.05, 0.3),
+    ):
         shift, stretch = random.normal(0, 0.02), random.uniform(0.7, 1.5)
         wave = np.exp(-0.5 * ((around - at - shift) / (width * stretch)) ** 2)
         dipole = dipole + wave[:, None] * height * random.normal(size=3)
-    dipole = scipy.signal.fftconvolve(beats, dipole, axes=0)[:len(time)]
-    noise = scipy.signal.lfilter([1], [1, -0.9], random.normal(0, 0.01, (len(time), len(LEADS))), axis=0)
-    drift = 0.1 * np.sin(2 * np.pi * (random.uniform(0.1, 0.4) * time[:, None] + random.random(len(LEADS))))
+    dipole = scipy.signal.fftconvolve(beats, dipole, axes=0)[: len(time)]
+    noise = scipy.signal.lfilter(
+        [1], [1, -0.9], random.normal(0, 0.01, (len(time), len(LEADS))), axis=0
+    )
+    drift = 0.1 * np.sin(
+        2 * np.pi * (random.uniform(0.1, 0.4) * time[:, None] + random.random(len(LEADS)))
+    )
     return (dipole @ random.normal(size=(3, len(LEADS))) + noise + drift).astype(np.float32)
 
 
@@ -110,16 +123,25 @@ def make_store(folder, records):
 
     def row(name, signal):
         counts, scale = quantise(np.asarray(signal, np.float32))
-        return {"record": name, "database": "simulated", "fs_original": 100, "scale_uv": scale, "age": None, "sex": "",
-                "dx": ["426783006"], "fold": 0}, counts
+        return {
+            "record": name,
+            "database": "simulated",
+            "fs_original": 100,
+            "scale_uv": scale,
+            "age": None,
+            "sex": "",
+            "dx": ["426783006"],
+            "fold": 0,
+        }, counts
 
     write_store(folder, FS, rows(), ["python benchmarks/duplicates.py"])
     return planted
 
 
 class PeakMemory(threading.Thread):
-    """The most memory of this process in MB while the block runs, without the pages of mapped files, ten times a
-    second."""
+    """The most memory of this process in MB while the block runs, without the pages of mapped
+    files, ten times a second.
+    """
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -128,7 +150,10 @@ class PeakMemory(threading.Thread):
     def run(self):
         while not self.done.wait(0.1):
             lines = Path("/proc/self/status").read_text().splitlines()
-            self.peak = max(self.peak, next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024)
+            self.peak = max(
+                self.peak,
+                next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024,
+            )
 
     def __enter__(self):
         self.start()
@@ -140,7 +165,9 @@ class PeakMemory(threading.Thread):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--records", type=int, default=10000, help="default: %(default)s")
     records = parser.parse_args(argv).records
     with tempfile.TemporaryDirectory() as temporary:
@@ -152,11 +179,14 @@ def main(argv=None):
         seconds, worked = time.perf_counter() - start, time.process_time() - worked
     pairs = {(row["record_a"], row["record_b"]) for row in found.pairs}
     missed = Counter(kind for pair, kind in planted.items() if pair not in pairs)
-    print(f"{len(store)} records of {SECONDS} s: {seconds:.0f} s, of which the processor {worked:.0f} s; "
-          f"peak memory {memory.peak:.0f} MB; "
-          f"{found.compared} pairs compared")
-    print(f"planted {len(planted)}, missed {sum(missed.values())} {dict(missed) or ''}, "
-          f"false {len(pairs - planted.keys())}")
+    print(
+        f"{len(store)} records of {SECONDS} s: {seconds:.0f} s, of which the processor "
+        f"{worked:.0f} s; peak memory {memory.peak:.0f} MB; {found.compared} pairs compared"
+    )
+    print(
+        f"planted {len(planted)}, missed {sum(missed.values())} {dict(missed) or ''}, false "
+        f"{len(pairs - planted.keys())}"
+    )
     return 0
 
 

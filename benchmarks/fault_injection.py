@@ -1,14 +1,17 @@
 """Kill training at random instants, resume it, and compare with an undisturbed run, bit for bit.
 
     python benchmarks/fault_injection.py --kills 50
-    python benchmarks/fault_injection.py --kills 6 --scenario "DINO, 2 processes" --folder /tmp/faults --seed 7
+    python benchmarks/fault_injection.py --kills 6 --scenario "DINO, 2 processes" \\
+        --folder /tmp/faults --seed 7
 
-Everything is as on a cluster: the shell launchers, their own processes, SIGKILL to the whole tree of them, and the
-same command again with --resume auto.  A run is killed several times: while it starts, between steps, while a
-checkpoint is being written (its temporary file is there), and during evaluation.  At its end all that it left is
-compared with the undisturbed run's: tensors of every .pth by their bytes, logs and tables by their text, and the names
-of the files.  The data are simulated.
+Everything is as on a cluster: the shell launchers, their own processes, SIGKILL to the whole tree
+of them, and the same command again with --resume auto.  A run is killed several times: while it
+starts, between steps, while a checkpoint is being written (its temporary file is there), and
+during evaluation.  At its end all that it left is compared with the undisturbed run's: tensors of
+every .pth by their bytes, logs and tables by their text, and the names of the files.  The data
+are simulated.
 """
+
 import argparse
 import os
 import random
@@ -29,21 +32,53 @@ MOMENTS = ("starting", "step", "checkpoint", "evaluation")
 EPOCHS = 3
 
 # ============ scenarios ============
-DATA = {"fs": 100, "transforms": [{"random_crop": {"crop_length": 150}}, {"standardize": {"axis": [-1, -2]}}]}
-TRAIN = {"epochs": EPOCHS, "lr": 1e-3, "warmup_epochs": 1, "log_every": 1, "checkpoint_every": "3 steps",
-         "keep_every": 1, "keep_last": 2, "matmul_precision": "highest"}
-ST_MEM = {"model_name": "st_mem_vit_tiny_dec128d2b", "dataset": DATA, "train": TRAIN,
-          "model": {"seq_len": 150, "patch_size": 75, "mask_ratio": 0.5, "drop_path_rate": 0.2},
-          "dataloader": {"batch_size": 8, "num_workers": 0}}
-DINO = {"model_name": "dino", "dataset": DATA,
-        "train": {**TRAIN, "optimizer": "sgd", "optimizer_kwargs": {"momentum": 0.9}},
-        "model": {"encoder": {"name": "xresnet1d50", "channels": 4}, "head_width": 32, "bottleneck": 16,
-                  "head_out": 64}, "dataloader": {"batch_size": 8, "num_workers": 0}}
-CLASSIFIER = {"dataset": DATA, "train": {**TRAIN, "optimizer": "adamw", "weight_decay": 0.01}, "loss": "bce",
-              "metric": {"task": "multilabel", "target_metrics": ["AUROC", "AUPRC"]},
-              "test": {"target_metric": "loss", "bootstrap": 20}, "dataloader": {"batch_size": 8, "num_workers": 0}}
-VIT = {**CLASSIFIER, "model_name": "st_mem_vit_tiny", "mode": "finetune",
-       "model": {"seq_len": 150, "patch_size": 75, "drop_out_rate": 0.1}}
+DATA = {
+    "fs": 100,
+    "transforms": [{"random_crop": {"crop_length": 150}}, {"standardize": {"axis": [-1, -2]}}],
+}
+TRAIN = {
+    "epochs": EPOCHS,
+    "lr": 1e-3,
+    "warmup_epochs": 1,
+    "log_every": 1,
+    "checkpoint_every": "3 steps",
+    "keep_every": 1,
+    "keep_last": 2,
+    "matmul_precision": "highest",
+}
+ST_MEM = {
+    "model_name": "st_mem_vit_tiny_dec128d2b",
+    "dataset": DATA,
+    "train": TRAIN,
+    "model": {"seq_len": 150, "patch_size": 75, "mask_ratio": 0.5, "drop_path_rate": 0.2},
+    "dataloader": {"batch_size": 8, "num_workers": 0},
+}
+DINO = {
+    "model_name": "dino",
+    "dataset": DATA,
+    "train": {**TRAIN, "optimizer": "sgd", "optimizer_kwargs": {"momentum": 0.9}},
+    "model": {
+        "encoder": {"name": "xresnet1d50", "channels": 4},
+        "head_width": 32,
+        "bottleneck": 16,
+        "head_out": 64,
+    },
+    "dataloader": {"batch_size": 8, "num_workers": 0},
+}
+CLASSIFIER = {
+    "dataset": DATA,
+    "train": {**TRAIN, "optimizer": "adamw", "weight_decay": 0.01},
+    "loss": "bce",
+    "metric": {"task": "multilabel", "target_metrics": ["AUROC", "AUPRC"]},
+    "test": {"target_metric": "loss", "bootstrap": 20},
+    "dataloader": {"batch_size": 8, "num_workers": 0},
+}
+VIT = {
+    **CLASSIFIER,
+    "model_name": "st_mem_vit_tiny",
+    "mode": "finetune",
+    "model": {"seq_len": 150, "patch_size": 75, "drop_out_rate": 0.1},
+}
 CNN = {**CLASSIFIER, "model_name": "xresnet1d50", "mode": "scratch", "model": {"channels": 4}}
 FREEZE = {"train": {**CLASSIFIER["train"], "freeze_epochs": 1}}
 WORKERS = {"dataloader": {"batch_size": 4, "num_workers": 2}}
@@ -51,7 +86,11 @@ WORKERS = {"dataloader": {"batch_size": 4, "num_workers": 2}}
 
 def accumulating(config):
     """The same with two micro-batches a step."""
-    return {**config, "train": {**config["train"], "accum_iter": 2}, "dataloader": {"batch_size": 4, "num_workers": 0}}
+    return {
+        **config,
+        "train": {**config["train"], "accum_iter": 2},
+        "dataloader": {"batch_size": 4, "num_workers": 0},
+    }
 
 
 # name: (launcher, processes, config)
@@ -61,11 +100,18 @@ SCENARIOS = {
     "ST-MEM, accumulation": ("run_pretrain.sh", 1, accumulating(ST_MEM)),
     "ST-MEM, accumulation, 2 processes": ("run_pretrain.sh", 2, accumulating(ST_MEM)),
     "DINO, 1 process": ("run_pretrain.sh", 1, DINO),
-    "DINO, 2 processes": ("run_pretrain.sh", 2, {**DINO, "dataloader": {"batch_size": 4, "num_workers": 0}}),
+    "DINO, 2 processes": (
+        "run_pretrain.sh",
+        2,
+        {**DINO, "dataloader": {"batch_size": 4, "num_workers": 0}},
+    ),
     "DINO, accumulation, 2 processes": ("run_pretrain.sh", 2, accumulating(DINO)),
     "fine-tuning, ViT, head first": ("run_downstream.sh", 1, {**VIT, **FREEZE}),
-    "fine-tuning, ViT, 2 processes": ("run_downstream.sh", 2,
-                                      {**VIT, "dataloader": {"batch_size": 4, "num_workers": 0}}),
+    "fine-tuning, ViT, 2 processes": (
+        "run_downstream.sh",
+        2,
+        {**VIT, "dataloader": {"batch_size": 4, "num_workers": 0}},
+    ),
     "from scratch, CNN, 2 processes": ("run_downstream.sh", 2, accumulating(CNN)),
 }
 
@@ -74,7 +120,8 @@ class Run:
     """One command, started again and again in the same output folder.
 
     Args:
-        launcher, processes, config: see ``SCENARIOS``; the store and the encoder are in the config.
+        launcher, processes, config: see ``SCENARIOS``; the store and the encoder are in the
+            config.
         folder: of this run alone; results go to ``folder/run``.
     """
 
@@ -83,14 +130,31 @@ class Run:
         folder.mkdir(parents=True)
         path = folder / "config.yaml"
         path.write_text(yaml.safe_dump(config))
-        self.command = ["bash", str(ROOT / launcher), "--gpus", ",".join(["cpu"] * processes), "--config_path",
-                        str(path), "--output_dir", str(folder), "--exp_name", "run", "--resume", "auto"]
+        self.command = [
+            "bash",
+            str(ROOT / launcher),
+            "--gpus",
+            ",".join(["cpu"] * processes),
+            "--config_path",
+            str(path),
+            "--output_dir",
+            str(folder),
+            "--exp_name",
+            "run",
+            "--resume",
+            "auto",
+        ]
 
     def start(self):
         """Start the command."""
         with open(self.console, "w") as console:
-            self.process = subprocess.Popen(self.command, stdout=console, stderr=console, start_new_session=True,
-                                            env={**os.environ, "OMP_NUM_THREADS": "1"})
+            self.process = subprocess.Popen(
+                self.command,
+                stdout=console,
+                stderr=console,
+                start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
 
     def finish(self):
         """Wait for the end.
@@ -99,13 +163,21 @@ class Run:
             RuntimeError: exit status other than 0.
         """
         if self.process.wait():
-            raise RuntimeError(f"exit status {self.process.returncode}:\n{self.console.read_text()[-3000:]}")
+            raise RuntimeError(
+                f"exit status {self.process.returncode}:\n{self.console.read_text()[-3000:]}"
+            )
 
     def kill_at(self, moment, rng) -> str | None:
-        """Start, wait for the moment, kill every process; returns the moment, or None if the run ended before it."""
+        """Start, wait for the moment, kill every process; returns the moment, or None if
+        the run ended before it.
+        """
         self.start()
-        {"starting": self._starting, "step": self._step, "checkpoint": self._checkpoint,
-         "evaluation": self._evaluation}[moment](rng)
+        {
+            "starting": self._starting,
+            "step": self._step,
+            "checkpoint": self._checkpoint,
+            "evaluation": self._evaluation,
+        }[moment](rng)
         if self.process.poll() is not None:
             self.finish()
             return None
@@ -169,8 +241,11 @@ def kill_tree(pid):
 def same(a, b) -> bool:
     """Whether two contents of .pth files are equal to the last bit (NaN equals NaN)."""
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        return a.dtype == b.dtype and a.shape == b.shape and \
-            a.contiguous().numpy().tobytes() == b.contiguous().numpy().tobytes()
+        return (
+            a.dtype == b.dtype
+            and a.shape == b.shape
+            and a.contiguous().numpy().tobytes() == b.contiguous().numpy().tobytes()
+        )
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
@@ -180,14 +255,23 @@ def same(a, b) -> bool:
 
 def differences(folder, other) -> list[str]:
     """Names of a run's files that are not the same in another's folder."""
-    names = [{path.relative_to(place).as_posix() for path in place.rglob("*")
-              if path.is_file() and "tensorboard" not in path.parts and path.name not in (".lock", "config.yaml")}
-             for place in (folder, other)]
+    names = [
+        {
+            path.relative_to(place).as_posix()
+            for path in place.rglob("*")
+            if path.is_file()
+            and "tensorboard" not in path.parts
+            and path.name not in (".lock", "config.yaml")
+        }
+        for place in (folder, other)
+    ]
     different = sorted(names[0] ^ names[1])
     for name in sorted(names[0] & names[1]):
         if name.endswith(".pth"):
             a, b = (torch.load(place / name, weights_only=True) for place in (folder, other))
-            equal = same({**a, "config": None}, {**b, "config": None})  # the folders' names are in it
+            equal = same(
+                {**a, "config": None}, {**b, "config": None}
+            )  # the folders' names are in it
         else:
             equal = (folder / name).read_bytes() == (other / name).read_bytes()
         if not equal:
@@ -198,13 +282,34 @@ def differences(folder, other) -> list[str]:
 # ============ the whole ============
 def simulate(folder, records, *fs) -> Path:
     """A store of simulated records at these sampling rates in Hz (default 100)."""
-    steps = (("simulate_physionet2020.py", "--output_dir", "sim", "--records", str(records), "--seed", "3"),
-             ("data_extraction_without_preprocessing.py", "--input_dir", "sim", "--output_dir", "shards", "--target_fs",
-              *map(str, fs or (100,))),
-             ("reformat_memmap.py", "--input_dir", "shards", "--output_dir", "store"))
+    steps = (
+        (
+            "simulate_physionet2020.py",
+            "--output_dir",
+            "sim",
+            "--records",
+            str(records),
+            "--seed",
+            "3",
+        ),
+        (
+            "data_extraction_without_preprocessing.py",
+            "--input_dir",
+            "sim",
+            "--output_dir",
+            "shards",
+            "--target_fs",
+            *map(str, fs or (100,)),
+        ),
+        ("reformat_memmap.py", "--input_dir", "shards", "--output_dir", "store"),
+    )
     for script, *arguments in steps:
-        subprocess.run([sys.executable, str(ROOT / "data_preparation" / script), *arguments], cwd=folder, check=True,
-                       capture_output=True)
+        subprocess.run(
+            [sys.executable, str(ROOT / "data_preparation" / script), *arguments],
+            cwd=folder,
+            check=True,
+            capture_output=True,
+        )
     return folder / "store"
 
 
@@ -219,7 +324,9 @@ def moments_for(launcher, kills, rng) -> list[str]:
 
 
 def run_scenario(name, kills, folder, store, rng, chain=5):
-    """Kill ``kills`` times, in runs of at most ``chain`` kills; returns (moments of the kills, identical kills)."""
+    """Kill ``kills`` times, in runs of at most ``chain`` kills; returns (moments of the
+    kills, identical kills).
+    """
     launcher, processes, config = SCENARIOS[name]
     config = {**config, "dataset": {**config["dataset"], "store": str(store)}}
     if config.get("mode") == "finetune":
@@ -244,8 +351,11 @@ def run_scenario(name, kills, folder, store, rng, chain=5):
         identical += 0 if different else len(mine)
         done += mine
         number += 1
-        print(f"  {name}: killed at {', '.join(mine) or 'no moment'}: "
-              f"{'DIFFERENT: ' + ', '.join(different) if different else 'identical'}", flush=True)
+        print(
+            f"  {name}: killed at {', '.join(mine) or 'no moment'}: "
+            f"{'DIFFERENT: ' + ', '.join(different) if different else 'identical'}",
+            flush=True,
+        )
         if not different:
             shutil.rmtree(run.output.parent)
     return done, identical
@@ -262,12 +372,20 @@ def pretrained_encoder(folder, store) -> None:
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=50, help="altogether (default: 50)")
-    parser.add_argument("--scenario", action="append", choices=list(SCENARIOS), help="repeatable (default: all)")
-    parser.add_argument("--records", type=int, default=60, help="simulated recordings (default: 60)")
+    parser.add_argument(
+        "--scenario", action="append", choices=list(SCENARIOS), help="repeatable (default: all)"
+    )
+    parser.add_argument(
+        "--records", type=int, default=60, help="simulated recordings (default: 60)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
-    parser.add_argument("--folder", type=Path, help="keep everything here (default: a temporary folder)")
+    parser.add_argument(
+        "--folder", type=Path, help="keep everything here (default: a temporary folder)"
+    )
     arguments = parser.parse_args(argv)
     names = arguments.scenario or list(SCENARIOS)
     rng = random.Random(arguments.seed)
@@ -292,7 +410,10 @@ def print_table(rows, seconds):
     print(f"|---|{'---|' * (len(MOMENTS) + 2)}")
     for name, done, identical in rows:
         count = Counter(done)
-        print(f"| {name} | {len(done)} | {' | '.join(str(count[moment]) for moment in MOMENTS)} | {identical} |")
+        print(
+            f"| {name} | {len(done)} | {' | '.join(str(count[moment]) for moment in MOMENTS)} | "
+            f"{identical} |"
+        )
     kills, identical = sum(len(done) for _, done, _ in rows), sum(row[2] for row in rows)
     print(f"\n{identical} of {kills} resumed bit-identically, in {seconds / 60:.0f} minutes")
 

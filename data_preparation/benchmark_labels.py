@@ -1,11 +1,14 @@
-"""Labels and splits of a public data set, from its own metadata files into a store that holds its recordings.
+"""Labels and splits of a public data set, from its own metadata files into a store that holds its
+recordings.
 
     python data_preparation/benchmark_labels.py ptbxl --store STORE --metadata DIR
 
-Writes tables of labels and one of splits beside the store's sampling rates, prints how many records of every class each
-part has, and compares the metadata with what is known of the published versions: where they differ, a warning says
-what was expected and what was found.  What each set does: docs/benchmarks.md.
+Writes tables of labels and one of splits beside the store's sampling rates, prints how many
+records of every class each part has, and compares the metadata with what is known of the
+published versions: where they differ, a warning says what was expected and what was found.  What
+each set does: docs/benchmarks.md.
 """
+
 import argparse
 import contextlib
 import io
@@ -41,6 +44,7 @@ def keys_of(records, benchmark, known) -> np.ndarray:
         match = pattern.fullmatch(text)
         found = match[1].lstrip("0") if match and benchmark.numbered else match and match[1]
         return text if text in known else found if found in known else ""
+
     names = zip(records["record"], records["path"])
     return np.array([key(name) or key(Path(path).stem) for name, path in names], object)
 
@@ -49,7 +53,11 @@ def parts_of(splits, given) -> pd.Series:
     """train, valid or test of every row of a table of splits, "" for folds that belong to none."""
     if given is None:
         return splits["split"]
-    return splits["fold"].map({fold: part for part, folds in given.items() for fold in folds}).fillna("")
+    return (
+        splits["fold"]
+        .map({fold: part for part, folds in given.items() for fold in folds})
+        .fillna("")
+    )
 
 
 # ============ sizes ============
@@ -59,14 +67,18 @@ def has_words(table) -> bool:
 
 
 def count(metadata, parts) -> dict[str, int]:
-    """Quantities by name: records, patients, and of each table its classes, records by part, records by class."""
+    """Quantities by name: records, patients, and of each table its classes, records by part,
+    records by class.
+    """
     patients = metadata.splits["patient"]
     counts = {"records": len(patients), "patients": patients[patients != ""].nunique()}
     for name, table in metadata.labels.items():
         own = parts.reindex(table.index)
         counts |= {f"{name} {part}": int((own == part).sum()) for part in PARTS}
         if has_words(table):
-            counts |= {f"{name} {word}": int(n) for word, n in table.iloc[:, 0].value_counts().items()}
+            counts |= {
+                f"{name} {word}": int(n) for word, n in table.iloc[:, 0].value_counts().items()
+            }
         else:
             counts |= {f"{name} {column}": int((table[column] == 1).sum()) for column in table}
             counts[f"{name} classes"] = table.shape[1]
@@ -74,11 +86,22 @@ def count(metadata, parts) -> dict[str, int]:
 
 
 def compare(counts, versions) -> list[str]:
-    """Sentences: a warning for every quantity that differs from the nearest known version, or that all agree."""
-    version = min(versions, key=lambda name: abs(versions[name]["records"] - counts["records"]) * 1000 +
-                  sum(counts.get(quantity) != known for quantity, known in versions[name].items()))
-    differ = [f"warning: {quantity}: expected {known} (version {version}), found {counts.get(quantity, 0)}"
-              for quantity, known in versions[version].items() if counts.get(quantity, 0) != known]
+    """Sentences: a warning for every quantity that differs from the nearest known version, or
+    that all agree.
+    """
+    version = min(
+        versions,
+        key=lambda name: (
+            abs(versions[name]["records"] - counts["records"]) * 1000
+            + sum(counts.get(quantity) != known for quantity, known in versions[name].items())
+        ),
+    )
+    differ = [
+        f"warning: {quantity}: expected {known} (version {version}), found "
+        f"{counts.get(quantity, 0)}"
+        for quantity, known in versions[version].items()
+        if counts.get(quantity, 0) != known
+    ]
     agree = len(versions[version]) - len(differ)
     return [*differ, f"{agree} of {len(versions[version])} known counts of version {version} agree"]
 
@@ -86,15 +109,22 @@ def compare(counts, versions) -> list[str]:
 def sizes(name, table, parts) -> str:
     """Records of every class and part, as text; of numbers their mean and standard deviation."""
     columns = pd.get_dummies(table.iloc[:, 0], dtype=float) if has_words(table) else table
-    lines = [f"{name:<32}" + "".join(f"{part:>10}" for part in PARTS),
-             f"{'  records':<32}" + "".join(f"{(parts == part).sum():>10}" for part in PARTS)]
+    lines = [
+        f"{name:<32}" + "".join(f"{part:>10}" for part in PARTS),
+        f"{'  records':<32}" + "".join(f"{(parts == part).sum():>10}" for part in PARTS),
+    ]
     for column in columns:
         values = [columns.loc[parts == part, column].dropna() for part in PARTS]
         if columns[column].dropna().isin((0, 1)).all():
-            lines.append(f"{'  ' + column + ' ':<32}" + "".join(f"{int(own.sum()):>10}" for own in values))
+            lines.append(
+                f"{'  ' + column + ' ':<32}" + "".join(f"{int(own.sum()):>10}" for own in values)
+            )
         else:
-            lines += [f"{'  ' + what + ' of ' + column:<32}" + "".join(f"{own.agg(what):>10.1f}" for own in values)
-                      for what in ("mean", "std")]
+            lines += [
+                f"{'  ' + what + ' of ' + column:<32}"
+                + "".join(f"{own.agg(what):>10.1f}" for own in values)
+                for what in ("mean", "std")
+            ]
     return "\n".join(lines)
 
 
@@ -108,58 +138,105 @@ def make_tables(name, root, folder) -> list[str]:
     keys = keys_of(records, benchmark, metadata.splits.index)
     own = pd.Series(keys, records["record"])[keys != ""]
     if own.empty:
-        known = metadata.splits.index[0] if len(metadata.splits) else f"of the form {benchmark.name_of}"
-        raise ConfigError(f"no record of {root} is in the metadata of {name}: they have names like "
-                          f"{records['record'].iloc[0]}, the metadata {known}")
+        known = (
+            metadata.splits.index[0] if len(metadata.splits) else f"of the form {benchmark.name_of}"
+        )
+        raise ConfigError(
+            f"no record of {root} is in the metadata of {name}: they have names like "
+            f"{records['record'].iloc[0]}, the metadata {known}"
+        )
     databases = ", ".join(sorted(set(records["database"][keys != ""])))
-    said.append(f"{len(own)} of {len(records)} records of the store are of {name} (database {databases})")
+    said.append(
+        f"{len(own)} of {len(records)} records of the store are of {name} (database {databases})"
+    )
     absent, shared = len(metadata.splits) - own.nunique(), int(own.duplicated().sum())
     if absent:
-        said.append(f"{absent} of {len(metadata.splits)} records of the metadata are not in the store")
+        said.append(
+            f"{absent} of {len(metadata.splits)} records of the metadata are not in the store"
+        )
     if shared:
-        said.append(f"{shared} records share their row of the metadata with another: pieces of one recording, or the "
-                    "same recording at two rates, which the store should not hold twice")
+        said.append(
+            f"{shared} records share their row of the metadata with another: pieces of one "
+            "recording, or the same recording at two rates, which the store should not hold twice"
+        )
     with tempfile.TemporaryDirectory() as scratch:
-        for program, label, table in ((add_splits, name, metadata.splits),
-                                      *((add_labels, *item) for item in metadata.labels.items())):
+        for program, label, table in (
+            (add_splits, name, metadata.splits),
+            *((add_labels, *item) for item in metadata.labels.items()),
+        ):
             mine = own[own.isin(table.index)]
             if mine.empty:
-                said.append(f"warning: {label}: no record of the store has a label of this task; no table was written")
+                said.append(
+                    f"warning: {label}: no record of the store has a label of this task; no table "
+                    "was written"
+                )
                 continue
             table = table.loc[mine].set_axis(mine.index)
-            said += add(program, root, label, table.assign(patient=metadata.splits.loc[mine, "patient"].array), scratch)
+            said += add(
+                program,
+                root,
+                label,
+                table.assign(patient=metadata.splits.loc[mine, "patient"].array),
+                scratch,
+            )
             if program is add_labels:
                 written.append(label)
                 said.append(sizes(label, table, parts.loc[mine].to_numpy()))
     said += compare(count(metadata, parts), benchmark.versions)
     given = json.dumps(benchmark.given).replace('"', "") if benchmark.given else "null"
-    said.append(f"in a config: dataset: {{labels: NAME, protocol: given, splits: {name}, given: {given}}}; NAME is "
-                f"{' or '.join(written)}")
-    return list(dict.fromkeys(said))    # what is true of every table is said once
+    said.append(
+        f"in a config: dataset: {{labels: NAME, protocol: given, splits: {name}, given: {given}}}; "
+        f"NAME is {' or '.join(written)}"
+    )
+    return list(dict.fromkeys(said))  # what is true of every table is said once
 
 
 def add(program, root, name, table, scratch) -> list[str]:
-    """Add a table to the store by the program that adds a user's own file; returns what that says."""
+    """Add a table to the store by the program that adds a user's own file; returns what that
+    says.
+    """
     path = Path(scratch) / f"{name}.csv"
-    whole = [column for column in table if column != "patient" and table[column].dropna().isin((0, 1)).all()]
-    table.astype(dict.fromkeys(whole, "Int64")).to_csv(path, index_label="record", lineterminator="\n")
+    whole = [
+        column
+        for column in table
+        if column != "patient" and table[column].dropna().isin((0, 1)).all()
+    ]
+    table.astype(dict.fromkeys(whole, "Int64")).to_csv(
+        path, index_label="record", lineterminator="\n"
+    )
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        # A benchmark goes by splits of its own: patients in several folds of the store are no matter.
-        program.main([str(root), str(path)], **({"by_folds": False} if program is add_labels else {}))
+        # A benchmark goes by splits of its own: patients in several folds of the store are no
+        # matter.
+        program.main(
+            [str(root), str(path)], **({"by_folds": False} if program is add_labels else {})
+        )
     return said.getvalue().splitlines()
 
 
 def main(argv=None):
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
-    parser.add_argument("--store", type=Path, default=Path(STORE), metavar="STORE",
-                        help="the folder that holds fs100, fs250, ... (default: %(default)s)")
-    parser.add_argument("--metadata", type=Path, metavar="DIR",
-                        help="folder of the set's own CSV files (default: where download.py puts them, "
-                        f"{DOWNLOADS}/NAME)")
+    parser.add_argument(
+        "--store",
+        type=Path,
+        default=Path(STORE),
+        metavar="STORE",
+        help="the folder that holds fs100, fs250, ... (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--metadata",
+        type=Path,
+        metavar="DIR",
+        help="folder of the set's own CSV files (default: where download.py puts them, "
+        f"{DOWNLOADS}/NAME)",
+    )
     args = parser.parse_args(argv)
-    print("\n".join(make_tables(args.name, args.store, args.metadata or Path(DOWNLOADS) / args.name)))
+    print(
+        "\n".join(make_tables(args.name, args.store, args.metadata or Path(DOWNLOADS) / args.name))
+    )
 
 
 if __name__ == "__main__":

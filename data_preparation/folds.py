@@ -1,9 +1,11 @@
 """Stratified folds: every label spread evenly, one patient's records together.
 
-Iterative stratification (Sechidis, Tsoumakas, Vlahavas: On the stratification of multi-label data, ECML PKDD 2011):
-the rarest label left is dealt out first, each record to the fold that still wants most of it.  Here the unit that is
-dealt is a patient; a record without a patient id is its own.
+Iterative stratification (Sechidis, Tsoumakas, Vlahavas: On the stratification of multi-label
+data, ECML PKDD 2011): the rarest label left is dealt out first, each record to the fold that
+still wants most of it.  Here the unit that is dealt is a patient; a record without a patient id
+is its own.
 """
+
 import zlib
 from collections import Counter
 
@@ -13,15 +15,15 @@ from util.challenge import CODE_TO_CLASS, labels_from_dx
 from util.store import FOLDS, NO_FOLD
 from util.subsets import patient_numbers
 
-MIN_RECORDS = 10        # a code that fewer records of a database carry cannot be in every fold
+MIN_RECORDS = 10  # a code that fewer records of a database carry cannot be in every fold
 
 
 def assign_folds(databases, dx, patients, seed=0, strata=None):
     """Folds of every record, dealt out within each database.
 
-    Records with one of the Challenge's classes, or of ``strata`` where these are given, come first, stratified over
-    those; then the others, over their codes of at least MIN_RECORDS records, so that both kinds together are spread;
-    last those without any code.
+    Records with one of the Challenge's classes, or of ``strata`` where these are given, come
+    first, stratified over those; then the others, over their codes of at least MIN_RECORDS
+    records, so that both kinds together are spread; last those without any code.
 
     Args:
         databases: names (N); dx: texts of SNOMED CT codes (N).
@@ -31,7 +33,11 @@ def assign_folds(databases, dx, patients, seed=0, strata=None):
     Returns:
         int64 (N,): 0 to FOLDS - 1.  The folds of one database do not depend on the others.
     """
-    databases, patients, folds = np.asarray(databases), np.asarray(patients, object), np.full(len(dx), NO_FOLD)
+    databases, patients, folds = (
+        np.asarray(databases),
+        np.asarray(patients, object),
+        np.full(len(dx), NO_FOLD),
+    )
     for database in sorted(set(databases.tolist())):
         rows, number = np.flatnonzero(databases == database), zlib.crc32(database.encode())
         own, ids = [dx[row] for row in rows], patients[rows]
@@ -53,15 +59,20 @@ def stratify(labels, groups, n_folds, rng, dealt=None):
         labels: bool (n, classes).
         groups: int64 (n,), numbered from 0 without gaps; records of a group share a fold.
         rng: breaks ties.
-        dealt: int64 (n,), folds that are given already, which go for the whole group, and NO_FOLD.
+        dealt: int64 (n,), folds that are given already, which go for the whole group, and
+            NO_FOLD.
     """
     n_groups = int(groups.max()) + 1 if len(groups) else 0
-    counts = np.zeros((n_groups, labels.shape[1]), np.int32)    # (groups, classes): records of a group with a label
+    counts = np.zeros(
+        (n_groups, labels.shape[1]), np.int32
+    )  # (groups, classes): records of a group with a label
     np.add.at(counts, groups, labels)
     sizes = np.bincount(groups, minlength=n_groups).astype(float)
-    wanted = np.tile(counts.sum(0) / n_folds, (n_folds, 1))  # (folds, classes): records with a label still wanted
-    room = np.full(n_folds, sizes.sum() / n_folds)           # (folds,): records still wanted
-    share = 1 / np.maximum(counts.sum(0), 1)                 # a rare label weighs as much as a common one
+    wanted = np.tile(
+        counts.sum(0) / n_folds, (n_folds, 1)
+    )  # (folds, classes): records with a label still wanted
+    room = np.full(n_folds, sizes.sum() / n_folds)  # (folds,): records still wanted
+    share = 1 / np.maximum(counts.sum(0), 1)  # a rare label weighs as much as a common one
     fold_of_group = np.full(n_groups, NO_FOLD)
     if dealt is not None:
         np.maximum.at(fold_of_group, groups, dealt)
@@ -85,7 +96,9 @@ def stratify(labels, groups, n_folds, rng, dealt=None):
 
 
 def _neediest_fold(label, all_labels, room, rng):
-    """The fold that wants most of this label, then of all the labels of the group, then of records, then by lot."""
+    """The fold that wants most of this label, then of all the labels of the group, then of
+    records, then by lot.
+    """
     best = np.flatnonzero(label > label.max() - 1e-9)
     for measure in (all_labels, room):
         if len(best) > 1:

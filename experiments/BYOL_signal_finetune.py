@@ -1,4 +1,7 @@
-"""Fine-tune what experiments/BYOL_signal.py learnt: the head alone for five epochs, then everything."""
+"""Fine-tune what experiments/BYOL_signal.py learnt: the head alone for five epochs, then
+everything.
+"""
+
 import sys
 from pathlib import Path
 

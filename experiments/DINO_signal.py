@@ -1,4 +1,7 @@
-"""DINO pre-training of the signal branch; its weights are for experiments/run_signal.py --finetune and its like."""
+"""DINO pre-training of the signal branch; its weights are for experiments/run_signal.py
+--finetune and its like.
+"""
+
 import sys
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""DINO pre-training of the spectrogram branch; its weights are for experiments/run_spectrogram.py --finetune."""
+"""DINO pre-training of the spectrogram branch; its weights are for experiments/run_spectrogram.py
+--finetune.
+"""
+
 import sys
 from pathlib import Path
 

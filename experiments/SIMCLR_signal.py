@@ -1,4 +1,7 @@
-"""SimCLR pre-training of the signal branch; its weights are for experiments/run_signal.py --finetune and its like."""
+"""SimCLR pre-training of the signal branch; its weights are for experiments/run_signal.py
+--finetune and its like.
+"""
+
 import sys
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""Fine-tune what experiments/SIMCLR_signal.py learnt: the head alone for ten epochs, then everything."""
+"""Fine-tune what experiments/SIMCLR_signal.py learnt: the head alone for ten epochs, then
+everything.
+"""
+
 import sys
 from pathlib import Path
 

@@ -2,8 +2,10 @@
 
     python experiments/compare_runs.py output/finetune output/scratch [...]
 
-Each is the folder of one fold's run, with its test_metrics.csv; several folds have a summary.csv of their own.
+Each is the folder of one fold's run, with its test_metrics.csv; several folds have a summary.csv
+of their own.
 """
+
 import argparse
 import sys
 from pathlib import Path
@@ -17,12 +19,17 @@ from util.program import run_main
 
 
 def compare(folders) -> pd.DataFrame:
-    """One row a run: its name and what its test_metrics.csv holds; an ECGError where there is none."""
+    """One row a run: its name and what its test_metrics.csv holds; an ECGError where there is
+    none.
+    """
     rows = {}
     for folder in map(Path, folders):
         path = folder / "test_metrics.csv"
         if not path.is_file():
-            raise ECGError(f"{path} is missing: the run has not finished, or it has several folds and a summary.csv")
+            raise ECGError(
+                f"{path} is missing: the run has not finished, or it has several folds and a "
+                "summary.csv"
+            )
         rows[folder.name] = pd.read_csv(path).iloc[0]
     table = pd.DataFrame(rows).T
     table["records"] = table["records"].astype(int)
@@ -31,7 +38,9 @@ def compare(folders) -> pd.DataFrame:
 
 def main(argv=None):
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
     print(compare(parser.parse_args(argv).runs).to_string())
 

@@ -1,24 +1,30 @@
-"""Diagnose recordings with trained weights: WFDB recordings or a store in, one Challenge-format CSV a record out.
+"""Diagnose recordings with trained weights: WFDB recordings or a store in, one Challenge-format
+CSV a record out.
 
-    python experiments/predict.py --weights ./checkpoints/base_signal/fold0_bestPRC.pth --input RECORDINGS --output OUT
-    python experiments/predict.py --weights fold*_bestPRC.pth --thresholds thresholds.json --input A0001.hea \\
+    python experiments/predict.py --weights ./checkpoints/base_signal/fold0_bestPRC.pth \\
+        --input RECORDINGS --output OUT
+    python experiments/predict.py --weights fold*_bestPRC.pth --thresholds thresholds.json \\
+        --input A0001.hea \\
         --output OUT --plot
     python experiments/predict.py --weights fold0/best-loss.pth --input STORE --output OUT
 
-Recordings of other formats than WFDB come in a store, as data_preparation/import_arrays.py and reformat_memmap.py make
-it: STORE is the folder that holds fs100/, fs250/, ...
+Recordings of other formats than WFDB come in a store, as data_preparation/import_arrays.py and
+reformat_memmap.py make it: STORE is the folder that holds fs100/, fs250/, ...
 
-Several weights are an ensemble: the mean of their probabilities.  Recordings of any sampling rate and length are
-resampled, cropped and transformed as in the evaluation after training, as the weights themselves say; one shorter than
-a crop is padded, with a remark.  A recording that cannot be read is reported and does not stop the rest.
+Several weights are an ensemble: the mean of their probabilities.  Recordings of any sampling rate
+and length are resampled, cropped and transformed as in the evaluation after training, as the
+weights themselves say; one shorter than a crop is padded, with a remark.  A recording that cannot
+be read is reported and does not stop the rest.
 
-Leaves in OUT: <record>.csv (line 1 #<record>, line 2 SNOMED CT codes, line 3 outputs 0 or 1, line 4 probabilities),
-<record>.png with --plot, and summary.csv: record, file, remark, the diagnoses in words, a probability for each class.
-A class is output where its probability is at least its threshold, 0.5 without --thresholds; a file that
-threshold_search.py --method expected left takes the outputs of the highest expected Challenge score instead.  Classes
-without codes, of a table of labels, go by name.  Weights of a regression leave their predictions in the labels' own
-units, in <record>.csv on line 3.
+Leaves in OUT: <record>.csv (line 1 #<record>, line 2 SNOMED CT codes, line 3 outputs 0 or 1, line
+4 probabilities), <record>.png with --plot, and summary.csv: record, file, remark, the diagnoses
+in words, a probability for each class. A class is output where its probability is at least its
+threshold, 0.5 without --thresholds; a file that threshold_search.py --method expected left takes
+the outputs of the highest expected Challenge score instead.  Classes without codes, of a table of
+labels, go by name.  Weights of a regression leave their predictions in the labels' own units, in
+<record>.csv on line 3.
 """
+
 import argparse
 import sys
 from dataclasses import dataclass
@@ -34,22 +40,40 @@ from util.program import run_main
 
 def parse_arguments(argv=None):
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", required=True, nargs="+", metavar="PTH", help="fold<k>_best<ROC|PRC>.pth, "
-                        "best-<metric>.pth; several are an ensemble")
-    parser.add_argument("--thresholds", metavar="JSON",
-                        help="of experiments/threshold_search.py (default: 0.5 for all)")
-    parser.add_argument("--input", required=True, metavar="PATH",
-                        help="a folder, searched at any depth, one record, or a store")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--weights",
+        required=True,
+        nargs="+",
+        metavar="PTH",
+        help="fold<k>_best<ROC|PRC>.pth, best-<metric>.pth; several are an ensemble",
+    )
+    parser.add_argument(
+        "--thresholds",
+        metavar="JSON",
+        help="of experiments/threshold_search.py (default: 0.5 for all)",
+    )
+    parser.add_argument(
+        "--input",
+        required=True,
+        metavar="PATH",
+        help="a folder, searched at any depth, one record, or a store",
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="made if missing")
-    parser.add_argument("--plot", action="store_true", help="draw each recording on ECG paper with what was predicted")
+    parser.add_argument(
+        "--plot",
+        action="store_true",
+        help="draw each recording on ECG paper with what was predicted",
+    )
     add_lead_names(parser)
     add_gpu_flag(parser, several=False)
     return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
-    parse_arguments()      # --help and a wrong flag end here, before anything slow is imported
+    parse_arguments()  # --help and a wrong flag end here, before anything slow is imported
 
 import numpy as np
 import pandas as pd
@@ -76,29 +100,38 @@ SUMMARY = "summary"
 # ============ recordings ============
 @dataclass
 class Entry:
-    """One recording that could be read: name, file, remarks, and its samples at each rate as a store keeps them."""
+    """One recording that could be read: name, file, remarks, and its samples at each rate
+    as a store keeps them.
+    """
+
     record: str
     path: Path
     remarks: list[str]
-    counts: dict        # fs -> int16 (n, 12)
-    scale: dict         # fs -> mV per count
-    picture: dict       # arguments of plot_ecg: its first ten seconds
+    counts: dict  # fs -> int16 (n, 12)
+    scale: dict  # fs -> mV per count
+    picture: dict  # arguments of plot_ecg: its first ten seconds
 
 
 def find_recordings(given: str) -> list[Path]:
     """Header files of a folder, at any depth, or of one record, named with or without .hea."""
     path = Path(given)
-    one = [p for p in (path, path.with_name(f"{path.name}.hea")) if p.suffix == ".hea" and p.is_file()]
+    one = [
+        p for p in (path, path.with_name(f"{path.name}.hea")) if p.suffix == ".hea" and p.is_file()
+    ]
     headers = find_headers(path) if path.is_dir() else one
     if not headers:
-        raise ECGError(f"--input {given}: no WFDB header (.hea) there, nor a store; name a folder with recordings, one "
-                       "record or a store (the folder that holds fs100/, ...), which "
-                       "data_preparation/import_arrays.py and reformat_memmap.py make of recordings in other formats")
+        raise ECGError(
+            f"--input {given}: no WFDB header (.hea) there, nor a store; name a folder with "
+            "recordings, one record or a store (the folder that holds fs100/, ...), which "
+            "data_preparation/import_arrays.py and reformat_memmap.py make of recordings in other "
+            "formats"
+        )
     return headers
 
 
 class Stored(NamedTuple):
     """A record of a store, in the place of a header's path: its row and the store at each rate."""
+
     stores: dict[int, RecordStore]
     row: int
 
@@ -123,17 +156,23 @@ def stored_records(given, rates) -> list[Stored]:
 
 
 def read_entry(path, rates, longest_crop: float, leads, lead_names=None) -> Entry:
-    """Read a recording, or a ``Stored`` record, at ``rates``, with the rounding of a store.  One shorter than
-    ``longest_crop`` seconds gets a remark, one without all of ``leads`` is a RecordError."""
-    entry, seconds = _read_stored(path) if isinstance(path, Stored) else _read_file(path, rates, lead_names)
+    """Read a recording, or a ``Stored`` record, at ``rates``, with the rounding of a store.  One
+    shorter than ``longest_crop`` seconds gets a remark, one without all of ``leads`` is a
+    RecordError.
+    """
+    entry, seconds = (
+        _read_stored(path) if isinstance(path, Stored) else _read_file(path, rates, lead_names)
+    )
     missing = [lead for lead in leads if lead not in entry.picture["lead_names"]]
     if missing:
         raise RecordError(f"lead {', '.join(missing)} missing, which the model needs")
     if UNDIAGNOSED in entry.remarks:
-        entry.remarks.remove(UNDIAGNOSED)      # it is why we are asked
+        entry.remarks.remove(UNDIAGNOSED)  # it is why we are asked
     if seconds < longest_crop:
-        entry.remarks.append(f"{seconds:g} s is shorter than the model's crop of {longest_crop:g} s: padded with the "
-                             "mean")
+        entry.remarks.append(
+            f"{seconds:g} s is shorter than the model's crop of {longest_crop:g} s: padded with "
+            "the mean"
+        )
     return entry
 
 
@@ -145,15 +184,28 @@ def _read_file(path, rates, lead_names):
         own, microvolts = quantise(signal)
         counts[rate] = spread(own, recording.leads)
         scale[rate] = microvolts / 1000
-    picture = {"signal_mv": recording.signal[:int(10 * fs)].copy(), "fs": fs, "lead_names": recording.leads}
-    return Entry(path.stem, path, [*recording.flags], counts, scale, picture), len(recording.signal) / fs
+    picture = {
+        "signal_mv": recording.signal[: int(10 * fs)].copy(),
+        "fs": fs,
+        "lead_names": recording.leads,
+    }
+    return Entry(path.stem, path, [*recording.flags], counts, scale, picture), len(
+        recording.signal
+    ) / fs
 
 
 def _read_stored(stored):
     """(Entry, seconds) of a record of a store."""
     fs, store = max(stored.stores.items())
-    leads, length = leads_of_cell(stored.about["leads"]), int(store.records["length"].iloc[stored.row])
-    picture = {"signal_mv": store.read(stored.row, 0, min(length, 10 * fs), leads), "fs": fs, "lead_names": leads}
+    leads, length = (
+        leads_of_cell(stored.about["leads"]),
+        int(store.records["length"].iloc[stored.row]),
+    )
+    picture = {
+        "signal_mv": store.read(stored.row, 0, min(length, 10 * fs), leads),
+        "fs": fs,
+        "lead_names": leads,
+    }
     counts = {rate: own.counts(stored.row) for rate, own in stored.stores.items()}
     scale = {rate: own.records["scale"].iloc[stored.row] for rate, own in stored.stores.items()}
     remarks = [flag for flag in stored.about["flags"].split("; ") if flag]
@@ -161,17 +213,22 @@ def _read_stored(stored):
 
 
 def read_all(given, failed: list, *how):
-    """Lists of entries, each of about CHUNK_SAMPLES at most, read by ``read_entry`` from what is given; what cannot be
-    read is added to ``failed``."""
+    """Lists of entries, each of about CHUNK_SAMPLES at most, read by ``read_entry`` from what is
+    given; what cannot be read is added to ``failed``.
+    """
     chunk, samples, seen = [], 0, {SUMMARY}  # summary.csv is ours
     for path in tqdm(given, unit="record", desc="predicting"):
         try:
             if path.stem in seen:
                 raise RecordError(f"the name {path.stem} is taken; give the recording another one")
             entry = read_entry(path, *how)
-        except Exception as error:  # what nobody has foreseen in an untrusted file must not stop the rest
+        except (
+            Exception
+        ) as error:  # what nobody has foreseen in an untrusted file must not stop the rest
             kind = "" if isinstance(error, RecordError) else f"unexpected {type(error).__name__}: "
-            failed.append({"record": path.stem, "file": str(path), "remark": f"not read: {kind}{error}"})
+            failed.append(
+                {"record": path.stem, "file": str(path), "remark": f"not read: {kind}{error}"}
+            )
             continue
         seen.add(path.stem)
         chunk.append(entry)
@@ -188,8 +245,12 @@ class MemoryStore:
 
     def __init__(self, entries, fs):
         self.entries, self.fs = entries, fs
-        self.records = pd.DataFrame({"length": [len(entry.counts[fs]) for entry in entries],
-                                     "scale": [entry.scale[fs] for entry in entries]})
+        self.records = pd.DataFrame(
+            {
+                "length": [len(entry.counts[fs]) for entry in entries],
+                "scale": [entry.scale[fs] for entry in entries],
+            }
+        )
 
     def __len__(self):
         return len(self.entries)
@@ -200,7 +261,7 @@ class MemoryStore:
 
     def counts(self, i, start, length):
         """int16 (length, 12) of recording i."""
-        return self.entries[i].counts[self.fs][start:start + length]
+        return self.entries[i].counts[self.fs][start : start + length]
 
 
 # ============ prediction ============
@@ -209,29 +270,47 @@ def load_ensemble(weights) -> list:
     ensemble = [load_trained(path) for path in weights]
     for trained in ensemble[1:]:
         if (trained.codes, trained.task) != (ensemble[0].codes, ensemble[0].task):
-            raise CheckpointError(f"{trained.path} predicts other classes than {ensemble[0].path}; an ensemble needs "
-                                  "the same")
+            raise CheckpointError(
+                f"{trained.path} predicts other classes than {ensemble[0].path}; an ensemble needs "
+                "the same"
+            )
     return ensemble
 
 
 def probabilities_of(entries, ensemble, device) -> np.ndarray:
-    """Probabilities (records, classes), or a regression's predictions, the ensemble's mean: float64."""
+    """Probabilities (records, classes), or a regression's predictions, the ensemble's mean:
+    float64.
+    """
     total = 0
     for trained in ensemble:
         config, data, rows = trained.config, trained.config["dataset"], range(len(entries))
-        dataset = CropDataset(MemoryStore(entries, data["fs"]), parse_leads(data["lead"]), trained.cropping.length)
-        batches = EvaluationBatches(rows, dataset.samples, trained.cropping,
-                                    batch_size=config["dataloader"]["batch_size"] * data["crops_per_record"])
-        found = predict(trained.classifier, make_loader(dataset, batches), trained.pipeline, rows,
-                        len(trained.classes), trained.criterion.loss, device,
-                        resolve_amp(config["train"]["amp"], device))[0]
+        dataset = CropDataset(
+            MemoryStore(entries, data["fs"]), parse_leads(data["lead"]), trained.cropping.length
+        )
+        batches = EvaluationBatches(
+            rows,
+            dataset.samples,
+            trained.cropping,
+            batch_size=config["dataloader"]["batch_size"] * data["crops_per_record"],
+        )
+        found = predict(
+            trained.classifier,
+            make_loader(dataset, batches),
+            trained.pipeline,
+            rows,
+            len(trained.classes),
+            trained.criterion.loss,
+            device,
+            resolve_amp(config["train"]["amp"], device),
+        )[0]
         total = total + trained.criterion.to_units(found)
     return total / len(ensemble)
 
 
 def decide(probabilities: np.ndarray, thresholds: Thresholds | None, task: str) -> np.ndarray:
-    """Outputs, bool (records, classes): by what a search found, or at 0.5 and above; the likeliest class where classes
-    exclude each other; all in regression, where each is an answer."""
+    """Outputs, bool (records, classes): by what a search found, or at 0.5 and above; the
+    likeliest class where classes exclude each other; all in regression, where each is an answer.
+    """
     if task == "regression":
         return np.ones_like(probabilities, bool)
     if task == "multiclass":
@@ -250,17 +329,33 @@ def in_words(classes, outputs, probabilities, most=8) -> str:
 def write_entry(entry, folder, ensemble, outputs, probabilities, plot) -> dict:
     """Files of one recording; returns its row of the summary."""
     first = ensemble[0]
-    decided = [] if first.task == "regression" else [",".join(str(int(output)) for output in outputs)]
-    lines = [f"#{entry.record}", ",".join(first.codes), *decided,
-             ",".join(f"{probability:.6g}" for probability in probabilities)]  # what the Challenge's scorer reads
+    decided = (
+        [] if first.task == "regression" else [",".join(str(int(output)) for output in outputs)]
+    )
+    lines = [
+        f"#{entry.record}",
+        ",".join(first.codes),
+        *decided,
+        ",".join(f"{probability:.6g}" for probability in probabilities),
+    ]  # what the Challenge's scorer reads
     (folder / f"{entry.record}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if plot:
-        plot_ecg(path=folder / f"{entry.record}.png", **entry.picture,
-                 title=f"{entry.record}   predicted: {in_words(first.classes, outputs, probabilities)}")
+        plot_ecg(
+            path=folder / f"{entry.record}.png",
+            **entry.picture,
+            title=f"{entry.record}   predicted: {in_words(first.classes, outputs, probabilities)}",
+        )
     names = NAMES if first.codes == CLASSES else first.classes
-    diagnoses = {"diagnoses": "; ".join(names[c] for c in np.flatnonzero(outputs))} if decided else {}
-    return {"record": entry.record, "file": safe_cell(str(entry.path)), "remark": "; ".join(entry.remarks), **diagnoses,
-            **dict(zip(first.classes, probabilities))}
+    diagnoses = (
+        {"diagnoses": "; ".join(names[c] for c in np.flatnonzero(outputs))} if decided else {}
+    )
+    return {
+        "record": entry.record,
+        "file": safe_cell(str(entry.path)),
+        "remark": "; ".join(entry.remarks),
+        **diagnoses,
+        **dict(zip(first.classes, probabilities)),
+    }
 
 
 def main(argv=None):
@@ -268,31 +363,45 @@ def main(argv=None):
     arguments = parse_arguments(argv)
     device, ensemble = one_device(arguments.gpu), load_ensemble(arguments.weights)
     if arguments.thresholds and (ensemble[0].codes != CLASSES or ensemble[0].task != "multilabel"):
-        raise ConfigError("--thresholds are for the Challenge's 24 classes, multi-label, which these weights do not "
-                          "predict")
+        raise ConfigError(
+            "--thresholds are for the Challenge's 24 classes, multi-label, which these weights do "
+            "not predict"
+        )
     thresholds = load_thresholds(arguments.thresholds) if arguments.thresholds else None
-    folder, rates = Path(arguments.output), sorted({trained.config["dataset"]["fs"] for trained in ensemble})
+    folder, rates = (
+        Path(arguments.output),
+        sorted({trained.config["dataset"]["fs"] for trained in ensemble}),
+    )
     is_store = any(Path(arguments.input).glob("fs*/meta.json"))
     if is_store and arguments.lead_names:
-        raise ConfigError("--lead_names has no effect on a store, whose leads have their names; leave it out")
+        raise ConfigError(
+            "--lead_names has no effect on a store, whose leads have their names; leave it out"
+        )
     given = stored_records(arguments.input, rates) if is_store else find_recordings(arguments.input)
     for trained in ensemble:
         trained.classifier.to(device)
         trained.pipeline.to(device)
     longest = max(trained.cropping.length / trained.config["dataset"]["fs"] for trained in ensemble)
-    leads = dict.fromkeys(lead for trained in ensemble for lead in parse_leads(trained.config["dataset"]["lead"]))
+    leads = dict.fromkeys(
+        lead for trained in ensemble for lead in parse_leads(trained.config["dataset"]["lead"])
+    )
     folder.mkdir(parents=True, exist_ok=True)
     rows, failed = [], []
     for entries in read_all(given, failed, rates, longest, leads, dict(arguments.lead_names)):
         probabilities = probabilities_of(entries, ensemble, device)
         outputs = decide(probabilities, thresholds, ensemble[0].task)
-        rows += [write_entry(entry, folder, ensemble, *answer, arguments.plot)
-                 for entry, *answer in zip(entries, outputs, probabilities)]
+        rows += [
+            write_entry(entry, folder, ensemble, *answer, arguments.plot)
+            for entry, *answer in zip(entries, outputs, probabilities)
+        ]
     failed = [{name: safe_cell(value) for name, value in row.items()} for row in failed]
     pd.DataFrame(rows + failed).to_csv(folder / f"{SUMMARY}.csv", index=False, float_format="%.6g")
     for row in failed:
         print(f"{row['file']}: {row['remark']}")
-    print(f"{len(rows)} recordings predicted, {len(failed)} not read; {folder / SUMMARY}.csv lists them all")
+    print(
+        f"{len(rows)} recordings predicted, {len(failed)} not read; {folder / SUMMARY}.csv lists "
+        "them all"
+    )
     if not rows:
         raise ECGError(f"none of the {len(given)} recordings could be read")
 

@@ -1,10 +1,13 @@
-"""Signal and spectrogram branch joined, with or without a gate, trained and tested fold after fold.
+"""Signal and spectrogram branch joined, with or without a gate, trained and tested fold after
+fold.
 
-    python experiments/run_ensembled.py --gating --finetune ./checkpoints           both branches pre-trained
-    python experiments/run_ensembled.py --config_path configs/downstream/fusion_st_mem.yaml --finetune encoder.pth
+    python experiments/run_ensembled.py --gating --finetune ./checkpoints  both branches pre-trained
+    python experiments/run_ensembled.py --config_path configs/downstream/fusion_st_mem.yaml \\
+        --finetune encoder.pth
 
 The last joins ST-MEM's encoder with the spectrogram branch.
 """
+
 import sys
 from pathlib import Path
 

@@ -1,4 +1,5 @@
 """Signal branch alone: xresnet1d50 on 2.5 s crops at 100 Hz, trained and tested fold after fold."""
+
 import sys
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""Spectrogram branch alone: SE-ResNet-34 on spectrograms of 2.5 s crops, trained and tested fold after fold."""
+"""Spectrogram branch alone: SE-ResNet-34 on spectrograms of 2.5 s crops, trained and tested fold
+after fold.
+"""
+
 import sys
 from pathlib import Path
 

@@ -1,4 +1,5 @@
 """Trained weights: finding them in a folder, and rebuilding the classifier that they belong to."""
+
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +21,9 @@ METRIC = {name: metric for metric, name in PUBLISHED_BEST.items()}  # --best-typ
 
 
 def find_weights(folder, best: str, folds=None) -> dict[int, Path]:
-    """Weights that training left in ``folder``, by test fold: those of an experiment (fold<k>_best<ROC|PRC>.pth) or of
-    main_finetune.py (fold<k>/best-<metric>.pth, or best-<metric>.pth of a single fold).
+    """Weights that training left in ``folder``, by test fold: those of an experiment
+    (fold<k>_best<ROC|PRC>.pth) or of main_finetune.py (fold<k>/best-<metric>.pth, or
+    best-<metric>.pth of a single fold).
 
     Args:
         best: ROC or PRC, the metric of the selection.
@@ -39,8 +41,11 @@ def find_weights(folder, best: str, folds=None) -> dict[int, Path]:
     missing = [fold for fold in folds or () if fold not in found]
     if not found or missing:
         what = f"for fold {', '.join(map(str, missing))}" if found else "at all"
-        raise CheckpointError(f"{folder} holds no weights chosen by {metric} {what} (looked for fold<k>_best{best}.pth,"
-                              f" fold<k>/best-{metric}.pth, best-{metric}.pth); name the --save_folder of the training")
+        raise CheckpointError(
+            f"{folder} holds no weights chosen by {metric} {what} (looked for "
+            f"fold<k>_best{best}.pth, fold<k>/best-{metric}.pth, best-{metric}.pth); name the "
+            "--save_folder of the training"
+        )
     return {fold: found[fold] for fold in folds or found}
 
 
@@ -48,22 +53,27 @@ def read_weights(path) -> dict:
     """Content of a checkpoint that carries the config it was trained by."""
     content = checkpoint.load(path, "weights")
     if not isinstance(content.get("config"), dict) or not isinstance(content.get("model"), dict):
-        raise CheckpointError(f"{path} does not carry the config of its training; take the weights that this project's "
-                              "training wrote, e.g. fold0_bestROC.pth")
+        raise CheckpointError(
+            f"{path} does not carry the config of its training; take the weights that this "
+            "project's training wrote, e.g. fold0_bestROC.pth"
+        )
     return content
 
 
 @dataclass
 class Trained:
     """A trained classifier and all that it takes to use it, rebuilt from its weights file."""
+
     path: Path
     config: dict
-    classifier: nn.Module       # in evaluation mode
-    store: str | None           # checksum of records.csv of the store that it was trained on, if known
-    cropping: Cropping          # how it sees a record
+    classifier: nn.Module  # in evaluation mode
+    store: str | None  # checksum of records.csv of the store that it was trained on, if known
+    cropping: Cropping  # how it sees a record
     pipeline: Pipeline
-    criterion: Criterion        # what its outputs mean
-    codes: tuple[str, ...]      # SNOMED CT codes of the classes, or their names where labels come from a table
+    criterion: Criterion  # what its outputs mean
+    codes: tuple[
+        str, ...
+    ]  # SNOMED CT codes of the classes, or their names where labels come from a table
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -97,8 +107,16 @@ def load_trained(path, overrides=(), config_path=None) -> Trained:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{path} does not fit {config['model_name']}: {reason}") from None
     cropping, pipeline = evaluation_transforms(config)
-    return Trained(Path(path), config, classifier.eval(), content.get("store"), cropping, pipeline, criterion,
-                   class_codes(config, criterion.classes))
+    return Trained(
+        Path(path),
+        config,
+        classifier.eval(),
+        content.get("store"),
+        cropping,
+        pipeline,
+        criterion,
+        class_codes(config, criterion.classes),
+    )
 
 
 def _criterion(about, config, path) -> Criterion:
@@ -107,15 +125,20 @@ def _criterion(about, config, path) -> Criterion:
         try:
             return Criterion(**about)
         except (TypeError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{path} does not say what its outputs mean ({error}); train anew") from None
+            raise CheckpointError(
+                f"{path} does not say what its outputs mean ({error}); train anew"
+            ) from None
     if config["dataset"]["labels"] is not None:
-        raise CheckpointError(f"{path} does not say which labels it was trained on; take weights that training wrote")
+        raise CheckpointError(
+            f"{path} does not say which labels it was trained on; take weights that training wrote"
+        )
     return Criterion(config["loss"] or "bce", tuple(parse_classes(config["dataset"]["classes"])))
 
 
 def class_codes(config, names=()) -> tuple[str, ...]:
-    """The SNOMED CT code that stands for each class: the Challenge's, or the first one listed in the config; its name
-    among ``names`` where labels come from a table."""
+    """The SNOMED CT code that stands for each class: the Challenge's, or the first one listed in
+    the config; its name among ``names`` where labels come from a table.
+    """
     classes = config["dataset"]["classes"]
     if config["dataset"].get("labels") is not None:
         return CLASSES if tuple(names) == ABBREVIATIONS else tuple(names)

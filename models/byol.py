@@ -1,4 +1,5 @@
 """BYOL (Grill et al., Bootstrap your own latent, NeurIPS 2020) for any encoder of the registry."""
+
 import torch
 from torch.nn import functional as F
 
@@ -11,12 +12,15 @@ from util.errors import ConfigError
 
 
 def byol_loss(prediction, target):
-    """Mean over the batch of 2 - 2 cos(prediction, target), both (batch, d): equation 2 of the paper."""
+    """Mean over the batch of 2 - 2 cos(prediction, target), both (batch, d): equation 2 of the
+    paper.
+    """
     return 2 - 2 * F.cosine_similarity(prediction.float(), target.detach().float(), dim=-1).mean()
 
 
 class BYOL(ViewMethod):
-    """The online network predicts, from one view, the slow target network's projection of the other.
+    """The online network predicts, from one view, the slow target network's projection of the
+    other.
 
     Args:
         encoder: encoder, see ``byol``.
@@ -40,8 +44,9 @@ class BYOL(ViewMethod):
         self.target_encoder.load_state_dict(self.encoder.state_dict())
 
     def forward(self, batch):
-        """batch {"signal", "random", "progress"} -> {"loss", "embedding_std", "alignment", "uniformity",
-        "momentum"}."""
+        """batch {"signal", "random", "progress"} -> {"loss", "embedding_std", "alignment",
+        "uniformity", "momentum"}.
+        """
         views = self.prepare(batch)["views"]
         projections = self._project(self.encoder, self.projector, views)
         predictions = project(self.predictor, projections, self.joint_views)
@@ -63,14 +68,25 @@ class BYOL(ViewMethod):
 
 
 @register
-def byol(encoder: Encoder = "xresnet1d50", views: str | list = "contrastive", head_width=512, head_out=128,
-         momentum=0.996, momentum_end=1.0, joint_views=True, fs: float | None = None):
+def byol(
+    encoder: Encoder = "xresnet1d50",
+    views: str | list = "contrastive",
+    head_width=512,
+    head_out=128,
+    momentum=0.996,
+    momentum_end=1.0,
+    joint_views=True,
+    fs: float | None = None,
+):
     """BYOL around an encoder; ``fs`` is for views with spectrograms.
 
-    Projector width-head_width-head_out and predictor head_out-head_width-head_out, both with BatchNorm and ReLU
-    between.  The target's momentum runs on a cosine from ``momentum`` to ``momentum_end`` (published: 0.9 and 0.9).
-    ``joint_views`` false: every network sees one view after the other, as in the paper's code and Phan et al.
+    Projector width-head_width-head_out and predictor head_out-head_width-head_out, both with
+    BatchNorm and ReLU between.  The target's momentum runs on a cosine from ``momentum`` to
+    ``momentum_end`` (published: 0.9 and 0.9). ``joint_views`` false: every network sees one view
+    after the other, as in the paper's code and Phan et al.
     """
     projector = mlp(encoder.width, head_width, head_out, norm=True)
     predictor = mlp(head_out, head_width, head_out, norm=True)
-    return BYOL(encoder, projector, predictor, Views(views, fs), (momentum, momentum_end), joint_views)
+    return BYOL(
+        encoder, projector, predictor, Views(views, fs), (momentum, momentum_end), joint_views
+    )

@@ -1,7 +1,10 @@
-"""What the rest of the project may rely on: encoders, self-supervised methods and the batches they are given.
+"""What the rest of the project may rely on: encoders, self-supervised methods and the batches
+they are given.
 
-Everything is declared here with a default that does nothing, so that nobody has to ask a model what it can do.
+Everything is declared here with a default that does nothing, so that nobody has to ask a model
+what it can do.
 """
+
 from typing import TypedDict
 
 import torch
@@ -15,12 +18,13 @@ from util.keyed_random import KeyedRandom
 class Batch(TypedDict, total=False):
     """What a training step hands to a model.
 
-    signal: float32 (batch, leads, time) in mV, after the device transforms; random: the samples' own random numbers;
-    record: int64 (batch,), rows of the store; label: float32 (batch, classes), NaN where unknown, or int64 (batch,), in
-    supervised jobs;
-    epoch: position of the run in epochs; progress: the same as a share of the run, in [0, 1]; both float64 scalars on
-    the device, so that compiled code need not be compiled anew at every step.
+    signal: float32 (batch, leads, time) in mV, after the device transforms; random: the samples'
+    own random numbers; record: int64 (batch,), rows of the store; label: float32 (batch,
+    classes), NaN where unknown, or int64 (batch,), in supervised jobs; epoch: position of the run
+    in epochs; progress: the same as a share of the run, in [0, 1]; both float64 scalars on the
+    device, so that compiled code need not be compiled anew at every step.
     """
+
     signal: torch.Tensor
     random: KeyedRandom
     record: torch.Tensor
@@ -30,8 +34,10 @@ class Batch(TypedDict, total=False):
 
 
 class Encoder(nn.Module):
-    """Crops -> features; a classifier is one with a head.  A subclass sets ``width`` and ``head`` (Identity for
-    none) and writes ``forward_features``."""
+    """Crops -> features; a classifier is one with a head.  A subclass sets ``width`` and ``head``
+    (Identity for none) and writes ``forward_features``.
+    """
+
     width: int
     head: nn.Module
 
@@ -40,22 +46,31 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def forward(self, series: torch.Tensor) -> torch.Tensor:
-        """(batch, leads, time) -> logits (batch, classes), or features (batch, width) where there is no head."""
+        """(batch, leads, time) -> logits (batch, classes), or features (batch, width) where there
+        is no head.
+        """
         return self.head(self.forward_features(series))
 
     def outputs(self, series: torch.Tensor) -> dict:
-        """What training sees: {"logits": (batch, classes)}, and of some models "gate" (batch, branches) and
-        "extra_logits", a list of logits whose losses are added."""
+        """What training sees: {"logits": (batch, classes)}, and of some models "gate" (batch,
+        branches) and "extra_logits", a list of logits whose losses are added.
+        """
         return {"logits": self(series)}
 
     def tokens(self, series: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
-        """(batch, leads, time) -> tokens (batch, n, width) before pooling; with ``keep`` (indices of tokens) of the
-        kept ones alone, which is what masked methods train on."""
-        raise ConfigError(f"{type(self).__name__} has no tokens to mask; choose an encoder of models/encoder/*vit.py")
+        """(batch, leads, time) -> tokens (batch, n, width) before pooling; with ``keep`` (indices
+        of tokens) of the kept ones alone, which is what masked methods train on.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} has no tokens to mask; choose an encoder of "
+            "models/encoder/*vit.py"
+        )
 
     @property
     def heads(self) -> dict[str, nn.Module]:
-        """Parts that no pre-training knows, by attribute: what is trained first, not exported and not loaded."""
+        """Parts that no pre-training knows, by attribute: what is trained first, not exported and
+        not loaded.
+        """
         return {"head": self.head}
 
     @property
@@ -64,9 +79,10 @@ class Encoder(nn.Module):
         return [self.head]
 
     def steps_below_head(self, name: str) -> int:
-        """How many levels below the heads a parameter of this name lies, for learning rates by depth
-        (``train.layer_decay``): 0 for heads, 1 for the level beneath them, and so on down to the input.  An encoder
-        that says nothing else is one level."""
+        """How many levels below the heads a parameter of this name lies, for learning rates by
+        depth (``train.layer_decay``): 0 for heads, 1 for the level beneath them, and so on down
+        to the input.  An encoder that says nothing else is one level.
+        """
         return int(name.partition(".")[0] not in self.heads)
 
     @property
@@ -75,8 +91,9 @@ class Encoder(nn.Module):
         return {}
 
     def adapt_leads(self, state: dict, leads: list[str] | None = None) -> dict:
-        """The tensors of an encoder file, those of single leads picked for this encoder's; ``leads`` names the
-        file's, None for a published one."""
+        """The tensors of an encoder file, those of single leads picked for this encoder's;
+        ``leads`` names the file's, None for a published one.
+        """
         return state
 
     def standardizers(self) -> list:
@@ -85,9 +102,13 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def fit_statistics(self, batches) -> None:
-        """Fit the standardisations that no weights have brought along, in one pass over float32 batches
-        (batch, leads, time) in mV, one crop of each training record.  Reads nothing without any."""
-        wanted = [(part, view, RecordMoments()) for part, view in self.standardizers() if not part.fitted]
+        """Fit the standardisations that no weights have brought along, in one pass over float32
+        batches (batch, leads, time) in mV, one crop of each training record.  Reads nothing
+        without any.
+        """
+        wanted = [
+            (part, view, RecordMoments()) for part, view in self.standardizers() if not part.fitted
+        ]
         for batch in batches if wanted else ():
             for part, view, moments in wanted:
                 moments.update(view(batch.to(part.mean.device)))
@@ -96,17 +117,23 @@ class Encoder(nn.Module):
 
 
 class Method(nn.Module):
-    """A self-supervised method around an ``encoder``.  A subclass sets ``encoder`` and writes ``forward``; what it
-    draws comes from ``batch["random"]`` alone."""
+    """A self-supervised method around an ``encoder``.  A subclass sets ``encoder`` and writes
+    ``forward``; what it draws comes from ``batch["random"]`` alone.
+    """
+
     encoder: Encoder
 
     def prepare(self, batch: Batch) -> Batch:
-        """The batch with what ``forward`` draws (masks, views) in it.  The engine calls it outside of what is
-        compiled: Inductor cannot print the wrapping 64-bit integers of ``KeyedRandom``.  A prepared one is returned."""
+        """The batch with what ``forward`` draws (masks, views) in it.  The engine calls it
+        outside of what is compiled: Inductor cannot print the wrapping 64-bit integers of
+        ``KeyedRandom``.  A prepared one is returned.
+        """
         return batch
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """{"loss": scalar, ...}; every scalar is logged.  Whoever calls it need not have called ``prepare``."""
+        """{"loss": scalar, ...}; every scalar is logged.  Whoever calls it need not have called
+        ``prepare``.
+        """
         raise NotImplementedError
 
     @property
@@ -115,12 +142,16 @@ class Method(nn.Module):
         return {}
 
     def after_step(self, progress) -> None:
-        """Called after every step of the optimizer, for slow teachers; progress of the run in [0, 1]."""
+        """Called after every step of the optimizer, for slow teachers; progress of the run in [0,
+        1].
+        """
 
     def fit_statistics(self, batches) -> None:
         """Fit the input's standardisation before training starts; arguments as for an encoder."""
         self.encoder.fit_statistics(batches)
 
     def reconstruct(self, batch: Batch):
-        """For figures: (signal, reconstruction, mask), each (batch, leads, time); None where nothing is rebuilt."""
+        """For figures: (signal, reconstruction, mask), each (batch, leads, time); None where
+        nothing is rebuilt.
+        """
         return None

@@ -1,9 +1,12 @@
-"""Slow copies of modules (target, teacher) that follow by an exponential moving average of their parameters.
+"""Slow copies of modules (target, teacher) that follow by an exponential moving average of their
+parameters.
 
-Only parameters are averaged.  Running statistics of BatchNorm are the copy's own: it sees its views in training mode
-and so gathers the statistics of its own activations, as in BYOL's and DINO's published code.  Everything else in its
-buffers (the input's standardisation) is fixed data and stays equal from the start.
+Only parameters are averaged.  Running statistics of BatchNorm are the copy's own: it sees its
+views in training mode and so gathers the statistics of its own activations, as in BYOL's and
+DINO's published code.  Everything else in its buffers (the input's standardisation) is fixed data
+and stays equal from the start.
 """
+
 import copy
 import math
 
@@ -17,9 +20,11 @@ def slow_copy(module: nn.Module) -> nn.Module:
 
 
 def momentum_at(progress, start: float, end: float):
-    """Momentum on a half cosine from ``start`` (progress 0) to ``end`` (progress 1); equal values: constant.
+    """Momentum on a half cosine from ``start`` (progress 0) to ``end`` (progress 1); equal
+    values: constant.
 
-    ``progress`` is a number, or a 0-dim tensor, which compiled code does not compile anew for; so is the result.
+    ``progress`` is a number, or a 0-dim tensor, which compiled code does not compile anew for; so
+    is the result.
 
     Grill et al., BYOL, 2020, section 3.3: tau = 1 - (1 - tau_base) (cos(pi k / K) + 1) / 2.
     """

@@ -1,4 +1,7 @@
-"""What self-supervised methods share around an encoder: projection heads, and numbers that show collapse."""
+"""What self-supervised methods share around an encoder: projection heads, and numbers that show
+collapse.
+"""
+
 from math import sqrt
 
 import torch
@@ -10,40 +13,50 @@ from models.views import encode_views
 
 
 def mlp(*widths: int, norm: bool = False, activation=nn.ReLU) -> nn.Sequential:
-    """Linear layers of these widths with an activation (``norm``: after BatchNorm) between them, none at the end.
+    """Linear layers of these widths with an activation (``norm``: after BatchNorm) between them,
+    none at the end.
 
     Example: ``mlp(512, 512, 128)`` maps (batch, 512) to (batch, 128) by Linear, ReLU, Linear.
     """
     layers = []
     for inputs, outputs in zip(widths, widths[1:]):
-        layers += [nn.Linear(inputs, outputs), *([nn.BatchNorm1d(outputs)] if norm else []), activation()]
-    return nn.Sequential(*layers[:-2 if norm else -1])
+        layers += [
+            nn.Linear(inputs, outputs),
+            *([nn.BatchNorm1d(outputs)] if norm else []),
+            activation(),
+        ]
+    return nn.Sequential(*layers[: -2 if norm else -1])
 
 
 def encode(encoder, views, joint: bool) -> torch.Tensor:
     """Features (view, batch, width) of a list of views.
 
     Args:
-        joint: all views in one call and one batch of BatchNorm; else one after the other, as in Phan et al.
+        joint: all views in one call and one batch of BatchNorm; else one after the other, as in
+            Phan et al.
     """
     groups = [views] if joint else [[view] for view in views]
     return torch.cat([encode_views(encoder, group) for group in groups])
 
 
 def project(head, features, joint: bool) -> torch.Tensor:
-    """Features (view, batch, width) through a head -> (view, batch, d); ``joint`` as in ``encode``."""
+    """Features (view, batch, width) through a head -> (view, batch, d); ``joint`` as in
+    ``encode``.
+    """
     if joint:
         return head(features.flatten(0, 1)).unflatten(0, features.shape[:2])
     return torch.stack([head(view) for view in features])
 
 
 def gather(x: torch.Tensor) -> torch.Tensor:
-    """x of every process, (world, *x.shape); each x gets the gradient of every process's use of it, summed.
+    """x of every process, (world, *x.shape); each x gets the gradient of every process's use of
+    it, summed.
 
         rank 0: x0          rank 0: x0 x1
         rank 1: x1   ->     rank 1: x0 x1
 
-    A loss of what all processes hold so has, by DDP's mean of gradients, those of one process with all samples.
+    A loss of what all processes hold so has, by DDP's mean of gradients, those of one process
+    with all samples.
     """
     return _Gather.apply(x) if dist.is_initialized() else x[None]
 
@@ -65,13 +78,15 @@ class _Gather(torch.autograd.Function):
 
 
 class Prototypes(nn.Module):
-    """Weight-normalised linear layer without bias whose lengths are fixed to 1: (batch, inputs) -> (batch, outputs).
+    """Weight-normalised linear layer without bias whose lengths are fixed to 1: (batch, inputs)
+    -> (batch, outputs).
 
-    ``frozen`` (true, or a 0-dim tensor that is) keeps the weights out of training for this call: they get a gradient of
-    exactly zero (not none: DDP waits for every parameter).  AdamW's decoupled weight decay may still shorten them,
-    which changes nothing here.
+    ``frozen`` (true, or a 0-dim tensor that is) keeps the weights out of training for this call:
+    they get a gradient of exactly zero (not none: DDP waits for every parameter).  AdamW's
+    decoupled weight decay may still shorten them, which changes nothing here.
 
-    Computed in float32 under autocast too: DINO divides the result by 0.04, and bfloat16 keeps 2 to 3 digits.
+    Computed in float32 under autocast too: DINO divides the result by 0.04, and bfloat16 keeps 2
+    to 3 digits.
     """
 
     def __init__(self, inputs: int, outputs: int):
@@ -79,25 +94,38 @@ class Prototypes(nn.Module):
         self.weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(outputs, inputs), std=0.02))
 
     def forward(self, x, frozen=False):
-        weight = self.weight if frozen is False else \
-            torch.where(torch.as_tensor(frozen, device=x.device), self.weight.detach(), self.weight)
+        weight = (
+            self.weight
+            if frozen is False
+            else torch.where(
+                torch.as_tensor(frozen, device=x.device), self.weight.detach(), self.weight
+            )
+        )
         with torch.autocast(x.device.type, enabled=False):
             return F.linear(x.float(), F.normalize(weight, dim=1))
 
 
 class DINOHead(nn.Module):
-    """Head of DINO (Caron et al. 2021, section 3.1): MLP with GELU, L2 norm, weight-normalised prototypes.
+    """Head of DINO (Caron et al. 2021, section 3.1): MLP with GELU, L2 norm, weight-normalised
+    prototypes.
 
     Args:
         width: width of the encoder's features.
         hidden: width of the hidden layers.
         bottleneck: width of the L2-normalised embedding.
         outputs: number of prototypes.
-        std: of the normal that the MLP's weights start from; 0.044 is Xavier's for Linear(512, 512).
+        std: of the normal that the MLP's weights start from; 0.044 is Xavier's for Linear(512,
+            512).
     """
 
-    def __init__(self, width: int, hidden: int = 512, bottleneck: int = 128, outputs: int = 65536,
-                 std: float = 0.02):
+    def __init__(
+        self,
+        width: int,
+        hidden: int = 512,
+        bottleneck: int = 128,
+        outputs: int = 65536,
+        std: float = 0.02,
+    ):
         super().__init__()
         self.mlp = mlp(width, hidden, hidden, bottleneck, activation=nn.GELU)
         for layer in self.mlp:
@@ -123,16 +151,23 @@ def _uniformity(z):
 
 @torch.no_grad()
 def embedding_health(first, second) -> dict[str, torch.Tensor]:
-    """What collapse looks like, from the embeddings (batch, d) of two views on this process; 0-dim tensors.
+    """What collapse looks like, from the embeddings (batch, d) of two views on this process;
+    0-dim tensors.
 
-    - embedding_std: standard deviation over the batch of the L2-normalised embeddings, mean over dimensions, times
-      sqrt(d): about 1 for embeddings spread over the sphere, 0 after collapse (Chen & He, SimSiam, 2021).
-    - alignment: mean squared distance of the two views of a sample, uniformity: log mean Gaussian potential of
-      different samples, t = 2, mean over the two views (Wang & Isola 2020, equations 4 and 5; lower is better).
+    - embedding_std: standard deviation over the batch of the L2-normalised embeddings, mean over
+      dimensions, times sqrt(d): about 1 for embeddings spread over the sphere, 0 after collapse
+      (Chen & He, SimSiam, 2021).
+    - alignment: mean squared distance of the two views of a sample, uniformity: log mean Gaussian
+      potential of different samples, t = 2, mean over the two views (Wang & Isola 2020, equations
+      4 and 5; lower is better).
     """
     with torch.autocast(first.device.type, enabled=False):
         first, second = (F.normalize(z.float(), dim=-1) for z in (first, second))
-        spread = torch.cat([first.std(0, correction=0), second.std(0, correction=0)]).mean() * sqrt(first.shape[1])
-        return {"embedding_std": spread,
-                "alignment": (first - second).square().sum(1).mean(),
-                "uniformity": (_uniformity(first) + _uniformity(second)) / 2}
+        spread = torch.cat([first.std(0, correction=0), second.std(0, correction=0)]).mean() * sqrt(
+            first.shape[1]
+        )
+        return {
+            "embedding_std": spread,
+            "alignment": (first - second).square().sum(1).mean(),
+            "uniformity": (_uniformity(first) + _uniformity(second)) / 2,
+        }

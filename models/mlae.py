@@ -1,15 +1,23 @@
 """MLAE: masked lead autoencoder (Na et al., ICLR 2024, appendix): whole leads are masked."""
+
 from models.encoder.mlae_vit import MLAE_ViT
 from models.mae import mae_factory
 from models.mtae import ClassTokenAutoencoder
 
 
 class MLAE(ClassTokenAutoencoder):
-    """pred (batch, leads, seq_len).  A lead has the position of its name in the encoder and in the decoder."""
+    """pred (batch, leads, seq_len).  A lead has the position of its name in the encoder and in
+    the decoder.
+    """
 
     def __init__(self, encoder, **options):
-        super().__init__(encoder, target_width=encoder.seq_len, positions=len(encoder.known_leads),
-                         tokens=len(encoder.leads), **options)
+        super().__init__(
+            encoder,
+            target_width=encoder.seq_len,
+            positions=len(encoder.known_leads),
+            tokens=len(encoder.leads),
+            **options,
+        )
 
     def unpatch(self, patches):
         return patches

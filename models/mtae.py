@@ -1,4 +1,7 @@
-"""MTAE: masked time autoencoder (Na et al., ICLR 2024, appendix): the same time patches are masked in all leads."""
+"""MTAE: masked time autoencoder (Na et al., ICLR 2024, appendix): the same time patches are
+masked in all leads.
+"""
+
 import torch
 from einops import rearrange
 
@@ -18,11 +21,17 @@ class ClassTokenAutoencoder(MaskedAutoencoder):
 
 
 class MTAE(ClassTokenAutoencoder):
-    """pred (batch, patches, patch_size * leads); norm_pix_loss standardises over all leads of a patch together."""
+    """pred (batch, patches, patch_size * leads); norm_pix_loss standardises over all leads of a
+    patch together.
+    """
 
     def __init__(self, encoder, **options):
-        super().__init__(encoder, target_width=encoder.patch_size * len(encoder.known_leads),
-                         positions=encoder.seq_len // encoder.patch_size, **options)
+        super().__init__(
+            encoder,
+            target_width=encoder.patch_size * len(encoder.known_leads),
+            positions=encoder.seq_len // encoder.patch_size,
+            **options,
+        )
 
     def unpatch(self, patches):
         return rearrange(patches, "b n (p l) -> b l (n p)", l=len(self.encoder.known_leads))

@@ -1,4 +1,5 @@
 """SimCLR (Chen, Kornblith, Norouzi, Hinton, ICML 2020) for any encoder of the registry."""
+
 import torch
 import torch.distributed as dist
 from einops import rearrange
@@ -15,16 +16,18 @@ def nt_xent(first, second, temperature: float) -> torch.Tensor:
     """NT-Xent, equation 1 of the paper, mean over the anchors of this process.
 
     Args:
-        first, second: embeddings (batch, d) of the two views, of any length; the same batch on every process.
+        first, second: embeddings (batch, d) of the two views, of any length; the same batch on
+            every process.
         temperature: tau.
 
-    An anchor's candidates are all views of all samples of all processes but itself.  Every process holds the loss of
-    its own anchors, so the mean over processes, and DDP's mean of gradients, are those of one process with all samples.
+    An anchor's candidates are all views of all samples of all processes but itself.  Every
+    process holds the loss of its own anchors, so the mean over processes, and DDP's mean of
+    gradients, are those of one process with all samples.
     """
     batch = len(first)
     with torch.autocast(first.device.type, enabled=False):
-        own = F.normalize(torch.stack([first, second]).float(), dim=-1)         # (2, batch, d)
-        gathered = gather(own)                                                  # (world, 2, batch, d)
+        own = F.normalize(torch.stack([first, second]).float(), dim=-1)  # (2, batch, d)
+        gathered = gather(own)  # (world, 2, batch, d)
         candidates = rearrange(gathered, "world view batch d -> (view world batch) d")
         similarity = rearrange(own, "view batch d -> (view batch) d") @ candidates.T / temperature
         total = len(candidates) // 2
@@ -43,7 +46,8 @@ class SimCLR(ViewMethod):
         head: (batch, encoder.width) -> (batch, d).
         views: ``Views`` of two views.
         temperature: NT-Xent's.
-        joint_views: both views in one pass and one batch of BatchNorm, as in the paper's own code.
+        joint_views: both views in one pass and one batch of BatchNorm, as in the paper's own
+            code.
     """
 
     def __init__(self, encoder, head, views, temperature: float, joint_views: bool):
@@ -61,12 +65,19 @@ class SimCLR(ViewMethod):
 
 
 @register
-def simclr(encoder: Encoder = "xresnet1d50", views: str | list = "contrastive", head_width=512, head_out=128,
-           temperature=0.1, joint_views=True, fs: float | None = None):
+def simclr(
+    encoder: Encoder = "xresnet1d50",
+    views: str | list = "contrastive",
+    head_width=512,
+    head_out=128,
+    temperature=0.1,
+    joint_views=True,
+    fs: float | None = None,
+):
     """SimCLR around an encoder; head MLP width-head_width-head_out.
 
-    ``joint_views`` false: the encoder sees one view after the other (Phan et al., BHI 2022); ``fs`` is for views
-    with spectrograms.
+    ``joint_views`` false: the encoder sees one view after the other (Phan et al., BHI 2022);
+    ``fs`` is for views with spectrograms.
     """
     head = mlp(encoder.width, head_width, head_out)
     return SimCLR(encoder, head, Views(views, fs), temperature, joint_views)

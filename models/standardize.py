@@ -1,21 +1,26 @@
 """Per-lead standardisation that travels with the weights.
 
-Statistics are those of the training folds only (the published scripts used all ten folds, test records included).
-They are buffers, so a checkpoint carries the scale that its weights were trained on.
+Statistics are those of the training folds only (the published scripts used all ten folds, test
+records included). They are buffers, so a checkpoint carries the scale that its weights were
+trained on.
 """
+
 import torch
 from torch import nn
 
 from util.errors import ECGError
 
-FLAT = 1e-6  # a lead whose standard deviation is below this (one nanovolt) is flat: dividing would only scale up noise
+# a lead whose standard deviation is below this (one nanovolt) is flat: dividing would only scale
+# up noise
+FLAT = 1e-6
 
 
 class RecordMoments:
     """Mean over records of each record's own mean and standard deviation, per lead, in float64.
 
-    The published definition, and a robust one: a single artefact of 20 mV in 400 records moves the mean of the
-    records' standard deviations by a quarter, but the standard deviation of all samples together fivefold.
+    The published definition, and a robust one: a single artefact of 20 mV in 400 records moves
+    the mean of the records' standard deviations by a quarter, but the standard deviation of all
+    samples together fivefold.
     """
 
     def __init__(self):
@@ -29,8 +34,9 @@ class RecordMoments:
 
 
 class LeadStandardize(nn.Module):
-    """(x - mean) / std of (batch, num_leads, ...), signals in mV or spectrograms, with one mean and std a lead;
-    identity until fitted."""
+    """(x - mean) / std of (batch, num_leads, ...), signals in mV or spectrograms, with one mean
+    and std a lead; identity until fitted.
+    """
 
     def __init__(self, num_leads: int):
         super().__init__()
@@ -45,20 +51,29 @@ class LeadStandardize(nn.Module):
     def fit(self, moments: RecordMoments) -> None:
         """Standardise by these moments from now on.  A flat lead is centred and left unscaled."""
         if moments.records == 0:
-            raise ECGError("standardisation: no training crops were given; check the store and its folds")
+            raise ECGError(
+                "standardisation: no training crops were given; check the store and its folds"
+            )
         mean, std = moments.means / moments.records, moments.stds / moments.records
         if mean.shape != self.mean.shape:
-            raise ECGError(f"standardisation: crops of {len(mean)} leads for a model of {len(self.mean)}; "
-                           "make model.num_leads and dataset.lead agree")
+            raise ECGError(
+                f"standardisation: crops of {len(mean)} leads for a model of {len(self.mean)}; "
+                "make model.num_leads and dataset.lead agree"
+            )
         if not (mean.isfinite() & std.isfinite()).all():
-            raise ECGError("standardisation: the training crops hold values that are not finite; rebuild the store")
+            raise ECGError(
+                "standardisation: the training crops hold values that are not finite; rebuild the "
+                "store"
+            )
         self.mean.copy_(mean)
         self.std.copy_(torch.where(std < FLAT, 1.0, std))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, leads, ...) -> the same shape."""
         if x.shape[1] != len(self.mean):  # one lead would broadcast to twelve in silence
-            raise ValueError(f"the model has {len(self.mean)} leads, the batch {tuple(x.shape)} has {x.shape[1]}; "
-                             "make model.num_leads and dataset.lead agree")
+            raise ValueError(
+                f"the model has {len(self.mean)} leads, the batch {tuple(x.shape)} has "
+                f"{x.shape[1]}; make model.num_leads and dataset.lead agree"
+            )
         per_lead = (-1,) + (1,) * (x.ndim - 2)
         return (x - self.mean.view(per_lead)) / self.std.view(per_lead)

@@ -3,16 +3,20 @@
 A view list is plain data, as in YAML::
 
     views:
-      - {count: 2, global: true, transforms: [{random_resized_crop: {ratio: [0.5, 1.0], length: 250}},
-                                              {time_out: {ratio: [0.2, 0.4]}}]}
+      - count: 2
+        global: true
+        transforms:
+          - random_resized_crop: {ratio: [0.5, 1.0], length: 250}
+          - time_out: {ratio: [0.2, 0.4]}
       - {count: 8, transforms: [...]}
 
-or the name of one in ``VIEW_PRESETS``: ``views: dino_signal``.  ``count`` (default 1) is how many views are
-made so; ``global`` (default false) marks those that DINO's teacher sees.  A transform is any of
-util/augmentations.py, or ``spectrogram``.  Standardisation comes later, inside the encoder: a hidden part of
-a signal is 0 mV, as published, and of a spectrogram the mean that the encoder will subtract (published:
-standardised first).
+or the name of one in ``VIEW_PRESETS``: ``views: dino_signal``.  ``count`` (default 1) is how many
+views are made so; ``global`` (default false) marks those that DINO's teacher sees.  A transform
+is any of util/augmentations.py, or ``spectrogram``.  Standardisation comes later, inside the
+encoder: a hidden part of a signal is 0 mV, as published, and of a spectrogram the mean that the
+encoder will subtract (published: standardised first).
 """
+
 from functools import lru_cache
 
 import torch
@@ -24,30 +28,47 @@ from util.augmentations import AUGMENTATIONS, augmentation, parse_augmentations
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
 
-
 # ============ presets: the published views ============
 DISTURBED = [{"time_out": {"ratio": [0.2, 0.4]}}, {"gaussian_noise": {"sigma": [0.005, 0.025]}}]
 
 
 def _signal_view(ratio, length, **more):
-    return {**more, "transforms": [{"random_resized_crop": {"ratio": ratio, "length": length}}, *DISTURBED]}
+    return {
+        **more,
+        "transforms": [{"random_resized_crop": {"ratio": ratio, "length": length}}, *DISTURBED],
+    }
 
 
 def _spectrogram_view(ratio, **more):
-    return {**more, "transforms": ["spectrogram", {"frame_crop": {"ratio": ratio, "frames": 21}},
-                                   "frequency_cutout", {"time_cutout": {"ratio": [0.1, 0.35]}}]}
+    return {
+        **more,
+        "transforms": [
+            "spectrogram",
+            {"frame_crop": {"ratio": ratio, "frames": 21}},
+            "frequency_cutout",
+            {"time_cutout": {"ratio": [0.1, 0.35]}},
+        ],
+    }
 
 
 VIEW_PRESETS = {
     "contrastive": [{"count": 2, "transforms": DISTURBED}],
-    # As published, local views are stretched to 250, too: one pass of the encoder, one BatchNorm batch.
-    "dino_signal": [_signal_view([0.5, 1.0], 250, count=2, **{"global": True}),
-                    _signal_view([0.1, 0.5], 250, count=8)],
-    # The size of 100 that the published script asks for and does not get: half the samples for the encoder.
-    "dino_signal_short": [_signal_view([0.5, 1.0], 250, count=2, **{"global": True}),
-                          _signal_view([0.1, 0.5], 100, count=8)],
-    "dino_spectrogram": [_spectrogram_view([0.6, 1.0], count=2, **{"global": True}),
-                         _spectrogram_view([0.3, 0.6], count=8)],
+    # As published, local views are stretched to 250, too: one pass of the encoder, one BatchNorm
+    # batch.
+    "dino_signal": [
+        _signal_view([0.5, 1.0], 250, count=2, **{"global": True}),
+        _signal_view([0.1, 0.5], 250, count=8),
+    ],
+    # The size of 100 that the published script asks for and does not get: half the samples for
+    # the encoder.
+    "dino_signal_short": [
+        _signal_view([0.5, 1.0], 250, count=2, **{"global": True}),
+        _signal_view([0.1, 0.5], 100, count=8),
+    ],
+    "dino_spectrogram": [
+        _spectrogram_view([0.6, 1.0], count=2, **{"global": True}),
+        _spectrogram_view([0.3, 0.6], count=8),
+    ],
 }
 
 
@@ -59,7 +80,9 @@ def _spectrogram_on(device, fs):
 
 @augmentation(draws=False, gives="spectrogram")
 def spectrogram(x, random, fs: NUMBER = 100):
-    """The magnitude spectrogram (batch, leads, frequencies, frames) of a signal sampled at ``fs`` Hz."""
+    """The magnitude spectrogram (batch, leads, frequencies, frames) of a signal sampled at ``fs``
+    Hz.
+    """
     return _spectrogram_on(x.device, fs)(x)
 
 
@@ -68,14 +91,17 @@ KEYS = {"count": COUNT, "global": FLAG, "transforms": LIST}
 
 
 def parse_views(value) -> list[dict]:
-    """``model.views``, a list of views or the name of a preset, as {"count", "global", "transforms"} each.
+    """``model.views``, a list of views or the name of a preset, as {"count", "global",
+    "transforms"} each.
 
     Raises:
         ConfigError: neither, or unknown keys; the message lists the known ones.
     """
     specs = VIEW_PRESETS.get(value) if isinstance(value, str) else value
     if not isinstance(specs, list):
-        raise ConfigError(f"views must be {', '.join(VIEW_PRESETS)} or a list of views, not {value!r}")
+        raise ConfigError(
+            f"views must be {', '.join(VIEW_PRESETS)} or a list of views, not {value!r}"
+        )
     for spec in specs:
         check_arguments(spec, KEYS, ["transforms"], "a view")
     return [{"count": 1, "global": False, **spec} for spec in specs]
@@ -92,19 +118,26 @@ class Views:
         count: number of views.
         global_count: how many of them are global; they come first.
 
-    Calling it with a signal (batch, leads, time) and its ``KeyedRandom`` gives the list of views.  View n
-    draws from ``random.fork(1 + n)``, whichever views are made beside it.  ``fill``, the encoder's
-    ``input_mean``, stands in the padding and the cut-outs of a spectrogram.
+    Calling it with a signal (batch, leads, time) and its ``KeyedRandom`` gives the list of views.
+    View n draws from ``random.fork(1 + n)``, whichever views are made beside it.  ``fill``, the
+    encoder's ``input_mean``, stands in the padding and the cut-outs of a spectrogram.
 
     Raises:
         ConfigError: unknown names, keys or values; the message lists the known ones.
     """
 
     def __init__(self, specs, fs=None):
-        ordered = sorted(parse_views(specs), key=lambda spec: not spec["global"])    # stable: global first
+        ordered = sorted(
+            parse_views(specs), key=lambda spec: not spec["global"]
+        )  # stable: global first
         parsed = [parse_augmentations(spec["transforms"], "views") for spec in ordered]
-        self.groups = [(spec["count"], [(step, self._with_fs(step, arguments, fs)) for step, arguments in steps])
-                       for spec, steps in zip(ordered, parsed)]
+        self.groups = [
+            (
+                spec["count"],
+                [(step, self._with_fs(step, arguments, fs)) for step, arguments in steps],
+            )
+            for spec, steps in zip(ordered, parsed)
+        ]
         self.count = sum(spec["count"] for spec in ordered)
         self.global_count = sum(spec["count"] for spec in ordered if spec["global"])
 
@@ -114,15 +147,18 @@ class Views:
         if fs is None or step is not AUGMENTATIONS["spectrogram"]:
             return arguments
         if arguments.get("fs", fs) != fs:
-            raise ConfigError(f"views: spectrogram says fs {arguments['fs']} but dataset.fs is {fs}")
+            raise ConfigError(
+                f"views: spectrogram says fs {arguments['fs']} but dataset.fs is {fs}"
+            )
         return {"fs": fs}
 
-    @torch.compiler.disable     # for methods that call it in ``forward``: a break in the graph, no error of Inductor's
+    # for methods that call it in ``forward``: a break in the graph, no error of Inductor's
+    @torch.compiler.disable
     def __call__(self, signal, random, fill=0.0):
         views = []
         for count, steps in self.groups:
-            # A GPU makes equal views together, each copy of the batch with the keys of its own fork; a CPU one by
-            # one, whose numbers then stay in its caches.
+            # A GPU makes equal views together, each copy of the batch with the keys of its own
+            # fork; a CPU one by one, whose numbers then stay in its caches.
             together = 1 if signal.device.type == "cpu" else count
             for _ in range(0, count, together):
                 forks = [random.fork(1 + len(views) + n).keys for n in range(together)]
@@ -136,22 +172,30 @@ class Views:
 
 class ViewMethod(Method):
     """A method that learns from ``views`` of its batch."""
+
     views: Views
 
     def prepare(self, batch):
         """With "views", a list of tensors."""
         if "views" in batch:
             return batch
-        return {**batch, "views": self.views(batch["signal"], batch["random"], input_mean(self.encoder))}
+        return {
+            **batch,
+            "views": self.views(batch["signal"], batch["random"], input_mean(self.encoder)),
+        }
 
 
 def input_mean(encoder):
-    """What an encoder's own standardisation makes 0: its mean of each lead (leads,), 0 where it has none."""
+    """What an encoder's own standardisation makes 0: its mean of each lead (leads,), 0 where it
+    has none.
+    """
     return next((part.mean for part, _ in encoder.standardizers()), 0.0)
 
 
 def encode_views(encoder, views):
-    """Features (view, batch, width) of a list of views, one encoder call for each shape among them."""
+    """Features (view, batch, width) of a list of views, one encoder call for each shape among
+    them.
+    """
     features = {}
     for shape in dict.fromkeys(view.shape for view in views):
         members = [i for i, view in enumerate(views) if view.shape == shape]

@@ -1,4 +1,7 @@
-"""Models filled by the rule by which the published ones were, when their numbers in tests/golden were recorded."""
+"""Models filled by the rule by which the published ones were, when their numbers in tests/golden
+were recorded.
+"""
+
 import json
 import zlib
 from pathlib import Path
@@ -25,17 +28,27 @@ def rule_value(name, shape):
 
 
 def filled(name, **options):
-    """The model ``name`` with every tensor by the rule, its position tables as recorded (their own test is below)."""
+    """The model ``name`` with every tensor by the rule, its position tables as recorded (their
+    own test is below).
+    """
     with torch.device("meta"):
         model = build(name, **options)
     family = "mtae" if name.startswith("vit") else name.split("_vit")[0]
     state, full = {}, {}
     for key, tensor in model.state_dict().items():
-        outer = key.removeprefix("encoder.") if key.startswith("encoder.to_patch_embedding.") else key
+        outer = (
+            key.removeprefix("encoder.") if key.startswith("encoder.to_patch_embedding.") else key
+        )
         if key in KEPT:
             part = "dec" if key == "decoder_pos_embed" else "enc"
-            full[key] = torch.from_numpy(arrays("pos_embed.npz")[f"{family}_{part}_w{tensor.shape[-1]}"])[None]
-        state[key] = full[outer] if outer in full else full.setdefault(outer, rule_value(outer, tensor.shape))
+            full[key] = torch.from_numpy(
+                arrays("pos_embed.npz")[f"{family}_{part}_w{tensor.shape[-1]}"]
+            )[None]
+        state[key] = (
+            full[outer]
+            if outer in full
+            else full.setdefault(outer, rule_value(outer, tensor.shape))
+        )
     model.load_state_dict(state, assign=True)
     return model
 
@@ -46,5 +59,7 @@ def normal_input(case):
 
 def recorded_noise(name):
     family = GOLDEN["pretrain_forward"][name]["noise"]["key"].removesuffix("_noise")
-    return {part: torch.from_numpy(arrays("noise.npz")[f"{family}_{part}"])
-            for part in ("noise", "mask", "ids_restore")}
+    return {
+        part: torch.from_numpy(arrays("noise.npz")[f"{family}_{part}"])
+        for part in ("noise", "mask", "ids_restore")
+    }

@@ -1,8 +1,10 @@
-"""ST-MEM, MTAE and MLAE as their definitions read: one record at a time, one lead at a time, one head at a time.
+"""ST-MEM, MTAE and MLAE as their definitions read: one record at a time, one lead at a time, one
+head at a time.
 
-Slow and without any class: functions of a state dict (published key names) and of the input.  ``heads`` is the
-encoder's number of heads; the decoder has heads of 64 as well.
+Slow and without any class: functions of a state dict (published key names) and of the input.
+``heads`` is the encoder's number of heads; the decoder has heads of 64 as well.
 """
+
 import math
 
 import torch
@@ -27,13 +29,17 @@ def attention(x, state, name, heads):
         own = slice(64 * head, 64 * head + 64)
         parts.append((q[:, own] @ k[:, own].T / 8).softmax(dim=-1) @ v[:, own])
     joined = torch.cat(parts, dim=-1)
-    return linear(joined, state, f"{name}.to_out.0") if f"{name}.to_out.0.weight" in state else joined
+    return (
+        linear(joined, state, f"{name}.to_out.0") if f"{name}.to_out.0.weight" in state else joined
+    )
 
 
 def block(x, state, name, heads):
     x = x + attention(norm(x, state, f"{name}.attn.norm"), state, f"{name}.attn.fn", heads)
     hidden = linear(norm(x, state, f"{name}.ff.norm"), state, f"{name}.ff.fn.net.0")
-    return x + linear(0.5 * hidden * (1 + torch.erf(hidden / math.sqrt(2))), state, f"{name}.ff.fn.net.3")
+    return x + linear(
+        0.5 * hidden * (1 + torch.erf(hidden / math.sqrt(2))), state, f"{name}.ff.fn.net.3"
+    )
 
 
 def blocks(x, state, name, heads):
@@ -51,18 +57,29 @@ def embed(patch, state):
 
 def encoder_part(state):
     """The encoder's tensors of a pre-training state dict."""
-    return {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
+    return {
+        name.removeprefix("encoder."): value
+        for name, value in state.items()
+        if name.startswith("encoder.")
+    }
 
 
 def st_mem_tokens(state, series, rows, patch, keep=None):
-    """(leads, time) -> all tokens; ``rows``: number of each lead among the lead embeddings; ``keep``: kept patches."""
+    """(leads, time) -> all tokens; ``rows``: number of each lead among the lead embeddings;
+    ``keep``: kept patches.
+    """
     position, separator = state["pos_embedding"][0], state["sep_embedding"]
     tokens = []
     for lead, row in enumerate(rows):
         numbers = range(series.shape[1] // patch) if keep is None else keep[lead]
-        inside = [embed(series[lead, n * patch:(n + 1) * patch], state) + position[1 + n] for n in numbers]
-        tokens += [token + state[f"lead_embeddings.{row}"]
-                   for token in [separator + position[0], *inside, separator + position[-1]]]
+        inside = [
+            embed(series[lead, n * patch : (n + 1) * patch], state) + position[1 + n]
+            for n in numbers
+        ]
+        tokens += [
+            token + state[f"lead_embeddings.{row}"]
+            for token in [separator + position[0], *inside, separator + position[-1]]
+        ]
     return torch.stack(tokens)
 
 
@@ -94,35 +111,53 @@ def kept(noise, ratio):
 
 
 def st_mem_pred(state, series, noise, rows, heads, ratio=0.75, patch=75, eps=1e-6):
-    """Pre-training of one record: series (leads, time), noise (leads, patches) -> pred (leads, patches, patch)."""
+    """Pre-training of one record: series (leads, time), noise (leads, patches) -> pred (leads,
+    patches, patch).
+    """
     own = encoder_part(state)
     ids = [kept(lead, ratio) for lead in noise]
-    latent = norm(blocks(st_mem_tokens(own, series, rows, patch, ids), own, "block{}", heads), own, "norm")
+    latent = norm(
+        blocks(st_mem_tokens(own, series, rows, patch, ids), own, "block{}", heads), own, "norm"
+    )
     latent = linear(latent, state, "to_decoder_embedding").view(len(rows), len(ids[0]) + 2, -1)
     position = state["decoder_pos_embed"][0]
     pred = []
     for lead, places in zip(latent, ids):
         count = noise.shape[1]
-        tokens = [lead[:1] + position[:1], unmask(lead[1:-1], places, count, state) + position[1:1 + count],
-                  lead[-1:] + position[-1:]]
+        tokens = [
+            lead[:1] + position[:1],
+            unmask(lead[1:-1], places, count, state) + position[1 : 1 + count],
+            lead[-1:] + position[-1:],
+        ]
         pred.append(decoder(torch.cat(tokens), state, eps)[1:-1])
     return torch.stack(pred)
 
 
 def class_token_pred(state, patches, noise, rows, heads, ratio=0.75, eps=1e-6):
-    """MTAE and MLAE: patches (n, values), position ``rows`` of each, noise (n,) -> pred (n, values)."""
+    """MTAE and MLAE: patches (n, values), position ``rows`` of each, noise (n,) -> pred (n,
+    values).
+    """
     own, ids = encoder_part(state), kept(noise, ratio)
     position, places = own["pos_embedding"][0], state["decoder_pos_embed"][0]
-    tokens = [own["cls_embedding"] + position[0], *(embed(patches[n], own) + position[1 + rows[n]] for n in ids)]
+    tokens = [
+        own["cls_embedding"] + position[0],
+        *(embed(patches[n], own) + position[1 + rows[n]] for n in ids),
+    ]
     latent = norm(blocks(torch.stack(tokens), own, "block{}", heads), own, "norm")
     latent = linear(latent, state, "to_decoder_embedding")
-    tokens = torch.cat([latent[:1] + places[:1],
-                        unmask(latent[1:], ids, len(patches), state) + places[[1 + row for row in rows]]])
+    tokens = torch.cat(
+        [
+            latent[:1] + places[:1],
+            unmask(latent[1:], ids, len(patches), state) + places[[1 + row for row in rows]],
+        ]
+    )
     return decoder(tokens, state, eps)[1:]
 
 
 def masked_loss(target, pred, mask, norm_pix_loss):
-    """Patch by patch: mean squared error, averaged over the masked ones; unbiased variance, eps 1e-6."""
+    """Patch by patch: mean squared error, averaged over the masked ones; unbiased variance, eps
+    1e-6.
+    """
     values = []
     for t, p, hidden in zip(target.flatten(0, -2), pred.flatten(0, -2), mask.flatten()):
         if norm_pix_loss:

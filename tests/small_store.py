@@ -1,4 +1,7 @@
-"""Eighty small recordings, the store made of them, and weights of a tiny signal branch, made once for all tests."""
+"""Eighty small recordings, the store made of them, and weights of a tiny signal branch, made once
+for all tests.
+"""
+
 import atexit
 import contextlib
 import functools
@@ -15,9 +18,31 @@ from data_preparation import add_labels
 from data_preparation.data_extraction_without_preprocessing import extract
 from data_preparation.reformat_memmap import reformat
 
-DX = ("426783006", "164889003", "426783006,39732003", "713427006", "164889003,164934002", "59118001,270492004")
-TINY = ("--set", "model.channels=4", "--set", "dataloader.num_workers=0", "--batch_size", "8", "--gpu", "cpu")
-TINY_FUSION = ("--set", "model.signal.channels=4", "--set", "model.spectrogram.channels=2", *TINY[2:])
+DX = (
+    "426783006",
+    "164889003",
+    "426783006,39732003",
+    "713427006",
+    "164889003,164934002",
+    "59118001,270492004",
+)
+TINY = (
+    "--set",
+    "model.channels=4",
+    "--set",
+    "dataloader.num_workers=0",
+    "--batch_size",
+    "8",
+    "--gpu",
+    "cpu",
+)
+TINY_FUSION = (
+    "--set",
+    "model.signal.channels=4",
+    "--set",
+    "model.spectrogram.channels=2",
+    *TINY[2:],
+)
 
 
 @contextlib.contextmanager
@@ -69,13 +94,27 @@ def store() -> Path:
 def trained_signal() -> Path:
     """The --save_folder of run_signal.py on folds 3 and 9, two epochs."""
     from experiments import run_signal
-    run(run_signal.main, "--fold", 3, 9, "--num_epoches", 2, "--save_folder", _folder() / "base_signal", *TINY,
-        "--set", f"dataset.store={store()}")
+
+    run(
+        run_signal.main,
+        "--fold",
+        3,
+        9,
+        "--num_epoches",
+        2,
+        "--save_folder",
+        _folder() / "base_signal",
+        *TINY,
+        "--set",
+        f"dataset.store={store()}",
+    )
     return _folder() / "base_signal"
 
 
 def add_table(folder, name, rows, *flags) -> str:
-    """Add labels, CSV rows with a header, to the store as the table ``name`` by data_preparation/add_labels.py."""
+    """Add labels, CSV rows with a header, to the store as the table ``name`` by
+    data_preparation/add_labels.py.
+    """
     (folder / f"{name}.csv").write_text("\n".join(rows) + "\n")
     run(add_labels.main, store(), folder / f"{name}.csv", *flags)
     return name

@@ -1,4 +1,5 @@
 """A class that a database never annotated is unknown there, not negative."""
+
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,15 +24,21 @@ atrial fibrillation,164889003,AF,1221,153,1514,570,3475,
 def test_the_store_itself_tells_what_was_annotated():
     labels, notes = mask_unannotated(LABELS, DATABASES, CLASSES)
     nan = np.nan
-    np.testing.assert_array_equal(labels, np.array([[nan, 1, 0], [1, nan, 1], [nan, 0, 1], [0, nan, 0], [nan, nan, 1]]))
+    np.testing.assert_array_equal(
+        labels, np.array([[nan, 1, 0], [1, nan, 1], [nan, 0, 1], [0, nan, 0], [nan, nan, 1]])
+    )
     assert labels.dtype == np.float32 and not np.isnan(LABELS).any()
-    assert notes == ["classes that cpsc_2018 never annotated, unknown for its 2 records: 1 of 3 (LAD)",
-                     "classes that own never annotated, unknown for its 1 records: 2 of 3 (LAD, CRBBB)",
-                     "classes that ptb-xl never annotated, unknown for its 2 records: 1 of 3 (CRBBB)"]
+    assert notes == [
+        "classes that cpsc_2018 never annotated, unknown for its 2 records: 1 of 3 (LAD)",
+        "classes that own never annotated, unknown for its 1 records: 2 of 3 (LAD, CRBBB)",
+        "classes that ptb-xl never annotated, unknown for its 2 records: 1 of 3 (CRBBB)",
+    ]
 
 
 def test_the_challenges_table_tells_what_was_annotated(tmp_path):
-    """PTB-XL has right bundle branch blocks, though none of these two records has: 542 of 713427006."""
+    """PTB-XL has right bundle branch blocks, though none of these two records has: 542 of
+    713427006.
+    """
     path = tmp_path / "dx_mapping_scored.csv"
     path.write_text(DX_MAPPING)
     counts = read_annotated(path)
@@ -40,22 +47,31 @@ def test_the_challenges_table_tells_what_was_annotated(tmp_path):
     assert set(counts) == {"cpsc2018", "cpsc2018extra", "ptbxl", "georgia", "total"}
     labels, notes = mask_unannotated(LABELS, DATABASES, CLASSES, path)
     nan = np.nan
-    np.testing.assert_array_equal(labels, np.array([[nan, 1, 0], [1, 0, 1], [nan, 0, 1], [0, 0, 0], [nan, nan, 1]]))
+    np.testing.assert_array_equal(
+        labels, np.array([[nan, 1, 0], [1, 0, 1], [nan, 0, 1], [0, 0, 0], [nan, nan, 1]])
+    )
     assert "has no column for own" in notes[0]
 
 
 def test_classes_of_a_table_of_labels_go_by_name(tmp_path):
     (tmp_path / "counts.csv").write_text("class,own,PTB_XL\nlarge,0,12\n")
     assert read_annotated(tmp_path / "counts.csv") == {"own": {"large": 0}, "ptbxl": {"large": 12}}
-    classes, labels = {"large": {"large"}, "small": {"small"}}, np.array([[1.0, 0], [0, 1], [0, np.nan]])
+    classes, labels = (
+        {"large": {"large"}, "small": {"small"}},
+        np.array([[1.0, 0], [0, 1], [0, np.nan]]),
+    )
     masked, _ = mask_unannotated(labels, ["own", "own", "ptb-xl"], classes, tmp_path / "counts.csv")
     np.testing.assert_array_equal(masked, [[np.nan, 0], [np.nan, 1], [0, np.nan]])
 
 
-@pytest.mark.parametrize("text", ["a,b\n1,2\n", "class,own\n", "class,own\nlarge,many\n", "class\nlarge\n"])
+@pytest.mark.parametrize(
+    "text", ["a,b\n1,2\n", "class,own\n", "class,own\nlarge,many\n", "class\nlarge\n"]
+)
 def test_a_wrong_file_is_a_config_error(tmp_path, text):
     (tmp_path / "counts.csv").write_text(text)
-    with pytest.raises(ConfigError, match="dataset.annotated: .*counts.csv needs a column of codes or names"):
+    with pytest.raises(
+        ConfigError, match="dataset.annotated: .*counts.csv needs a column of codes or names"
+    ):
         read_annotated(tmp_path / "counts.csv")
     with pytest.raises(ConfigError, match="cannot read .*none.csv: "):
         read_annotated(tmp_path / "none.csv")
@@ -66,11 +82,23 @@ def test_what_only_selection_records_have_is_not_scored_on_the_database_left_out
     (tmp_path / "counts.csv").write_text("class,a,b\nAF,5,5\nslow,5,5\nlong,5,5\n")
     values = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0], [1, 1, 1], [0, 0, 0]], np.float32)
     records = pd.DataFrame({"database": ["a", "a", "a", "b", "b"], "fold": [0, 1, 2, 0, 1]})
-    data = {"labels": "mine", "databases": None, "protocol": "leave_one_database", "test_database": "b", "fold": 0,
-            "splits": None, "given": None, "mask_unannotated": None, "annotated": str(tmp_path / "counts.csv")}
+    data = {
+        "labels": "mine",
+        "databases": None,
+        "protocol": "leave_one_database",
+        "test_database": "b",
+        "fold": 0,
+        "splits": None,
+        "given": None,
+        "mask_unannotated": None,
+        "annotated": str(tmp_path / "counts.csv"),
+    }
     labels = Labels("mine", "multilabel", ("AF", "slow", "long"), values, np.ones(5, bool))
     found, notes = mask_labels(labels, SimpleNamespace(records=records), data)
-    assert np.isnan(found.values[3:]).tolist() == [[False, True, True]] * 2 and not np.isnan(found.values[:3]).any()
+    assert (
+        np.isnan(found.values[3:]).tolist() == [[False, True, True]] * 2
+        and not np.isnan(found.values[:3]).any()
+    )
     assert notes[-1].endswith("not scored on the database left out: slow, long")
     found, _ = mask_labels(labels, SimpleNamespace(records=records), data | {"fold": 2})
     assert np.isnan(found.values[3:]).tolist() == [[False, False, True]] * 2
@@ -80,6 +108,10 @@ def test_what_nobody_could_learn_is_not_scored():
     labels, _ = mask_unannotated(LABELS, DATABASES, CLASSES)
     left_out = np.array(DATABASES) == "cpsc_2018"
     masked, notes = mask_untrained(labels, left_out, CLASSES, ~left_out)
-    assert notes == ["classes without a positive training record, not scored on the database left out: CRBBB"]
-    assert np.isnan(masked[left_out][:, 1]).all() and np.array_equal(masked[:, [0, 2]], labels[:, [0, 2]], equal_nan=True)
+    assert notes == [
+        "classes without a positive training record, not scored on the database left out: CRBBB"
+    ]
+    assert np.isnan(masked[left_out][:, 1]).all() and np.array_equal(
+        masked[:, [0, 2]], labels[:, [0, 2]], equal_nan=True
+    )
     assert mask_untrained(masked, left_out, CLASSES, ~left_out)[1] == []

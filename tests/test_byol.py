@@ -1,14 +1,15 @@
 """BYOL: the symmetric loss, the target's moving average, and the published scripts' defects."""
+
 import pytest
 import torch
 import torch.distributed as dist
+from tiny_encoder import assert_every_parameter_learns, gradients, tiny_batch
 from torch.nn.parallel import DistributedDataParallel
+from two_processes import run_processes
 
 from models.byol import byol_loss
 from models.ema import follow, momentum_at, slow_copy
 from models.registry import build
-from tiny_encoder import assert_every_parameter_learns, gradients, tiny_batch
-from two_processes import run_processes
 from util.errors import ConfigError
 
 STEPS = 4
@@ -16,7 +17,9 @@ STEPS = 4
 
 def make(**arguments):
     torch.manual_seed(0)
-    return build("byol", **{"encoder": "tiny_encoder", "head_width": 32, "head_out": 8, **arguments})
+    return build(
+        "byol", **{"encoder": "tiny_encoder", "head_width": 32, "head_out": 8, **arguments}
+    )
 
 
 def record_outputs(module):
@@ -27,15 +30,23 @@ def record_outputs(module):
 
 
 def online_parameters(model):
-    return [p.detach().clone() for part in (model.encoder, model.projector) for p in part.parameters()]
+    return [
+        p.detach().clone() for part in (model.encoder, model.projector) for p in part.parameters()
+    ]
 
 
 def target_parameters(model):
-    return [p.detach().clone() for part in (model.target_encoder, model.target_projector) for p in part.parameters()]
+    return [
+        p.detach().clone()
+        for part in (model.target_encoder, model.target_projector)
+        for p in part.parameters()
+    ]
 
 
 def train(model, steps, rows=slice(None), first=0):
-    """Plain SGD steps on the rows of one batch each; returns the online parameters after every step."""
+    """Plain SGD steps on the rows of one batch each; returns the online parameters after every
+    step.
+    """
     runner = DistributedDataParallel(model) if dist.is_initialized() else model
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
     history = []
@@ -52,13 +63,15 @@ def train(model, steps, rows=slice(None), first=0):
 # ============ loss ============
 def test_loss_is_two_minus_two_cosines():
     prediction, target = torch.randn(2, 6, 5)
-    expected = sum(((p / p.norm() - t / t.norm()) ** 2).sum() for p, t in zip(prediction, target)) / 6   # equation 2
+    expected = (
+        sum(((p / p.norm() - t / t.norm()) ** 2).sum() for p, t in zip(prediction, target)) / 6
+    )  # equation 2
     assert byol_loss(prediction, target).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_defect_4_each_view_predicts_the_target_projection_of_the_other():
     model = make()
-    with torch.no_grad():                                    # a target that has come apart from the online network
+    with torch.no_grad():  # a target that has come apart from the online network
         for parameter in model.target_encoder.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     predictions, targets = record_outputs(model.predictor), record_outputs(model.target_projector)
@@ -95,7 +108,9 @@ def test_defect_7_a_batch_of_one_works():
 def test_logged_values_are_scalars_without_gradient():
     out = make()(tiny_batch(progress=0.5))
     assert set(out) == {"loss", "embedding_std", "alignment", "uniformity", "momentum"}
-    assert all(value.ndim == 0 and not value.requires_grad for key, value in out.items() if key != "loss")
+    assert all(
+        value.ndim == 0 and not value.requires_grad for key, value in out.items() if key != "loss"
+    )
     assert out["momentum"].item() == pytest.approx(0.998)
 
 
@@ -103,7 +118,9 @@ def test_logged_values_are_scalars_without_gradient():
 @pytest.mark.parametrize("progress, momentum", [(0, 0.996), (0.5, 0.998), (1, 1.0), (1.5, 1.0)])
 def test_momentum_rises_on_a_cosine_and_stays_at_its_end(progress, momentum):
     assert momentum_at(progress, 0.996, 1.0) == pytest.approx(momentum, abs=1e-12)
-    assert momentum_at(progress, 0.9, 0.9) == pytest.approx(0.9, abs=1e-12)      # the published constant
+    assert momentum_at(progress, 0.9, 0.9) == pytest.approx(
+        0.9, abs=1e-12
+    )  # the published constant
 
 
 def assert_closed_form(start, history, target, momenta):
@@ -123,9 +140,13 @@ def test_target_after_k_steps_is_the_closed_form_of_the_average(arguments):
     start = online_parameters(model)
     assert all(torch.equal(a, b) for a, b in zip(start, target_parameters(model)))
     history = train(model, STEPS)
-    momenta = [momentum_at((k + 1) / STEPS, arguments["momentum"], arguments.get("momentum_end", 1.0))
-               for k in range(STEPS)]
-    assert max((a - b).abs().max() for a, b in zip(start, history[-1])) > 1e-2, "nothing was learned"
+    momenta = [
+        momentum_at((k + 1) / STEPS, arguments["momentum"], arguments.get("momentum_end", 1.0))
+        for k in range(STEPS)
+    ]
+    assert max((a - b).abs().max() for a, b in zip(start, history[-1])) > 1e-2, (
+        "nothing was learned"
+    )
     assert_closed_form(start, history, target_parameters(model), momenta)
 
 
@@ -133,7 +154,11 @@ def byol_steps():
     model = make(momentum=0.5)
     start = online_parameters(model)
     rows = slice(8 * dist.get_rank(), 8 * dist.get_rank() + 8)
-    return {"start": start, "history": train(model, STEPS, rows), "target": target_parameters(model)}
+    return {
+        "start": start,
+        "history": train(model, STEPS, rows),
+        "target": target_parameters(model),
+    }
 
 
 def test_target_on_two_processes_is_the_closed_form_and_the_same_on_both():
@@ -152,8 +177,12 @@ def test_only_parameters_are_averaged():
     with torch.no_grad():
         fast.weight += 1
     follow(slow, fast, 0.75)
-    assert torch.allclose(slow.weight, torch.full((3,), 1.25)) and torch.equal(slow.running_mean, torch.zeros(3))
-    assert not any(p.requires_grad for p in slow.parameters()) and all(p.requires_grad for p in fast.parameters())
+    assert torch.allclose(slow.weight, torch.full((3,), 1.25)) and torch.equal(
+        slow.running_mean, torch.zeros(3)
+    )
+    assert not any(p.requires_grad for p in slow.parameters()) and all(
+        p.requires_grad for p in fast.parameters()
+    )
 
 
 def test_target_batch_norm_gathers_its_own_statistics():
@@ -165,10 +194,12 @@ def test_target_batch_norm_gathers_its_own_statistics():
 
 @pytest.mark.parametrize("joint", [True, False])
 def test_batches_of_batch_norm_hold_both_views_or_one_after_the_other(joint):
-    """Published: each network sees one view after the other; then each batch of a norm is one view's."""
+    """Published: each network sees one view after the other; then each batch of a norm is one
+    view's.
+    """
     model = make(encoder={"name": "tiny_encoder", "norm": True}, joint_views=joint)
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm1d)]
-    assert len(norms) == 5                                          # encoders, projectors, predictor
+    assert len(norms) == 5  # encoders, projectors, predictor
     out = model(tiny_batch(samples=4))
     assert [norm.num_batches_tracked.item() for norm in norms] == [1 if joint else 2] * 5
     shapes = [(8, 12, 250)] if joint else [(4, 12, 250)] * 2
@@ -177,8 +208,10 @@ def test_batches_of_batch_norm_hold_both_views_or_one_after_the_other(joint):
     views = fresh.views(batch["signal"], batch["random"])
     online = torch.nn.Sequential(fresh.encoder, fresh.projector, fresh.predictor)
     target = torch.nn.Sequential(fresh.target_encoder, fresh.target_projector)
-    p, t = (network(torch.cat(views)).chunk(2) if joint else [network(view) for view in views]
-            for network in (online, target))
+    p, t = (
+        network(torch.cat(views)).chunk(2) if joint else [network(view) for view in views]
+        for network in (online, target)
+    )
     expected = byol_loss(p[0], t[1]) + byol_loss(p[1], t[0])
     assert out["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
 
@@ -191,7 +224,10 @@ def test_state_dict_alone_restores_the_method():
     restored.load_state_dict(model.state_dict())
     train(model, 2, first=2)
     train(restored, 2, first=2)
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), restored.state_dict().values()))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), restored.state_dict().values())
+    )
 
 
 def test_statistics_are_the_same_in_both_encoders():
@@ -209,5 +245,10 @@ def test_wrong_number_of_views_is_an_error():
 def test_published_heads():
     model = build("byol", encoder={"name": "tiny_encoder", "width": 512})
     for head, widths in ((model.projector, (512, 512, 128)), (model.predictor, (128, 512, 128))):
-        assert [type(layer).__name__ for layer in head] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
+        assert [type(layer).__name__ for layer in head] == [
+            "Linear",
+            "BatchNorm1d",
+            "ReLU",
+            "Linear",
+        ]
         assert (head[0].in_features, head[0].out_features, head[3].out_features) == widths

@@ -1,11 +1,20 @@
 """The Challenge's tables, against the golden copy of the figures."""
+
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from util.challenge import ABBREVIATIONS, CLASSES, CODE_TO_CLASS, NAMES, NORMAL, WEIGHTS, labels_from_dx
+from util.challenge import (
+    ABBREVIATIONS,
+    CLASSES,
+    CODE_TO_CLASS,
+    NAMES,
+    NORMAL,
+    WEIGHTS,
+    labels_from_dx,
+)
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "challenge_metrics.json").read_text())
 

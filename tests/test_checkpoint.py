@@ -1,4 +1,5 @@
 """Checkpoints: whole or not at all, never unpickled, never half loaded."""
+
 import errno
 import os
 import pickle
@@ -21,7 +22,11 @@ from util.files import remove_temporary
 from util.supervised import SupervisedTask
 from util.transfer import check_pretrained, load_encoder, read_encoder
 
-CONTENT = {"model": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3)}, "epoch": 4, "names": ["loss"]}
+CONTENT = {
+    "model": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3)},
+    "epoch": 4,
+    "names": ["loss"],
+}
 SIZES = {"seq_len": 150, "patch_size": 75}
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,23 +40,39 @@ def saved(tmp_path):
 
 def test_saved_content_comes_back(saved):
     found = load(saved)
-    assert torch.equal(found["model"]["a"], CONTENT["model"]["a"]) and found["epoch"] == 4 and found["version"] == 1
-    assert [path.name for path in saved.parent.iterdir()] == [saved.name]  # no temporary file stays
+    assert (
+        torch.equal(found["model"]["a"], CONTENT["model"]["a"])
+        and found["epoch"] == 4
+        and found["version"] == 1
+    )
+    # no temporary file stays
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 
 # ============ writing ============
 def failing_fsync(code):
     def fsync(handle):
         raise OSError(code, os.strerror(code))
+
     return fsync
 
 
-@pytest.mark.parametrize("code, words", [(errno.ENOSPC, "No space left on device"), (errno.EROFS, "Read-only file system"),
-                                         (errno.EIO, "Input/output error")])
-def test_failed_write_is_one_sentence_and_the_older_checkpoint_survives(saved, monkeypatch, code, words):
+@pytest.mark.parametrize(
+    "code, words",
+    [
+        (errno.ENOSPC, "No space left on device"),
+        (errno.EROFS, "Read-only file system"),
+        (errno.EIO, "Input/output error"),
+    ],
+)
+def test_failed_write_is_one_sentence_and_the_older_checkpoint_survives(
+    saved, monkeypatch, code, words
+):
     before = saved.read_bytes()
     monkeypatch.setattr(os, "fsync", failing_fsync(code))
-    with pytest.raises(CheckpointError, match=f"cannot write .*{words}; the older checkpoint-last.pth is intact"):
+    with pytest.raises(
+        CheckpointError, match=f"cannot write .*{words}; the older checkpoint-last.pth is intact"
+    ):
         save({**CONTENT, "epoch": 5}, saved)
     assert saved.read_bytes() == before and len(list(saved.parent.iterdir())) == 1
 
@@ -59,7 +80,10 @@ def test_failed_write_is_one_sentence_and_the_older_checkpoint_survives(saved, m
 def test_read_only_folder(saved, monkeypatch):
     def refuse(path, mode="r", *args, **kwargs):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
-    monkeypatch.setattr(files, "open", refuse, raising=False)  # root may write anywhere, so it is told it may not
+
+    monkeypatch.setattr(
+        files, "open", refuse, raising=False
+    )  # root may write anywhere, so it is told it may not
     with pytest.raises(CheckpointError, match="Permission denied.*older.*intact"):
         save(CONTENT, saved)
 
@@ -75,15 +99,22 @@ save({"model": {"a": torch.zeros(1_000_000)}}, sys.argv[1])
 
 def limited_save(path, limit):
     """What a process says that saves 4 MB and may write files of ``limit`` bytes only."""
-    return subprocess.run([sys.executable, "-c", LIMITED_SAVE, str(path), str(limit)], cwd=ROOT, capture_output=True,
-                          text=True).stderr
+    return subprocess.run(
+        [sys.executable, "-c", LIMITED_SAVE, str(path), str(limit)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    ).stderr
 
 
 @pytest.mark.parametrize("limit", [1, 1000, 2_000_000])
 def test_disk_that_fills_while_writing(saved, limit):
     """The defect: PyTorch's 'unexpected pos' instead of the reason."""
     before = saved.read_bytes()
-    assert "CheckpointError: cannot write" in (said := limited_save(saved, limit)) and "File too large" in said
+    assert (
+        "CheckpointError: cannot write" in (said := limited_save(saved, limit))
+        and "File too large" in said
+    )
     assert saved.read_bytes() == before and len(list(saved.parent.iterdir())) == 1
 
 
@@ -96,7 +127,10 @@ def test_full_file_system(tmp_path):
     try:
         path = disk / "checkpoint-last.pth"
         save({"model": {"a": torch.zeros(10_000)}, "epoch": 1}, path)
-        with pytest.raises(CheckpointError, match="No space left on device; the older checkpoint-last.pth is intact"):
+        with pytest.raises(
+            CheckpointError,
+            match="No space left on device; the older checkpoint-last.pth is intact",
+        ):
             save({"model": {"a": torch.zeros(100_000)}, "epoch": 2}, path)
         assert load(path)["epoch"] == 1 and len(list(disk.iterdir())) == 1
         os.system(f"mount -o remount,ro {disk}")
@@ -112,6 +146,7 @@ def test_killed_write_leaves_the_older_checkpoint_and_is_cleared_away(saved, mon
 
     def kill(*paths):
         raise Killed
+
     monkeypatch.setattr(os, "replace", kill)
     with pytest.raises(Killed):
         save({**CONTENT, "epoch": 5}, saved)
@@ -131,7 +166,11 @@ def test_keep_last(tmp_path):
     assert len(list(tmp_path.iterdir())) == 6
     prune(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "checkpoint-10.pth", "checkpoint-100.pth", "checkpoint-best.pth", "checkpoint-last.pth"]
+        "checkpoint-10.pth",
+        "checkpoint-100.pth",
+        "checkpoint-best.pth",
+        "checkpoint-last.pth",
+    ]
 
 
 # ============ hostile and damaged files ============
@@ -149,8 +188,14 @@ class Bomb:
 @pytest.mark.parametrize("old_format", [False, True])
 def test_file_that_would_run_code_is_refused(tmp_path, reader, old_format):
     marker, path = tmp_path / "marker", tmp_path / "evil.pth"
-    torch.save({"model": {"a": torch.zeros(2)}, "x": Bomb(marker)}, path, _use_new_zipfile_serialization=not old_format)
-    with pytest.raises(CheckpointError, match="holds more than tensors and plain values, so it was not opened"):
+    torch.save(
+        {"model": {"a": torch.zeros(2)}, "x": Bomb(marker)},
+        path,
+        _use_new_zipfile_serialization=not old_format,
+    )
+    with pytest.raises(
+        CheckpointError, match="holds more than tensors and plain values, so it was not opened"
+    ):
         reader(path)
     assert not marker.exists()
     torch.load(path, weights_only=False)  # the file does what this test fears
@@ -177,10 +222,12 @@ def test_yaml_that_would_run_code_is_refused(tmp_path):
 
 
 def test_a_changed_bit_is_noticed(saved):
-    """The defect: torch.load ignores the archive's checksums, so a flipped bit became another weight."""
+    """The defect: torch.load ignores the archive's checksums, so a flipped bit became another
+    weight.
+    """
     raw = saved.read_bytes()
     place = raw.find(torch.arange(6.0).numpy().tobytes())
-    saved.write_bytes(raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1:])
+    saved.write_bytes(raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :])
     torch.load(saved, weights_only=True)
     with pytest.raises(CheckpointError, match="is damaged.*checksum"):
         load(saved)
@@ -203,10 +250,10 @@ def damage(raw, rng):
     if kind == 0:
         return raw[:place]
     if kind == 1:
-        return raw[:place] + bytes([raw[place] ^ 1 << rng.randrange(8)]) + raw[place + 1:]
+        return raw[:place] + bytes([raw[place] ^ 1 << rng.randrange(8)]) + raw[place + 1 :]
     if kind == 2:
-        return raw[:place] + rng.randbytes(rng.randrange(1, 60)) + raw[place + 30:]
-    return raw[:place] + raw[max(0, place - rng.randrange(200)):]
+        return raw[:place] + rng.randbytes(rng.randrange(1, 60)) + raw[place + 30 :]
+    return raw[:place] + raw[max(0, place - rng.randrange(200)) :]
 
 
 def check_damaged(path, cases, seed=0):
@@ -255,9 +302,23 @@ def test_other_contents_are_no_checkpoints(tmp_path, content):
 
 
 def test_what_cannot_be_resumed_from(saved, tmp_path):
-    with pytest.raises(CheckpointError, match="cannot be resumed from: it lacks .*encoder.pth goes to --encoder_path"):
+    with pytest.raises(
+        CheckpointError,
+        match="cannot be resumed from: it lacks .*encoder.pth goes to --encoder_path",
+    ):
         load_training(saved)
-    save({"model": {}, "optimizer": {}, "epoch": 0, "step": 0, "rng": [], "metrics": {}, "config": {}}, saved)
+    save(
+        {
+            "model": {},
+            "optimizer": {},
+            "epoch": 0,
+            "step": 0,
+            "rng": [],
+            "metrics": {},
+            "config": {},
+        },
+        saved,
+    )
     load_training(saved)
     content = {**torch.load(saved), "version": 7}
     torch.save(content, saved)
@@ -278,18 +339,35 @@ def classifier(**options):
     return build("st_mem_vit_tiny", **{"num_classes": 3, **SIZES, **options})
 
 
-@pytest.mark.parametrize("kind", ["encoder.pth", "pre-training checkpoint", "bare state dict", "best of fine-tuning",
-                                  "fine-tuning checkpoint", "published, without a version"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "encoder.pth",
+        "pre-training checkpoint",
+        "bare state dict",
+        "best of fine-tuning",
+        "fine-tuning checkpoint",
+        "published, without a version",
+    ],
+)
 def test_every_kind_of_file_gives_the_same_encoder(tmp_path, method, kind):
-    """The defect: checkpoint-last.pth of a fine-tuning run matched nothing (its names begin with classifier.)."""
+    """The defect: checkpoint-last.pth of a fine-tuning run matched nothing (its names begin with
+    classifier.).
+    """
     path, model = tmp_path / "x.pth", classifier(num_classes=5)
     load_encoder(model, _saved(tmp_path / "first.pth", {"model": method.encoder.state_dict()}))
-    contents = {"encoder.pth": {"model": method.encoder.state_dict(), "leads": list(method.encoder.leads)},
-                "pre-training checkpoint": {"model": method.state_dict(), "epoch": 3},
-                "bare state dict": method.encoder.state_dict(),
-                "best of fine-tuning": {"model": model.state_dict()},
-                "fine-tuning checkpoint": {"model": SupervisedTask(model).state_dict()},
-                "published, without a version": {"model": method.encoder.state_dict(), "optimizer": None, "epoch": 800}}
+    contents = {
+        "encoder.pth": {"model": method.encoder.state_dict(), "leads": list(method.encoder.leads)},
+        "pre-training checkpoint": {"model": method.state_dict(), "epoch": 3},
+        "bare state dict": method.encoder.state_dict(),
+        "best of fine-tuning": {"model": model.state_dict()},
+        "fine-tuning checkpoint": {"model": SupervisedTask(model).state_dict()},
+        "published, without a version": {
+            "model": method.encoder.state_dict(),
+            "optimizer": None,
+            "epoch": 800,
+        },
+    }
     torch.save(contents[kind], path)
     other = classifier()
     own_head = other.head.weight.clone()
@@ -310,7 +388,11 @@ def test_encoder_of_another_size_is_refused(tmp_path, method):
     path = _saved(tmp_path / "encoder.pth", {"model": method.encoder.state_dict()})
     model = classifier(seq_len=300)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match=r"pos_embedding is \(1, 4, 192\) in the file but \(1, 6, 192\) here"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"pos_embedding is \(1, 4, 192\) in the file but \(1, 6, 192\) "
+        r"here",
+    ):
         load_encoder(model, path)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -332,7 +414,14 @@ def test_every_generator_goes_on_where_it_was():
     state = resume.random_state()
 
     def draw():
-        return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.standard_normal(), torch.rand(3).tolist()]
+        return [
+            random.random(),
+            random.gauss(0, 1),
+            np.random.rand(),
+            np.random.standard_normal(),
+            torch.rand(3).tolist(),
+        ]
+
     first = draw()
     draw()
     resume.set_random_state(state)

@@ -1,4 +1,7 @@
-"""The CNN branches against a second forward pass written from the published description, and their statistics."""
+"""The CNN branches against a second forward pass written from the published description, and
+their statistics.
+"""
+
 import numpy as np
 import pytest
 import torch
@@ -6,9 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.encoder.se_resnet import SEBlock, SqueezeExcite
-from models.standardize import LeadStandardize
 from models.encoder.xresnet1d import DEPTHS, Block
 from models.registry import build
+from models.standardize import LeadStandardize
 from util.errors import ConfigError, ECGError
 
 NAMES = ("xresnet1d50", "spectrogram_se_resnet34")
@@ -16,7 +19,9 @@ torch.set_num_threads(1)
 
 
 def small(name, **arguments):
-    """A narrow network with nothing left at a value that hides a mistake: running statistics, zeroed weights."""
+    """A narrow network with nothing left at a value that hides a mistake: running statistics,
+    zeroed weights.
+    """
     torch.manual_seed(0)
     model = build(name, **{"channels": 16, **arguments})
     for module in model.modules():
@@ -46,8 +51,10 @@ class Literal:
         return convolve(x, w, self.weights.get(key + ".bias"), stride, w.shape[-1] // 2)
 
     def norm(self, x, key):
-        w = {part: self.weights[f"{key}.{part}"].view((1, -1) + (1,) * (x.ndim - 2))
-             for part in ("weight", "bias", "running_mean", "running_var")}
+        w = {
+            part: self.weights[f"{key}.{part}"].view((1, -1) + (1,) * (x.ndim - 2))
+            for part in ("weight", "bias", "running_mean", "running_var")
+        }
         return (x - w["running_mean"]) / (w["running_var"] + 1e-5).sqrt() * w["weight"] + w["bias"]
 
     def conv_norm(self, x, key, stride=1):
@@ -55,11 +62,15 @@ class Literal:
 
     def standardize(self, x):
         lead = (1, -1) + (1,) * (x.ndim - 2)
-        return (x - self.weights["standardize.mean"].view(lead)) / self.weights["standardize.std"].view(lead)
+        return (x - self.weights["standardize.mean"].view(lead)) / self.weights[
+            "standardize.std"
+        ].view(lead)
 
 
 def literal_xresnet1d(model, x, depths=(3, 4, 6, 3), strided=1, last=2):
-    """``strided``, ``last``: which convolution of a block's path strides, which is followed by no ReLU."""
+    """``strided``, ``last``: which convolution of a block's path strides, which is followed by no
+    ReLU.
+    """
     net = Literal(model)
     x = net.standardize(x)
     for index, stride in enumerate((2, 1, 1)):
@@ -73,8 +84,8 @@ def literal_xresnet1d(model, x, depths=(3, 4, 6, 3), strided=1, last=2):
             for i in range(last + 1):
                 path = net.conv_norm(path, f"{key}.path.{i}", stride if i == strided else 1)
                 path = path if i == last else path.relu()
-            if stride == 2:                                  # mean of neighbours; an odd last one stands alone
-                pairs = [x[..., i:i + 2].mean(-1) for i in range(0, x.shape[-1], 2)]
+            if stride == 2:  # mean of neighbours; an odd last one stands alone
+                pairs = [x[..., i : i + 2].mean(-1) for i in range(0, x.shape[-1], 2)]
                 x = torch.stack(pairs, -1)
             if f"{key}.shortcut.0.0.weight" in net.weights:
                 x = net.conv_norm(x, f"{key}.shortcut.0")
@@ -107,15 +118,19 @@ def literal_se_resnet34(model, x):
     return features
 
 
-@pytest.mark.parametrize("name, literal", [("xresnet1d50", literal_xresnet1d),
-                                           ("spectrogram_se_resnet34", literal_se_resnet34)])
+@pytest.mark.parametrize(
+    "name, literal",
+    [("xresnet1d50", literal_xresnet1d), ("spectrogram_se_resnet34", literal_se_resnet34)],
+)
 def test_equals_the_literal_network(name, literal):
     model = small(name).double().eval()
     x = crops().double()
     torch.testing.assert_close(model(x), literal(model, x), atol=1e-9, rtol=1e-9)
 
 
-@pytest.mark.parametrize("name, depths", [("xresnet1d18", (2, 2, 2, 2)), ("xresnet1d34", (3, 4, 6, 3))])
+@pytest.mark.parametrize(
+    "name, depths", [("xresnet1d18", (2, 2, 2, 2)), ("xresnet1d34", (3, 4, 6, 3))]
+)
 def test_basic_blocks_equal_the_literal_network(name, depths):
     model = small(name).double().eval()
     x = crops(samples=117).double()
@@ -124,7 +139,9 @@ def test_basic_blocks_equal_the_literal_network(name, depths):
     torch.testing.assert_close(model(x), expected, atol=1e-9, rtol=1e-9)
 
 
-@pytest.mark.parametrize("name, depths", [("xresnet1d101", (3, 4, 23, 3)), ("xresnet1d152", (3, 8, 36, 3))])
+@pytest.mark.parametrize(
+    "name, depths", [("xresnet1d101", (3, 4, 23, 3)), ("xresnet1d152", (3, 8, 36, 3))]
+)
 def test_deep_networks_equal_the_literal_network(name, depths):
     model = small(name, channels=4).double().eval()
     x = crops(samples=100).double()
@@ -133,7 +150,9 @@ def test_deep_networks_equal_the_literal_network(name, depths):
 
 @pytest.mark.parametrize("name", DEPTHS)
 def test_every_depth_has_the_published_sizes(name):
-    """Kernels of a path, features, and the layers that the name counts: stem (as one), paths, head."""
+    """Kernels of a path, features, and the layers that the name counts: stem (as one), paths,
+    head.
+    """
     with torch.device("meta"):
         model = build(name, num_classes=None)
     basic = name in ("xresnet1d18", "xresnet1d34")
@@ -147,7 +166,9 @@ def test_every_depth_has_the_published_sizes(name):
 def stage_shapes(model, x):
     shapes = []
     for module in (model.stem, *model.stages):
-        module.register_forward_hook(lambda _module, _inputs, output: shapes.append(tuple(output.shape)))
+        module.register_forward_hook(
+            lambda _module, _inputs, output: shapes.append(tuple(output.shape))
+        )
     model.eval()(x)
     return shapes
 
@@ -164,14 +185,20 @@ def test_se_resnet34_has_the_published_shapes():
 
 def test_xresnet1d50_stem_is_the_published_one():
     stem = [m for m in build("xresnet1d50").stem.modules() if isinstance(m, nn.Conv1d)]
-    described = [(c.in_channels, c.out_channels, c.kernel_size[0], c.stride[0], c.bias is not None) for c in stem]
+    described = [
+        (c.in_channels, c.out_channels, c.kernel_size[0], c.stride[0], c.bias is not None)
+        for c in stem
+    ]
     assert described == [(12, 32, 5, 2, True), (32, 32, 5, 1, False), (32, 64, 5, 1, False)]
 
 
 def test_parameter_counts_follow_from_the_description():
     stem = 12 * 32 * 5 + 32 + 32 * 32 * 5 + 32 * 64 * 5 + 2 * (32 + 32 + 64)
-    inner = 64 * 64 * 5 + 64 * 256 + 2 * (64 + 64 + 256)                   # middle and last convolution, three norms
-    blocks = 16 * inner + 64 * 64 + 15 * 256 * 64 + 64 * 256 + 2 * 256     # first convolutions, the one shortcut
+    # middle and last convolution, three norms
+    inner = 64 * 64 * 5 + 64 * 256 + 2 * (64 + 64 + 256)
+    blocks = (
+        16 * inner + 64 * 64 + 15 * 256 * 64 + 64 * 256 + 2 * 256
+    )  # first convolutions, the one shortcut
     head = 512 * 256 + 256 + 256 * 24 + 24
     count = sum(p.numel() for p in build("xresnet1d50").parameters())
     assert count == stem + blocks + head
@@ -179,16 +206,20 @@ def test_parameter_counts_follow_from_the_description():
     total = 12 * 64 * 49 + 2 * 64 + head
     inputs = 64
     for width, depth in ((64, 3), (128, 4), (256, 6), (512, 3)):
-        total += depth * (2 * 2 * width + 2 * width * width // 16)         # norms, squeeze and excite
+        total += depth * (2 * 2 * width + 2 * width * width // 16)  # norms, squeeze and excite
         total += 9 * (inputs * width + (2 * depth - 1) * width * width)
-        total += inputs * width + 2 * width if inputs != width else 0      # shortcut
+        total += inputs * width + 2 * width if inputs != width else 0  # shortcut
         inputs = width
     assert sum(p.numel() for p in build("spectrogram_se_resnet34").parameters()) == total
 
 
-@pytest.mark.parametrize("name, tensors", [
-    ("xresnet1d50", 2 + (3 * 6 + 1) + 16 * 18 + 6 + 4),
-    ("spectrogram_se_resnet34", 2 + 6 + 16 * 14 + 3 * 6 + 4)])
+@pytest.mark.parametrize(
+    "name, tensors",
+    [
+        ("xresnet1d50", 2 + (3 * 6 + 1) + 16 * 18 + 6 + 4),
+        ("spectrogram_se_resnet34", 2 + 6 + 16 * 14 + 3 * 6 + 4),
+    ],
+)
 def test_defect_15_no_module_under_two_names(name, tensors):
     """A tensor a key: statistics, stem, blocks, shortcuts and head, nothing twice."""
     state = build(name).state_dict()
@@ -201,7 +232,7 @@ def test_defect_15_no_module_under_two_names(name, tensors):
 @pytest.mark.parametrize("samples", [100, 101, 117, 250, 1000])
 def test_any_length_from_a_local_crop_up(name, samples):
     model = small(name)
-    assert model(crops(2, samples)).shape == (2, 24)                       # in training mode, as DINO's student
+    assert model(crops(2, samples)).shape == (2, 24)  # in training mode, as DINO's student
     assert model.eval().forward_features(crops(2, samples)).shape == (2, model.width)
 
 
@@ -236,7 +267,7 @@ def test_maxima_stand_before_averages_and_pooling_is_over_everything(name):
 def test_squeeze_and_excitation_formula():
     torch.manual_seed(0)
     module = SqueezeExcite(32)
-    assert module.squeeze.weight.shape == (2, 32)                          # reduction 16
+    assert module.squeeze.weight.shape == (2, 32)  # reduction 16
     x = torch.randn(2, 32, 3, 5)
     w1, w2 = module.squeeze.weight, module.excite.weight
     for b in range(2):
@@ -250,10 +281,13 @@ def test_squeeze_and_excitation_formula():
 def test_gradient_reaches_every_parameter(name):
     model = small(name)
     model(crops(4)).square().sum().backward()
-    assert [key for key, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+    assert [
+        key for key, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
+    ] == []
 
 
 # ---- weights from scratch
+
 
 def test_every_signal_block_starts_as_its_shortcut():
     torch.manual_seed(0)
@@ -267,7 +301,9 @@ def test_every_signal_block_starts_as_its_shortcut():
 def test_weights_from_scratch_are_xavier_normal(name):
     torch.manual_seed(0)
     model = build(name)
-    zeroed = {id(block.last_norm) for block in model.modules() if isinstance(block, Block | SEBlock)}
+    zeroed = {
+        id(block.last_norm) for block in model.modules() if isinstance(block, Block | SEBlock)
+    }
     assert len(zeroed) == 16
     scales, norms = [], []
     for module in model.modules():
@@ -299,17 +335,23 @@ def test_published_start_redraws_the_last_norm_of_each_block(name):
     model, norms = starts(name, "published")
     assert abs(norms.mean() - 1) < 0.005 and abs(norms.std() - 0.02) < 0.005
     assert starts(name, "shortcut")[1].abs().max() == 0
-    biases = [m.bias for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d)) and m.bias is not None]
+    biases = [
+        m.bias
+        for m in model.modules()
+        if isinstance(m, (nn.Conv1d, nn.Conv2d)) and m.bias is not None
+    ]
     assert len(biases) == (name == "xresnet1d50")
-    assert all(0.5 < bias.std() < 1.6 for bias in biases)          # N(0, 1), the stem's
-    assert not any(m.bias.any() for m in model.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)))
+    assert all(0.5 < bias.std() < 1.6 for bias in biases)  # N(0, 1), the stem's
+    assert not any(
+        m.bias.any() for m in model.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("init", ["shortcut", "published"])
 def test_biases_of_linear_layers_start_as_pytorchs(name, init):
     for layer in starts(name, init)[0].head:
-        bound = layer.in_features ** -0.5
+        bound = layer.in_features**-0.5
         assert 0.5 * bound < layer.bias.abs().max() <= bound
 
 
@@ -335,20 +377,31 @@ def test_another_start_is_a_config_error():
 
 # ---- standardisation
 
+
 def test_statistics_equal_numpy_over_the_joined_batches():
-    """Batches of different sizes; offsets of 1000 mV would cost a float32 sum, or a sum of squares, its digits."""
+    """Batches of different sizes; offsets of 1000 mV would cost a float32 sum, or a sum of
+    squares, its digits.
+    """
     rng = np.random.default_rng(0)
-    batches = [rng.normal(loc=np.linspace(-1000, 1000, 12)[:, None], scale=np.linspace(0.01, 2, 12)[:, None],
-                          size=(n, 12, 250)).astype(np.float32) for n in (7, 1, 32)]
+    batches = [
+        rng.normal(
+            loc=np.linspace(-1000, 1000, 12)[:, None],
+            scale=np.linspace(0.01, 2, 12)[:, None],
+            size=(n, 12, 250),
+        ).astype(np.float32)
+        for n in (7, 1, 32)
+    ]
     model = build("xresnet1d50", channels=16).double()
-    model.fit_statistics(torch.from_numpy(b) for b in batches)             # a generator: one pass
+    model.fit_statistics(torch.from_numpy(b) for b in batches)  # a generator: one pass
     joined = np.concatenate(batches).astype(np.float64)
     np.testing.assert_allclose(model.standardize.mean, joined.mean((0, 2)), rtol=1e-12)
     np.testing.assert_allclose(model.standardize.std, joined.std(2).mean(0), rtol=1e-9)
 
 
 def test_one_artefact_hardly_moves_the_statistics():
-    """400 records of 0.2 mV, one of which swings by 20 mV: pooled, the standard deviation would be five times as large."""
+    """400 records of 0.2 mV, one of which swings by 20 mV: pooled, the standard deviation would
+    be five times as large.
+    """
     x = crops(400) * 0.2
     clean, spoilt = build("xresnet1d50", channels=16), build("xresnet1d50", channels=16)
     clean.fit_statistics([x])
@@ -379,13 +432,13 @@ def test_a_fitted_model_standardises_its_training_crops():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_flat_lead_never_divides_by_zero(name):
     x = crops(4)
-    x[:, 3] = 0.7 if name == "xresnet1d50" else 0.0                        # the spectrogram of 0.7 mV has edges
+    x[:, 3] = 0.7 if name == "xresnet1d50" else 0.0  # the spectrogram of 0.7 mV has edges
     model = build(name, channels=8)
     model.fit_statistics([x])
     assert model.standardize.std[3] == 1 and model.standardize.std[2] != 1
     assert model.eval()(x).isfinite().all()
     assert model.standardize(model.unstandardized(x))[:, 3].abs().max() < 1e-6
-    assert model(crops(4)).isfinite().all()                                # and one that is not flat there
+    assert model(crops(4)).isfinite().all()  # and one that is not flat there
 
 
 def test_statistics_are_saved_with_the_weights():
@@ -396,9 +449,14 @@ def test_statistics_are_saved_with_the_weights():
     assert (other.standardize.mean - 4).abs().max() < 0.5
 
 
-@pytest.mark.parametrize("batches, message", [
-    ([], "no training crops"), ([torch.zeros(2, 8, 250)], "8 leads for a model of 12"),
-    ([torch.full((2, 12, 250), float("nan"))], "not finite")])
+@pytest.mark.parametrize(
+    "batches, message",
+    [
+        ([], "no training crops"),
+        ([torch.zeros(2, 8, 250)], "8 leads for a model of 12"),
+        ([torch.full((2, 12, 250), float("nan"))], "not finite"),
+    ],
+)
 def test_statistics_of_unusable_crops_are_refused(batches, message):
     model = build("xresnet1d50", channels=16)
     with pytest.raises(ECGError, match=message):
@@ -414,10 +472,13 @@ def test_a_single_lead_model_refuses_twelve():
 
 # ---- input of the spectrogram branch
 
+
 def test_a_ready_spectrogram_gives_the_same_features():
     model = small("spectrogram_se_resnet34").eval()
     x = crops()
-    torch.testing.assert_close(model.forward_features(model.spectrogram(x)), model.forward_features(x), atol=0, rtol=0)
+    torch.testing.assert_close(
+        model.forward_features(model.spectrogram(x)), model.forward_features(x), atol=0, rtol=0
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

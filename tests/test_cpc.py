@@ -1,19 +1,22 @@
 """CPC: which samples it is told apart from, the loss, and the LSTM's causality."""
+
 import math
 
 import pytest
 import torch
+from tiny_encoder import assert_every_parameter_learns
 
 from models.encoder.s4 import StateSpace
 from models.registry import build
-from tiny_encoder import assert_every_parameter_learns
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
 
 
 def make(encoder="cpc_lstm", **arguments):
     torch.manual_seed(0)
-    return build("cpc", encoder={"name": encoder, "channels": 8}, **{"ahead": 3, "negatives": 5, **arguments})
+    return build(
+        "cpc", encoder={"name": encoder, "channels": 8}, **{"ahead": 3, "negatives": 5, **arguments}
+    )
 
 
 def crops(samples=3, length=40):
@@ -27,7 +30,9 @@ def test_negatives_are_other_samples_of_the_record():
     assert negatives.shape == (2, 37, 2000)
     for step in range(37):
         assert set(negatives[0, step].tolist()) == set(range(40)) - {step + 3}
-    alone = make(negatives=2000).prepare({"signal": batch["signal"][1:], "random": KeyedRandom(torch.tensor([1]))})
+    alone = make(negatives=2000).prepare(
+        {"signal": batch["signal"][1:], "random": KeyedRandom(torch.tensor([1]))}
+    )
     assert torch.equal(alone["negatives"], negatives[1:])
 
 
@@ -47,7 +52,7 @@ def test_the_loss_is_the_cross_entropy_of_each_step_by_itself(encoder, length):
             first.append(float((likeness[0] > likeness[1:]).all()))
     out = model(batch)
     assert out["loss"].item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
-    assert out["accuracy"].item() == pytest.approx(sum(first) / len(first), abs=0.02)    # ties
+    assert out["accuracy"].item() == pytest.approx(sum(first) / len(first), abs=0.02)  # ties
 
 
 @pytest.mark.parametrize("encoder", ["cpc_lstm", "cpc_s4"])
@@ -63,8 +68,12 @@ def test_a_guess_costs_the_logarithm_of_the_candidates_and_is_where_it_starts(en
 def test_contexts_know_nothing_of_what_follows(encoder):
     model, batch = make(encoder).eval(), crops(length=40 * (1 + (encoder == "cpc_s4")))
     later = batch["signal"].clone()
-    later[:, :, later.shape[-1] // 2 + (encoder == "cpc_s4"):] += 1      # its convolution reaches one sample ahead
-    before, after = (model.encoder.contexts(model.encoder.steps(signal)) for signal in (batch["signal"], later))
+    later[:, :, later.shape[-1] // 2 + (encoder == "cpc_s4") :] += (
+        1  # its convolution reaches one sample ahead
+    )
+    before, after = (
+        model.encoder.contexts(model.encoder.steps(signal)) for signal in (batch["signal"], later)
+    )
     assert torch.allclose(before[:, :20], after[:, :20], atol=1e-5)
     assert not torch.allclose(before[:, 21], after[:, 21], atol=1e-5)
 
@@ -115,16 +124,24 @@ def test_every_parameter_learns_and_it_learns_to_tell_steps_apart(encoder):
 
 def test_depths_of_the_encoder():
     encoder = build("cpc_lstm", num_classes=3, channels=4)
-    names = {name.partition(".")[0]: encoder.steps_below_head(name) for name, _ in encoder.named_parameters()}
+    names = {
+        name.partition(".")[0]: encoder.steps_below_head(name)
+        for name, _ in encoder.named_parameters()
+    }
     assert names == {"head": 0, "lstm": 1, "convolutions": 2}
     encoder = build("cpc_s4", num_classes=3, channels=4, layers=2)
-    names = {".".join(name.split(".")[:2]): encoder.steps_below_head(name) for name, _ in encoder.named_parameters()}
+    names = {
+        ".".join(name.split(".")[:2]): encoder.steps_below_head(name)
+        for name, _ in encoder.named_parameters()
+    }
     assert {names[key] for key in names if key.startswith("convolutions")} == {3}
     assert (names["head.weight"], names["layers.1"], names["layers.0"]) == (0, 1, 2)
 
 
 def test_what_cannot_be_predicted_is_said():
-    with pytest.raises(ConfigError, match="needs an encoder with steps and contexts .* not XResNet1d"):
+    with pytest.raises(
+        ConfigError, match="needs an encoder with steps and contexts .* not XResNet1d"
+    ):
         build("cpc", encoder={"name": "xresnet1d50", "channels": 4})
     with pytest.raises(ConfigError, match="ahead 0 and negatives 5 must be 1 or more"):
         make(ahead=0)

@@ -1,4 +1,5 @@
 """Decoding by expected score against sums over all label sets, and against drawn ones."""
+
 from itertools import product
 
 import numpy as np
@@ -29,7 +30,7 @@ def some_weights(rng, classes):
 def test_credits_equal_the_sum_over_all_label_sets(classes):
     rng = np.random.default_rng(classes)
     weights, p = some_weights(rng, classes), rng.random((8, classes))
-    p[0], p[1] = 0, 1           # certain labels, too
+    p[0], p[1] = 0, 1  # certain labels, too
     p[2] = np.round(p[2])
     outputs = rng.random((8, classes)) < 0.4
     values = credit_with_one_more(p, outputs, weights)
@@ -38,7 +39,9 @@ def test_credits_equal_the_sum_over_all_label_sets(classes):
             assert value == -np.inf
         else:
             more = outputs[row] | (np.arange(classes) == c)
-            assert value == pytest.approx(credit_by_definition(p[row], more.astype(int), weights), abs=1e-13)
+            assert value == pytest.approx(
+                credit_by_definition(p[row], more.astype(int), weights), abs=1e-13
+            )
 
 
 def test_outputs_equal_the_greedy_loop_and_are_seldom_worse_than_the_best_answer():
@@ -56,12 +59,17 @@ def test_outputs_equal_the_greedy_loop_and_are_seldom_worse_than_the_best_answer
     for row, found in enumerate(expected_outputs(p, weights)):
         outputs = np.zeros(5, int)
         while not outputs.all():
-            values = [-1 if outputs[c] else value(row, outputs | (np.arange(5) == c)) for c in range(5)]
+            values = [
+                -1 if outputs[c] else value(row, outputs | (np.arange(5) == c)) for c in range(5)
+            ]
             if max(values) <= value(row, outputs) + 1e-12:
                 break
             outputs[np.argmax(values)] = 1
         assert found.tolist() == outputs.astype(bool).tolist()
-        best += value(row, outputs) >= max(value(row, np.array(o)) for o in product([0, 1], repeat=5)) - 1e-12
+        best += (
+            value(row, outputs)
+            >= max(value(row, np.array(o)) for o in product([0, 1], repeat=5)) - 1e-12
+        )
     assert best >= 38
 
 
@@ -76,13 +84,19 @@ def test_credits_of_the_24_classes_agree_with_drawn_label_sets():
         more[c] = True
         drawn = (labels @ WEIGHTS @ more) / (labels | more).sum(axis=1)
         exact = credit_with_one_more(p, outputs)[0, c]
-        assert exact == -np.inf if c == 20 else exact == pytest.approx(drawn.mean(), abs=4 * drawn.std() / 50_000 ** 0.5)
+        assert (
+            exact == -np.inf
+            if c == 20
+            else exact == pytest.approx(drawn.mean(), abs=4 * drawn.std() / 50_000**0.5)
+        )
 
 
 def test_certain_labels_are_answered_exactly():
-    labels = np.random.default_rng(2).random((700, 24)) < 0.1   # more than a block
+    labels = np.random.default_rng(2).random((700, 24)) < 0.1  # more than a block
     labels[:, 20] |= ~labels.any(axis=1)
-    assert challenge_score(labels, expected_outputs(labels.astype(float))) == pytest.approx(1, abs=0.02)
+    assert challenge_score(labels, expected_outputs(labels.astype(float))) == pytest.approx(
+        1, abs=0.02
+    )
     single = np.eye(24)
     assert expected_outputs(single).tolist() == single.astype(bool).tolist()
 
@@ -91,7 +105,9 @@ def test_calibrated_probabilities_are_decoded_better_than_thresholded():
     rng = np.random.default_rng(3)
     p = rng.beta(0.3, 2, (2000, 24))
     labels = rng.random(p.shape) < p
-    by_threshold = max(challenge_score(labels, p >= threshold) for threshold in np.linspace(0.05, 0.6, 56))
+    by_threshold = max(
+        challenge_score(labels, p >= threshold) for threshold in np.linspace(0.05, 0.6, 56)
+    )
     assert challenge_score(labels, expected_outputs(p)) > by_threshold + 0.005
 
 

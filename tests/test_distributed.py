@@ -1,4 +1,5 @@
 """What processes tell each other, and how long they wait for it."""
+
 import time
 
 import pytest
@@ -14,10 +15,20 @@ def hand_out(value):
 
 
 def test_everyone_gets_process_0s_object():
-    value = {"epoch": 3, "best": {"loss": 0.5}, "none": None, "names": ["a", "\u00e9"], "empty": {},
-             "rng": [{"cpu": torch.arange(5, dtype=torch.uint8)}], "model": {"w": torch.rand(100, 7).half()}}
+    value = {
+        "epoch": 3,
+        "best": {"loss": 0.5},
+        "none": None,
+        "names": ["a", "\u00e9"],
+        "empty": {},
+        "rng": [{"cpu": torch.arange(5, dtype=torch.uint8)}],
+        "model": {"w": torch.rand(100, 7).half()},
+    }
     for received in run_processes(hand_out, 2, value):
-        assert torch.equal(received["model"]["w"], value["model"]["w"]) and received["model"]["w"].dtype == torch.half
+        assert (
+            torch.equal(received["model"]["w"], value["model"]["w"])
+            and received["model"]["w"].dtype == torch.half
+        )
         assert torch.equal(received["rng"][0]["cpu"], value["rng"][0]["cpu"])
         assert {**received, "model": 0, "rng": 0} == {**value, "model": 0, "rng": 0}
 

@@ -1,4 +1,7 @@
-"""The documentation keeps what it promises: commands parse, names exist, links resolve, quoted messages are said."""
+"""The documentation keeps what it promises: commands parse, names exist, links resolve, quoted
+messages are said.
+"""
+
 import argparse
 import ast
 import contextlib
@@ -25,12 +28,16 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 # ============ what a page holds ============
 def commands(page: Path) -> list[list[str]]:
-    """The command lines of a page's code blocks, as words; two may share a line, and what follows # is a remark."""
+    """The command lines of a page's code blocks, as words; two may share a line, and what follows
+    # is a remark.
+    """
     found = []
     blocks = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     for block in (block for language, block in blocks if language in ("", "bash", "sh")):
         for line in block.replace("\\\n", " ").splitlines():
-            for command in re.split(r"\s+(?=(?:bash|python) \S+\.(?:sh|py))", line.partition(" #")[0].strip()):
+            for command in re.split(
+                r"\s+(?=(?:bash|python) \S+\.(?:sh|py))", line.partition(" #")[0].strip()
+            ):
                 if re.match(r"(bash|python|\S*/python) ", command):
                     found.append(shlex.split(command))
     return found
@@ -77,20 +84,29 @@ def check_command(words: list[str]) -> None:
     """Fails where a command's program, flags, config files, overlays or keys do not exist."""
     program, flags = words[1], words[2:]
     if program == "-m":
-        assert flags[0] in INSTALLED or (ROOT / flags[0].replace(".", "/")).with_suffix(".py").is_file(), flags[0]
+        assert (
+            flags[0] in INSTALLED
+            or (ROOT / flags[0].replace(".", "/")).with_suffix(".py").is_file()
+        ), flags[0]
         return
     assert (ROOT / program).is_file(), f"there is no {program}"
     if not program.endswith(".py") and program not in LAUNCHERS:
         named = {flag for flag in flags if flag.startswith("--")}
-        assert all(flag in (ROOT / program).read_text("utf-8") for flag in named), f"{program} does not know {named}"
+        assert all(flag in (ROOT / program).read_text("utf-8") for flag in named), (
+            f"{program} does not know {named}"
+        )
         return
     if program in LAUNCHERS:
         program, own_flags = LAUNCHERS[program], flags
         _, flags = parsed_by(util.launch.main, [program, *own_flags])
-    options, unknown = parsed_by(importlib.import_module(program.removesuffix(".py").replace("/", ".")).main, flags)
+    options, unknown = parsed_by(
+        importlib.import_module(program.removesuffix(".py").replace("/", ".")).main, flags
+    )
     assert not unknown, f"{program} does not know {shlex.join(unknown)}"
     config = getattr(options, "config_path", None)
-    assert config is None or "my_" in str(config) or (ROOT / config).is_file(), f"there is no {config}"
+    assert config is None or "my_" in str(config) or (ROOT / config).is_file(), (
+        f"there is no {config}"
+    )
     for overlay in getattr(options, "overlay", []):
         check_overlay(overlay)
     for override in getattr(options, "overrides", []):
@@ -103,7 +119,9 @@ def check_overlay(name: str) -> None:
 
 
 def check_key(override: str) -> None:
-    """Fails where ``a.b`` or ``a.b=c`` names no key of the configuration; below ``model`` are the models' own."""
+    """Fails where ``a.b`` or ``a.b=c`` names no key of the configuration; below ``model`` are the
+    models' own.
+    """
     keys = KEYS
     for part in override.partition("=")[0].split("."):
         if not isinstance(keys, dict):
@@ -121,11 +139,19 @@ def test_every_command_is_accepted_by_its_own_parser(page, monkeypatch):
 
 def test_a_wrong_flag_key_overlay_or_file_is_noticed(monkeypatch):
     with parsing_only(monkeypatch):
-        check_command(shlex.split("python experiments/run_signal.py --overlay reduced --set train.epochs=2"))
-        for wrong in ("experiments/run_signals.py", "experiments/run_signal.py --epochs 3", "run_demo.sh --fast",
-                      "experiments/run_signal.py --overlay tiny", "experiments/run_signal.py --set train.epoch=3",
-                      "run_pretrain.sh --gpus cpu --overlays demo", "run_downstream.sh -f configs/none.yaml",
-                      "-m util.none"):
+        check_command(
+            shlex.split("python experiments/run_signal.py --overlay reduced --set train.epochs=2")
+        )
+        for wrong in (
+            "experiments/run_signals.py",
+            "experiments/run_signal.py --epochs 3",
+            "run_demo.sh --fast",
+            "experiments/run_signal.py --overlay tiny",
+            "experiments/run_signal.py --set train.epoch=3",
+            "run_pretrain.sh --gpus cpu --overlays demo",
+            "run_downstream.sh -f configs/none.yaml",
+            "-m util.none",
+        ):
             with pytest.raises((AssertionError, pytest.fail.Exception, ConfigError)):
                 check_command(["python", *shlex.split(wrong)])
 
@@ -146,22 +172,33 @@ def test_overlays_keys_and_files_named_in_the_text_exist(page):
     for code in inline_code(page):
         for overlay in re.findall(r"--overlay (\w+)", code):
             check_overlay(overlay)
-        for key in re.findall(r"--set '?([\w.]+)=|^((?:dataset|dataloader|train|metric|test)\.\w+)", code):
+        for key in re.findall(
+            r"--set '?([\w.]+)=|^((?:dataset|dataloader|train|metric|test)\.\w+)", code
+        ):
             if key[0] != "KEY":
                 check_key(key[0] or key[1])
-        if re.fullmatch(r"(?:configs|data_preparation|experiments|models|util|tests|benchmarks|docs)/[\w./-]*", code):
-            assert "my_" in code or (ROOT / code).exists(), f"{page.name} names {code}, which is not there"
+        if re.fullmatch(
+            r"(?:configs|data_preparation|experiments|models|util|tests|benchmarks|docs)/[\w./-]*",
+            code,
+        ):
+            assert "my_" in code or (ROOT / code).exists(), (
+                f"{page.name} names {code}, which is not there"
+            )
 
 
 @each_page
 def test_links_resolve(page):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8")):
-        assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name} links to {target}"
+        assert target.startswith("https://") or (page.parent / target).exists(), (
+            f"{page.name} links to {target}"
+        )
 
 
 @each_page
 def test_no_page_names_a_place_of_one_machine(page):
-    assert not re.search(r"(?<![\w.$}])/(?:home|root|work|tmp|opt|mnt|Users)/\S", page.read_text("utf-8"))
+    assert not re.search(
+        r"(?<![\w.$}])/(?:home|root|work|tmp|opt|mnt|Users)/\S", page.read_text("utf-8")
+    )
 
 
 def test_the_readme_stays_short():
@@ -171,22 +208,39 @@ def test_the_readme_stays_short():
 
 def source_texts() -> str:
     """All texts of the code, those with values filled in ("{}") with ... in their place."""
-    files = [*ROOT.glob("*.py"), *(file for folder in CODE_FOLDERS for file in (ROOT / folder).rglob("*.py"))]
+    files = [
+        *ROOT.glob("*.py"),
+        *(file for folder in CODE_FOLDERS for file in (ROOT / folder).rglob("*.py")),
+    ]
     texts = []
     for node in (node for file in files for node in ast.walk(ast.parse(file.read_text("utf-8")))):
         if isinstance(node, ast.JoinedStr):
-            texts.append("...".join(part.value for part in node.values if isinstance(part, ast.Constant)))
+            texts.append(
+                "...".join(part.value for part in node.values if isinstance(part, ast.Constant))
+            )
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             texts.append(node.value)
     return "\n".join(texts)
 
 
 def test_quoted_messages_are_still_said():
-    """Second column of the tables in docs/troubleshooting.md: a message that nobody says any more helps nobody."""
+    """Second column of the tables in docs/troubleshooting.md: a message that nobody says any more
+    helps nobody.
+    """
     said = source_texts()
-    rows = re.findall(r"^\|[^|]*\|([^|]*)\|[^|]*\|$", (ROOT / "docs" / "troubleshooting.md").read_text("utf-8"),
-                      re.MULTILINE)
-    quoted = [text for cell in rows for text in re.findall(r"`([^`]+)`", cell) if text not in ("flags", "error: ...")]
+    rows = re.findall(
+        r"^\|[^|]*\|([^|]*)\|[^|]*\|$",
+        (ROOT / "docs" / "troubleshooting.md").read_text("utf-8"),
+        re.MULTILINE,
+    )
+    quoted = [
+        text
+        for cell in rows
+        for text in re.findall(r"`([^`]+)`", cell)
+        if text not in ("flags", "error: ...")
+    ]
     assert len(quoted) > 30
-    unsaid = [text for text in quoted if not all(part.strip(" .") in said for part in text.split("..."))]
+    unsaid = [
+        text for text in quoted if not all(part.strip(" .") in said for part in text.split("..."))
+    ]
     assert not unsaid, f"docs/troubleshooting.md quotes what the code no longer says: {unsaid}"

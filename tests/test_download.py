@@ -1,4 +1,7 @@
-"""data_preparation/download.py against a server on this machine that misbehaves in every way that we know."""
+"""data_preparation/download.py against a server on this machine that misbehaves in every way that
+we know.
+"""
+
 import hashlib
 import io
 import json
@@ -11,17 +14,24 @@ import pytest
 from data_preparation import download
 from util.program import run_main
 
-DATA = {"a.csv": b"ecg_id,age\n1,50\n", "records/00001_hr.dat": bytes(range(256)) * 4000,
-        "records/00001_hr.hea": b"00001_hr 12 500 5000\n"}
+DATA = {
+    "a.csv": b"ecg_id,age\n1,50\n",
+    "records/00001_hr.dat": bytes(range(256)) * 4000,
+    "records/00001_hr.hea": b"00001_hr 12 500 5000\n",
+}
 BIG = "records/00001_hr.dat"
 
 
 def listing(data=DATA):
-    return "".join(f"{hashlib.sha256(content).hexdigest()}  {path}\n" for path, content in data.items()).encode()
+    return "".join(
+        f"{hashlib.sha256(content).hexdigest()}  {path}\n" for path, content in data.items()
+    ).encode()
 
 
 class Server:
-    """Serves ``files`` (path: content); ``faults`` (path: list of functions) take the place of its answers, one each."""
+    """Serves ``files`` (path: content); ``faults`` (path: list of functions) take the place of
+    its answers, one each.
+    """
 
     def __init__(self):
         self.files, self.faults, self.asked = {}, {}, []
@@ -43,7 +53,9 @@ class Server:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
 
     def close(self):
         self._server.shutdown()
@@ -101,13 +113,19 @@ def fetch(*argv):
 
 
 def complete(output, data=DATA):
-    return all((output / path).read_bytes() == content for path, content in data.items()) and \
-        not list(output.rglob("*.part"))
+    return all(
+        (output / path).read_bytes() == content for path, content in data.items()
+    ) and not list(output.rglob("*.part"))
 
 
-def test_every_file_comes_whole_and_a_second_run_asks_for_the_listing_alone(server, tmp_path, capsys):
+def test_every_file_comes_whole_and_a_second_run_asks_for_the_listing_alone(
+    server, tmp_path, capsys
+):
     assert get(server, tmp_path) == 0 and complete(tmp_path)
-    assert "3 of 3 files listed" in (out := capsys.readouterr().out) and "3 files with the right checksum" in out
+    assert (
+        "3 of 3 files listed" in (out := capsys.readouterr().out)
+        and "3 files with the right checksum" in out
+    )
     server.asked.clear()
     assert get(server, tmp_path) == 0
     assert server.asked == [("SHA256SUMS.txt", None)]
@@ -116,7 +134,11 @@ def test_every_file_comes_whole_and_a_second_run_asks_for_the_listing_alone(serv
 def test_a_connection_that_breaks_off_is_taken_up_where_it_broke(server, tmp_path):
     server.faults[BIG] = [break_off, break_off]
     assert get(server, tmp_path) == 0 and complete(tmp_path)
-    assert [asked for path, asked in server.asked if path == BIG] == [None, "bytes=300000-", "bytes=600000-"]
+    assert [asked for path, asked in server.asked if path == BIG] == [
+        None,
+        "bytes=300000-",
+        "bytes=600000-",
+    ]
 
 
 def test_a_stopped_download_goes_on_in_the_next_run(server, tmp_path, capsys):
@@ -158,7 +180,7 @@ def test_a_wrong_byte_once_is_downloaded_again_and_always_is_an_error(server, tm
 
 
 def test_a_part_of_another_file_is_found_out_by_the_checksum(server, tmp_path):
-    for size in (1000, len(DATA[BIG]), len(DATA[BIG]) + 10):        # the last two are answered 416
+    for size in (1000, len(DATA[BIG]), len(DATA[BIG]) + 10):  # the last two are answered 416
         part = tmp_path / str(size) / f"{BIG}.part"
         part.parent.mkdir(parents=True)
         part.write_bytes(b"x" * size)
@@ -179,8 +201,12 @@ def test_a_set_behind_a_login_says_what_to_do(server, tmp_path, capsys, code):
     assert "data use agreement" in (err := capsys.readouterr().err) and "--ask-password" in err
 
 
-@pytest.mark.parametrize("path", ["../evil", "/etc/evil", "a/../../evil", "a//b", "a\\..\\evil", "C:evil", "a/./b"])
-def test_paths_outside_of_the_folder_are_refused_before_anything_is_fetched(server, tmp_path, capsys, path):
+@pytest.mark.parametrize(
+    "path", ["../evil", "/etc/evil", "a/../../evil", "a//b", "a\\..\\evil", "C:evil", "a/./b"]
+)
+def test_paths_outside_of_the_folder_are_refused_before_anything_is_fetched(
+    server, tmp_path, capsys, path
+):
     server.files["SHA256SUMS.txt"] = listing() + listing({path: b"evil"})
     assert get(server, tmp_path / "out") == 2
     assert "unsafe path" in capsys.readouterr().err
@@ -213,21 +239,52 @@ def _zip(**members):
 def test_zenodo_and_figshare_listings(server, tmp_path):
     data = {"exams.csv": b"exam_id\n1\n", "exams_part0.zip": _zip(inside=b"signals")}
     server.files |= data
-    server.files["api/records/1"] = json.dumps({"files": [
-        {"key": name, "size": len(content), "checksum": "md5:" + hashlib.md5(content).hexdigest(),
-         "links": {"self": server.url + name}} for name, content in data.items()]}).encode()
+    server.files["api/records/1"] = json.dumps(
+        {
+            "files": [
+                {
+                    "key": name,
+                    "size": len(content),
+                    "checksum": "md5:" + hashlib.md5(content).hexdigest(),
+                    "links": {"self": server.url + name},
+                }
+                for name, content in data.items()
+            ]
+        }
+    ).encode()
     server.files["v2/collections/2/articles"] = b'[{"id": 7}]'
-    server.files["v2/articles/7"] = json.dumps({"files": [
-        {"name": name, "size": len(content), "computed_md5": hashlib.md5(content).hexdigest(),
-         "download_url": server.url + name} for name, content in data.items()]}).encode()
+    server.files["v2/articles/7"] = json.dumps(
+        {
+            "files": [
+                {
+                    "name": name,
+                    "size": len(content),
+                    "computed_md5": hashlib.md5(content).hexdigest(),
+                    "download_url": server.url + name,
+                }
+                for name, content in data.items()
+            ]
+        }
+    ).encode()
     for name, url in (("code15", "api/records/1"), ("sph", "v2/collections/2/articles")):
         output = tmp_path / name
         assert fetch(name, "--url", server.url + url, "--output", str(output), "--unpack") == 0
         assert complete(output, data) and (output / "inside").read_bytes() == b"signals"
 
 
-@pytest.mark.parametrize("entry", [{}, {"key": "a", "size": 1, "checksum": "md5:12", "links": {"self": "http://x/a"}},
-                                   {"key": "a", "size": 1, "checksum": "md5:" + "0" * 32, "links": {"self": "file:///etc/passwd"}}])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {},
+        {"key": "a", "size": 1, "checksum": "md5:12", "links": {"self": "http://x/a"}},
+        {
+            "key": "a",
+            "size": 1,
+            "checksum": "md5:" + "0" * 32,
+            "links": {"self": "file:///etc/passwd"},
+        },
+    ],
+)
 def test_damaged_listings_of_zenodo_are_refused(server, tmp_path, capsys, entry):
     server.files["api/records/1"] = json.dumps({"files": [entry]}).encode()
     assert fetch("code15", "--url", server.url + "api/records/1", "--output", str(tmp_path)) == 2
@@ -240,6 +297,7 @@ def test_other_schemes_and_a_full_disk(server, tmp_path, capsys, monkeypatch):
 
     def full(*_):
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(download, "sync", full)
     assert get(server, tmp_path) == 2
     assert "the disk is full" in capsys.readouterr().err

@@ -1,4 +1,7 @@
-"""The worked examples of docs/extending.md work as they stand there: nobody has to guess what is missing."""
+"""The worked examples of docs/extending.md work as they stand there: nobody has to guess what is
+missing.
+"""
+
 import re
 import shutil
 from dataclasses import replace
@@ -29,7 +32,9 @@ def block(heading: str, language: str) -> str:
 
 @pytest.fixture(autouse=True)
 def registries_as_before():
-    find_model("simclr")     # the modules of models/ register themselves once, when one is first asked for
+    find_model(
+        "simclr"
+    )  # the modules of models/ register themselves once, when one is first asked for
     registries = (MODELS, augmentations.AUGMENTATIONS, scores.SCORES)
     before = [dict(registry) for registry in registries]
     yield
@@ -46,7 +51,9 @@ def test_the_method_takes_a_step_and_every_parameter_learns():
     out["loss"].backward()
     assert_every_parameter_learns(method)
     terms = {"invariance": 25, "variance": 25, "covariance": 1}
-    assert out["loss"].item() == pytest.approx(sum(weight * out[name].item() for name, weight in terms.items()))
+    assert out["loss"].item() == pytest.approx(
+        sum(weight * out[name].item() for name, weight in terms.items())
+    )
 
 
 def test_its_terms_are_worked_out_by_hand():
@@ -54,14 +61,16 @@ def test_its_terms_are_worked_out_by_hand():
     exec(block("method", "python"), names)
     # Both dimensions: variance 0.5, covariance 0.5.
     variance, covariance = names["spread"](torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
-    assert variance.item() == pytest.approx(1 - 0.5001 ** 0.5)
+    assert variance.item() == pytest.approx(1 - 0.5001**0.5)
     assert covariance.item() == pytest.approx(2 * 0.25 / 2)
 
 
 def test_the_encoder_classifies_and_has_features():
     exec(block("encoder", "python"), {"__name__": "models.encoder.my_gru"})
     assert build("my_gru", FACTS)(CROP).shape == (4, 24)
-    encoder = build("simclr", replace(FACTS, num_classes=None), encoder={"name": "my_gru", "channels": 8}).encoder
+    encoder = build(
+        "simclr", replace(FACTS, num_classes=None), encoder={"name": "my_gru", "channels": 8}
+    ).encoder
     encoder.fit_statistics([CROP])
     assert encoder.standardize.fitted and encoder(CROP).shape == (4, encoder.width)
 
@@ -72,28 +81,46 @@ def test_a_model_that_cannot_classify_says_so():
 
 
 def test_the_augmentation_is_a_step_and_an_operation_of_rand_augment():
-    exec(block("augmentation", "python"), {**vars(augmentations)})     # a function among the others of its file
-    transforms = [{"random_crop": {"crop_length": 250}}, {"my_wander": {"amplitude": 0.3, "cycles": [0.2, 1]}}]
-    pipeline = build_pipeline(transforms, length=250, fs=100, rand_augment={"op_names": ["my_wander"], "num_layers": 1})
+    exec(
+        block("augmentation", "python"), {**vars(augmentations)}
+    )  # a function among the others of its file
+    transforms = [
+        {"random_crop": {"crop_length": 250}},
+        {"my_wander": {"amplitude": 0.3, "cycles": [0.2, 1]}},
+    ]
+    pipeline = build_pipeline(
+        transforms, length=250, fs=100, rand_augment={"op_names": ["my_wander"], "num_layers": 1}
+    )
     plain = build_pipeline(transforms, length=250, fs=100)
     added = plain(CROP, KeyedRandom(torch.arange(4))) - CROP
     assert 0 < added.abs().max() <= 0.3 + 1e-5
     # slow: no step between neighbouring samples is larger than that of one cycle a crop
     assert added.diff().abs().max() <= 0.3 * 2 * np.pi / 250 + 1e-5
-    assert pipeline(CROP, KeyedRandom(torch.arange(4))).shape == CROP.shape and not len(pipeline.fixed.steps)
+    assert pipeline(CROP, KeyedRandom(torch.arange(4))).shape == CROP.shape and not len(
+        pipeline.fixed.steps
+    )
 
 
 def test_the_score_is_computed_and_the_lowest_is_the_best():
     exec(block("score", "python"), {**vars(scores)})
     labels, probabilities = np.array([[1.0, 0.0]]), np.array([[0.5, 0.1]])
-    values = scores.compute_scores(probabilities, labels, scores.parse_scores(["MyBrier"]), "multilabel")
+    values = scores.compute_scores(
+        probabilities, labels, scores.parse_scores(["MyBrier"]), "multilabel"
+    )
     assert values["MyBrier"] == pytest.approx((0.25 + 0.01) / 2)
     assert scores.lower_is_better("MyBrier") and scores.lower_is_better("loss")
     assert not scores.lower_is_better("AUROC") and not scores.lower_is_better("F1Score_micro")
 
 
-@pytest.mark.parametrize("heading, folder", [("method", "pretrain"), ("encoder", "downstream"),
-                                             ("augmentation", "downstream"), ("score", "downstream")])
+@pytest.mark.parametrize(
+    "heading, folder",
+    [
+        ("method", "pretrain"),
+        ("encoder", "downstream"),
+        ("augmentation", "downstream"),
+        ("score", "downstream"),
+    ],
+)
 def test_the_configs_are_taken(heading, folder, tmp_path):
     shutil.copytree(ROOT / "configs" / folder, tmp_path, dirs_exist_ok=True)
     (tmp_path / "my.yaml").write_text(block(heading, "yaml"))

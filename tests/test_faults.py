@@ -1,4 +1,5 @@
 """What goes wrong around a run: full disks, losses that are not finite, torn files."""
+
 import contextlib
 import errno
 import json
@@ -39,7 +40,9 @@ class MeanEncoder(Encoder):
 
 
 class Fragile(Method):
-    """A method whose loss is not finite for chosen records, with a BatchNorm that such records would spoil."""
+    """A method whose loss is not finite for chosen records, with a BatchNorm that such records
+    would spoil.
+    """
 
     def __init__(self, bad, width=4):
         super().__init__()
@@ -49,8 +52,10 @@ class Fragile(Method):
         signal = batch["signal"]
         for row in self.bad:
             signal = torch.where((batch["record"] == row)[:, None, None], math.nan, signal)
-        return {"loss": self.encoder.forward_features(signal).square().mean() * 1e-3 +
-                self.encoder.layer.weight.square().mean()}
+        return {
+            "loss": self.encoder.forward_features(signal).square().mean() * 1e-3
+            + self.encoder.layer.weight.square().mean()
+        }
 
 
 @register
@@ -61,10 +66,14 @@ def fragile(bad=()):
 
 def config_for(folder, *overrides, **model):
     """A config of three epochs of six steps with the fragile method."""
-    base = with_store({**ST_MEM, "model_name": "fragile", "model": model}, epochs=3, checkpoint_every=1)
+    base = with_store(
+        {**ST_MEM, "model_name": "fragile", "model": model}, epochs=3, checkpoint_every=1
+    )
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(base))
-    return load_config([path], [f"output_dir={folder}", "exp_name=run", *overrides], program="pretrain")
+    return load_config(
+        [path], [f"output_dir={folder}", "exp_name=run", *overrides], program="pretrain"
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -97,14 +106,18 @@ def test_nonfinite_loss_stops_with_step_records_and_checkpoint(tmp_path):
 def test_nonfinite_loss_is_never_saved(tmp_path):
     """Looked at only every log_every steps, but always before a checkpoint is written."""
     with pytest.raises(ECGError, match="Last good checkpoint: none yet|checkpoint-last"):
-        pretrain(config_for(tmp_path, "train.log_every=100", "train.checkpoint_every=1 step", bad=[5]))
+        pretrain(
+            config_for(tmp_path, "train.log_every=100", "train.checkpoint_every=1 step", bad=[5])
+        )
     last = tmp_path / "run" / "checkpoint-last.pth"
     if last.exists():
         assert all(value.isfinite().all() for value in checkpoint.load(last)["model"].values())
 
 
 def test_tolerated_steps_leave_no_trace(tmp_path, capsys):
-    """Skipped steps change neither weights nor BatchNorm statistics, and do not pull the mean loss to zero."""
+    """Skipped steps change neither weights nor BatchNorm statistics, and do not pull the mean
+    loss to zero.
+    """
     pretrain(config_for(tmp_path, "train.skip_nonfinite=3", bad=[5]))
     state = checkpoint.load(tmp_path / "run" / "encoder.pth")["model"]
     assert all(value.isfinite().all() for value in state.values())
@@ -112,7 +125,9 @@ def test_tolerated_steps_leave_no_trace(tmp_path, capsys):
     steps = log(tmp_path, "log_steps.txt")
     assert sum(math.isnan(line["loss"]) for line in steps) == 3
     for line in log(tmp_path):
-        losses = [s["loss"] for s in steps if s["epoch"] == line["epoch"] and not math.isnan(s["loss"])]
+        losses = [
+            s["loss"] for s in steps if s["epoch"] == line["epoch"] and not math.isnan(s["loss"])
+        ]
         assert line["train_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-6)
     assert "(3 of 3 tolerated)" in capsys.readouterr().out
 
@@ -123,27 +138,49 @@ def test_one_more_than_tolerated_stops(tmp_path):
 
 
 def test_scaler_decides_alone_about_overflowing_gradients():
-    """float16: gradients that overflow under a finite loss are the scaler's business, and cost no tolerance."""
+    """float16: gradients that overflow under a finite loss are the scaler's business, and cost no
+    tolerance.
+    """
     parameter = nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0 ** 20)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
     training = engine.Training.__new__(engine.Training)
-    training.train_config, training.scaler, training.optimizer = {"max_norm": None}, scaler, optimizer
+    training.train_config, training.scaler, training.optimizer = (
+        {"max_norm": None},
+        scaler,
+        optimizer,
+    )
     meters = Meters(pd.Series(["A"]), tolerated=1)
     scaler.scale((parameter * torch.tensor([1.0, 3e38])).sum()).backward()
     assert not meters.skips(torch.tensor([1.0]))
     training._update()
-    assert torch.equal(parameter.detach(), torch.ones(2)) and meters.skipped == 0 and scaler.get_scale() == 2.0 ** 19
+    assert (
+        torch.equal(parameter.detach(), torch.ones(2))
+        and meters.skipped == 0
+        and scaler.get_scale() == 2.0**19
+    )
 
 
 # ============ configuration of checkpoints ============
-@pytest.mark.parametrize("value, parsed", [(1, (1, None)), (20, (20, None)), ("500 steps", (None, 500)), ("1 step", (None, 1)),
-                                           ("3", (3, None)), ("2 epochs", (2, None))])
+@pytest.mark.parametrize(
+    "value, parsed",
+    [
+        (1, (1, None)),
+        (20, (20, None)),
+        ("500 steps", (None, 500)),
+        ("1 step", (None, 1)),
+        ("3", (3, None)),
+        ("2 epochs", (2, None)),
+    ],
+)
 def test_checkpoint_every(value, parsed):
     assert parse_checkpoint_every(value) == parsed
 
 
-@pytest.mark.parametrize("value", [0, -1, "0 steps", "-3 steps", "often", "steps", "5 minutes", "1.5 steps", "", "²", True])
+@pytest.mark.parametrize(
+    "value",
+    [0, -1, "0 steps", "-3 steps", "often", "steps", "5 minutes", "1.5 steps", "", "²", True],
+)
 def test_checkpoint_every_that_means_nothing(value):
     with pytest.raises(ConfigError, match="train.checkpoint_every must be"):
         parse_checkpoint_every(value)
@@ -152,9 +189,16 @@ def test_checkpoint_every_that_means_nothing(value):
 # ============ files of a run ============
 def test_two_runs_do_not_share_a_folder(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
-    holder = subprocess.Popen([sys.executable, "-c", "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.lockf(f, "
-                               "fcntl.LOCK_EX); print(1, flush=True); time.sleep(60)", tmp_path / "run" / ".lock"],
-                              stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); "
+            "print(1, flush=True); time.sleep(60)",
+            tmp_path / "run" / ".lock",
+        ],
+        stdout=subprocess.PIPE,
+    )
     holder.stdout.readline()
     try:
         monkeypatch.setattr(engine, "PATIENCE", 0.3)
@@ -165,7 +209,8 @@ def test_two_runs_do_not_share_a_folder(tmp_path, monkeypatch):
         holder.wait()
     config = config_for(tmp_path)
     (tmp_path / "run" / ".checkpoint-last.pth.123.tmp").write_bytes(b"half")
-    pretrain({**config, "train": {**config["train"], "epochs": 1}})  # the lock died with its holder
+    # the lock died with its holder
+    pretrain({**config, "train": {**config["train"], "epochs": 1}})
     assert not list((tmp_path / "run").glob(".*.tmp"))
 
 
@@ -192,12 +237,17 @@ def test_full_disk_ends_a_run_with_one_sentence_and_it_goes_on_later(tmp_path, m
 def test_torn_and_late_lines_go(tmp_path, name):
     """Left by a kill in the middle of a line, or after the last checkpoint."""
     path = tmp_path / name
-    good = [json.dumps({"epoch": epoch, "step": step, "loss": 1.0}) for epoch in (0, 1) for step in (1, 2)]
+    good = [
+        json.dumps({"epoch": epoch, "step": step, "loss": 1.0})
+        for epoch in (0, 1)
+        for step in (1, 2)
+    ]
     path.write_bytes("\n".join([*good, '{"epoch": 1, "st']).encode() + b"\xff\0\0\n5\n[]\n")
     RunLog(tmp_path, 1, 1).close()
     kept = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [(line["epoch"], line["step"]) for line in kept] == \
-        ([(0, 1), (0, 2)] if name == "log.txt" else [(0, 1), (0, 2), (1, 1)])
+    assert [(line["epoch"], line["step"]) for line in kept] == (
+        [(0, 1), (0, 2)] if name == "log.txt" else [(0, 1), (0, 2), (1, 1)]
+    )
 
 
 def test_log_that_cannot_be_written(tmp_path, monkeypatch):
@@ -205,8 +255,11 @@ def test_log_that_cannot_be_written(tmp_path, monkeypatch):
 
     def refuse(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
+
     monkeypatch.setattr("builtins.open", refuse)
-    with pytest.raises(ECGError, match="cannot write to the run's folder .*: No space left on device"):
+    with pytest.raises(
+        ECGError, match="cannot write to the run's folder .*: No space left on device"
+    ):
         run_log.line("log.txt", {"epoch": 0})
 
 
@@ -216,10 +269,19 @@ def test_output_folder_that_cannot_be_made(tmp_path):
         pretrain(config_for(tmp_path))
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"model": {}}, "does not fit this model"), ({"rng": [1]}, "does not fit"), ({"optimizer": {"a": 1}}, "does not fit"),
-    ({"metrics": {}}, "does not fit"), ({"metrics": 3}, "does not fit"), ({"config": {"model_name": "dino"}}, "is of dino"),
-    ({"step": 99}, "stands at step 99 of an epoch, which now has 6"), ({"step": "a"}, "does not fit")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"model": {}}, "does not fit this model"),
+        ({"rng": [1]}, "does not fit"),
+        ({"optimizer": {"a": 1}}, "does not fit"),
+        ({"metrics": {}}, "does not fit"),
+        ({"metrics": 3}, "does not fit"),
+        ({"config": {"model_name": "dino"}}, "is of dino"),
+        ({"step": 99}, "stands at step 99 of an epoch, which now has 6"),
+        ({"step": "a"}, "does not fit"),
+    ],
+)
 def test_checkpoint_with_a_wrong_part_is_refused(tmp_path, change, words):
     config = config_for(tmp_path)
     pretrain({**config, "train": {**config["train"], "epochs": 1}})
@@ -250,11 +312,15 @@ def test_tolerated_steps_are_counted_over_an_interruption(tmp_path):
 
 @contextlib.contextmanager
 def watched(stop_at=None):
-    """{epoch: rows of the store in the order seen} of what trains in here; a checkpoint and a stop at (epoch, step)."""
+    """{epoch: rows of the store in the order seen} of what trains in here; a checkpoint and a
+    stop at (epoch, step).
+    """
     seen, step, due = {}, engine.Training._step, engine.Training._save_if_due
 
     def look(self, batches):
-        seen.setdefault(self.epoch, []).extend(row for batch in batches for row in batch["record"].tolist())
+        seen.setdefault(self.epoch, []).extend(
+            row for batch in batches for row in batch["record"].tolist()
+        )
         step(self, batches)
 
     def save_if_due(self):
@@ -262,7 +328,11 @@ def watched(stop_at=None):
         if (self.epoch, self.step) == stop_at:
             self.save()
             raise Preempted("")
-    with pytest.MonkeyPatch.context() as patch, contextlib.nullcontext() if stop_at is None else pytest.raises(Preempted):
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.nullcontext() if stop_at is None else pytest.raises(Preempted),
+    ):
         patch.setattr(engine.Training, "_step", look)
         patch.setattr(engine.Training, "_save_if_due", save_if_due)
         yield seen
@@ -287,7 +357,10 @@ def test_another_batch_size_goes_on_at_the_same_record(tmp_path, capsys, batch_s
     assert len(seen) == len(set(seen)) == 48 - (48 - 32) % batch_size
     assert len(set(after[2])) == 48 - 48 % batch_size
     said = capsys.readouterr().out
-    assert f"a step was 8 records and is now {batch_size}; resuming at the same record of the epoch, step {step}" in said
+    assert (
+        f"a step was 8 records and is now {batch_size}; resuming at the same record of the epoch, "
+        f"step {step}" in said
+    )
     assert "these keys differ from the checkpoint's run: dataloader.batch_size" in said
     assert [line["epoch"] for line in log(tmp_path)] == [0, 1, 2]
     assert all(math.isfinite(line["train_loss"]) for line in log(tmp_path))
@@ -317,14 +390,25 @@ def test_changed_arguments_of_the_optimizer_are_applied(tmp_path, capsys):
     config = config_for(tmp_path, "train.optimizer_kwargs={betas: [0.9, 0.999]}")
     with watched(stop_at=(0, 3)):
         pretrain(config)
-    train = {**config["train"], "optimizer_kwargs": {"betas": [0.5, 0.6], "eps": 1e-3}, "weight_decay": 0.3}
+    train = {
+        **config["train"],
+        "optimizer_kwargs": {"betas": [0.5, 0.6], "eps": 1e-3},
+        "weight_decay": 0.3,
+    }
     pretrain({**config, "resume": "auto", "train": train})
-    assert "train.optimizer_kwargs.betas, train.optimizer_kwargs.eps, train.weight_decay" in capsys.readouterr().out
+    assert (
+        "train.optimizer_kwargs.betas, train.optimizer_kwargs.eps, train.weight_decay"
+        in capsys.readouterr().out
+    )
     last = checkpoint.load_training(tmp_path / "run" / "checkpoint-last.pth")["optimizer"]
-    assert [(tuple(group["betas"]), group["eps"]) for group in last["param_groups"]] == [((0.5, 0.6), 1e-3)] * 2
+    assert [(tuple(group["betas"]), group["eps"]) for group in last["param_groups"]] == [
+        ((0.5, 0.6), 1e-3)
+    ] * 2
     assert [group["weight_decay"] for group in last["param_groups"]] == [0.3, 0.0]
     assert all(state["step"] == 18 for state in last["state"].values())  # the moments went on
-    for change, words in (({"optimizer": "sgd", "optimizer_kwargs": {}}, "is of adamw, not sgd"),
-                          ({"optimizer_kwargs": {"amsgrad": True}}, "amsgrad cannot change")):
+    for change, words in (
+        ({"optimizer": "sgd", "optimizer_kwargs": {}}, "is of adamw, not sgd"),
+        ({"optimizer_kwargs": {"amsgrad": True}}, "amsgrad cannot change"),
+    ):
         with pytest.raises(CheckpointError, match=words):
             pretrain({**config, "resume": "auto", "train": {**config["train"], **change}})

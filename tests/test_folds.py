@@ -10,7 +10,9 @@ from util.subsets import label_strata
 
 
 def realistic_labels(n, seed=0):
-    """bool (n, 24): a few common and many rare classes, correlated, a tenth of the records without any."""
+    """bool (n, 24): a few common and many rare classes, correlated, a tenth of the records
+    without any.
+    """
     rng = np.random.default_rng(seed)
     share = 0.5 / 1.3 ** np.arange(24)
     labels = rng.random((n, 24)) < share
@@ -41,7 +43,10 @@ def test_the_folds_of_records_with_challenge_labels_are_those_of_before():
     for n, expected in FOLDS_OF_BEFORE.items():
         labels, patients = realistic_labels(n), patients_of(n)
         folds = assign_folds(["a", "b"] * (n // 2), labels, patients)
-        assert hashlib.sha256(folds[labels.any(1)].astype("<i8").tobytes()).hexdigest()[:16] == expected
+        assert (
+            hashlib.sha256(folds[labels.any(1)].astype("<i8").tobytes()).hexdigest()[:16]
+            == expected
+        )
 
 
 FOLDS_OF_BEFORE = {200: "516b4ef1e49f4107", 3000: "6d334cefd01d70da"}
@@ -51,9 +56,16 @@ MERGED, MI, RARE, SINUS = "59118001", "164865005", "164867002", "426783006"
 
 
 def test_other_codes_are_spread_over_all_records_that_carry_them():
-    """207 records with an unscored infarction, 60 of them with a scored diagnosis, too; of 17 it is the only code.  Own
-    classes found 7 records with a fold."""
-    dx = [f"426783006 {MI}"] * 60 + [f"{MI} 428750005"] * 130 + [MI] * 17 + ["426783006"] * 300 + [""] * 45
+    """207 records with an unscored infarction, 60 of them with a scored diagnosis, too; of 17 it
+    is the only code.  Own classes found 7 records with a fold.
+    """
+    dx = (
+        [f"426783006 {MI}"] * 60
+        + [f"{MI} 428750005"] * 130
+        + [MI] * 17
+        + ["426783006"] * 300
+        + [""] * 45
+    )
     dx += [f"{RARE} 428750005"] * 9
     rng = np.random.default_rng(0)
     dx = [dx[i] for i in rng.permutation(len(dx))]
@@ -80,7 +92,9 @@ def test_a_record_without_label_stays_with_its_patient():
 
 @pytest.mark.parametrize("n", [200, 1000, 5000])
 def test_label_counts_are_near_the_ideal(n):
-    """Within two records of a tenth, for every class and fold; a random deal is several times worse."""
+    """Within two records of a tenth, for every class and fold; a random deal is several times
+    worse.
+    """
     labels = realistic_labels(n)
     folds = assign_folds(["a"] * n, labels, [""] * n)
     ideal = labels.sum(0) / 10
@@ -113,7 +127,9 @@ def patients_of(n, seed=0):
     """Ids with one to a dozen records each, a third unknown."""
     rng = np.random.default_rng(seed)
     ids = np.repeat(np.arange(n), np.minimum(rng.geometric(0.4, n), 12))[:n]
-    return [f"p{i}" if known else "" for i, known in zip(rng.permutation(ids), rng.random(n) > 1 / 3)]
+    return [
+        f"p{i}" if known else "" for i, known in zip(rng.permutation(ids), rng.random(n) > 1 / 3)
+    ]
 
 
 def test_patients_stay_together_and_labels_stay_spread():
@@ -128,7 +144,7 @@ def test_patients_stay_together_and_labels_stay_spread():
     assert several > 200
     ideal = labels.sum(0) / 10
     assert np.abs(fold_counts(labels, folds) - ideal).max() < 4
-    assert len(set(folds[scored & (patients == "")])) == 10        # unknown is not one patient
+    assert len(set(folds[scored & (patients == "")])) == 10  # unknown is not one patient
 
 
 def test_the_same_id_in_two_databases_is_two_patients():
@@ -143,7 +159,7 @@ def test_the_same_id_in_two_databases_is_two_patients():
 def test_tiny_databases(n):
     labels = realistic_labels(n, seed=n)
     folds = assign_folds(["incart"] * n, labels, [""] * n)
-    assert len(set(folds.tolist())) == n        # one record a fold, as far as they reach
+    assert len(set(folds.tolist())) == n  # one record a fold, as far as they reach
 
 
 def test_one_huge_patient():
@@ -154,7 +170,9 @@ def test_one_huge_patient():
 
 
 def test_follows_the_paper_s_rule_on_a_small_case():
-    """Rarest label first, to the fold that wants most of it: two records of the rare label meet in no fold."""
+    """Rarest label first, to the fold that wants most of it: two records of the rare label meet
+    in no fold.
+    """
     labels = np.zeros((20, 2), bool)
     labels[:, 0] = True
     labels[[3, 11], 1] = True
@@ -177,7 +195,9 @@ def test_folds_are_spread_over_the_labels_of_the_task_where_they_are_given():
     by_codes = folding.assign_folds(databases, dx, patients)
     assert np.ptp(fold_counts(strata, by_codes)[:, 2]) > np.ptp(fold_counts(strata, folds)[:, 2])
     sinus = np.array(dx) == SINUS
-    assert np.abs(np.bincount(folds[sinus], minlength=10) - sinus.sum() / 10).max() < 25 and len(folds) == len(words)
+    assert np.abs(np.bincount(folds[sinus], minlength=10) - sinus.sum() / 10).max() < 25 and len(
+        folds
+    ) == len(words)
     for patient in set(patients) - {""}:
         for database in "ab":
             mine = folds[(np.array(patients) == patient) & (np.array(databases) == database)]

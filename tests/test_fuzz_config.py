@@ -1,4 +1,7 @@
-"""Whatever stands in a YAML file, an overlay or a --set: a checked config, or a ConfigError that says what is wrong."""
+"""Whatever stands in a YAML file, an overlay or a --set: a checked config, or a ConfigError that
+says what is wrong.
+"""
+
 import math
 import re
 
@@ -18,23 +21,62 @@ LONG = settings(max_examples=7000, deadline=None, suppress_health_check=list(Hea
 
 def paths(keys=KEYS, prefix=""):
     """Every dotted key."""
-    return [path for name, spec in keys.items()
-            for path in ([prefix + name, *paths(spec, f"{prefix}{name}.")] if isinstance(spec, dict) else [prefix + name])]
+    return [
+        path
+        for name, spec in keys.items()
+        for path in (
+            [prefix + name, *paths(spec, f"{prefix}{name}.")]
+            if isinstance(spec, dict)
+            else [prefix + name]
+        )
+    ]
 
 
-SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.dates(), st.binary(max_size=4),
-                    st.sampled_from(["1e-3", "inf", "nan", "all", "12lead", "500 steps", "9" * 400, -1, 0, 1, "null"]))
-VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(SCALARS, inner, max_size=3), max_leaves=6)
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.dates(),
+    st.binary(max_size=4),
+    st.sampled_from(
+        ["1e-3", "inf", "nan", "all", "12lead", "500 steps", "9" * 400, -1, 0, 1, "null"]
+    ),
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(SCALARS, inner, max_size=3),
+    max_leaves=6,
+)
 KNOWN = st.sampled_from(paths())
 PROGRAM = st.sampled_from(sorted(PROGRAMS))
-ODD = st.sampled_from(["train", "dataset.train", "a..b", ".", "train.", "-", " ", "base", "finetune", "model.encoder.x",
-                       "train.dist_eval", "dataset.train_csv", "dataset.train_transforms", "use_amp"])
+ODD = st.sampled_from(
+    [
+        "train",
+        "dataset.train",
+        "a..b",
+        ".",
+        "train.",
+        "-",
+        " ",
+        "base",
+        "finetune",
+        "model.encoder.x",
+        "train.dist_eval",
+        "dataset.train_csv",
+        "dataset.train_transforms",
+        "use_amp",
+    ]
+)
 NAMES = st.one_of(KNOWN, st.text(max_size=12), ODD)
 
 
 @st.composite
 def configs(draw):
-    """A mapping that is nearly right: known keys at their places with any value, and sometimes an unknown one."""
+    """A mapping that is nearly right: known keys at their places with any value, and sometimes an
+    unknown one.
+    """
     config = dict(BASE)
     for _ in range(draw(st.integers(0, 4))):
         place, *inner = draw(NAMES).split(".")
@@ -62,7 +104,11 @@ def is_resolved(config, keys):
             is_resolved(config[name], spec)
             continue
         value = config[name]
-        assert value is None and None in spec.types or isinstance(value, tuple(t for t in spec.types if t)), name
+        assert (
+            value is None
+            and None in spec.types
+            or isinstance(value, tuple(t for t in spec.types if t))
+        ), name
         if isinstance(value, float):
             assert math.isfinite(value)
         assert value is None or not spec.choices or value in spec.choices
@@ -86,7 +132,9 @@ def merge_case(folder, layers, program):
 
 def override_case(name, value, program):
     """One --set over a good base."""
-    resolved = accepted_or_explained(lambda: load_config([], [f"{name}={value}"], BASE, program=program))
+    resolved = accepted_or_explained(
+        lambda: load_config([], [f"{name}={value}"], BASE, program=program)
+    )
     if resolved is not None:
         is_resolved(resolved, keys_of(program))
 
@@ -100,9 +148,52 @@ def text_case(folder, text):
         accepted_or_explained(lambda: load_config([folder / "x.yaml"], program="finetune"))
 
 
-PIECES = st.sampled_from(["a", "train", ":", ": ", "- ", "\n", "  ", "{", "}", "[", "]", ",", "&x ", "*x", "!!python/object:os.x ", "!!",
-                          "<<: ", "|", ">", "'", '"', "#", "1", "1e5", "0x", "~", "? ", "---\n", "%YAML 1.1\n", "\t", "2001-99-99",
-                          "\\", "!!binary ", "!!set ", "!!timestamp ", "0o7", "1:60:60", "=", "é", "\0", "!!float ", "!!int "])
+PIECES = st.sampled_from(
+    [
+        "a",
+        "train",
+        ":",
+        ": ",
+        "- ",
+        "\n",
+        "  ",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        "&x ",
+        "*x",
+        "!!python/object:os.x ",
+        "!!",
+        "<<: ",
+        "|",
+        ">",
+        "'",
+        '"',
+        "#",
+        "1",
+        "1e5",
+        "0x",
+        "~",
+        "? ",
+        "---\n",
+        "%YAML 1.1\n",
+        "\t",
+        "2001-99-99",
+        "\\",
+        "!!binary ",
+        "!!set ",
+        "!!timestamp ",
+        "0o7",
+        "1:60:60",
+        "=",
+        "é",
+        "\0",
+        "!!float ",
+        "!!int ",
+    ]
+)
 YAML_TEXT = st.lists(PIECES, max_size=14).map("".join).map(str.encode) | st.binary(max_size=40)
 
 
@@ -113,7 +204,11 @@ def test_merge(tmp_path_factory, layers, program):
 
 
 @QUICK
-@given(name=NAMES, value=VALUES.map(str) | YAML_TEXT.map(lambda text: text.decode(errors="replace")), program=PROGRAM)
+@given(
+    name=NAMES,
+    value=VALUES.map(str) | YAML_TEXT.map(lambda text: text.decode(errors="replace")),
+    program=PROGRAM,
+)
 def test_overrides(name, value, program):
     override_case(name, value, program)
 
@@ -133,7 +228,11 @@ def test_merge_long(tmp_path_factory, layers, program):
 
 @pytest.mark.slow
 @LONG
-@given(name=NAMES, value=VALUES.map(str) | YAML_TEXT.map(lambda text: text.decode(errors="replace")), program=PROGRAM)
+@given(
+    name=NAMES,
+    value=VALUES.map(str) | YAML_TEXT.map(lambda text: text.decode(errors="replace")),
+    program=PROGRAM,
+)
 def test_overrides_long(name, value, program):
     override_case(name, value, program)
 
@@ -145,13 +244,37 @@ def test_yaml_text_long(tmp_path_factory, text):
     text_case(tmp_path_factory.getbasetemp(), text)
 
 
-@pytest.mark.parametrize("text", [
-    "&a {model: *a}", "&a [*a]", "model: &a {x: *a}", "a: " + "[" * 500, "{" * 500, "- a\n- b", "5", "a: !!python/name:os.system",
-    "a: !!python/object/apply:os.getcwd []", "x: " + "9" * 5000, "? [a]\n: 1", "\x00", "train: 1", "dataset: []",
-    "model: {a: 2001-13-45}", "a: *nowhere", "train: {epochs: .nan}", "train: {lr: .inf}", "seed: 1.5", "seed: true"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "&a {model: *a}",
+        "&a [*a]",
+        "model: &a {x: *a}",
+        "a: " + "[" * 500,
+        "{" * 500,
+        "- a\n- b",
+        "5",
+        "a: !!python/name:os.system",
+        "a: !!python/object/apply:os.getcwd []",
+        "x: " + "9" * 5000,
+        "? [a]\n: 1",
+        "\x00",
+        "train: 1",
+        "dataset: []",
+        "model: {a: 2001-13-45}",
+        "a: *nowhere",
+        "train: {epochs: .nan}",
+        "train: {lr: .inf}",
+        "seed: 1.5",
+        "seed: true",
+    ],
+)
 def test_yaml_that_went_wrong_before_or_might(tmp_path, text):
     (tmp_path / "x.yaml").write_text(text)
-    assert accepted_or_explained(lambda: load_config([tmp_path / "x.yaml"], program="finetune")) is None
+    assert (
+        accepted_or_explained(lambda: load_config([tmp_path / "x.yaml"], program="finetune"))
+        is None
+    )
 
 
 def test_an_override_of_a_published_key_is_one_line_whatever_its_value():
@@ -159,7 +282,9 @@ def test_an_override_of_a_published_key_is_one_line_whatever_its_value():
 
 
 def test_a_mapping_that_contains_itself(tmp_path):
-    text = "model_name: vit_tiny\ntrain: {epochs: 1}\ndataset: {transforms: []}\nmodel: &a {x: *a}\n"
+    text = (
+        "model_name: vit_tiny\ntrain: {epochs: 1}\ndataset: {transforms: []}\nmodel: &a {x: *a}\n"
+    )
     for name in ("a", "b"):
         (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match="contains itself"):
@@ -167,7 +292,13 @@ def test_a_mapping_that_contains_itself(tmp_path):
 
 
 def test_an_alias_used_often_is_no_bomb(tmp_path):
-    lines = ["model_name: vit_tiny", "train: {epochs: 1}", "dataset: {transforms: []}", "model:", "  a0: &a0 [1, 1]"]
+    lines = [
+        "model_name: vit_tiny",
+        "train: {epochs: 1}",
+        "dataset: {transforms: []}",
+        "model:",
+        "  a0: &a0 [1, 1]",
+    ]
     lines += [f"  a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}, *a{n - 1}]" for n in range(1, 40)]
     (tmp_path / "x.yaml").write_text("\n".join(lines))
     assert load_config([tmp_path / "x.yaml"], program="finetune")["model"]["a0"] == [1, 1]

@@ -1,4 +1,7 @@
-"""Recordings in arrays: the same store as from WFDB, and a sentence for everything that is wrong with them."""
+"""Recordings in arrays: the same store as from WFDB, and a sentence for everything that is wrong
+with them.
+"""
+
 import base64
 import csv
 import os
@@ -53,8 +56,17 @@ def reference(tmp_path_factory):
 
 def run(given, out, *flags):
     """Exit status of the import into <out>/extracted."""
-    return import_arrays.main(["--input", str(given), "--output_dir", str(out / "extracted"), "--workers", "1",
-                               *map(str, flags)])
+    return import_arrays.main(
+        [
+            "--input",
+            str(given),
+            "--output_dir",
+            str(out / "extracted"),
+            "--workers",
+            "1",
+            *map(str, flags),
+        ]
+    )
 
 
 def imported(given, out, *flags):
@@ -68,7 +80,9 @@ def fails(capsys, given, out, *flags):
     """The one sentence of an import that does not begin."""
     assert run(given, out, *flags) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1 and not (out / "extracted").exists()
+    assert (
+        error.startswith("error: ") and error.count("\n") == 1 and not (out / "extracted").exists()
+    )
     return error
 
 
@@ -83,11 +97,15 @@ def write_ids(folder, names=NAMES):
 
 
 def write_csv(path, signal, names=LEADS, comma=","):
-    lines = [comma.join(names)] + [comma.join(repr(float(value)) for value in row) for row in signal]
+    lines = [comma.join(names)] + [
+        comma.join(repr(float(value)) for value in row) for row in signal
+    ]
     path.write_text("\n".join(lines) + "\n")
 
 
-# ------------------------------------------------------------------------------------------------ the same store
+# ------------------------------------------------------------------------------------------------
+# the same store
+
 
 def as_npy(folder, array):
     np.save(folder / "mine.npy", array)
@@ -103,14 +121,22 @@ def as_npy_big_endian_in_another_order(folder, array):
     order = [5, 0, 3, 11, 1, 2, 4, 6, 7, 8, 9, 10]
     np.save(folder / "mine.npy", np.insert(millivolts(array[:, order], ">f4"), 2, 7, axis=1))
     names = [LEADS[k].upper() for k in order]
-    return folder / "mine.npy", "--leads", ",".join([*names[:2], "-", *names[2:]]), "--ids", write_ids(folder)
+    return (
+        folder / "mine.npy",
+        "--leads",
+        ",".join([*names[:2], "-", *names[2:]]),
+        "--ids",
+        write_ids(folder),
+    )
 
 
 def as_folder_of_npy(folder, array):
     (folder / "mine" / "deep").mkdir(parents=True)
     for i, name in enumerate(NAMES):
         with open(folder / "mine" / "deep" / f"{name}.{'NPY' if i % 2 else 'npy'}", "wb") as file:
-            np.save(file, np.asfortranarray(millivolts(array[i])))     # of one recording, either order will do
+            np.save(
+                file, np.asfortranarray(millivolts(array[i]))
+            )  # of one recording, either order will do
     return (folder / "mine",)
 
 
@@ -120,7 +146,9 @@ def as_code15(folder, array):
     for part, rows in enumerate((slice(0, 5), slice(5, N))):
         with h5py.File(folder / "mine" / f"exams_part{part}.hdf5", "w") as file:
             values = millivolts(array[rows].swapaxes(1, 2))
-            file.create_dataset("tracings", data=values, chunks=(2, SAMPLES, 12), compression="gzip")
+            file.create_dataset(
+                "tracings", data=values, chunks=(2, SAMPLES, 12), compression="gzip"
+            )
             file["exam_id"] = NAMES[rows]
     write_csv(folder / "mine" / "exams.csv", [[1, 2]], ["exam_id", "age"])
     return folder / "mine", "--trim_zeros"
@@ -138,21 +166,40 @@ def as_csv(folder, array):
     (folder / "mine").mkdir()
     for i, name in enumerate(NAMES):
         signal, order = array[i].T, [*range(11, -1, -1)]
-        write_csv(folder / "mine" / f"{name}.csv", signal[:, order], [LEADS[k].lower() for k in order], ",;\t"[i % 3])
+        write_csv(
+            folder / "mine" / f"{name}.csv",
+            signal[:, order],
+            [LEADS[k].lower() for k in order],
+            ",;\t"[i % 3],
+        )
     return folder / "mine", "--units", "uV"
 
 
-@pytest.mark.parametrize("form", [as_npy, as_npy_time_leads_float64_millivolts, as_npy_big_endian_in_another_order,
-                                  as_folder_of_npy, as_code15, as_sph, as_csv])
+@pytest.mark.parametrize(
+    "form",
+    [
+        as_npy,
+        as_npy_time_leads_float64_millivolts,
+        as_npy_big_endian_in_another_order,
+        as_folder_of_npy,
+        as_code15,
+        as_sph,
+        as_csv,
+    ],
+)
 def test_every_form_makes_the_store_of_wfdb(tmp_path, array, reference, form):
     given, *flags = form(tmp_path, array)
     imported(given, tmp_path, "--fs", 500, *flags)
     for fs in (100, 250):
-        expected, store = (RecordStore(root / f"fs{fs}") for root in (reference, tmp_path / "store"))
+        expected, store = (
+            RecordStore(root / f"fs{fs}") for root in (reference, tmp_path / "store")
+        )
         same = [column for column in expected.records if column not in ("path", "flags")]
         assert store.records[same].equals(expected.records[same])
         assert set(store.records["flags"]) == {""} and store.records["path"].is_unique
-        assert (store.path / "signals.dat").read_bytes() == (expected.path / "signals.dat").read_bytes()
+        assert (store.path / "signals.dat").read_bytes() == (
+            expected.path / "signals.dat"
+        ).read_bytes()
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("f2", 4e-3), ("f4", 6e-4), ("f8", 6e-4)])
@@ -169,36 +216,72 @@ def test_processes_do_not_change_the_bytes_and_a_second_run_does_nothing(tmp_pat
     for workers in (1, 2):
         imported(tmp_path / "a.npy", tmp_path / str(workers), *flags, "--workers", workers)
     for path in (tmp_path / "1").rglob("*.*"):
-        assert path.is_dir() or path.read_bytes() == (tmp_path / "2" / path.relative_to(tmp_path / "1")).read_bytes()
+        assert (
+            path.is_dir()
+            or path.read_bytes() == (tmp_path / "2" / path.relative_to(tmp_path / "1")).read_bytes()
+        )
     made, real = [], shards.extract_shard
-    monkeypatch.setattr(shards, "extract_shard", lambda shard, *rest: (made.append(shard["name"]), real(shard, *rest))[1])
+    monkeypatch.setattr(
+        shards,
+        "extract_shard",
+        lambda shard, *rest: (made.append(shard["name"]), real(shard, *rest))[1],
+    )
     assert run(tmp_path / "a.npy", tmp_path / "1", *flags) == 0 and made == []
     next((tmp_path / "1" / "extracted" / "shards").glob("*.json")).unlink()
     assert run(tmp_path / "a.npy", tmp_path / "1", *flags) == 0 and len(made) == 1
     made.clear()
-    assert run(tmp_path / "a.npy", tmp_path / "1", *flags, "--trim_zeros") == 0 and len(made) > 3     # other options
+    assert (
+        run(tmp_path / "a.npy", tmp_path / "1", *flags, "--trim_zeros") == 0 and len(made) > 3
+    )  # other options
     made.clear()
-    os.utime(tmp_path / "a.npy", ns=(1, 1))                                                            # other array
+    os.utime(tmp_path / "a.npy", ns=(1, 1))  # other array
     assert run(tmp_path / "a.npy", tmp_path / "1", *flags, "--trim_zeros") == 0 and len(made) > 3
 
 
 def test_the_command_in_the_store_repeats_the_import(tmp_path, array):
     np.save(tmp_path / "a.npy", array[:, :2])
-    store = imported(tmp_path / "a.npy", tmp_path, "--fs", 500.5, "--units", "uV", "--leads", "V1,i", "--trim_zeros",
-                     "--segment_seconds", 1)
+    store = imported(
+        tmp_path / "a.npy",
+        tmp_path,
+        "--fs",
+        500.5,
+        "--units",
+        "uV",
+        "--leads",
+        "V1,i",
+        "--trim_zeros",
+        "--segment_seconds",
+        1,
+    )
     assert store.meta["command"][0] == (
-        "python data_preparation/import_arrays.py --fs 500.5 --units uV --trim_zeros --leads V1,I --layout leads_time "
-        "--target_fs 100 250 --min_seconds 2 --segment_seconds 1")
+        "python data_preparation/import_arrays.py --fs 500.5 --units uV --trim_zeros --leads V1,I "
+        "--layout leads_time --target_fs 100 250 --min_seconds 2 --segment_seconds 1"
+    )
     assert store.records["record"].tolist()[:4] == ["a-0_1", "a-0_2", "a-0_3", "a-1_1"]
-    assert store.records.groupby("path")["fold"].nunique().max() == 1       # pieces of a recording stay together
+    assert (
+        store.records.groupby("path")["fold"].nunique().max() == 1
+    )  # pieces of a recording stay together
 
 
 def test_patients_go_by_the_name_of_the_recording(tmp_path, array):
     """Ids with dots, as DICOM has them, and pieces."""
     np.save(tmp_path / "a.npy", array)
     (tmp_path / "patients.csv").write_text("record,patient_id\n1.2.0,p\n1.2.7,p\n")
-    assert run(tmp_path / "a.npy", tmp_path, "--fs", 500, "--units", "uV", "--segment_seconds", 1, "--ids",
-               write_ids(tmp_path, [f"1.2.{i}" for i in range(N)])) == 0
+    assert (
+        run(
+            tmp_path / "a.npy",
+            tmp_path,
+            "--fs",
+            500,
+            "--units",
+            "uV",
+            "--segment_seconds",
+            1,
+            "--ids",
+            write_ids(tmp_path, [f"1.2.{i}" for i in range(N)]),
+        )
+        == 0
+    )
     reformat_memmap.reformat(tmp_path / "extracted", tmp_path / "store", tmp_path / "patients.csv")
     records = RecordStore(tmp_path / "store" / "fs100").records
     mine = records[records["patient"] == "p"]
@@ -206,7 +289,9 @@ def test_patients_go_by_the_name_of_the_recording(tmp_path, array):
     assert mine["fold"].nunique() == 1
 
 
-# ------------------------------------------------------------------------------------------------ leads
+# ------------------------------------------------------------------------------------------------
+# leads
+
 
 @pytest.mark.parametrize("kind", ["npy", "h5", "csv", "wfdb"])
 def test_leads_in_any_order_land_in_their_columns(tmp_path, kind):
@@ -215,7 +300,7 @@ def test_leads_in_any_order_land_in_their_columns(tmp_path, kind):
     for trial in range(6):
         folder = tmp_path / f"{kind}{trial}"
         folder.mkdir()
-        order = random.permutation(12)[:random.integers(2, 13)]
+        order = random.permutation(12)[: random.integers(2, 13)]
         signal, names = counts(trial), [LEADS[k] for k in order]
         flags = ("--fs", 500, "--units", "uV", "--layout", "leads_time", "--leads", ",".join(names))
         if kind == "npy":
@@ -227,7 +312,9 @@ def test_leads_in_any_order_land_in_their_columns(tmp_path, kind):
             write_csv(folder / "a.csv", signal[:, order], names)
             flags = flags[:4]
         if kind == "wfdb":
-            write_record(folder, "a", np.ascontiguousarray(signal[:, order]), leads=names, comments=())
+            write_record(
+                folder, "a", np.ascontiguousarray(signal[:, order]), leads=names, comments=()
+            )
             extract(folder, folder / "out" / "extracted", [500], 1)
         else:
             assert run(folder, folder / "out", "--target_fs", 500, *flags) == 0
@@ -239,16 +326,23 @@ def test_leads_in_any_order_land_in_their_columns(tmp_path, kind):
         np.testing.assert_allclose(store.read(0), expected, atol=2e-6)
 
 
-
 def test_fewer_leads_and_leads_without_a_sample(tmp_path, array, capsys):
     eight = (array[:, [0, 1, *range(6, 12)]] / 1000).astype(np.float32)
     eight[2, 7] = np.nan
     np.save(tmp_path / "a.npy", eight)
     store = imported(tmp_path / "a.npy", tmp_path, "--fs", 250, "--leads", "I,II,V1,V2,V3,V4,V5,V6")
     assert f"{N} kept records have fewer than twelve leads" in capsys.readouterr().out
-    assert store.records["leads"][0] == "I II V1 V2 V3 V4 V5 V6" and store.has_leads(["V6", "I"]).sum() == N - 1
-    assert (store.records["leads"][2], store.records["flags"][2]) == ("I II V1 V2 V3 V4 V5", "no sample of V6")
-    np.testing.assert_array_equal(store.counts(5)[:, [0, 1, *range(6, 12)]], counts(5)[:, [0, 1, *range(6, 12)]])
+    assert (
+        store.records["leads"][0] == "I II V1 V2 V3 V4 V5 V6"
+        and store.has_leads(["V6", "I"]).sum() == N - 1
+    )
+    assert (store.records["leads"][2], store.records["flags"][2]) == (
+        "I II V1 V2 V3 V4 V5",
+        "no sample of V6",
+    )
+    np.testing.assert_array_equal(
+        store.counts(5)[:, [0, 1, *range(6, 12)]], counts(5)[:, [0, 1, *range(6, 12)]]
+    )
 
 
 def test_one_lead_in_a_table_of_two_axes(tmp_path, array):
@@ -260,14 +354,23 @@ def test_one_lead_in_a_table_of_two_axes(tmp_path, array):
 
 def test_other_columns_of_a_csv_are_left_out_with_a_remark(tmp_path, array):
     (tmp_path / "in").mkdir()
-    text = "time;ECG;II;comment\n" + "".join(f"{i / 250};{array[0, 0, i]};{array[0, 1, i]};x\n" for i in range(SAMPLES))
+    text = "time;ECG;II;comment\n" + "".join(
+        f"{i / 250};{array[0, 0, i]};{array[0, 1, i]};x\n" for i in range(SAMPLES)
+    )
     (tmp_path / "in" / "r1.csv").write_text("\ufeff" + text, encoding="utf-8")
-    store = imported(tmp_path / "in", tmp_path, "--fs", 250, "--units", "uV", "--lead_names", "ECG=I")
-    assert (store.records["leads"][0], store.records["flags"][0]) == ("I II", "left out: time, comment")
+    store = imported(
+        tmp_path / "in", tmp_path, "--fs", 250, "--units", "uV", "--lead_names", "ECG=I"
+    )
+    assert (store.records["leads"][0], store.records["flags"][0]) == (
+        "I II",
+        "left out: time, comment",
+    )
     np.testing.assert_array_equal(store.counts(0)[:, :2], array[0, :2].T)
 
 
-# ------------------------------------------------------------------------------------------------ padding and checks
+# ------------------------------------------------------------------------------------------------
+# padding and checks
+
 
 def test_zero_padding(tmp_path, array, capsys):
     padded = np.zeros((3, 2000, 12), np.float32)
@@ -296,9 +399,13 @@ def test_bad_recordings_are_skipped_with_the_reasons_of_wfdb(tmp_path, array):
     store = imported(tmp_path / "a.npy", tmp_path, "--fs", 250, "--trim_zeros")
     reasons = skipped(tmp_path)
     assert {path: reason.partition(":")[0] for path, reason in reasons.items()} == {
-        "a.npy/a-1": "non-finite samples", "a.npy/a-2": "non-finite samples", "a.npy/a-3": "every lead is flat",
-        "a.npy/a-4": "impossible amplitude", "a.npy/a-5": "non-finite samples",
-        "a.npy/a-7": "shorter than the minimum length"}
+        "a.npy/a-1": "non-finite samples",
+        "a.npy/a-2": "non-finite samples",
+        "a.npy/a-3": "every lead is flat",
+        "a.npy/a-4": "impossible amplitude",
+        "a.npy/a-5": "non-finite samples",
+        "a.npy/a-7": "shorter than the minimum length",
+    }
     assert reasons["a.npy/a-1"] == "non-finite samples: 4 in aVR"
     assert len(store) == N - 6 and store.records["flags"].tolist()[1] == "flat lead V3"
 
@@ -325,13 +432,25 @@ def test_bad_files_of_one_recording_are_skipped(tmp_path, array):
     assert store.records["record"].tolist() == ["good"]
     reasons = skipped(tmp_path)
     assert reasons.pop("sub/good.npy") == "duplicate record name: the first is good.npy"
-    assert "unsafe file name" in reasons.pop("'=cmd.npy") and "shorter than the minimum" in reasons.pop("short.npy")
-    assert reasons.pop("complex.npy") == "samples of type complex128; use float16, float32, float64 or int16"
-    assert reasons.pop("a_turned.npy").startswith("shape (1500, 12) has no axis of 12 leads as leads_time means")
-    assert reasons.pop("eleven.npy").startswith("shape (11, 1500) has no axis of 12 leads as leads_time means; name")
+    assert "unsafe file name" in reasons.pop(
+        "'=cmd.npy"
+    ) and "shorter than the minimum" in reasons.pop("short.npy")
+    assert (
+        reasons.pop("complex.npy")
+        == "samples of type complex128; use float16, float32, float64 or int16"
+    )
+    assert reasons.pop("a_turned.npy").startswith(
+        "shape (1500, 12) has no axis of 12 leads as leads_time means"
+    )
+    assert reasons.pop("eleven.npy").startswith(
+        "shape (11, 1500) has no axis of 12 leads as leads_time means; name"
+    )
     assert "archive of several arrays" in reasons.pop("many.npy")
-    assert {path for path in reasons if "nothing is unpickled" in reasons[path]} == {
-        "text.npy", "empty.npy", "header.npy", "cut.npy", "pickled.npy", "objects.npy"} == reasons.keys()
+    assert (
+        {path for path in reasons if "nothing is unpickled" in reasons[path]}
+        == {"text.npy", "empty.npy", "header.npy", "cut.npy", "pickled.npy", "objects.npy"}
+        == reasons.keys()
+    )
 
 
 def test_bad_csv_files_are_skipped(tmp_path, array):
@@ -349,87 +468,140 @@ def test_bad_csv_files_are_skipped(tmp_path, array):
     reasons = skipped(tmp_path)
     assert reasons["nameless.csv"].startswith("none of the twelve leads: ")
     assert reasons["twice.csv"] == "lead I appears twice"
-    assert "non-finite samples: 1 in I" in reasons["word.csv"] and "CSV unreadable" in reasons["empty.csv"]
+    assert (
+        "non-finite samples: 1 in I" in reasons["word.csv"]
+        and "CSV unreadable" in reasons["empty.csv"]
+    )
     assert reasons["hole.csv"].startswith("CSV unreadable: ") and len(reasons) == 5
 
 
 def test_damaged_chunks_are_skipped_and_truncated_files_refused(tmp_path, array, capsys):
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
-        file.create_dataset("tracings", data=array / 1000, chunks=(1, 12, SAMPLES), compression="gzip")
+        file.create_dataset(
+            "tracings", data=array / 1000, chunks=(1, 12, SAMPLES), compression="gzip"
+        )
         place = file["tracings"].id.get_chunk_info(6).byte_offset
     data = bytearray(path.read_bytes())
-    data[place:place + 50] = bytes(50)
+    data[place : place + 50] = bytes(50)
     path.write_bytes(data)
     assert len(imported(path, tmp_path, "--fs", 500)) == N - 1
     assert "damaged or cut short" in skipped(tmp_path)["a.h5/a-6"]
-    path.write_bytes(data[:len(data) // 2])
+    path.write_bytes(data[: len(data) // 2])
     capsys.readouterr()
-    assert "a.h5: no HDF5 file, or damaged or cut short" in fails(capsys, path, tmp_path / "2", "--fs", 500)
+    assert "a.h5: no HDF5 file, or damaged or cut short" in fails(
+        capsys, path, tmp_path / "2", "--fs", 500
+    )
     (tmp_path / "in").mkdir()
     shutil.copy(path, tmp_path / "in" / "exams_part1.hdf5")
     with h5py.File(tmp_path / "in" / "exams_part0.hdf5", "w") as file:
         file["tracings"] = array / 1000
-    assert "exams_part1.hdf5: no HDF5 file, or damaged" in fails(capsys, tmp_path / "in", tmp_path / "2", "--fs", 500)
+    assert "exams_part1.hdf5: no HDF5 file, or damaged" in fails(
+        capsys, tmp_path / "in", tmp_path / "2", "--fs", 500
+    )
 
 
 def test_a_read_error_that_passes_is_tried_again(tmp_path, array, monkeypatch):
     np.save(tmp_path / "a.npy", array)
     flags = ("--fs", 500, "--units", "uV")
     with monkeypatch.context() as patch:
-        patch.setattr(np, "fromfile", lambda *_, **__: (_ for _ in ()).throw(OSError(116, "Stale file handle")))
+        patch.setattr(
+            np,
+            "fromfile",
+            lambda *_, **__: (_ for _ in ()).throw(OSError(116, "Stale file handle")),
+        )
         assert run(tmp_path / "a.npy", tmp_path, *flags) == shards.AGAIN
     assert set(skipped(tmp_path).values()) == {"not read this time: Stale file handle"}
     assert run(tmp_path / "a.npy", tmp_path, *flags) == 0 and skipped(tmp_path) == {}
 
 
-# ------------------------------------------------------------------------------------------------ what must be said
+# ------------------------------------------------------------------------------------------------
+# what must be said
+
 
 def test_what_is_inferred_is_said(tmp_path, array, capsys):
     np.save(tmp_path / "a.npy", array / 1000)
     assert run(tmp_path / "a.npy", tmp_path, "--fs", 500) == 0
     out = capsys.readouterr().out
-    assert "500 Hz, mV (assumed; --units)" in out and "read as leads_time (inferred); leads I II" in out
+    assert (
+        "500 Hz, mV (assumed; --units)" in out
+        and "read as leads_time (inferred); leads I II" in out
+    )
     assert "(assumed; --leads)" in out and "warning" not in out
     assert run(tmp_path / "a.npy", tmp_path, "--fs", 500, "--units", "uV") == 0
-    assert "warning: an ECG has 0.1 to 20 mV from peak to peak; is --units right?" in capsys.readouterr().out
+    assert (
+        "warning: an ECG has 0.1 to 20 mV from peak to peak; is --units right?"
+        in capsys.readouterr().out
+    )
 
 
-@pytest.mark.parametrize("make, flags, words", [
-    (lambda a: a[:, :, :12] / 1000, [], "both could be the 12 leads; say --layout leads_time or time_leads"),
-    (lambda a: a[:, :8] / 1000, [], "shape (8, 1500) has no axis of 12 leads; name the leads that there are with --leads"),
-    (lambda a: a / 1000, ["--layout", "time_leads"], "no axis of 12 leads as time_leads means"),
-    (lambda a: a, [], "holds whole numbers (int16): say --units uV or --units mV"),
-    (lambda a: a[None] / 1000, [], "is not that of a recording"),
-    (lambda a: a[:0] / 1000, [], "no recording in it"),
-    (lambda a: np.asfortranarray(a / 1000), [], "Fortran order"),
-    (lambda a: np.asfortranarray(a[:, 0] / 1000), ["--leads", "I"], "Fortran order"),
-    (lambda a: a / 1000, ["--ids", "exam_id"], "--ids exam_id is no .csv file"),
-    (lambda a: a[0] / 1000, ["--ids", "x.csv"], "--ids names the recordings of an array of many"),
-    (lambda a: a[0] / 1000, ["--leads", "I,-,-"], "shape (12, 1500) has no axis of 3 leads")])
+@pytest.mark.parametrize(
+    "make, flags, words",
+    [
+        (
+            lambda a: a[:, :, :12] / 1000,
+            [],
+            "both could be the 12 leads; say --layout leads_time or time_leads",
+        ),
+        (
+            lambda a: a[:, :8] / 1000,
+            [],
+            "shape (8, 1500) has no axis of 12 leads; name the leads that there are with --leads",
+        ),
+        (lambda a: a / 1000, ["--layout", "time_leads"], "no axis of 12 leads as time_leads means"),
+        (lambda a: a, [], "holds whole numbers (int16): say --units uV or --units mV"),
+        (lambda a: a[None] / 1000, [], "is not that of a recording"),
+        (lambda a: a[:0] / 1000, [], "no recording in it"),
+        (lambda a: np.asfortranarray(a / 1000), [], "Fortran order"),
+        (lambda a: np.asfortranarray(a[:, 0] / 1000), ["--leads", "I"], "Fortran order"),
+        (lambda a: a / 1000, ["--ids", "exam_id"], "--ids exam_id is no .csv file"),
+        (
+            lambda a: a[0] / 1000,
+            ["--ids", "x.csv"],
+            "--ids names the recordings of an array of many",
+        ),
+        (lambda a: a[0] / 1000, ["--leads", "I,-,-"], "shape (12, 1500) has no axis of 3 leads"),
+    ],
+)
 def test_arrays_that_leave_a_doubt_are_refused(tmp_path, array, capsys, make, flags, words):
     np.save(tmp_path / "a.npy", make(array))
     assert words in fails(capsys, tmp_path / "a.npy", tmp_path, "--fs", 500, *flags)
 
 
-@pytest.mark.parametrize("text, words", [
-    ("record\n" + "\n".join(NAMES[:-1]), "ids.csv names 13 recordings"), ("record\n" + "\n".join([*NAMES, "x"]), "names 15"),
-    ("record\n" + "\n".join([*NAMES[:-1], "R03"]), "ids.csv names 1 records more than once, such as R03"),
-    ("name\n" + "\n".join(NAMES), "ids.csv lacks the column record"), ("", "ids.csv is empty"),
-    ("record\n" + "\n".join([*NAMES[:-1], "../x"]), "unsafe record name ../x"),
-    ("record,x\n" + "\n".join([*(f"{name},1" for name in NAMES[:-1]), ",1"]), "1 rows name no record"),
-    (b"record\n\xff", "ids.csv is not UTF-8 text")])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("record\n" + "\n".join(NAMES[:-1]), "ids.csv names 13 recordings"),
+        ("record\n" + "\n".join([*NAMES, "x"]), "names 15"),
+        (
+            "record\n" + "\n".join([*NAMES[:-1], "R03"]),
+            "ids.csv names 1 records more than once, such as R03",
+        ),
+        ("name\n" + "\n".join(NAMES), "ids.csv lacks the column record"),
+        ("", "ids.csv is empty"),
+        ("record\n" + "\n".join([*NAMES[:-1], "../x"]), "unsafe record name ../x"),
+        (
+            "record,x\n" + "\n".join([*(f"{name},1" for name in NAMES[:-1]), ",1"]),
+            "1 rows name no record",
+        ),
+        (b"record\n\xff", "ids.csv is not UTF-8 text"),
+    ],
+)
 def test_wrong_ids_are_one_sentence(tmp_path, array, capsys, text, words):
     np.save(tmp_path / "a.npy", array / 1000)
     (tmp_path / "ids.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert words in fails(capsys, tmp_path / "a.npy", tmp_path, "--fs", 500, "--ids", tmp_path / "ids.csv")
+    assert words in fails(
+        capsys, tmp_path / "a.npy", tmp_path, "--fs", 500, "--ids", tmp_path / "ids.csv"
+    )
 
 
 def test_ids_of_several_files_say_which_file_they_are_of(tmp_path, array, capsys):
-    """part10 stands before part2 in every listing of names: by the order alone, ids would go to other recordings."""
+    """part10 stands before part2 in every listing of names: by the order alone, ids would go to
+    other recordings.
+    """
     (tmp_path / "mine").mkdir()
     for part in (1, 2, 10):
-        np.save(tmp_path / "mine" / f"part{part}.npy", array[part:part + 2] / 1000)
+        np.save(tmp_path / "mine" / f"part{part}.npy", array[part : part + 2] / 1000)
     ids = tmp_path / "ids.csv"
     ids.write_text("record\na\nb\nc\nd\ne\nf\n")
     words = "recordings of 3 files, such as part1.npy, part10.npy, part2.npy: say in a column file"
@@ -438,21 +610,34 @@ def test_ids_of_several_files_say_which_file_they_are_of(tmp_path, array, capsys
     ids.write_text("record,file\n" + "".join(rows))
     store = imported(tmp_path / "mine", tmp_path, "--fs", 500, "--ids", ids)
     where = dict(zip(store.records["record"], store.records["path"]))
-    assert where == {name: f"part{part}.npy/{name}" for name, part in zip("abcdef", (1, 1, 2, 2, 10, 10))}
+    assert where == {
+        name: f"part{part}.npy/{name}" for name, part in zip("abcdef", (1, 1, 2, 2, 10, 10))
+    }
     capsys.readouterr()
     ids.write_text("record,file\n" + "".join(f"{name},part1.npy\n" for name in "abcdef"))
-    for text, words in (("".join(f"{name},part1.npy\n" for name in "abcdef"), "names 6 recordings of it, it holds 2"),
-                        ("a,part3.npy\n", "there is no file 'part3.npy' in the input")):
+    for text, words in (
+        (
+            "".join(f"{name},part1.npy\n" for name in "abcdef"),
+            "names 6 recordings of it, it holds 2",
+        ),
+        ("a,part3.npy\n", "there is no file 'part3.npy' in the input"),
+    ):
         ids.write_text("record,file\n" + text)
-        assert words in fails(capsys, tmp_path / "mine", tmp_path / "other", "--fs", 500, "--ids", ids)
+        assert words in fails(
+            capsys, tmp_path / "mine", tmp_path / "other", "--fs", 500, "--ids", ids
+        )
 
 
-@pytest.mark.parametrize("datasets, flags, words", [
-    ({"a": 2, "b": 2}, [], "name the dataset of the signals with --dataset; there are a, b"),
-    ({"x": 0}, [], "name the dataset of the signals with --dataset; there are x"),
-    ({"a": 2}, ["--dataset", "c"], "no dataset c; there are a"),
-    ({"tracings": 2}, ["--ids", "name"], "no dataset name; there are tracings"),
-    ({"tracings": 2, "exam_id": 0}, [], f"5 values in exam_id for {N} recordings")])
+@pytest.mark.parametrize(
+    "datasets, flags, words",
+    [
+        ({"a": 2, "b": 2}, [], "name the dataset of the signals with --dataset; there are a, b"),
+        ({"x": 0}, [], "name the dataset of the signals with --dataset; there are x"),
+        ({"a": 2}, ["--dataset", "c"], "no dataset c; there are a"),
+        ({"tracings": 2}, ["--ids", "name"], "no dataset name; there are tracings"),
+        ({"tracings": 2, "exam_id": 0}, [], f"5 values in exam_id for {N} recordings"),
+    ],
+)
 def test_wrong_hdf5_is_one_sentence(tmp_path, array, capsys, datasets, flags, words):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         for name, kind in datasets.items():
@@ -462,8 +647,23 @@ def test_wrong_hdf5_is_one_sentence(tmp_path, array, capsys, datasets, flags, wo
 
 def test_a_named_dataset_in_a_group(tmp_path, array):
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        file["x/beats"], file["x/ecgs"], file["key"] = array[:, :, :5], array, np.arange(100, 100 + N)
-    store = imported(tmp_path / "a.h5", tmp_path, "--fs", 250, "--units", "uV", "--dataset", "x/ecgs", "--ids", "key")
+        file["x/beats"], file["x/ecgs"], file["key"] = (
+            array[:, :, :5],
+            array,
+            np.arange(100, 100 + N),
+        )
+    store = imported(
+        tmp_path / "a.h5",
+        tmp_path,
+        "--fs",
+        250,
+        "--units",
+        "uV",
+        "--dataset",
+        "x/ecgs",
+        "--ids",
+        "key",
+    )
     assert store.records["record"].tolist() == [str(k) for k in range(100, 100 + N)]
     np.testing.assert_array_equal(store.counts(2), counts(2))
 
@@ -472,9 +672,13 @@ def test_a_table_of_labels_is_no_recording(tmp_path, array, capsys):
     path = tmp_path / "labels.csv"
     path.write_text("record,age,ill\na-1,60,0\n")
     said = fails(capsys, path, tmp_path, "--fs", 500)
-    assert "labels.csv: its first line names no lead (record, age, ill), so it is no recording" in said
+    assert (
+        "labels.csv: its first line names no lead (record, age, ill), so it is no recording" in said
+    )
     path.write_text("")
-    assert "its first line names no lead (it is empty)" in fails(capsys, path, tmp_path, "--fs", 500)
+    assert "its first line names no lead (it is empty)" in fails(
+        capsys, path, tmp_path, "--fs", 500
+    )
     write_csv(path, array[0].T / 1000, [f"lead {lead}" for lead in LEADS])
     assert "names no lead (lead I," in fails(capsys, path, tmp_path, "--fs", 500)
     assert run(path, tmp_path, "--fs", 500, "--lead_names", "lead I=I") == 0
@@ -483,21 +687,35 @@ def test_a_table_of_labels_is_no_recording(tmp_path, array, capsys):
 def test_nothing_kept_is_an_error(tmp_path, array, capsys):
     np.save(tmp_path / "a.npy", np.zeros_like(array))
     assert run(tmp_path / "a.npy", tmp_path, "--fs", 500, "--units", "uV") == 2
-    assert "error: no recording was kept, of a.npy/a-0 because: every lead is flat\n" in capsys.readouterr().err
+    assert (
+        "error: no recording was kept, of a.npy/a-0 because: every lead is flat\n"
+        in capsys.readouterr().err
+    )
     assert len(skipped(tmp_path)) == N
 
 
-def test_another_input_into_the_same_folder_is_an_error_before_anything_is_deleted(tmp_path, array, capsys):
+def test_another_input_into_the_same_folder_is_an_error_before_anything_is_deleted(
+    tmp_path, array, capsys
+):
     np.save(tmp_path / "first.npy", array[:8])
     np.save(tmp_path / "other.npy", array[8:])
     flags = ["--fs", 500, "--units", "uV", "--segment_seconds", 1]
     first = imported(tmp_path / "first.npy", tmp_path, *flags).records["record"].tolist()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "extracted").rglob("*")}
     assert run(tmp_path / "other.npy", tmp_path, *flags) == 2
-    assert re.search(r"error: \S+extracted holds 8 recordings of another import, such as first-\d, none of which is in "
-                     "this input; choose another --output_dir, or delete that folder", capsys.readouterr().err)
+    assert re.search(
+        r"error: \S+extracted holds 8 recordings of another import, such as first-\d, none of "
+        r"which is in "
+        "this input; choose another --output_dir, or delete that folder",
+        capsys.readouterr().err,
+    )
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "extracted").rglob("*")} == before
-    assert imported(tmp_path / "first.npy", tmp_path, *flags, "--target_fs", 250).records["record"].tolist() == first
+    assert (
+        imported(tmp_path / "first.npy", tmp_path, *flags, "--target_fs", 250)
+        .records["record"]
+        .tolist()
+        == first
+    )
     assert "earlier import" not in capsys.readouterr().out, "other settings, the same recordings"
 
 
@@ -507,12 +725,20 @@ def test_recordings_that_left_the_input_are_counted(tmp_path, array, capsys):
     np.save(tmp_path / "a.npy", array[:6])
     assert len(imported(tmp_path / "a.npy", tmp_path, "--fs", 500, "--units", "uV")) == 6
     said = capsys.readouterr().out
-    assert "2 recordings of an earlier import, such as a-6, are no longer in the input and are taken out of " in said
-    assert "records of the store that is replaced, which the new one lacks: 2 of 8, such as a-6, a-7" in said
+    assert (
+        "2 recordings of an earlier import, such as a-6, are no longer in the input and are taken "
+        "out of " in said
+    )
+    assert (
+        "records of the store that is replaced, which the new one lacks: 2 of 8, such as a-6, a-7"
+        in said
+    )
 
 
 def test_wrong_input_is_one_sentence(tmp_path, array, capsys):
-    assert "there is no such file or folder" in fails(capsys, tmp_path / "none", tmp_path, "--fs", 500)
+    assert "there is no such file or folder" in fails(
+        capsys, tmp_path / "none", tmp_path, "--fs", 500
+    )
     (tmp_path / "in").mkdir()
     assert "no file with ending .npy" in fails(capsys, tmp_path / "in", tmp_path, "--fs", 500)
     (tmp_path / "a.mat").write_text("")
@@ -520,28 +746,46 @@ def test_wrong_input_is_one_sentence(tmp_path, array, capsys):
     np.save(tmp_path / "in" / "a.npy", array / 1000)
     assert "--fs is missing: npy files do not say" in fails(capsys, tmp_path / "in", tmp_path)
     np.save(tmp_path / "in" / "b.npy", array[0] / 1000)
-    assert "b.npy: shape (12, 1500) is that of one recording" in fails(capsys, tmp_path / "in", tmp_path, "--fs", 500)
+    assert "b.npy: shape (12, 1500) is that of one recording" in fails(
+        capsys, tmp_path / "in", tmp_path, "--fs", 500
+    )
     np.save(tmp_path / "in" / "b.npy", array.swapaxes(1, 2) / 1000)
-    assert "b.npy: shape (1500, 12) has no axis of 12 leads as" in fails(capsys, tmp_path / "in", tmp_path, "--fs", 500)
+    assert "b.npy: shape (1500, 12) has no axis of 12 leads as" in fails(
+        capsys, tmp_path / "in", tmp_path, "--fs", 500
+    )
     (tmp_path / "in" / "c.h5").write_text("")
-    assert "files of several kinds (npy, HDF5)" in fails(capsys, tmp_path / "in", tmp_path, "--fs", 500)
+    assert "files of several kinds (npy, HDF5)" in fails(
+        capsys, tmp_path / "in", tmp_path, "--fs", 500
+    )
 
 
-@pytest.mark.parametrize("flags, words", [
-    (["--leads", "I,MLII"], "'MLII' is none of I II III"), (["--leads", "I,II,i"], "I is named twice"),
-    (["--leads=-,-"], "no lead is left"), (["--fs", "0"], "0 Hz is not from 20"), (["--fs", "x"], "--fs"),
-    (["--database", "a/b"], "use letters"), (["--units", "V"], "invalid choice"), (["--workers", "0"], "at least 1")])
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--leads", "I,MLII"], "'MLII' is none of I II III"),
+        (["--leads", "I,II,i"], "I is named twice"),
+        (["--leads=-,-"], "no lead is left"),
+        (["--fs", "0"], "0 Hz is not from 20"),
+        (["--fs", "x"], "--fs"),
+        (["--database", "a/b"], "use letters"),
+        (["--units", "V"], "invalid choice"),
+        (["--workers", "0"], "at least 1"),
+    ],
+)
 def test_wrong_flags(capsys, flags, words):
     with pytest.raises(SystemExit):
         import_arrays.main(["--input", "x.npy", "--fs", "500", *flags])
     assert words in capsys.readouterr().err
 
 
-# ------------------------------------------------------------------------------------------------ DICOM
+# ------------------------------------------------------------------------------------------------
+# DICOM
+
 
 def example_dicom(folder):
     pydicom = pytest.importorskip("pydicom", reason="DICOM needs pydicom")
     from pydicom import examples
+
     folder.mkdir()
     shutil.copy(examples.get_path("waveform"), folder / "ecg.dcm")
     return pydicom.dcmread(folder / "ecg.dcm")
@@ -554,9 +798,16 @@ def test_dicom_is_what_pydicom_reads(tmp_path):
     reformat_memmap.reformat(tmp_path / "extracted", tmp_path / "store")
     store = RecordStore(tmp_path / "store" / "fs1000")
     row = store.records.iloc[0]
-    assert (row["record"], row["age"], row["sex"], row["leads"], row["fs_original"]) == ("ecg", 42, "Female", "", 1000)
+    assert (row["record"], row["age"], row["sex"], row["leads"], row["fs_original"]) == (
+        "ecg",
+        42,
+        "Female",
+        "",
+        1000,
+    )
     assert row["flags"] == "other waveforms left out: MEDIAN BEAT"
-    assert np.abs(store.read(0) - expected).max() < 0.51e-3     # 1.25 microvolts a count there, 1 here
+    # 1.25 microvolts a count there, 1 here
+    assert np.abs(store.read(0) - expected).max() < 0.51e-3
     assert skipped(tmp_path) == {"none.dcm": "no DICOM file"}
 
 
@@ -578,8 +829,9 @@ def test_missing_samples_and_other_units_of_dicom(tmp_path):
 
 def test_dicom_says_itself_what_others_must_be_told(tmp_path, capsys):
     example_dicom(tmp_path / "in")
-    assert "--fs, --units: DICOM files say themselves" in fails(capsys, tmp_path / "in", tmp_path, "--fs", 500,
-                                                                "--units", "uV")
+    assert "--fs, --units: DICOM files say themselves" in fails(
+        capsys, tmp_path / "in", tmp_path, "--fs", 500, "--units", "uV"
+    )
 
 
 def test_dicom_without_pydicom_says_how_to_get_it(tmp_path, capsys, monkeypatch):
@@ -588,15 +840,19 @@ def test_dicom_without_pydicom_says_how_to_get_it(tmp_path, capsys, monkeypatch)
     assert "python -m pip install 'pydicom>=3,<4'" in fails(capsys, tmp_path / "in", tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------ a reader of one's own
+# ------------------------------------------------------------------------------------------------
+# a reader of one's own
+
 
 def muse_xml(counts, lsb="2.5"):
-    """What GE's MUSE exports, as far as a reader needs it: the median beat first, then eight leads of rhythm."""
-    leads = "".join(f"<LeadData><LeadID>{LEADS[k]}</LeadID><LeadAmplitudeUnitsPerBit>{lsb}</LeadAmplitudeUnitsPerBit>"
-                    f"<WaveFormData>\n{base64.encodebytes(counts[:, k].tobytes()).decode()}</WaveFormData></LeadData>"
-                    for k in (0, 1, *range(6, 12)))
-    return ("<RestingECG><Waveform><WaveformType>Median</WaveformType></Waveform><Waveform><WaveformType>Rhythm"
-            f"</WaveformType><SampleBase>250</SampleBase>{leads}</Waveform></RestingECG>")
+    """What GE's MUSE exports, as far as a reader needs it: the median beat first, then eight
+    leads of rhythm.
+    """
+    leads = "".join(
+        f"<LeadData><LeadID>{LEADS[k]}</LeadID><LeadAmplitudeUnitsPerBit>{lsb}</LeadAmplitudeUnitsPerBit><WaveFormData>\n{base64.encodebytes(counts[:, k].tobytes()).decode()}</WaveFormData></LeadData>"
+        for k in (0, 1, *range(6, 12))
+    )
+    return f"<RestingECG><Waveform><WaveformType>Median</WaveformType></Waveform><Waveform><WaveformType>Rhythm</WaveformType><SampleBase>250</SampleBase>{leads}</Waveform></RestingECG>"
 
 
 def test_the_reader_in_the_documentation_works(tmp_path):
@@ -607,21 +863,30 @@ def test_the_reader_in_the_documentation_works(tmp_path):
     for i in range(3):
         (tmp_path / "in" / f"m{i}.xml").write_text(muse_xml(counts(i)))
     (tmp_path / "in" / "none.xml").write_text("<RestingECG>")
-    subprocess.run([sys.executable, tmp_path / "my_muse.py", tmp_path / "in", tmp_path / "extracted"], check=True,
-                   env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, tmp_path / "my_muse.py", tmp_path / "in", tmp_path / "extracted"],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+    )
     reformat_memmap.reformat(tmp_path / "extracted", tmp_path / "store")
     store = RecordStore(tmp_path / "store" / "fs250")
-    assert store.records["record"].tolist() == ["m0", "m1", "m2"] and set(store.records["leads"]) == {""}
+    assert store.records["record"].tolist() == ["m0", "m1", "m2"] and set(
+        store.records["leads"]
+    ) == {""}
     assert skipped(tmp_path)["none.xml"].startswith("no XML: ")
     for i in range(3):
         signal, own = store.read(i), counts(i) * 2.5e-3
         assert np.abs(signal[:, [0, 1, *range(6, 12)]] - own[:, [0, 1, *range(6, 12)]]).max() < 2e-3
         assert np.abs(signal[:, 2] - (own[:, 1] - own[:, 0])).max() < 2e-3
-        assert np.abs(signal[:, 3:6].sum(axis=1)).max() < 5e-3      # aVR + aVL + aVF = 0
+        assert np.abs(signal[:, 3:6].sum(axis=1)).max() < 5e-3  # aVR + aVL + aVF = 0
 
 
 def test_help_teaches():
-    text = subprocess.run([sys.executable, ROOT / "data_preparation/import_arrays.py", "--help"], capture_output=True,
-                          text=True).stdout
+    text = subprocess.run(
+        [sys.executable, ROOT / "data_preparation/import_arrays.py", "--help"],
+        capture_output=True,
+        text=True,
+    ).stdout
     for word in ("CODE-15 %", "SPH", "--trim_zeros", "reformat_memmap.py", "ids.csv", "pydicom"):
         assert word in text

@@ -1,4 +1,7 @@
-"""Intervals: who is drawn, scores of resamples against scoring each anew, and how often they hold the truth."""
+"""Intervals: who is drawn, scores of resamples against scoring each anew, and how often they hold
+the truth.
+"""
+
 import time
 
 import numpy as np
@@ -8,14 +11,23 @@ from scipy.stats import norm
 
 from util.challenge import ABBREVIATIONS
 from util.errors import ECGError
-from util.intervals import (Estimate, Predicted, both_sides, draw, estimate, present_classes, rarer_sides,
-                            resampled_scores, strata_of)
+from util.intervals import (
+    Estimate,
+    Predicted,
+    both_sides,
+    draw,
+    estimate,
+    present_classes,
+    rarer_sides,
+    resampled_scores,
+    strata_of,
+)
 from util.scores import SCORES, compute_scores, parse_scores
 from util.splits import known_patients
 from util.subsets import patient_numbers
 
-RARE = np.array([4, 5, 6, 8])               # positives of 156 records, as in a fold of 1,600 real ECGs
-DISTANCE = np.array([1.2, 1.6, 2.0, 2.4])   # of the positives' mean score, in standard deviations
+RARE = np.array([4, 5, 6, 8])  # positives of 156 records, as in a fold of 1,600 real ECGs
+DISTANCE = np.array([1.2, 1.6, 2.0, 2.4])  # of the positives' mean score, in standard deviations
 
 
 def rare_test(rng, records=156, counts=RARE, distance=DISTANCE, classes=None):
@@ -28,7 +40,13 @@ def rare_test(rng, records=156, counts=RARE, distance=DISTANCE, classes=None):
 
 
 def one(name, labels, predictions, patients=None, **options):
-    return estimate(name, parse_scores([name])[name], [Predicted(labels, predictions, patients)], "multilabel", **options)
+    return estimate(
+        name,
+        parse_scores([name])[name],
+        [Predicted(labels, predictions, patients)],
+        "multilabel",
+        **options,
+    )
 
 
 # ============ drawing ============
@@ -46,46 +64,74 @@ def test_patients_are_drawn_whole_and_every_class_stays_present():
 
 
 def test_the_few_negatives_of_a_common_class_stay_present():
-    """Two records alone lack the first class; a resample without both would quietly be a mean over the other class."""
+    """Two records alone lack the first class; a resample without both would quietly be a mean
+    over the other class.
+    """
     labels = np.stack([np.arange(40) > 1, np.arange(40) % 4 == 0], axis=1).astype(float)
     labels[20:, 1] = np.nan
     predictions = np.random.default_rng(0).random((40, 2))
-    predictions[:2, 0] = 0.9, 0.95     # the first class's AUROC is near 0, the mean far below the second's
-    drawn = draw(rarer_sides(labels, "multilabel"), None, 500, 0, needed=both_sides(labels, "multilabel"))
+    predictions[:2, 0] = (
+        0.9,
+        0.95,
+    )  # the first class's AUROC is near 0, the mean far below the second's
+    drawn = draw(
+        rarer_sides(labels, "multilabel"), None, 500, 0, needed=both_sides(labels, "multilabel")
+    )
     assert (drawn.records @ (labels == 0) > 0).all() and (drawn.records @ (labels == 1) > 0).all()
     score = parse_scores(["AUROC"])["AUROC"]
-    means = resampled_scores("AUROC", score, Predicted(labels, predictions), "multilabel", drawn.records)
-    alone = resampled_scores("AUROC", score, Predicted(labels[:, 1:], predictions[:, 1:]), "multilabel", drawn.records)
-    first = resampled_scores("AUROC", score, Predicted(labels[:, :1], predictions[:, :1]), "multilabel", drawn.records)
+    means = resampled_scores(
+        "AUROC", score, Predicted(labels, predictions), "multilabel", drawn.records
+    )
+    alone = resampled_scores(
+        "AUROC", score, Predicted(labels[:, 1:], predictions[:, 1:]), "multilabel", drawn.records
+    )
+    first = resampled_scores(
+        "AUROC", score, Predicted(labels[:, :1], predictions[:, :1]), "multilabel", drawn.records
+    )
     np.testing.assert_allclose(means, (first + alone) / 2)
     found = estimate("AUROC", score, [Predicted(labels, predictions)], "multilabel")
     assert found.low <= found.value <= found.high < 0.6
-    np.testing.assert_array_equal(rarer_sides(labels, "multilabel"), np.stack([labels[:, 0] == 0, labels[:, 1] == 1], 1))
-    assert rarer_sides(np.ones((3, 1)), "multilabel").all()     # no negative at all: its positives
-    single = np.full((100, 40), np.nan)     # one positive and one negative each: a resample hardly ever has all
+    np.testing.assert_array_equal(
+        rarer_sides(labels, "multilabel"), np.stack([labels[:, 0] == 0, labels[:, 1] == 1], 1)
+    )
+    assert rarer_sides(np.ones((3, 1)), "multilabel").all()  # no negative at all: its positives
+    single = np.full(
+        (100, 40), np.nan
+    )  # one positive and one negative each: a resample hardly ever has all
     single[:40], single[40:80] = (np.where(np.eye(40) == 1, value, np.nan) for value in (1, 0))
-    found = estimate("AUROC", score, [Predicted(single, np.random.default_rng(0).random((100, 40)))], "multilabel",
-                     n=20)
+    found = estimate(
+        "AUROC",
+        score,
+        [Predicted(single, np.random.default_rng(0).random((100, 40)))],
+        "multilabel",
+        n=20,
+    )
     assert np.isnan([found.low, found.high]).all() and np.isfinite(found.value)
 
 
 def test_a_stratum_is_of_one_rarest_class():
-    theirs = np.array([[1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [0, 0, 1], [0, 0, 0], [0, 0, 0]], bool)
+    theirs = np.array(
+        [[1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [0, 0, 1], [0, 0, 0], [0, 0, 0]], bool
+    )
     assert [stratum.tolist() for stratum in strata_of(theirs)] == [[0], [1, 2], [3, 4], [5, 6]]
 
 
 def test_patients_of_a_store_table():
-    table = pd.DataFrame({"database": ["a", "a", "b", "a", "a"], "patient": ["1", "1", "1", "", ""]})
+    table = pd.DataFrame(
+        {"database": ["a", "a", "b", "a", "a"], "patient": ["1", "1", "1", "", ""]}
+    )
     assert patient_numbers(known_patients(table)).tolist() == [0, 0, 1, 2, 3]
 
 
 # ============ scores of resamples ============
-@pytest.mark.parametrize("name", ["AUROC", "AUPRC", "AUROC_micro", "AUPRC_micro", "ExactMatch", "F1Score"])
+@pytest.mark.parametrize(
+    "name", ["AUROC", "AUPRC", "AUROC_micro", "AUPRC_micro", "ExactMatch", "F1Score"]
+)
 def test_scores_of_resamples_equal_scoring_each_anew(name):
     rng = np.random.default_rng(1)
     labels = (rng.random((50, 4)) < 0.3).astype(float)
-    labels[:, 3] = 0                                                # a class that is absent
-    predictions = np.round(rng.random((50, 4)) * 0.6 + 0.3 * labels, 1)     # with ties
+    labels[:, 3] = 0  # a class that is absent
+    predictions = np.round(rng.random((50, 4)) * 0.6 + 0.3 * labels, 1)  # with ties
     score = parse_scores([name])[name]
     draws = draw(labels > 0, n=20)
     got = resampled_scores(name, score, Predicted(labels, predictions), "multilabel", draws.records)
@@ -97,7 +143,9 @@ def test_scores_of_resamples_equal_scoring_each_anew(name):
 
 # ============ intervals ============
 def coverage(classes, tests=200, n=250):
-    """How often the interval, and that of the plain percentile bootstrap, hold the true macro AUROC."""
+    """How often the interval, and that of the plain percentile bootstrap, hold the true macro
+    AUROC.
+    """
     rng = np.random.default_rng(0)
     truth = norm.cdf(DISTANCE[:classes] / np.sqrt(2)).mean()
     held = np.zeros(2)
@@ -105,7 +153,9 @@ def coverage(classes, tests=200, n=250):
         labels, predictions = rare_test(rng, classes=classes)
         found = one("AUROC", labels, predictions, n=n, seed=seed)
         plain = rng.multinomial(len(labels), np.full(len(labels), 1 / len(labels)), n)
-        values = resampled_scores("AUROC", SCORES["AUROC"], Predicted(labels, predictions), "multilabel", plain)
+        values = resampled_scores(
+            "AUROC", SCORES["AUROC"], Predicted(labels, predictions), "multilabel", plain
+        )
         low, high = np.nanquantile(values, [0.025, 0.975])
         held += found.low <= truth <= found.high, low <= truth <= high
     return held / tests
@@ -115,7 +165,7 @@ def coverage(classes, tests=200, n=250):
 @pytest.mark.parametrize("classes, gap", [(1, 0.1), (4, 0.02)])
 def test_intervals_hold_for_rare_classes_where_the_plain_bootstrap_does_not(classes, gap):
     ours, plain = coverage(classes)
-    assert ours >= 0.92                 # 0.95 less two standard errors of 200 tests
+    assert ours >= 0.92  # 0.95 less two standard errors of 200 tests
     assert plain <= ours - gap
 
 
@@ -125,25 +175,44 @@ def test_differences_are_paired():
     labels, predictions = rare_test(rng)
     better = predictions + 0.3 * labels
     score = parse_scores(["AUROC"])["AUROC"]
-    difference = estimate("AUROC", score, [Predicted(labels, better)], "multilabel", [Predicted(labels, predictions)])
+    difference = estimate(
+        "AUROC", score, [Predicted(labels, better)], "multilabel", [Predicted(labels, predictions)]
+    )
     alone = one("AUROC", labels, better)
     assert difference.value == pytest.approx(alone.value - one("AUROC", labels, predictions).value)
     assert difference.high - difference.low < 0.5 * (alone.high - alone.low)
-    same = estimate("AUROC", score, [Predicted(labels, better)], "multilabel", [Predicted(labels, better.copy())])
+    same = estimate(
+        "AUROC",
+        score,
+        [Predicted(labels, better)],
+        "multilabel",
+        [Predicted(labels, better.copy())],
+    )
     assert same == Estimate(0, 0, 0) and "no difference seen" in same.difference_text()
     assert Estimate(0.01, np.nan, np.nan).difference_text() == "+0.010 (no interval)"
-    assert Estimate(0.1, 0.05, 0.15).difference_text() == "+0.100 (95 % interval +0.050 to +0.150)"
+    assert Estimate(0.1, 0.05, 0.15).difference_text() == (
+        "+0.100 (95 % interval +0.050 to +0.150)"
+    )
 
 
 def test_folds_narrow_an_interval_and_seeds_that_disagree_widen_it():
     rng = np.random.default_rng(3)
     score = parse_scores(["AUROC"])["AUROC"]
     tests = [Predicted(*rare_test(rng), fold=fold) for fold in range(6)]
-    width = [found.high - found.low for found in (estimate("AUROC", score, some, "multilabel", n=300)
-                                                  for some in (tests[:1], tests))]
+    width = [
+        found.high - found.low
+        for found in (
+            estimate("AUROC", score, some, "multilabel", n=300) for some in (tests[:1], tests)
+        )
+    ]
     assert width[1] < 0.7 * width[0]
-    twins = [Predicted(test.labels, test.predictions + 0.6 * seed * test.labels, fold=test.fold, seed=seed)
-             for test in tests for seed in range(2)]
+    twins = [
+        Predicted(
+            test.labels, test.predictions + 0.6 * seed * test.labels, fold=test.fold, seed=seed
+        )
+        for test in tests
+        for seed in range(2)
+    ]
     both = estimate("AUROC", score, twins, "multilabel", n=300)
     assert both.high - both.low > 1.5 * width[1]
 
@@ -168,7 +237,9 @@ def test_what_does_not_belong_together_is_refused():
         estimate("AUROC", score, [first, second], "multilabel", [first])
 
 
-@pytest.mark.parametrize("name", [name for name, score in SCORES.items() if "multilabel" in score.tasks])
+@pytest.mark.parametrize(
+    "name", [name for name, score in SCORES.items() if "multilabel" in score.tasks]
+)
 def test_an_interval_of_any_score_holds_it(name):
     rng = np.random.default_rng(7)
     labels = (rng.random((120, 24)) < 0.15).astype(float)
@@ -196,7 +267,9 @@ def test_all_right_is_an_interval_of_one_point_and_no_score_one_without_bounds()
     assert one("AUROC", labels, labels) == Estimate(1, 1, 1)
     nothing = one("AUROC", np.zeros((9, 2)), np.zeros((9, 2)))
     assert np.isnan([nothing.value, nothing.low, nothing.high]).all()
-    lone = one("AUROC", np.eye(2), np.array([[0.1, 0.6], [0.4, 0.5]]))     # each the only one of its kind
+    lone = one(
+        "AUROC", np.eye(2), np.array([[0.1, 0.6], [0.4, 0.5]])
+    )  # each the only one of its kind
     assert lone.value == 0 and np.isnan([lone.low, lone.high]).all()
 
 
@@ -205,4 +278,4 @@ def test_a_thousand_resamples_of_two_thousand_records_take_seconds():
     labels = (rng.random((2000, 24)) < 0.1).astype(float)
     began = time.process_time()
     one("AUROC", labels, labels + rng.normal(size=labels.shape))
-    assert time.process_time() - began < 8     # 2 on a free core
+    assert time.process_time() - began < 8  # 2 on a free core

@@ -1,35 +1,52 @@
 """JEPA: which patches the encoder sees, what is predicted from them, and the teacher."""
+
 import pytest
 import torch
+from small_store import store
+from tiny_encoder import assert_every_parameter_learns
 from torch.nn import functional as F
 
 from models.jepa import draw_context, hidden_patches
 from models.registry import build
-from small_store import store
-from tiny_encoder import assert_every_parameter_learns
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
 
-ENCODERS = {"patches of all leads": {"name": "mean_vit_tiny", "seq_len": 600, "patch_size": 30},
-            "patches of single leads": {"name": "st_mem_vit_tiny", "seq_len": 600, "patch_size": 30}}
+ENCODERS = {
+    "patches of all leads": {"name": "mean_vit_tiny", "seq_len": 600, "patch_size": 30},
+    "patches of single leads": {"name": "st_mem_vit_tiny", "seq_len": 600, "patch_size": 30},
+}
 
 
 def make(encoder="patches of all leads", **arguments):
     torch.manual_seed(0)
-    return build("jepa",
-                 encoder=encoder if isinstance(encoder, dict) else ENCODERS[encoder], **{"block": 2, "predictor_depth": 1, **arguments})
+    return build(
+        "jepa",
+        encoder=encoder if isinstance(encoder, dict) else ENCODERS[encoder],
+        **{"block": 2, "predictor_depth": 1, **arguments},
+    )
 
 
 def crops(samples=3, length=600, seed=0):
     signal = torch.randn(samples, 12, length, generator=torch.Generator().manual_seed(seed))
-    return {"signal": signal, "random": KeyedRandom(torch.arange(samples)), "progress": torch.tensor(0.25)}
+    return {
+        "signal": signal,
+        "random": KeyedRandom(torch.arange(samples)),
+        "progress": torch.tensor(0.25),
+    }
 
 
 # ============ context ============
-@pytest.mark.parametrize("n, kept, blocks", [(150, 30, 3), (50, 10, 1), (20, 5, 2), (10, 9, 4), (2, 1, 1)])
+@pytest.mark.parametrize(
+    "n, kept, blocks", [(150, 30, 3), (50, 10, 1), (20, 5, 2), (10, 9, 4), (2, 1, 1)]
+)
 def test_a_context_is_of_runs_that_lie_anywhere(n, kept, blocks):
     keep = draw_context(KeyedRandom(torch.arange(2000)), n, kept, blocks)
-    assert keep.shape == (2000, kept) and (keep.diff(dim=1) > 0).all() and keep.min() >= 0 and keep.max() < n
+    assert (
+        keep.shape == (2000, kept)
+        and (keep.diff(dim=1) > 0).all()
+        and keep.min() >= 0
+        and keep.max() < n
+    )
     runs = 1 + (keep.diff(dim=1) > 1).sum(dim=1)
     assert runs.max() <= blocks and (n - kept < blocks or runs.max() == blocks)
     shortest = min(len(run) for row in keep[:200].tolist() for run in split(row))
@@ -67,7 +84,7 @@ def test_the_loss_is_that_of_predicting_one_hidden_token_after_the_other():
         batch = model.prepare(batch)
         losses = []
         for row in range(3):
-            keep, series = batch["keep"][row], batch["signal"][row:row + 1]
+            keep, series = batch["keep"][row], batch["signal"][row : row + 1]
             hidden = [place for place in range(20) if place not in keep.tolist()]
             with torch.no_grad():
                 target = model.teacher.patch_tokens(model.teacher.tokens(series))
@@ -81,7 +98,9 @@ def test_the_loss_is_that_of_predicting_one_hidden_token_after_the_other():
                     token = theirs[place]
                     token = (token - token.mean()) / (token.var(correction=0) + 1e-5).sqrt()
                     losses.append(F.smooth_l1_loss(guess, token))
-        assert model(batch)["loss"].item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-4)
+        assert model(batch)["loss"].item() == pytest.approx(
+            torch.stack(losses).mean().item(), rel=1e-4
+        )
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -95,7 +114,9 @@ def test_the_encoder_sees_the_context_alone_and_the_teacher_everything(name):
     seen = []
     model.predictor.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     losses = [model(given)["loss"].item() for given in (batch, changed)]
-    assert torch.allclose(seen[0], seen[1], atol=1e-6) and losses[0] != pytest.approx(losses[1], rel=1e-4)
+    assert torch.allclose(seen[0], seen[1], atol=1e-6) and losses[0] != pytest.approx(
+        losses[1], rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -106,7 +127,9 @@ def test_every_parameter_learns_and_the_teacher_follows(name):
     out = model(crops())
     out["loss"].backward()
     assert_every_parameter_learns(model)
-    assert set(out) == {"loss", "embedding_std", "momentum"} and all(value.ndim == 0 for value in out.values())
+    assert set(out) == {"loss", "embedding_std", "momentum"} and all(
+        value.ndim == 0 for value in out.values()
+    )
     torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5).step()
     model.after_step(0.5)
     for old, fast, slow in zip(start, model.encoder.parameters(), model.teacher.parameters()):
@@ -117,7 +140,9 @@ def test_every_parameter_learns_and_the_teacher_follows(name):
 def test_the_spread_of_embeddings_is_zero_after_collapse():
     model, batch = make(), crops()
     assert model(batch)["embedding_std"].item() > 0.1
-    batch["signal"] = batch["signal"][:1].expand(3, -1, -1)     # all records say the same at the same place
+    batch["signal"] = batch["signal"][:1].expand(
+        3, -1, -1
+    )  # all records say the same at the same place
     assert model(batch)["embedding_std"].item() < 1e-5
 
 
@@ -155,16 +180,43 @@ def test_the_encoder_is_fine_tuned(tmp_path, capsys):
     from main_finetune import finetune
     from main_pretrain import pretrain
     from util.config import check
+
     transforms = [{"random_crop": {"crop_length": 150}}, {"standardize": {"axis": [-1, -2]}}]
-    shared = {"output_dir": str(tmp_path), "device": "cpu", "dataloader": {"batch_size": 8, "num_workers": 0},
-              "dataset": {"store": str(store()), "fs": 100, "transforms": transforms, "max_records": 48}}
+    shared = {
+        "output_dir": str(tmp_path),
+        "device": "cpu",
+        "dataloader": {"batch_size": 8, "num_workers": 0},
+        "dataset": {"store": str(store()), "fs": 100, "transforms": transforms, "max_records": 48},
+    }
     encoder = {"seq_len": 150, "patch_size": 15}
     train = {"epochs": 1, "lr": 1e-3, "warmup_epochs": 0}
-    pretrain(check({**shared, "exp_name": "jepa", "model_name": "jepa", "train": train,
-                    "model": {"encoder": {"name": "mean_vit_tiny", **encoder}, "block": 1}}, "pretrain"))
-    finetune(check({**shared, "exp_name": "tuned", "model_name": "mean_vit_tiny", "model": encoder, "mode": "finetune",
-                    "encoder_path": str(tmp_path / "jepa" / "encoder-teacher.pth"), "train": train,
-                    "metric": {"target_metrics": ["AUROC"]}, "test": {"target_metric": "loss", "bootstrap": 0}},
-                   "finetune"))
+    pretrain(
+        check(
+            {
+                **shared,
+                "exp_name": "jepa",
+                "model_name": "jepa",
+                "train": train,
+                "model": {"encoder": {"name": "mean_vit_tiny", **encoder}, "block": 1},
+            },
+            "pretrain",
+        )
+    )
+    finetune(
+        check(
+            {
+                **shared,
+                "exp_name": "tuned",
+                "model_name": "mean_vit_tiny",
+                "model": encoder,
+                "mode": "finetune",
+                "encoder_path": str(tmp_path / "jepa" / "encoder-teacher.pth"),
+                "train": train,
+                "metric": {"target_metrics": ["AUROC"]},
+                "test": {"target_metric": "loss", "bootstrap": 0},
+            },
+            "finetune",
+        )
+    )
     said = capsys.readouterr().out
     assert "encoder-teacher.pth; the head starts anew" in said and "test (best-loss.pth" in said

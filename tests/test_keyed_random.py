@@ -1,4 +1,5 @@
 """Random numbers keyed by the sample: SplitMix64 in Python's own integers, and their statistics."""
+
 import math
 
 import numpy as np
@@ -54,9 +55,11 @@ def test_numbers_of_a_key_are_those_of_splitmix64(key):
 def test_uniform_normal_and_integers_are_made_from_those_bits():
     keys = torch.tensor([5, -77])
     bits = np.array([splitmix64(int(key) & MASK, 6) for key in keys], dtype=object)
-    uniform = np.array([[int(b) >> 40 for b in row] for row in bits]) / 2 ** 24
+    uniform = np.array([[int(b) >> 40 for b in row] for row in bits]) / 2**24
     assert KeyedRandom(keys).uniform(6).double().numpy().tolist() == uniform.tolist()
-    angle = np.array([[(int(b) >> 16) & 0xFFFFFF for b in row] for row in bits]) / 2 ** 24 * 2 * math.pi
+    angle = (
+        np.array([[(int(b) >> 16) & 0xFFFFFF for b in row] for row in bits]) / 2**24 * 2 * math.pi
+    )
     normal = np.sqrt(-2 * np.log(1 - uniform)) * np.cos(angle)
     np.testing.assert_allclose(KeyedRandom(keys).normal(6).numpy(), normal, atol=2e-6)
     wide = [[(int(b) >> 11) * 1000 >> 53 for b in row] for row in bits]
@@ -65,13 +68,16 @@ def test_uniform_normal_and_integers_are_made_from_those_bits():
 
 def test_the_first_numbers_of_a_draw_cost_only_themselves():
     some, all_ = many(5), many(5)
-    for _ in range(2):      # and what follows is the same
+    for _ in range(2):  # and what follows is the same
         assert torch.equal(some.normal(3, 40, first=7), all_.normal(3, 40)[..., :7])
 
 
 # ============ statistics ============
 def test_uniform_is_uniform_over_samples_and_over_draws():
-    by_sample, by_draw = many().uniform(1).flatten(), KeyedRandom(torch.tensor([42])).uniform(20000).flatten()
+    by_sample, by_draw = (
+        many().uniform(1).flatten(),
+        KeyedRandom(torch.tensor([42])).uniform(20000).flatten(),
+    )
     for values in (by_sample, by_draw):
         assert scipy.stats.kstest(values.numpy(), "uniform").pvalue > 1e-3
         assert 0 <= values.min() and values.max() < 1
@@ -86,7 +92,7 @@ def test_normal_is_normal():
 
 def test_the_largest_uniform_still_has_a_logarithm():
     """1 - u is in (0, 1]: the radius is finite for every bit pattern."""
-    u = torch.tensor([0.0, 1 - 2.0 ** -24])
+    u = torch.tensor([0.0, 1 - 2.0**-24])
     assert torch.isfinite((-2 * (1 - u).log()).sqrt()).all()
 
 
@@ -103,14 +109,17 @@ def test_integers_take_a_high_of_their_own_for_each_sample():
     high = torch.arange(1, 20001)[:, None]
     values = many().integers(high, 1)
     assert (values >= 0).all() and (values < high).all()
-    assert scipy.stats.kstest(((values + 0.5) / high).flatten().numpy()[1000:], "uniform").pvalue > 1e-3
+    assert (
+        scipy.stats.kstest(((values + 0.5) / high).flatten().numpy()[1000:], "uniform").pvalue
+        > 1e-3
+    )
 
 
 def test_integers_reach_every_place_of_a_long_recording():
     """24 random bits would reach every 64th number below 2**30 alone."""
     values = many(50_000).integers(1 << 30, 1).flatten()
     assert scipy.stats.chisquare(torch.bincount(values % 64, minlength=64).numpy()).pvalue > 1e-3
-    assert scipy.stats.kstest(values.numpy() / 2 ** 30, "uniform").pvalue > 1e-3
+    assert scipy.stats.kstest(values.numpy() / 2**30, "uniform").pvalue > 1e-3
 
 
 def test_permutations_are_permutations_all_alike():
@@ -142,21 +151,29 @@ def test_draws_streams_epochs_and_records_are_independent():
 def test_a_row_depends_on_its_own_key_alone():
     keys = torch.from_numpy(sample_keys(1, 0, np.arange(50), np.zeros(50, int)))
     rows = torch.tensor([31, 4, 4, 0])
-    for draw in (lambda r: r.uniform(3, 2), lambda r: r.normal(5), lambda r: r.integers(9, 4),
-                 lambda r: r.permutation(6)):
+    for draw in (
+        lambda r: r.uniform(3, 2),
+        lambda r: r.normal(5),
+        lambda r: r.integers(9, 4),
+        lambda r: r.permutation(6),
+    ):
         assert torch.equal(draw(KeyedRandom(keys))[rows], draw(KeyedRandom(keys[rows])))
-    assert torch.equal(KeyedRandom(keys).fork(3).uniform(2)[rows], KeyedRandom(keys[rows]).fork(3).uniform(2))
+    assert torch.equal(
+        KeyedRandom(keys).fork(3).uniform(2)[rows], KeyedRandom(keys[rows]).fork(3).uniform(2)
+    )
 
 
 def test_the_nth_call_always_gives_the_same():
     a, b = many(10), many(10)
     a.normal(100)
-    b.uniform(2)     # how many numbers a draw takes does not move the next one
+    b.uniform(2)  # how many numbers a draw takes does not move the next one
     assert torch.equal(a.uniform(3), b.uniform(3))
 
 
 def test_a_stream_of_its_own_parent_is_refused():
-    """fork(0) repeated the generator's own draws: an augmentation and a mask would have been one."""
+    """fork(0) repeated the generator's own draws: an augmentation and a mask would have
+    been one.
+    """
     with pytest.raises(ValueError, match="count from 1"):
         many(3).fork(0)
 
@@ -181,14 +198,18 @@ def test_keys_are_the_mixed_chain_of_seed_epoch_record_and_visit():
         for part in parts:
             key = mix(((key ^ (part & MASK)) + GAMMA) & MASK)
         return key
+
     keys = sample_keys(7, 2, np.array([0, 5, 9]), np.array([0, 1, 0]))
     assert keys.dtype == np.int64
     assert unsigned(keys) == [literal(7, 2, 0, 0), literal(7, 2, 5, 1), literal(7, 2, 9, 0)]
 
 
 def test_keys_of_different_samples_differ():
-    keys = [sample_keys(seed, epoch, np.repeat(np.arange(500), 2), np.tile([0, 1], 500))
-            for seed in range(3) for epoch in range(3)]
+    keys = [
+        sample_keys(seed, epoch, np.repeat(np.arange(500), 2), np.tile([0, 1], 500))
+        for seed in range(3)
+        for epoch in range(3)
+    ]
     assert len(np.unique(np.concatenate(keys))) == 9000
 
 

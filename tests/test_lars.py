@@ -1,4 +1,5 @@
 """LARS against its algorithm written out for one weight, and its special cases."""
+
 import copy
 
 import pytest
@@ -34,7 +35,10 @@ def test_lars_is_algorithm_1(weight_decay):
 def test_one_dimensional_parameters_take_plain_momentum_steps():
     values, gradients = torch.randn(6), torch.randn(3, 6)
     ours, theirs = torch.nn.Parameter(values.clone()), torch.nn.Parameter(values.clone())
-    optimizers = [LARS([ours], lr=0.1, weight_decay=0.01), torch.optim.SGD([theirs], 0.1, 0.9, weight_decay=0.01)]
+    optimizers = [
+        LARS([ours], lr=0.1, weight_decay=0.01),
+        torch.optim.SGD([theirs], 0.1, 0.9, weight_decay=0.01),
+    ]
     for gradient in gradients:
         ours.grad, theirs.grad = gradient.clone(), gradient.clone()
         for optimizer in optimizers:
@@ -55,11 +59,15 @@ def test_step_does_not_depend_on_the_gradients_scale():
 
 
 def test_zero_weights_and_zero_gradients_stay_finite():
-    zero_weight, zero_gradient, none = (torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.ones(2, 2)),
-                                        torch.nn.Parameter(torch.ones(2, 2)))
+    zero_weight, zero_gradient, none = (
+        torch.nn.Parameter(torch.zeros(2, 2)),
+        torch.nn.Parameter(torch.ones(2, 2)),
+        torch.nn.Parameter(torch.ones(2, 2)),
+    )
     zero_weight.grad, zero_gradient.grad = torch.ones(2, 2), torch.zeros(2, 2)
     LARS([zero_weight, zero_gradient, none], lr=0.1).step()
-    assert torch.allclose(zero_weight, torch.full((2, 2), -0.1))      # a plain step: it can leave zero
+    # a plain step: it can leave zero
+    assert torch.allclose(zero_weight, torch.full((2, 2), -0.1))
     assert torch.equal(zero_gradient, torch.ones(2, 2)) and torch.equal(none, torch.ones(2, 2))
 
 

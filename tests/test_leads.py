@@ -1,11 +1,13 @@
-"""Leads by name: each lead takes its own embedding whichever leads are there, and what that must not break.
+"""Leads by name: each lead takes its own embedding whichever leads are there, and what that must
+not break.
 
 "Defect n" is the n-th entry of the published code's defects in the specification.
 """
+
+import literal_mae
 import pytest
 import torch
 
-import literal_mae
 from models.mae import draw_mask
 from models.registry import build
 from util import checkpoint, transfer
@@ -13,7 +15,7 @@ from util.errors import CheckpointError, ConfigError
 from util.keyed_random import KeyedRandom
 from util.leads import LEADS, lead_index, parse_leads, standard_lead
 
-ST_MEM = dict(seq_len=150, patch_size=75)      # two patches a lead
+ST_MEM = dict(seq_len=150, patch_size=75)  # two patches a lead
 MLAE = dict(seq_len=60)
 TIME = {"st_mem_vit_tiny": 150, "mlae_vit_tiny": 60, "vit_tiny": 150}
 BY_NAME = ["st_mem_vit_tiny", "mlae_vit_tiny"]
@@ -35,26 +37,39 @@ def encoder(name, seed=0, **options):
 
 
 def signal(leads=12, time=150, records=2, seed=1):
-    return torch.randn(records, leads, time, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(
+        records, leads, time, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 def encoder_file(model, folder, leads=None):
     content = {"model": model.float().state_dict(), "optimizer": None}
-    checkpoint.save(content if leads is None else {**content, "leads": leads}, folder / "encoder.pth")
+    checkpoint.save(
+        content if leads is None else {**content, "leads": leads}, folder / "encoder.pth"
+    )
     model.double()
     return folder / "encoder.pth"
 
 
 # ============ names ============
 def test_the_published_words_and_names_in_any_case():
-    assert parse_leads("12lead") == LEADS and parse_leads("limb_lead") == ("I", "II", "III", "aVR", "aVL", "aVF")
+    assert parse_leads("12lead") == LEADS and parse_leads("limb_lead") == (
+        "I",
+        "II",
+        "III",
+        "aVR",
+        "aVL",
+        "aVF",
+    )
     assert parse_leads("lead1") == ("I",) and parse_leads("lead2") == ("II",) == parse_leads("ii")
     assert parse_leads(["v6", "AVR", "i"]) == ("V6", "aVR", "I")
     assert lead_index(("V6", "aVR", "I")) == [11, 3, 0]
     assert standard_lead(" avl ") == "aVL" and standard_lead("V7") is None
 
 
-@pytest.mark.parametrize("value, word", [("lead3", "lead3"), (["I", "V9"], "V9"), ([], "none"), (["I", "i"], "twice")])
+@pytest.mark.parametrize(
+    "value, word", [("lead3", "lead3"), (["I", "V9"], "V9"), ([], "none"), (["I", "i"], "twice")]
+)
 def test_unknown_or_repeated_leads_are_named(value, word):
     with pytest.raises(ConfigError, match=word):
         parse_leads(value)
@@ -69,16 +84,24 @@ def test_defect_1_lead_ii_alone_takes_its_own_embedding_from_a_12_lead_checkpoin
     assert "loaded" in transfer.load_encoder(small, path)
     assert torch.equal(small.lead_embeddings[0], big.lead_embeddings[1])
     x = signal(1)
-    want = torch.stack([literal_mae.st_mem_features(big.state_dict(), record, [1], 3) for record in x])
+    want = torch.stack(
+        [literal_mae.st_mem_features(big.state_dict(), record, [1], 3) for record in x]
+    )
     assert torch.allclose(small.double().forward_features(x), want, atol=1e-10)
-    as_lead_i = torch.stack([literal_mae.st_mem_features(big.state_dict(), record, [0], 3) for record in x])
-    assert (want - as_lead_i).abs().max() > 1e-3       # the test can tell them apart
+    as_lead_i = torch.stack(
+        [literal_mae.st_mem_features(big.state_dict(), record, [0], 3) for record in x]
+    )
+    assert (want - as_lead_i).abs().max() > 1e-3  # the test can tell them apart
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-@pytest.mark.parametrize("leads", [["II"], ["I"], ["V6", "aVR", "II"], list(LEADS[:6]), list(reversed(LEADS))])
+@pytest.mark.parametrize(
+    "leads", [["II"], ["I"], ["V6", "aVR", "II"], list(LEADS[:6]), list(reversed(LEADS))]
+)
 def test_a_12_lead_checkpoint_serves_any_leads_in_any_order(name, leads, tmp_path):
-    """A small encoder of these leads, a 12-lead encoder told of them, and one told at the call: the same features."""
+    """A small encoder of these leads, a 12-lead encoder told of them, and one told at the call:
+    the same features.
+    """
     big = encoder(name)
     path = encoder_file(big, tmp_path)
     x = signal(12, TIME[name])[:, lead_index(leads)]
@@ -95,7 +118,12 @@ def test_a_12_lead_checkpoint_serves_any_leads_in_any_order(name, leads, tmp_pat
 @pytest.mark.parametrize("leads", [["II"], ["V6", "aVR", "II"], list(LEADS)])
 def test_st_mem_features_of_named_leads_equal_the_literal_definition(leads):
     model, x = encoder("st_mem_vit_tiny"), signal(len(leads))
-    want = torch.stack([literal_mae.st_mem_features(model.state_dict(), record, lead_index(leads), 3) for record in x])
+    want = torch.stack(
+        [
+            literal_mae.st_mem_features(model.state_dict(), record, lead_index(leads), 3)
+            for record in x
+        ]
+    )
     assert torch.allclose(model.forward_features(x, leads=leads), want, atol=1e-10)
 
 
@@ -105,7 +133,9 @@ def test_the_order_of_the_leads_does_not_matter_when_the_names_go_along(name):
     order = torch.randperm(12, generator=torch.Generator().manual_seed(3)).tolist()
     shuffled = model.forward_features(x[:, order], leads=[LEADS[i] for i in order])
     assert torch.allclose(shuffled, model.forward_features(x), atol=1e-10)
-    assert not torch.allclose(model.forward_features(x[:, order]), model.forward_features(x), atol=1e-3)
+    assert not torch.allclose(
+        model.forward_features(x[:, order]), model.forward_features(x), atol=1e-3
+    )
 
 
 def test_mtae_without_a_lead_sees_zeros_in_its_place():
@@ -114,7 +144,9 @@ def test_mtae_without_a_lead_sees_zeros_in_its_place():
     full = torch.zeros_like(x)
     full[:, lead_index(leads)] = x[:, lead_index(leads)]
     told = encoder("vit_tiny", leads=leads)
-    assert torch.allclose(told.forward_features(x[:, lead_index(leads)]), model.forward_features(full), atol=1e-12)
+    assert torch.allclose(
+        told.forward_features(x[:, lead_index(leads)]), model.forward_features(full), atol=1e-12
+    )
 
 
 # ============ checkpoints of fewer leads ============
@@ -125,7 +157,9 @@ def test_a_checkpoint_of_few_leads_serves_those_by_name(name, tmp_path):
     target = encoder(name, seed=5, leads=["II"], num_leads=1)
     transfer.load_encoder(target, path)
     x = signal(1, TIME[name])
-    assert torch.allclose(target.double().forward_features(x), source.forward_features(x, leads=["II"]), atol=1e-10)
+    assert torch.allclose(
+        target.double().forward_features(x), source.forward_features(x, leads=["II"]), atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("name", BY_NAME)
@@ -141,7 +175,9 @@ def test_a_published_file_of_few_leads_holds_the_first_standard_ones(name, tmp_p
     target = encoder(name, seed=5, leads=["aVR"], num_leads=1)
     transfer.load_encoder(target, encoder_file(source, tmp_path))
     x = signal(1, TIME[name])
-    assert torch.allclose(target.double().forward_features(x), source.forward_features(x, leads=["aVR"]), atol=1e-10)
+    assert torch.allclose(
+        target.double().forward_features(x), source.forward_features(x, leads=["aVR"]), atol=1e-10
+    )
 
 
 def test_a_12_lead_encoder_trained_on_limb_leads_still_holds_all_twelve_in_order(tmp_path):
@@ -172,8 +208,15 @@ def test_an_unknown_lead_at_the_call_is_an_error():
         encoder("st_mem_vit_tiny", num_leads=6).forward_features(signal(1), leads=["V1"])
 
 
-@pytest.mark.parametrize("options", [dict(num_leads=0), dict(num_leads=13), dict(num_leads=6, leads=["II"]),
-                                     dict(num_leads=1, leads=["I", "II"])])
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(num_leads=0),
+        dict(num_leads=13),
+        dict(num_leads=6, leads=["II"]),
+        dict(num_leads=1, leads=["I", "II"]),
+    ],
+)
 def test_numbers_and_names_of_leads_must_agree(options):
     with pytest.raises(ConfigError, match="num_leads"):
         encoder("st_mem_vit_tiny", **options)
@@ -185,9 +228,15 @@ def test_defect_3_mlae_positions_go_by_name_not_by_order():
     state, rows = model.state_dict(), {}
     for lead in ("I", "II"):
         row = 1 + LEADS.index(lead)
-        tokens = torch.stack([state["cls_embedding"] + state["pos_embedding"][0, 0],
-                              literal_mae.embed(x[0, 0], state) + state["pos_embedding"][0, row]])
-        rows[lead] = literal_mae.norm(literal_mae.blocks(tokens, state, "block{}", 3), state, "norm")[0]
+        tokens = torch.stack(
+            [
+                state["cls_embedding"] + state["pos_embedding"][0, 0],
+                literal_mae.embed(x[0, 0], state) + state["pos_embedding"][0, row],
+            ]
+        )
+        rows[lead] = literal_mae.norm(
+            literal_mae.blocks(tokens, state, "block{}", 3), state, "norm"
+        )[0]
     assert torch.allclose(model.forward_features(x[:1], leads=["II"])[0], rows["II"], atol=1e-10)
     assert (rows["II"] - rows["I"]).abs().max() > 1e-3
 
@@ -197,8 +246,12 @@ def test_defect_3_mlae_pretraining_positions_go_by_name():
     leads = ["V3", "II", "aVF", "I"]
     model = build("mlae_vit_tiny_dec128d2b", **MLAE, leads=leads).double()
     x, noise = signal(4, 60), torch.rand(2, 4)
-    want = torch.stack([literal_mae.class_token_pred(model.state_dict(), r, n, lead_index(leads), 3)
-                        for r, n in zip(x, noise)])
+    want = torch.stack(
+        [
+            literal_mae.class_token_pred(model.state_dict(), r, n, lead_index(leads), 3)
+            for r, n in zip(x, noise)
+        ]
+    )
     assert torch.allclose(model(x, noise=noise)["pred"], want, atol=1e-10)
 
 
@@ -215,7 +268,9 @@ def test_defect_4_a_length_without_positions_is_an_error(name, time):
         encoder(name).forward_features(signal(12, time))
     pretraining = {"st_mem_vit_tiny": "st_mem", "vit_tiny": "mtae", "mlae_vit_tiny": "mlae"}[name]
     with pytest.raises(ConfigError, match=f"{time} samples|not {time}"):
-        build(f"{pretraining}_vit_tiny_dec128d2b", **OPTIONS[name], mask_ratio=0.5)(signal(12, time).float())
+        build(f"{pretraining}_vit_tiny_dec128d2b", **OPTIONS[name], mask_ratio=0.5)(
+            signal(12, time).float()
+        )
 
 
 def test_a_seq_len_that_is_no_multiple_of_the_patch_is_an_error():
@@ -230,20 +285,30 @@ def test_shorter_multiples_of_the_patch_run_with_their_own_positions():
 
 
 # ============ unused embeddings and distributed training ============
-@pytest.mark.parametrize("name", ["st_mem_vit_tiny", "st_mem_vit_tiny_dec128d2b", "mlae_vit_tiny", "vit_tiny"])
+@pytest.mark.parametrize(
+    "name", ["st_mem_vit_tiny", "st_mem_vit_tiny_dec128d2b", "mlae_vit_tiny", "vit_tiny"]
+)
 @pytest.mark.parametrize("leads", [["II"], ["V1", "V2", "II", "I"], None])
 def test_every_parameter_that_wants_a_gradient_gets_one(name, leads):
     """DistributedDataParallel stops at a parameter that waits for a gradient in vain."""
     options = OPTIONS[name.removesuffix("_dec128d2b")]
-    model = build(name, **options, leads=leads, **({"mask_ratio": 0.5} if "dec" in name else {"num_classes": 3}))
+    model = build(
+        name,
+        **options,
+        leads=leads,
+        **({"mask_ratio": 0.5} if "dec" in name else {"num_classes": 3}),
+    )
     x = signal(len(leads or LEADS), options["seq_len"]).float()
     out = model(x)
     (out["loss"] if "dec" in name else out.square().sum()).backward()
     waiting = [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not waiting
     if "st_mem" in name:
-        frozen = [key.rpartition(".")[2] for key, p in model.named_parameters()
-                  if "lead_embeddings" in key and not p.requires_grad]
+        frozen = [
+            key.rpartition(".")[2]
+            for key, p in model.named_parameters()
+            if "lead_embeddings" in key and not p.requires_grad
+        ]
         assert frozen == [str(i) for i, lead in enumerate(LEADS) if lead not in (leads or LEADS)]
 
 
@@ -268,7 +333,7 @@ def test_patches_and_their_inverse(family, time):
     assert torch.equal(model.unpatch(patches), x)
     if family == "st_mem":
         assert torch.equal(patches[1, 5, 2], x[1, 5, 150:225])
-    if family == "mtae":      # sample-major, lead fastest
+    if family == "mtae":  # sample-major, lead fastest
         assert torch.equal(patches[1, 2, :24], torch.cat([x[1, :, 150], x[1, :, 151]]))
 
 
@@ -282,9 +347,13 @@ def test_the_loss_does_not_depend_on_visible_patches(family, shape):
         target, hidden = model.patches(x), out["mask"].bool()
         moved = target.clone()
         moved[~hidden] += torch.randn_like(moved[~hidden])
-        assert model.loss(moved, out["pred"], out["mask"]) == model.loss(target, out["pred"], out["mask"])
+        assert model.loss(moved, out["pred"], out["mask"]) == model.loss(
+            target, out["pred"], out["mask"]
+        )
         moved[hidden] += torch.randn_like(moved[hidden])
-        assert model.loss(moved, out["pred"], out["mask"]) != model.loss(target, out["pred"], out["mask"])
+        assert model.loss(moved, out["pred"], out["mask"]) != model.loss(
+            target, out["pred"], out["mask"]
+        )
 
 
 @pytest.mark.parametrize("family, shape", [("st_mem", (12, 4)), ("mtae", (4,)), ("mlae", (12,))])
@@ -302,7 +371,9 @@ def test_the_encoder_never_sees_a_masked_patch(family, shape):
 def test_the_decoder_rebuilds_each_lead_alone():
     model = tiny_mae("st_mem")
     restore = torch.rand(2, 12, 4, dtype=torch.float64).argsort(dim=-1)
-    latent = torch.randn(2, 12, 3, model.encoder.width, dtype=torch.float64)       # one kept patch and two separators
+    latent = torch.randn(
+        2, 12, 3, model.encoder.width, dtype=torch.float64
+    )  # one kept patch and two separators
     with torch.no_grad():
         first = model.decode(latent.flatten(1, 2), restore)
         latent[:, 4] += 1
@@ -312,13 +383,17 @@ def test_the_decoder_rebuilds_each_lead_alone():
 
 @pytest.mark.parametrize("keyed", [False, True])
 def test_masks_of_leads_and_records_are_drawn_independently_with_exact_counts(keyed):
-    """Also from the samples' own random numbers, as in training: two leads have one mask by chance alone."""
+    """Also from the samples' own random numbers, as in training: two leads have one mask by
+    chance alone.
+    """
     model, x = tiny_mae("st_mem", mask_ratio=0.5), signal(12, 300, records=40)
     mask = model({"signal": x, "random": KeyedRandom(torch.arange(40))} if keyed else x)["mask"]
-    alike = (mask[:, :, None] == mask[:, None]).all(dim=-1).double().mean()    # a lead with itself: 1 / 12
+    alike = (
+        (mask[:, :, None] == mask[:, None]).all(dim=-1).double().mean()
+    )  # a lead with itself: 1 / 12
     assert abs((12 * alike - 1) / 11 - 1 / 6) < 0.04
     assert (mask.sum(dim=-1) == 2).all()
-    assert len(mask.flatten(0, 1).unique(dim=0)) == 6       # all ways to hide 2 of 4
+    assert len(mask.flatten(0, 1).unique(dim=0)) == 6  # all ways to hide 2 of 4
     assert abs(mask.mean(dim=(0, 1)) - 0.5).max() < 0.1
 
 

@@ -1,4 +1,7 @@
-"""Scores against golden numbers, loops written from the definitions, torchmetrics, scipy, and closed forms."""
+"""Scores against golden numbers, loops written from the definitions, torchmetrics, scipy, and
+closed forms.
+"""
+
 import json
 import math
 from pathlib import Path
@@ -7,16 +10,33 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics.functional as tm
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from util.challenge import ABBREVIATIONS, NORMAL, WEIGHTS
 from util.config import ROOT
 from util.errors import ConfigError, ECGError
-from util.scores import (BLOCK, REPORT, SCORES, as_markdown, auprc, auroc, challenge_score,
-                         compute_scores, exact_match, f1, f2, g2, macro, parse_scores)
+from util.scores import (
+    BLOCK,
+    REPORT,
+    SCORES,
+    as_markdown,
+    auprc,
+    auroc,
+    challenge_score,
+    compute_scores,
+    exact_match,
+    f1,
+    f2,
+    g2,
+    macro,
+    parse_scores,
+)
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "challenge_metrics.json").read_text())["cases"]
-SEEDS = st.integers(0, 2 ** 32 - 1)
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "challenge_metrics.json").read_text())[
+    "cases"
+]
+SEEDS = st.integers(0, 2**32 - 1)
 PUBLISHED = ["Accuracy", "F1Score", "AUROC", "AUPRC"]  # of torchmetrics, for both tasks
 MULTILABEL = [name for name, score in SCORES.items() if "multilabel" in score.tasks]
 
@@ -24,7 +44,9 @@ MULTILABEL = [name for name, score in SCORES.items() if "multilabel" in score.ta
 def scores_of(probabilities, labels, names, task="multilabel", thresholds=0.5, average=None):
     """``compute_scores`` by names, {name: value}."""
     asked = [{name: {"average": average}} if average else name for name in names]
-    values = compute_scores(probabilities, labels, parse_scores(asked, ABBREVIATIONS, task), task, thresholds)
+    values = compute_scores(
+        probabilities, labels, parse_scores(asked, ABBREVIATIONS, task), task, thresholds
+    )
     return dict(zip(names, values.values(), strict=True))
 
 
@@ -61,6 +83,7 @@ def fair_case(seed, records=60, classes=5):
 # ============ definitions as loops ============
 def challenge_loop(labels, outputs):
     """The definition, record by record and class by class."""
+
     def credit(answers):
         total = 0.0
         for truth, answer in zip(labels, answers):
@@ -70,6 +93,7 @@ def challenge_loop(labels, outputs):
                     if truth[j] and answer[k]:
                         total += WEIGHTS[j, k] / union
         return total
+
     inactive = np.zeros_like(labels)
     inactive[:, NORMAL] = True
     observed, perfect, nothing = credit(outputs), credit(labels), credit(inactive)
@@ -104,15 +128,37 @@ def test_golden_numbers(name):
     labels, scores, outputs = golden_case(name)
     golden, report = GOLDEN[name], scores_of(scores, labels, ["AUROC", "AUPRC"])
     if name == "base":
-        assert labels.sum() == golden["n_label_positives"] and outputs.sum() == golden["n_output_positives"]
+        assert (
+            labels.sum() == golden["n_label_positives"]
+            and outputs.sum() == golden["n_output_positives"]
+        )
     report |= scores_of(outputs.astype(float), labels, REPORT[2:])
-    names = {"AUROC": "macro_auroc", "AUPRC": "macro_auprc", "ExactMatch": "accuracy", "ChallengeF1": "macro_f",
-             "F2": "f_beta_2", "G2": "g_beta_2", "ChallengeScore": "challenge_metric"}
+    names = {
+        "AUROC": "macro_auroc",
+        "AUPRC": "macro_auprc",
+        "ExactMatch": "accuracy",
+        "ChallengeF1": "macro_f",
+        "F2": "f_beta_2",
+        "G2": "g_beta_2",
+        "ChallengeScore": "challenge_metric",
+    }
     for ours, theirs in names.items():
         assert report[ours] == pytest.approx(golden[theirs], abs=1e-12, rel=0), ours
     assert list(names) == REPORT
-    assert [SCORES[name].heading for name in REPORT] == ["AUROC", "AUPRC", "Acc", "F1", "F2", "G2", "CM"]
-    for function, prediction, theirs in [(f1, outputs, "f"), (auroc, scores, "auroc"), (auprc, scores, "auprc")]:
+    assert [SCORES[name].heading for name in REPORT] == [
+        "AUROC",
+        "AUPRC",
+        "Acc",
+        "F1",
+        "F2",
+        "G2",
+        "CM",
+    ]
+    for function, prediction, theirs in [
+        (f1, outputs, "f"),
+        (auroc, scores, "auroc"),
+        (auprc, scores, "auprc"),
+    ]:
         expected = np.array(golden[f"{theirs}_per_class"], float)  # null becomes NaN
         np.testing.assert_allclose(function(labels, prediction), expected, atol=1e-12, rtol=0)
 
@@ -121,16 +167,27 @@ def test_golden_numbers(name):
 @given(SEEDS)
 def test_challenge_score_equals_the_loop(seed):
     labels, _, outputs = random_case(seed)
-    assert challenge_score(labels, outputs) == pytest.approx(challenge_loop(labels, outputs), abs=1e-12)
+    assert challenge_score(labels, outputs) == pytest.approx(
+        challenge_loop(labels, outputs), abs=1e-12
+    )
 
 
 def test_challenge_score_does_not_depend_on_blocks_or_order():
     labels, _, outputs = random_case(3, records=2 * BLOCK + 7)
     order = np.random.default_rng(0).permutation(len(labels))
-    assert challenge_score(labels[order], outputs[order]) == pytest.approx(challenge_score(labels, outputs), abs=1e-12)
-    assert challenge_score(np.asfortranarray(labels), np.asfortranarray(outputs)) == challenge_score(labels, outputs)
-    tile = np.tile(labels[:100], (23, 1)), np.tile(outputs[:100], (23, 1))  # 2300 records, more than two blocks
-    assert challenge_score(*tile) == pytest.approx(challenge_score(labels[:100], outputs[:100]), abs=1e-12)
+    assert challenge_score(labels[order], outputs[order]) == pytest.approx(
+        challenge_score(labels, outputs), abs=1e-12
+    )
+    assert challenge_score(
+        np.asfortranarray(labels), np.asfortranarray(outputs)
+    ) == challenge_score(labels, outputs)
+    tile = (
+        np.tile(labels[:100], (23, 1)),
+        np.tile(outputs[:100], (23, 1)),
+    )  # 2300 records, more than two blocks
+    assert challenge_score(*tile) == pytest.approx(
+        challenge_score(labels[:100], outputs[:100]), abs=1e-12
+    )
 
 
 def test_challenge_score_closed_forms():
@@ -139,13 +196,15 @@ def test_challenge_score_closed_forms():
     inactive[:, NORMAL] = True
     assert challenge_score(labels, labels) == 1
     assert challenge_score(labels, inactive) == 0
-    assert challenge_score(inactive, inactive) == 0      # the denominator is 0
+    assert challenge_score(inactive, inactive) == 0  # the denominator is 0
     assert challenge_score(inactive, ~inactive) == 0
     empty = np.zeros_like(labels)
     assert challenge_score(empty, labels) == 0
-    one = np.eye(24, dtype=bool)[[1]]                    # atrial fibrillation, answered by atrial flutter
+    one = np.eye(24, dtype=bool)[[1]]  # atrial fibrillation, answered by atrial flutter
     nothing = WEIGHTS[1, NORMAL] / 2
-    assert challenge_score(one, np.eye(24, dtype=bool)[[2]]) == pytest.approx((0.5 / 2 - nothing) / (1 - nothing))
+    assert challenge_score(one, np.eye(24, dtype=bool)[[2]]) == pytest.approx(
+        (0.5 / 2 - nothing) / (1 - nothing)
+    )
 
 
 @settings(max_examples=20, deadline=None)
@@ -158,9 +217,13 @@ def test_areas_equal_the_loop_with_ties_grouped(seed):
 
 
 def test_areas_closed_forms():
-    labels = np.array([[True, True, False], [False, True, False], [True, True, False], [False, True, False]])
+    labels = np.array(
+        [[True, True, False], [False, True, False], [True, True, False], [False, True, False]]
+    )
     scores = np.array([[0.9, 0.1, 0.2], [0.2, 0.3, 0.1], [0.8, 0.5, 0.3], [0.1, 0.2, 0.4]])
-    np.testing.assert_array_equal(auroc(labels, scores), [1, np.nan, np.nan])  # no negative, no positive
+    np.testing.assert_array_equal(
+        auroc(labels, scores), [1, np.nan, np.nan]
+    )  # no negative, no positive
     np.testing.assert_array_equal(auprc(labels, scores), [1, 1, np.nan])
     assert macro(auroc(labels, scores)) == 1 and macro(auprc(labels, scores)) == 1
     np.testing.assert_array_equal(auroc(labels, np.zeros_like(scores)), [0.5, np.nan, np.nan])
@@ -201,11 +264,16 @@ def test_multilabel_scores_equal_their_definitions(seed, average, classes):
     labels, probabilities, _ = random_case(seed, classes=classes)
     got = scores_of(probabilities, labels, PUBLISHED, average=average)
     outputs = probabilities > 0.5
-    columns = [(labels.ravel(), probabilities.ravel(), outputs.ravel())] if average == "micro" else \
-        list(zip(labels.T, probabilities.T, outputs.T))
+    columns = (
+        [(labels.ravel(), probabilities.ravel(), outputs.ravel())]
+        if average == "micro"
+        else list(zip(labels.T, probabilities.T, outputs.T))
+    )
     areas = np.array([area_loop(y, p) for y, p, _ in columns])
     assert got["Accuracy"] == pytest.approx((outputs == labels).mean(), abs=1e-6)
-    assert got["F1Score"] == pytest.approx(np.mean([f1_loop(o, y) for y, _, o in columns]), abs=1e-6)
+    assert got["F1Score"] == pytest.approx(
+        np.mean([f1_loop(o, y) for y, _, o in columns]), abs=1e-6
+    )
     assert got["AUROC"] == pytest.approx(macro(areas[:, 0]), abs=1e-6, nan_ok=True)
     assert got["AUPRC"] == pytest.approx(macro(areas[:, 1]), abs=1e-6, nan_ok=True)
 
@@ -220,11 +288,18 @@ def test_multiclass_scores_equal_their_definitions(average):
     hot, output = np.eye(4, dtype=bool)[number], np.eye(4, dtype=bool)[probabilities.argmax(axis=1)]
     right = probabilities.argmax(axis=1) == number
     recall = np.mean([right[number == c].mean() for c in range(4)])
-    columns = [(hot.ravel(), probabilities.ravel(), output.ravel())] if average == "micro" else \
-        list(zip(hot.T, probabilities.T, output.T))
+    columns = (
+        [(hot.ravel(), probabilities.ravel(), output.ravel())]
+        if average == "micro"
+        else list(zip(hot.T, probabilities.T, output.T))
+    )
     areas = np.mean([area_loop(y, p) for y, p, _ in columns], axis=0)
-    assert got["Accuracy"] == pytest.approx(recall if average == "macro" else right.mean(), abs=1e-6)
-    assert got["F1Score"] == pytest.approx(np.mean([f1_loop(o, y) for y, _, o in columns]), abs=1e-6)
+    assert got["Accuracy"] == pytest.approx(
+        recall if average == "macro" else right.mean(), abs=1e-6
+    )
+    assert got["F1Score"] == pytest.approx(
+        np.mean([f1_loop(o, y) for y, _, o in columns]), abs=1e-6
+    )
     assert (got["AUROC"], got["AUPRC"]) == pytest.approx(tuple(areas), abs=1e-6)
 
 
@@ -237,7 +312,9 @@ def test_published_names_are_torchmetrics_where_every_class_occurs(task, average
     p, y = torch.from_numpy(probabilities), torch.from_numpy(labels).long()
     size = {"task": task, "num_labels" if task == "multilabel" else "num_classes": 5}
     for name, function in {"Accuracy": tm.accuracy, "F1Score": tm.f1_score}.items():
-        assert got[name] == pytest.approx(float(function(p, y, average=average, **size)), abs=1e-6), name
+        assert got[name] == pytest.approx(
+            float(function(p, y, average=average, **size)), abs=1e-6
+        ), name
     if average == "micro":
         hot = y if task == "multilabel" else torch.nn.functional.one_hot(y, 5)
         p, y, size = p.flatten(), hot.flatten(), {"task": "binary"}
@@ -247,7 +324,11 @@ def test_published_names_are_torchmetrics_where_every_class_occurs(task, average
 
 def test_perfect_and_inverted_predictions():
     _, labels = fair_case(3, classes=24)
-    best = {name: float(not score.lower_is_better) for name, score in SCORES.items() if name in MULTILABEL}
+    best = {
+        name: float(not score.lower_is_better)
+        for name, score in SCORES.items()
+        if name in MULTILABEL
+    }
     assert scores_of(labels.astype(float), labels, MULTILABEL) == pytest.approx(best)
     inverted = scores_of(1.0 - labels, labels, set(MULTILABEL) - {"AUPRC", "ChallengeScore"})
     assert inverted == {name: 1 - best[name] for name in inverted}
@@ -259,8 +340,13 @@ def test_the_decision_is_above_one_threshold_and_at_a_class_s_own():
     labels = np.array([[1.0, 0.0]])
     assert scores_of(np.array([[0.5, 0.5]]), labels, ["Accuracy"])["Accuracy"] == 0.5
     assert scores_of(np.array([[0.51, 0.5]]), labels, ["Accuracy"])["Accuracy"] == 1
-    probabilities, thresholds = np.array([[0.3, 0.3]], np.float32), np.array([np.float32(0.3), 0.31])
-    assert scores_of(probabilities, labels, ["ExactMatch"], thresholds=thresholds)["ExactMatch"] == 1
+    probabilities, thresholds = (
+        np.array([[0.3, 0.3]], np.float32),
+        np.array([np.float32(0.3), 0.31]),
+    )
+    assert (
+        scores_of(probabilities, labels, ["ExactMatch"], thresholds=thresholds)["ExactMatch"] == 1
+    )
 
 
 # ============ classes without a value ============
@@ -278,19 +364,25 @@ def test_a_class_without_positives_is_left_out_of_both_curves():
     kept = [0, 1, 3, 4]
     curves = ["AUROC", "AUPRC"]
     assert scores_of(probabilities, labels, curves) == pytest.approx(
-        scores_of(probabilities[:, kept], labels[:, kept], curves), abs=1e-12)
+        scores_of(probabilities[:, kept], labels[:, kept], curves), abs=1e-12
+    )
 
 
 def test_an_absent_class_of_a_multiclass_task_is_left_out_of_the_curves():
     random = np.random.default_rng(8)
-    number, probabilities = random.integers(0, 3, 50), random.dirichlet(np.ones(4), 50)     # nobody is of class 3
+    number, probabilities = (
+        random.integers(0, 3, 50),
+        random.dirichlet(np.ones(4), 50),
+    )  # nobody is of class 3
     got = scores_of(probabilities, number, ["AUROC"], "multiclass")["AUROC"]
     want = np.mean([area_loop(number == c, probabilities[:, c])[0] for c in range(3)])
     assert got == pytest.approx(want, abs=1e-12)
 
 
 def test_without_any_defined_class_there_is_no_value():
-    values = scores_of(np.full((4, 3), 0.4), np.zeros((4, 3)), ["AUROC", "AUPRC", "ChallengeF1", "F2", "G2"])
+    values = scores_of(
+        np.full((4, 3), 0.4), np.zeros((4, 3)), ["AUROC", "AUPRC", "ChallengeF1", "F2", "G2"]
+    )
     assert all(math.isnan(value) for value in values.values())
 
 
@@ -318,10 +410,15 @@ def test_a_rounding_error_above_one_changes_nothing(task):
 
 def test_inputs_stay_as_they_were_and_their_order_does_not_matter():
     labels, probabilities, _ = random_case(12, records=60)
-    before, order = (probabilities.copy(), labels.copy()), np.random.default_rng(0).permutation(len(labels))
+    before, order = (
+        (probabilities.copy(), labels.copy()),
+        np.random.default_rng(0).permutation(len(labels)),
+    )
     values = scores_of(probabilities, labels, MULTILABEL)
     assert np.array_equal(before[0], probabilities) and np.array_equal(before[1], labels)
-    assert scores_of(probabilities[order], labels[order], MULTILABEL) == pytest.approx(values, abs=1e-9)
+    assert scores_of(probabilities[order], labels[order], MULTILABEL) == pytest.approx(
+        values, abs=1e-9
+    )
 
 
 def test_wrong_input_is_refused():
@@ -345,7 +442,9 @@ def test_wrong_input_is_refused():
 def test_zero_and_one_are_labels_too():
     labels, _, outputs = random_case(8)
     for kind in (int, np.float32):
-        assert challenge_score(labels.astype(kind), outputs.astype(kind)) == challenge_score(labels, outputs)
+        assert challenge_score(labels.astype(kind), outputs.astype(kind)) == challenge_score(
+            labels, outputs
+        )
 
 
 # ============ unknown labels, regression ============
@@ -355,7 +454,7 @@ def with_unknown(seed, share=0.2):
     labels = (random.random((80, 24)) < 0.3).astype(float)
     probabilities = np.clip(0.35 * labels + 0.6 * random.random((80, 24)), 0, 1)
     partly = np.where(random.random((80, 24)) < share, np.nan, labels)
-    partly[:30] = labels[:30]       # some records are known as a whole
+    partly[:30] = labels[:30]  # some records are known as a whole
     partly[30:, 5] = np.nan
     return probabilities, partly, labels
 
@@ -363,17 +462,32 @@ def with_unknown(seed, share=0.2):
 @pytest.mark.parametrize("name", ["AUROC", "AUPRC", "ChallengeF1", "Accuracy", "F1Score"])
 @pytest.mark.parametrize("average", ["macro", "micro"])
 def test_an_unknown_label_takes_no_part_a_class_at_a_time(name, average):
-    """Against a loop: each class from the records whose label is known; micro: all known labels as one class."""
+    """Against a loop: each class from the records whose label is known; micro: all known labels
+    as one class.
+    """
     if average not in SCORES[name].averages:
         pytest.skip("not offered")
     probabilities, partly, labels = with_unknown(0)
     known = ~np.isnan(partly)
     if average == "micro":
-        expected = scores_of(probabilities[known][:, None], labels[known][:, None], [name], average="macro")[name]
+        expected = scores_of(
+            probabilities[known][:, None], labels[known][:, None], [name], average="macro"
+        )[name]
     else:
-        expected = np.mean([scores_of(probabilities[known[:, c], c:c + 1], labels[known[:, c], c:c + 1], [name],
-                                      average="macro")[name] for c in range(24)])
-    assert scores_of(probabilities, partly, [name], average=average)[name] == pytest.approx(expected, abs=1e-6)
+        expected = np.mean(
+            [
+                scores_of(
+                    probabilities[known[:, c], c : c + 1],
+                    labels[known[:, c], c : c + 1],
+                    [name],
+                    average="macro",
+                )[name]
+                for c in range(24)
+            ]
+        )
+    assert scores_of(probabilities, partly, [name], average=average)[name] == pytest.approx(
+        expected, abs=1e-6
+    )
     taken_as_no = scores_of(probabilities, np.nan_to_num(partly), [name], average=average)[name]
     assert abs(taken_as_no - expected) > 1e-3, "unknown is not negative"
 
@@ -383,7 +497,10 @@ def test_scores_of_whole_records_leave_out_partly_unknown_ones(name):
     probabilities, partly, labels = with_unknown(1)
     whole = ~np.isnan(partly).any(axis=1)
     assert 30 <= whole.sum() < 80
-    assert scores_of(probabilities, partly, [name])[name] == scores_of(probabilities[whole], labels[whole], [name])[name]
+    assert (
+        scores_of(probabilities, partly, [name])[name]
+        == scores_of(probabilities[whole], labels[whole], [name])[name]
+    )
     assert np.isnan(scores_of(probabilities[~whole], partly[~whole], [name])[name])
 
 
@@ -392,8 +509,12 @@ def test_a_class_that_nobody_knows_is_left_out_of_every_mean():
     partly[:, 5] = np.nan
     others = np.arange(24) != 5
     for name in ("AUROC", "AUPRC", "ChallengeF1", "Accuracy", "F1Score"):
-        values = [scores_of(probabilities[:, mine], partly[:, mine], [name], average=SCORES[name].average)[name]
-                  for mine in (slice(None), others)]
+        values = [
+            scores_of(
+                probabilities[:, mine], partly[:, mine], [name], average=SCORES[name].average
+            )[name]
+            for mine in (slice(None), others)
+        ]
         assert values[0] == values[1], name
 
 
@@ -403,39 +524,66 @@ def test_regression_scores_by_hand_and_a_column_at_a_time():
     scores = parse_scores(None, task="regression")
     assert list(scores) == ["MAE", "R2"]
     values = compute_scores(predictions, labels, scores, "regression")
-    # errors 2, 0, 6 and 0, 1, 0; squares 40 of 200 about the mean 20, and 1 of 8 / 3 about the mean 7 / 3
+    # errors 2, 0, 6 and 0, 1, 0; squares 40 of 200 about the mean 20, and 1 of 8 / 3 about the
+    # mean 7 / 3
     assert values["MAE"] == pytest.approx((8 / 3 + 1 / 3) / 2)
     assert values["R2"] == pytest.approx(((1 - 40 / 200) + (1 - 1 / (8 / 3))) / 2)
     known = compute_scores(predictions[:, :1][:3], labels[:3, :1], scores, "regression")
     assert known == pytest.approx({"MAE": 8 / 3, "R2": 0.8})
-    assert np.isnan(compute_scores(predictions[:1], labels[:1], scores, "regression")["R2"]), "one record has no variance"
+    assert np.isnan(compute_scores(predictions[:1], labels[:1], scores, "regression")["R2"]), (
+        "one record has no variance"
+    )
     assert np.isnan(compute_scores(predictions * np.nan, labels, scores, "regression")["MAE"])
-    with pytest.raises(ConfigError, match="AUROC is defined for metric.task multilabel, not regression"):
+    with pytest.raises(
+        ConfigError, match="AUROC is defined for metric.task multilabel, not regression"
+    ):
         parse_scores(["AUROC"], task="regression")
-    with pytest.raises(ConfigError, match="MAE is defined for metric.task regression, not multiclass"):
+    with pytest.raises(
+        ConfigError, match="MAE is defined for metric.task regression, not multiclass"
+    ):
         parse_scores(["MAE"], task="multiclass")
 
 
 # ============ names ============
 def test_names_and_averages():
-    got = parse_scores(["Accuracy", {"F1Score": {"average": "macro"}}, {"AUROC": {"average": "micro"}}, "AUROC",
-                        {"AUPRC": None}])
+    got = parse_scores(
+        [
+            "Accuracy",
+            {"F1Score": {"average": "macro"}},
+            {"AUROC": {"average": "micro"}},
+            "AUROC",
+            {"AUPRC": None},
+        ]
+    )
     assert {name: score.average for name, score in got.items()} == {
-        "Accuracy": "micro", "F1Score": "macro", "AUROC_micro": "micro", "AUROC": "macro", "AUPRC": "macro"}
+        "Accuracy": "micro",
+        "F1Score": "macro",
+        "AUROC_micro": "micro",
+        "AUROC": "macro",
+        "AUPRC": "macro",
+    }
     assert parse_scores(list(got)) == got, "printed names are names of a config"
     assert list(parse_scores(["ChallengeScore"], ABBREVIATIONS)) == ["ChallengeScore"]
     assert parse_scores([]) == {} and not any("_" in name for name in SCORES)
 
 
-@pytest.mark.parametrize("item, words", [
-    ("MulticlassAUROC", "unknown metric 'MulticlassAUROC'; known: AUROC"),
-    ({"AUROC": {"average": "weighted"}}, "macro or micro"), ({"AUROC": {"average": ["macro"]}}, "macro or micro"),
-    ({"AUROC": {"top_k": 1}}, "macro or micro"), ({"AUROC": "macro"}, "macro or micro"), (["AUROC"], "unknown metric"),
-    ({"AUROC_micro": {"average": "macro"}}, "unknown metric"), ({"ExactMatch": {"average": "macro"}}, "no argument"),
-    ({"F2": {"average": "micro"}}, "average: macro, not"),
-    ("ChallengeScore", "needs dataset.classes: challenge2020"), (None, "unknown metric"),
-    ({"AUROC": {}, "AUPRC": {}}, "unknown"),
-])
+@pytest.mark.parametrize(
+    "item, words",
+    [
+        ("MulticlassAUROC", "unknown metric 'MulticlassAUROC'; known: AUROC"),
+        ({"AUROC": {"average": "weighted"}}, "macro or micro"),
+        ({"AUROC": {"average": ["macro"]}}, "macro or micro"),
+        ({"AUROC": {"top_k": 1}}, "macro or micro"),
+        ({"AUROC": "macro"}, "macro or micro"),
+        (["AUROC"], "unknown metric"),
+        ({"AUROC_micro": {"average": "macro"}}, "unknown metric"),
+        ({"ExactMatch": {"average": "macro"}}, "no argument"),
+        ({"F2": {"average": "micro"}}, "average: macro, not"),
+        ("ChallengeScore", "needs dataset.classes: challenge2020"),
+        (None, "unknown metric"),
+        ({"AUROC": {}, "AUPRC": {}}, "unknown"),
+    ],
+)
 def test_wrong_names_are_config_errors(item, words):
     with pytest.raises(ConfigError, match=words):
         parse_scores([item], ("a", "b"))
@@ -444,9 +592,13 @@ def test_wrong_names_are_config_errors(item, words):
 def test_what_is_asked_twice_or_not_defined_for_the_task_is_a_config_error():
     with pytest.raises(ConfigError, match="names AUROC twice"):
         parse_scores(["AUROC", {"AUROC": {"average": "macro"}}])
-    with pytest.raises(ConfigError, match="F2 is defined for metric.task multilabel, not multiclass"):
+    with pytest.raises(
+        ConfigError, match="F2 is defined for metric.task multilabel, not multiclass"
+    ):
         parse_scores(["F2"], ABBREVIATIONS, "multiclass")
 
 
 def test_the_page_of_scores_is_up_to_date():
-    assert (ROOT / "docs" / "scores.md").read_text() == as_markdown() + "\n", "python -m util.scores > docs/scores.md"
+    assert (ROOT / "docs" / "scores.md").read_text() == as_markdown() + "\n", (
+        "python -m util.scores > docs/scores.md"
+    )

@@ -1,23 +1,28 @@
-"""SimCLR: NT-Xent against its definition, one process against two, and the published scripts' defects."""
+"""SimCLR: NT-Xent against its definition, one process against two, and the published scripts'
+defects.
+"""
+
 import math
 
 import pytest
 import torch
 import torch.distributed as dist
+from tiny_encoder import assert_every_parameter_learns, gradients, tiny_batch
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
+from two_processes import run_processes
 
 from models.heads import embedding_health, mlp
 from models.registry import build
 from models.simclr import nt_xent
-from tiny_encoder import assert_every_parameter_learns, gradients, tiny_batch
-from two_processes import run_processes
 from util.errors import ConfigError
 
 
 def make(**arguments):
     torch.manual_seed(0)
-    return build("simclr", **{"encoder": "tiny_encoder", "head_width": 32, "head_out": 8, **arguments})
+    return build(
+        "simclr", **{"encoder": "tiny_encoder", "head_width": 32, "head_out": 8, **arguments}
+    )
 
 
 def nt_xent_by_definition(first, second, temperature):
@@ -43,10 +48,12 @@ def test_defect_13_nt_xent_is_its_definition(temperature):
 
 
 def test_defect_13_at_temperature_0_1_gives_0_0127_where_the_published_loss_gives_0_938():
-    """92 pairs of cosine 0.9566, each orthogonal to all others: the loss is log(1 + 182 e^(-9.566))."""
+    """92 pairs of cosine 0.9566, each orthogonal to all others: the loss is log(1 + 182
+    e^(-9.566)).
+    """
     pairs, cosine = 92, 0.9566
     basis = torch.eye(2 * pairs)
-    first, second = basis[:pairs], cosine * basis[:pairs] + math.sqrt(1 - cosine ** 2) * basis[pairs:]
+    first, second = basis[:pairs], cosine * basis[:pairs] + math.sqrt(1 - cosine**2) * basis[pairs:]
     assert nt_xent(first, second, 0.1).item() == pytest.approx(0.0127, abs=5e-5)
     everything = torch.cat([first, second])
     similarity = (everything @ everything.T / 0.1).exp()
@@ -56,12 +63,16 @@ def test_defect_13_at_temperature_0_1_gives_0_0127_where_the_published_loss_give
 
 def test_swapping_the_views_leaves_the_loss():
     first, second = torch.randn(2, 9, 6)
-    assert nt_xent(first, second, 0.1).item() == pytest.approx(nt_xent(second, first, 0.1).item(), rel=1e-6)
+    assert nt_xent(first, second, 0.1).item() == pytest.approx(
+        nt_xent(second, first, 0.1).item(), rel=1e-6
+    )
 
 
 def test_loss_does_not_depend_on_lengths_and_falls_with_alignment():
     first, second = torch.randn(2, 9, 6)
-    assert torch.allclose(nt_xent(first, second, 0.1), nt_xent(3 * first, second / 7, 0.1), rtol=1e-5)
+    assert torch.allclose(
+        nt_xent(first, second, 0.1), nt_xent(3 * first, second / 7, 0.1), rtol=1e-5
+    )
     assert nt_xent(first, first, 0.1) < nt_xent(first, second, 0.1)
 
 
@@ -76,7 +87,9 @@ def test_gradient_of_nt_xent():
                 pair = [first.detach().double().clone(), second.detach().double().clone()]
                 pair[z][place] += sign * step
                 ends.append(nt_xent_by_definition(*pair, 0.5))
-            assert gradient[place].item() == pytest.approx((ends[0] - ends[1]) / (2 * step), abs=1e-5)
+            assert gradient[place].item() == pytest.approx(
+                (ends[0] - ends[1]) / (2 * step), abs=1e-5
+            )
 
 
 # ============ processes ============
@@ -85,7 +98,7 @@ def simclr_step(samples):
     model = make()
     share = samples // dist.get_world_size()
     rows = slice(dist.get_rank() * share, (dist.get_rank() + 1) * share)
-    wrapped = DistributedDataParallel(model)         # kept until after backward: it does the averaging
+    wrapped = DistributedDataParallel(model)  # kept until after backward: it does the averaging
     out = wrapped(tiny_batch(rows, samples))
     out["loss"].backward()
     return {"loss": out["loss"].detach(), "gradients": gradients(model)}
@@ -96,7 +109,9 @@ def test_two_processes_of_batch_8_equal_one_of_batch_16():
     out = alone(tiny_batch(samples=16))
     out["loss"].backward()
     ranks = run_processes(simclr_step, 2, 16)
-    assert sum(rank["loss"] for rank in ranks).item() / 2 == pytest.approx(out["loss"].item(), rel=1e-5)
+    assert sum(rank["loss"] for rank in ranks).item() / 2 == pytest.approx(
+        out["loss"].item(), rel=1e-5
+    )
     expected = gradients(alone)
     scale = max(gradient.abs().max() for gradient in expected.values())
     for rank in ranks:
@@ -118,7 +133,9 @@ def test_without_the_other_process_the_gradient_would_differ():
 # ============ method ============
 @pytest.mark.parametrize("joint", [True, False])
 def test_batches_of_batch_norm_hold_both_views_or_one_after_the_other(joint):
-    """Published: the encoder sees one view after the other; then each batch of a norm is one view's."""
+    """Published: the encoder sees one view after the other; then each batch of a norm is one
+    view's.
+    """
     model = make(encoder={"name": "tiny_encoder", "norm": True}, joint_views=joint)
     out = model(tiny_batch(samples=4))
     assert model.encoder.norm.num_batches_tracked == (1 if joint else 2)
@@ -140,14 +157,16 @@ def test_defects_3_and_15_every_parameter_learns_and_has_one_name():
 
 def test_defect_7_a_batch_of_one_works():
     out = make()(tiny_batch(slice(0, 1)))
-    assert out["loss"].item() == pytest.approx(0, abs=1e-6)         # no negatives: nothing to tell apart
+    assert out["loss"].item() == pytest.approx(0, abs=1e-6)  # no negatives: nothing to tell apart
     assert all(value.ndim == 0 and value.isfinite() for value in out.values())
 
 
 def test_logged_values_are_scalars_without_gradient():
     out = make()(tiny_batch())
     assert set(out) == {"loss", "embedding_std", "alignment", "uniformity"}
-    assert all(value.ndim == 0 and not value.requires_grad for key, value in out.items() if key != "loss")
+    assert all(
+        value.ndim == 0 and not value.requires_grad for key, value in out.items() if key != "loss"
+    )
 
 
 def test_loss_falls_when_trained():
@@ -178,7 +197,10 @@ def test_wrong_number_of_views_is_an_error():
 def test_head_is_512_512_128_with_one_relu():
     head = mlp(512, 512, 128)
     assert [type(layer).__name__ for layer in head] == ["Linear", "ReLU", "Linear"]
-    assert [(layer.in_features, layer.out_features) for layer in head[::2]] == [(512, 512), (512, 128)]
+    assert [(layer.in_features, layer.out_features) for layer in head[::2]] == [
+        (512, 512),
+        (512, 128),
+    ]
     normed = mlp(128, 512, 128, norm=True)
     assert [type(layer).__name__ for layer in normed] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
 
@@ -190,10 +212,20 @@ def test_health_shows_collapse_and_spread():
     assert spread["alignment"].item() == pytest.approx(2, abs=0.05)
     one = torch.randn(1, 64).expand(50, 64)
     collapsed = embedding_health(one, one)
-    assert [round(collapsed[key].item(), 4) for key in ("embedding_std", "alignment", "uniformity")] == [0, 0, 0]
+    assert [
+        round(collapsed[key].item(), 4) for key in ("embedding_std", "alignment", "uniformity")
+    ] == [0, 0, 0]
 
 
 def test_uniformity_is_its_definition():
     first, second = torch.randn(2, 10, 4)
-    expected = sum(torch.pdist(F.normalize(z, dim=1)).square().mul(-2).exp().mean().log() for z in (first, second)) / 2
-    assert embedding_health(first, second)["uniformity"].item() == pytest.approx(expected.item(), abs=1e-5)
+    expected = (
+        sum(
+            torch.pdist(F.normalize(z, dim=1)).square().mul(-2).exp().mean().log()
+            for z in (first, second)
+        )
+        / 2
+    )
+    assert embedding_health(first, second)["uniformity"].item() == pytest.approx(
+        expected.item(), abs=1e-5
+    )

@@ -1,4 +1,5 @@
 """BatchNorm over two processes against one process with both their batches."""
+
 import copy
 import functools
 import json
@@ -19,7 +20,11 @@ SHAPES = {"flat": (6, 5), "signal": (6, 5, 11), "image": (6, 5, 4, 3)}
 def network(ndim):
     """A layer, a BatchNorm with weights of its own, another layer."""
     torch.manual_seed(0)
-    layer = {2: nn.Linear, 3: functools.partial(nn.Conv1d, kernel_size=3), 4: functools.partial(nn.Conv2d, kernel_size=2)}
+    layer = {
+        2: nn.Linear,
+        3: functools.partial(nn.Conv1d, kernel_size=3),
+        4: functools.partial(nn.Conv2d, kernel_size=2),
+    }
     norm = nn.BatchNorm2d if ndim == 4 else nn.BatchNorm1d
     model = nn.Sequential(layer[ndim](5, 7), norm(7), nn.Tanh(), layer[ndim](7, 2))
     nn.init.normal_(model[1].weight)
@@ -28,11 +33,15 @@ def network(ndim):
 
 
 def batch(shape, mean):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + mean
+    return (
+        torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + mean
+    )
 
 
 def gradients(model, x, start=0):
-    """Gradients of parameters and input, and buffers, of a loss that weighs every record differently."""
+    """Gradients of parameters and input, and buffers, of a loss that weighs every record
+    differently.
+    """
     x = x.clone().requires_grad_()
     weights = torch.arange(start, start + len(x)) + 1.0
     (model(x).square().flatten(1).mean(1) * weights).mean().backward()
@@ -45,7 +54,7 @@ def half(kind, mean):
     rank, size = torch.distributed.get_rank(), len(x) // 2
     model = distributed.averaging(convert(network(x.ndim)))
     assert isinstance(model.module[1], SyncBatchNorm)
-    return gradients(model, x[rank * size:(rank + 1) * size], rank * size)
+    return gradients(model, x[rank * size : (rank + 1) * size], rank * size)
 
 
 @pytest.mark.parametrize("mean", [0, 50])
@@ -90,13 +99,28 @@ def losses(folder, name="log_steps.txt"):
     return [json.loads(line)["loss"] for line in (folder / "run" / name).read_text().splitlines()]
 
 
-BYOL = {**DINO, "model_name": "byol", "model": {"encoder": {"name": "xresnet1d50", "channels": 2},
-                                                "head_width": 16, "head_out": 8}}
-CPC = {**DINO, "model_name": "cpc", "model": {"encoder": {"name": "cpc_lstm", "channels": 8}, "ahead": 3, "negatives": 5}}
+BYOL = {
+    **DINO,
+    "model_name": "byol",
+    "model": {"encoder": {"name": "xresnet1d50", "channels": 2}, "head_width": 16, "head_out": 8},
+}
+CPC = {
+    **DINO,
+    "model_name": "cpc",
+    "model": {"encoder": {"name": "cpc_lstm", "channels": 8}, "ahead": 3, "negatives": 5},
+}
 
 
-@pytest.mark.parametrize("program, config", [("main_finetune", CNN), ("main_pretrain", DINO), ("main_pretrain", BYOL),
-                                             ("main_pretrain", CPC)], ids=["cnn", "dino", "byol", "cpc"])
+@pytest.mark.parametrize(
+    "program, config",
+    [
+        ("main_finetune", CNN),
+        ("main_pretrain", DINO),
+        ("main_pretrain", BYOL),
+        ("main_pretrain", CPC),
+    ],
+    ids=["cnn", "dino", "byol", "cpc"],
+)
 def test_a_cnn_trains_alike_on_one_and_two_processes(program, config, tmp_path):
     """Eight steps and what is kept; teachers, which see their views in training mode, too."""
     config = with_store({**config, "dataset": {**DATA, "max_records": 32}})

@@ -1,9 +1,11 @@
 """Threshold searches against brute force and the published loop."""
+
 import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from util import thresholds as module
 from util.challenge import ABBREVIATIONS, CLASSES
@@ -11,14 +13,26 @@ from util.decoding import expected_outputs
 from util.errors import ECGError
 from util.scores import challenge_score
 from util.threshold_figures import plot_score_curves
-from util.thresholds import (apply_thresholds, candidate_thresholds, default_starts, load_thresholds, no_search,
-                             save_thresholds, score_curve, search_ascent, search_published, search_single)
+from util.thresholds import (
+    apply_thresholds,
+    candidate_thresholds,
+    default_starts,
+    load_thresholds,
+    no_search,
+    save_thresholds,
+    score_curve,
+    search_ascent,
+    search_published,
+    search_single,
+)
 
-SEEDS = st.integers(0, 2 ** 32 - 1)
+SEEDS = st.integers(0, 2**32 - 1)
 
 
 def predictions(seed, records=60, ties=False):
-    """Labels and the scores of a fair classifier; with ties there are 10 distinct scores, the candidates among them."""
+    """Labels and the scores of a fair classifier; with ties there are 10 distinct scores, the
+    candidates among them.
+    """
     rng = np.random.default_rng(seed)
     share = rng.uniform(0, 0.25, 24)
     labels = rng.random((records, 24)) < share
@@ -59,7 +73,9 @@ def test_score_curve_equals_scoring_anew(seed, ties):
     for (k, c), _ in np.ndenumerate(expected):
         trial = np.where(np.arange(24) == c, candidates[k], thresholds)
         expected[k, c] = challenge_score(labels, scores >= trial)
-    np.testing.assert_allclose(score_curve(labels, scores, thresholds, candidates), expected, atol=1e-12)
+    np.testing.assert_allclose(
+        score_curve(labels, scores, thresholds, candidates), expected, atol=1e-12
+    )
     each = np.tile(candidates[:, None], 24)
     np.testing.assert_allclose(score_curve(labels, scores, thresholds, each), expected, atol=1e-12)
     with pytest.raises(ValueError, match="rise"):
@@ -67,8 +83,12 @@ def test_score_curve_equals_scoring_anew(seed, ties):
 
 
 def all_changes(labels, scores, found):
-    """Challenge scores after every single change of a class's threshold or of the shared one, each scored anew."""
-    groups = [[c] for c in range(24) if c not in found.shared] + ([list(found.shared)] if found.shared else [])
+    """Challenge scores after every single change of a class's threshold or of the shared one,
+    each scored anew.
+    """
+    groups = [[c] for c in range(24) if c not in found.shared] + (
+        [list(found.shared)] if found.shared else []
+    )
     for group in groups:
         for candidate in candidate_thresholds(scores[:, group], None):
             trial = found.thresholds.copy()
@@ -76,7 +96,9 @@ def all_changes(labels, scores, found):
             yield challenge_score(labels, apply_thresholds(scores, trial))
 
 
-@pytest.mark.parametrize("seed, ties, min_positives", [(0, False, 0), (1, True, 0), (2, False, 3), (3, True, 3)])
+@pytest.mark.parametrize(
+    "seed, ties, min_positives", [(0, False, 0), (1, True, 0), (2, False, 3), (3, True, 3)]
+)
 def test_no_single_change_improves_the_ascent(seed, ties, min_positives):
     labels, scores = predictions(seed, records=40, ties=ties)
     found = search_ascent(labels, scores, min_positives=min_positives)
@@ -98,8 +120,11 @@ def test_ascent_is_never_below_published_even_with_a_bad_start_or_few_candidates
     labels, scores = predictions(5, records=300)
     published = search_published(labels, scores)
     never = np.full(24, 2.0)
-    for result in (search_ascent(labels, scores, starts=[]), search_ascent(labels, scores, starts=[never]),
-                   search_ascent(labels, scores, starts=[never], max_candidates=2)):
+    for result in (
+        search_ascent(labels, scores, starts=[]),
+        search_ascent(labels, scores, starts=[never]),
+        search_ascent(labels, scores, starts=[never], max_candidates=2),
+    ):
         assert result.score >= published.score
     assert search_ascent(labels, scores).score > published.score + 0.02
 
@@ -107,7 +132,10 @@ def test_ascent_is_never_below_published_even_with_a_bad_start_or_few_candidates
 def test_several_starts_are_tried():
     labels, scores = predictions(5, records=300)
     best = search_ascent(labels, scores)
-    every = [search_ascent(labels, scores, starts=[start]).score for start in default_starts(labels, scores)]
+    every = [
+        search_ascent(labels, scores, starts=[start]).score
+        for start in default_starts(labels, scores)
+    ]
     assert best.score == pytest.approx(max(every), abs=1e-12)
     assert max(every) > min(every)
 
@@ -116,7 +144,9 @@ def test_default_starts_output_a_class_as_often_as_it_is_present():
     labels, scores = predictions(6, records=200)
     starts = default_starts(labels, scores)
     assert np.all(starts[0] == 0.5) and len(starts) == 6
-    np.testing.assert_array_equal(apply_thresholds(scores, starts[1]).sum(0), np.maximum(labels.sum(0), 1))
+    np.testing.assert_array_equal(
+        apply_thresholds(scores, starts[1]).sum(0), np.maximum(labels.sum(0), 1)
+    )
     outputs = np.array([apply_thresholds(scores, start).sum(0) for start in starts[2:]])
     assert np.all(outputs <= 3 * labels.sum(0) + 1) and np.all(outputs >= labels.sum(0) // 3)
 
@@ -125,8 +155,10 @@ def test_order_of_records_does_not_matter_and_seeds_repeat():
     labels, scores = predictions(7, records=150)
     found = search_ascent(labels, scores, min_positives=5)
     order = np.random.default_rng(0).permutation(150)
-    for again in (search_ascent(labels[order], scores[order], min_positives=5),
-                  search_ascent(labels, scores, min_positives=5)):
+    for again in (
+        search_ascent(labels[order], scores[order], min_positives=5),
+        search_ascent(labels, scores, min_positives=5),
+    ):
         np.testing.assert_array_equal(again.thresholds, found.thresholds)
         assert again.score == pytest.approx(found.score, abs=1e-12) and again.shared == found.shared
 
@@ -134,19 +166,28 @@ def test_order_of_records_does_not_matter_and_seeds_repeat():
 def test_rare_classes_share_one_threshold():
     labels, scores = predictions(8, records=200)
     found = search_ascent(labels, scores, min_positives=20)
-    assert found.shared == tuple(np.flatnonzero(labels.sum(axis=0) < 20).tolist()) and len(found.shared) > 2
+    assert (
+        found.shared == tuple(np.flatnonzero(labels.sum(axis=0) < 20).tolist())
+        and len(found.shared) > 2
+    )
     assert len(set(found.thresholds[list(found.shared)])) == 1
     assert len(set(found.thresholds)) > 10
     fewest, second = np.sort(labels.sum(axis=0))[:2].tolist()
-    assert search_ascent(labels, scores, min_positives=fewest + 1).shared == ()  # one alone has no like
-    assert fewest < second and search_ascent(labels, scores, min_positives=second).shared == ()  # "fewer than"
+    assert (
+        search_ascent(labels, scores, min_positives=fewest + 1).shared == ()
+    )  # one alone has no like
+    assert (
+        fewest < second and search_ascent(labels, scores, min_positives=second).shared == ()
+    )  # "fewer than"
 
 
 def test_shared_search_below_published_falls_back():
     rng = np.random.default_rng(0)
     labels = np.zeros((60, 24), bool)
     labels[np.arange(60), rng.integers(0, 24, 60)] = True
-    low = rng.random(24) < 0.5   # the right thresholds differ: half of the classes score about 0.15, others 0.45
+    low = (
+        rng.random(24) < 0.5
+    )  # the right thresholds differ: half of the classes score about 0.15, others 0.45
     scores = np.where(low, 0.05, 0.35) + 0.1 * labels + 0.01 * rng.random((60, 24))
     published = search_published(labels, scores)
     found = search_ascent(labels, scores, min_positives=1000)
@@ -177,7 +218,9 @@ def test_candidates_are_thinned_and_keep_the_highest():
 
 def test_a_score_at_the_threshold_is_output_in_every_precision():
     for kind in (np.float32, np.float64):
-        assert apply_thresholds(np.array([[0.5, 0.25]], kind), [0.5, 0.3]).tolist() == [[True, False]]
+        assert apply_thresholds(np.array([[0.5, 0.25]], kind), [0.5, 0.3]).tolist() == [
+            [True, False]
+        ]
     labels, scores = predictions(9)
     single = scores.astype(np.float32)
     found = search_ascent(labels, single)
@@ -198,10 +241,17 @@ def test_single_threshold_is_the_best_of_all(seed, ties):
 def test_no_search_decodes_by_expected_score(tmp_path):
     labels, scores = predictions(13, records=200)
     found = no_search(labels, scores)
-    assert found.thresholds is None and found.score == challenge_score(labels, expected_outputs(scores))
+    assert found.thresholds is None and found.score == challenge_score(
+        labels, expected_outputs(scores)
+    )
     save_thresholds(tmp_path / "t.json", found)
     loaded = load_thresholds(tmp_path / "t.json")
-    assert (loaded.thresholds, loaded.score, loaded.n_records, loaded.method) == (None, found.score, 200, found.method)
+    assert (loaded.thresholds, loaded.score, loaded.n_records, loaded.method) == (
+        None,
+        found.score,
+        200,
+        found.method,
+    )
     np.testing.assert_array_equal(loaded.decide(scores), expected_outputs(scores))
     content = json.loads((tmp_path / "t.json").read_text())
     assert content["version"] == 2 and content["rule"] == "highest expected Challenge score"
@@ -228,20 +278,31 @@ def test_file_round_trip(tmp_path):
     loaded = load_thresholds(tmp_path / "thresholds.json")
     np.testing.assert_array_equal(loaded.thresholds, found.thresholds)
     assert (loaded.score, loaded.n_records, loaded.method, loaded.sweeps, loaded.shared) == (
-        found.score, found.n_records, found.method, found.sweeps, found.shared)
+        found.score,
+        found.n_records,
+        found.method,
+        found.sweeps,
+        found.shared,
+    )
     entry = json.loads((tmp_path / "thresholds.json").read_text())["classes"][1]
     assert entry["code"] == "164889003" and entry["abbreviation"] == "AF"
 
 
-@pytest.mark.parametrize("damage, reason", [
-    (lambda content: content["classes"].reverse(), "Challenge's order"),
-    (lambda content: content["classes"].pop(), "Challenge's 24"),
-    (lambda content: content["classes"][3].update(threshold=float("nan")), "Brady is not a number"),
-    (lambda content: content["classes"][3].update(threshold="high"), "high"),
-    (lambda content: content["classes"][3].pop("threshold"), "no 'threshold'"),
-    (lambda content: content.update(version=7), "version is 7"),
-    (lambda content: content.clear(), "no 'version'"),
-])
+@pytest.mark.parametrize(
+    "damage, reason",
+    [
+        (lambda content: content["classes"].reverse(), "Challenge's order"),
+        (lambda content: content["classes"].pop(), "Challenge's 24"),
+        (
+            lambda content: content["classes"][3].update(threshold=float("nan")),
+            "Brady is not a number",
+        ),
+        (lambda content: content["classes"][3].update(threshold="high"), "high"),
+        (lambda content: content["classes"][3].pop("threshold"), "no 'threshold'"),
+        (lambda content: content.update(version=7), "version is 7"),
+        (lambda content: content.clear(), "no 'version'"),
+    ],
+)
 def test_damaged_files_are_refused(tmp_path, damage, reason):
     path = tmp_path / "thresholds.json"
     save_thresholds(path, module.Thresholds(np.full(24, 0.5), 0.1, 10, "published"))
@@ -266,9 +327,17 @@ def test_files_that_are_not_there_or_not_json_are_refused(tmp_path):
 
 def test_figure_has_a_panel_for_each_class(tmp_path, monkeypatch):
     titles = []
-    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda self, text, **_: titles.append(text))
+    monkeypatch.setattr(
+        "matplotlib.axes.Axes.set_title", lambda self, text, **_: titles.append(text)
+    )
     labels, scores = predictions(12, records=200)
-    plot_score_curves(labels, scores, search_ascent(labels, scores, min_positives=15), tmp_path / "curves.png", "fold 0")
+    plot_score_curves(
+        labels,
+        scores,
+        search_ascent(labels, scores, min_positives=15),
+        tmp_path / "curves.png",
+        "fold 0",
+    )
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert [title.split(":")[0].strip("*") for title in titles] == list(ABBREVIATIONS)
     assert any("*" in title for title in titles)

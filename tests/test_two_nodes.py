@@ -1,8 +1,10 @@
 """Two machines: two launchers, each in a network namespace of its own, joined by one cable.
 
-What runs there is a machine to everything but the file system: it has its own loopback, and its host name leads there,
-as on Debian.  Only root may make namespaces, and not in every container; without them these tests are skipped.
+What runs there is a machine to everything but the file system: it has its own loopback, and its
+host name leads there, as on Debian.  Only root may make namespaces, and not in every container;
+without them these tests are skipped.
 """
+
 import contextlib
 import json
 import os
@@ -29,7 +31,20 @@ def join_by_cable(names):
     """Network namespaces of these names that reach each other at ADDRESSES."""
     for name in names:
         ip("netns", "add", name)
-    ip("link", "add", "cable", "netns", names[0], "type", "veth", "peer", "name", "cable", "netns", names[1])
+    ip(
+        "link",
+        "add",
+        "cable",
+        "netns",
+        names[0],
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "cable",
+        "netns",
+        names[1],
+    )
     for name, address in zip(names, ADDRESSES):
         ip("-n", name, "addr", "add", f"{address}/24", "dev", "cable")
         for device in ("lo", "cable"):
@@ -44,7 +59,11 @@ def machines():
         join_by_cable(names)
         yield names
     except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no network namespaces here ({getattr(error, 'stderr', None) or error})".replace("\n", " "))
+        pytest.skip(
+            f"no network namespaces here ({getattr(error, 'stderr', None) or error})".replace(
+                "\n", " "
+            )
+        )
     finally:
         for name in names:
             with contextlib.suppress(OSError):
@@ -60,8 +79,18 @@ class Cluster:
         self.launchers = [self.start(0), self.start(1)]
 
     def start(self, node):
-        return start(self.folders[node], "cpu", "--nnodes", "2", "--node_rank", str(node), "--master_addr", ADDRESSES[0],
-                     *self.flags, namespace=self.machines[node])
+        return start(
+            self.folders[node],
+            "cpu",
+            "--nnodes",
+            "2",
+            "--node_rank",
+            str(node),
+            "--master_addr",
+            ADDRESSES[0],
+            *self.flags,
+            namespace=self.machines[node],
+        )
 
     def wait(self, lines):
         """Until process 0 has done so many steps."""
@@ -79,11 +108,15 @@ class Cluster:
 
 
 def epochs(folder):
-    return [json.loads(line)["epoch"] for line in (folder / "run" / "log.txt").read_text().splitlines()]
+    return [
+        json.loads(line)["epoch"] for line in (folder / "run" / "log.txt").read_text().splitlines()
+    ]
 
 
 def test_two_machines_are_preempted_together(machines, tmp_path):
-    """The defects: gloo bound loopback, so that they never met; --max_restarts took a stop for a failure."""
+    """The defects: gloo bound loopback, so that they never met; --max_restarts took a stop for a
+    failure.
+    """
     cluster = Cluster(machines, tmp_path, "--max_restarts", "2")
     cluster.wait(3)
     cluster.launchers[1].send_signal(signal.SIGTERM)
@@ -91,7 +124,10 @@ def test_two_machines_are_preempted_together(machines, tmp_path):
     assert [status for status, _ in ended] == [PREEMPTED, PREEMPTED], ended
     assert not any("starting again" in text for _, text in ended)
     assert "2 process(es) on cpu" in ended[0][1] and ended[0][1].count("stopped on request") == 1
-    assert len(checkpoint.load_training(cluster.folders[0] / "run" / "checkpoint-last.pth")["rng"]) == 2
+    assert (
+        len(checkpoint.load_training(cluster.folders[0] / "run" / "checkpoint-last.pth")["rng"])
+        == 2
+    )
 
 
 @pytest.mark.slow
@@ -111,10 +147,15 @@ def test_a_preempted_run_of_two_machines_is_resumed(machines, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("node", [0, 1])
 def test_a_stop_before_the_machines_have_met_ends_both(machines, tmp_path, node):
-    """Its processes have only begun to import: the other machine's would wait for them for 30 minutes."""
+    """Its processes have only begun to import: the other machine's would wait for them for 30
+    minutes.
+    """
     cluster = Cluster(machines, tmp_path, "--max_restarts", "2")
     deadline = time.monotonic() + 60
-    while not all(children(launcher) for launcher in cluster.launchers) and time.monotonic() < deadline:
+    while (
+        not all(children(launcher) for launcher in cluster.launchers)
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     cluster.launchers[node].send_signal(signal.SIGTERM)
     ended = cluster.end()
@@ -129,23 +170,35 @@ def test_a_machine_that_dies_ends_the_other(machines, tmp_path, node):
     kill_tree(cluster.launchers[node].pid)
     ended = cluster.end()
     status, text = ended[1 - node]
-    assert status == LOST and text.count("error:") == 1 and "other processes of the run have ended" in text, ended
+    assert (
+        status == LOST
+        and text.count("error:") == 1
+        and "other processes of the run have ended" in text
+    ), ended
 
 
 @pytest.mark.slow
 def test_a_machine_that_dies_and_comes_back_goes_on_with_the_other(machines, tmp_path):
-    cluster = Cluster(machines, tmp_path, "--max_restarts", "1", "--set", "train.epochs=8", shared=True)
+    cluster = Cluster(
+        machines, tmp_path, "--max_restarts", "1", "--set", "train.epochs=8", shared=True
+    )
     cluster.wait(8)
     kill_tree(cluster.launchers[1].pid)
     cluster.launchers[1].wait()
     cluster.launchers[1] = cluster.start(1)
     ended = cluster.end(180)
     assert [status for status, _ in ended] == [0, 0], ended
-    assert "starting again" in ended[0][1] and "resumed from" in ended[0][1] and epochs(tmp_path) == list(range(8))
+    assert (
+        "starting again" in ended[0][1]
+        and "resumed from" in ended[0][1]
+        and epochs(tmp_path) == list(range(8))
+    )
 
 
 @pytest.mark.slow
-def test_a_killed_process_restarts_both_machines_and_a_stop_after_that_ends_both(machines, tmp_path):
+def test_a_killed_process_restarts_both_machines_and_a_stop_after_that_ends_both(
+    machines, tmp_path
+):
     cluster = Cluster(machines, tmp_path, "--max_restarts", "2", shared=True)
     for lines in (6, 14):
         cluster.wait(lines)
@@ -154,7 +207,9 @@ def test_a_killed_process_restarts_both_machines_and_a_stop_after_that_ends_both
     cluster.launchers[0].send_signal(signal.SIGTERM)
     ended = cluster.end()
     assert [status for status, _ in ended] == [PREEMPTED, PREEMPTED], ended
-    assert ended[0][1].count("resumed from") == 2 and all(text.count("starting again") == 2 for _, text in ended)
+    assert ended[0][1].count("resumed from") == 2 and all(
+        text.count("starting again") == 2 for _, text in ended
+    )
 
 
 @pytest.mark.slow
@@ -185,13 +240,20 @@ def test_a_stop_reaches_a_machine_whose_cable_is_cut(machines, tmp_path):
 # ============ which network ============
 def test_interface_that_leads_to_machine_0(monkeypatch):
     monkeypatch.setattr(nodes, "_own_address", lambda address: "10.83.7.2")
-    monkeypatch.setattr(nodes.socket, "if_nameindex", lambda: [(1, "lo"), (2, "eth0"), (3, "eth01")])
-    monkeypatch.setattr(nodes, "_addresses", {"lo": ["127.0.0.1"], "eth0": ["10.83.7.2"], "eth01": []}.get)
+    monkeypatch.setattr(
+        nodes.socket, "if_nameindex", lambda: [(1, "lo"), (2, "eth0"), (3, "eth01")]
+    )
+    monkeypatch.setattr(
+        nodes, "_addresses", {"lo": ["127.0.0.1"], "eth0": ["10.83.7.2"], "eth01": []}.get
+    )
     with monkeypatch.context() as patch:
         patch.delenv("GLOO_SOCKET_IFNAME", raising=False)
         patch.setenv("NCCL_SOCKET_IFNAME", "ib0")
         nodes.choose_interface("node0")
-        assert os.environ.pop("GLOO_SOCKET_IFNAME") == "eth0" and os.environ["NCCL_SOCKET_IFNAME"] == "ib0"
+        assert (
+            os.environ.pop("GLOO_SOCKET_IFNAME") == "eth0"
+            and os.environ["NCCL_SOCKET_IFNAME"] == "ib0"
+        )
         patch.setenv("GLOO_SOCKET_IFNAME", "ib1")
         nodes.choose_interface("node0")
         assert os.environ["GLOO_SOCKET_IFNAME"] == "ib1", "the user's choice stays"
@@ -201,9 +263,14 @@ def test_addresses_of_this_machine():
     assert "127.0.0.1" in nodes._addresses("lo") and nodes._own_address("127.0.0.1") == "127.0.0.1"
 
 
-@pytest.mark.parametrize("address, words", [
-    ("127.0.1.1", "leads to this machine.s loopback .*hostname -I"), ("localhost", "loopback"),
-    ("no such machine", "--master_addr no such machine: .*give machine 0's name")])
+@pytest.mark.parametrize(
+    "address, words",
+    [
+        ("127.0.1.1", "leads to this machine.s loopback .*hostname -I"),
+        ("localhost", "loopback"),
+        ("no such machine", "--master_addr no such machine: .*give machine 0's name"),
+    ],
+)
 def test_master_addr_that_no_other_machine_reaches(monkeypatch, address, words):
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     with pytest.raises(ConfigError, match=words):

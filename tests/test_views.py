@@ -1,12 +1,13 @@
 """Distribution, independence and keys of every view transform."""
+
 import copy
 
 import pytest
 import torch
+from tiny_encoder import tiny_batch, tiny_encoder
 
 from models.registry import build
 from models.views import VIEW_PRESETS, Views, encode_views
-from tiny_encoder import tiny_batch, tiny_encoder
 from util import augmentations
 from util.arguments import SIZES
 from util.augmentations import AUGMENTATIONS, frame_crop, frequency_cutout, random_resized_crop
@@ -28,7 +29,9 @@ ARGUMENTS = {
 
 def ones_like_input(name, batch):
     """Input of a transform without a zero in it."""
-    shape = (12, 250) if name in ("random_resized_crop", "time_out", "gaussian_noise") else (12, 13, 21)
+    shape = (
+        (12, 250) if name in ("random_resized_crop", "time_out", "gaussian_noise") else (12, 13, 21)
+    )
     return torch.rand(batch, *shape, generator=torch.Generator().manual_seed(1)) + 1
 
 
@@ -41,12 +44,14 @@ def assert_uniform(values, low, high, tolerance=0.03):
     values = values.double()
     assert values.min() >= low - 1e-6 and values.max() <= high + 1e-6
     assert values.mean() == pytest.approx((low + high) / 2, abs=tolerance * (high - low))
-    assert values.std() == pytest.approx((high - low) / 12 ** 0.5, abs=tolerance * (high - low))
+    assert values.std() == pytest.approx((high - low) / 12**0.5, abs=tolerance * (high - low))
 
 
 def windows_of(zeroed):
     """Start and width of the one run of True in every row (..., length)."""
-    steps = torch.diff(zeroed.int(), dim=-1, prepend=torch.zeros_like(zeroed[..., :1], dtype=torch.int))
+    steps = torch.diff(
+        zeroed.int(), dim=-1, prepend=torch.zeros_like(zeroed[..., :1], dtype=torch.int)
+    )
     assert ((steps == 1).sum(-1) == 1).all(), "one window a row"
     return zeroed.int().argmax(-1), zeroed.sum(-1)
 
@@ -59,7 +64,9 @@ def test_rows_depend_on_their_own_key_and_crop_alone(name):
     whole = AUGMENTATIONS[name](x, random_for(8), **ARGUMENTS[name])
     assert torch.equal(x, before), "the input was changed"
     rows = torch.tensor([5, 2])
-    assert torch.equal(AUGMENTATIONS[name](x[rows], KeyedRandom(rows), **ARGUMENTS[name]), whole[rows])
+    assert torch.equal(
+        AUGMENTATIONS[name](x[rows], KeyedRandom(rows), **ARGUMENTS[name]), whole[rows]
+    )
     other = x.clone()
     other[3] = torch.randn_like(other[3])
     changed = AUGMENTATIONS[name](other, random_for(8), **ARGUMENTS[name]) != whole
@@ -71,7 +78,7 @@ def test_samples_with_equal_crops_get_different_views(name):
     x = ones_like_input(name, 1)
     x = x.repeat(64, *[1] * (x.ndim - 1))
     out = AUGMENTATIONS[name](x, random_for(64), **ARGUMENTS[name]).flatten(1)
-    assert len(out.unique(dim=0)) > 30      # frame_crop has some 90 windows to choose from
+    assert len(out.unique(dim=0)) > 30  # frame_crop has some 90 windows to choose from
 
 
 # ============ time-out ============
@@ -117,11 +124,11 @@ def test_gaussian_noise_has_one_sigma_a_sample():
 
 # ============ random resized crop ============
 def test_random_resized_crop_of_a_ramp_shows_windows_of_uniform_width_and_place():
-    ramp = torch.arange(250.).expand(4000, 12, 250)
+    ramp = torch.arange(250.0).expand(4000, 12, 250)
     out = random_resized_crop(ramp, random_for(4000), [0.1, 0.5], 100)
     assert out.shape == (4000, 12, 100)
     assert (out == out[:, :1]).all(), "leads share the window"
-    step = (out[:, 0, 60] - out[:, 0, 40]) / 20                    # ratio * 250 / 100
+    step = (out[:, 0, 60] - out[:, 0, 40]) / 20  # ratio * 250 / 100
     assert_uniform(step * 100 / 250, 0.1, 0.5)
     start = out[:, 0, 50] - 50.5 * step + 0.5
     place = start / (250 - 100 * step)
@@ -139,8 +146,9 @@ def test_random_resized_crop_of_everything_is_the_crop():
 def test_random_resized_crop_is_linear_interpolation():
     """Against numpy.interp, row by row; windows and values of a short, irregular signal."""
     import numpy as np
+
     x = torch.randn(50, 2, 30)
-    ramp = torch.arange(30.).expand(50, 1, 30)
+    ramp = torch.arange(30.0).expand(50, 1, 30)
     both = torch.cat([x, ramp], dim=1)
     out = random_resized_crop(both, random_for(50), [0.2, 0.9], 17)
     for sample in range(50):
@@ -151,17 +159,17 @@ def test_random_resized_crop_is_linear_interpolation():
 
 # ============ spectrogram transforms ============
 def test_frame_crop_centres_uniform_windows_between_padding():
-    frames = torch.arange(1., 22).expand(4000, 12, 13, 21)
+    frames = torch.arange(1.0, 22).expand(4000, 12, 13, 21)
     out = frame_crop(frames, random_for(4000), [0.3, 0.6], 21)
     assert out.shape == (4000, 12, 13, 21) and (out == out[:, :1, :1]).all()
     row = out[:, 0, 0]
     first, width = windows_of(row > 0)
-    assert set(width.unique().tolist()) == set(range(6, 14))       # 6.3 and 12.6 frames, rounded
+    assert set(width.unique().tolist()) == set(range(6, 14))  # 6.3 and 12.6 frames, rounded
     assert torch.equal(first, (21 - width) // 2), "in the middle"
     start = row.gather(1, first[:, None])[:, 0] - 1
     place = torch.arange(21)[None] - first[:, None]
     inside = (place >= 0) & (place < width[:, None])
-    assert torch.equal(row, torch.where(inside, start[:, None] + 1 + place, 0.))
+    assert torch.equal(row, torch.where(inside, start[:, None] + 1 + place, 0.0))
     for one in width.unique():
         places = start[width == one]
         assert set(places.int().tolist()) == set(range(21 - one + 1))
@@ -174,7 +182,7 @@ def test_time_cutout_is_a_share_of_the_content_and_lies_on_it():
     first, frames = windows_of((content != 0)[:, 0, 0])
     out = time_cutout(content, random_for(3000, 9000), ratio=[0.1, 0.35])
     lost = ((out == 0) & (content != 0))[:, :, 0]
-    start, width = windows_of(lost)                                # one window in every lead
+    start, width = windows_of(lost)  # one window in every lead
     assert (start >= first[:, None]).all() and (start + width <= (first + frames)[:, None]).all()
     share = width / frames[:, None]
     assert (width >= 1).all() and (width <= (0.35 * frames[:, None]).round()).all()
@@ -186,14 +194,17 @@ def test_hidden_parts_of_spectrograms_are_the_fill_of_their_lead():
     """Also for a crop without content, and whatever the padding's value."""
     fill = torch.rand(12) + 5
     x = frame_crop(torch.rand(200, 12, 13, 21), random_for(200), [0.3, 0.6], 21, fill=fill)
-    for out in (x, time_cutout(x, random_for(200), ratio=[0.1, 0.35], fill=fill),
-                frequency_cutout(x, random_for(200), fill=fill)):
+    for out in (
+        x,
+        time_cutout(x, random_for(200), ratio=[0.1, 0.35], fill=fill),
+        frequency_cutout(x, random_for(200), fill=fill),
+    ):
         for lead in range(12):
             values = out[:, lead]
             assert ((values < 1) | (values == fill[lead])).all()
         assert (out == fill[:, None, None]).sum() > 0.3 * out.numel()
     lost = (time_cutout(x, random_for(200), ratio=[0.1, 0.35], fill=fill) != x)[:, :, 0]
-    windows_of(lost)                        # one window a lead, though the padding is not zero
+    windows_of(lost)  # one window a lead, though the padding is not zero
     silent = time_cutout(torch.zeros(4, 12, 13, 21), random_for(4), ratio=[0.1, 0.35])
     assert not silent.any()
 
@@ -204,12 +215,12 @@ def test_after_standardisation_what_is_hidden_is_zero_and_every_lead_lost_conten
     views = VIEW_PRESETS["dino_spectrogram"]
     views = views if method == "dino" else [{**views[1], "count": 2}]
     model = build(method, encoder={"name": "spectrogram_se_resnet34", "channels": 2}, views=views)
-    model.fit_statistics(iter([3 * torch.randn(50, 12, 250) + torch.arange(12.)[:, None]]))
+    model.fit_statistics(iter([3 * torch.randn(50, 12, 250) + torch.arange(12.0)[:, None]]))
     assert model.encoder.standardize.mean.min() > 0.05
     seen = []
     model.encoder.standardize.register_forward_hook(lambda module, given, out: seen.append(out))
     model.train()({**tiny_batch(samples=16), "epoch": 0.0})
-    hidden = torch.cat(seen) == 0                                  # (view and crop, lead, frequency, frame)
+    hidden = torch.cat(seen) == 0  # (view and crop, lead, frequency, frame)
     assert len(hidden) == (160 if method == "dino" else 32)
     padding = hidden.all(2).all(1)
     first, width = windows_of(~padding)
@@ -231,7 +242,9 @@ def test_views_make_spectrograms_at_the_signals_rate():
 
 
 def test_defect_6_frequency_cutout_is_applied():
-    """One frequency row a lead is zero in all frames, drawn for each lead, each row as often as any other."""
+    """One frequency row a lead is zero in all frames, drawn for each lead, each row as often as
+    any other.
+    """
     x = torch.ones(2000, 12, 13, 21)
     zeroed = frequency_cutout(x, random_for(2000)) == 0
     rows = zeroed.all(-1)
@@ -244,9 +257,14 @@ def test_defect_6_frequency_cutout_is_applied():
 
 
 # ============ lists of views ============
-@pytest.mark.parametrize("specs, lengths, teacher", [
-    ("contrastive", [250, 250], 0), ("dino_signal", [250] * 10, 2),
-    ("dino_signal_short", [250, 250] + [100] * 8, 2)])
+@pytest.mark.parametrize(
+    "specs, lengths, teacher",
+    [
+        ("contrastive", [250, 250], 0),
+        ("dino_signal", [250] * 10, 2),
+        ("dino_signal_short", [250, 250] + [100] * 8, 2),
+    ],
+)
 def test_preset_views(specs, lengths, teacher):
     before = copy.deepcopy(VIEW_PRESETS)
     made = Views(specs)
@@ -256,7 +274,9 @@ def test_preset_views(specs, lengths, teacher):
     assert [view.shape for view in views] == [(4, 12, length) for length in lengths]
     assert made.count == len(views) and made.global_count == teacher
     assert torch.equal(signal, kept) and before == VIEW_PRESETS
-    assert all(not torch.equal(a, b) for i, a in enumerate(views) for b in views[:i] if a.shape == b.shape)
+    assert all(
+        not torch.equal(a, b) for i, a in enumerate(views) for b in views[:i] if a.shape == b.shape
+    )
 
 
 def test_view_n_is_the_transforms_with_fork_n():
@@ -264,24 +284,35 @@ def test_view_n_is_the_transforms_with_fork_n():
     views = Views("contrastive")(signal, random)
     for n, view in enumerate(views):
         draws = random.fork(1 + n)
-        expected = gaussian_noise(time_out(signal, draws, ratio=[0.2, 0.4]), draws, sigma=[0.005, 0.025])
+        expected = gaussian_noise(
+            time_out(signal, draws, ratio=[0.2, 0.4]), draws, sigma=[0.005, 0.025]
+        )
         assert torch.equal(view, expected)
     again = Views("contrastive")(signal, random)
-    assert all(torch.equal(a, b) for a, b in zip(views, again)), "the batch's own generator was used up"
+    assert all(torch.equal(a, b) for a, b in zip(views, again)), (
+        "the batch's own generator was used up"
+    )
 
 
 def test_view_n_of_all_groups_has_fork_n():
     """The defect: two groups whose forks both began at 1 made the same views twice."""
     group = {"count": 2, "transforms": [{"time_out": {"ratio": [0.2, 0.4]}}]}
     signal, random = torch.randn(4, 12, 250), random_for(4)
-    for groups in ([group, group], [{**group, "global": True}, {**group, "count": 3}], [{**group, "count": 1}, group]):
+    for groups in (
+        [group, group],
+        [{**group, "global": True}, {**group, "count": 3}],
+        [{**group, "count": 1}, group],
+    ):
         for n, view in enumerate(Views(groups)(signal, random)):
             assert torch.equal(view, time_out(signal, random.fork(1 + n), ratio=[0.2, 0.4])), n
 
 
 def test_global_views_come_first_whatever_the_order_in_the_file():
     made = Views(VIEW_PRESETS["dino_signal_short"][::-1])
-    assert [view.shape[-1] for view in made(torch.randn(2, 12, 250), random_for(2))] == [250, 250] + [100] * 8
+    assert [view.shape[-1] for view in made(torch.randn(2, 12, 250), random_for(2))] == [
+        250,
+        250,
+    ] + [100] * 8
 
 
 def test_encode_views_calls_the_encoder_once_for_each_shape():
@@ -293,14 +324,26 @@ def test_encode_views_calls_the_encoder_once_for_each_shape():
         assert torch.allclose(encoder.forward_features(view), feature, atol=1e-6)
 
 
-@pytest.mark.parametrize("entry, words", [
-    ("cutmix", "time_out"), ({"time_out": {"width": 1}}, "ratio"), ({"time_out": None}, "ratio"),
-    ({"time_out": {"ratio": [0.4, 0.2]}}, "low <= high"), ({"time_out": {"ratio": 0.3}}, "low <= high"),
-    ({"time_out": {"ratio": [0, 2]}}, "<= 1"), ({"frequency_cutout": {"rows": 2}}, "no arguments"),
-    ({"time_out": {"ratio": [0, 1]}, "gaussian_noise": {"sigma": [0, 1]}}, "known: cutout"),
-    ({"gaussian_noise": {"sigma": "loud"}}, "a number of 0 or more, or"), ({"time_cutout": None}, "takes ratio"),
-    ({"random_resized_crop": {"ratio": [0, 1], "length": 2.5}}, "length must be a whole number of 1 or more"),
-    ("frequency_cutout", "put spectrogram before it")])
+@pytest.mark.parametrize(
+    "entry, words",
+    [
+        ("cutmix", "time_out"),
+        ({"time_out": {"width": 1}}, "ratio"),
+        ({"time_out": None}, "ratio"),
+        ({"time_out": {"ratio": [0.4, 0.2]}}, "low <= high"),
+        ({"time_out": {"ratio": 0.3}}, "low <= high"),
+        ({"time_out": {"ratio": [0, 2]}}, "<= 1"),
+        ({"frequency_cutout": {"rows": 2}}, "no arguments"),
+        ({"time_out": {"ratio": [0, 1]}, "gaussian_noise": {"sigma": [0, 1]}}, "known: cutout"),
+        ({"gaussian_noise": {"sigma": "loud"}}, "a number of 0 or more, or"),
+        ({"time_cutout": None}, "takes ratio"),
+        (
+            {"random_resized_crop": {"ratio": [0, 1], "length": 2.5}},
+            "length must be a whole number of 1 or more",
+        ),
+        ("frequency_cutout", "put spectrogram before it"),
+    ],
+)
 def test_a_wrong_transform_is_an_error_that_lists_what_is_known(entry, words):
     with pytest.raises(ConfigError, match=words):
         Views([{"transforms": [entry]}])
@@ -312,10 +355,16 @@ def test_a_wrong_view_is_an_error_that_lists_the_keys(spec):
         Views([spec])
 
 
-@pytest.mark.parametrize("value, words", [
-    ({"count": 0}, "count must be a whole number of 1 or more, not 0"), ({"count": "two"}, "not 'two'"),
-    ({"count": True}, "count must be"), ({"global": 1}, "global must be true or false"),
-    ({"transforms": None}, "a list")])
+@pytest.mark.parametrize(
+    "value, words",
+    [
+        ({"count": 0}, "count must be a whole number of 1 or more, not 0"),
+        ({"count": "two"}, "not 'two'"),
+        ({"count": True}, "count must be"),
+        ({"global": 1}, "global must be true or false"),
+        ({"transforms": None}, "a list"),
+    ],
+)
 def test_a_wrong_value_of_a_view_is_an_error_that_names_it(value, words):
     with pytest.raises(ConfigError, match=words):
         Views([{"transforms": [], **value}])
@@ -338,25 +387,34 @@ def test_after_the_spectrogram_a_signals_transform_is_an_error():
 def test_every_signal_augmentation_makes_views():
     """All entries of the registry, with the arguments of RandAugment's level 10."""
     assert {name for name, entry in AUGMENTATIONS.items() if entry.at_level(10) is None} == {
-        "random_resized_crop", "spectrogram", "frame_crop", "frequency_cutout"}
+        "random_resized_crop",
+        "spectrogram",
+        "frame_crop",
+        "frequency_cutout",
+    }
     for name, entry in AUGMENTATIONS.items():
         if entry.at_level(10) is not None:
             first, second = Views([{"count": 2, "transforms": [{name: entry.at_level(10)}]}])(
-                torch.randn(8, 12, 250), random_for(8))
-            assert first.shape == (8, 12, 250) and (not entry.draws or not torch.equal(first, second)), name
+                torch.randn(8, 12, 250), random_for(8)
+            )
+            assert first.shape == (8, 12, 250) and (
+                not entry.draws or not torch.equal(first, second)
+            ), name
 
 
 def test_a_new_augmentation_is_one_function_with_one_decorator(monkeypatch):
     """Known at once as a view, a transform and an operation of RandAugment."""
-    monkeypatch.setitem(AUGMENTATIONS, "wander", None)                          # taken out again after the test
+    monkeypatch.setitem(AUGMENTATIONS, "wander", None)  # taken out again after the test
 
     @augmentations.augmentation()
     def wander(x, random, amplitude: SIZES):
         return x + random.uniform(1, 1)
 
     signal = torch.zeros(5, 12, 100)
-    view, = Views([{"transforms": [{"wander": {"amplitude": [0, 1]}}]}])(signal, random_for(5))
-    plain = build_pipeline(["", {"wander": {"amplitude": 1}}], length=100, fs=100)(signal, random_for(5))
+    (view,) = Views([{"transforms": [{"wander": {"amplitude": [0, 1]}}]}])(signal, random_for(5))
+    plain = build_pipeline(["", {"wander": {"amplitude": 1}}], length=100, fs=100)(
+        signal, random_for(5)
+    )
     chosen = RandAugment(["wander"], num_layers=1, prob=1.0)(signal, random_for(5))
     assert all(out.std() > 0.1 for out in (view, plain, chosen))
     with pytest.raises(ConfigError, match="wander: amplitude must be a number of 0 or more, or"):
@@ -365,8 +423,10 @@ def test_a_new_augmentation_is_one_function_with_one_decorator(monkeypatch):
 
 def test_local_views_of_signals_are_short_windows_stretched_to_the_length_of_all():
     """Published: 25 to 125 samples shown as 250."""
-    ramp = torch.arange(250.).expand(2000, 12, 250)
-    noiseless = [{**spec, "transforms": spec["transforms"][:1]} for spec in VIEW_PRESETS["dino_signal"]]
+    ramp = torch.arange(250.0).expand(2000, 12, 250)
+    noiseless = [
+        {**spec, "transforms": spec["transforms"][:1]} for spec in VIEW_PRESETS["dino_signal"]
+    ]
     views = Views(noiseless)(ramp, random_for(2000))
     for number, view in enumerate(views):
         shown = 250 * (view[:, 0, 150] - view[:, 0, 100]) / 50

@@ -1,4 +1,5 @@
 """An encoder of 12 leads that is small enough to reason about, and batches to feed it."""
+
 import torch
 from torch import nn
 
@@ -9,7 +10,9 @@ from util.keyed_random import KeyedRandom
 
 
 class TinyEncoder(Encoder):
-    """(batch, leads, time) of any length, or (batch, leads, frequencies, frames), -> (batch, width)."""
+    """(batch, leads, time) of any length, or (batch, leads, frequencies, frames), -> (batch,
+    width).
+    """
 
     def __init__(self, width, norm):
         super().__init__()
@@ -19,7 +22,7 @@ class TinyEncoder(Encoder):
         self.linear = nn.Linear(8, width)
         self.head = nn.Identity()
         self.standardize = LeadStandardize(12)
-        self.calls = []                          # shapes seen, call by call
+        self.calls = []  # shapes seen, call by call
 
     def standardizers(self):
         return [(self.standardize, lambda x: x)]
@@ -59,7 +62,13 @@ def tiny_batch(rows=slice(None), samples=16, epoch=0.0, progress=0.0, seed=0):
     """Those rows of a batch of ``samples`` crops (12, 250)."""
     signal = torch.randn(samples, 12, 250, generator=torch.Generator().manual_seed(seed))[rows]
     keys = torch.arange(samples)[rows] + 1000 * seed
-    return {"signal": signal, "key": keys, "random": KeyedRandom(keys), "epoch": epoch, "progress": progress}
+    return {
+        "signal": signal,
+        "key": keys,
+        "random": KeyedRandom(keys),
+        "epoch": epoch,
+        "progress": progress,
+    }
 
 
 def gradients(module):
@@ -71,7 +80,9 @@ def assert_every_parameter_learns(method):
     """Each parameter with requires_grad gets a gradient, and no tensor is known by two names."""
     idle = [name for name, p in method.named_parameters() if p.requires_grad and p.grad is None]
     assert not idle, f"no gradient: {idle}"
-    taught = [name for name, p in method.named_parameters() if not p.requires_grad and p.grad is not None]
+    taught = [
+        name for name, p in method.named_parameters() if not p.requires_grad and p.grad is not None
+    ]
     assert not taught, f"gradient, though slow: {taught}"
     state = method.state_dict(keep_vars=True)
     places = [tensor.data_ptr() for tensor in state.values() if tensor.numel()]

@@ -1,4 +1,5 @@
 """Small WFDB recordings for tests, and where the shared ones are."""
+
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,18 @@ import pytest
 from util.leads import LEADS
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-needs_broken = pytest.mark.skipif(not (SHARED / "broken").is_dir(), reason="no ../shared/data/broken by the checkout")
-needs_real = pytest.mark.skipif(not (SHARED / "real_ecg").is_dir(), reason="no ../shared/data/real_ecg by the checkout")
+needs_broken = pytest.mark.skipif(
+    not (SHARED / "broken").is_dir(), reason="no ../shared/data/broken by the checkout"
+)
+needs_real = pytest.mark.skipif(
+    not (SHARED / "real_ecg").is_dir(), reason="no ../shared/data/real_ecg by the checkout"
+)
 
 
 def ecg_counts(n=1500, seed=0, leads=12):
-    """int16 (n, leads) that differ in every lead and sample: smooth noise of about one millivolt in microvolts."""
+    """int16 (n, leads) that differ in every lead and sample: smooth noise of about one millivolt
+    in microvolts.
+    """
     rng = np.random.default_rng(seed)
     walk = rng.normal(0, 60, (n, leads)).cumsum(0)
     return (walk - walk.mean(0) + 40 * np.arange(leads)).clip(-30000, 30000).astype("<i2")
@@ -24,9 +31,18 @@ def mat_bytes(matrix, kind=30):
     return np.array([kind, signals, n, 0, 4], "<i4").tobytes() + b"val\0" + matrix.tobytes()
 
 
-def header_text(name, n, fs="500", leads=LEADS, layout="16+24", gain="1000/mV", comments=("#Age: 50", "#Sex: Male",
-                                                                                          "#Dx: 426783006")):
-    lines = [f"{name} {len(leads)} {fs} {n}"] + [f"{name}.mat {layout} {gain} 16 0 0 0 0 {lead}" for lead in leads]
+def header_text(
+    name,
+    n,
+    fs="500",
+    leads=LEADS,
+    layout="16+24",
+    gain="1000/mV",
+    comments=("#Age: 50", "#Sex: Male", "#Dx: 426783006"),
+):
+    lines = [f"{name} {len(leads)} {fs} {n}"] + [
+        f"{name}.mat {layout} {gain} 16 0 0 0 0 {lead}" for lead in leads
+    ]
     return "\n".join([*lines, *comments]) + "\n"
 
 

@@ -1,1 +1,3 @@
-"""How things are trained: store, dataset, transforms, engine, checkpoints, scores.  Knows no concrete model."""
+"""How things are trained: store, dataset, transforms, engine, checkpoints, scores.  Knows no
+concrete model.
+"""

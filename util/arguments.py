@@ -1,4 +1,5 @@
-"""Arguments in a config, ``name`` or ``{name: {argument: value}}``, checked against what a function takes.
+"""Arguments in a config, ``name`` or ``{name: {argument: value}}``, checked against what a
+function takes.
 
 A function declares each argument of the config by a ``Kind`` as its annotation::
 
@@ -6,6 +7,7 @@ A function declares each argument of the config by a ``Kind`` as its annotation:
 
 Parameters without one (``x``, ``random``) are the program's own and cannot be set from a config.
 """
+
 import inspect
 import math
 from collections.abc import Callable
@@ -30,6 +32,7 @@ def fits(value, kinds) -> bool:
 
 class Kind(NamedTuple):
     """The values that an argument takes: in words, and as a test."""
+
     words: str
     fits: Callable[[object], bool]
 
@@ -39,8 +42,12 @@ def _is_number(value):
 
 
 def _is_range(value, top=math.inf):
-    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_number, value)) \
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 2
+        and all(map(_is_number, value))
         and 0 <= value[0] <= value[1] <= top
+    )
 
 
 NUMBER = Kind("a number", _is_number)
@@ -50,13 +57,16 @@ COUNT = Kind("a whole number of 1 or more", lambda value: type(value) is int and
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 LIST = Kind("a list", lambda value: isinstance(value, list))
 SHARES = Kind("[low, high] with 0 <= low <= high <= 1", lambda value: _is_range(value, 1))
-SIZES = Kind("a number of 0 or more, or [low, high] with 0 <= low <= high",
-             lambda value: _is_range(value) or _is_number(value) and value >= 0)
+SIZES = Kind(
+    "a number of 0 or more, or [low, high] with 0 <= low <= high",
+    lambda value: _is_range(value) or _is_number(value) and value >= 0,
+)
 
 
 def check_arguments(given, kinds: dict[str, Kind], required, what: str) -> None:
-    """A ConfigError if ``given``, out of a config, is no mapping, an argument in it is unknown, missing (the
-    message lists all) or of a wrong value."""
+    """A ConfigError if ``given``, out of a config, is no mapping, an argument in it is unknown,
+    missing (the message lists all) or of a wrong value.
+    """
     if not isinstance(given, dict) or set(given) - set(kinds) or set(required) - set(given):
         raise ConfigError(f"{what} takes {', '.join(kinds) or 'no arguments'}; given: {given!r}")
     for name, value in given.items():
@@ -71,13 +81,21 @@ def arguments_of(function) -> dict[str, inspect.Parameter]:
 
 
 def parse_named(item, known: dict[str, Callable], where: str) -> tuple[str, dict]:
-    """``name`` or ``{name: {argument: value}}`` as (name, arguments), checked against ``known[name]``; a
-    ConfigError for an unknown name lists the known ones, for the arguments see ``check_arguments``."""
-    name, given = next(iter(item.items())) if isinstance(item, dict) and len(item) == 1 else (item, None)
+    """``name`` or ``{name: {argument: value}}`` as (name, arguments), checked against
+    ``known[name]``; a ConfigError for an unknown name lists the known ones, for the arguments see
+    ``check_arguments``.
+    """
+    name, given = (
+        next(iter(item.items())) if isinstance(item, dict) and len(item) == 1 else (item, None)
+    )
     if not isinstance(name, str) or name not in known:
         raise ConfigError(f"{where}: unknown name {name!r}; known: {', '.join(known)}")
     taken = arguments_of(known[name])
     given = {} if given is None else given
-    check_arguments(given, {key: p.annotation for key, p in taken.items()},
-                    [key for key, p in taken.items() if p.default is p.empty], f"{where}: {name}")
+    check_arguments(
+        given,
+        {key: p.annotation for key, p in taken.items()},
+        [key for key, p in taken.items() if p.default is p.empty],
+        f"{where}: {name}",
+    )
     return name, given

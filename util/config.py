@@ -1,8 +1,11 @@
-"""Configuration: YAML files merged left to right, then ``--set a.b=c``, checked against one table of keys.
+"""Configuration: YAML files merged left to right, then ``--set a.b=c``, checked against one table
+of keys.
 
-``util/config_keys.py`` is the whole vocabulary.  Under ``model:`` stand the factory's own arguments, checked when
-the model is built; transforms likewise by their own signatures.  docs/configs.md has the rules.
+``util/config_keys.py`` is the whole vocabulary.  Under ``model:`` stand the factory's own
+arguments, checked when the model is built; transforms likewise by their own signatures.
+docs/configs.md has the rules.
 """
+
 import contextlib
 import copy
 import difflib
@@ -24,7 +27,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # ============ YAML ============
 class _Loader(yaml.SafeLoader):
-    """The safe loader; it reads 1e-3 as a number (YAML 1.1 wants 1.0e-3), and refuses a key given twice."""
+    """The safe loader; it reads 1e-3 as a number (YAML 1.1 wants 1.0e-3), and refuses a key given
+    twice.
+    """
 
     def construct_mapping(self, node, deep=False):
         names = [name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode)]
@@ -45,17 +50,23 @@ for _rules in (_Loader, _Dumper):
 
 
 def read_yaml(text: str):
-    """A YAML text's value.  ValueError: not YAML, or of a kind that the safe loader does not make."""
+    """A YAML text's value.  ValueError: not YAML, or of a kind that the safe loader does not
+    make.
+    """
     try:
         return yaml.load(text, _Loader)
-    except Exception as error:  # besides YAMLError, a wrong date or tag makes the loader stumble in many ways
+    except (
+        Exception
+    ) as error:  # besides YAMLError, a wrong date or tag makes the loader stumble in many ways
         raise ValueError(" ".join(str(error).split())) from None
 
 
 def load_yaml(path, program: str | None = None, base=True) -> dict:
-    """The mapping of a YAML file, merged over the one that its key ``base`` names (where it may have one).
+    """The mapping of a YAML file, merged over the one that its key ``base`` names (where it may
+    have one).
 
-    ``program`` is whose section (``pretrain:`` or ``finetune:``) is merged over the file's other keys.
+    ``program`` is whose section (``pretrain:`` or ``finetune:``) is merged over the file's other
+    keys.
     """
     try:
         value = read_yaml(Path(path).read_text(encoding="utf-8"))
@@ -70,11 +81,16 @@ def load_yaml(path, program: str | None = None, base=True) -> dict:
     sections = {name: value.pop(name, None) or {} for name in PROGRAMS}
     below = value.pop("base", None)
     if below is not None and not (base and isinstance(below, str)):
-        raise ConfigError(f"{path}: base must be the name of a YAML file, not {below!r}" if base else
-                          f"{path} is another file's base and has a base itself; put the keys of both in one")
+        raise ConfigError(
+            f"{path}: base must be the name of a YAML file, not {below!r}"
+            if base
+            else f"{path} is another file's base and has a base itself; put the keys of both in one"
+        )
     for name, section in sections.items():
         if not isinstance(section, dict):
-            raise ConfigError(f"{path}: the section {name} must be a mapping of keys, not {section!r}")
+            raise ConfigError(
+                f"{path}: the section {name} must be a mapping of keys, not {section!r}"
+            )
     own = merge([translate(layer, path) for layer in (value, sections.get(program, {}))])
     return merge([load_yaml(Path(path).parent / below, program, base=False), own]) if below else own
 
@@ -82,12 +98,16 @@ def load_yaml(path, program: str | None = None, base=True) -> dict:
 def find_overlay(name) -> Path:
     """An overlay by path, or by its bare name in configs/overlay/."""
     named = ROOT / "configs" / "overlay" / f"{name}.yaml"
-    if os.path.exists(name) or "/" in str(name):    # Path.exists() may raise
+    if os.path.exists(name) or "/" in str(name):  # Path.exists() may raise
         return Path(name)
     if not os.path.exists(named):
-        close = difflib.get_close_matches(str(name), [path.stem for path in named.parent.glob("*.yaml")], 1)
-        raise ConfigError(f"--overlay {name}: there is no such file, nor one of this name in configs/overlay/"
-                          f"{f'; did you mean {close[0]}?' if close else ''}")
+        close = difflib.get_close_matches(
+            str(name), [path.stem for path in named.parent.glob("*.yaml")], 1
+        )
+        raise ConfigError(
+            f"--overlay {name}: there is no such file, nor one of this name in "
+            f"configs/overlay/{f'; did you mean {close[0]}?' if close else ''}"
+        )
     return named
 
 
@@ -107,22 +127,32 @@ def parse_override(text: str) -> dict:
 
 # ============ merging ============
 def merge(layers: list[dict]) -> dict:
-    """Layers of a config in one mapping: mappings merge, lists and values are replaced by the later layer's.
+    """Layers of a config in one mapping: mappings merge, lists and values are replaced by the
+    later layer's.
 
-    Arguments given beside a model's name go with it: the last layer with a ``model_name`` decides, and the
-    ``model`` sections of layers that name another are dropped; so with mappings under ``model`` by ``name``.
+    Arguments given beside a model's name go with it: the last layer with a ``model_name``
+    decides, and the ``model`` sections of layers that name another are dropped; so with mappings
+    under ``model`` by ``name``.
     """
     named = [layer["model_name"] for layer in layers if "model_name" in layer][-1:]
-    layers = [{name: value for name, value in layer.items() if name != "model"}
-              if named and layer.get("model_name", named[0]) != named[0] else layer for layer in layers]
+    layers = [
+        {name: value for name, value in layer.items() if name != "model"}
+        if named and layer.get("model_name", named[0]) != named[0]
+        else layer
+        for layer in layers
+    ]
     try:
         return _merge(layers)
     except RecursionError:
-        raise ConfigError("a mapping of the config contains itself (an alias in its own anchor)") from None
+        raise ConfigError(
+            "a mapping of the config contains itself (an alias in its own anchor)"
+        ) from None
 
 
 def _merge(layers, in_model=False):
-    """The same for any mapping; ``in_model``: one under ``model``, where a text stands for {name: text}."""
+    """The same for any mapping; ``in_model``: one under ``model``, where a text stands for {name:
+    text}.
+    """
     if len(layers) == 1:
         return copy.deepcopy(layers[0])
     named = [layer["name"] for layer in layers if in_model and "name" in layer][-1:]
@@ -139,27 +169,36 @@ def _merge(layers, in_model=False):
 
 
 def load_config(sources, overrides=(), extra=None, *, program: str) -> dict:
-    """Merge layers, ``overrides`` (texts ``a.b=c``) and the mapping ``extra``; check; fill in defaults.
+    """Merge layers, ``overrides`` (texts ``a.b=c``) and the mapping ``extra``; check; fill in
+    defaults.
 
     Args:
-        sources: YAML files, or configs out of checkpoints: earlier versions stored keys of the other program
-            in these, which are left out.
+        sources: YAML files, or configs out of checkpoints: earlier versions stored keys of the
+            other program in these, which are left out.
         program: "pretrain" or "finetune".
     """
-    layers = [divide(translate(source, "the stored config"), program)[0] if isinstance(source, dict)
-              else load_yaml(source, program) for source in sources]
+    layers = [
+        divide(translate(source, "the stored config"), program)[0]
+        if isinstance(source, dict)
+        else load_yaml(source, program)
+        for source in sources
+    ]
     layers += [translate(parse_override(text), f"--set {text!r}") for text in overrides]
     return check(merge([*layers, extra or {}]), program)
 
 
 # ============ checking ============
 def check(config: dict, program: str) -> dict:
-    """A copy with a program's defaults filled in and numbers converted; ConfigError for whatever is wrong."""
+    """A copy with a program's defaults filled in and numbers converted; ConfigError for whatever
+    is wrong.
+    """
     config, others = divide(config, program)
     if others:
         other = next(name for name in PROGRAMS if name != program)
-        raise ConfigError(f"no effect in {PROGRAMS[program]}: {', '.join(others)}; that belongs to "
-                          f"{PROGRAMS[other]}: leave it out, or put it under '{other}:' in a file for both")
+        raise ConfigError(
+            f"no effect in {PROGRAMS[program]}: {', '.join(others)}; that belongs to "
+            f"{PROGRAMS[other]}: leave it out, or put it under '{other}:' in a file for both"
+        )
     return _check(config, keys_of(program))
 
 
@@ -169,7 +208,9 @@ def _check(config, keys, prefix=""):
         name = str(unknown[0])
         close = difflib.get_close_matches(name, keys, 1)
         hint = f"; did you mean {prefix}{close[0]}" if close else ""
-        raise ConfigError(f"unknown key {prefix + name!r}{hint}? Known keys here: {', '.join(keys)}")
+        raise ConfigError(
+            f"unknown key {prefix + name!r}{hint}? Known keys here: {', '.join(keys)}"
+        )
     checked = {}
     for name, spec in keys.items():
         if isinstance(spec, dict):

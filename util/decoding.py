@@ -1,29 +1,35 @@
-"""Outputs of the highest expected Challenge score, straight from probabilities: no thresholds and no search.
+"""Outputs of the highest expected Challenge score, straight from probabilities: no thresholds and
+no search.
 
-A record's part of the Challenge score's numerator is sum_ij L_i W_ij O_j / max(|L or O|, 1).  With labels independent
-and true with the predicted probabilities p, the expectation for outputs O is
+A record's part of the Challenge score's numerator is sum_ij L_i W_ij O_j / max(|L or O|, 1).
+With labels independent and true with the predicted probabilities p, the expectation for outputs O
+is
 
     sum_i p_i (W O)_i E[1 / |O or L| given L_i = 1],
 
-where |O or L| is |O| plus the number of labels outside O, a Poisson binomial variable K.  For m >= 1
+where |O or L| is |O| plus the number of labels outside O, a Poisson binomial variable K.  For m
+>= 1
 
     E[1 / (m + K)] = integral over t in (0, 1) of t^(m-1) prod_j (1 - p_j + p_j t)  dt,
 
-a polynomial of degree less than the number of classes, so Gauss-Legendre quadrature with half as many nodes is exact.
-A class taken out of the product is a division, so all candidates of all records come from a few matrix products.
+a polynomial of degree less than the number of classes, so Gauss-Legendre quadrature with half as
+many nodes is exact. A class taken out of the product is a division, so all candidates of all
+records come from a few matrix products.
 """
+
 import numpy as np
 
 from util.challenge import WEIGHTS
 
-BLOCK = 512     # records at a time, which bounds the memory
-TIE = 1e-12     # an expected credit higher by less is equal but for rounding
+BLOCK = 512  # records at a time, which bounds the memory
+TIE = 1e-12  # an expected credit higher by less is equal but for rounding
 
 
 def expected_outputs(probabilities, weights=WEIGHTS) -> np.ndarray:
     """Outputs that no further class improves, bool (records, classes).
 
-    From the empty answer on, each record adds the class that raises its expected credit most, until none does.
+    From the empty answer on, each record adds the class that raises its expected credit most,
+    until none does.
 
     Args:
         probabilities: of independent labels, (records, classes), no NaN.
@@ -34,7 +40,7 @@ def expected_outputs(probabilities, weights=WEIGHTS) -> np.ndarray:
         raise ValueError("probabilities must lie between 0 and 1")
     outputs = np.zeros(probabilities.shape, bool)
     for start in range(0, len(outputs), BLOCK):
-        _climb(probabilities[start:start + BLOCK], outputs[start:start + BLOCK], weights)
+        _climb(probabilities[start : start + BLOCK], outputs[start : start + BLOCK], weights)
     return outputs
 
 
@@ -51,18 +57,26 @@ def _climb(probabilities, outputs, weights):
 
 
 def credit_with_one_more(probabilities, outputs, weights=WEIGHTS) -> np.ndarray:
-    """Expected credit of each record's outputs with each class added to them, (records, classes); minus infinity
-    for a class that is among them."""
+    """Expected credit of each record's outputs with each class added to them, (records, classes);
+    minus infinity for a class that is among them.
+    """
     nodes, shares = np.polynomial.legendre.leggauss((len(weights) + 1) // 2)
-    t, shares = (nodes + 1) / 2, shares / 2                         # from (-1, 1) to (0, 1)
-    p, chosen = probabilities[:, None], outputs[:, None]            # (records, 1, classes)
-    factors = 1 - p * (1 - t)[:, None]                              # (records, nodes, classes)
-    outside = np.where(chosen, 1, factors).prod(axis=2)             # labels outside the outputs, (records, nodes)
-    kernel = shares * t ** outputs.sum(axis=1)[:, None] * outside   # still with the added class's own factor
-    # Chance of a true class, over the product: outside the outputs, it is one more of the union for certain.
+    t, shares = (nodes + 1) / 2, shares / 2  # from (-1, 1) to (0, 1)
+    p, chosen = probabilities[:, None], outputs[:, None]  # (records, 1, classes)
+    factors = 1 - p * (1 - t)[:, None]  # (records, nodes, classes)
+    outside = np.where(chosen, 1, factors).prod(
+        axis=2
+    )  # labels outside the outputs, (records, nodes)
+    kernel = (
+        shares * t ** outputs.sum(axis=1)[:, None] * outside
+    )  # still with the added class's own factor
+    # Chance of a true class, over the product: outside the outputs, it is one more of the union
+    # for certain.
     true = np.where(chosen, p, p * t[:, None] / factors)
-    present = outputs @ weights.T                                   # (W O)_i, (records, classes)
+    present = outputs @ weights.T  # (W O)_i, (records, classes)
     credit = np.vecdot(true, present[:, None])[..., None] + true @ weights
-    credit += (p - true) * (present + np.diag(weights))[:, None]    # the added class is within the outputs
+    credit += (p - true) * (present + np.diag(weights))[
+        :, None
+    ]  # the added class is within the outputs
     values = np.vecdot(kernel[..., None], credit / factors, axis=1)
     return np.where(outputs, -np.inf, values)

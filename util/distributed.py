@@ -1,8 +1,9 @@
 """The only place that knows how many processes there are.
 
-torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without them there is one process.  CPU tensors travel by gloo,
-GPU tensors by nccl.
+torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without them there is one process.  CPU tensors
+travel by gloo, GPU tensors by nccl.
 """
+
 import ctypes
 import datetime
 import functools
@@ -20,34 +21,45 @@ from util.errors import ECGError
 from util.stop import Preempted, in_group, working_alone
 
 TIMEOUT = datetime.timedelta(minutes=30)  # of a collective that all enter at about the same time
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3     # of glibc's malloc.h
-LONG = datetime.timedelta(days=7)         # of waiting for what process 0 does alone
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+LONG = datetime.timedelta(days=7)  # of waiting for what process 0 does alone
 
 
 def start(device: str = "auto") -> torch.device:
-    """Join the process group if torchrun started several processes; returns this process's device."""
+    """Join the process group if torchrun started several processes; returns this process's
+    device.
+    """
     if device == "cuda" and not torch.cuda.is_available():
         raise ECGError("device is cuda but PyTorch sees no GPU; use --gpus cpu (or device: cpu)")
     use_gpu = torch.cuda.is_available() and device != "cpu"
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if use_gpu and local_rank >= torch.cuda.device_count():
-        raise ECGError(f"process {local_rank} of this node has no GPU of its own: PyTorch sees "
-                       f"{torch.cuda.device_count()}; name fewer with --gpus")
+        raise ECGError(
+            f"process {local_rank} of this node has no GPU of its own: PyTorch sees "
+            f"{torch.cuda.device_count()}; name fewer with --gpus"
+        )
     where = torch.device("cuda", local_rank) if use_gpu else torch.device("cpu")
     if use_gpu:
         torch.cuda.set_device(where)
     else:
         _keep_memory()
     if in_group() and not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if use_gpu else "gloo", store=_store(), rank=rank(),
-                                world_size=int(os.environ["WORLD_SIZE"]), timeout=TIMEOUT)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if use_gpu else "gloo",
+            store=_store(),
+            rank=rank(),
+            world_size=int(os.environ["WORLD_SIZE"]),
+            timeout=TIMEOUT,
+        )
     return where
 
 
 def _keep_memory():
-    """Have glibc keep memory that was freed: every step takes the same again, and each page that it gave back to the
-    system costs a fault: without it crops are filtered in 1.4 times the CPU time.  No number depends on it."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)   # other C libraries have none
+    """Have glibc keep memory that was freed: every step takes the same again, and each page that
+    it gave back to the system costs a fault: without it crops are filtered in 1.4 times the CPU
+    time.  No number depends on it.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
     if mallopt:
         for option, size in ((M_MMAP_THRESHOLD, 32 << 20), (M_TRIM_THRESHOLD, 1 << 30)):
             mallopt(option, size)
@@ -60,9 +72,13 @@ def _store():
 
 
 def _of_this_attempt(store):
-    """The launcher keeps its store over restarts: without a prefix of their own, restarted processes would
-    find, and try, the addresses of the dead ones (torch 2.13)."""
-    attempt = os.environ.get("TORCHELASTIC_RUN_ID", ""), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    """The launcher keeps its store over restarts: without a prefix of their own, restarted
+    processes would find, and try, the addresses of the dead ones (torch 2.13).
+    """
+    attempt = (
+        os.environ.get("TORCHELASTIC_RUN_ID", ""),
+        os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"),
+    )
     return dist.PrefixStore(" ".join(attempt), store)
 
 
@@ -86,8 +102,12 @@ def world() -> int:
 
 
 def rank() -> int:
-    """Number of this process; 0 writes files.  torchrun's, before the process has joined the group."""
-    return dist.get_rank() if dist.is_initialized() else int(os.environ["RANK"]) if in_group() else 0
+    """Number of this process; 0 writes files.  torchrun's, before the process has joined the
+    group.
+    """
+    return (
+        dist.get_rank() if dist.is_initialized() else int(os.environ["RANK"]) if in_group() else 0
+    )
 
 
 def is_main() -> bool:
@@ -97,19 +117,37 @@ def is_main() -> bool:
 
 def lost_contact(error) -> bool:
     """Whether a collective failed because another process has ended, or cannot be reached."""
-    # gloo, which serves the CPU, has no error type; its messages begin with the place in its source.
-    return isinstance(error, dist.DistError) or isinstance(error, RuntimeError) and "/gloo/" in str(error)
+    # gloo, which serves the CPU, has no error type; its messages begin with the place in its
+    # source.
+    return (
+        isinstance(error, dist.DistError)
+        or isinstance(error, RuntimeError)
+        and "/gloo/" in str(error)
+    )
 
 
 def first_to_say(text: str) -> bool:
-    """True on the first process that says ``text``: where all fail alike, one speaks, and none waits."""
+    """True on the first process that says ``text``: where all fail alike, one speaks, and none
+    waits.
+    """
     try:
-        store = _store() if dist.is_initialized() else _of_this_attempt(
-            dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), wait_for_workers=False,
-                          timeout=datetime.timedelta(seconds=2)))
+        store = (
+            _store()
+            if dist.is_initialized()
+            else _of_this_attempt(
+                dist.TCPStore(
+                    os.environ["MASTER_ADDR"],
+                    int(os.environ["MASTER_PORT"]),
+                    wait_for_workers=False,
+                    timeout=datetime.timedelta(seconds=2),
+                )
+            )
+        )
         return store.add(f"said {text}", 1) == 1
     except (RuntimeError, KeyError):
-        return not dist.is_initialized() or is_main()  # who kept the store has gone, and not without a word
+        return (
+            not dist.is_initialized() or is_main()
+        )  # who kept the store has gone, and not without a word
 
 
 def barrier() -> None:
@@ -119,7 +157,9 @@ def barrier() -> None:
 
 
 def _wait(work):
-    """Wait for a collective in Python, where signals are noticed; Preempted comes when it is complete."""
+    """Wait for a collective in Python, where signals are noticed; Preempted comes when it is
+    complete.
+    """
     stopped = None
     while True:
         try:
@@ -127,7 +167,8 @@ def _wait(work):
                 time.sleep(0.002)
             break
         except Preempted as request:
-            stopped = request  # process 0, asked as well, will say so; if it does not, end_when_stuck helps
+            # process 0, asked as well, will say so; if it does not, end_when_stuck helps
+            stopped = request
     work.wait()
     if stopped:
         raise stopped
@@ -136,7 +177,9 @@ def _wait(work):
 def averaging(model) -> DistributedDataParallel:
     """``model`` with its gradients averaged over processes; buffers are left to each."""
     known = inspect.signature(DistributedDataParallel).parameters
-    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # until torch 2.12
+    buffers = (
+        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    )  # until torch 2.12
     return DistributedDataParallel(model, gradient_as_bucket_view=True, **{buffers: False})
 
 
@@ -148,16 +191,19 @@ def total(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def any_process(flag: bool) -> bool:
-    """True on every process if ``flag`` is true on one.  A small CPU message, no GPU synchronisation."""
+    """True on every process if ``flag`` is true on one.  A small CPU message, no GPU
+    synchronisation.
+    """
     return bool(total(torch.tensor(int(flag))))
 
 
 def on_main(function):
-    """Call ``function()`` on process 0 while the others wait for it, however long it takes; returns its value
-    (plain types and tensors) on all.
+    """Call ``function()`` on process 0 while the others wait for it, however long it takes;
+    returns its value (plain types and tensors) on all.
 
     Raises:
-        ECGError: on every process, where ``function`` raised one; Preempted, where it was asked to stop.
+        ECGError: on every process, where ``function`` raised one; Preempted, where it was asked
+            to stop.
     """
     if world() == 1:
         return function()
@@ -168,16 +214,24 @@ def on_main(function):
                 value = function()
         except (ECGError, Preempted) as error:
             failure = error
-    told = broadcast_object({"value": value, "failed": failure is not None, "text": str(failure),
-                             "stopped": isinstance(failure, Preempted)})
+    told = broadcast_object(
+        {
+            "value": value,
+            "failed": failure is not None,
+            "text": str(failure),
+            "stopped": isinstance(failure, Preempted),
+        }
+    )
     if told["failed"]:
         raise failure or (Preempted if told["stopped"] else ECGError)(told["text"])
     return told["value"]
 
 
 def same_tensors(tensors) -> None:
-    """Hand process 0's tensors to all, in place.  BatchNorm statistics, for one, are each process's own in
-    training, and a checkpoint keeps those of process 0: what is evaluated must be what is saved."""
+    """Hand process 0's tensors to all, in place.  BatchNorm statistics, for one, are each
+    process's own in training, and a checkpoint keeps those of process 0: what is evaluated must
+    be what is saved.
+    """
     if world() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, 0)
@@ -189,8 +243,8 @@ def gather_objects(value) -> list:
 
 
 def broadcast_object(value, source: int = 0):
-    """The ``value`` (plain types and tensors, nested as in a checkpoint) of process ``source`` on all,
-    tensors on the CPU.  The others wait for it however long it takes.
+    """The ``value`` (plain types and tensors, nested as in a checkpoint) of process ``source`` on
+    all, tensors on the CPU.  The others wait for it however long it takes.
 
     Travels as what torch.save writes and is read as a checkpoint is: nothing else is accepted.
     """

@@ -1,19 +1,22 @@
 """The one training loop: self-supervised methods and supervised tasks alike.
 
-The engine knows of a model only its contract: ``forward(batch) -> {"loss": scalar, ...more to log}`` and
-``after_step(progress)`` (slow teachers).  ``main_pretrain.py`` hands it a self-supervised method;
-``main_finetune.py`` a ``SupervisedTask`` (util/supervised.py)::
+The engine knows of a model only its contract: ``forward(batch) -> {"loss": scalar, ...more to
+log}`` and ``after_step(progress)`` (slow teachers).  ``main_pretrain.py`` hands it a
+self-supervised method; ``main_finetune.py`` a ``SupervisedTask`` (util/supervised.py)::
 
-    training = Training(model, config, dataset, batches, pipeline, device, folder)  # resumed, where asked for
+    # resumed, where asked for
+    training = Training(model, config, dataset, batches, pipeline, device, folder)
     while training.epoch < epochs:
-        line = training.train_epoch(stop)                # steps, their log lines, checkpoints in mid-epoch
+        line = training.train_epoch(stop)  # steps, their log lines, checkpoints in mid-epoch
         ...                                              # evaluate, log
         training.save_epoch()
 
-Nothing in a step waits for the device: losses stay there until ``train.log_every`` steps have gathered, batches are
-copied on a stream of their own.  Two choices do wait at every step: ``train.skip_nonfinite`` looks at each loss, and
-fp16 with an optimiser that is not fused (LARS, or ``foreach``) asks its GradScaler for overflows.
+Nothing in a step waits for the device: losses stay there until ``train.log_every`` steps have
+gathered, batches are copied on a stream of their own.  Two choices do wait at every step:
+``train.skip_nonfinite`` looks at each loss, and fp16 with an optimiser that is not fused (LARS,
+or ``foreach``) asks its GradScaler for overflows.
 """
+
 import contextlib
 import time
 from pathlib import Path
@@ -26,7 +29,14 @@ from util.checkpoint import parse_checkpoint_every
 from util.dataset import make_loader, to_device
 from util.files import FolderLock, remove_temporary
 from util.meters import Meters
-from util.optim import apply_schedules, autocast, make_optimizer, mean_lr, resolve_amp, set_matmul_precision
+from util.optim import (
+    apply_schedules,
+    autocast,
+    make_optimizer,
+    mean_lr,
+    resolve_amp,
+    set_matmul_precision,
+)
 from util.resume import resume, training_state
 from util.run_log import RunLog
 from util.stop import Preempted, StopRequest
@@ -56,9 +66,15 @@ class Training:
         self.model, self.config, self.train_config = model, config, config["train"]
         self.dataset, self.batches, self.pipeline = dataset, batches, pipeline
         self.device, self.folder, self.stop = device, Path(folder), StopRequest()
-        self.loader = make_loader(dataset, batches, num_workers=config["dataloader"]["num_workers"],
-                                  pin_memory=config["dataloader"]["pin_memory"])
-        self.save_epochs, self.save_steps = parse_checkpoint_every(self.train_config["checkpoint_every"])
+        self.loader = make_loader(
+            dataset,
+            batches,
+            num_workers=config["dataloader"]["num_workers"],
+            pin_memory=config["dataloader"]["pin_memory"],
+        )
+        self.save_epochs, self.save_steps = parse_checkpoint_every(
+            self.train_config["checkpoint_every"]
+        )
         self.amp = resolve_amp(self.train_config["amp"], device)
         set_matmul_precision(self.train_config["matmul_precision"], device)
         if self.train_config["checkpoint_activations"]:
@@ -81,8 +97,9 @@ class Training:
         remove_temporary(self.folder)  # what a killed run left half-written
 
     def build_runner(self) -> None:
-        """(Re)build what runs a step: compiled where asked, and averaging gradients over processes.  To be
-        called again whenever parameters have been frozen or thawed."""
+        """(Re)build what runs a step: compiled where asked, and averaging gradients over
+        processes.  To be called again whenever parameters have been frozen or thawed.
+        """
         self.runner = torch.compile(self.model) if self.train_config["compile"] else self.model
         if distributed.world() > 1:
             # Buffers are made equal at the ends of epochs; a checkpoint keeps those of process 0.
@@ -91,7 +108,9 @@ class Training:
 
     def position(self) -> float:
         """Where the run stands, in epochs."""
-        return self.epoch + self.step / max(self.batches.steps, 1)  # 0: none was left to a resumed epoch
+        return self.epoch + self.step / max(
+            self.batches.steps, 1
+        )  # 0: none was left to a resumed epoch
 
     def progress(self) -> float:
         """Where the run stands, in [0, 1]."""
@@ -99,7 +118,8 @@ class Training:
 
     # ============ an epoch ============
     def train_epoch(self, stop: StopRequest) -> dict[str, float]:
-        """Train from the current step to the epoch's end; returns the epoch's mean of all logged values.
+        """Train from the current step to the epoch's end; returns the epoch's mean of all logged
+        values.
 
         Raises Preempted when the process was asked to stop, once a checkpoint has been written.
         """
@@ -107,7 +127,9 @@ class Training:
         distributed.same_tensors(self.model.buffers())
         self.model.train()
         batches, self.started = iter(self.loader), (self.step, time.perf_counter())
-        with self.log.bar(steps, f"epoch {self.epoch + 1}/{self.train_config['epochs']}", self.step) as bar:
+        with self.log.bar(
+            steps, f"epoch {self.epoch + 1}/{self.train_config['epochs']}", self.step
+        ) as bar:
             while self.step < steps:
                 lr = apply_schedules(self.optimizer, self.train_config, self.position())
                 self._step([next(batches) for _ in range(self.batches.accumulate)])
@@ -126,9 +148,13 @@ class Training:
     def _step(self, micro_batches):
         """Forward, backward and update over the micro-batches of one step."""
         values, count = 0, len(micro_batches)
-        records = [row for batch in micro_batches for row in batch["record"].tolist()]  # while they are on the host
+        records = [
+            row for batch in micro_batches for row in batch["record"].tolist()
+        ]  # while they are on the host
         # A loss that is not finite may have spoilt running statistics and centres on its way.
-        buffers = [buffer.clone() for buffer in self.model.buffers()] if self.meters.tolerated else []
+        buffers = (
+            [buffer.clone() for buffer in self.model.buffers()] if self.meters.tolerated else []
+        )
         for number, batch in enumerate(micro_batches, 1):
             wait = number < count and distributed.world() > 1  # gradients travel once a step
             with self.runner.no_sync() if wait else contextlib.nullcontext():
@@ -145,11 +171,13 @@ class Training:
         self.meters.add(self.epoch, self.step, values, records)
 
     def _prepare(self, batch):
-        """A loader's batch as the model sees it: on the device, transformed, with the run's place."""
+        """A loader's batch as the model sees it: on the device, transformed, with the run's
+        place.
+        """
         batch = to_device(batch, self.device, self.copies)
         batch["signal"] = self.pipeline(batch["signal"], batch["random"])
-        # Tensors: of a number, a compiled model would make a constant and be compiled anew at every step.  Filled on
-        # the device: a number copied there would make the host wait.
+        # Tensors: of a number, a compiled model would make a constant and be compiled anew at
+        # every step.  Filled on the device: a number copied there would make the host wait.
         for name, value in (("epoch", self.position()), ("progress", self.progress())):
             batch[name] = torch.full((), value, dtype=torch.float64, device=self.device)
         return self.model.prepare(batch)
@@ -169,8 +197,14 @@ class Training:
         shown = {"loss": f"{means['loss']:.4f}", "lr": f"{lr:.2e}", "samples/s": f"{rate:.1f}"}
         bar.set_postfix(shown, refresh=False)
         self.log.line("log_steps.txt", {"epoch": self.epoch, "step": self.step, "lr": lr, **means})
-        self.log.scalars({"train/lr": lr, "train/samples_per_second": rate,
-                          **{f"train/{name}": value for name, value in means.items()}}, self.position())
+        self.log.scalars(
+            {
+                "train/lr": lr,
+                "train/samples_per_second": rate,
+                **{f"train/{name}": value for name, value in means.items()},
+            },
+            self.position(),
+        )
 
     # ============ saving ============
     def _save_if_due(self):
@@ -182,13 +216,17 @@ class Training:
             self.save()
 
     def save_epoch(self) -> None:
-        """After an epoch: the periodic checkpoint-<epoch>.pth, and checkpoint-last.pth as often as asked, or
-        when the process was asked to stop; then raises Preempted."""
+        """After an epoch: the periodic checkpoint-<epoch>.pth, and checkpoint-last.pth as often
+        as asked, or when the process was asked to stop; then raises Preempted.
+        """
         done, last = self.epoch - 1, self.epoch >= self.train_config["epochs"]
-        # checkpoint-last.pth comes last: a run killed in between does this epoch again, and misses no file.
+        # checkpoint-last.pth comes last: a run killed in between does this epoch again, and
+        # misses no file.
         if done % self.train_config["keep_every"] == 0 or last:
             self.save(f"checkpoint-{done}.pth")
-            distributed.on_main(lambda: checkpoint.prune(self.folder, self.train_config["keep_last"]))
+            distributed.on_main(
+                lambda: checkpoint.prune(self.folder, self.train_config["keep_last"])
+            )
         stop = distributed.any_process(self.stop.requested)
         if self.save_steps or self.epoch % self.save_epochs == 0 or last or stop:
             self.save()
@@ -203,5 +241,7 @@ class Training:
         self.last_saved = self.folder / name
 
     def _leave(self):
-        raise Preempted(f"stopped on request at epoch {self.epoch}, step {self.step}; {self.last_saved} is "
-                        "written, resume with --resume auto")
+        raise Preempted(
+            f"stopped on request at epoch {self.epoch}, step {self.step}; {self.last_saved} is "
+            "written, resume with --resume auto"
+        )

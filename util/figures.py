@@ -1,7 +1,9 @@
 """ECGs on paper, for people: 25 mm/s, 10 mm/mV, one small square 40 ms by 0.1 mV.
 
-Figures are made without pyplot, so that they neither need a display nor leave anything behind in the process.
+Figures are made without pyplot, so that they neither need a display nor leave anything behind in
+the process.
 """
+
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
@@ -12,9 +14,11 @@ from util.leads import LEADS
 MM_PER_SECOND, MM_PER_MV = 25, 10
 MM_PER_INCH = 25.4
 THIN, THICK, INK = "#f8d3d3", "#ee9c9c", "#151515"
-MARGIN = 6                      # mm of paper around the traces
-PULSE = np.array([[0, 1, 1, 4, 4, 5], [0, 0, 10, 10, 0, 0]])     # mm: 1 mV before each row, for calibration
-START = MARGIN + 5 + 2          # mm: where the traces begin
+MARGIN = 6  # mm of paper around the traces
+PULSE = np.array(
+    [[0, 1, 1, 4, 4, 5], [0, 0, 10, 10, 0, 0]]
+)  # mm: 1 mV before each row, for calibration
+START = MARGIN + 5 + 2  # mm: where the traces begin
 CLINICAL = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"))
 
 
@@ -28,33 +32,49 @@ def _paper(width: float, height: float) -> tuple[Figure, object]:
     for step, colour, line in ((1, THIN, 0.4), (5, THICK, 0.6)):
         across = [[(0, y), (width, y)] for y in np.arange(0, height + 0.1, step)]
         upright = [[(x, 0), (x, height)] for x in np.arange(0, width + 0.1, step)]
-        axis.add_collection(LineCollection(across + upright, colors=colour, linewidths=line, zorder=0))
+        axis.add_collection(
+            LineCollection(across + upright, colors=colour, linewidths=line, zorder=0)
+        )
     return figure, axis
 
 
 def _rows(leads, seconds):
-    """Rows of (lead, start, stop) in seconds: of 12 leads the clinical 3 x 4 with II below, else a stack."""
+    """Rows of (lead, start, stop) in seconds: of 12 leads the clinical 3 x 4 with II below, else
+    a stack.
+    """
     if set(leads) != set(LEADS):
         return [[(lead, 0.0, seconds)] for lead in leads]
     quarter = seconds / 4
-    return [[(lead, k * quarter, (k + 1) * quarter) for k, lead in enumerate(row)] for row in CLINICAL] \
-        + [[("II", 0.0, seconds)]]
+    return [
+        [(lead, k * quarter, (k + 1) * quarter) for k, lead in enumerate(row)] for row in CLINICAL
+    ] + [[("II", 0.0, seconds)]]
 
 
-def plot_ecg(signal_mv: np.ndarray, fs: float, path, title: str | None = None, lead_names=LEADS, seconds: float = 10):
+def plot_ecg(
+    signal_mv: np.ndarray,
+    fs: float,
+    path,
+    title: str | None = None,
+    lead_names=LEADS,
+    seconds: float = 10,
+):
     """Draw an ECG as a cardiologist reads it and write it as PNG, titled ``title``.
 
     Args:
-        signal_mv: (samples, leads) in mV; NaN leaves a gap.  Every lead is drawn around its median.
+        signal_mv: (samples, leads) in mV; NaN leaves a gap.  Every lead is drawn around its
+            median.
         fs: sampling rate in Hz.
-        lead_names: the columns.  Twelve are laid out 3 x 4 with a rhythm strip of lead II, fewer are stacked.
+        lead_names: the columns.  Twelve are laid out 3 x 4 with a rhythm strip of lead II, fewer
+            are stacked.
         seconds: how much of the record to show, from its start.
     """
     signal = np.asarray(signal_mv, float)
     lead_names = tuple(lead_names)
     if signal.ndim != 2 or signal.shape[1] != len(lead_names):
-        raise ValueError(f"signal of shape {signal.shape} does not fit (samples, {len(lead_names)} leads)")
-    signal = signal[:int(round(seconds * fs))]
+        raise ValueError(
+            f"signal of shape {signal.shape} does not fit (samples, {len(lead_names)} leads)"
+        )
+    signal = signal[: int(round(seconds * fs))]
     signal = signal - np.nanmedian(np.where(np.isnan(signal).all(axis=0), 0, signal), axis=0)
     seconds = len(signal) / fs
     rows = _rows(lead_names, seconds)
@@ -70,33 +90,57 @@ def plot_ecg(signal_mv: np.ndarray, fs: float, path, title: str | None = None, l
             trace = signal[first:last, lead_names.index(lead)]
             x = START + start * MM_PER_SECOND
             time = np.arange(len(trace)) / fs
-            axis.plot(x + time * MM_PER_SECOND, baseline + trace * MM_PER_MV, color=INK, linewidth=0.7)
+            axis.plot(
+                x + time * MM_PER_SECOND, baseline + trace * MM_PER_MV, color=INK, linewidth=0.7
+            )
             axis.text(x + 1, baseline + 9, lead, fontsize=8, color=INK, va="bottom")
     axis.text(MARGIN, height - 4, title or "", fontsize=9, va="top")
     axis.text(width - MARGIN, 2, f"25 mm/s   10 mm/mV   {fs:g} Hz", fontsize=7, ha="right")
     figure.savefig(path, format="png")
 
 
-def plot_reconstruction(signal: np.ndarray, reconstruction: np.ndarray, mask: np.ndarray, fs: float,
-                        lead_names, title: str | None = None) -> Figure:
+def plot_reconstruction(
+    signal: np.ndarray,
+    reconstruction: np.ndarray,
+    mask: np.ndarray,
+    fs: float,
+    lead_names,
+    title: str | None = None,
+) -> Figure:
     """One ECG, what was hidden of it, and what the model made of the rest.
 
     Args:
-        signal, reconstruction: (leads, time), both in mV or both standardised; the leads are ``lead_names``.
+        signal, reconstruction: (leads, time), both in mV or both standardised; the leads are
+            ``lead_names``.
         mask: bool (leads, time), True where the model did not see the signal; shaded.
         fs: sampling rate in Hz.
     """
     signal, reconstruction, mask = (np.asarray(a) for a in (signal, reconstruction, mask))
-    if not signal.shape == reconstruction.shape == mask.shape == (len(lead_names), signal.shape[-1]):
-        raise ValueError(f"signal {signal.shape}, reconstruction {reconstruction.shape} and mask {mask.shape} "
-                         f"should all be ({len(lead_names)} leads, time)")
+    if (
+        not signal.shape
+        == reconstruction.shape
+        == mask.shape
+        == (len(lead_names), signal.shape[-1])
+    ):
+        raise ValueError(
+            f"signal {signal.shape}, reconstruction {reconstruction.shape} and mask {mask.shape} "
+            f"should all be ({len(lead_names)} leads, time)"
+        )
     figure = Figure(figsize=(12, 1 + 1.1 * len(lead_names)), dpi=80, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(lead_names), 1, sharex=True, squeeze=False)[:, 0]
     time = np.arange(signal.shape[1]) / fs
-    for axis, name, line, guess, hidden in zip(axes, lead_names, signal, reconstruction, mask.astype(bool)):
+    for axis, name, line, guess, hidden in zip(
+        axes, lead_names, signal, reconstruction, mask.astype(bool)
+    ):
         axis.plot(time, line, color=INK, linewidth=0.8, label="recorded")
-        axis.plot(time, np.where(hidden, guess, np.nan), color="#d62728", linewidth=0.9, label="reconstructed")
+        axis.plot(
+            time,
+            np.where(hidden, guess, np.nan),
+            color="#d62728",
+            linewidth=0.9,
+            label="reconstructed",
+        )
         edges = np.flatnonzero(np.diff(hidden, prepend=False, append=False))
         for start, stop in zip(edges[::2], edges[1::2]):
             axis.axvspan(start / fs, stop / fs, color="#c9d6ea", linewidth=0, zorder=0)

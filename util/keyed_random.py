@@ -1,26 +1,32 @@
 """Random numbers that belong to the sample, not to the machine.
 
-Every crop carries a 64-bit key made from (seed, epoch, record, visit).  Whatever is drawn for it (crop start,
-augmentation, mask) is a pure function of that key and of a counter, evaluated by integer arithmetic on whatever
-device holds the batch.  So 1 process or 8, 0 workers or 16, CPU or GPU, and a resumed run all see the same views.
+Every crop carries a 64-bit key made from (seed, epoch, record, visit).  Whatever is drawn for it
+(crop start, augmentation, mask) is a pure function of that key and of a counter, evaluated by
+integer arithmetic on whatever device holds the batch.  So 1 process or 8, 0 workers or 16, CPU or
+GPU, and a resumed run all see the same views.
 
-The generator is SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014)
-used in counter mode: number n of key k is mix(k + (n + 1) * GAMMA).
+The generator is SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators,
+OOPSLA 2014) used in counter mode: number n of key k is mix(k + (n + 1) * GAMMA).
 """
+
 import functools
 import math
 
 import numpy as np
 import torch
 
-GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)  # as signed 64-bit integers: torch has few operations on unsigned ones
+GAMMA = 0x9E3779B97F4A7C15 - (
+    1 << 64
+)  # as signed 64-bit integers: torch has few operations on unsigned ones
 MIX1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 MIX2 = 0x94D049BB133111EB - (1 << 64)
-DRAW_STRIDE = 1 << 32                   # numbers one draw may take for one sample
+DRAW_STRIDE = 1 << 32  # numbers one draw may take for one sample
 
 
 def _here(x):
-    """A tensor on a CPU as an array of unsigned integers, which makes the same numbers in fewer passes."""
+    """A tensor on a CPU as an array of unsigned integers, which makes the same numbers in fewer
+    passes.
+    """
     return x.numpy().view(np.uint64) if x.device.type == "cpu" else x
 
 
@@ -44,26 +50,40 @@ def _mix(x):
 
 def _float(bits):
     """float32 tensor of whole numbers below 2**24."""
-    return torch.from_numpy(bits.astype(np.float32)) if isinstance(bits, np.ndarray) else bits.float()
+    return (
+        torch.from_numpy(bits.astype(np.float32)) if isinstance(bits, np.ndarray) else bits.float()
+    )
 
 
 def _unit(bits):
     """float32 in [0, 1), a multiple of 2**-24, from the upper 24 of 64 bits."""
-    return _float(_shift(bits, 40)).mul_(2.0 ** -24)
+    return _float(_shift(bits, 40)).mul_(2.0**-24)
 
 
 @functools.lru_cache(maxsize=32)
 def _counters(shape, first, device):
-    """GAMMA times 1, 2, ... in this shape, or the first of them along its last axis; on the device, as ``_here``."""
-    return _here((torch.arange(1, math.prod(shape) + 1, device=device).view(shape)[..., :first] * GAMMA).contiguous())
+    """GAMMA times 1, 2, ... in this shape, or the first of them along its last axis; on the
+    device, as ``_here``.
+    """
+    return _here(
+        (
+            torch.arange(1, math.prod(shape) + 1, device=device).view(shape)[..., :first] * GAMMA
+        ).contiguous()
+    )
 
 
 def sample_keys(seed: int, epoch: int, records: np.ndarray, visits: np.ndarray) -> np.ndarray:
-    """Keys of crops, int64 (n,), distinct and well mixed: from the run's seed, the epoch, the record's row in
-    the store and which visit of it in this epoch (0, 1, ...)."""
+    """Keys of crops, int64 (n,), distinct and well mixed: from the run's seed, the epoch, the
+    record's row in the store and which visit of it in this epoch (0, 1, ...).
+    """
     key = np.zeros(len(records), np.int64)
     with np.errstate(over="ignore"):
-        for part in (np.int64(seed), np.int64(epoch), records.astype(np.int64), visits.astype(np.int64)):
+        for part in (
+            np.int64(seed),
+            np.int64(epoch),
+            records.astype(np.int64),
+            visits.astype(np.int64),
+        ):
             key = _mix(((key ^ part) + np.int64(GAMMA)).view(np.uint64)).view(np.int64)
     return key
 
@@ -73,29 +93,39 @@ class KeyedRandom:
 
     Args:
         keys: int64 tensor (batch,), on the device where numbers are wanted.
-        stream: draws of different streams with the same keys are independent (e.g. view 0, view 1); a number for all
-            keys or a tensor (batch,), one for each.
+        stream: draws of different streams with the same keys are independent (e.g. view 0, view
+            1); a number for all keys or a tensor (batch,), one for each.
 
-    Every method returns a tensor (batch, *shape) on that device.  Draws follow each other: calling twice
-    gives different numbers, and the n-th call of the same stream always gives the same ones.  A row depends
-    on its own key alone, so ``KeyedRandom(keys).uniform(3)[rows] == KeyedRandom(keys[rows]).uniform(3)``.
+    Every method returns a tensor (batch, *shape) on that device.  Draws follow each other:
+    calling twice gives different numbers, and the n-th call of the same stream always gives the
+    same ones.  A row depends on its own key alone, so ``KeyedRandom(keys).uniform(3)[rows] ==
+    KeyedRandom(keys[rows]).uniform(3)``.
     """
 
     def __init__(self, keys: torch.Tensor, stream: int | torch.Tensor | None = None):
-        self.keys = keys if stream is None else _tensor(_mix(_here(keys ^ (stream * MIX1 & ((1 << 63) - 1)))))
+        self.keys = (
+            keys
+            if stream is None
+            else _tensor(_mix(_here(keys ^ (stream * MIX1 & ((1 << 63) - 1)))))
+        )
         self.draws = 0
 
     def fork(self, stream: int) -> "KeyedRandom":
         """An independent generator for the same samples (one a view, say); streams count from 1."""
         if stream < 1:
-            raise ValueError(f"streams count from 1, not {stream}: stream 0 would repeat this generator's own draws")
+            raise ValueError(
+                f"streams count from 1, not {stream}: stream 0 would repeat this generator's own "
+                "draws"
+            )
         return KeyedRandom(self.keys, stream)
 
     def _bits(self, shape, first=None):
         count = math.prod(shape)
         if count >= DRAW_STRIDE:
             raise ValueError(f"one draw of {count} numbers a sample is more than {DRAW_STRIDE}")
-        start = (self.draws * DRAW_STRIDE * GAMMA + (1 << 63)) % (1 << 64) - (1 << 63)     # as a signed number
+        start = (self.draws * DRAW_STRIDE * GAMMA + (1 << 63)) % (1 << 64) - (
+            1 << 63
+        )  # as a signed number
         self.draws += 1
         keys = _here(self.keys + start).reshape(-1, *[1] * len(shape))
         return _mix(keys + _counters(shape, first, self.keys.device))
@@ -105,19 +135,26 @@ class KeyedRandom:
         return _unit(self._bits(shape))
 
     def normal(self, *shape: int, first: int | None = None) -> torch.Tensor:
-        """Standard normal float32 by Box and Muller, both uniforms from one 64-bit number; with ``first``, only the
-        first so many along the last axis: normal(*shape)[..., :first] for less work."""
+        """Standard normal float32 by Box and Muller, both uniforms from one 64-bit number; with
+        ``first``, only the first so many along the last axis: normal(*shape)[..., :first] for
+        less work.
+        """
         bits = self._bits(shape, first)
-        radius = 1 - _unit(bits)                                    # in (0, 1]
-        angle = _float(_shift(bits, 16) & 0xFFFFFF).mul_(2.0 ** -23 * math.pi)
+        radius = 1 - _unit(bits)  # in (0, 1]
+        angle = _float(_shift(bits, 16) & 0xFFFFFF).mul_(2.0**-23 * math.pi)
         return (-2 * radius.log()).sqrt() * angle.cos()
 
     def integers(self, high, *shape: int) -> torch.Tensor:
         """int64 in [0, high); ``high`` is an int or a tensor that broadcasts to (batch, *shape)."""
-        # 53 random bits each, so that every place of an hour's recording is as likely as any other
-        return (_tensor(_shift(self._bits(shape), 11)).double() * 2.0 ** -53 * high).long()
+        # 53 random bits each, so that every place of an hour's recording is as likely as any
+        # other
+        return (_tensor(_shift(self._bits(shape), 11)).double() * 2.0**-53 * high).long()
 
     def permutation(self, n: int) -> torch.Tensor:
         """(batch, n): a random order of 0..n-1 for every sample."""
-        bits = _tensor(self._bits((n,)))        # signed integers; NumPy sorts them faster
-        return torch.from_numpy(bits.numpy().argsort(axis=1)) if bits.device.type == "cpu" else bits.argsort(dim=1)
+        bits = _tensor(self._bits((n,)))  # signed integers; NumPy sorts them faster
+        return (
+            torch.from_numpy(bits.numpy().argsort(axis=1))
+            if bits.device.type == "cpu"
+            else bits.argsort(dim=1)
+        )

@@ -1,7 +1,10 @@
-"""What a step logs, on its way into a line of the log: kept on the device, gathered over processes, averaged.
+"""What a step logs, on its way into a line of the log: kept on the device, gathered over
+processes, averaged.
 
-Nothing here waits for the device before a window of steps is closed, unless skipping steps is allowed.
+Nothing here waits for the device before a window of steps is closed, unless skipping steps is
+allowed.
 """
+
 import torch
 
 from util import distributed
@@ -16,26 +19,36 @@ class Meters:
 
     Args:
         record_names: of all rows of the store, for messages.
-        tolerated: steps with a loss that is not finite that may be skipped (train.skip_nonfinite).
+        tolerated: steps with a loss that is not finite that may be skipped
+            (train.skip_nonfinite).
     """
 
     def __init__(self, record_names, tolerated: int = 0):
         self.record_names, self.tolerated = record_names, tolerated
         self.names, self.skipped = None, 0  # of the scalars, the loss first; steps skipped so far
-        self.pending = []  # steps not yet gathered: (epoch, step, own values on the device, records)
-        self.window = []   # values of the steps since the last line, means over processes
-        self.sums = []     # over the windows of the epoch: number of steps, then the sum of each value
+        # steps not yet gathered: (epoch, step, own values on the device, records)
+        self.pending = []
+        self.window = []  # values of the steps since the last line, means over processes
+        # over the windows of the epoch: number of steps, then the sum of each value
+        self.sums = []
 
     def scalars(self, out: dict) -> torch.Tensor:
-        """The scalars among a forward pass's outputs as one float32 tensor, in the order of ``names``."""
-        found = {name: value.detach() for name, value in out.items()
-                 if isinstance(value, torch.Tensor) and value.ndim == 0}
+        """The scalars among a forward pass's outputs as one float32 tensor, in the order of
+        ``names``.
+        """
+        found = {
+            name: value.detach()
+            for name, value in out.items()
+            if isinstance(value, torch.Tensor) and value.ndim == 0
+        }
         self.names = ["loss", *(name for name in found if name != "loss")]
         return torch.stack([found[name].float() for name in self.names])
 
     def skips(self, values: torch.Tensor) -> bool:
-        """Whether to leave out this step's update, because the loss of some process is not finite.  Looks,
-        and so waits for the device, only where skipping is allowed; otherwise ``gather`` notices."""
+        """Whether to leave out this step's update, because the loss of some process is not
+        finite.  Looks, and so waits for the device, only where skipping is allowed; otherwise
+        ``gather`` notices.
+        """
         skip = self.tolerated > 0 and distributed.any_process(not values[0].isfinite())
         self.skipped += skip
         return skip
@@ -45,8 +58,10 @@ class Meters:
         self.pending.append((epoch, step, values, records))
 
     def gather(self, last_saved=None) -> None:
-        """Average what is pending over processes and append it to the window, without the skipped steps;
-        every process must call this.  ECGError: more losses than tolerated were not finite."""
+        """Average what is pending over processes and append it to the window, without the skipped
+        steps; every process must call this.  ECGError: more losses than tolerated were not
+        finite.
+        """
         if not self.pending:
             return
         values = torch.stack([row for _, _, row, _ in self.pending]).double().cpu()
@@ -60,18 +75,28 @@ class Meters:
 
     def _report(self, bad, last_saved):
         """Say at which steps, and with which records, the loss was not finite."""
-        mine = [(epoch, step, records) for (epoch, step, _, records), flag in zip(self.pending, bad) if flag]
+        mine = [
+            (epoch, step, records)
+            for (epoch, step, _, records), flag in zip(self.pending, bad)
+            if flag
+        ]
         rows = {}
-        for epoch, step, records in (item for part in distributed.gather_objects(mine) for item in part):
+        for epoch, step, records in (
+            item for part in distributed.gather_objects(mine) for item in part
+        ):
             rows.setdefault((epoch, step), set()).update(records)
         for (epoch, step), found in sorted(rows.items()):
             names = ", ".join(self.record_names.iloc[sorted(found)[:32]].astype(str))
-            text = (f"the loss was not finite at epoch {epoch}, step {step}; records of the batch: {names}"
-                    f"{' ...' if len(found) > 32 else ''}")
+            text = (
+                f"the loss was not finite at epoch {epoch}, step {step}; records of the batch: "
+                f"{names}{' ...' if len(found) > 32 else ''}"
+            )
             if self.skipped > self.tolerated or not self.tolerated:
-                raise ECGError(f"{text}. Last good checkpoint: {last_saved or 'none yet'}. Lower train.lr or "
-                               "train.blr, set train.max_norm, look at these records, or tolerate some steps "
-                               "with train.skip_nonfinite")
+                raise ECGError(
+                    f"{text}. Last good checkpoint: {last_saved or 'none yet'}. Lower train.lr or "
+                    "train.blr, set train.max_norm, look at these records, or tolerate some steps "
+                    "with train.skip_nonfinite"
+                )
             print_once(f"skipped: {text} ({self.skipped} of {self.tolerated} tolerated)")
 
     def close_window(self, last_saved=None) -> dict[str, float]:

@@ -1,4 +1,5 @@
 """A linear probe of frozen features: how much an encoder knows, without fine-tuning it."""
+
 import numpy as np
 
 from util.annotated import mask_labels
@@ -13,16 +14,17 @@ from util.scores import compute_scores, parse_scores
 from util.setup import training_transforms, usable_rows
 from util.splits import labelled_rows, make_splits, run_numbers, split_rows
 
-MAX_TRAINING = 5000     # records that the probe is fitted on
+MAX_TRAINING = 5000  # records that the probe is fitted on
 
 
 SCORE = {"multilabel": "AUROC", "multiclass": "AUROC", "regression": "R2"}
 
 
 class Probe:
-    """Linear-probe score of an encoder on the selection fold, from one centre crop a record: ``score``, AUROC, or
-    R2 where the labels are numbers.  ConfigError: too few labelled records in the folds that dataset.fold and
-    dataset.protocol choose."""
+    """Linear-probe score of an encoder on the selection fold, from one centre crop a record:
+    ``score``, AUROC, or R2 where the labels are numbers.  ConfigError: too few labelled records
+    in the folds that dataset.fold and dataset.protocol choose.
+    """
 
     def __init__(self, store, config, labels, device):
         data = config["dataset"]
@@ -30,28 +32,44 @@ class Probe:
         self.device, self.pipeline, self.parts = device, pipeline.fixed.to(device), []
         dataset = CropDataset(store, parse_leads(data["lead"]), cropping.length)
         self.score = SCORE[labels.kind]
-        self.key, self.tag = f"probe_{self.score.lower()}", f"probe/{self.score.lower()}"   # in log.txt, TensorBoard
-        values = np.eye(len(labels.classes))[labels.values] if labels.kind == "multiclass" else labels.values
+        self.key, self.tag = (
+            f"probe_{self.score.lower()}",
+            f"probe/{self.score.lower()}",
+        )  # in log.txt, TensorBoard
+        values = (
+            np.eye(len(labels.classes))[labels.values]
+            if labels.kind == "multiclass"
+            else labels.values
+        )
         splits = make_splits(store, data)
         rows, _ = labelled_rows(usable_rows(store, config), labels.known, splits)
         parts = split_rows(splits, rows, run_numbers(data)[0])
         for rows in (evenly(parts["train"], MAX_TRAINING), parts["valid"]):
-            loader = record_loader(dataset, rows, Cropping("center", cropping.length),
-                                   config["dataloader"]["batch_size"])
+            loader = record_loader(
+                dataset,
+                rows,
+                Cropping("center", cropping.length),
+                config["dataloader"]["batch_size"],
+            )
             self.parts.append((rows, loader, values[rows]))
         self.described = f"{len(parts['valid'])} records of the selection fold"
 
     def __call__(self, encoder, amp=None) -> float:
-        train, valid = ((features(encoder, loader, self.pipeline, rows, self.device, amp), labels)
-                        for rows, loader, labels in self.parts)
+        train, valid = (
+            (features(encoder, loader, self.pipeline, rows, self.device, amp), labels)
+            for rows, loader, labels in self.parts
+        )
         return linear_probe(*train, *valid, score=self.score)
 
 
 def make_probe(store, config, device) -> Probe | None:
-    """The probe of train.probe_every; None, and a word about why, where there are too few labels for one."""
+    """The probe of train.probe_every; None, and a word about why, where there are too few labels
+    for one.
+    """
     if not config["train"]["probe_every"]:
         return None
-    data = {"mask_unannotated": None, "annotated": None, **config["dataset"]}   # keys of fine-tuning
+    # keys of fine-tuning
+    data = {"mask_unannotated": None, "annotated": None, **config["dataset"]}
     labels, _ = mask_labels(read_labels(store, data), store, data)
     try:
         return Probe(store, config, labels, device)
@@ -60,7 +78,10 @@ def make_probe(store, config, device) -> Probe | None:
 
 
 def features(encoder, loader, pipeline, rows, device, amp=None) -> np.ndarray:
-    """Mean feature vector of each record over its crops, float64 (records, width), ordered as ``rows``."""
+    """Mean feature vector of each record over its crops, float64 (records, width), ordered as
+    ``rows``.
+    """
+
     def vectors(signal):
         with autocast(device, amp):
             return encoder.forward_features(signal)
@@ -69,23 +90,32 @@ def features(encoder, loader, pipeline, rows, device, amp=None) -> np.ndarray:
 
 
 def linear_probe(train_x, train_y, valid_x, valid_y, ridge=1e-2, score="AUROC") -> float:
-    """Macro AUROC, or R2, on the selection records of a ridge regression fitted on the training records.
+    """Macro AUROC, or R2, on the selection records of a ridge regression fitted on the training
+    records.
 
     Args:
-        train_x, valid_x: (records, width) features; train_y, valid_y: (records, classes) of 0 and 1, or numbers; NaN
-            where unknown.
+        train_x, valid_x: (records, width) features; train_y, valid_y: (records, classes) of 0 and
+            1, or numbers; NaN where unknown.
         ridge: penalty as a share of the mean feature variance times the number of records.
 
-    Least squares on 0/1 labels is a linear discriminant; it has a closed form, so the probe adds no randomness.
+    Least squares on 0/1 labels is a linear discriminant; it has a closed form, so the probe adds
+    no randomness.
     """
     mean, std = train_x.mean(axis=0), train_x.std(axis=0) + 1e-9
     a, b = (train_x - mean) / std, (valid_x - mean) / std
     known = ~np.isnan(train_y)
     if known.all():
         outputs = _ridge(a, train_y, b, ridge)
-    else:   # each class learns from the records whose label is known
-        outputs = np.stack([_centred_ridge(a[mine], train_y[mine, c], b, ridge) if mine.any() else np.zeros(len(b))
-                            for c, mine in enumerate(known.T)], axis=1)
+    else:  # each class learns from the records whose label is known
+        outputs = np.stack(
+            [
+                _centred_ridge(a[mine], train_y[mine, c], b, ridge)
+                if mine.any()
+                else np.zeros(len(b))
+                for c, mine in enumerate(known.T)
+            ],
+            axis=1,
+        )
     task = "multilabel" if score == "AUROC" else "regression"
     return compute_scores(outputs, valid_y, parse_scores([score], task=task), task)[score]
 
@@ -97,6 +127,8 @@ def _centred_ridge(a, y, b, ridge):
 
 
 def _ridge(a, y, b, ridge):
-    """Outputs for the features ``b`` of the ridge regression of ``y`` on the features ``a``, both standardised."""
+    """Outputs for the features ``b`` of the ridge regression of ``y`` on the features ``a``, both
+    standardised.
+    """
     gram = a.T @ a + ridge * len(a) * np.eye(a.shape[1])
     return b @ np.linalg.solve(gram, a.T @ (y - y.mean(axis=0))) + y.mean(axis=0)

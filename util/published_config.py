@@ -1,4 +1,7 @@
-"""Published YAML files and older ones of ours: counterparts are put in, what moved is named with its place."""
+"""Published YAML files and older ones of ours: counterparts are put in, what moved is named with
+its place.
+"""
+
 from fnmatch import fnmatchcase
 
 from util.errors import ConfigError
@@ -16,21 +19,40 @@ MOVED = {  # a pattern of dotted keys: what to write instead
     "train.use_amp": "train.amp",
     "model.encoder_args": "model.encoder: {name: ..., argument: value}",
 }
-NULL = {"output_dir": "./output", "exp_name": "", "resume": "", "encoder_path": ""}  # published: null
+NULL = {
+    "output_dir": "./output",
+    "exp_name": "",
+    "resume": "",
+    "encoder_path": "",
+}  # published: null
 LEFT_OUT = {"train.dist_eval": "evaluation is always shared out, and every record counted once"}
 
 
 def _rand_augment(value):
-    if isinstance(value, dict) and value.keys() <= {"use", "kwargs"} and isinstance(value.get("use"), bool):
+    if (
+        isinstance(value, dict)
+        and value.keys() <= {"use", "kwargs"}
+        and isinstance(value.get("use"), bool)
+    ):
         return [value.get("kwargs") if value["use"] else None]
     return []
 
 
-# published key: (our name in its section, its value -> [ours], or [] where there is no exact counterpart)
+# published key: (our name in its section, its value -> [ours], or [] where there is no exact
+# counterpart)
 EXACT = {
-    **{name: (name, lambda value, ours=ours: [ours] if value is None else []) for name, ours in NULL.items()},
-    "loss": ("loss", lambda value: [*value.values()] if isinstance(value, dict) and [*value] == ["name"] else []),
-    "train.use_amp": ("amp", lambda value: ["auto" if value else "none"] if isinstance(value, bool) else []),
+    **{
+        name: (name, lambda value, ours=ours: [ours] if value is None else [])
+        for name, ours in NULL.items()
+    },
+    "loss": (
+        "loss",
+        lambda value: [*value.values()] if isinstance(value, dict) and [*value] == ["name"] else [],
+    ),
+    "train.use_amp": (
+        "amp",
+        lambda value: ["auto" if value else "none"] if isinstance(value, bool) else [],
+    ),
     "dataset.train_transforms": ("transforms", lambda value: [value]),
     "dataset.valid_transforms": ("eval_transforms", lambda value: [value]),
     "dataset.rand_augment": ("rand_augment", _rand_augment),
@@ -38,9 +60,12 @@ EXACT = {
 
 
 def translate(layer: dict, where) -> dict:
-    """A layer of a config out of ``where``, be it published or ours, in this project's words; a note says what was
-    said in others, and one ConfigError names all keys that have moved."""
-    layer = {name: dict(value) if isinstance(value, dict) else value for name, value in layer.items()}
+    """A layer of a config out of ``where``, be it published or ours, in this project's words; a
+    note says what was said in others, and one ConfigError names all keys that have moved.
+    """
+    layer = {
+        name: dict(value) if isinstance(value, dict) else value for name, value in layer.items()
+    }
     sections = [(f"{name}.", value) for name, value in layer.items() if isinstance(value, dict)]
     notes, moved = [], {}
     for prefix, content in [("", layer), *sections]:
@@ -56,12 +81,19 @@ def translate(layer: dict, where) -> dict:
                 content[ours] = found[0]
                 notes.append(f"{path} is read as {prefix}{ours}: {found[0]!r}")
             else:
-                for instead in [MOVED[pattern] for pattern in MOVED if fnmatchcase(path, pattern)][:1]:
+                for instead in [MOVED[pattern] for pattern in MOVED if fnmatchcase(path, pattern)][
+                    :1
+                ]:
                     moved.setdefault(instead, []).append(path)
     if moved:
-        raise ConfigError(f"{where}: keys have moved: " + "; ".join(
-            f"instead of {', '.join(paths)} write {new}" for new, paths in moved.items()))
+        raise ConfigError(
+            f"{where}: keys have moved: "
+            + "; ".join(
+                f"instead of {', '.join(paths)} write {new}" for new, paths in moved.items()
+            )
+        )
     if notes:
-        from util.run_log import print_once     # imports torch, which --help does without
+        from util.run_log import print_once  # imports torch, which --help does without
+
         print_once(f"note: {where}: {'; '.join(notes)}")
     return layer

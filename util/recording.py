@@ -1,8 +1,10 @@
-"""One recording in memory, wherever it came from: what every reader returns, its checks and its resampling.
+"""One recording in memory, wherever it came from: what every reader returns, its checks and its
+resampling.
 
-A reader is a function that makes a Recording of a file; ``checked`` makes of it what a store can keep, or says
-by a RecordError why it cannot be trusted.
+A reader is a function that makes a Recording of a file; ``checked`` makes of it what a store can
+keep, or says by a RecordError why it cannot be trusted.
 """
+
 import math
 import re
 from dataclasses import dataclass, replace
@@ -13,8 +15,8 @@ import scipy.fft
 from util.errors import RecordError
 from util.leads import LEADS, standard_lead
 
-MIN_FS, MAX_FS = 20.0, 100_000.0    # Hz; outside of it a sampling rate is a typing error
-MAX_PEAK_MV = 10_000.0              # 10 V at the skin is a wrong gain, not an ECG
+MIN_FS, MAX_FS = 20.0, 100_000.0  # Hz; outside of it a sampling rate is a typing error
+MAX_PEAK_MV = 10_000.0  # 10 V at the skin is a wrong gain, not an ECG
 MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "\u00b5v": 1e-3, "v": 1e3, "nv": 1e-6}
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
 
@@ -24,12 +26,15 @@ class Recording:
     """What a reader makes of a file.
 
     Attributes:
-        signal: float32 (n, leads) in millivolts; fastest where every lead lies in one piece, as rows.T does.
-        leads: a name for each column, in any order and case; those that are none of the twelve are left out.
+        signal: float32 (n, leads) in millivolts; fastest where every lead lies in one piece, as
+            rows.T does.
+        leads: a name for each column, in any order and case; those that are none of the twelve
+            are left out.
         fs: sampling rate in Hz.
         age: years, NaN if unknown; sex: Male, Female or Unknown; dx: SNOMED CT codes.
         flags: remarks for the reader of the store, printable and without semicolons.
     """
+
     signal: np.ndarray
     leads: tuple[str, ...]
     fs: float
@@ -40,12 +45,14 @@ class Recording:
 
 
 def checked(recording, min_seconds=0.0, lead_names=None) -> Recording:
-    """The recording with its standard leads alone, in standard order, every sample finite and at least one not
-    flat; a lead of which no sample is known (NaN throughout) counts as one that is not there.
+    """The recording with its standard leads alone, in standard order, every sample finite and at
+    least one not flat; a lead of which no sample is known (NaN throughout) counts as one that is
+    not there.
 
     Args:
         min_seconds: shorter ones are refused.
-        lead_names: {name in lower case: the standard lead it stands for}, where it is not its own.
+        lead_names: {name in lower case: the standard lead it stands for}, where it is not its
+            own.
 
     Raises:
         RecordError: why it cannot be used.
@@ -64,7 +71,9 @@ def checked(recording, min_seconds=0.0, lead_names=None) -> Recording:
     empty = np.isnan(low)
     empty[empty] = np.isnan(rows[empty]).all(1)
     if empty.any() and not empty.all():
-        flags += (f"no sample of {', '.join(lead for lead, is_empty in zip(leads, empty) if is_empty)}",)
+        flags += (
+            f"no sample of {', '.join(lead for lead, is_empty in zip(leads, empty) if is_empty)}",
+        )
         leads = tuple(lead for lead, is_empty in zip(leads, empty) if not is_empty)
         rows, low, high = rows[~empty], low[~empty], high[~empty]
     _check_samples(rows, low, high, leads)
@@ -74,11 +83,15 @@ def checked(recording, min_seconds=0.0, lead_names=None) -> Recording:
 def check_length(n_samples, fs, min_seconds):
     """A RecordError for a recording that is shorter than ``min_seconds``."""
     if n_samples / fs < min_seconds:
-        raise RecordError(f"shorter than the minimum length: {n_samples / fs:g} s of {min_seconds:g} s")
+        raise RecordError(
+            f"shorter than the minimum length: {n_samples / fs:g} s of {min_seconds:g} s"
+        )
 
 
 def flat_leads(signal, leads) -> tuple[str, ...]:
-    """Remarks on leads of a signal (n, leads) whose samples are all equal; a RecordError if all are flat."""
+    """Remarks on leads of a signal (n, leads) whose samples are all equal; a RecordError if all
+    are flat.
+    """
     is_flat = signal.min(0) == signal.max(0)
     if is_flat.all():
         raise RecordError("every lead is flat")
@@ -86,8 +99,9 @@ def flat_leads(signal, leads) -> tuple[str, ...]:
 
 
 def _lead_columns(names, lead_names):
-    """Columns of the standard leads among these names by lead, in standard order, and a remark on the others,
-    which are left out."""
+    """Columns of the standard leads among these names by lead, in standard order, and a remark on
+    the others, which are left out.
+    """
     columns, others = {}, []
     for column, name in enumerate(names):
         lead = lead_names.get(name.strip().lower()) or standard_lead(name)
@@ -99,13 +113,17 @@ def _lead_columns(names, lead_names):
             others.append(printable(name.strip()) or "one without a name")
     others = ", ".join(others[:4]) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
     if not columns:
-        raise RecordError(f"none of the twelve leads: {others}; say by --lead_names which lead a name stands for")
+        raise RecordError(
+            f"none of the twelve leads: {others}; say by --lead_names which lead a name stands for"
+        )
     flags = (f"left out: {others}",) if others else ()
     return {lead: columns[lead] for lead in LEADS if lead in columns}, flags
 
 
 def _check_samples(rows, low, high, leads):
-    """``low`` and ``high`` are the extremes of each lead; both are NaN where a lead has a NaN anywhere."""
+    """``low`` and ``high`` are the extremes of each lead; both are NaN where a lead has a NaN
+    anywhere.
+    """
     finite = np.isfinite(low) & np.isfinite(high)
     if not finite.all():
         bad = ", ".join(lead for lead, ok in zip(leads, finite) if not ok)
@@ -118,26 +136,34 @@ def _check_samples(rows, low, high, leads):
 
 
 def check_name(name, what):
-    """Names become file names (``<record>.csv``) and are opened beside the header of WFDB: plain characters only."""
+    """Names become file names (``<record>.csv``) and are opened beside the header of WFDB: plain
+    characters only.
+    """
     if not _SAFE_NAME.fullmatch(name):
-        raise RecordError(f"unsafe {what} {printable(name)}: use letters, digits, _ . - and no folder")
+        raise RecordError(
+            f"unsafe {what} {printable(name)}: use letters, digits, _ . - and no folder"
+        )
     return name
 
 
 def printable(text):
-    """A short, printable, single-line form of text from an untrusted file, for messages and tables."""
+    """A short, printable, single-line form of text from an untrusted file, for messages and
+    tables.
+    """
     text = "".join(c if c.isprintable() and c not in ";" else "?" for c in text[:200])
     return text if len(text) <= 40 else text[:37] + "..."
 
 
 def resample_to(signal, fs, rates):
-    """scipy.signal.resample along time (FFT) with one forward transform, in float32: within 2.5e-6 mV of it.
+    """scipy.signal.resample along time (FFT) with one forward transform, in float32: within
+    2.5e-6 mV of it.
 
     Args:
         signal: float32 (n, leads) at fs Hz.
 
     Returns:
-        {rate: float32 (int(n * rate / fs), leads)}, lengths as published; the signal itself at its own rate.
+        {rate: float32 (int(n * rate / fs), leads)}, lengths as published; the signal itself at
+        its own rate.
     """
     n, spectrum, resampled = len(signal), None, {}
     for rate in rates:
@@ -150,8 +176,10 @@ def resample_to(signal, fs, rates):
         if spectrum is None:
             spectrum = scipy.fft.rfft(np.ascontiguousarray(signal.T), axis=1)
         kept = min(n, m)
-        band = spectrum[:, :kept // 2 + 1] * np.float32(m / n)
-        if kept % 2 == 0 and n != m:        # the highest bin stands for +f and -f in one of the lengths only
+        band = spectrum[:, : kept // 2 + 1] * np.float32(m / n)
+        if (
+            kept % 2 == 0 and n != m
+        ):  # the highest bin stands for +f and -f in one of the lengths only
             band[:, kept // 2] *= 2.0 if m < n else 0.5
         resampled[rate] = scipy.fft.irfft(band, m, axis=1, overwrite_x=True).T
     return resampled

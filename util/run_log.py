@@ -1,4 +1,7 @@
-"""What a run tells: progress bar, TensorBoard, JSON lines and PNG figures, all by process 0 alone."""
+"""What a run tells: progress bar, TensorBoard, JSON lines and PNG figures, all by process 0
+alone.
+"""
+
 import contextlib
 import gc
 import json
@@ -21,12 +24,14 @@ def print_once(text: str) -> None:
 class RunLog:
     """Files of one run.
 
-    ``log.txt`` has one JSON line an epoch, as published; ``log_steps.txt`` one every ``train.log_every``
-    steps. Neither holds times, so that a resumed run leaves the same files as an undisturbed one.
+    ``log.txt`` has one JSON line an epoch, as published; ``log_steps.txt`` one every
+    ``train.log_every`` steps. Neither holds times, so that a resumed run leaves the same files as
+    an undisturbed one.
 
     Args:
         folder: of the run; made if missing.
-        epoch, step: where the run resumes: later lines, of a run cut off after its last checkpoint, go.
+        epoch, step: where the run resumes: later lines, of a run cut off after its last
+            checkpoint, go.
         position: the same in epochs; later TensorBoard points go.
     """
 
@@ -39,7 +44,9 @@ class RunLog:
             (self.folder / "figures").mkdir(parents=True, exist_ok=True)
             self._cut("log.txt", lambda line: line["epoch"] < epoch)
             self._cut("log_steps.txt", lambda line: (line["epoch"], line["step"]) <= (epoch, step))
-            self.writer = SummaryWriter(self.folder / "tensorboard", purge_step=int(1000 * position) + 1)
+            self.writer = SummaryWriter(
+                self.folder / "tensorboard", purge_step=int(1000 * position) + 1
+            )
 
     @contextlib.contextmanager
     def _writing(self):
@@ -47,9 +54,11 @@ class RunLog:
         try:
             yield
         except OSError as error:
-            raise ECGError(f"cannot write to the run's folder {self.folder}: {error.strerror or error}. Free "
-                           "some space or make it writable, resume with --resume auto, or choose another "
-                           "--output_dir") from None
+            raise ECGError(
+                f"cannot write to the run's folder {self.folder}: {error.strerror or error}. Free "
+                "some space or make it writable, resume with --resume auto, or choose another "
+                "--output_dir"
+            ) from None
 
     def _cut(self, name, keep):
         path = self.folder / name
@@ -57,14 +66,18 @@ class RunLog:
             return
         with replacing(path, "w") as file:
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                with contextlib.suppress(ValueError, KeyError, TypeError):  # of a line torn by a kill
+                with contextlib.suppress(
+                    ValueError, KeyError, TypeError
+                ):  # of a line torn by a kill
                     if keep(json.loads(line)):
                         file.write(line + "\n")
 
     def line(self, name: str, values: dict) -> None:
         """Append a JSON line to log.txt or log_steps.txt; numbers to 8 significant digits."""
         if distributed.is_main():
-            rounded = {k: float(f"{v:.8g}") if isinstance(v, float) else v for k, v in values.items()}
+            rounded = {
+                k: float(f"{v:.8g}") if isinstance(v, float) else v for k, v in values.items()
+            }
             with self._writing(), open(self.folder / name, "a", encoding="utf-8") as file:
                 file.write(json.dumps(rounded) + "\n")
 
@@ -87,14 +100,22 @@ class RunLog:
             with self._writing():
                 figure.savefig(self.folder / "figures" / f"{name}-{int(epoch):04d}.png", dpi=100)
                 self.writer.add_figure(name, figure, int(1000 * epoch))
-            # Some 30,000 objects that hold each other: Python would keep 40 MB of them before it looks.
+            # Some 30,000 objects that hold each other: Python would keep 40 MB of them before it
+            # looks.
             figure.clear()
             gc.collect()
 
     def bar(self, total: int, title: str, done: int):
         """A progress bar with ETA, silent on other processes."""
-        return tqdm(total=total, initial=done, desc=title, unit="step", disable=not distributed.is_main(),
-                    dynamic_ncols=True, mininterval=0.5)
+        return tqdm(
+            total=total,
+            initial=done,
+            desc=title,
+            unit="step",
+            disable=not distributed.is_main(),
+            dynamic_ncols=True,
+            mininterval=0.5,
+        )
 
     def flush(self) -> None:
         """Have all TensorBoard points so far on the disk."""

@@ -1,4 +1,7 @@
-"""From a config to the first step: store, records, transforms, model and device, alike for all trainings."""
+"""From a config to the first step: store, records, transforms, model and device, alike for all
+trainings.
+"""
+
 import contextlib
 import random
 import subprocess
@@ -11,7 +14,13 @@ import torch.nn as nn
 from models.registry import DataFacts, build
 from util import distributed
 from util.config import ROOT, save_config
-from util.dataset import CropDataset, Cropping, TrainingBatches, crops_for_statistics, parse_cropping
+from util.dataset import (
+    CropDataset,
+    Cropping,
+    TrainingBatches,
+    crops_for_statistics,
+    parse_cropping,
+)
 from util.engine import Training
 from util.errors import ConfigError
 from util.leads import parse_leads
@@ -29,58 +38,86 @@ def open_store(config: dict) -> RecordStore:
     folder = root / f"fs{config['dataset']['fs']}"
     if not folder.is_dir():
         there = sorted(p.name for p in root.glob("fs*")) if root.is_dir() else []
-        hint = f"it holds {', '.join(there)}" if there else "prepare it with data_preparation/ (see docs/data.md)"
+        hint = (
+            f"it holds {', '.join(there)}"
+            if there
+            else "prepare it with data_preparation/ (see docs/data.md)"
+        )
         raise ConfigError(f"dataset.store: no store at {folder}; {hint}")
     return RecordStore(folder)
 
 
 def usable_rows(store, config) -> np.ndarray:
-    """Rows left by dataset.databases, dataset.lead and dataset.max_records; ``row_notes`` speaks of the last two."""
+    """Rows left by dataset.databases, dataset.lead and dataset.max_records; ``row_notes`` speaks
+    of the last two.
+    """
     data = config["dataset"]
-    return choose_rows(store, databases=data["databases"], leads=parse_leads(data["lead"]),
-                       max_records=data["max_records"], seed=config["seed"])
+    return choose_rows(
+        store,
+        databases=data["databases"],
+        leads=parse_leads(data["lead"]),
+        max_records=data["max_records"],
+        seed=config["seed"],
+    )
 
 
 def row_notes(store, config) -> list[str]:
-    """Sentences, if need be, about records that take no part: those that lack one of the leads of dataset.lead, and
-    those above dataset.max_records."""
+    """Sentences, if need be, about records that take no part: those that lack one of the leads of
+    dataset.lead, and those above dataset.max_records.
+    """
     data = config["dataset"]
     leads, rows = parse_leads(data["lead"]), choose_rows(store, databases=data["databases"])
     complete = int(store.has_leads(leads)[rows].sum())
     notes = []
     if complete < len(rows):
-        notes.append(f"records that lack a lead of dataset.lead ({' '.join(leads)}), which take no part: "
-                     f"{len(rows) - complete} of {len(rows)}")
+        notes.append(
+            f"records that lack a lead of dataset.lead ({' '.join(leads)}), which take no part: "
+            f"{len(rows) - complete} of {len(rows)}"
+        )
     if data["max_records"] is not None and complete > data["max_records"]:
-        notes.append(f"dataset.max_records: {data['max_records']} of {complete} records, drawn by the seed, take part")
+        notes.append(
+            f"dataset.max_records: {data['max_records']} of {complete} records, drawn by the seed, "
+            "take part"
+        )
     return notes
 
 
 def training_transforms(config: dict):
-    """(Cropping, Pipeline) of the training crops; ``Pipeline.fixed`` leaves out what draws random numbers."""
+    """(Cropping, Pipeline) of the training crops; ``Pipeline.fixed`` leaves out what draws random
+    numbers.
+    """
     data = config["dataset"]
     cropping = parse_cropping(data["transforms"], "dataset.transforms")
-    return cropping, build_pipeline(data["transforms"], length=cropping.length, fs=data["fs"],
-                                    rand_augment=data["rand_augment"])
+    return cropping, build_pipeline(
+        data["transforms"], length=cropping.length, fs=data["fs"], rand_augment=data["rand_augment"]
+    )
 
 
 def evaluation_transforms(config: dict):
-    """(Cropping, Pipeline) by which a trained model sees a record: dataset.eval_transforms, else those of
-    training with the centre crop for a random one and without augmentations that draw."""
+    """(Cropping, Pipeline) by which a trained model sees a record: dataset.eval_transforms, else
+    those of training with the centre crop for a random one and without augmentations that draw.
+    """
     data = config["dataset"]
     name = "eval_transforms" if data["eval_transforms"] else "transforms"
     where, transforms = f"dataset.{name}", data[name]
     cropping = parse_cropping(transforms, where)
     if cropping.kind == "random":
         cropping = Cropping("center", cropping.length)
-    pipeline = build_pipeline(transforms, length=cropping.length, fs=data["fs"], where=where,
-                              evaluation=name == "eval_transforms")
+    pipeline = build_pipeline(
+        transforms,
+        length=cropping.length,
+        fs=data["fs"],
+        where=where,
+        evaluation=name == "eval_transforms",
+    )
     return cropping, pipeline.fixed
 
 
 # ============ model ============
 def build_configured(config: dict, num_classes: int | None = None) -> nn.Module:
-    """The config's model, made for its data, initialised by its seed; a classifier if there are classes."""
+    """The config's model, made for its data, initialised by its seed; a classifier if there are
+    classes.
+    """
     torch.manual_seed(config["seed"])
     facts = DataFacts(parse_leads(config["dataset"]["lead"]), config["dataset"]["fs"], num_classes)
     return build({"name": config["model_name"], **config["model"]}, facts)
@@ -88,14 +125,18 @@ def build_configured(config: dict, num_classes: int | None = None) -> nn.Module:
 
 @torch.no_grad()
 def check_input(encoder, leads: int, length: int) -> None:
-    """Put one blank crop through the encoder: a ConfigError before any work starts where sizes do not fit."""
+    """Put one blank crop through the encoder: a ConfigError before any work starts where sizes do
+    not fit.
+    """
     training = encoder.training
     try:
         device = next(encoder.parameters()).device
         encoder.eval().forward_features(torch.zeros(1, leads, length, device=device))
     except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"the model does not take crops of {leads} leads and {length} samples: {error}. "
-                          "Make model.* and the crop_length of dataset.transforms agree") from None
+        raise ConfigError(
+            f"the model does not take crops of {leads} leads and {length} samples: {error}. Make "
+            "model.* and the crop_length of dataset.transforms agree"
+        ) from None
     finally:
         encoder.train(training)
 
@@ -104,33 +145,44 @@ def seed_everything(seed: int) -> None:
     """Seeds of Python, NumPy and torch, another for each process; models are built before."""
     seed = seed + 1000 * distributed.rank()
     random.seed(seed)
-    np.random.seed(seed % 2 ** 32)
+    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def revision() -> str:
-    """The code's git revision, with a + where it has been changed since; "unknown" where git has none."""
+    """The code's git revision, with a + where it has been changed since; "unknown" where git has
+    none.
+    """
+
     def git(*words):
         command = ["git", "-C", str(ROOT), *words]
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":!results", ":!RESULTS.md")
+
+    changed = git(
+        "status", "--porcelain", "--untracked-files=no", "--", ":!results", ":!RESULTS.md"
+    )
     return (git("rev-parse", "--short", "HEAD") or "unknown").strip() + ("+" if changed else "")
 
 
 def describe_run(config, device, model) -> None:
     """The head of a run's output: code version, device, size of the model."""
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    print_once(f"{config['model_name']}: {learning / 1e6:.1f} M trainable parameters; {distributed.world()} "
-               f"process(es) on {device.type}; torch {torch.__version__}; code {revision()}")
+    print_once(
+        f"{config['model_name']}: {learning / 1e6:.1f} M trainable parameters; "
+        f"{distributed.world()} process(es) on {device.type}; torch {torch.__version__}; code "
+        f"{revision()}"
+    )
 
 
 # ============ training ============
 def set_up_training(config: dict, store, rows, make_model, device, folder, labels=None) -> Training:
-    """Everything up to the first step, or to where a resumed run stands; tells of it and saves the config.
+    """Everything up to the first step, or to where a resumed run stands; tells of it and saves
+    the config.
 
     Args:
-        rows: of the store, to train on; labels: of all its records, None for a self-supervised job.
+        rows: of the store, to train on; labels: of all its records, None for a self-supervised
+            job.
         make_model: () -> Method; called under the config's seed.
     """
     # ============ data ============
@@ -139,10 +191,18 @@ def set_up_training(config: dict, store, rows, make_model, device, folder, label
     pipeline = pipeline.to(device)
     leads = parse_leads(data["lead"])
     dataset = CropDataset(store, leads, cropping.length, labels)
-    batches = TrainingBatches(rows, dataset.samples[rows], cropping.length, seed=config["seed"],
-                              batch_size=config["dataloader"]["batch_size"], accumulate=train["accum_iter"],
-                              crops=data["crops_per_record"], steps=train["steps_per_epoch"],
-                              rank=distributed.rank(), world=distributed.world())
+    batches = TrainingBatches(
+        rows,
+        dataset.samples[rows],
+        cropping.length,
+        seed=config["seed"],
+        batch_size=config["dataloader"]["batch_size"],
+        accumulate=train["accum_iter"],
+        crops=data["crops_per_record"],
+        steps=train["steps_per_epoch"],
+        rank=distributed.rank(),
+        world=distributed.world(),
+    )
     train["lr"] = resolve_lr(train, batches.batch_size, distributed.world())
     config = {**config, "train": train}
 
@@ -154,11 +214,16 @@ def set_up_training(config: dict, store, rows, make_model, device, folder, label
     # ============ where it stands ============
     training = Training(model, config, dataset, batches, pipeline, device, folder)
     describe_run(config, device, model)
-    print_once(f"{len(rows)} training records at {store.fs} Hz, {batches.steps} steps an epoch, peak learning "
-               f"rate {train['lr']:.3g}")
+    print_once(
+        f"{len(rows)} training records at {store.fs} Hz, {batches.steps} steps an epoch, peak "
+        f"learning rate {train['lr']:.3g}"
+    )
     if not training.resumed:
-        model.fit_statistics(crops_for_statistics(dataset, rows, cropping.length, batches.batch_size, device,
-                                                  pipeline.fixed))
+        model.fit_statistics(
+            crops_for_statistics(
+                dataset, rows, cropping.length, batches.batch_size, device, pipeline.fixed
+            )
+        )
     if distributed.is_main():
         save_config(config, training.folder / "config.yaml")
     return training

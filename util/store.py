@@ -1,10 +1,11 @@
 """RecordStore: all recordings of one sampling rate in one folder, read through a memory map.
 
-A store is three files.  ``signals.dat`` holds the records end to end, int16, time-major, twelve columns in
-the order of LEADS; a lead that a record lacks is ABSENT in every sample, which is no signal.  ``records.csv``
-has one readable row a record.  ``meta.json`` holds the format version, fs and checksums.  Opening costs no
-signal memory, and processes share the pages.
+A store is three files.  ``signals.dat`` holds the records end to end, int16, time-major, twelve
+columns in the order of LEADS; a lead that a record lacks is ABSENT in every sample, which is no
+signal.  ``records.csv`` has one readable row a record.  ``meta.json`` holds the format version,
+fs and checksums.  Opening costs no signal memory, and processes share the pages.
 """
+
 import csv
 import functools
 import json
@@ -22,17 +23,35 @@ from util.files import replacing, sync
 from util.leads import LEADS, lead_index, leads_of_cell
 
 FORMAT = "ECG record store"
-VERSION = 2                     # 1 knew no records with fewer than twelve leads
-ABSENT = -32768                 # every sample of a lead that a record lacks; ``quantise`` never makes it
-BLOCK_BYTES = 1 << 24           # signals.dat is checksummed in blocks of 16 MiB
-_ROW_BYTES = 2 * len(LEADS)     # one instant, all leads
+VERSION = 2  # 1 knew no records with fewer than twelve leads
+ABSENT = -32768  # every sample of a lead that a record lacks; ``quantise`` never makes it
+BLOCK_BYTES = 1 << 24  # signals.dat is checksummed in blocks of 16 MiB
+_ROW_BYTES = 2 * len(LEADS)  # one instant, all leads
 FOLDS = 10
-NO_FOLD = -1                    # in stores of before: records without a scored diagnosis
-_TYPES = {"record": str, "database": str, "fs_original": float, "start": np.int64, "length": np.int64, "scale": float,
-          "age": float, "sex": str, "dx": str, "fold": np.int64, "patient": str, "flags": str, "path": str,
-          "leads": str}
-COLUMNS = tuple(_TYPES)         # of records.csv
-_FIXED = {"leads": list(LEADS), "dtype": "int16", "classes": list(CLASSES), "block_bytes": BLOCK_BYTES}
+NO_FOLD = -1  # in stores of before: records without a scored diagnosis
+_TYPES = {
+    "record": str,
+    "database": str,
+    "fs_original": float,
+    "start": np.int64,
+    "length": np.int64,
+    "scale": float,
+    "age": float,
+    "sex": str,
+    "dx": str,
+    "fold": np.int64,
+    "patient": str,
+    "flags": str,
+    "path": str,
+    "leads": str,
+}
+COLUMNS = tuple(_TYPES)  # of records.csv
+_FIXED = {
+    "leads": list(LEADS),
+    "dtype": "int16",
+    "classes": list(CLASSES),
+    "block_bytes": BLOCK_BYTES,
+}
 _REMAKE = "make the store again with data_preparation/reformat_memmap.py"
 
 
@@ -40,14 +59,16 @@ class RecordStore:
     """A store, opened read-only.  It pickles as its path: DataLoader workers map the same pages.
 
     Args:
-        path: the folder of one sampling rate, for example ``data_summary_without_preprocessing/fs100``.
+        path: the folder of one sampling rate, for example
+            ``data_summary_without_preprocessing/fs100``.
 
     Attributes:
         fs: sampling rate in Hz (int); leads: names, in the order of the columns.
-        records: pandas DataFrame, one row a record, columns COLUMNS.  ``start`` and ``length`` are in samples
-            at fs, ``scale`` is mV per count, ``dx`` is space separated SNOMED CT codes, ``fold`` is -1 for
-            records without a scored diagnosis in stores of before; ``flags`` and ``patient`` may be empty;
-            ``leads`` names the leads that there are, in standard order, and is empty for all twelve.
+        records: pandas DataFrame, one row a record, columns COLUMNS.  ``start`` and ``length``
+            are in samples at fs, ``scale`` is mV per count, ``dx`` is space separated SNOMED CT
+            codes, ``fold`` is -1 for records without a scored diagnosis in stores of before;
+            ``flags`` and ``patient`` may be empty; ``leads`` names the leads that there are, in
+            standard order, and is empty for all twelve.
         meta: the contents of meta.json.
 
     Raises:
@@ -64,8 +85,12 @@ class RecordStore:
         self._length = self.records["length"].to_numpy()
         self._scale = self.records["scale"].to_numpy(np.float32)
         self._leads = _lead_bits(self.records["leads"].to_numpy(object))
-        signals = np.memmap(self.path / "signals.dat", "<i2", "r", shape=(self.meta["samples"], len(LEADS)))
-        self._signals = signals.view(np.ndarray)    # the same pages without memmap's cost at every slice
+        signals = np.memmap(
+            self.path / "signals.dat", "<i2", "r", shape=(self.meta["samples"], len(LEADS))
+        )
+        self._signals = signals.view(
+            np.ndarray
+        )  # the same pages without memmap's cost at every slice
 
     def __reduce__(self):
         return RecordStore, (self.path,)
@@ -79,19 +104,20 @@ class RecordStore:
         return self._leads & wanted == wanted
 
     def counts(self, i, start=0, length=None):
-        """int16 (length, 12): a read-only view of record i from sample ``start``, by default to its end; an
-        IndexError outside of the record.  Leads that the record lacks are ABSENT."""
+        """int16 (length, 12): a read-only view of record i from sample ``start``, by default to
+        its end; an IndexError outside of the record.  Leads that the record lacks are ABSENT.
+        """
         size = int(self._length[i])
         length = size - start if length is None else length
         if not 0 <= start <= start + length <= size:
             raise IndexError(f"samples {start} to {start + length} of record {i}, which has {size}")
         first = int(self._start[i]) + start
-        return self._signals[first:first + length]
+        return self._signals[first : first + length]
 
     def stretch(self, first, last):
         """int16 (n, 12): a read-only view of records first to last - 1 as they lie, end to end."""
         start = int(self._start[first])
-        return self._signals[start:int(self._start[last - 1] + self._length[last - 1])]
+        return self._signals[start : int(self._start[last - 1] + self._length[last - 1])]
 
     def read(self, i, start=0, length=None, leads=LEADS):
         """float32 (length, leads) in mV; NaN for a lead that the record lacks."""
@@ -101,23 +127,34 @@ class RecordStore:
         return signal
 
     def verify_blocks(self):
-        """Compare signals.dat with its checksums; a StoreError names the records in damaged blocks."""
+        """Compare signals.dat with its checksums; a StoreError names the records in damaged
+        blocks.
+        """
         found = _block_checksums(self.path / "signals.dat")
         damaged = [block for block, (a, b) in enumerate(zip(found, self.meta["blocks"])) if a != b]
         if damaged:
             rows = BLOCK_BYTES / _ROW_BYTES
             ends = self._start + self._length
-            hit = [name for name, start, end in zip(self.records["record"], self._start, ends)
-                   if any(start < (block + 1) * rows and end > block * rows for block in damaged)]
-            raise StoreError(f"{self.path}/signals.dat was changed or damaged: {len(damaged)} of {len(found)} blocks "
-                             f"differ from their checksums (records {hit[0]} to {hit[-1]}); {_REMAKE}")
+            hit = [
+                name
+                for name, start, end in zip(self.records["record"], self._start, ends)
+                if any(start < (block + 1) * rows and end > block * rows for block in damaged)
+            ]
+            raise StoreError(
+                f"{self.path}/signals.dat was changed or damaged: {len(damaged)} of {len(found)} "
+                f"blocks differ from their checksums (records {hit[0]} to {hit[-1]}); {_REMAKE}"
+            )
 
 
 def quantise(signal):
-    """float32 mV -> (int16 counts, microvolts per count: 1 unless more range is needed); nothing is clipped."""
+    """float32 mV -> (int16 counts, microvolts per count: 1 unless more range is needed); nothing
+    is clipped.
+    """
     peak_uv = 1000 * float(max(signal.max(), -signal.min()))
     scale_uv = int(peak_uv / 32767.4) + 1
-    return np.ascontiguousarray(np.rint(signal * np.float32(1000 / scale_uv)).astype("<i2")), scale_uv
+    return np.ascontiguousarray(
+        np.rint(signal * np.float32(1000 / scale_uv)).astype("<i2")
+    ), scale_uv
 
 
 def spread(counts, leads):
@@ -160,7 +197,10 @@ def _read_meta(folder):
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise StoreError(f"{folder}/meta.json does not describe a record store; {_REMAKE}")
     if meta.get("version") not in (1, VERSION):
-        raise StoreError(f"{folder} has store version {meta.get('version')}, this code reads 1 to {VERSION}; {_REMAKE}")
+        raise StoreError(
+            f"{folder} has store version {meta.get('version')}, this code reads 1 to {VERSION}; "
+            f"{_REMAKE}"
+        )
     problem = _meta_problem(meta, folder)
     if problem:
         raise StoreError(f"{folder}/meta.json is damaged ({problem}); {_REMAKE}")
@@ -168,8 +208,10 @@ def _read_meta(folder):
         raise StoreError(f"{folder}/signals.dat is missing; {_REMAKE}")
     size, wanted = (folder / "signals.dat").stat().st_size, meta["samples"] * _ROW_BYTES
     if size != wanted:
-        raise StoreError(f"{folder}/signals.dat has {size} bytes where meta.json says {wanted}: truncated or changed; "
-                         f"{_REMAKE}")
+        raise StoreError(
+            f"{folder}/signals.dat has {size} bytes where meta.json says {wanted}: truncated or "
+            f"changed; {_REMAKE}"
+        )
     return meta
 
 
@@ -190,15 +232,19 @@ def _meta_problem(meta, folder):
 
 
 def _read_records(folder, meta):
-    import pandas as pd     # half a second, which those who only write tables need not spend
+    import pandas as pd  # half a second, which those who only write tables need not spend
 
     path = folder / "records.csv"
     if not path.is_file():
         raise StoreError(f"{path} is missing; {_REMAKE}")
     if checksum(path.read_bytes()) != meta.get("records_crc32"):
-        raise StoreError(f"{path} was changed after the store was made (its checksum differs); {_REMAKE}")
+        raise StoreError(
+            f"{path} was changed after the store was made (its checksum differs); {_REMAKE}"
+        )
     try:
-        records = pd.read_csv(path, dtype=_TYPES, keep_default_na=False, na_values={"age": [""]}, encoding="utf-8")
+        records = pd.read_csv(
+            path, dtype=_TYPES, keep_default_na=False, na_values={"age": [""]}, encoding="utf-8"
+        )
     except (ValueError, OverflowError) as error:
         raise StoreError(f"{path} is unreadable ({error}); {_REMAKE}") from None
     if meta["version"] == 1:
@@ -220,7 +266,11 @@ def _records_problem(records, meta):
     scale, fold = records["scale"].to_numpy(), records["fold"].to_numpy()
     if length.min() < 1 or length.max() > meta["samples"] or start.min() < 0:
         return "a start or length is outside of signals.dat"
-    if start[0] != 0 or (start[1:] != (start + length)[:-1]).any() or start[-1] + length[-1] != meta["samples"]:
+    if (
+        start[0] != 0
+        or (start[1:] != (start + length)[:-1]).any()
+        or start[-1] + length[-1] != meta["samples"]
+    ):
         return f"the records do not lie end to end from 0 to {meta['samples']}"
     if not ((scale >= 1e-9) & (scale <= 1e3)).all():
         return "a scale is not a plausible number of millivolts per count"
@@ -248,78 +298,114 @@ def _block_checksums(path):
 
 # ============ writing ============
 def write_store(folder, fs, rows, command):
-    """Write a store into a new folder, record by record, in memory that does not grow with their number.
+    """Write a store into a new folder, record by record, in memory that does not grow with their
+    number.
 
     Args:
         folder: must not exist.
         fs: sampling rate in Hz (int).
-        rows: iterable of (row, counts): ``counts`` int16 (n, 12); ``row`` a dict with record, database,
-            fs_original, scale_uv (integer microvolts per count), age (years or None), sex, dx (list of
-            codes), fold and, if known, patient, flags, path, leads (as ``lead_cell`` names them).
-        command: the command lines that made it (list of strings); no times and no paths of this machine in
-            them, so that the same input gives the same bytes.
+        rows: iterable of (row, counts): ``counts`` int16 (n, 12); ``row`` a dict with record,
+            database, fs_original, scale_uv (integer microvolts per count), age (years or None),
+            sex, dx (list of codes), fold and, if known, patient, flags, path, leads (as
+            ``lead_cell`` names them).
+        command: the command lines that made it (list of strings); no times and no paths of this
+            machine in them, so that the same input gives the same bytes.
 
     Raises:
-        StoreError: no record, it cannot be written, or counts are ABSENT other than where ``leads`` says so.
+        StoreError: no record, it cannot be written, or counts are ABSENT other than where
+            ``leads`` says so.
     """
     folder, number, start = Path(folder), 0, 0
 
     def written(file):
         nonlocal number, start
         for row, counts in rows:
-            if counts.dtype != np.int16 or counts.ndim != 2 or counts.shape[1] != len(LEADS) or not len(counts):
+            if (
+                counts.dtype != np.int16
+                or counts.ndim != 2
+                or counts.shape[1] != len(LEADS)
+                or not len(counts)
+            ):
                 raise StoreError(f"record {row['record']}: counts must be int16 (n, 12) with n > 0")
             _check_absent(row, counts)
             file.write(np.ascontiguousarray(counts, "<i2").data)
             yield _table_row(row, start, len(counts))
             number, start = number + 1, start + len(counts)
         sync(file)
+
     try:
         folder.mkdir(parents=True)
         with open(folder / "signals.dat", "wb") as file:
             write_table(folder / "records.csv", COLUMNS, written(file))
         if not number:
             raise StoreError(f"{folder}: no record to write")
-        write_json(folder / "meta.json", {
-            "format": FORMAT, "version": VERSION, "fs": fs, **_FIXED, "records": number, "samples": start,
-            "folds": FOLDS, "command": command, "records_crc32": checksum((folder / "records.csv").read_bytes()),
-            "blocks": _block_checksums(folder / "signals.dat")})
+        write_json(
+            folder / "meta.json",
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "fs": fs,
+                **_FIXED,
+                "records": number,
+                "samples": start,
+                "folds": FOLDS,
+                "command": command,
+                "records_crc32": checksum((folder / "records.csv").read_bytes()),
+                "blocks": _block_checksums(folder / "signals.dat"),
+            },
+        )
     except OSError as error:
         raise StoreError(f"cannot write the store {folder}: {error}") from error
-    RecordStore(folder)     # what was written must be what we read
+    RecordStore(folder)  # what was written must be what we read
 
 
 @functools.cache
 def _absent_columns(cell):
-    """bool (12,): the columns that are absent by a cell of the column ``leads``; None if the cell is none."""
+    """bool (12,): the columns that are absent by a cell of the column ``leads``; None if the cell
+    is none.
+    """
     leads = leads_of_cell(cell)
     return leads and np.array([lead not in leads for lead in LEADS])
 
 
 def _check_absent(row, counts):
     absent = _absent_columns(row.get("leads", ""))
-    wrong = absent is None or (counts.min() == ABSENT if not absent.any() else
-                               ((counts == ABSENT) != absent).any())
+    wrong = absent is None or (
+        counts.min() == ABSENT if not absent.any() else ((counts == ABSENT) != absent).any()
+    )
     if wrong:
-        raise StoreError(f"record {row['record']}: its column leads and what is absent from its counts differ")
+        raise StoreError(
+            f"record {row['record']}: its column leads and what is absent from its counts differ"
+        )
 
 
 def _table_row(row, start, length):
-    return {"patient": "", "flags": "", "path": "", "leads": ""} | row | {
-        "fs_original": f"{row['fs_original']:.12g}", "start": start, "length": length,
-        "scale": repr(row["scale_uv"] / 1000), "age": "" if row["age"] is None else f"{row['age']:g}",
-        "dx": " ".join(row["dx"])}
+    return (
+        {"patient": "", "flags": "", "path": "", "leads": ""}
+        | row
+        | {
+            "fs_original": f"{row['fs_original']:.12g}",
+            "start": start,
+            "length": length,
+            "scale": repr(row["scale_uv"] / 1000),
+            "age": "" if row["age"] is None else f"{row['age']:g}",
+            "dx": " ".join(row["dx"]),
+        }
+    )
 
 
 def publish(new, folder):
-    """Put the complete folder ``new`` in the place of ``folder``, whose earlier contents are removed; a
-    StoreError if they are not a store."""
+    """Put the complete folder ``new`` in the place of ``folder``, whose earlier contents are
+    removed; a StoreError if they are not a store.
+    """
     new, folder = Path(new), Path(folder)
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         if any(folder.iterdir()) and not (folder / "meta.json").exists():
-            raise StoreError(f"{folder} exists and is not a store; move it away or choose another --output_dir")
+            raise StoreError(
+                f"{folder} exists and is not a store; move it away or choose another --output_dir"
+            )
         os.rename(folder, old)
     os.rename(new, folder)
     shutil.rmtree(old, ignore_errors=True)
@@ -329,8 +415,10 @@ _NUMBER = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?", re.IGNORECASE)
 
 
 def safe_cell(value):
-    """A cell of a CSV file that no spreadsheet takes for a formula and no reader for several lines: text that
-    starts with = + - or @ gets an apostrophe in front; control characters become blanks."""
+    """A cell of a CSV file that no spreadsheet takes for a formula and no reader for several
+    lines: text that starts with = + - or @ gets an apostrophe in front; control characters become
+    blanks.
+    """
     if not isinstance(value, str):
         return value
     text = value.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -339,7 +427,9 @@ def safe_cell(value):
 
 
 def write_table(path, columns, rows):
-    """Write dict rows as a CSV file (UTF-8, one line end everywhere, safe cells), complete or not at all."""
+    """Write dict rows as a CSV file (UTF-8, one line end everywhere, safe cells), complete or not
+    at all.
+    """
     with replacing(path, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
@@ -347,8 +437,9 @@ def write_table(path, columns, rows):
 
 
 def write_frame(path, frame, **options):
-    """Write a DataFrame as a CSV file without its index, complete or not at all; the folder is made if need be.
-    ``options`` are those of ``DataFrame.to_csv``."""
+    """Write a DataFrame as a CSV file without its index, complete or not at all; the folder is
+    made if need be. ``options`` are those of ``DataFrame.to_csv``.
+    """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, "w") as file:
         frame.to_csv(file, index=False, lineterminator="\n", **options)

@@ -1,17 +1,20 @@
 """A share of the labels: nested, stratified subsets of training records, whole patients."""
+
 import numpy as np
 import pandas as pd
 
-CANDIDATES = 16     # of a stratum's next patients, the one is taken whose other labels are wanted most
-BINS = 5            # of equal numbers of records, a regression's strata
+# of a stratum's next patients, the one is taken whose other labels are wanted most
+CANDIDATES = 16
+BINS = 5  # of equal numbers of records, a regression's strata
 
 
 def label_strata(labels, task: str) -> np.ndarray:
     """Labels as strata, bool (records, strata): over these, folds and subsets are spread.
 
     Args:
-        labels: multilabel: (records, classes) of 0, 1 and NaN (unknown); multiclass: (records,) class numbers,
-            NaN or negative where unknown; regression: (records,) or (records, values), NaN where unknown.
+        labels: multilabel: (records, classes) of 0, 1 and NaN (unknown); multiclass: (records,)
+            class numbers, NaN or negative where unknown; regression: (records,) or (records,
+            values), NaN where unknown.
     """
     if task == "multilabel":
         return labels > 0
@@ -29,8 +32,9 @@ def _bins(values):
 
 
 def patient_numbers(patients) -> np.ndarray:
-    """int64 (records,), from 0 in the order of their first records: the same for those of one patient; a record
-    of an unknown one ("") has its own."""
+    """int64 (records,), from 0 in the order of their first records: the same for those of one
+    patient; a record of an unknown one ("") has its own.
+    """
     patients = np.asarray(patients, object)
     return pd.factorize(np.where(patients == "", np.arange(len(patients)), patients))[0]
 
@@ -38,20 +42,22 @@ def patient_numbers(patients) -> np.ndarray:
 def fraction_of(rows, fraction: float, strata, patients, seed: int) -> np.ndarray:
     """A share of ``rows``, in their order: the smaller of two shares is part of the larger one.
 
-    Patients (a record without one is its own) are taken one after another until the share is full, so it may
-    exceed it by less than a patient.  Next comes always a patient of the stratum of whose records the smallest
-    share is taken, of equals the rarest: every stratum has a record before one has two, where there are enough.
-    The order of the records, which breaks all ties, depends on ``seed`` alone, not on the fold.
+    Patients (a record without one is its own) are taken one after another until the share is
+    full, so it may exceed it by less than a patient.  Next comes always a patient of the stratum
+    of whose records the smallest share is taken, of equals the rarest: every stratum has a record
+    before one has two, where there are enough. The order of the records, which breaks all ties,
+    depends on ``seed`` alone, not on the fold.
 
     Args:
         rows: int64 (n,), of the store.
-        strata: bool (records of the store, strata); patients: texts (records of the store,), "" where unknown.
+        strata: bool (records of the store, strata); patients: texts (records of the store,), ""
+            where unknown.
     """
     wanted = max(1, round(len(rows) * fraction))
     order = np.random.default_rng([seed, 2]).permutation(len(strata))
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
-    rows_drawn = rows[np.argsort(place[rows])]      # in the order of the draw
+    rows_drawn = rows[np.argsort(place[rows])]  # in the order of the draw
     groups = patient_numbers(patients[rows_drawn])
     sizes = np.bincount(groups)
     own = strata[rows_drawn]
@@ -63,9 +69,11 @@ def fraction_of(rows, fraction: float, strata, patients, seed: int) -> np.ndarra
 
 
 def _chosen_groups(counts, sizes, wanted):
-    """Which groups, bool (groups,), fill ``wanted`` records; counts: (groups, strata), records of each stratum."""
+    """Which groups, bool (groups,), fill ``wanted`` records; counts: (groups, strata), records of
+    each stratum.
+    """
     totals = counts.sum(axis=0)
-    share = 1 / np.maximum(totals, 1)       # a record's part of each stratum
+    share = 1 / np.maximum(totals, 1)  # a record's part of each stratum
     queues = [np.flatnonzero(column) for column in counts.T]
     heads = np.zeros(len(queues), np.int64)
     taken, chosen, filled = np.zeros(len(totals)), np.zeros(len(sizes), bool), 0
@@ -76,10 +84,12 @@ def _chosen_groups(counts, sizes, wanted):
         queue = queues[stratum]
         while chosen[queue[heads[stratum]]]:
             heads[stratum] += 1
-        waiting = queue[heads[stratum]:heads[stratum] + CANDIDATES]
+        waiting = queue[heads[stratum] : heads[stratum] + CANDIDATES]
         waiting = waiting[~chosen[waiting]]
         # How far each would push its strata ahead of this one
-        ahead = np.maximum((taken + counts[waiting]) * share - level[stratum], 0) * (counts[waiting] > 0)
+        ahead = np.maximum((taken + counts[waiting]) * share - level[stratum], 0) * (
+            counts[waiting] > 0
+        )
         group = waiting[ahead.sum(axis=1).argmin()]
         chosen[group] = True
         taken += counts[group]

@@ -1,4 +1,7 @@
-"""Supervised jobs: the labelled records that a config asks for, and a classifier with its criterion."""
+"""Supervised jobs: the labelled records that a config asks for, and a classifier with its
+criterion.
+"""
+
 from models.contract import Batch, Method
 from util.annotated import mask_labels
 from util.criterion import DEFAULT_LOSS, TASKS, Criterion
@@ -16,17 +19,20 @@ class LabelledRecords:
 
     Attributes:
         config: with task and loss as they follow from the labels.
-        task: kind of the labels; classes: names; labels: values of all records of the store (``util.labels``); rows:
-        of the labelled records; notes: sentences about the others; splits: who trains, selects and tests; folds: the
-        runs, by their test folds; eval_cropping, eval_pipeline: how a trained model sees a record.
+        task: kind of the labels; classes: names; labels: values of all records of the store
+        (``util.labels``); rows: of the labelled records; notes: sentences about the others;
+        splits: who trains, selects and tests; folds: the runs, by their test folds;
+        eval_cropping, eval_pipeline: how a trained model sees a record.
     """
 
     def __init__(self, config):
         data = config["dataset"]
         self.folds = run_numbers(data)
         if len(self.folds) > 1 and config["resume"] not in ("", "auto"):
-            raise ConfigError(f"resume: {config['resume']} is of one fold but dataset.fold names {len(self.folds)}; "
-                              "give 'auto' to resume all of them")
+            raise ConfigError(
+                f"resume: {config['resume']} is of one fold but dataset.fold names "
+                f"{len(self.folds)}; give 'auto' to resume all of them"
+            )
         self.eval_cropping, self.eval_pipeline = evaluation_transforms(config)
         self.leads = parse_leads(data["lead"])
         self.store = open_store(config)
@@ -34,10 +40,14 @@ class LabelledRecords:
         self.labels = found.values
         self.scores = parse_scores(config["metric"]["target_metrics"], self.classes, self.task)
         if config["test"]["target_metric"] not in ("loss", *self.scores):
-            raise ConfigError(f"test.target_metric: {config['test']['target_metric']!r} is not measured; "
-                              f"choose loss, {', '.join(self.scores)}")
+            raise ConfigError(
+                f"test.target_metric: {config['test']['target_metric']!r} is not measured; choose "
+                f"loss, {', '.join(self.scores)}"
+            )
         self.splits = make_splits(self.store, data, found.patients)
-        self.rows, self.notes = labelled_rows(usable_rows(self.store, config), found.known, self.splits)
+        self.rows, self.notes = labelled_rows(
+            usable_rows(self.store, config), found.known, self.splits
+        )
         self.notes += masked + row_notes(self.store, config)
 
     def _read_labels(self, config):
@@ -45,27 +55,45 @@ class LabelledRecords:
         data, metric, loss = config["dataset"], config["metric"], config["loss"]
         task = metric["task"] or (TASKS[loss] if loss else None)
         if loss and TASKS[loss] != task:
-            raise ConfigError(f"loss {loss} does not go with metric.task {task}; " +
-                              ", ".join(f"{name} goes with {kind}" for name, kind in TASKS.items()))
+            raise ConfigError(
+                f"loss {loss} does not go with metric.task {task}; "
+                + ", ".join(f"{name} goes with {kind}" for name, kind in TASKS.items())
+            )
         found = read_labels(self.store, data, task)
         if task not in (None, found.kind):
-            raise ConfigError(f"{'metric.task' if metric['task'] else 'loss'} is for {task} labels but the table "
-                              f"{found.name} is {found.kind}; leave metric.task and loss null")
+            raise ConfigError(
+                f"{'metric.task' if metric['task'] else 'loss'} is for {task} labels but the table "
+                f"{found.name} is {found.kind}; leave metric.task and loss null"
+            )
         for key in ("num_labels", "num_classes"):
             if metric[key] not in (None, len(found.classes)):
-                raise ConfigError(f"metric.{key} is {metric[key]} but {found.name} has {len(found.classes)}")
+                raise ConfigError(
+                    f"metric.{key} is {metric[key]} but {found.name} has {len(found.classes)}"
+                )
         self.task, self.classes = found.kind, found.classes
         self.loss = loss or DEFAULT_LOSS[self.task]
         classes = data["classes"] or ("challenge2020" if data["labels"] is None else None)
-        self.config = {**config, "loss": self.loss, "metric": {**metric, "task": self.task},
-                       "dataset": {**data, "classes": classes}}
+        self.config = {
+            **config,
+            "loss": self.loss,
+            "metric": {**metric, "task": self.task},
+            "dataset": {**data, "classes": classes},
+        }
         return found
 
     def parts(self, run: int) -> dict:
-        """Rows of train, valid and test in a run, with the share of the training labels that the config asks for."""
+        """Rows of train, valid and test in a run, with the share of the training labels that the
+        config asks for.
+        """
         fraction = self.config["dataset"]["label_fraction"]
-        return split_rows(self.splits, self.rows, run, strata=label_strata(self.labels, self.task),
-                          label_fraction=fraction, seed=self.config["seed"])
+        return split_rows(
+            self.splits,
+            self.rows,
+            run,
+            strata=label_strata(self.labels, self.task),
+            label_fraction=fraction,
+            seed=self.config["seed"],
+        )
 
     def criterion(self, rows) -> Criterion:
         """The criterion of a training part."""
@@ -76,8 +104,10 @@ class LabelledRecords:
         whole = [name for name, score in self.scores.items() if score.whole_records]
         few = []
         if self.task != "regression":
-            few = {"test": few_positives(self.labels, rows, self.classes, part),
-                   "training": never_positive(self.labels, rows, self.classes)}.get(part, [])
+            few = {
+                "test": few_positives(self.labels, rows, self.classes, part),
+                "training": never_positive(self.labels, rows, self.classes),
+            }.get(part, [])
         return [*few, *unknown_labels(self.labels, rows, self.classes, part, whole)]
 
 
@@ -87,7 +117,8 @@ class SupervisedTask(Method):
     Args:
         classifier: an ``Encoder`` with a head; the losses of all its outputs are summed.
         criterion: its loss.
-        mode: linprobe trains the heads alone and keeps the rest in evaluation mode; else everything learns.
+        mode: linprobe trains the heads alone and keeps the rest in evaluation mode; else
+            everything learns.
     """
 
     def __init__(self, classifier, criterion=None, mode="scratch"):
@@ -103,7 +134,9 @@ class SupervisedTask(Method):
         return self.classifier
 
     def freeze(self, frozen: bool) -> bool:
-        """Train the heads alone (True) or everything (False); returns whether this changed anything."""
+        """Train the heads alone (True) or everything (False); returns whether this changed
+        anything.
+        """
         if frozen == self.frozen:
             return False
         self.frozen = frozen
@@ -123,6 +156,9 @@ class SupervisedTask(Method):
 
     def forward(self, batch: Batch):
         out, label = self.classifier.outputs(batch["signal"]), batch["label"]
-        loss = sum(self.criterion(logits.float(), label) for logits in (out["logits"], *out.get("extra_logits", ())))
+        loss = sum(
+            self.criterion(logits.float(), label)
+            for logits in (out["logits"], *out.get("extra_logits", ()))
+        )
         gate = {"gate_signal": out["gate"][:, 0].float().mean()} if "gate" in out else {}
         return {"loss": loss, **gate}

@@ -1,4 +1,5 @@
 """A picture of a threshold search: the Challenge score against each class's own threshold."""
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -6,14 +7,18 @@ from util.challenge import ABBREVIATIONS
 from util.thresholds import Thresholds, score_curve
 
 COLUMNS = 6
-SHOWN = 0.2  # of the Challenge score, from the best down; a curve that falls further leaves its panel
+SHOWN = (
+    0.2  # of the Challenge score, from the best down; a curve that falls further leaves its panel
+)
 
 
 def plot_score_curves(labels, scores, found: Thresholds, path, title):
-    """Draw one panel a class: the Challenge score at its thresholds from 0 to 1, the others held at ``found``.
+    """Draw one panel a class: the Challenge score at its thresholds from 0 to 1, the others held
+    at ``found``.
 
-    A vertical line marks the threshold found, an asterisk the classes that share one (their line need not be at the
-    panel's best, as they move together).  A flat curve says that the threshold of that class does not matter.
+    A vertical line marks the threshold found, an asterisk the classes that share one (their line
+    need not be at the panel's best, as they move together).  A flat curve says that the threshold
+    of that class does not matter.
 
     Args:
         labels: bool (records, 24); scores: probabilities (records, 24); path: PNG to write.
@@ -28,9 +33,12 @@ def plot_score_curves(labels, scores, found: Thresholds, path, title):
         panel.plot(candidates, curves[:, c], color="tab:blue")
         panel.axvline(np.clip(found.thresholds[c], 0, 1), color="tab:red", linewidth=1)
         star = "*" if c in found.shared else ""
-        panel.set_title(f"{name}{star}: {_in_words(found.thresholds[c])}, n = {positives[c]}", fontsize=9)
+        panel.set_title(
+            f"{name}{star}: {_in_words(found.thresholds[c])}, n = {positives[c]}", fontsize=9
+        )
         panel.grid(alpha=0.3)
-    panel.set_ylim(curves.max() - SHOWN, curves.max() + SHOWN / 10)  # of all panels, which share it
+    # of all panels, which share it
+    panel.set_ylim(curves.max() - SHOWN, curves.max() + SHOWN / 10)
     figure.supxlabel("threshold")
     figure.supylabel("Challenge score")
     figure.suptitle(title)

@@ -1,4 +1,7 @@
-"""The acceptance run's frame: parts with time limits, rows of one table, and jobs of the project's own programs."""
+"""The acceptance run's frame: parts with time limits, rows of one table, and jobs of the
+project's own programs.
+"""
+
 import contextlib
 import functools
 import gc
@@ -33,7 +36,10 @@ class OutOfTime(Exception):
 
 @dataclass
 class Row:
-    """A line of the table: ``passed`` is None where nothing could be measured, or there is no bound."""
+    """A line of the table: ``passed`` is None where nothing could be measured, or there is no
+    bound.
+    """
+
     part: str
     what: str
     passed: bool | None
@@ -43,7 +49,11 @@ class Row:
     @property
     def verdict(self) -> str:
         """pass, FAIL, skipped, or measured for a number without a bound."""
-        return "measured" if self.passed is None and self.number and not self.bound else VERDICTS[self.passed]
+        return (
+            "measured"
+            if self.passed is None and self.number and not self.bound
+            else VERDICTS[self.passed]
+        )
 
 
 @dataclass
@@ -51,8 +61,10 @@ class Run:
     """What parts are given, and what they have found.
 
     Args:
-        device: torch.device; small: sizes for a CPU; out: folder of the results; deadline: time.monotonic().
+        device: torch.device; small: sizes for a CPU; out: folder of the results; deadline:
+            time.monotonic().
     """
+
     device: torch.device
     small: bool
     out: Path
@@ -63,12 +75,19 @@ class Run:
 
     def row(self, what: str, number: str, passed: bool | None = None, bound: str = "") -> None:
         """Add a line and show it."""
-        self.rows.append(Row(self.part, what, passed if passed is None else bool(passed), number, bound))
-        print(f"  {self.rows[-1].verdict:8} {what}: {number}{f'  (bound: {bound})' if bound else ''}", flush=True)
+        self.rows.append(
+            Row(self.part, what, passed if passed is None else bool(passed), number, bound)
+        )
+        print(
+            f"  {self.rows[-1].verdict:8} {what}: {number}{f'  (bound: {bound})' if bound else ''}",
+            flush=True,
+        )
 
     @functools.cached_property
     def store(self) -> Path:
-        """A store of simulated ECGs at 100 and 250 Hz; the same for all parts, and for a second run into ``out``."""
+        """A store of simulated ECGs at 100 and 250 Hz; the same for all parts, and for a second
+        run into ``out``.
+        """
         folder = self.out / "simulated"
         folder.mkdir(exist_ok=True)
         done = (folder / "store" / "fs250" / "meta.json").exists()
@@ -76,16 +95,30 @@ class Run:
 
     # ============ jobs of the project's programs ============
     def config(self, path: str, *overrides: str, overlays=(), name="job") -> dict:
-        """A config of configs/ for this store and device: no warm-up, one epoch, no checkpoints but the last."""
+        """A config of configs/ for this store and device: no warm-up, one epoch, no checkpoints
+        but the last.
+        """
         program = "pretrain" if path.startswith("pretrain") else "finetune"
-        own = [f"dataset.store={self.store}", f"output_dir={self.out / 'runs'}", f"exp_name={name}",
-               f"device={self.device.type}", "dataloader.num_workers=0", "train.epochs=1", "train.warmup_epochs=0",
-               "train.log_every=1"]
-        own += {"pretrain": ["train.probe_every=0", "train.figure_every=1000"],
-                "finetune": ["mode=scratch", "dataset.fold=0"]}[program]
+        own = [
+            f"dataset.store={self.store}",
+            f"output_dir={self.out / 'runs'}",
+            f"exp_name={name}",
+            f"device={self.device.type}",
+            "dataloader.num_workers=0",
+            "train.epochs=1",
+            "train.warmup_epochs=0",
+            "train.log_every=1",
+        ]
+        own += {
+            "pretrain": ["train.probe_every=0", "train.figure_every=1000"],
+            "finetune": ["mode=scratch", "dataset.fold=0"],
+        }[program]
         root = Path(__file__).resolve().parents[2]
-        return load_config([root / "configs" / f"{path}.yaml", *map(find_overlay, overlays)], [*own, *overrides],
-                           program=program)
+        return load_config(
+            [root / "configs" / f"{path}.yaml", *map(find_overlay, overlays)],
+            [*own, *overrides],
+            program=program,
+        )
 
     def training(self, path: str, *overrides, device=None, **options) -> Training:
         """The engine of such a config, ready for its first step, in a folder of its own."""
@@ -94,11 +127,26 @@ class Run:
         device, folder = device or self.device, Path(config["output_dir"]) / config["exp_name"]
         if path.startswith("pretrain"):
             store = open_store(config)
-            return set_up_training(config, store, usable_rows(store, config), lambda: build_configured(config), device,
-                                   folder)
+            return set_up_training(
+                config,
+                store,
+                usable_rows(store, config),
+                lambda: build_configured(config),
+                device,
+                folder,
+            )
         records = LabelledRecords(config)
-        return set_up_training(config, records.store, records.rows, lambda: SupervisedTask(
-            build_configured(config, len(records.classes)), records.criterion(records.rows)), device, folder, records.labels)
+        return set_up_training(
+            config,
+            records.store,
+            records.rows,
+            lambda: SupervisedTask(
+                build_configured(config, len(records.classes)), records.criterion(records.rows)
+            ),
+            device,
+            folder,
+            records.labels,
+        )
 
     def losses(self, path: str, *overrides, steps=20, **options) -> list[float]:
         """Losses of the first steps of such a config."""
@@ -109,7 +157,10 @@ class Run:
 
 def logged_losses(folder) -> list[float]:
     """Loss of every line of a run's log_steps.txt."""
-    return [json.loads(line)["loss"] for line in (Path(folder) / "log_steps.txt").read_text().splitlines()]
+    return [
+        json.loads(line)["loss"]
+        for line in (Path(folder) / "log_steps.txt").read_text().splitlines()
+    ]
 
 
 def relative(a, b) -> float:
@@ -135,8 +186,10 @@ def exact_products():
 @contextlib.contextmanager
 def time_limit(seconds: float):
     """OutOfTime after so many seconds, as soon as Python runs again."""
+
     def ring(*_):
         raise OutOfTime(f"stopped after {seconds:.0f} s")
+
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01))
     try:
@@ -147,7 +200,9 @@ def time_limit(seconds: float):
 
 
 def run_part(run: Run, name: str, part, budget: float) -> None:
-    """One part within its time; its failure is a row, its traceback in ``out``/log, its results are written."""
+    """One part within its time; its failure is a row, its traceback in ``out``/log, its results
+    are written.
+    """
     run.part, left = name, run.deadline - time.monotonic()
     print(f"== {name} (at most {min(4 * budget, left):.0f} s)", flush=True)
     began = time.monotonic()
@@ -176,7 +231,10 @@ def table(rows) -> str:
     """Rows in Markdown."""
     lines = ["| part | what | result | number | bound |", "|---|---|---|---|---|"]
     cells = [(row.part, row.what, row.verdict, row.number, row.bound) for row in rows]
-    return "\n".join(lines + ["| " + " | ".join(cell.replace("|", "/") for cell in each) + " |" for each in cells])
+    return "\n".join(
+        lines
+        + ["| " + " | ".join(cell.replace("|", "/") for cell in each) + " |" for each in cells]
+    )
 
 
 def write(run: Run) -> None:
@@ -189,6 +247,13 @@ def write(run: Run) -> None:
 
 def describe(device) -> str:
     """The machine in a line."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
-    packages = ", ".join(f"{package} {metadata.version(package)}" for package in ("numpy", "scipy", "einops", "pandas"))
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} thread(s)"
+    )
+    packages = ", ".join(
+        f"{package} {metadata.version(package)}"
+        for package in ("numpy", "scipy", "einops", "pandas")
+    )
     return f"{name}; torch {torch.__version__}; CUDA {torch.version.cuda}; {packages}"

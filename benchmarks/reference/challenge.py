@@ -1,4 +1,5 @@
 """The Challenge score and its published threshold search as loops written from the definition."""
+
 import numpy as np
 
 from util.challenge import CLASSES, NORMAL, WEIGHTS
@@ -17,7 +18,9 @@ def loop_numerator(labels, outputs):
 
 
 def loop_score(labels, outputs):
-    """The Challenge score by ``loop_numerator`` of the outputs, of the labels and of sinus rhythm for all."""
+    """The Challenge score by ``loop_numerator`` of the outputs, of the labels and of sinus rhythm
+    for all.
+    """
     inactive = np.zeros_like(labels)
     inactive[:, NORMAL] = True
     nothing, perfect = loop_numerator(labels, inactive), loop_numerator(labels, labels)

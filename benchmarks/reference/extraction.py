@@ -1,4 +1,5 @@
 """Extraction the plain way, in one process: every lead of every record by wfdb and scipy."""
+
 import numpy as np
 import scipy.signal
 import wfdb
@@ -13,4 +14,7 @@ def plain_extraction(folder, target_fs, output):
         for fs in target_fs:
             length = int(len(signal) * fs / fields["fs"])
             leads = [scipy.signal.resample(signal[:, k], length) for k in range(len(LEADS))]
-            np.save(output / f"{path.stem}-{fs}.npy", np.rint(np.stack(leads, 1) * 1000).astype(np.int16))
+            np.save(
+                output / f"{path.stem}-{fs}.npy",
+                np.rint(np.stack(leads, 1) * 1000).astype(np.int16),
+            )

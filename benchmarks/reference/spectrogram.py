@@ -1,4 +1,7 @@
-"""Spectrograms as the published loader made them: |scipy.signal.stft| of one crop after the other."""
+"""Spectrograms as the published loader made them: |scipy.signal.stft| of one crop after the
+other.
+"""
+
 import numpy as np
 import scipy.signal
 

@@ -1,1 +1,3 @@
-"""Encoders: (batch, leads, time) -> features (batch, width), each with an optional classification head."""
+"""Encoders: (batch, leads, time) -> features (batch, width), each with an optional classification
+head.
+"""

@@ -1,4 +1,7 @@
-"""What the two CNN branches share: weights from scratch, the classifier, and the shell of an encoder."""
+"""What the two CNN branches share: weights from scratch, the classifier, and the shell of an
+encoder.
+"""
+
 import torch
 from torch import nn
 
@@ -6,21 +9,21 @@ from models.contract import Encoder
 from models.standardize import LeadStandardize
 from util.errors import ConfigError
 
-STARTS = ("shortcut", "published")      # what ``init`` of a CNN may be
+STARTS = ("shortcut", "published")  # what ``init`` of a CNN may be
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 XAVIER = (*CONVOLUTIONS, nn.Linear)
 
 
 def init_from_scratch(network: nn.Module, init: str = "shortcut") -> None:
-    """Xavier normal for convolutions and linears, N(1, 0.02) for weights of BatchNorm and zero for its biases;
-    biases of linears stay as PyTorch starts them.
+    """Xavier normal for convolutions and linears, N(1, 0.02) for weights of BatchNorm and zero
+    for its biases; biases of linears stay as PyTorch starts them.
 
     Args:
-        init: "shortcut": the ``last_norm`` of every residual block starts at zero, so the block as its shortcut
-            (Goyal et al., Accurate, large minibatch SGD, 2017, section 5.1).
-            "published": N(1, 0.02) there, too, and N(0, 1) for biases of convolutions, as Phan et al. (BHI 2022)
-            start from scratch, in SimCLR and in DINO.  Their BYOL keeps the zeros.
+        init: "shortcut": the ``last_norm`` of every residual block starts at zero, so the block
+            as its shortcut (Goyal et al., Accurate, large minibatch SGD, 2017, section 5.1).
+            "published": N(1, 0.02) there, too, and N(0, 1) for biases of convolutions, as Phan et
+            al. (BHI 2022) start from scratch, in SimCLR and in DINO.  Their BYOL keeps the zeros.
 
     Raises:
         ConfigError: another ``init``.
@@ -41,8 +44,9 @@ def init_from_scratch(network: nn.Module, init: str = "shortcut") -> None:
 
 
 def classifier(width: int, hidden: int, num_classes: int | None) -> nn.Module:
-    """Linear(width, hidden), Linear(hidden, classes) with no activation between, as published; Identity without
-    classes."""
+    """Linear(width, hidden), Linear(hidden, classes) with no activation between, as published;
+    Identity without classes.
+    """
     if num_classes is None:
         return nn.Identity()
     head = nn.Sequential(nn.Linear(width, hidden), nn.Linear(hidden, num_classes))

@@ -1,4 +1,5 @@
 """MLAE's encoder: a ViT with one token a lead (Na et al., ICLR 2024)."""
+
 import torch
 
 from models.encoder.vit import ClassTokenEncoder, encoder_factory
@@ -6,8 +7,10 @@ from util.errors import ConfigError
 
 
 class MLAE_ViT(ClassTokenEncoder):
-    """Tokens are whole leads of ``seq_len`` samples; a lead takes the position of its own name, whatever others are
-    present.  Args: see ``TransformerEncoder``; ``patch_size`` counts leads and must be 1."""
+    """Tokens are whole leads of ``seq_len`` samples; a lead takes the position of its own name,
+    whatever others are present.  Args: see ``TransformerEncoder``; ``patch_size`` counts leads
+    and must be 1.
+    """
 
     def __init__(self, *, num_classes=None, patch_size=1, **options):
         if patch_size != 1:
@@ -25,7 +28,9 @@ class MLAE_ViT(ClassTokenEncoder):
     def patchify(self, series, leads=None):
         """The leads themselves, (batch, leads, seq_len)."""
         if series.shape[-1] != self.seq_len:
-            raise ConfigError(f"MLAE takes exactly seq_len = {self.seq_len} samples, not {series.shape[-1]}")
+            raise ConfigError(
+                f"MLAE takes exactly seq_len = {self.seq_len} samples, not {series.shape[-1]}"
+            )
         self.input_leads(series, leads)
         return series
 

@@ -1,7 +1,9 @@
 """Spectrogram branch: SE-ResNet-34 over the leads' spectrograms as channels.
 
-Hu, Shen, Sun, Squeeze-and-excitation networks (CVPR 2018); used as spectrogram branch by Phan et al. (BHI 2022).
+Hu, Shen, Sun, Squeeze-and-excitation networks (CVPR 2018); used as spectrogram branch by Phan et
+al. (BHI 2022).
 """
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -17,7 +19,9 @@ REDUCTION = 16
 
 
 class SqueezeExcite(nn.Module):
-    """Scale every channel by sigmoid(W2 relu(W1 mean)), eqs. 2 to 4 of the paper: (batch, c, h, w) -> the same."""
+    """Scale every channel by sigmoid(W2 relu(W1 mean)), eqs. 2 to 4 of the paper: (batch, c, h,
+    w) -> the same.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -31,17 +35,25 @@ class SqueezeExcite(nn.Module):
 
 
 class SEBlock(nn.Module):
-    """Basic residual block, squeeze-and-excitation after its second BatchNorm: (batch, inputs, h, w) ->
-    (batch, outputs, ceil(h / stride), ceil(w / stride))."""
+    """Basic residual block, squeeze-and-excitation after its second BatchNorm: (batch, inputs, h,
+    w) -> (batch, outputs, ceil(h / stride), ceil(w / stride)).
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
         self.path = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True),
-            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs), SqueezeExcite(outputs))
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            SqueezeExcite(outputs),
+        )
         self.shortcut = nn.Sequential()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
 
     @property
     def last_norm(self):
@@ -58,17 +70,32 @@ class SpectrogramSEResNet(CNNEncoder):
     Args: see spectrogram_se_resnet34.
     """
 
-    def __init__(self, num_classes: int | None, num_leads: int, fs: float, segment_seconds: float,
-                 channels: int, init: str):
+    def __init__(
+        self,
+        num_classes: int | None,
+        num_leads: int,
+        fs: float,
+        segment_seconds: float,
+        channels: int,
+        init: str,
+    ):
         super().__init__(num_leads)
         self.spectrogram = Spectrogram(fs, segment_seconds)
-        self.stem = nn.Sequential(nn.Conv2d(num_leads, channels, 7, 2, 3, bias=False), nn.BatchNorm2d(channels),
-                                  nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1))
+        self.stem = nn.Sequential(
+            nn.Conv2d(num_leads, channels, 7, 2, 3, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, stride=2, padding=1),
+        )
         inputs, stages = channels, []
         for depth, stride in zip(LAYERS, STRIDES):
             outputs = channels * 2 ** len(stages)
-            stages.append(nn.Sequential(SEBlock(inputs, outputs, stride),
-                                        *(SEBlock(outputs, outputs, 1) for _ in range(depth - 1))))
+            stages.append(
+                nn.Sequential(
+                    SEBlock(inputs, outputs, stride),
+                    *(SEBlock(outputs, outputs, 1) for _ in range(depth - 1)),
+                )
+            )
             inputs = outputs
         self.stages = nn.Sequential(*stages)
         self.width = inputs
@@ -76,33 +103,41 @@ class SpectrogramSEResNet(CNNEncoder):
         init_from_scratch(self, init)
 
     def unstandardized(self, x: torch.Tensor) -> torch.Tensor:
-        """Spectrogram (batch, leads, frequencies, frames) of a crop (batch, leads, time); a spectrogram passes."""
+        """Spectrogram (batch, leads, frequencies, frames) of a crop (batch, leads, time); a
+        spectrogram passes.
+        """
         return x if x.ndim == 4 else self.spectrogram(x)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Crop (batch, leads, time) in mV, or its spectrogram, not yet standardised (batch, leads, frequencies,
-        frames) -> (batch, width).
+        """Crop (batch, leads, time) in mV, or its spectrogram, not yet standardised (batch,
+        leads, frequencies, frames) -> (batch, width).
 
-        A 2.5 s crop at 100 Hz ends as a single cell, so a batch of one can be evaluated but not trained on:
-        BatchNorm needs two values.
+        A 2.5 s crop at 100 Hz ends as a single cell, so a batch of one can be evaluated but not
+        trained on: BatchNorm needs two values.
         """
         x = self.stages(self.stem(self.standardize(self.unstandardized(x))))
         return F.adaptive_avg_pool2d(x, 1).flatten(1)
 
 
 @register
-def spectrogram_se_resnet34(num_classes: int | None = 24, num_leads: int = 12, fs: float = 100,
-                            segment_seconds: float = 0.25, channels: int = 64,
-                            init: str = "shortcut") -> SpectrogramSEResNet:
+def spectrogram_se_resnet34(
+    num_classes: int | None = 24,
+    num_leads: int = 12,
+    fs: float = 100,
+    segment_seconds: float = 0.25,
+    channels: int = 64,
+    init: str = "shortcut",
+) -> SpectrogramSEResNet:
     """Spectrogram branch, 512 features at the published size.
 
     Args:
-        num_classes: classes of the head Linear(512, 256), Linear(256, classes); None for an encoder without head.
+        num_classes: classes of the head Linear(512, 256), Linear(256, classes); None for an
+            encoder without head.
         num_leads: leads of the crops.
         fs: sampling rate of the crops, Hz; it must be the store's.
         segment_seconds: length of an STFT segment; half of it overlaps the next.
-        channels: channels of the first stage, 64 as published; features are 8 times as many.  8 makes a network for
-            trying things out on a laptop.
+        channels: channels of the first stage, 64 as published; features are 8 times as many.  8
+            makes a network for trying things out on a laptop.
         init: weights from scratch, "shortcut" or "published"; see ``init_from_scratch``.
     """
     return SpectrogramSEResNet(num_classes, num_leads, fs, segment_seconds, channels, init)

@@ -1,4 +1,5 @@
 """What CPC's two encoders share: each sample by itself, then what is known of all up to it."""
+
 import torch
 from torch import nn
 
@@ -8,17 +9,22 @@ from models.standardize import LeadStandardize
 
 def pointwise(inputs: int, outputs: int, width: int = 1, stride: int = 1) -> list[nn.Module]:
     """Convolution, BatchNorm, ReLU."""
-    return [nn.Conv1d(inputs, outputs, width, stride, width // 2), nn.BatchNorm1d(outputs), nn.ReLU()]
+    return [
+        nn.Conv1d(inputs, outputs, width, stride, width // 2),
+        nn.BatchNorm1d(outputs),
+        nn.ReLU(),
+    ]
 
 
 class SequenceEncoder(Encoder):
-    """A subclass sets ``width``, ``head`` and ``convolutions``, whose strides multiply to ``stride``, and writes
-    ``contexts`` and ``forward_features``.
+    """A subclass sets ``width``, ``head`` and ``convolutions``, whose strides multiply to
+    ``stride``, and writes ``contexts`` and ``forward_features``.
 
     Args:
         num_leads: leads of the crops.
         channels: width of the steps.
     """
+
     convolutions: nn.Module
     stride = 1
 

@@ -1,8 +1,10 @@
 """Signal branch: xresnet1d50, and its shallower and deeper relatives, for 12-lead crops.
 
-He et al., Bag of tricks for image classification with CNNs (CVPR 2019), made one-dimensional for ECGs by Strodthoff
-et al., Deep learning for ECG analysis (JBHI 2021); used as signal branch by Phan et al. (BHI 2022).
+He et al., Bag of tricks for image classification with CNNs (CVPR 2019), made one-dimensional for
+ECGs by Strodthoff et al., Deep learning for ECG analysis (JBHI 2021); used as signal branch by
+Phan et al. (BHI 2022).
 """
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -13,29 +15,42 @@ from models.registry import register
 STRIDES = (1, 2, 2, 2)
 
 
-def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = False, relu: bool = True):
-    """Convolution that keeps the length (divided by stride, rounded up), BatchNorm and, unless told, ReLU."""
-    layers = [nn.Conv1d(inputs, outputs, kernel, stride, kernel // 2, bias=bias), nn.BatchNorm1d(outputs)]
+def conv_bn(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = False, relu: bool = True
+):
+    """Convolution that keeps the length (divided by stride, rounded up), BatchNorm and, unless
+    told, ReLU.
+    """
+    layers = [
+        nn.Conv1d(inputs, outputs, kernel, stride, kernel // 2, bias=bias),
+        nn.BatchNorm1d(outputs),
+    ]
     return nn.Sequential(*layers, nn.ReLU(inplace=True)) if relu else nn.Sequential(*layers)
 
 
 class Block(nn.Module):
-    """relu(path(x) + shortcut(x)), (batch, inputs, time) -> (batch, expansion * inner, ceil(time / stride)).
+    """relu(path(x) + shortcut(x)), (batch, inputs, time) -> (batch, expansion * inner, ceil(time
+    / stride)).
 
-    The path of a bottleneck (expansion above 1) squeezes to ``inner`` channels, convolves with kernel 5 (and
-    the stride), and widens again; that of a basic block (expansion 1) is two convolutions with kernel 5.  The
-    shortcut averages pairs where the path strides; where the number of channels changes, a 1x1 convolution follows.
+    The path of a bottleneck (expansion above 1) squeezes to ``inner`` channels, convolves with
+    kernel 5 (and the stride), and widens again; that of a basic block (expansion 1) is two
+    convolutions with kernel 5.  The shortcut averages pairs where the path strides; where the
+    number of channels changes, a 1x1 convolution follows.
     """
 
     def __init__(self, inputs: int, inner: int, stride: int, expansion: int):
         super().__init__()
         outputs = inner * expansion
         if expansion > 1:
-            self.path = nn.Sequential(conv_bn(inputs, inner, 1), conv_bn(inner, inner, 5, stride),
-                                      conv_bn(inner, outputs, 1, relu=False))
+            self.path = nn.Sequential(
+                conv_bn(inputs, inner, 1),
+                conv_bn(inner, inner, 5, stride),
+                conv_bn(inner, outputs, 1, relu=False),
+            )
         else:
-            self.path = nn.Sequential(conv_bn(inputs, inner, 5, stride),
-                                      conv_bn(inner, outputs, 5, relu=False))
+            self.path = nn.Sequential(
+                conv_bn(inputs, inner, 5, stride), conv_bn(inner, outputs, 5, relu=False)
+            )
         shortcut = [nn.AvgPool1d(2, ceil_mode=True)] if stride == 2 else []
         if inputs != outputs:
             shortcut.append(conv_bn(inputs, outputs, 1, relu=False))
@@ -50,28 +65,47 @@ class Block(nn.Module):
         return F.relu(self.path(x) + self.shortcut(x), inplace=True)
 
 
-# By name: the blocks' expansion and how many of them each stage has (He et al., Deep residual learning, 2016).
-DEPTHS = {"xresnet1d18": (1, (2, 2, 2, 2)), "xresnet1d34": (1, (3, 4, 6, 3)),
-          "xresnet1d50": (4, (3, 4, 6, 3)), "xresnet1d101": (4, (3, 4, 23, 3)), "xresnet1d152": (4, (3, 8, 36, 3))}
+# By name: the blocks' expansion and how many of them each stage has (He et al., Deep residual
+# learning, 2016).
+DEPTHS = {
+    "xresnet1d18": (1, (2, 2, 2, 2)),
+    "xresnet1d34": (1, (3, 4, 6, 3)),
+    "xresnet1d50": (4, (3, 4, 6, 3)),
+    "xresnet1d101": (4, (3, 4, 23, 3)),
+    "xresnet1d152": (4, (3, 8, 36, 3)),
+}
 
 
 class XResNet1d(CNNEncoder):
-    """Standardised crop -> stem -> four stages of blocks -> adaptive max and average pooling, side by side.
+    """Standardised crop -> stem -> four stages of blocks -> adaptive max and average pooling,
+    side by side.
 
-    All four stages have the same inner width (64 in xresnet1d50, so 256 channels and 512 features).  Any length
-    from one sample up is accepted; four stages leave one step in 32.
+    All four stages have the same inner width (64 in xresnet1d50, so 256 channels and 512
+    features).  Any length from one sample up is accepted; four stages leave one step in 32.
 
     Args:
-        expansion: of the blocks; depths: how many in each stage; the others: see ``xresnet_factory``.
+        expansion: of the blocks; depths: how many in each stage; the others: see
+            ``xresnet_factory``.
     """
 
-    def __init__(self, expansion: int, depths, num_classes: int | None, num_leads: int, channels: int,
-                 init: str):
+    def __init__(
+        self,
+        expansion: int,
+        depths,
+        num_classes: int | None,
+        num_leads: int,
+        channels: int,
+        init: str,
+    ):
         super().__init__(num_leads)
-        # The first convolution has a bias although BatchNorm follows: the published network replaced it so.
-        self.stem = nn.Sequential(conv_bn(num_leads, channels // 2, 5, stride=2, bias=True),
-                                  conv_bn(channels // 2, channels // 2, 5), conv_bn(channels // 2, channels, 5),
-                                  nn.MaxPool1d(3, stride=2, padding=1))
+        # The first convolution has a bias although BatchNorm follows: the published network
+        # replaced it so.
+        self.stem = nn.Sequential(
+            conv_bn(num_leads, channels // 2, 5, stride=2, bias=True),
+            conv_bn(channels // 2, channels // 2, 5),
+            conv_bn(channels // 2, channels, 5),
+            nn.MaxPool1d(3, stride=2, padding=1),
+        )
         inputs, stages = channels, []
         for depth, stride in zip(depths, STRIDES):
             blocks = []
@@ -86,22 +120,32 @@ class XResNet1d(CNNEncoder):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Crop (batch, leads, time) in mV -> (batch, width): maxima first, then averages."""
-        x = self.stages(self.stem(self.standardize(self.unstandardized(x))))    # (batch, channels, time / 32)
-        return torch.cat([F.adaptive_max_pool1d(x, 1), F.adaptive_avg_pool1d(x, 1)], dim=1).flatten(1)
+        x = self.stages(
+            self.stem(self.standardize(self.unstandardized(x)))
+        )  # (batch, channels, time / 32)
+        return torch.cat([F.adaptive_max_pool1d(x, 1), F.adaptive_avg_pool1d(x, 1)], dim=1).flatten(
+            1
+        )
 
 
 def xresnet_factory(name):
     """The registered function ``name`` of ``DEPTHS``, with the arguments
 
-    num_classes: of the head Linear(width, 256), Linear(256, classes); None for an encoder without head.
-    num_leads: leads of the crops.
-    channels: inner width of every block, 64 as published; features are 8 times as many (xresnet1d18, 34: twice).
+    num_classes: of the head Linear(width, 256), Linear(256, classes); None for an encoder without
+    head. num_leads: leads of the crops. channels: inner width of every block, 64 as published;
+    features are 8 times as many (xresnet1d18, 34: twice).
         16 makes a network for trying things out on a laptop.
     init: weights from scratch, "shortcut" or "published"; see ``init_from_scratch``.
     """
-    def factory(num_classes: int | None = 24, num_leads: int = 12, channels: int = 64,
-                init: str = "shortcut") -> XResNet1d:
+
+    def factory(
+        num_classes: int | None = 24,
+        num_leads: int = 12,
+        channels: int = 64,
+        init: str = "shortcut",
+    ) -> XResNet1d:
         return XResNet1d(*DEPTHS[name], num_classes, num_leads, channels, init)
+
     factory.__name__ = factory.__qualname__ = name
     factory.__doc__ = f"Signal branch, {DEPTHS[name][1]} blocks in its stages."
     return register(factory)
