@@ -14,22 +14,23 @@ test_predictions.csv, test_gate.csv where there is a gate. Several folds also le
 import sys
 from pathlib import Path
 
-from util.command_line import argument_parser, config_from
-from util.program import run_main
+from util.config.command_line import argument_parser, config_from
+from util.processes.program import run_main
 
 parser = argument_parser(__doc__, "configs/downstream/st_mem.yaml", "finetune")
 if __name__ == "__main__":
     parser.parse_args()  # --help and a wrong flag end here, before anything slow is imported
 
-from util import distributed
+from util.console import print_once
 from util.errors import ConfigError
-from util.evaluation import Evaluator, FoldFiles, report_test, save_best, write_summary
-from util.head_start import fit_heads
-from util.run_log import print_once
-from util.setup import build_configured, check_input, set_up_training, training_transforms
-from util.stop import StopRequest
-from util.supervised import LabelledRecords, SupervisedTask
-from util.transfer import check_pretrained, load_pretrained
+from util.evaluation.evaluator import Evaluator
+from util.evaluation.head_start import fit_heads
+from util.evaluation.report import FoldFiles, report_test, save_best, write_summary
+from util.processes import collectives
+from util.processes.stopping import StopRequest
+from util.training.job import LabelledRecords, SupervisedTask
+from util.training.setup import build_configured, check_input, set_up_training, training_transforms
+from util.training.transfer import check_pretrained, load_pretrained
 
 
 def finetune(config: dict, published_names=False) -> Path:
@@ -41,7 +42,7 @@ def finetune(config: dict, published_names=False) -> Path:
     check_start(config)
     training_transforms(config)  # a mistake in them is said before the store is read
     records = LabelledRecords(config)
-    device = distributed.start(config["device"])
+    device = collectives.start(config["device"])
     for note in records.notes:
         print_once(note)
     folder = Path(config["output_dir"]) / config["exp_name"]
@@ -55,7 +56,7 @@ def finetune(config: dict, published_names=False) -> Path:
         )
         results.append({"fold": fold, **run_fold(records, fold, files, device)})
     if len(results) > 1:
-        distributed.on_main(lambda: write_summary(results, folder / "summary.csv"))
+        collectives.on_main(lambda: write_summary(results, folder / "summary.csv"))
     return folder
 
 
@@ -75,7 +76,7 @@ def check_start(config: dict) -> None:
         raise ConfigError(
             f"mode {config['mode']} needs --encoder_path, the encoder.pth of a pre-training run"
         )
-    if config["encoder_path"] and distributed.is_main():
+    if config["encoder_path"] and collectives.is_main():
         check_pretrained(config["encoder_path"])
 
 
@@ -111,9 +112,9 @@ def run_fold(records: LabelledRecords, fold: int, files: FoldFiles, device) -> d
         if config["mode"] != "scratch":
             # Process 0 reads; the others need not see the file.
             print_once(
-                distributed.on_main(lambda: load_pretrained(classifier, config["encoder_path"]))
+                collectives.on_main(lambda: load_pretrained(classifier, config["encoder_path"]))
             )
-            distributed.same_tensors(classifier.state_dict().values())
+            collectives.same_tensors(classifier.state_dict().values())
         check_input(classifier, len(records.leads), records.eval_cropping.length)
         return SupervisedTask(classifier, evaluator.criterion, config["mode"])
 

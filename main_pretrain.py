@@ -13,8 +13,8 @@ import math
 import sys
 from pathlib import Path
 
-from util.command_line import argument_parser, config_from
-from util.program import run_main
+from util.config.command_line import argument_parser, config_from
+from util.processes.program import run_main
 
 parser = argument_parser(__doc__, "configs/pretrain/st_mem.yaml", "pretrain")
 if __name__ == "__main__":
@@ -23,14 +23,17 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 
-from util import distributed
-from util.dataset import Cropping, to_device
-from util.figures import plot_reconstruction
-from util.labels import read_labels
+from util.console import print_once
+from util.data.dataset import to_device
+from util.data.labels import read_labels
+from util.data.splits import rows_left
+from util.evaluation.figures import plot_reconstruction
+from util.evaluation.probes import make_probe
 from util.leads import parse_leads
-from util.probe import make_probe
-from util.run_log import print_once
-from util.setup import (
+from util.processes import collectives
+from util.processes.stopping import StopRequest
+from util.signals.crops import Cropping
+from util.training.setup import (
     build_configured,
     open_store,
     row_notes,
@@ -38,9 +41,7 @@ from util.setup import (
     training_transforms,
     usable_rows,
 )
-from util.splits import rows_left
-from util.stop import StopRequest
-from util.transfer import save_encoder
+from util.training.transfer import save_encoder
 
 
 def pretrain(config: dict) -> Path:
@@ -54,7 +55,7 @@ def pretrain(config: dict) -> Path:
     rows, notes = rows_left(
         store, usable, data, read_labels(store, data).patients if data["labels"] else None
     )
-    device = distributed.start(config["device"])
+    device = collectives.start(config["device"])
     for note in [*notes, *row_notes(store, config)]:
         print_once(note)
     training = set_up_training(
@@ -73,7 +74,7 @@ def pretrain(config: dict) -> Path:
             line = {"epoch": training.epoch, **training.train_epoch(stop)}
             done = training.epoch
             if done % train["figure_every"] == 0 or done == train["epochs"]:
-                distributed.on_main(lambda: draw_reconstruction(training, usable, rows))
+                collectives.on_main(lambda: draw_reconstruction(training, usable, rows))
             if probe and (done % train["probe_every"] == 0 or done == train["epochs"]):
                 line[probe.key] = probe(method.encoder, training.amp)
                 line.update(training.best)
@@ -87,7 +88,7 @@ def pretrain(config: dict) -> Path:
             training.save_epoch()
 
     # ============ what is left behind ============
-    distributed.on_main(lambda: save_encoders(training))
+    collectives.on_main(lambda: save_encoders(training))
     training.log.close()
     print_once(f"encoder: {folder / 'encoder.pth'}")
     return folder

@@ -3,4 +3,4 @@
 set -eu
 source "$(dirname "$0")/util/environment.sh"
 find_python
-exec "$python" -m util.launch "$root/main_finetune.py" "$@"
+exec "$python" -m util.processes.launcher "$root/main_finetune.py" "$@"

@@ -1,5 +1,5 @@
 """Attention on the CPU, forward and backward: written out against PyTorch's fused kernel.
-Decides models.blocks.SHORT.
+Decides models.layers.blocks.SHORT.
 
     python benchmarks/attention.py  # base size, 12 heads of 64, float32 and bf16; a minute
     python benchmarks/attention.py --threads 1 --cpu_time
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from models.blocks import HEAD_WIDTH, SHORT, written_out  # noqa: E402
+from models.layers.blocks import HEAD_WIDTH, SHORT, written_out  # noqa: E402
 
 WAYS = {"fused": F.scaled_dot_product_attention, "written out": written_out}
 

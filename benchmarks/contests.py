@@ -21,18 +21,18 @@ from benchmarks.reference.spectrogram import scipy_spectrogram
 from benchmarks.reference.st_mem import LEADS as LEAD_COUNT
 from benchmarks.reference.st_mem import PATCH, PATCHES, plain_forward
 from benchmarks.reference.views import signal_views
-from models.registry import build
-from models.spectrogram import Spectrogram
-from models.views import Views
 from util.challenge import CLASSES
-from util.dataset import CropDataset, TrainingBatches, make_loader, to_device
+from util.contract.registry import build
+from util.data.dataset import CropDataset, TrainingBatches, make_loader, to_device
+from util.data.store import RecordStore, write_store
 from util.keyed_random import KeyedRandom
 from util.leads import LEADS
-from util.optim import autocast, make_optimizer, set_matmul_precision
-from util.scores import challenge_score
-from util.store import RecordStore, write_store
-from util.thresholds import apply_thresholds, search_ascent, search_published
-from util.transforms import build_pipeline
+from util.scoring.scores import challenge_score
+from util.scoring.thresholds import apply_thresholds, search_ascent, search_published
+from util.signals.spectrogram import Spectrogram
+from util.signals.transforms import build_pipeline
+from util.signals.views import Views
+from util.training.optimizer import autocast, make_optimizer, set_matmul_precision
 
 TRANSFORMS = [
     {"random_crop": {"crop_length": CROP}},
@@ -332,7 +332,7 @@ def extraction(device, small):
                 f"extraction from 500 Hz to {fs} Hz",
                 "records",
                 {way: (count, lambda work=work: into_new(work)) for way, work in ways.items()},
-                "tests/test_extraction.py",
+                "tests/data_preparation/test_extraction.py",
             )
 
 

@@ -22,9 +22,9 @@ import scipy.signal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_preparation.duplicates import find_duplicates
+from data_preparation.building.duplicates import find_duplicates
+from util.data.store import RecordStore, quantise, write_store
 from util.leads import LEADS
-from util.store import RecordStore, quantise, write_store
 
 FS, SECONDS = 100, 10
 

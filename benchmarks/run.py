@@ -45,7 +45,7 @@ def main(argv=None):
     import torch  # here, not at the top: every worker of the extraction imports this file first
 
     from benchmarks.contests import CONTESTS
-    from util import distributed
+    from util.processes import collectives
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -76,7 +76,7 @@ def main(argv=None):
         parser.error(f"no benchmark {unknown[0]}; known: {', '.join(CONTESTS)}")
     torch.set_num_threads(arguments.threads)
     clock = time.process_time if arguments.cpu_time else time.perf_counter
-    device, rows = distributed.start(arguments.device), []  # as every program does
+    device, rows = collectives.start(arguments.device), []  # as every program does
     print(
         f"{arguments.device}, {arguments.threads} thread(s), torch {torch.__version__}\n\n"
         "| benchmark | way | rate | ratio to reference | spread |\n|---|---|---|---|---|"

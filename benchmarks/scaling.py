@@ -32,11 +32,11 @@ import yaml
 from benchmarks.contests import TRAIN
 from benchmarks.fault_injection import simulate
 from benchmarks.timing import interleaved
-from models.registry import DataFacts, build
-from util.dataset import CropDataset, TrainingBatches
+from util.contract.registry import DataFacts, build
+from util.data.dataset import CropDataset, TrainingBatches
+from util.data.store import RecordStore, write_store
 from util.leads import LEADS
-from util.optim import make_optimizer
-from util.store import RecordStore, write_store
+from util.training.optimizer import make_optimizer
 
 PARTS = ("records", "leads", "length", "start", "processes")
 
@@ -148,7 +148,7 @@ def pretraining(folder, store, gpus, steps):
         [
             sys.executable,
             "-m",
-            "util.launch",
+            "util.processes.launcher",
             str(ROOT / "main_pretrain.py"),
             "--gpus",
             gpus,

@@ -25,7 +25,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from util.store import spread, write_store
+from util.data.store import spread, write_store
 
 FS, SAMPLES = 20, 40
 FORMS = ("npy", "h5", "folder")
@@ -194,7 +194,8 @@ def main(argv=None):
             write_store(folder / "store", FS, rows(args.records), [])
             wall, cpu, leads, peak = min(in_process(OPEN, folder / "store") for _ in range(3))
             print(
-                f"store of {args.records} records: opens in {wall:.2f} s ({cpu:.2f} s of processor "
+                f"store of {args.records} records: opens in {wall:.2f} s ({cpu:.2f} s of "
+                "processor "
                 f"time), has_leads in {1000 * leads:.1f} ms, peak {peak:.0f} MB",
                 flush=True,
             )

@@ -19,13 +19,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from util.data.label_file import load_label_file
+from util.data.labels import write_labels
+from util.data.record_tables import table_name
+from util.data.splits import known_patients, patients_on_several_sides, with_patients
+from util.data.store import FOLDS, RecordStore
 from util.errors import StoreError
-from util.label_file import load_label_file
-from util.labels import write_labels
-from util.program import run_main
-from util.record_tables import table_name
-from util.splits import known_patients, patients_on_several_sides, with_patients
-from util.store import FOLDS, RecordStore
+from util.processes.program import run_main
 
 
 def open_any_rate(place) -> RecordStore:
@@ -70,7 +70,8 @@ def main(argv=None, by_folds=True):
         )
         if len(several):
             print(
-                f"note: patients with records in several folds of this store: {len(several)}, such "
+                f"note: patients with records in several folds of this store: {len(several)}, "
+                "such "
                 f"as {several[0]}; it did not know them, so test scores by its folds will be too "
                 "good: make it again by data_preparation/reformat_memmap.py --labels, or go by a "
                 "table of splits (dataset.protocol: given)"

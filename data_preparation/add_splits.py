@@ -21,10 +21,10 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_preparation.add_labels import open_any_rate
+from util.data.record_tables import meet, read_text, save_table, table_name
+from util.data.splits import PARTS, known_patients, patients_on_several_sides, with_patients
 from util.errors import ConfigError
-from util.program import run_main
-from util.record_tables import meet, read_text, save_table, table_name
-from util.splits import PARTS, known_patients, patients_on_several_sides, with_patients
+from util.processes.program import run_main
 
 _WHOLE = re.compile(
     r"[+-]?[0-9]+(\.0*)?"

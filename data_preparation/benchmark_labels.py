@@ -24,12 +24,12 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_preparation import add_labels, add_splits
-from data_preparation.benchmark_sets import BENCHMARKS
+from data_preparation.benchmarks.sets import BENCHMARKS
 from data_preparation.download import OUTPUT_DIR as DOWNLOADS
 from data_preparation.reformat_memmap import OUTPUT_DIR as STORE
+from util.data.splits import PARTS
 from util.errors import ConfigError
-from util.program import run_main
-from util.splits import PARTS
+from util.processes.program import run_main
 
 
 # ============ metadata and store ============
@@ -167,7 +167,8 @@ def make_tables(name, root, folder) -> list[str]:
             mine = own[own.isin(table.index)]
             if mine.empty:
                 said.append(
-                    f"warning: {label}: no record of the store has a label of this task; no table "
+                    f"warning: {label}: no record of the store has a label of this task; no "
+                    "table "
                     "was written"
                 )
                 continue
@@ -185,7 +186,8 @@ def make_tables(name, root, folder) -> list[str]:
     said += compare(count(metadata, parts), benchmark.versions)
     given = json.dumps(benchmark.given).replace('"', "") if benchmark.given else "null"
     said.append(
-        f"in a config: dataset: {{labels: NAME, protocol: given, splits: {name}, given: {given}}}; "
+        f"in a config: dataset: {{labels: NAME, protocol: given, splits: {name}, given: "
+        f"{given}}}; "
         f"NAME is {' or '.join(written)}"
     )
     return list(dict.fromkeys(said))  # what is true of every table is said once

@@ -37,11 +37,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_preparation.duplicates import COLUMNS, SAME, find_duplicates
+from data_preparation.building.duplicates import COLUMNS, SAME, find_duplicates
+from util.data.labels import read_labels
+from util.data.record_tables import find_table, table_names
+from util.data.store import RecordStore, write_table
 from util.errors import ConfigError, ECGError, StoreError
-from util.labels import read_labels
-from util.record_tables import find_table, table_names
-from util.store import RecordStore, write_table
 
 
 def is_sound(folder):
@@ -59,7 +59,8 @@ def is_sound(folder):
         for name in table_names(folder.parent, "labels"):
             labels = read_labels(store, {"labels": name, "classes": None})
             print(
-                f"sound    labels {name}: {labels.kind}, {len(labels.classes)} classes or columns, "
+                f"sound    labels {name}: {labels.kind}, {len(labels.classes)} classes or "
+                "columns, "
                 f"known of {labels.known.sum()} records"
             )
         for name in table_names(folder.parent, "splits"):

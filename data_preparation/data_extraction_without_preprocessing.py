@@ -33,7 +33,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_preparation.shards import (
+from data_preparation.importing.shards import (
     MIN_SECONDS,
     Item,
     Lazy,
@@ -45,7 +45,7 @@ from data_preparation.shards import (
 )
 from util.errors import ECGError
 from util.files import find_files
-from util.wfdb_io import read_header, read_signal
+from util.recordings.wfdb_files import read_header, read_signal
 
 INPUT_DIR = "./data_folder/datasets"
 # The six databases of the Challenge, by every folder name under which they are published, without
@@ -86,7 +86,9 @@ def database_of(relative_path, input_name):
 
 
 def read_wfdb(path, row, note, min_seconds=0.0):
-    """The reader of WFDB recordings, see data_preparation/shards.py; ``path`` is a .hea file."""
+    """The reader of WFDB recordings, see data_preparation/importing/shards.py; ``path`` is a .hea
+    file.
+    """
     header = read_header(path)
     for file in header.signal_files:
         note(file)

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from util.errors import ECGError
 from util.files import FolderLock, replacing, sync
-from util.program import run_main
+from util.processes.program import run_main
 
 OUTPUT_DIR = "./data_folder/datasets"
 CHUNK = 1 << 18
@@ -181,7 +181,8 @@ def _raise_own(error, url):
     if error.__class__ is not urllib.error.URLError and isinstance(error, OSError):
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ECGError(
-                f"the disk is full while downloading {url}; make room, then give the same command "
+                f"the disk is full while downloading {url}; make room, then give the same "
+                "command "
                 "again: it goes on where it stopped"
             ) from None
         if error.filename:
@@ -200,11 +201,13 @@ def _refused(url, status):
         page = url.replace("/files/", "/content/").split("/SHA256SUMS.txt")[0]
         return (
             f"{url} answers {status}: its home asks for a login or a signed data use agreement. "
-            f"Sign it at {page}, download the files there with your account (PhysioNet: wget -r -N "
+            f"Sign it at {page}, download the files there with your account (PhysioNet: wget -r "
+            "-N "
             "-c -np --user NAME --ask-password), and give the next step their folder"
         )
     return (
-        f"{url} answers {status}: the set or this version of it is not there any more; look up its "
+        f"{url} answers {status}: the set or this version of it is not there any more; look up "
+        "its "
         "present address and give it with --url"
     )
 

@@ -35,7 +35,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_preparation.array_readers import (
+from data_preparation.importing.array_readers import (
     LAYOUTS,
     csv_header,
     lead_axis,
@@ -43,8 +43,7 @@ from data_preparation.array_readers import (
     read_array,
     read_csv,
 )
-from data_preparation.dicom import read_dicom
-from data_preparation.shards import (
+from data_preparation.importing.shards import (
     Item,
     Lazy,
     Source,
@@ -52,11 +51,12 @@ from data_preparation.shards import (
     run_import,
     without_duplicates,
 )
+from util.data.record_tables import read_text
 from util.errors import ECGError, RecordError
 from util.files import find_files
 from util.leads import LEADS, standard_lead
-from util.record_tables import read_text
-from util.recording import MAX_FS, MIN_FS, check_name, checked, printable
+from util.recordings.dicom import read_dicom
+from util.recordings.recording import MAX_FS, MIN_FS, check_name, checked, printable
 
 KINDS = {".npy": "npy", ".h5": "HDF5", ".hdf5": "HDF5", ".dcm": "DICOM", ".csv": "CSV"}
 ARRAYS = ("npy", "HDF5")
@@ -286,7 +286,8 @@ def _read_ids(path, files):
         len(files) > 1 and "file" not in table
     ):  # their order is not to be guessed: part10 comes before part2
         raise ECGError(
-            f"--ids {path} names recordings of {len(files)} files, such as {', '.join(files[:3])}: "
+            f"--ids {path} names recordings of {len(files)} files, such as "
+            f"{', '.join(files[:3])}: "
             "say in a column file which one each is of"
         )
     own = table["file"].str.strip() if "file" in table else files[0]
@@ -320,7 +321,8 @@ def _look(source):
         print(f"peak to peak {typical:.3g} mV, the median of {len(spans)} recordings looked at")
         if not USUAL_MV[0] <= typical <= USUAL_MV[1]:
             print(
-                f"warning: an ECG has {USUAL_MV[0]:g} to {USUAL_MV[1]:g} mV from peak to peak; is "
+                f"warning: an ECG has {USUAL_MV[0]:g} to {USUAL_MV[1]:g} mV from peak to peak; "
+                "is "
                 "--units right?"
             )
 

@@ -27,18 +27,18 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_preparation import shards as engine
 from data_preparation.add_splits import add_overlap_flag, add_splits, read_splits
-from data_preparation.folds import assign_folds
+from data_preparation.building.folds import assign_folds
+from data_preparation.importing import shards as engine
 from util.challenge import CODE_TO_CLASS
+from util.data.label_file import load_label_file
+from util.data.labels import write_labels
+from util.data.record_tables import read_cells, read_text, some, table_name
+from util.data.store import FOLDS, publish, write_store
+from util.data.strata import label_strata
 from util.errors import ConfigError, ECGError, StoreError
 from util.files import FolderLock
-from util.label_file import load_label_file
-from util.labels import write_labels
 from util.leads import LEADS
-from util.record_tables import read_cells, read_text, some, table_name
-from util.store import FOLDS, publish, write_store
-from util.subsets import label_strata
 
 OUTPUT_DIR = "./data_folder/data_summary_without_preprocessing"
 
@@ -48,7 +48,8 @@ def load_extraction(input_dir):
     they are asked for).
     """
     again = (
-        "run data_preparation/data_extraction_without_preprocessing.py, or import_arrays.py there, "
+        "run data_preparation/data_extraction_without_preprocessing.py, or import_arrays.py "
+        "there, "
         "(again); it resumes where it stopped"
     )
     try:
@@ -147,7 +148,8 @@ def add_patients(columns, patients, source):
         patient = patients.get(record) or patients.get(recording, "")
         if known and patient and known != patient:
             raise ConfigError(
-                f"{source} says that {record} is of patient {patient}, another file that it is of "
+                f"{source} says that {record} is of patient {patient}, another file that it is "
+                "of "
                 f"{known}; mend one of them"
             )
         columns["patient"][row] = known or patient
@@ -273,7 +275,8 @@ def _count_replaced(root, names):
             lost = before[~before.isin(names)].tolist()
             if lost:
                 print(
-                    f"records of the store that is replaced, which the new one lacks: {len(lost)} "
+                    "records of the store that is replaced, which the new one lacks: "
+                    f"{len(lost)} "
                     f"of {len(before)}, such as {some(lost)}"
                 )
 

@@ -29,11 +29,11 @@ import scipy.io
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from data_preparation.ecg_model import Findings, diagnoses, simulate
+from data_preparation.simulator.ecg_model import Findings, diagnoses, simulate
 from util.challenge import ABBREVIATIONS, CLASSES, CODE_TO_CLASS
 from util.errors import ECGError
 from util.leads import LEADS
-from util.program import run_main
+from util.processes.program import run_main
 
 COUNTS_PER_MV = 1000
 RECORDS_A_FOLDER = 1000

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from experiments.devices import add_gpu_flag, choose_devices
-from util.command_line import add_config_flags
-from util.config import ROOT, find_overlay, load_config
-from util.config_keys import describe_keys
+from util.config.command_line import add_config_flags
+from util.config.keys import describe_keys
+from util.config.load import ROOT, find_overlay, load_config
 from util.files import replacing
-from util.launch import launch, launch_parser
+from util.processes.devices import add_gpu_flag, choose_devices
+from util.processes.launcher import launch, launch_parser
 
 USAGE = """
     python experiments/{name}.py                          the published settings, first GPU or CPU
@@ -132,10 +132,10 @@ def run_baseline(name: str, description: str, argv=None) -> None:
 
 def publish_encoders(folder: Path, place: Path, names: dict[str, str]) -> None:
     """Leave encoders of a pre-training run under their published names."""
-    from util import distributed
-    from util.run_log import print_once
+    from util.console import print_once
+    from util.processes import collectives
 
-    for name, published in names.items() if distributed.is_main() else ():
+    for name, published in names.items() if collectives.is_main() else ():
         with replacing(place / published) as file:
             file.write((folder / name).read_bytes())
         print_once(f"encoder: {place / published}")

@@ -15,7 +15,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from util.errors import ECGError
-from util.program import run_main
+from util.processes.program import run_main
 
 
 def compare(folders) -> pd.DataFrame:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from util.command_line import argument_parser, config_from
-from util.program import run_main
+from util.config.command_line import argument_parser, config_from
+from util.processes.program import run_main
 
 # as Caron et al., DINO (ICCV 2021), after Wu et al. (CVPR 2018)
 NEIGHBOURS, TEMPERATURE = 20, 0.07
@@ -30,16 +30,18 @@ if __name__ == "__main__":
 import numpy as np
 
 from main_finetune import check_start
-from util import distributed
-from util.dataset import CropDataset
+from util.console import print_once
+from util.data.dataset import CropDataset
 from util.errors import ConfigError
-from util.evaluation import Evaluator, record_loader, write_scores
-from util.probe import features
-from util.run_log import print_once
-from util.scores import compute_scores
-from util.setup import build_configured
-from util.supervised import LabelledRecords
-from util.transfer import load_pretrained
+from util.evaluation.evaluator import Evaluator
+from util.evaluation.inference import record_loader
+from util.evaluation.probes import features
+from util.evaluation.report import write_scores
+from util.processes import collectives
+from util.scoring.scores import compute_scores
+from util.training.job import LabelledRecords
+from util.training.setup import build_configured
+from util.training.transfer import load_pretrained
 
 
 def neighbours(train_x, train_y, test_x, k: int, temperature=TEMPERATURE) -> np.ndarray:
@@ -69,7 +71,7 @@ def score_neighbours(config: dict, k: int = NEIGHBOURS) -> Path:
     folder of the results.
     """
     check_start(config)
-    records, device = LabelledRecords(config), distributed.start(config["device"])
+    records, device = LabelledRecords(config), collectives.start(config["device"])
     for note in records.notes:
         print_once(note)
     folder = Path(config["output_dir"]) / config["exp_name"]

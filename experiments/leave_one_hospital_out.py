@@ -5,7 +5,7 @@ each in turn.
         --exp_name hospitals
     python experiments/leave_one_hospital_out.py --config_path configs/downstream/st_mem.yaml \\
         --overlay scratch --exp_name hospitals --resume auto
-    python -m util.launch experiments/leave_one_hospital_out.py --gpus 0,1 \\
+    python -m util.processes.launcher experiments/leave_one_hospital_out.py --gpus 0,1 \\
         --config_path configs/downstream/signal.yaml --output_dir output --exp_name hospitals
 
 Any downstream config; dataset.protocol: leave_one_database says what is trained on, selected on
@@ -24,16 +24,17 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from main_finetune import check_start, finetune
-from util import checkpoint, distributed
-from util.command_line import argument_parser, config_from
+from util.config.command_line import argument_parser, config_from
+from util.console import print_once
+from util.data.store import write_frame
+from util.data.strata import label_strata
 from util.errors import ConfigError, ECGError
-from util.evaluation import FoldFiles
-from util.program import run_main
-from util.run_log import print_once
-from util.setup import open_store, usable_rows
-from util.store import write_frame
-from util.subsets import label_strata
-from util.supervised import LabelledRecords
+from util.evaluation.report import FoldFiles
+from util.processes import collectives
+from util.processes.program import run_main
+from util.training import checkpoint
+from util.training.job import LabelledRecords
+from util.training.setup import open_store, usable_rows
 
 MATRIX = "hospitals.csv"
 RESAMPLES = 1000  # for the intervals, where the config asks for none
@@ -122,7 +123,7 @@ def main(argv=None):
     check_start(config)
     store = open_store(config)
     databases = sorted(set(store.records["database"].iloc[usable_rows(store, config)]))
-    distributed.start(config["device"])
+    collectives.start(config["device"])
     place, rows = Path(config["output_dir"]) / config["exp_name"] / MATRIX, []
     for database in databases:
         print_once(f"==== {database} is left out ====")
@@ -131,10 +132,11 @@ def main(argv=None):
         )
         if rows[-1]["remark"]:
             print_once(f"{database}: {rows[-1]['remark']}")
-        distributed.on_main(lambda: write_frame(place, matrix(rows)))
+        collectives.on_main(lambda: write_frame(place, matrix(rows)))
     print_once(for_people(rows))
     print_once(
-        "in brackets the 95 % interval, after the slash the selection fold of the others; matrix: "
+        "in brackets the 95 % interval, after the slash the selection fold of the others; "
+        "matrix: "
         f"{place}"
     )
     if all(row["remark"] for row in rows):

@@ -33,9 +33,9 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.devices import add_gpu_flag, one_device
 from util.leads import add_lead_names
-from util.program import run_main
+from util.processes.devices import add_gpu_flag, one_device
+from util.processes.program import run_main
 
 
 def parse_arguments(argv=None):
@@ -79,19 +79,19 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from experiments.trained_weights import load_trained
 from util.challenge import CLASSES, NAMES
-from util.dataset import CropDataset, EvaluationBatches, make_loader
+from util.data.dataset import CropDataset, EvaluationBatches, make_loader
+from util.data.store import RecordStore, quantise, safe_cell, spread
 from util.errors import CheckpointError, ConfigError, ECGError, RecordError
-from util.evaluation import predict
-from util.figures import plot_ecg
+from util.evaluation.figures import plot_ecg
+from util.evaluation.inference import predict
+from util.evaluation.trained import load_trained
 from util.leads import leads_of_cell, parse_leads
-from util.optim import resolve_amp
-from util.recording import resample_to
-from util.setup import open_store
-from util.store import RecordStore, quantise, safe_cell, spread
-from util.thresholds import Thresholds, apply_thresholds, load_thresholds
-from util.wfdb_io import UNDIAGNOSED, find_headers, read_record
+from util.recordings.recording import resample_to
+from util.recordings.wfdb_files import UNDIAGNOSED, find_headers, read_record
+from util.scoring.thresholds import Thresholds, apply_thresholds, load_thresholds
+from util.training.optimizer import resolve_amp
+from util.training.setup import open_store
 
 CHUNK_SAMPLES = 2_000_000  # samples a lead held in memory at a time: an hour of ECG at 500 Hz
 SUMMARY = "summary"
@@ -123,7 +123,8 @@ def find_recordings(given: str) -> list[Path]:
         raise ECGError(
             f"--input {given}: no WFDB header (.hea) there, nor a store; name a folder with "
             "recordings, one record or a store (the folder that holds fs100/, ...), which "
-            "data_preparation/import_arrays.py and reformat_memmap.py make of recordings in other "
+            "data_preparation/import_arrays.py and reformat_memmap.py make of recordings in "
+            "other "
             "formats"
         )
     return headers
@@ -271,7 +272,8 @@ def load_ensemble(weights) -> list:
     for trained in ensemble[1:]:
         if (trained.codes, trained.task) != (ensemble[0].codes, ensemble[0].task):
             raise CheckpointError(
-                f"{trained.path} predicts other classes than {ensemble[0].path}; an ensemble needs "
+                f"{trained.path} predicts other classes than {ensemble[0].path}; an ensemble "
+                "needs "
                 "the same"
             )
     return ensemble
@@ -364,7 +366,8 @@ def main(argv=None):
     device, ensemble = one_device(arguments.gpu), load_ensemble(arguments.weights)
     if arguments.thresholds and (ensemble[0].codes != CLASSES or ensemble[0].task != "multilabel"):
         raise ConfigError(
-            "--thresholds are for the Challenge's 24 classes, multi-label, which these weights do "
+            "--thresholds are for the Challenge's 24 classes, multi-label, which these weights "
+            "do "
             "not predict"
         )
     thresholds = load_thresholds(arguments.thresholds) if arguments.thresholds else None

@@ -9,7 +9,7 @@ A table is configs/tables/<table>.yaml: what all its rows share, and its rows; d
 explains the keys. What is in the CSV is not run again; a training that was stopped goes on where
 it stood.  Trainings, with their predictions, are kept in
 --output_dir/<table>/<row>/seed<s>/fold<k>; while those of all folds are there, the intervals of
-the table are a bootstrap over patients (util/intervals.py), written to
+the table are a bootstrap over patients (util/scoring/intervals.py), written to
 results/<table>.intervals.csv.  Encoders, in --output_dir/pretrained, are trained once for all
 rows and tables that ask for the same one.
 """
@@ -36,20 +36,20 @@ from experiments import threshold_search
 from experiments.knn import score_neighbours
 from main_finetune import finetune
 from main_pretrain import pretrain
-from util import checkpoint
 from util.challenge import ABBREVIATIONS
-from util.config import ROOT, find_overlay, load_config, read_yaml
+from util.config.load import ROOT, find_overlay, load_config, read_yaml
+from util.data.splits import known_patients, parse_folds
+from util.data.store import FOLDS, write_frame
+from util.data.strata import patient_numbers
 from util.errors import ConfigError
-from util.evaluation import FoldFiles
+from util.evaluation.report import FoldFiles
 from util.files import replacing
-from util.intervals import Predicted, estimate
-from util.program import run_main
-from util.scores import parse_scores
-from util.setup import open_store, revision
-from util.splits import known_patients, parse_folds
-from util.store import FOLDS, write_frame
-from util.subsets import patient_numbers
-from util.thresholds import load_thresholds
+from util.processes.program import run_main
+from util.scoring.intervals import Predicted, estimate
+from util.scoring.scores import parse_scores
+from util.scoring.thresholds import load_thresholds
+from util.training import checkpoint
+from util.training.setup import open_store, revision
 
 TABLES, RESULTS = ROOT / "configs" / "tables", ROOT / "results"
 KEYS = {
@@ -113,7 +113,8 @@ def read_table(name: str) -> dict:
         parse_folds(folds_of(row))
         if row["against"] not in [earlier["name"] for earlier in table["rows"][: max(number, 1)]]:
             raise ConfigError(
-                f"{path}: {row['name']} is compared with {row['against']!r}, which is no row above "
+                f"{path}: {row['name']} is compared with {row['against']!r}, which is no row "
+                "above "
                 "it"
             )
     return table
@@ -446,7 +447,8 @@ def write_intervals(table: dict, arguments) -> None:
                 folder = place(table, row, table["seeds"][0], arguments)
                 raise ConfigError(
                     f"{folder}: its predictions give {name} {alone.value:.4f}, but "
-                    f"results/{table['runs']}.csv says {mean:.4f} of {row['name']} {method}; take "
+                    f"results/{table['runs']}.csv says {mean:.4f} of {row['name']} {method}; "
+                    "take "
                     "the row out of the CSV, or name the --output_dir that it is of"
                 )
             other = every.get(row["name"] if table["methods"] else row["against"], ())

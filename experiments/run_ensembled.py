@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.baselines import script
-from util.program import run_main
+from util.processes.program import run_main
 
 main = script(__file__, __doc__)
 

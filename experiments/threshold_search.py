@@ -30,8 +30,8 @@ from zipfile import BadZipFile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.devices import add_gpu_flag, one_device
-from util.program import run_main
+from util.processes.devices import add_gpu_flag, one_device
+from util.processes.program import run_main
 
 MODELS = {"signal": "xresnet1d50", "spectrogram": "spectrogram_se_resnet34", "ensemble": "fusion"}
 METHODS = ("expected", "ascent", "published", "single", "pooled")
@@ -115,16 +115,15 @@ if __name__ == "__main__":
 import numpy as np
 import pandas as pd
 
-from experiments.trained_weights import find_weights, load_trained
 from util.challenge import ABBREVIATIONS
+from util.data.splits import ALL_FOLDS, parse_folds, selection_fold
 from util.errors import CheckpointError, ConfigError
-from util.evaluation import Evaluator
+from util.evaluation.evaluator import Evaluator
+from util.evaluation.threshold_figures import plot_score_curves
+from util.evaluation.trained import find_weights, load_trained
 from util.files import replacing
-from util.scores import REPORT, compute_scores, parse_scores
-from util.splits import ALL_FOLDS, parse_folds, selection_fold
-from util.supervised import LabelledRecords
-from util.threshold_figures import plot_score_curves
-from util.thresholds import (
+from util.scoring.scores import REPORT, compute_scores, parse_scores
+from util.scoring.thresholds import (
     Thresholds,
     no_search,
     save_thresholds,
@@ -132,6 +131,7 @@ from util.thresholds import (
     search_published,
     search_single,
 )
+from util.training.job import LabelledRecords
 
 REPORTED = parse_scores(REPORT, ABBREVIATIONS)
 # name of --method: (labels, probabilities, --min_positives) -> Thresholds
@@ -171,7 +171,8 @@ def predictions(trained, place: Path, device) -> dict[str, Part]:
         )
     if trained.store not in (None, records.store.meta["records_crc32"]):
         print(
-            f"note: the store at {records.store.path} is not the one that {trained.path.name} was "
+            f"note: the store at {records.store.path} is not the one that {trained.path.name} "
+            "was "
             "trained on; where its folds differ, test records may have been trained on"
         )
     made_by = fingerprint(trained, records)
@@ -188,7 +189,8 @@ def predictions(trained, place: Path, device) -> dict[str, Part]:
         known = ~np.isnan(evaluator.labels[name]).any(axis=1)
         if not known.all():
             print(
-                f"records with an unknown label, left out of the {name} part: {(~known).sum()} of "
+                f"records with an unknown label, left out of the {name} part: {(~known).sum()} "
+                "of "
                 f"{len(known)}"
             )
         found[name] = Part(
@@ -369,7 +371,8 @@ def load_weights(path: Path, fold: int, arguments):
         config["dataset"]["fold"] = fold
     if config["dataset"]["fold"] != fold:
         raise CheckpointError(
-            f"{path} was tested on fold {config['dataset']['fold']}, not {fold}; its records would "
+            f"{path} was tested on fold {config['dataset']['fold']}, not {fold}; its records "
+            "would "
             "be scored by weights that were trained on them. Give the file its own name"
         )
     gated = bool(config["model"].get("gating"))
@@ -407,7 +410,8 @@ def main(argv=None):
         select = selection_fold(protocol, fold)
         if published:
             print(
-                "note: protocol 'published' searches and reports on the same fold; its numbers are "
+                "note: protocol 'published' searches and reports on the same fold; its numbers "
+                "are "
                 "optimistic"
                 + (
                     ""
@@ -434,7 +438,8 @@ def main(argv=None):
                 part.probabilities,
                 best,
                 results / f"fold{fold}.png",
-                f"{folder.name}, fold {fold}: {best.method}, Challenge score on its search records "
+                f"{folder.name}, fold {fold}: {best.method}, Challenge score on its search "
+                "records "
                 f"{best.score:.3f}, {best.n_records} records",
             )
     save_thresholds(

@@ -1,1 +1,10 @@
-"""What is learned: encoders, masked autoencoders, CNN branches, fusion, self-supervised methods."""
+"""What is learned: encoders, self-supervised methods and the layers that they share.
+
+An extension needs one import, ``from models import Encoder, Method, register``.
+"""
+
+from util.contract.encoder import Encoder
+from util.contract.method import Batch, Method
+from util.contract.registry import register
+
+__all__ = ["Batch", "Encoder", "Method", "register"]

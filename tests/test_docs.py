@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-import util.launch
-from util.config import ROOT, find_overlay
-from util.config_keys import KEYS
+import util.processes.launcher
+from util.config.keys import KEYS
+from util.config.load import ROOT, find_overlay
 from util.errors import ConfigError
 
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "RESULTS.md")]
@@ -98,7 +98,7 @@ def check_command(words: list[str]) -> None:
         return
     if program in LAUNCHERS:
         program, own_flags = LAUNCHERS[program], flags
-        _, flags = parsed_by(util.launch.main, [program, *own_flags])
+        _, flags = parsed_by(util.processes.launcher.main, [program, *own_flags])
     options, unknown = parsed_by(
         importlib.import_module(program.removesuffix(".py").replace("/", ".")).main, flags
     )

@@ -9,15 +9,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_encoder import assert_every_parameter_learns, tiny_batch
 
-from models.registry import MODELS, DataFacts, build, find_model
-from util import augmentations, scores
-from util.config import ROOT, load_config
+from tests.support.tiny_encoder import assert_every_parameter_learns, tiny_batch
+from util.config.load import ROOT, load_config
+from util.contract.registry import MODELS, DataFacts, build, find_model
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
 from util.leads import LEADS
-from util.transforms import build_pipeline
+from util.scoring import scores
+from util.signals import augmentations
+from util.signals.transforms import build_pipeline
 
 PAGE = (ROOT / "docs" / "extending.md").read_text("utf-8")
 CROP = torch.randn(4, 12, 250, generator=torch.Generator().manual_seed(0))

@@ -1,3 +1,13 @@
-"""How things are trained: store, dataset, transforms, engine, checkpoints, scores.  Knows no
-concrete model.
+"""How models are trained and judged, room by room; each imports only from those above it.
+
+(here)       the ground: errors, files, leads, the Challenge's tables, keyed random numbers
+config       what a job is asked to do: typed keys, YAML files, the command line
+recordings   one recording in memory, and the readers of its file formats
+signals      crops, filters, augmentations, views, spectrograms: nothing in here is learned
+processes    many processes as one program: collectives, launching, stopping, devices
+scoring      criteria, scores, intervals, thresholds
+contract     what the engine asks of a model, and the registry of models
+data         the store, its tables, labels and splits, and the crops that training reads
+training     from a config to trained weights: set-up, loop, checkpoints, log
+evaluation   predictions, probes, reports and figures of trained weights
 """

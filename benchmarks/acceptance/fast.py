@@ -13,10 +13,10 @@ from benchmarks.acceptance.right import jobs
 from benchmarks.reference.st_mem import plain_forward
 from benchmarks.timing import interleaved
 from main_pretrain import pretrain
-from models.blocks import Block
-from models.registry import build
-from util.dataset import make_loader
-from util.optim import autocast
+from models.layers.blocks import Block
+from util.contract.registry import build
+from util.data.dataset import make_loader
+from util.training.optimizer import autocast
 
 BASE_GFLOP = 64  # a step of ST-MEM base, a sample: 21.3 forward, twice that backward
 
@@ -185,7 +185,10 @@ def compiled_speed(run):
     transformer blocks alone.
     """
     if run.device.type == "cpu":
-        raise Skip("Inductor takes minutes on a CPU; tests/test_gpu_step.py counts its graphs")
+        raise Skip(
+            "Inductor takes minutes on a CPU; tests/util/training/test_gpu_step.py counts its "
+            "graphs"
+        )
     rate = matmul_rate(run)
     for name in (
         "gated fusion",
@@ -261,7 +264,10 @@ def profile(run):
 def memory(run):
     """Peak memory of a step on long crops, with and without activation checkpointing."""
     if run.device.type == "cpu":
-        raise Skip("peak memory is a GPU's; tests/test_gpu_step.py counts what autograd keeps")
+        raise Skip(
+            "peak memory is a GPU's; tests/util/training/test_gpu_step.py counts what autograd "
+            "keeps"
+        )
     peaks = []
     for flag in ("false", "true"):
         go = stepping(

@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.fault_injection import simulate
-from util.config import find_overlay, load_config
-from util.engine import Training
+from util.config.load import find_overlay, load_config
 from util.files import replacing
-from util.setup import build_configured, open_store, set_up_training, usable_rows
-from util.stop import StopRequest
-from util.supervised import LabelledRecords, SupervisedTask
+from util.processes.stopping import StopRequest
+from util.training.engine import Training
+from util.training.job import LabelledRecords, SupervisedTask
+from util.training.setup import build_configured, open_store, set_up_training, usable_rows
 
 VERDICTS = {True: "pass", False: "FAIL", None: "skipped"}
 

@@ -14,7 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-import golden_models as golden  # of tests/
 import torch
 import torch.distributed as dist
 import yaml
@@ -24,13 +23,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.acceptance.harness import Skip, exact_products, logged_losses, relative
 from benchmarks.fault_injection import differences
 from main_pretrain import pretrain
-from models.mae import draw_mask
-from models.views import VIEW_PRESETS, Views
-from util import distributed, sync_batch_norm
-from util.dataset import to_device
+from models.methods.mae import draw_mask
+from tests.support import golden_models as golden
+from util.data.dataset import to_device
 from util.keyed_random import KeyedRandom
-from util.stop import StopRequest
-from util.transforms import build_pipeline
+from util.processes import batch_norm, collectives
+from util.processes.stopping import StopRequest
+from util.signals.transforms import build_pipeline
+from util.signals.views import VIEW_PRESETS, Views
 
 ROOT = Path(__file__).resolve().parents[2]
 AUGMENT = {
@@ -315,7 +315,7 @@ def flash(run):
     """Flash attention takes the encoder's heads of 64 in bf16."""
     if run.device.type == "cpu":
         raise Skip("flash attention is a GPU's")
-    from models.blocks import Attention
+    from models.layers.blocks import Attention
 
     attention = Attention(768, 12).to(run.device)
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION), torch.autocast("cuda", torch.bfloat16):
@@ -330,7 +330,7 @@ def no_waiting(run):
     is an error.
     """
     if run.device.type == "cpu":
-        raise Skip("a GPU's; tests/test_gpu_step.py looks for the same on a CPU")
+        raise Skip("a GPU's; tests/util/training/test_gpu_step.py looks for the same on a CPU")
     for path, amp in (
         ("pretrain/st_mem", "bf16"),
         ("pretrain/st_mem", "fp16"),
@@ -381,9 +381,9 @@ def normalised(device, world=1, rank=0):
     ).to(device)
     x = torch.randn(16, 12, 100, generator=torch.Generator().manual_seed(1)).to(device)
     if dist.is_initialized():
-        model[1].__class__ = sync_batch_norm.SyncBatchNorm  # convert() leaves one process alone
+        model[1].__class__ = batch_norm.SyncBatchNorm  # convert() leaves one process alone
         x = x.chunk(world)[rank]
-        model = distributed.averaging(model)
+        model = collectives.averaging(model)
     with exact_products():
         model(x).square().mean().backward()
     return torch.cat(
@@ -415,7 +415,7 @@ def one_rank(rank, world, port, device, config, folder):
     dist.destroy_process_group()
     if world > 1:
         pretrain(config)
-    distributed.stop()
+    collectives.stop()
 
 
 def several_processes(run):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from util.challenge import CLASSES, NORMAL, WEIGHTS
-from util.thresholds import PUBLISHED_CANDIDATES, apply_thresholds
+from util.scoring.thresholds import PUBLISHED_CANDIDATES, apply_thresholds
 
 
 def loop_numerator(labels, outputs):

@@ -1,12 +1,12 @@
 """ST-MEM as its paper reads: softmax attention written out, the decoder lead after lead.
 
-Works on the weights ``w`` of models/st_mem.py, a state dict by name.
+Works on the weights ``w`` of models/methods/st_mem.py, a state dict by name.
 """
 
 import torch
 import torch.nn.functional as F
 
-from models.mae import draw_mask
+from models.methods.mae import draw_mask
 
 LEADS, PATCHES, PATCH = 12, 30, 75
 

@@ -5,9 +5,9 @@ encoder.
 import torch
 from torch import nn
 
-from models.contract import Encoder
-from models.standardize import LeadStandardize
+from util.contract.encoder import Encoder
 from util.errors import ConfigError
+from util.signals.standardize import LeadStandardize
 
 STARTS = ("shortcut", "published")  # what ``init`` of a CNN may be
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from models.encoder.sequence import SequenceEncoder, pointwise
-from models.registry import register
+from util.contract.registry import register
 
 
 class LSTMEncoder(SequenceEncoder):

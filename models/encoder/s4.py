@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from models.encoder.sequence import SequenceEncoder, pointwise
-from models.registry import register
+from util.contract.registry import register
 
 STEP = (1e-3, 1e-1)  # between which the time steps of a layer's channels start
 

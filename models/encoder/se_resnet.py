@@ -10,8 +10,8 @@ from einops import rearrange
 from torch import nn
 
 from models.encoder.cnn import CNNEncoder, classifier, init_from_scratch
-from models.registry import register
-from models.spectrogram import Spectrogram
+from util.contract.registry import register
+from util.signals.spectrogram import Spectrogram
 
 LAYERS = (3, 4, 6, 3)
 STRIDES = (1, 2, 2, 2)

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from models.contract import Encoder
-from models.standardize import LeadStandardize
+from util.contract.encoder import Encoder
+from util.signals.standardize import LeadStandardize
 
 
 def pointwise(inputs: int, outputs: int, width: int = 1, stride: int = 1) -> list[nn.Module]:

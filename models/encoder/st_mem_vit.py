@@ -8,8 +8,8 @@ import torch
 import torch.nn as nn
 from einops import rearrange
 
-from models.blocks import patch_embedding
 from models.encoder.vit import TransformerEncoder, encoder_factory
+from models.layers.blocks import patch_embedding
 
 
 class ST_MEM_ViT(TransformerEncoder):

@@ -7,9 +7,9 @@ import torch
 import torch.nn as nn
 from einops import rearrange, repeat
 
-from models.blocks import Block, patch_embedding, take
-from models.contract import Encoder
-from models.registry import register
+from models.layers.blocks import Block, patch_embedding, take
+from util.contract.encoder import Encoder
+from util.contract.registry import register
 from util.errors import CheckpointError, ConfigError
 from util.leads import LEADS, parse_leads
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.encoder.cnn import CNNEncoder, classifier, init_from_scratch
-from models.registry import register
+from util.contract.registry import register
 
 STRIDES = (1, 2, 2, 2)
 

@@ -1,0 +1,1 @@
+"""Labels and splits of public data sets."""

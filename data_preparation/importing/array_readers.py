@@ -1,0 +1,246 @@
+"""Readers of .npy, HDF5 and CSV files for import_arrays.py; their interface stands in
+data_preparation/importing/shards.py.
+
+Files are untrusted: nothing is unpickled, no other file is opened, and what is wrong with a file
+is a RecordError.  One recording is in memory at a time, however many a file holds.
+"""
+
+import contextlib
+import csv
+import os
+import warnings
+
+import numpy as np
+
+from data_preparation.importing.shards import Lazy
+from util.errors import RecordError
+from util.recordings.recording import MILLIVOLTS, Recording
+
+DATASETS = ("tracings", "ecg")  # of CODE-15 % and of SPH
+LAYOUTS = ("leads_time", "time_leads")
+CHUNKS_BYTES = 1 << 25  # decompressed chunks of HDF5 that are kept: neighbours share one
+
+
+# ============ files of arrays ============
+class NpyFile:
+    """An .npy file: its shape and dtype, and its rows by index.  These are read, not mapped:
+    pages of a map would count as our memory, and a file cut short under a map would kill us.
+    """
+
+    def __init__(self, path):
+        array = self._map(path)
+        self.path, self.shape, self.dtype, self.offset = (
+            path,
+            array.shape,
+            array.dtype,
+            array.offset,
+        )
+        self.interleaved = (
+            not array.flags.c_contiguous
+        )  # in Fortran order a row lies all over the file
+
+    @staticmethod
+    def _map(path):
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # numpy's parsing of a header raises whatever it meets
+            raise RecordError(
+                f"no .npy file of numbers, or cut short ({error}); nothing is unpickled: save "
+                "one "
+                "array of numbers with numpy.save"
+            ) from None
+        if not isinstance(array, np.memmap):
+            raise RecordError("an archive of several arrays: save one array with numpy.save")
+        return array
+
+    def __getitem__(self, row):
+        size = int(np.prod(self.shape[1:]))
+        values = np.fromfile(
+            self.path, self.dtype, size, offset=self.offset + row * size * self.dtype.itemsize
+        )
+        if len(values) != size:
+            raise RecordError("the file became shorter while it was read")
+        return values.reshape(self.shape[1:])
+
+    def whole(self):
+        """All of it."""
+        return np.array(self._map(self.path))
+
+
+class HDF5File:
+    """One dataset of an HDF5 file, as NpyFile: ``dataset``, else tracings or ecg, else the only
+    array there is.
+    """
+
+    interleaved = False
+
+    def __init__(self, path, dataset=None):
+        import h5py  # a third of a second that others need not spend
+
+        with _hdf5_errors():
+            self.file, self.names = h5py.File(path, "r", rdcc_nbytes=CHUNKS_BYTES), []
+            self.file.visititems(
+                lambda name, node: self.names.append(name) if hasattr(node, "shape") else None
+            )
+            arrays = [name for name in self.names if len(self.file[name].shape or ()) in (2, 3)]
+            known = [name for name in ([dataset] if dataset else DATASETS) if name in self.names]
+            if not known and (dataset or len(arrays) != 1):
+                what = (
+                    f"no dataset {dataset}"
+                    if dataset
+                    else "name the dataset of the signals with --dataset"
+                )
+                raise RecordError(f"{what}; there are {', '.join(self.names) or 'none'}")
+            self.values = self.file[(known or arrays)[0]]
+            self.shape, self.dtype = self.values.shape, self.values.dtype
+
+    def __getitem__(self, row):
+        with _hdf5_errors():
+            return self.values[row]
+
+    def whole(self):
+        """All of it."""
+        return self[()]
+
+    def column(self, name):
+        """A dataset with one value a record, as texts, ``Lazy``."""
+        if name not in self.names:
+            raise RecordError(f"no dataset {name}; there are {', '.join(self.names)}")
+        with _hdf5_errors():
+            values = self.file[name][()].ravel()
+
+        def text(row):
+            value = values[row]
+            return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+        return Lazy(len(values), text)
+
+
+@contextlib.contextmanager
+def _hdf5_errors():
+    """What HDF5 finds wrong in a file is a RecordError; an OSError that the system gives a number
+    may pass.
+    """
+    try:
+        yield
+    except (OSError, KeyError, RuntimeError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise
+        raise RecordError(
+            f"no HDF5 file, or damaged or cut short ({error}): fetch it again"
+        ) from None
+
+
+_opened = {}
+
+
+def open_array(path, dataset=None):
+    """An open file of arrays, kept open for the next record of it as long as it does not change."""
+    status = os.stat(path)
+    key = path, dataset, status.st_size, status.st_mtime_ns
+    if key not in _opened:
+        _opened.clear()  # first: HDF5 takes a file that is still open for unchanged
+        _opened[key] = NpyFile(path) if path.suffix.lower() == ".npy" else HDF5File(path, dataset)
+    return _opened[key]
+
+
+# ============ readers ============
+def read_array(path, row, note, *, fs, units, leads, layout, dataset=None, trim_zeros=False):
+    """The reader of .npy and HDF5; ``leads`` in the array's order, "-" for a column that is
+    none.
+    """
+    array = open_array(path, dataset)
+    values = array.whole() if row is None else array[row]
+    axis = lead_axis(values.shape, leads, layout)
+    signal = _millivolts(values if values.ndim == 2 else values[None], units)
+    used = [k for k, lead in enumerate(leads) if lead != "-"]
+    rows, flags = _trimmed((signal if axis == 0 else signal.T)[used], fs, trim_zeros)
+    return Recording(rows.T, tuple(leads[k] for k in used), fs, flags=flags)
+
+
+def read_csv(path, row, note, *, fs, units, trim_zeros=False):
+    """The reader of CSV files: the first line names the leads, every other holds one instant."""
+    import pandas as pd
+
+    names, comma = csv_header(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "error", pd.errors.ParserWarning
+            )  # it drops cells that have no name
+            table = pd.read_csv(
+                path,
+                sep=comma,
+                header=None,
+                skiprows=1,
+                names=range(len(names)),
+                index_col=False,
+                encoding="utf-8-sig",
+                low_memory=False,
+            )
+    except (ValueError, OverflowError, pd.errors.ParserWarning) as error:
+        raise RecordError(f"CSV unreadable: {error}") from None
+    values = table.apply(pd.to_numeric, errors="coerce").to_numpy(
+        np.float64
+    )  # text becomes NaN, which is refused
+    rows, flags = _trimmed(_millivolts(values, units).T, fs, trim_zeros)
+    return Recording(rows.T, tuple(names), fs, flags=flags)
+
+
+def csv_header(path):
+    """(names in the first line of a CSV file, the sign between them)."""
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        first = file.readline(1 << 16)
+    comma = max(",;\t", key=first.count)
+    return next(csv.reader([first], delimiter=comma), []), comma
+
+
+def lead_axis(shape, leads, layout=None):
+    """0 where the leads of one recording come before the time, 1 where behind; a RecordError
+    unless it is sure.
+    """
+    if len(shape) == 1:
+        shape = (1, *shape)
+    if len(shape) != 2:
+        raise RecordError(f"shape {shape} is not that of a recording with leads and time")
+    fitting = [
+        axis for axis in (0, 1) if shape[axis] == len(leads) and layout in (None, LAYOUTS[axis])
+    ]
+    if len(fitting) == 2:
+        raise RecordError(
+            f"shape {shape}: both could be the {len(leads)} leads; say --layout "
+            f"{' or '.join(LAYOUTS)}"
+        )
+    if not fitting:
+        raise RecordError(
+            f"shape {shape} has no axis of {len(leads)} "
+            f"leads{f' as {layout} means' if layout else ''}; name the leads that there are with "
+            "--leads"
+        )
+    return fitting[0]
+
+
+def _millivolts(values, units):
+    if values.dtype.kind not in "fi" or values.dtype.itemsize > 8:
+        raise RecordError(f"samples of type {values.dtype}; use float16, float32, float64 or int16")
+    with np.errstate(over="ignore"):  # becomes infinite, which is refused
+        signal = values.astype(np.float32)
+    return signal if units == "mV" else signal * np.float32(MILLIVOLTS[units.lower()])
+
+
+def _trimmed(rows, fs, trim_zeros):
+    """Rows (leads, time) without the instants at both ends where every lead is 0, or a remark on
+    these.
+    """
+    signal = np.flatnonzero(rows.any(axis=0))
+    if not len(signal):
+        return rows, ()
+    first, end = signal[0], signal[-1] + 1
+    if trim_zeros:
+        return rows[:, first:end], ()
+    padding = (rows.shape[1] - (end - first)) / fs
+    return rows, (
+        f"{padding:.3g} s of zeros at its ends (see --trim_zeros)",
+    ) if padding > 0.1 else ()

@@ -1,0 +1,1 @@
+"""The published training scripts, and what is done with trained weights."""

@@ -1,0 +1,152 @@
+"""Transformer pieces shared by the ViT encoders and by the masked autoencoders' decoders.
+
+Attribute names are fixed by the published checkpoints (``attn.fn.to_qkv``, ``ff.fn.net.0`` ...),
+so that their weights load here and ours load there.
+"""
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from einops import rearrange
+
+from util.contract.encoder import Recomputable
+
+HEAD_WIDTH = 64
+# tokens up to which a CPU attends faster written out (benchmarks/attention.py), much so in bf16
+SHORT = 128
+
+
+class PreNorm(nn.Module):
+    """x -> fn(LayerNorm(x))."""
+
+    def __init__(self, width, fn):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.fn = fn
+
+    def forward(self, x):
+        return self.fn(self.norm(x))
+
+
+class FeedForward(nn.Module):
+    """Two-layer perceptron with exact (erf) GELU: (..., width) -> (..., width)."""
+
+    def __init__(self, width, dropout=0.0):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(width, 4 * width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(4 * width, width),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def written_out(q, k, v, dropout_p):
+    """softmax(q k^T / sqrt(width)) v over (..., tokens, width), as
+    F.scaled_dot_product_attention.
+    """
+    weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+    return F.dropout(weights, dropout_p) @ v
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, heads of 64: (batch, tokens, width) -> the same shape.
+
+    One projection holds q, k and v, each split head-major; a single head as wide as the model has
+    no output projection.
+    """
+
+    def __init__(self, width, heads, dropout=0.0, attention_dropout=0.0):
+        super().__init__()
+        inner = HEAD_WIDTH * heads
+        self.heads, self.attention_dropout = heads, attention_dropout
+        self.to_qkv = nn.Linear(width, 3 * inner)
+        single = heads == 1 and width == HEAD_WIDTH
+        self.to_out = (
+            nn.Identity() if single else nn.Sequential(nn.Linear(inner, width), nn.Dropout(dropout))
+        )
+
+    def forward(self, x):
+        q, k, v = rearrange(
+            self.to_qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads
+        )
+        attend = (
+            written_out
+            if x.device.type == "cpu" and x.shape[1] <= SHORT
+            else F.scaled_dot_product_attention
+        )
+        out = attend(q, k, v, dropout_p=self.attention_dropout if self.training else 0.0)
+        return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): drops a residual branch for whole samples while
+    training.
+    """
+
+    def __init__(self, rate):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x):
+        if not self.training or self.rate == 0:
+            return x
+        keep = torch.rand(x.shape[0], 1, 1, device=x.device) >= self.rate
+        return x * keep / (1 - self.rate)
+
+
+class Block(Recomputable):
+    """Pre-norm transformer block: x + Attention(LN(x)), then x + FeedForward(LN(x))."""
+
+    def __init__(self, width, heads, *, dropout=0.0, attention_dropout=0.0, drop_path=0.0):
+        super().__init__()
+        self.attn = PreNorm(width, Attention(width, heads, dropout, attention_dropout))
+        self.ff = PreNorm(width, FeedForward(width, dropout))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x):
+        x = x + self.drop_path(self.attn(x))
+        return x + self.drop_path(self.ff(x))
+
+
+def take(tokens, index):
+    """tokens (..., n, width) at index (..., k) -> (..., k, width)."""
+    return tokens.gather(-2, index[..., None].expand(*index.shape, tokens.shape[-1]))
+
+
+def patch_embedding(patch_width, width):
+    """LN -> Linear -> LN.  Item 0 stands for the published rearrangement, which has no weights."""
+    return nn.Sequential(
+        nn.Identity(), nn.LayerNorm(patch_width), nn.Linear(patch_width, width), nn.LayerNorm(width)
+    )
+
+
+def init_transformer(model):
+    """Linear: Xavier uniform, zero bias; learned tokens: normal(0.02); LayerNorm keeps 1 and 0."""
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2:
+            nn.init.xavier_uniform_(parameter)
+        elif (
+            name.endswith(("mask_embedding", "sep_embedding", "cls_embedding"))
+            or "lead_embeddings" in name
+        ):
+            nn.init.normal_(parameter, std=0.02)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+
+def sincos_positions(width, positions, zero_rows_behind=0):
+    """Sine-cosine table (1, 1 + positions + zero_rows_behind, width): a zero row in front
+    (separator or class token), then position p = 0, 1, ...: entry k = sin(p / 10000^(k /
+    (width/2))), entry width/2 + k the cosine.
+    """
+    exponent = torch.arange(width // 2, dtype=torch.float32) / (width / 2)
+    angle = torch.arange(positions, dtype=torch.float32)[:, None] / 10000**exponent
+    table = torch.zeros(1, 1 + positions + zero_rows_behind, width)
+    table[0, 1 : positions + 1] = torch.cat([angle.sin(), angle.cos()], dim=1)
+    return table

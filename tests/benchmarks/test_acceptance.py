@@ -1,0 +1,101 @@
+"""The GPU machine's acceptance run, on a CPU in small: what it will do there is tried before
+there is one.
+"""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import gpu_acceptance
+from benchmarks.acceptance import harness
+from tests.support import small_store
+
+ROOT = Path(__file__).resolve().parents[2]
+ALWAYS = {"golden", "random", "accumulation"}  # the quick parts, one of each kind
+
+
+def rows(folder):
+    return json.loads((folder / "acceptance.json").read_text())
+
+
+def test_a_few_parts_pass_and_are_told_in_one_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(harness.Run, "store", small_store.store())
+    with small_store.same_environment():
+        status = gpu_acceptance.main(["--device", "cpu", "--out", str(tmp_path), "--only", *ALWAYS])
+    found = rows(tmp_path)
+    assert (
+        status == 0
+        and {row["part"] for row in found} == ALWAYS
+        and all(row["passed"] for row in found)
+    ), found
+    assert (tmp_path / "acceptance.md").read_text().count("| pass |") == len(found) > 15
+    assert "0 failed" in capsys.readouterr().out
+
+
+def fails(run):
+    raise RuntimeError("first line\nlast line")
+
+
+def hangs(run):
+    while True:
+        pass
+
+
+def test_what_fails_hangs_or_does_not_fit_stops_no_other_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        gpu_acceptance,
+        "PARTS",
+        {
+            "fails": (fails, 1, 1),
+            "hangs": (hangs, 0.1, 0.1),
+            "long": (fails, 1, 1e6),
+            "lacks": (lambda run: __import__("no_such_package"), 1, 1),
+            "good": (lambda run: run.row("x", "1", True, "1"), 1, 1),
+        },
+    )
+    assert gpu_acceptance.main(["--device", "cpu", "--out", str(tmp_path)]) == 1
+    assert [(row["part"], row["verdict"]) for row in rows(tmp_path)] == [
+        ("fails", "FAIL"),
+        ("hangs", "FAIL"),
+        ("long", "skipped"),
+        ("lacks", "skipped"),
+        ("good", "pass"),
+    ]
+    text = (tmp_path / "acceptance.md").read_text()
+    assert "last line" in text and "stopped after" in text and "no_such_package" in text
+    assert "in fails" in (tmp_path / "log").read_text()
+
+
+def test_a_wrong_number_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        gpu_acceptance.right.golden,
+        "rule_value",
+        lambda name, shape: torch.full(tuple(shape), 0.02),
+    )
+    assert gpu_acceptance.main(["--device", "cpu", "--out", str(tmp_path), "--only", "golden"]) == 1
+    assert {row["verdict"] for row in rows(tmp_path)} == {"FAIL"}
+
+
+@pytest.mark.slow
+def test_everything_passes_on_a_cpu(tmp_path):
+    done = subprocess.run(
+        [
+            "bash",
+            str(ROOT / "benchmarks" / "gpu_acceptance.sh"),
+            "--device",
+            "cpu",
+            "--out",
+            str(tmp_path),
+            "--minutes",
+            "20",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    assert {row["part"] for row in rows(tmp_path)} == set(gpu_acceptance.PARTS) and (
+        tmp_path / "loss.png"
+    ).stat().st_size

@@ -1,0 +1,895 @@
+"""Recordings in arrays: the same store as from WFDB, and a sentence for everything that is wrong
+with them.
+"""
+
+import base64
+import csv
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_preparation import import_arrays, reformat_memmap
+from data_preparation.data_extraction_without_preprocessing import extract
+from data_preparation.importing import shards
+from tests.support.wfdb_files import ecg_counts, write_record
+from util.data.store import RecordStore
+from util.leads import LEADS
+
+h5py = pytest.importorskip("h5py")
+ROOT = Path(__file__).resolve().parents[2]
+N, SAMPLES = 14, 1500
+NAMES = [f"R{i:02d}" for i in range(N)]
+
+
+def counts(i, samples=SAMPLES):
+    """int16 (samples, 12) in microvolts."""
+    return ecg_counts(samples, seed=i)
+
+
+def millivolts(array, dtype="f4"):
+    """As the reader of WFDB makes them of microvolts: to the last bit."""
+    return (array.astype(np.float32) * np.float32(1e-3)).astype(dtype)
+
+
+@pytest.fixture(scope="module")
+def array():
+    """int16 (records, leads, time) in microvolts."""
+    return np.stack([counts(i).T for i in range(N)])
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The store of the same signals as WFDB."""
+    folder = tmp_path_factory.mktemp("wfdb")
+    for i, name in enumerate(NAMES):
+        write_record(folder / "mine", name, counts(i), comments=())
+    extract(folder / "mine", folder / "extracted", [100, 250], 1)
+    reformat_memmap.reformat(folder / "extracted", folder / "store")
+    return folder / "store"
+
+
+def run(given, out, *flags):
+    """Exit status of the import into <out>/extracted."""
+    return import_arrays.main(
+        [
+            "--input",
+            str(given),
+            "--output_dir",
+            str(out / "extracted"),
+            "--workers",
+            "1",
+            *map(str, flags),
+        ]
+    )
+
+
+def imported(given, out, *flags):
+    """The store at 250 Hz of an import that succeeds."""
+    assert run(given, out, *flags) == 0
+    reformat_memmap.reformat(out / "extracted", out / "store")
+    return RecordStore(out / "store" / "fs250")
+
+
+def fails(capsys, given, out, *flags):
+    """The one sentence of an import that does not begin."""
+    assert run(given, out, *flags) == 2
+    error = capsys.readouterr().err
+    assert (
+        error.startswith("error: ") and error.count("\n") == 1 and not (out / "extracted").exists()
+    )
+    return error
+
+
+def skipped(out):
+    with open(out / "extracted" / "skipped.csv", newline="", encoding="utf-8") as file:
+        return {row["path"]: row["reason"] for row in csv.DictReader(file)}
+
+
+def write_ids(folder, names=NAMES):
+    (folder / "ids.csv").write_text("record,site\n" + "".join(f"{name},x\n" for name in names))
+    return folder / "ids.csv"
+
+
+def write_csv(path, signal, names=LEADS, comma=","):
+    lines = [comma.join(names)] + [
+        comma.join(repr(float(value)) for value in row) for row in signal
+    ]
+    path.write_text("\n".join(lines) + "\n")
+
+
+# ------------------------------------------------------------------------------------------------
+# the same store
+
+
+def as_npy(folder, array):
+    np.save(folder / "mine.npy", array)
+    return folder / "mine.npy", "--units", "uV", "--ids", write_ids(folder)
+
+
+def as_npy_time_leads_float64_millivolts(folder, array):
+    np.save(folder / "mine.npy", millivolts(array.swapaxes(1, 2), "f8"))
+    return folder / "mine.npy", "--ids", write_ids(folder)
+
+
+def as_npy_big_endian_in_another_order(folder, array):
+    order = [5, 0, 3, 11, 1, 2, 4, 6, 7, 8, 9, 10]
+    np.save(folder / "mine.npy", np.insert(millivolts(array[:, order], ">f4"), 2, 7, axis=1))
+    names = [LEADS[k].upper() for k in order]
+    return (
+        folder / "mine.npy",
+        "--leads",
+        ",".join([*names[:2], "-", *names[2:]]),
+        "--ids",
+        write_ids(folder),
+    )
+
+
+def as_folder_of_npy(folder, array):
+    (folder / "mine" / "deep").mkdir(parents=True)
+    for i, name in enumerate(NAMES):
+        with open(folder / "mine" / "deep" / f"{name}.{'NPY' if i % 2 else 'npy'}", "wb") as file:
+            np.save(
+                file, np.asfortranarray(millivolts(array[i]))
+            )  # of one recording, either order will do
+    return (folder / "mine",)
+
+
+def as_code15(folder, array):
+    """Several files, gzip, exam_id beside them, tables beside the files."""
+    (folder / "mine").mkdir()
+    for part, rows in enumerate((slice(0, 5), slice(5, N))):
+        with h5py.File(folder / "mine" / f"exams_part{part}.hdf5", "w") as file:
+            values = millivolts(array[rows].swapaxes(1, 2))
+            file.create_dataset(
+                "tracings", data=values, chunks=(2, SAMPLES, 12), compression="gzip"
+            )
+            file["exam_id"] = NAMES[rows]
+    write_csv(folder / "mine" / "exams.csv", [[1, 2]], ["exam_id", "age"])
+    return folder / "mine", "--trim_zeros"
+
+
+def as_sph(folder, array):
+    (folder / "mine").mkdir()
+    for i, name in enumerate(NAMES):
+        with h5py.File(folder / "mine" / f"{name}.h5", "w") as file:
+            file["ecg"] = millivolts(array[i], "f8")
+    return (folder / "mine",)
+
+
+def as_csv(folder, array):
+    (folder / "mine").mkdir()
+    for i, name in enumerate(NAMES):
+        signal, order = array[i].T, [*range(11, -1, -1)]
+        write_csv(
+            folder / "mine" / f"{name}.csv",
+            signal[:, order],
+            [LEADS[k].lower() for k in order],
+            ",;\t"[i % 3],
+        )
+    return folder / "mine", "--units", "uV"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        as_npy,
+        as_npy_time_leads_float64_millivolts,
+        as_npy_big_endian_in_another_order,
+        as_folder_of_npy,
+        as_code15,
+        as_sph,
+        as_csv,
+    ],
+)
+def test_every_form_makes_the_store_of_wfdb(tmp_path, array, reference, form):
+    given, *flags = form(tmp_path, array)
+    imported(given, tmp_path, "--fs", 500, *flags)
+    for fs in (100, 250):
+        expected, store = (
+            RecordStore(root / f"fs{fs}") for root in (reference, tmp_path / "store")
+        )
+        same = [column for column in expected.records if column not in ("path", "flags")]
+        assert store.records[same].equals(expected.records[same])
+        assert set(store.records["flags"]) == {""} and store.records["path"].is_unique
+        assert (store.path / "signals.dat").read_bytes() == (
+            expected.path / "signals.dat"
+        ).read_bytes()
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("f2", 4e-3), ("f4", 6e-4), ("f8", 6e-4)])
+def test_float_types(tmp_path, array, dtype, tolerance):
+    np.save(tmp_path / "a.npy", (array / 1000).clip(-4, 4).astype(dtype))
+    store = imported(tmp_path / "a.npy", tmp_path, "--fs", 250)
+    assert store.records["record"].tolist() == [f"a-{i}" for i in range(N)]
+    assert np.abs(store.read(3) - (array[3].T / 1000).clip(-4, 4)).max() < tolerance
+
+
+def test_processes_do_not_change_the_bytes_and_a_second_run_does_nothing(tmp_path, monkeypatch):
+    np.save(tmp_path / "a.npy", np.stack([ecg_counts(250, seed=i) for i in range(300)]))
+    flags = ["--fs", 100, "--units", "uV", "--min_seconds", 1]
+    for workers in (1, 2):
+        imported(tmp_path / "a.npy", tmp_path / str(workers), *flags, "--workers", workers)
+    for path in (tmp_path / "1").rglob("*.*"):
+        assert (
+            path.is_dir()
+            or path.read_bytes() == (tmp_path / "2" / path.relative_to(tmp_path / "1")).read_bytes()
+        )
+    made, real = [], shards.extract_shard
+    monkeypatch.setattr(
+        shards,
+        "extract_shard",
+        lambda shard, *rest: (made.append(shard["name"]), real(shard, *rest))[1],
+    )
+    assert run(tmp_path / "a.npy", tmp_path / "1", *flags) == 0 and made == []
+    next((tmp_path / "1" / "extracted" / "shards").glob("*.json")).unlink()
+    assert run(tmp_path / "a.npy", tmp_path / "1", *flags) == 0 and len(made) == 1
+    made.clear()
+    assert (
+        run(tmp_path / "a.npy", tmp_path / "1", *flags, "--trim_zeros") == 0 and len(made) > 3
+    )  # other options
+    made.clear()
+    os.utime(tmp_path / "a.npy", ns=(1, 1))  # other array
+    assert run(tmp_path / "a.npy", tmp_path / "1", *flags, "--trim_zeros") == 0 and len(made) > 3
+
+
+def test_the_command_in_the_store_repeats_the_import(tmp_path, array):
+    np.save(tmp_path / "a.npy", array[:, :2])
+    store = imported(
+        tmp_path / "a.npy",
+        tmp_path,
+        "--fs",
+        500.5,
+        "--units",
+        "uV",
+        "--leads",
+        "V1,i",
+        "--trim_zeros",
+        "--segment_seconds",
+        1,
+    )
+    assert store.meta["command"][0] == (
+        "python data_preparation/import_arrays.py --fs 500.5 --units uV --trim_zeros --leads "
+        "V1,I "
+        "--layout leads_time --target_fs 100 250 --min_seconds 2 --segment_seconds 1"
+    )
+    assert store.records["record"].tolist()[:4] == ["a-0_1", "a-0_2", "a-0_3", "a-1_1"]
+    assert (
+        store.records.groupby("path")["fold"].nunique().max() == 1
+    )  # pieces of a recording stay together
+
+
+def test_patients_go_by_the_name_of_the_recording(tmp_path, array):
+    """Ids with dots, as DICOM has them, and pieces."""
+    np.save(tmp_path / "a.npy", array)
+    (tmp_path / "patients.csv").write_text("record,patient_id\n1.2.0,p\n1.2.7,p\n")
+    assert (
+        run(
+            tmp_path / "a.npy",
+            tmp_path,
+            "--fs",
+            500,
+            "--units",
+            "uV",
+            "--segment_seconds",
+            1,
+            "--ids",
+            write_ids(tmp_path, [f"1.2.{i}" for i in range(N)]),
+        )
+        == 0
+    )
+    reformat_memmap.reformat(tmp_path / "extracted", tmp_path / "store", tmp_path / "patients.csv")
+    records = RecordStore(tmp_path / "store" / "fs100").records
+    mine = records[records["patient"] == "p"]
+    assert mine["record"].tolist() == [f"1.2.{i}_{k}" for i in (0, 7) for k in (1, 2, 3)]
+    assert mine["fold"].nunique() == 1
+
+
+# ------------------------------------------------------------------------------------------------
+# leads
+
+
+@pytest.mark.parametrize("kind", ["npy", "h5", "csv", "wfdb"])
+def test_leads_in_any_order_land_in_their_columns(tmp_path, kind):
+    """Whatever the order, every lead's own signal is in its column of the store, and no other."""
+    random = np.random.default_rng(3)
+    for trial in range(6):
+        folder = tmp_path / f"{kind}{trial}"
+        folder.mkdir()
+        order = random.permutation(12)[: random.integers(2, 13)]
+        signal, names = counts(trial), [LEADS[k] for k in order]
+        flags = ("--fs", 500, "--units", "uV", "--layout", "leads_time", "--leads", ",".join(names))
+        if kind == "npy":
+            np.save(folder / "a.npy", signal[:, order].T)
+        elif kind == "h5":
+            with h5py.File(folder / "a.h5", "w") as file:
+                file["x"] = signal[:, order].T
+        elif kind == "csv":
+            write_csv(folder / "a.csv", signal[:, order], names)
+            flags = flags[:4]
+        if kind == "wfdb":
+            write_record(
+                folder, "a", np.ascontiguousarray(signal[:, order]), leads=names, comments=()
+            )
+            extract(folder, folder / "out" / "extracted", [500], 1)
+        else:
+            assert run(folder, folder / "out", "--target_fs", 500, *flags) == 0
+        reformat_memmap.reformat(folder / "out" / "extracted", folder / "out" / "store")
+        store = RecordStore(folder / "out" / "store" / "fs500")
+        assert store.fs == 500 and len(store) == 1
+        expected = np.full(signal.shape, np.nan, np.float32)
+        expected[:, order] = signal[:, order] / 1000
+        np.testing.assert_allclose(store.read(0), expected, atol=2e-6)
+
+
+def test_fewer_leads_and_leads_without_a_sample(tmp_path, array, capsys):
+    eight = (array[:, [0, 1, *range(6, 12)]] / 1000).astype(np.float32)
+    eight[2, 7] = np.nan
+    np.save(tmp_path / "a.npy", eight)
+    store = imported(tmp_path / "a.npy", tmp_path, "--fs", 250, "--leads", "I,II,V1,V2,V3,V4,V5,V6")
+    assert f"{N} kept records have fewer than twelve leads" in capsys.readouterr().out
+    assert (
+        store.records["leads"][0] == "I II V1 V2 V3 V4 V5 V6"
+        and store.has_leads(["V6", "I"]).sum() == N - 1
+    )
+    assert (store.records["leads"][2], store.records["flags"][2]) == (
+        "I II V1 V2 V3 V4 V5",
+        "no sample of V6",
+    )
+    np.testing.assert_array_equal(
+        store.counts(5)[:, [0, 1, *range(6, 12)]], counts(5)[:, [0, 1, *range(6, 12)]]
+    )
+
+
+def test_one_lead_in_a_table_of_two_axes(tmp_path, array):
+    np.save(tmp_path / "a.npy", array[:, 4])
+    store = imported(tmp_path / "a.npy", tmp_path, "--fs", 250, "--units", "uV", "--leads", "aVL")
+    assert len(store) == N and set(store.records["leads"]) == {"aVL"}
+    np.testing.assert_array_equal(store.counts(3)[:, 4], array[3, 4])
+
+
+def test_other_columns_of_a_csv_are_left_out_with_a_remark(tmp_path, array):
+    (tmp_path / "in").mkdir()
+    text = "time;ECG;II;comment\n" + "".join(
+        f"{i / 250};{array[0, 0, i]};{array[0, 1, i]};x\n" for i in range(SAMPLES)
+    )
+    (tmp_path / "in" / "r1.csv").write_text("\ufeff" + text, encoding="utf-8")
+    store = imported(
+        tmp_path / "in", tmp_path, "--fs", 250, "--units", "uV", "--lead_names", "ECG=I"
+    )
+    assert (store.records["leads"][0], store.records["flags"][0]) == (
+        "I II",
+        "left out: time, comment",
+    )
+    np.testing.assert_array_equal(store.counts(0)[:, :2], array[0, :2].T)
+
+
+# ------------------------------------------------------------------------------------------------
+# padding and checks
+
+
+def test_zero_padding(tmp_path, array, capsys):
+    padded = np.zeros((3, 2000, 12), np.float32)
+    padded[0, 300:1800] = array[0].T / 1000
+    padded[1] = ecg_counts(2000) / 1000
+    np.save(tmp_path / "a.npy", padded)
+    store = imported(tmp_path / "a.npy", tmp_path / "kept", "--fs", 250)
+    assert store.records["length"].tolist() == [2000, 2000]
+    assert store.records["flags"].tolist() == ["2 s of zeros at its ends (see --trim_zeros)", ""]
+    assert skipped(tmp_path / "kept") == {"a.npy/a-2": "every lead is flat"}
+    store = imported(tmp_path / "a.npy", tmp_path / "cut", "--fs", 250, "--trim_zeros")
+    assert store.records["length"].tolist() == [1500, 2000] and set(store.records["flags"]) == {""}
+    np.testing.assert_array_equal(store.counts(0), counts(0))
+
+
+def test_bad_recordings_are_skipped_with_the_reasons_of_wfdb(tmp_path, array):
+    values = (array / 1000).astype(np.float32)
+    values[1, 3, 5:9] = np.nan
+    values[2, 0, 0] = np.inf
+    values[3] = 1
+    values[4] *= 1e5
+    values[5] = np.nan
+    values[6, 8] = 0.25
+    values[7, :, 100:] = 0
+    np.save(tmp_path / "a.npy", values)
+    store = imported(tmp_path / "a.npy", tmp_path, "--fs", 250, "--trim_zeros")
+    reasons = skipped(tmp_path)
+    assert {path: reason.partition(":")[0] for path, reason in reasons.items()} == {
+        "a.npy/a-1": "non-finite samples",
+        "a.npy/a-2": "non-finite samples",
+        "a.npy/a-3": "every lead is flat",
+        "a.npy/a-4": "impossible amplitude",
+        "a.npy/a-5": "non-finite samples",
+        "a.npy/a-7": "shorter than the minimum length",
+    }
+    assert reasons["a.npy/a-1"] == "non-finite samples: 4 in aVR"
+    assert len(store) == N - 6 and store.records["flags"].tolist()[1] == "flat lead V3"
+
+
+def test_bad_files_of_one_recording_are_skipped(tmp_path, array):
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    np.save(folder / "good.npy", array[0] / 1000)
+    np.save(folder / "sub" / "good.npy", array[1] / 1000)
+    np.save(folder / "a_turned.npy", array[0].T / 1000)
+    np.save(folder / "short.npy", array[0, :, :10] / 1000)
+    np.save(folder / "eleven.npy", array[0, :11] / 1000)
+    np.save(folder / "=cmd.npy", array[0] / 1000)
+    np.save(folder / "complex.npy", array[0] * 1j)
+    (folder / "text.npy").write_text("I,II\n1,2\n")
+    (folder / "empty.npy").write_bytes(b"")
+    (folder / "header.npy").write_bytes((folder / "good.npy").read_bytes().replace(b"}", b" "))
+    (folder / "cut.npy").write_bytes((folder / "good.npy").read_bytes()[:3000])
+    (folder / "pickled.npy").write_bytes(pickle.dumps({"signal": 1}))
+    np.save(folder / "objects.npy", np.array([{"signal": 1}], object), allow_pickle=True)
+    np.savez(folder / "many", array[0])
+    os.rename(folder / "many.npz", folder / "many.npy")
+    store = imported(folder, tmp_path, "--fs", 500, "--layout", "leads_time")
+    assert store.records["record"].tolist() == ["good"]
+    reasons = skipped(tmp_path)
+    assert reasons.pop("sub/good.npy") == "duplicate record name: the first is good.npy"
+    assert "unsafe file name" in reasons.pop(
+        "'=cmd.npy"
+    ) and "shorter than the minimum" in reasons.pop("short.npy")
+    assert (
+        reasons.pop("complex.npy")
+        == "samples of type complex128; use float16, float32, float64 or int16"
+    )
+    assert reasons.pop("a_turned.npy").startswith(
+        "shape (1500, 12) has no axis of 12 leads as leads_time means"
+    )
+    assert reasons.pop("eleven.npy").startswith(
+        "shape (11, 1500) has no axis of 12 leads as leads_time means; name"
+    )
+    assert "archive of several arrays" in reasons.pop("many.npy")
+    assert (
+        {path for path in reasons if "nothing is unpickled" in reasons[path]}
+        == {"text.npy", "empty.npy", "header.npy", "cut.npy", "pickled.npy", "objects.npy"}
+        == reasons.keys()
+    )
+
+
+def test_bad_csv_files_are_skipped(tmp_path, array):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_csv(folder / "good.csv", array[0].T)
+    write_csv(folder / "nameless.csv", array[0].T[1:], [str(value) for value in array[0].T[0]])
+    write_csv(folder / "twice.csv", array[0].T, [*LEADS[:11], "I"])
+    text = (folder / "good.csv").read_text()
+    (folder / "hole.csv").write_text(text.replace("\n", "\n,", 1))
+    (folder / "word.csv").write_text(text.replace(repr(float(array[0, 0, 7])), "x", 1))
+    (folder / "empty.csv").write_text("")
+    store = imported(folder, tmp_path, "--fs", 500, "--units", "uV")
+    assert store.records["record"].tolist() == ["good"]
+    reasons = skipped(tmp_path)
+    assert reasons["nameless.csv"].startswith("none of the twelve leads: ")
+    assert reasons["twice.csv"] == "lead I appears twice"
+    assert (
+        "non-finite samples: 1 in I" in reasons["word.csv"]
+        and "CSV unreadable" in reasons["empty.csv"]
+    )
+    assert reasons["hole.csv"].startswith("CSV unreadable: ") and len(reasons) == 5
+
+
+def test_damaged_chunks_are_skipped_and_truncated_files_refused(tmp_path, array, capsys):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset(
+            "tracings", data=array / 1000, chunks=(1, 12, SAMPLES), compression="gzip"
+        )
+        place = file["tracings"].id.get_chunk_info(6).byte_offset
+    data = bytearray(path.read_bytes())
+    data[place : place + 50] = bytes(50)
+    path.write_bytes(data)
+    assert len(imported(path, tmp_path, "--fs", 500)) == N - 1
+    assert "damaged or cut short" in skipped(tmp_path)["a.h5/a-6"]
+    path.write_bytes(data[: len(data) // 2])
+    capsys.readouterr()
+    assert "a.h5: no HDF5 file, or damaged or cut short" in fails(
+        capsys, path, tmp_path / "2", "--fs", 500
+    )
+    (tmp_path / "in").mkdir()
+    shutil.copy(path, tmp_path / "in" / "exams_part1.hdf5")
+    with h5py.File(tmp_path / "in" / "exams_part0.hdf5", "w") as file:
+        file["tracings"] = array / 1000
+    assert "exams_part1.hdf5: no HDF5 file, or damaged" in fails(
+        capsys, tmp_path / "in", tmp_path / "2", "--fs", 500
+    )
+
+
+def test_a_read_error_that_passes_is_tried_again(tmp_path, array, monkeypatch):
+    np.save(tmp_path / "a.npy", array)
+    flags = ("--fs", 500, "--units", "uV")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            np,
+            "fromfile",
+            lambda *_, **__: (_ for _ in ()).throw(OSError(116, "Stale file handle")),
+        )
+        assert run(tmp_path / "a.npy", tmp_path, *flags) == shards.AGAIN
+    assert set(skipped(tmp_path).values()) == {"not read this time: Stale file handle"}
+    assert run(tmp_path / "a.npy", tmp_path, *flags) == 0 and skipped(tmp_path) == {}
+
+
+# ------------------------------------------------------------------------------------------------
+# what must be said
+
+
+def test_what_is_inferred_is_said(tmp_path, array, capsys):
+    np.save(tmp_path / "a.npy", array / 1000)
+    assert run(tmp_path / "a.npy", tmp_path, "--fs", 500) == 0
+    out = capsys.readouterr().out
+    assert (
+        "500 Hz, mV (assumed; --units)" in out
+        and "read as leads_time (inferred); leads I II" in out
+    )
+    assert "(assumed; --leads)" in out and "warning" not in out
+    assert run(tmp_path / "a.npy", tmp_path, "--fs", 500, "--units", "uV") == 0
+    assert (
+        "warning: an ECG has 0.1 to 20 mV from peak to peak; is --units right?"
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    "make, flags, words",
+    [
+        (
+            lambda a: a[:, :, :12] / 1000,
+            [],
+            "both could be the 12 leads; say --layout leads_time or time_leads",
+        ),
+        (
+            lambda a: a[:, :8] / 1000,
+            [],
+            "shape (8, 1500) has no axis of 12 leads; name the leads that there are with --leads",
+        ),
+        (lambda a: a / 1000, ["--layout", "time_leads"], "no axis of 12 leads as time_leads means"),
+        (lambda a: a, [], "holds whole numbers (int16): say --units uV or --units mV"),
+        (lambda a: a[None] / 1000, [], "is not that of a recording"),
+        (lambda a: a[:0] / 1000, [], "no recording in it"),
+        (lambda a: np.asfortranarray(a / 1000), [], "Fortran order"),
+        (lambda a: np.asfortranarray(a[:, 0] / 1000), ["--leads", "I"], "Fortran order"),
+        (lambda a: a / 1000, ["--ids", "exam_id"], "--ids exam_id is no .csv file"),
+        (
+            lambda a: a[0] / 1000,
+            ["--ids", "x.csv"],
+            "--ids names the recordings of an array of many",
+        ),
+        (lambda a: a[0] / 1000, ["--leads", "I,-,-"], "shape (12, 1500) has no axis of 3 leads"),
+    ],
+)
+def test_arrays_that_leave_a_doubt_are_refused(tmp_path, array, capsys, make, flags, words):
+    np.save(tmp_path / "a.npy", make(array))
+    assert words in fails(capsys, tmp_path / "a.npy", tmp_path, "--fs", 500, *flags)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("record\n" + "\n".join(NAMES[:-1]), "ids.csv names 13 recordings"),
+        ("record\n" + "\n".join([*NAMES, "x"]), "names 15"),
+        (
+            "record\n" + "\n".join([*NAMES[:-1], "R03"]),
+            "ids.csv names 1 records more than once, such as R03",
+        ),
+        ("name\n" + "\n".join(NAMES), "ids.csv lacks the column record"),
+        ("", "ids.csv is empty"),
+        ("record\n" + "\n".join([*NAMES[:-1], "../x"]), "unsafe record name ../x"),
+        (
+            "record,x\n" + "\n".join([*(f"{name},1" for name in NAMES[:-1]), ",1"]),
+            "1 rows name no record",
+        ),
+        (b"record\n\xff", "ids.csv is not UTF-8 text"),
+    ],
+)
+def test_wrong_ids_are_one_sentence(tmp_path, array, capsys, text, words):
+    np.save(tmp_path / "a.npy", array / 1000)
+    (tmp_path / "ids.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert words in fails(
+        capsys, tmp_path / "a.npy", tmp_path, "--fs", 500, "--ids", tmp_path / "ids.csv"
+    )
+
+
+def test_ids_of_several_files_say_which_file_they_are_of(tmp_path, array, capsys):
+    """part10 stands before part2 in every listing of names: by the order alone, ids would go to
+    other recordings.
+    """
+    (tmp_path / "mine").mkdir()
+    for part in (1, 2, 10):
+        np.save(tmp_path / "mine" / f"part{part}.npy", array[part : part + 2] / 1000)
+    ids = tmp_path / "ids.csv"
+    ids.write_text("record\na\nb\nc\nd\ne\nf\n")
+    words = "recordings of 3 files, such as part1.npy, part10.npy, part2.npy: say in a column file"
+    assert words in fails(capsys, tmp_path / "mine", tmp_path, "--fs", 500, "--ids", ids)
+    rows = [f"{name},part{part}.npy\n" for name, part in zip("abcdef", (1, 1, 2, 2, 10, 10))]
+    ids.write_text("record,file\n" + "".join(rows))
+    store = imported(tmp_path / "mine", tmp_path, "--fs", 500, "--ids", ids)
+    where = dict(zip(store.records["record"], store.records["path"]))
+    assert where == {
+        name: f"part{part}.npy/{name}" for name, part in zip("abcdef", (1, 1, 2, 2, 10, 10))
+    }
+    capsys.readouterr()
+    ids.write_text("record,file\n" + "".join(f"{name},part1.npy\n" for name in "abcdef"))
+    for text, words in (
+        (
+            "".join(f"{name},part1.npy\n" for name in "abcdef"),
+            "names 6 recordings of it, it holds 2",
+        ),
+        ("a,part3.npy\n", "there is no file 'part3.npy' in the input"),
+    ):
+        ids.write_text("record,file\n" + text)
+        assert words in fails(
+            capsys, tmp_path / "mine", tmp_path / "other", "--fs", 500, "--ids", ids
+        )
+
+
+@pytest.mark.parametrize(
+    "datasets, flags, words",
+    [
+        ({"a": 2, "b": 2}, [], "name the dataset of the signals with --dataset; there are a, b"),
+        ({"x": 0}, [], "name the dataset of the signals with --dataset; there are x"),
+        ({"a": 2}, ["--dataset", "c"], "no dataset c; there are a"),
+        ({"tracings": 2}, ["--ids", "name"], "no dataset name; there are tracings"),
+        ({"tracings": 2, "exam_id": 0}, [], f"5 values in exam_id for {N} recordings"),
+    ],
+)
+def test_wrong_hdf5_is_one_sentence(tmp_path, array, capsys, datasets, flags, words):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name, kind in datasets.items():
+            file[name] = array / 1000 if kind else np.arange(5)
+    assert words in fails(capsys, tmp_path / "a.h5", tmp_path, "--fs", 500, *flags)
+
+
+def test_a_named_dataset_in_a_group(tmp_path, array):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x/beats"], file["x/ecgs"], file["key"] = (
+            array[:, :, :5],
+            array,
+            np.arange(100, 100 + N),
+        )
+    store = imported(
+        tmp_path / "a.h5",
+        tmp_path,
+        "--fs",
+        250,
+        "--units",
+        "uV",
+        "--dataset",
+        "x/ecgs",
+        "--ids",
+        "key",
+    )
+    assert store.records["record"].tolist() == [str(k) for k in range(100, 100 + N)]
+    np.testing.assert_array_equal(store.counts(2), counts(2))
+
+
+def test_a_table_of_labels_is_no_recording(tmp_path, array, capsys):
+    path = tmp_path / "labels.csv"
+    path.write_text("record,age,ill\na-1,60,0\n")
+    said = fails(capsys, path, tmp_path, "--fs", 500)
+    assert (
+        "labels.csv: its first line names no lead (record, age, ill), so it is no recording" in said
+    )
+    path.write_text("")
+    assert "its first line names no lead (it is empty)" in fails(
+        capsys, path, tmp_path, "--fs", 500
+    )
+    write_csv(path, array[0].T / 1000, [f"lead {lead}" for lead in LEADS])
+    assert "names no lead (lead I," in fails(capsys, path, tmp_path, "--fs", 500)
+    assert run(path, tmp_path, "--fs", 500, "--lead_names", "lead I=I") == 0
+
+
+def test_nothing_kept_is_an_error(tmp_path, array, capsys):
+    np.save(tmp_path / "a.npy", np.zeros_like(array))
+    assert run(tmp_path / "a.npy", tmp_path, "--fs", 500, "--units", "uV") == 2
+    assert (
+        "error: no recording was kept, of a.npy/a-0 because: every lead is flat\n"
+        in capsys.readouterr().err
+    )
+    assert len(skipped(tmp_path)) == N
+
+
+def test_another_input_into_the_same_folder_is_an_error_before_anything_is_deleted(
+    tmp_path, array, capsys
+):
+    np.save(tmp_path / "first.npy", array[:8])
+    np.save(tmp_path / "other.npy", array[8:])
+    flags = ["--fs", 500, "--units", "uV", "--segment_seconds", 1]
+    first = imported(tmp_path / "first.npy", tmp_path, *flags).records["record"].tolist()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "extracted").rglob("*")}
+    assert run(tmp_path / "other.npy", tmp_path, *flags) == 2
+    assert re.search(
+        r"error: \S+extracted holds 8 recordings of another import, such as first-\d, none of "
+        r"which is in "
+        "this input; choose another --output_dir, or delete that folder",
+        capsys.readouterr().err,
+    )
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "extracted").rglob("*")} == before
+    assert (
+        imported(tmp_path / "first.npy", tmp_path, *flags, "--target_fs", 250)
+        .records["record"]
+        .tolist()
+        == first
+    )
+    assert "earlier import" not in capsys.readouterr().out, "other settings, the same recordings"
+
+
+def test_recordings_that_left_the_input_are_counted(tmp_path, array, capsys):
+    np.save(tmp_path / "a.npy", array[:8])
+    imported(tmp_path / "a.npy", tmp_path, "--fs", 500, "--units", "uV")
+    np.save(tmp_path / "a.npy", array[:6])
+    assert len(imported(tmp_path / "a.npy", tmp_path, "--fs", 500, "--units", "uV")) == 6
+    said = capsys.readouterr().out
+    assert (
+        "2 recordings of an earlier import, such as a-6, are no longer in the input and are "
+        "taken "
+        "out of " in said
+    )
+    assert (
+        "records of the store that is replaced, which the new one lacks: 2 of 8, such as a-6, a-7"
+        in said
+    )
+
+
+def test_wrong_input_is_one_sentence(tmp_path, array, capsys):
+    assert "there is no such file or folder" in fails(
+        capsys, tmp_path / "none", tmp_path, "--fs", 500
+    )
+    (tmp_path / "in").mkdir()
+    assert "no file with ending .npy" in fails(capsys, tmp_path / "in", tmp_path, "--fs", 500)
+    (tmp_path / "a.mat").write_text("")
+    assert "its ending is none of .npy" in fails(capsys, tmp_path / "a.mat", tmp_path, "--fs", 500)
+    np.save(tmp_path / "in" / "a.npy", array / 1000)
+    assert "--fs is missing: npy files do not say" in fails(capsys, tmp_path / "in", tmp_path)
+    np.save(tmp_path / "in" / "b.npy", array[0] / 1000)
+    assert "b.npy: shape (12, 1500) is that of one recording" in fails(
+        capsys, tmp_path / "in", tmp_path, "--fs", 500
+    )
+    np.save(tmp_path / "in" / "b.npy", array.swapaxes(1, 2) / 1000)
+    assert "b.npy: shape (1500, 12) has no axis of 12 leads as" in fails(
+        capsys, tmp_path / "in", tmp_path, "--fs", 500
+    )
+    (tmp_path / "in" / "c.h5").write_text("")
+    assert "files of several kinds (npy, HDF5)" in fails(
+        capsys, tmp_path / "in", tmp_path, "--fs", 500
+    )
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--leads", "I,MLII"], "'MLII' is none of I II III"),
+        (["--leads", "I,II,i"], "I is named twice"),
+        (["--leads=-,-"], "no lead is left"),
+        (["--fs", "0"], "0 Hz is not from 20"),
+        (["--fs", "x"], "--fs"),
+        (["--database", "a/b"], "use letters"),
+        (["--units", "V"], "invalid choice"),
+        (["--workers", "0"], "at least 1"),
+    ],
+)
+def test_wrong_flags(capsys, flags, words):
+    with pytest.raises(SystemExit):
+        import_arrays.main(["--input", "x.npy", "--fs", "500", *flags])
+    assert words in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------
+# DICOM
+
+
+def example_dicom(folder):
+    pydicom = pytest.importorskip("pydicom", reason="DICOM needs pydicom")
+    from pydicom import examples
+
+    folder.mkdir()
+    shutil.copy(examples.get_path("waveform"), folder / "ecg.dcm")
+    return pydicom.dcmread(folder / "ecg.dcm")
+
+
+def test_dicom_is_what_pydicom_reads(tmp_path):
+    expected = example_dicom(tmp_path / "in").waveform_array(0) / 1000
+    (tmp_path / "in" / "none.dcm").write_text("no DICOM")
+    assert run(tmp_path / "in", tmp_path, "--target_fs", 1000) == 0
+    reformat_memmap.reformat(tmp_path / "extracted", tmp_path / "store")
+    store = RecordStore(tmp_path / "store" / "fs1000")
+    row = store.records.iloc[0]
+    assert (row["record"], row["age"], row["sex"], row["leads"], row["fs_original"]) == (
+        "ecg",
+        42,
+        "Female",
+        "",
+        1000,
+    )
+    assert row["flags"] == "other waveforms left out: MEDIAN BEAT"
+    # 1.25 microvolts a count there, 1 here
+    assert np.abs(store.read(0) - expected).max() < 0.51e-3
+    assert skipped(tmp_path) == {"none.dcm": "no DICOM file"}
+
+
+def test_missing_samples_and_other_units_of_dicom(tmp_path):
+    dataset = example_dicom(tmp_path / "in")
+    group = dataset.WaveformSequence[0]
+    raw = np.frombuffer(group.WaveformData, "<i2").reshape(-1, 12).copy()
+    raw[:, 11] = -32768
+    group.WaveformData = raw.tobytes()
+    group.add_new(0x5400100A, "OW", np.int16(-32768).tobytes())
+    dataset.save_as(tmp_path / "in" / "b.dcm")
+    group.ChannelDefinitionSequence[3].ChannelSensitivityUnitsSequence[0].CodeValue = "mm[Hg]"
+    dataset.save_as(tmp_path / "in" / "c.dcm")
+    assert run(tmp_path / "in", tmp_path) == 0
+    assert skipped(tmp_path) == {"c.dcm": "unit mm[Hg] of lead aVR is no voltage"}
+    text = (tmp_path / "extracted" / "records.csv").read_text()
+    assert "no sample of V6" in text and "I II III aVR aVL aVF V1 V2 V3 V4 V5," in text
+
+
+def test_dicom_says_itself_what_others_must_be_told(tmp_path, capsys):
+    example_dicom(tmp_path / "in")
+    assert "--fs, --units: DICOM files say themselves" in fails(
+        capsys, tmp_path / "in", tmp_path, "--fs", 500, "--units", "uV"
+    )
+
+
+def test_dicom_without_pydicom_says_how_to_get_it(tmp_path, capsys, monkeypatch):
+    example_dicom(tmp_path / "in")
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    assert "python -m pip install 'pydicom>=3,<4'" in fails(capsys, tmp_path / "in", tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------
+# a reader of one's own
+
+
+def muse_xml(counts, lsb="2.5"):
+    """What GE's MUSE exports, as far as a reader needs it: the median beat first, then eight
+    leads of rhythm.
+    """
+    leads = "".join(
+        f"<LeadData><LeadID>{LEADS[k]}</LeadID><LeadAmplitudeUnitsPerBit>{lsb}</LeadAmplitudeUnitsPerBit><WaveFormData>\n{base64.encodebytes(counts[:, k].tobytes()).decode()}</WaveFormData></LeadData>"
+        for k in (0, 1, *range(6, 12))
+    )
+    return f"<RestingECG><Waveform><WaveformType>Median</WaveformType></Waveform><Waveform><WaveformType>Rhythm</WaveformType><SampleBase>250</SampleBase>{leads}</Waveform></RestingECG>"
+
+
+def test_the_reader_in_the_documentation_works(tmp_path):
+    page = (ROOT / "docs" / "data.md").read_text("utf-8")
+    code = page.split("### Hospital XML")[1].split("```python\n")[1].split("```")[0]
+    (tmp_path / "my_muse.py").write_text(code)
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        (tmp_path / "in" / f"m{i}.xml").write_text(muse_xml(counts(i)))
+    (tmp_path / "in" / "none.xml").write_text("<RestingECG>")
+    subprocess.run(
+        [sys.executable, tmp_path / "my_muse.py", tmp_path / "in", tmp_path / "extracted"],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+    )
+    reformat_memmap.reformat(tmp_path / "extracted", tmp_path / "store")
+    store = RecordStore(tmp_path / "store" / "fs250")
+    assert store.records["record"].tolist() == ["m0", "m1", "m2"] and set(
+        store.records["leads"]
+    ) == {""}
+    assert skipped(tmp_path)["none.xml"].startswith("no XML: ")
+    for i in range(3):
+        signal, own = store.read(i), counts(i) * 2.5e-3
+        assert np.abs(signal[:, [0, 1, *range(6, 12)]] - own[:, [0, 1, *range(6, 12)]]).max() < 2e-3
+        assert np.abs(signal[:, 2] - (own[:, 1] - own[:, 0])).max() < 2e-3
+        assert np.abs(signal[:, 3:6].sum(axis=1)).max() < 5e-3  # aVR + aVL + aVF = 0
+
+
+def test_help_teaches():
+    text = subprocess.run(
+        [sys.executable, ROOT / "data_preparation/import_arrays.py", "--help"],
+        capture_output=True,
+        text=True,
+    ).stdout
+    for word in ("CODE-15 %", "SPH", "--trim_zeros", "reformat_memmap.py", "ids.csv", "pydicom"):
+        assert word in text

@@ -1,0 +1,354 @@
+"""experiments/predict.py: recordings in, Challenge files out."""
+
+import csv
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.signal
+import torch
+
+from experiments import predict
+from tests.support.small_store import recordings, run, store, trained_signal
+from tests.support.wfdb_files import SHARED, ecg_counts, needs_broken, write_record
+from util.challenge import ABBREVIATIONS, CLASSES, NAMES
+from util.data.store import ABSENT
+from util.errors import CheckpointError, ECGError
+from util.evaluation.trained import class_codes, load_trained
+from util.leads import LEADS
+from util.scoring.decoding import expected_outputs
+from util.scoring.thresholds import Thresholds, save_thresholds
+
+ROC, OTHER = "fold3_bestROC.pth", "fold9_bestROC.pth"
+
+
+def diagnose(given, output, *flags, weights=(ROC,)):
+    """Run the script; the summary as a table by record."""
+    run(
+        predict.main,
+        "--weights",
+        *(trained_signal() / name for name in weights),
+        "--input",
+        given,
+        "--output",
+        output,
+        "--gpu",
+        "cpu",
+        *flags,
+    )
+    return pd.read_csv(output / "summary.csv", keep_default_na=False).set_index("record")
+
+
+def scorer_reads(path):
+    """What the Challenge's scorer takes from an output file: line 2 labels, line 3 outputs, line
+    4 scores.
+    """
+    lines = path.read_text().splitlines()
+    assert len(lines) == 4 and lines[0] == f"#{path.stem}"
+    codes, outputs, scores = ([cell.strip() for cell in line.split(",")] for line in lines[1:])
+    assert set(outputs) <= {"0", "1"} and len(codes) == len(outputs) == len(scores) == 24
+    return codes, [cell == "1" for cell in outputs], [float(cell) for cell in scores]
+
+
+def test_predictions_equal_those_of_the_evaluation_after_training(tmp_path):
+    """The same resampling, rounding, windows, padding and transforms; the recordings of fold 3
+    and, short, E079.
+    """
+    diagnose(recordings(), tmp_path)
+    compared = []
+    for fold, weights in ((3, ROC), (9, OTHER)):
+        table = pd.read_csv(trained_signal() / f"fold{fold}" / "test_predictions.csv").set_index(
+            "record"
+        )
+        diagnose(recordings(), tmp_path, weights=(weights,))
+        for record, row in table.iterrows():
+            codes, outputs, scores = scorer_reads(tmp_path / f"{record}.csv")
+            assert tuple(codes) == CLASSES
+            np.testing.assert_allclose(
+                scores,
+                row[[f"probability_{name}" for name in ABBREVIATIONS]].astype(float),
+                rtol=2e-5,
+                atol=1e-6,
+            )
+            assert outputs == [score >= 0.5 for score in scores]
+            compared.append(record)
+    assert len(compared) > 10
+    assert len(list(tmp_path.glob("E*.csv"))) == 80
+
+
+def test_a_store_gives_the_predictions_of_its_recordings(tmp_path):
+    files, stored = (
+        diagnose(recordings(), tmp_path / "files"),
+        diagnose(store(), tmp_path / "stored", "--plot"),
+    )
+    assert sorted(stored.index) == sorted(files.index) and len(stored) == 80
+    names = list(ABBREVIATIONS)
+    np.testing.assert_array_equal(
+        stored[names].astype(float), files.loc[stored.index, names].astype(float)
+    )
+    assert "shorter than the model's crop" in stored.loc["E079", "remark"]
+    assert (
+        len(scorer_reads(tmp_path / "stored" / "E079.csv")) == 3
+        and (tmp_path / "stored" / "E079.png").exists()
+    )
+
+
+def test_a_store_without_the_weights_rate_or_with_lead_names_has_a_sentence(tmp_path):
+    (tmp_path / "fs500").mkdir()
+    (tmp_path / "fs500" / "meta.json").write_text("{}")
+    for flags, said in (
+        ((), "no store at .*fs100; it holds fs500"),
+        (("--lead_names", "ECG=I"), "no effect on a store"),
+    ):
+        with pytest.raises(ECGError, match=said):
+            predict.main(
+                [
+                    "--weights",
+                    str(trained_signal() / ROC),
+                    "--input",
+                    str(tmp_path),
+                    "--output",
+                    str(tmp_path / "out"),
+                    "--gpu",
+                    "cpu",
+                    *flags,
+                ]
+            )
+    np.save(tmp_path / "ecgs.npy", np.zeros((2, 12, 500)))
+    with pytest.raises(ECGError, match="import_arrays.py and reformat_memmap.py make"):
+        predict.find_recordings(tmp_path / "ecgs.npy")
+
+
+def test_a_short_recording_alone_is_padded_with_a_remark(tmp_path):
+    """Defect 7: one record, one window; the batch dimension must stay."""
+    together = diagnose(recordings(), tmp_path / "all")
+    for given in (recordings() / "g1" / "E079.hea", recordings() / "g1" / "E079"):
+        alone = diagnose(given, tmp_path / "one")
+        assert (
+            len(alone) == 1
+            and "shorter than the model's crop of 2.5 s: padded" in alone.loc["E079", "remark"]
+        )
+        np.testing.assert_allclose(
+            alone.loc["E079", list(ABBREVIATIONS)].astype(float),
+            together.loc["E079", list(ABBREVIATIONS)].astype(float),
+            atol=1e-6,
+        )
+
+
+def test_thresholds_decide_and_the_summary_says_it_in_words(tmp_path):
+    given = recordings() / "g1" / "E001"
+    first = diagnose(given, tmp_path).loc["E001", list(ABBREVIATIONS)].astype(float).to_numpy()
+    thresholds = np.full(24, 2.0)
+    thresholds[[4, 7]] = first[4] - 1e-4, first[7] + 1e-4
+    save_thresholds(tmp_path / "t.json", Thresholds(thresholds, 0.5, 10, "by hand"))
+    table = diagnose(given, tmp_path, "--thresholds", tmp_path / "t.json")
+    _, outputs, _ = scorer_reads(tmp_path / "E001.csv")
+    assert np.flatnonzero(outputs).tolist() == [4]
+    assert table.loc["E001", "diagnoses"] == NAMES[4]
+    found = Thresholds(np.array([0.3, 0.71]), 0, 0, "by hand")
+    assert predict.decide(np.array([[0.3, 0.7]]), found, "multilabel").tolist() == [[True, False]]
+
+
+def test_a_file_without_thresholds_decodes_by_expected_score(tmp_path):
+    save_thresholds(tmp_path / "t.json", Thresholds(None, 0.5, 10, "expected score"))
+    table = diagnose(recordings(), tmp_path, "--thresholds", tmp_path / "t.json")
+    read = [scorer_reads(tmp_path / f"{record}.csv")[1:] for record in table.index]
+    outputs, probabilities = (np.array(part) for part in zip(*read))
+    np.testing.assert_array_equal(outputs, expected_outputs(probabilities))
+    assert outputs.any(axis=1).all() and (outputs != (probabilities >= 0.5)).any()
+
+
+def test_an_ensemble_is_the_mean_of_probabilities(tmp_path):
+    given = recordings() / "g1" / "E004"
+    one, two, both = (
+        diagnose(given, tmp_path, weights=weights)[list(ABBREVIATIONS)].astype(float).to_numpy()
+        for weights in ((ROC,), (OTHER,), (ROC, OTHER))
+    )
+    np.testing.assert_allclose(both, (one + two) / 2, atol=2e-6)
+    assert not np.allclose(one, two, atol=1e-3)
+
+
+def test_weights_of_other_classes_make_no_ensemble(tmp_path):
+    content = torch.load(trained_signal() / ROC, weights_only=True)
+    content["config"]["dataset"]["classes"] = {
+        f"c{i}": [code] for i, code in enumerate(reversed(CLASSES))
+    }
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="other classes"):
+        run(
+            predict.main,
+            "--weights",
+            trained_signal() / ROC,
+            tmp_path / "other.pth",
+            "--input",
+            recordings(),
+            "--output",
+            tmp_path,
+            "--gpu",
+            "cpu",
+        )
+    assert class_codes(content["config"]) == CLASSES[::-1]
+
+
+def test_any_sampling_rate_and_length(tmp_path):
+    write_record(tmp_path / "in", "slow", ecg_counts(257 * 60), fs="257")
+    write_record(tmp_path / "in", "fast", ecg_counts(4000), fs="1000")
+    table = diagnose(tmp_path / "in", tmp_path / "out")
+    assert (
+        table[list(ABBREVIATIONS)]
+        .astype(float)
+        .apply(lambda column: column.between(0, 1))
+        .all(axis=None)
+    )
+
+
+def test_a_recording_above_32_millivolts_keeps_its_millivolts(tmp_path):
+    """Its counts are of 2 microvolts and more, unlike its neighbour's: each has a scale of its
+    own.  Compared with the classifier's own answer to the float signal.
+    """
+    given, length = tmp_path / "in", 1250  # 2.5 s at 500 Hz: one crop of 250
+    small = ecg_counts(length).clip(-900, 900)
+    for name, gain in (("a", "1000/mV"), ("b", "12.5/mV")):  # b: up to 72 mV
+        write_record(given, name, small, gain=gain)
+    table = diagnose(given, tmp_path / "out")
+    trained = load_trained(trained_signal() / ROC)
+    for name, millivolts in (("a", 1 / 1000), ("b", 1 / 12.5)):
+        signal = scipy.signal.resample(small * millivolts, 250).T[None].astype(np.float32)
+        assert (abs(signal).max() > 32.767) == (name == "b")
+        with torch.no_grad():
+            expected = trained.classifier(trained.pipeline(torch.from_numpy(signal))).sigmoid()[0]
+        got = table.loc[name, list(ABBREVIATIONS)].astype(float).to_numpy()
+        np.testing.assert_allclose(got, expected, atol=2e-3)
+    assert (
+        np.abs(
+            table.loc["a", list(ABBREVIATIONS)].astype(float)
+            - table.loc["b", list(ABBREVIATIONS)].astype(float)
+        ).max()
+        > 0.02
+    )
+
+
+def test_a_recording_that_lacks_a_lead_is_reported(tmp_path, capsys):
+    write_record(tmp_path / "in", "eleven", ecg_counts(2500, leads=11), leads=LEADS[:11])
+    write_record(tmp_path / "in", "twelve", ecg_counts(2500))
+    table = diagnose(tmp_path / "in", tmp_path / "out")
+    assert table.loc["eleven", "remark"] == "not read: lead V6 missing, which the model needs"
+    assert "1 recordings predicted, 1 not read" in capsys.readouterr().out
+
+
+def test_one_lead_is_enough_for_a_model_of_one_lead(tmp_path):
+    path = write_record(tmp_path, "A00001", ecg_counts(3000, leads=1), leads=("ECG",), fs="300")
+    entry = predict.read_entry(path, [300], 2.5, ("I",), {"ecg": "I"})
+    np.testing.assert_array_equal(entry.counts[300][:, 0], ecg_counts(3000, leads=1)[:, 0])
+    assert (entry.counts[300][:, 1:] == ABSENT).all()
+    predict.plot_ecg(path=tmp_path / "A00001.png", **entry.picture)
+    assert (tmp_path / "A00001.png").stat().st_size > 1000
+
+
+def test_memory_is_bounded_and_chunks_change_nothing(tmp_path, monkeypatch):
+    whole = diagnose(recordings(), tmp_path / "a")
+    sizes = []
+    real = predict.probabilities_of
+    monkeypatch.setattr(predict, "CHUNK_SAMPLES", 2000)
+    monkeypatch.setattr(
+        predict,
+        "probabilities_of",
+        lambda entries, *rest: sizes.append(len(entries)) or real(entries, *rest),
+    )
+    parts = diagnose(recordings(), tmp_path / "b")
+    assert max(sizes) <= 5 and sum(sizes) == 80
+    np.testing.assert_allclose(
+        *(table[list(ABBREVIATIONS)].astype(float) for table in (whole, parts)), atol=1e-6
+    )
+
+
+@needs_broken
+def test_broken_recordings_are_reported_and_do_not_stop_the_rest(tmp_path, capsys):
+    table = diagnose(SHARED / "broken", tmp_path)
+    with open(SHARED / "broken" / "expected.csv", newline="") as file:
+        expected = list(csv.DictReader(file))
+    for row in expected:
+        name = row["record"].split("/")[-1]
+        if row["expected"] == "accept" or name in (
+            "A9012",
+            "A9010",
+        ):  # 1 s is padded; of two A9010 the first counts
+            scorer_reads(tmp_path / f"{name}.csv")
+        else:
+            assert (
+                not (tmp_path / f"{name}.csv").exists()
+                and "not read: " in table.loc[name, "remark"]
+            )
+    assert "shorter than the model's crop" in table.loc["A9012", "remark"]
+    assert (
+        "not read" in table.loc["A9010", "remark"].iloc[1]
+        and "A9010 is taken" in capsys.readouterr().out
+    )
+
+
+def test_nothing_is_written_outside_the_output_folder(tmp_path):
+    good = write_record(tmp_path / "in", "good")
+    text = good.read_text()
+    for number, name in enumerate(("..", "a;b", "summary", "=1+1", "sp ace", "x\ny")):
+        folder = tmp_path / "in" / f"{number}"
+        folder.mkdir()
+        (folder / f"{name}.hea").write_text(text)
+        (folder / "good.mat").write_bytes(good.with_suffix(".mat").read_bytes())
+    evil = tmp_path / "in" / "evil.hea"
+    evil.write_text(text.replace("good 12", "../../evil 12", 1))
+    table = diagnose(tmp_path / "in", tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"good.csv", "summary.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
+    assert len(table) == 8 and (table["remark"].str.contains("not read")).sum() == 7
+    assert not any(str(name).startswith("=") for name in table.index)
+
+
+def test_unforeseen_failures_are_reported_too(tmp_path, monkeypatch):
+    def fail_on_five(path, real=predict.read_record, **options):
+        if path.stem == "E005":
+            raise ZeroDivisionError("surprise")
+        return real(path, **options)
+
+    monkeypatch.setattr(predict, "read_record", fail_on_five)
+    table = diagnose(recordings(), tmp_path)
+    assert (
+        table.loc["E005", "remark"] == "not read: unexpected ZeroDivisionError: surprise"
+        and len(table) == 80
+    )
+
+
+def test_nothing_readable_is_an_error(tmp_path):
+    with pytest.raises(ECGError, match="no WFDB header"):
+        diagnose(tmp_path, tmp_path / "out")
+    (tmp_path / "x.hea").write_text("nothing")
+    with pytest.raises(ECGError, match="none of the 1 recordings"):
+        diagnose(tmp_path, tmp_path / "out")
+
+
+def test_plot_draws_the_recording_with_its_labels(tmp_path):
+    diagnose(recordings() / "g1" / "E002", tmp_path, "--plot")
+    assert (tmp_path / "E002.png").read_bytes().startswith(b"\x89PNG")
+    assert (
+        predict.in_words(("a", "b", "c"), np.array([1, 0, 1]), np.array([0.2, 0.9, 0.7]))
+        == "c 0.70, a 0.20"
+    )
+    assert predict.in_words("abcdefghij", np.ones(10), np.linspace(0.9, 0, 10)).endswith(
+        "and 2 more"
+    )
+    assert predict.in_words("ab", np.zeros(2), np.zeros(2)) == "nothing"
+
+
+def test_weights_without_their_config_are_refused(tmp_path):
+    torch.save({"model": {}}, tmp_path / "bare.pth")
+    with pytest.raises(CheckpointError, match="does not carry the config"):
+        run(
+            predict.main,
+            "--weights",
+            tmp_path / "bare.pth",
+            "--input",
+            recordings(),
+            "--output",
+            tmp_path,
+            "--gpu",
+            "cpu",
+        )

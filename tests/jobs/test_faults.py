@@ -1,0 +1,417 @@
+"""What goes wrong around a run: full disks, losses that are not finite, torn files."""
+
+import contextlib
+import errno
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from main_pretrain import pretrain
+from tests.support.tiny_jobs import ST_MEM, with_store
+from util.config.load import load_config
+from util.contract.encoder import Encoder
+from util.contract.method import Method
+from util.contract.registry import register
+from util.errors import CheckpointError, ConfigError, ECGError
+from util.processes import program
+from util.processes.stopping import Preempted
+from util.training import checkpoint, engine
+from util.training.checkpoint import parse_checkpoint_every
+from util.training.meters import Meters
+from util.training.run_log import RunLog
+
+
+class MeanEncoder(Encoder):
+    """A linear layer on each lead's mean, and a BatchNorm."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width, self.head = width, nn.Identity()
+        self.layer, self.norm = nn.Linear(12, width), nn.BatchNorm1d(width)
+
+    def forward_features(self, series):
+        return self.norm(self.layer(series.mean(2)))
+
+
+class Fragile(Method):
+    """A method whose loss is not finite for chosen records, with a BatchNorm that such records
+    would spoil.
+    """
+
+    def __init__(self, bad, width=4):
+        super().__init__()
+        self.encoder, self.bad = MeanEncoder(width), bad
+
+    def forward(self, batch):
+        signal = batch["signal"]
+        for row in self.bad:
+            signal = torch.where((batch["record"] == row)[:, None, None], math.nan, signal)
+        return {
+            "loss": self.encoder.forward_features(signal).square().mean() * 1e-3
+            + self.encoder.layer.weight.square().mean()
+        }
+
+
+@register
+def fragile(bad=()):
+    """For tests."""
+    return Fragile(bad)
+
+
+def config_for(folder, *overrides, **model):
+    """A config of three epochs of six steps with the fragile method."""
+    base = with_store(
+        {**ST_MEM, "model_name": "fragile", "model": model}, epochs=3, checkpoint_every=1
+    )
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(base))
+    return load_config(
+        [path], [f"output_dir={folder}", "exp_name=run", *overrides], program="pretrain"
+    )
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def log(folder, name="log.txt"):
+    return [json.loads(line) for line in (folder / "run" / name).read_text().splitlines()]
+
+
+# ============ losses that are not finite ============
+def test_nonfinite_loss_stops_with_step_records_and_checkpoint(tmp_path):
+    config = config_for(tmp_path)
+    pretrain({**config, "train": {**config["train"], "epochs": 1}})
+    with pytest.raises(ECGError) as caught:
+        pretrain(config_for(tmp_path, "resume=auto", bad=[5]))
+    text = str(caught.value)
+    step = int(text.split("epoch 1, step ")[1].split(";")[0])
+    assert "the loss was not finite at epoch 1" in text and 0 <= step < 6
+    assert "E005" in text and text.count("E0") == 8  # the eight records of that batch
+    assert f"Last good checkpoint: {tmp_path / 'run' / 'checkpoint-last.pth'}" in text
+    found = checkpoint.load(tmp_path / "run" / "checkpoint-last.pth")
+    assert found["epoch"] == 1 and all(value.isfinite().all() for value in found["model"].values())
+
+
+def test_nonfinite_loss_is_never_saved(tmp_path):
+    """Looked at only every log_every steps, but always before a checkpoint is written."""
+    with pytest.raises(ECGError, match="Last good checkpoint: none yet|checkpoint-last"):
+        pretrain(
+            config_for(tmp_path, "train.log_every=100", "train.checkpoint_every=1 step", bad=[5])
+        )
+    last = tmp_path / "run" / "checkpoint-last.pth"
+    if last.exists():
+        assert all(value.isfinite().all() for value in checkpoint.load(last)["model"].values())
+
+
+def test_tolerated_steps_leave_no_trace(tmp_path, capsys):
+    """Skipped steps change neither weights nor BatchNorm statistics, and do not pull the mean
+    loss to zero.
+    """
+    pretrain(config_for(tmp_path, "train.skip_nonfinite=3", bad=[5]))
+    state = checkpoint.load(tmp_path / "run" / "encoder.pth")["model"]
+    assert all(value.isfinite().all() for value in state.values())
+    assert state["norm.num_batches_tracked"] == 15  # of 18 steps, one an epoch skipped
+    steps = log(tmp_path, "log_steps.txt")
+    assert sum(math.isnan(line["loss"]) for line in steps) == 3
+    for line in log(tmp_path):
+        losses = [
+            s["loss"] for s in steps if s["epoch"] == line["epoch"] and not math.isnan(s["loss"])
+        ]
+        assert line["train_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-6)
+    assert "(3 of 3 tolerated)" in capsys.readouterr().out
+
+
+def test_one_more_than_tolerated_stops(tmp_path):
+    with pytest.raises(ECGError, match="not finite at epoch 2"):
+        pretrain(config_for(tmp_path, "train.skip_nonfinite=2", bad=[5]))
+
+
+def test_scaler_decides_alone_about_overflowing_gradients():
+    """float16: gradients that overflow under a finite loss are the scaler's business, and cost no
+    tolerance.
+    """
+    parameter = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
+    training = engine.Training.__new__(engine.Training)
+    training.train_config, training.scaler, training.optimizer = (
+        {"max_norm": None},
+        scaler,
+        optimizer,
+    )
+    meters = Meters(pd.Series(["A"]), tolerated=1)
+    scaler.scale((parameter * torch.tensor([1.0, 3e38])).sum()).backward()
+    assert not meters.skips(torch.tensor([1.0]))
+    training._update()
+    assert (
+        torch.equal(parameter.detach(), torch.ones(2))
+        and meters.skipped == 0
+        and scaler.get_scale() == 2.0**19
+    )
+
+
+# ============ configuration of checkpoints ============
+@pytest.mark.parametrize(
+    "value, parsed",
+    [
+        (1, (1, None)),
+        (20, (20, None)),
+        ("500 steps", (None, 500)),
+        ("1 step", (None, 1)),
+        ("3", (3, None)),
+        ("2 epochs", (2, None)),
+    ],
+)
+def test_checkpoint_every(value, parsed):
+    assert parse_checkpoint_every(value) == parsed
+
+
+@pytest.mark.parametrize(
+    "value",
+    [0, -1, "0 steps", "-3 steps", "often", "steps", "5 minutes", "1.5 steps", "", "²", True],
+)
+def test_checkpoint_every_that_means_nothing(value):
+    with pytest.raises(ConfigError, match="train.checkpoint_every must be"):
+        parse_checkpoint_every(value)
+
+
+# ============ files of a run ============
+def test_two_runs_do_not_share_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); "
+            "print(1, flush=True); time.sleep(60)",
+            tmp_path / "run" / ".lock",
+        ],
+        stdout=subprocess.PIPE,
+    )
+    holder.stdout.readline()
+    try:
+        monkeypatch.setattr(engine, "PATIENCE", 0.3)
+        with pytest.raises(ECGError, match="another process is writing to .*run; wait for it"):
+            pretrain(config_for(tmp_path))
+    finally:
+        holder.kill()
+        holder.wait()
+    config = config_for(tmp_path)
+    (tmp_path / "run" / ".checkpoint-last.pth.123.tmp").write_bytes(b"half")
+    # the lock died with its holder
+    pretrain({**config, "train": {**config["train"], "epochs": 1}})
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+
+
+def test_full_disk_ends_a_run_with_one_sentence_and_it_goes_on_later(tmp_path, monkeypatch, capsys):
+    config, count, fsync = config_for(tmp_path), [0], os.fsync
+
+    def filling(handle):
+        count[0] += 1
+        if count[0] > 8:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", filling)
+    assert program.run_main(lambda argv: pretrain(config)) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: cannot write ") and "No space left on device; the older" in said
+    monkeypatch.setattr(os, "fsync", fsync)
+    checkpoint.load_training(tmp_path / "run" / "checkpoint-last.pth")
+    pretrain({**config, "resume": "auto"})
+    assert [line["epoch"] for line in log(tmp_path)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["log.txt", "log_steps.txt"])
+def test_torn_and_late_lines_go(tmp_path, name):
+    """Left by a kill in the middle of a line, or after the last checkpoint."""
+    path = tmp_path / name
+    good = [
+        json.dumps({"epoch": epoch, "step": step, "loss": 1.0})
+        for epoch in (0, 1)
+        for step in (1, 2)
+    ]
+    path.write_bytes("\n".join([*good, '{"epoch": 1, "st']).encode() + b"\xff\0\0\n5\n[]\n")
+    RunLog(tmp_path, 1, 1).close()
+    kept = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["epoch"], line["step"]) for line in kept] == (
+        [(0, 1), (0, 2)] if name == "log.txt" else [(0, 1), (0, 2), (1, 1)]
+    )
+
+
+def test_log_that_cannot_be_written(tmp_path, monkeypatch):
+    run_log = RunLog(tmp_path)
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(
+        ECGError, match="cannot write to the run's folder .*: No space left on device"
+    ):
+        run_log.line("log.txt", {"epoch": 0})
+
+
+def test_output_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "run").write_text("a file is in the way")
+    with pytest.raises(ECGError, match="cannot write to .*choose another --output_dir"):
+        pretrain(config_for(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"model": {}}, "does not fit this model"),
+        ({"rng": [1]}, "does not fit"),
+        ({"optimizer": {"a": 1}}, "does not fit"),
+        ({"metrics": {}}, "does not fit"),
+        ({"metrics": 3}, "does not fit"),
+        ({"config": {"model_name": "dino"}}, "is of dino"),
+        ({"step": 99}, "stands at step 99 of an epoch, which now has 6"),
+        ({"step": "a"}, "does not fit"),
+    ],
+)
+def test_checkpoint_with_a_wrong_part_is_refused(tmp_path, change, words):
+    config = config_for(tmp_path)
+    pretrain({**config, "train": {**config["train"], "epochs": 1}})
+    path = tmp_path / "run" / "checkpoint-last.pth"
+    checkpoint.save({**checkpoint.load(path), **change}, path)
+    with pytest.raises(CheckpointError, match=words):
+        pretrain({**config, "resume": "auto"})
+
+
+def test_damaged_checkpoint_is_not_silently_passed_over(tmp_path):
+    config = config_for(tmp_path, "train.keep_every=1")
+    pretrain({**config, "train": {**config["train"], "epochs": 2}})
+    path = tmp_path / "run" / "checkpoint-last.pth"
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(CheckpointError, match="is damaged.*--resume .*checkpoint-1.pth"):
+        pretrain({**config, "resume": "auto"})
+    pretrain({**config, "resume": str(tmp_path / "run" / "checkpoint-1.pth")})
+    assert [line["epoch"] for line in log(tmp_path)] == [0, 1, 2]
+
+
+def test_tolerated_steps_are_counted_over_an_interruption(tmp_path):
+    """Two of three bad steps are tolerated; the defect would begin to count anew at the resume."""
+    config = config_for(tmp_path, "train.skip_nonfinite=2", bad=[5])
+    pretrain({**config, "train": {**config["train"], "epochs": 2}})
+    with pytest.raises(ECGError, match="not finite at epoch 2"):
+        pretrain({**config, "resume": "auto"})
+
+
+@contextlib.contextmanager
+def watched(stop_at=None):
+    """{epoch: rows of the store in the order seen} of what trains in here; a checkpoint and a
+    stop at (epoch, step).
+    """
+    seen, step, due = {}, engine.Training._step, engine.Training._save_if_due
+
+    def look(self, batches):
+        seen.setdefault(self.epoch, []).extend(
+            row for batch in batches for row in batch["record"].tolist()
+        )
+        step(self, batches)
+
+    def save_if_due(self):
+        due(self)
+        if (self.epoch, self.step) == stop_at:
+            self.save()
+            raise Preempted("")
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.nullcontext() if stop_at is None else pytest.raises(Preempted),
+    ):
+        patch.setattr(engine.Training, "_step", look)
+        patch.setattr(engine.Training, "_save_if_due", save_if_due)
+        yield seen
+
+
+@pytest.mark.parametrize("batch_size, step", [(4, 8), (5, 6), (7, 4), (40, 0)])
+def test_another_batch_size_goes_on_at_the_same_record(tmp_path, capsys, batch_size, step):
+    """The defect: with a step that does not divide what has been seen, records were shown twice."""
+    config = config_for(tmp_path, "train.log_every=3")
+    with watched(stop_at=(1, 4)) as before:
+        pretrain(config)
+    loader = {**config["dataloader"], "batch_size": batch_size}
+    last = checkpoint.load_training(tmp_path / "run" / "checkpoint-last.pth")
+    assert (last["epoch"], last["step"]) == (1, 4)
+    if batch_size == 5:  # stopped once more within the epoch
+        with watched(stop_at=(1, 7)) as again:
+            pretrain({**config, "resume": "auto", "dataloader": loader})
+        before[1] += again[1]
+    with watched() as after:
+        pretrain({**config, "resume": "auto", "dataloader": loader})
+    seen = before[1] + after.get(1, [])
+    assert len(seen) == len(set(seen)) == 48 - (48 - 32) % batch_size
+    assert len(set(after[2])) == 48 - 48 % batch_size
+    said = capsys.readouterr().out
+    assert (
+        f"a step was 8 records and is now {batch_size}; resuming at the same record of the "
+        "epoch, "
+        f"step {step}" in said
+    )
+    assert "these keys differ from the checkpoint's run: dataloader.batch_size" in said
+    assert [line["epoch"] for line in log(tmp_path)] == [0, 1, 2]
+    assert all(math.isfinite(line["train_loss"]) for line in log(tmp_path))
+
+
+def test_start_epoch_counts_once(tmp_path):
+    """The defect: --resume auto began at start_epoch after every interruption."""
+    config = config_for(tmp_path)
+    pretrain({**config, "train": {**config["train"], "epochs": 2}})
+    again = {**config, "start_epoch": 1, "train": {**config["train"], "epochs": 5}}
+    with watched(stop_at=(3, 2)) as seen:
+        pretrain({**again, "resume": "auto"})
+    assert list(seen) == [1, 2, 3]
+    with watched() as seen:
+        pretrain({**again, "resume": "auto"})
+    assert list(seen) == [3, 4] and len(seen[3]) == 48 - 16
+    with watched() as seen:  # named explicitly: as asked
+        pretrain({**again, "resume": str(tmp_path / "run" / "checkpoint-last.pth")})
+    assert list(seen) == [1, 2, 3, 4]
+    with watched() as seen:  # nothing to resume from
+        pretrain({**again, "resume": "auto", "exp_name": "other"})
+    assert list(seen) == [1, 2, 3, 4]
+
+
+def test_changed_arguments_of_the_optimizer_are_applied(tmp_path, capsys):
+    """The defect: announced, then overwritten by the checkpoint's."""
+    config = config_for(tmp_path, "train.optimizer_kwargs={betas: [0.9, 0.999]}")
+    with watched(stop_at=(0, 3)):
+        pretrain(config)
+    train = {
+        **config["train"],
+        "optimizer_kwargs": {"betas": [0.5, 0.6], "eps": 1e-3},
+        "weight_decay": 0.3,
+    }
+    pretrain({**config, "resume": "auto", "train": train})
+    assert (
+        "train.optimizer_kwargs.betas, train.optimizer_kwargs.eps, train.weight_decay"
+        in capsys.readouterr().out
+    )
+    last = checkpoint.load_training(tmp_path / "run" / "checkpoint-last.pth")["optimizer"]
+    assert [(tuple(group["betas"]), group["eps"]) for group in last["param_groups"]] == [
+        ((0.5, 0.6), 1e-3)
+    ] * 2
+    assert [group["weight_decay"] for group in last["param_groups"]] == [0.3, 0.0]
+    assert all(state["step"] == 18 for state in last["state"].values())  # the moments went on
+    for change, words in (
+        ({"optimizer": "sgd", "optimizer_kwargs": {}}, "is of adamw, not sgd"),
+        ({"optimizer_kwargs": {"amsgrad": True}}, "amsgrad cannot change"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            pretrain({**config, "resume": "auto", "train": {**config["train"], **change}})

@@ -1,0 +1,222 @@
+"""JEPA: which patches the encoder sees, what is predicted from them, and the teacher."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from models.methods.jepa import draw_context, hidden_patches
+from tests.support.small_store import store
+from tests.support.tiny_encoder import assert_every_parameter_learns
+from util.contract.registry import build
+from util.errors import ConfigError
+from util.keyed_random import KeyedRandom
+
+ENCODERS = {
+    "patches of all leads": {"name": "mean_vit_tiny", "seq_len": 600, "patch_size": 30},
+    "patches of single leads": {"name": "st_mem_vit_tiny", "seq_len": 600, "patch_size": 30},
+}
+
+
+def make(encoder="patches of all leads", **arguments):
+    torch.manual_seed(0)
+    return build(
+        "jepa",
+        encoder=encoder if isinstance(encoder, dict) else ENCODERS[encoder],
+        **{"block": 2, "predictor_depth": 1, **arguments},
+    )
+
+
+def crops(samples=3, length=600, seed=0):
+    signal = torch.randn(samples, 12, length, generator=torch.Generator().manual_seed(seed))
+    return {
+        "signal": signal,
+        "random": KeyedRandom(torch.arange(samples)),
+        "progress": torch.tensor(0.25),
+    }
+
+
+# ============ context ============
+@pytest.mark.parametrize(
+    "n, kept, blocks", [(150, 30, 3), (50, 10, 1), (20, 5, 2), (10, 9, 4), (2, 1, 1)]
+)
+def test_a_context_is_of_runs_that_lie_anywhere(n, kept, blocks):
+    keep = draw_context(KeyedRandom(torch.arange(2000)), n, kept, blocks)
+    assert (
+        keep.shape == (2000, kept)
+        and (keep.diff(dim=1) > 0).all()
+        and keep.min() >= 0
+        and keep.max() < n
+    )
+    runs = 1 + (keep.diff(dim=1) > 1).sum(dim=1)
+    assert runs.max() <= blocks and (n - kept < blocks or runs.max() == blocks)
+    shortest = min(len(run) for row in keep[:200].tolist() for run in split(row))
+    assert shortest >= kept // blocks
+    assert set(keep.unique().tolist()) == set(range(n)), "some patch is never seen"
+    hidden = hidden_patches(keep, n)
+    both = torch.cat([keep, hidden], dim=1).sort(dim=1).values
+    assert torch.equal(both, torch.arange(n).expand(2000, n)) and (hidden.diff(dim=1) > 0).all()
+
+
+def split(places):
+    """Runs of neighbours."""
+    runs = [[places[0]]]
+    for before, place in zip(places, places[1:]):
+        if place == before + 1:
+            runs[-1].append(place)
+        else:
+            runs.append([place])
+    return runs
+
+
+def test_the_context_is_the_samples_own():
+    model, batch = make(), crops(4)
+    keep = model.prepare(batch)["keep"]
+    alone = {"signal": batch["signal"][2:3], "random": KeyedRandom(torch.tensor([2]))}
+    assert torch.equal(model.prepare(alone)["keep"], keep[2:3])
+    assert model.prepare({**batch, "keep": keep})["keep"] is keep
+
+
+# ============ loss ============
+def test_the_loss_is_that_of_predicting_one_hidden_token_after_the_other():
+    """Literally: sample by sample and, for single leads, lead by lead."""
+    for name in ENCODERS:
+        model, batch = make(name), crops()
+        batch = model.prepare(batch)
+        losses = []
+        for row in range(3):
+            keep, series = batch["keep"][row], batch["signal"][row : row + 1]
+            hidden = [place for place in range(20) if place not in keep.tolist()]
+            with torch.no_grad():
+                target = model.teacher.patch_tokens(model.teacher.tokens(series))
+            leads = 12 if target.ndim == 4 else 1
+            shared = keep.expand(1, 12, -1) if leads == 12 else keep[None]
+            context = model.encoder.patch_tokens(model.encoder.tokens(series, shared))
+            for lead in range(leads):
+                theirs, ours = (x[0, lead] if leads == 12 else x[0] for x in (target, context))
+                predicted = model.predictor(ours[None], keep[None], torch.tensor([hidden]))[0]
+                for place, guess in zip(hidden, predicted):
+                    token = theirs[place]
+                    token = (token - token.mean()) / (token.var(correction=0) + 1e-5).sqrt()
+                    losses.append(F.smooth_l1_loss(guess, token))
+        assert model(batch)["loss"].item() == pytest.approx(
+            torch.stack(losses).mean().item(), rel=1e-4
+        )
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_the_encoder_sees_the_context_alone_and_the_teacher_everything(name):
+    model, batch = make(name), crops(2)
+    batch = model.prepare(batch)
+    hidden = hidden_patches(batch["keep"], 20)
+    series = batch["signal"].clone().unflatten(2, (20, 30))
+    series[0, :, hidden[0]] = torch.randn(12, len(hidden[0]), 30)
+    changed = {**batch, "signal": series.flatten(2)}
+    seen = []
+    model.predictor.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    losses = [model(given)["loss"].item() for given in (batch, changed)]
+    assert torch.allclose(seen[0], seen[1], atol=1e-6) and losses[0] != pytest.approx(
+        losses[1], rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_parameter_learns_and_the_teacher_follows(name):
+    model = make(name, momentum=0.9, momentum_end=0.9)
+    start = [p.detach().clone() for p in model.teacher.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(start, model.encoder.parameters()))
+    out = model(crops())
+    out["loss"].backward()
+    assert_every_parameter_learns(model)
+    assert set(out) == {"loss", "embedding_std", "momentum"} and all(
+        value.ndim == 0 for value in out.values()
+    )
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5).step()
+    model.after_step(0.5)
+    for old, fast, slow in zip(start, model.encoder.parameters(), model.teacher.parameters()):
+        assert torch.allclose(slow, 0.9 * old + 0.1 * fast, atol=1e-6)
+    assert set(model.exports) == {"teacher"} and model.exports["teacher"] is model.teacher
+
+
+def test_the_spread_of_embeddings_is_zero_after_collapse():
+    model, batch = make(), crops()
+    assert model(batch)["embedding_std"].item() > 0.1
+    batch["signal"] = batch["signal"][:1].expand(
+        3, -1, -1
+    )  # all records say the same at the same place
+    assert model(batch)["embedding_std"].item() < 1e-5
+
+
+def test_it_learns_to_predict_crops_that_repeat():
+    model, batch = make(), crops(8)
+    wave = torch.sin(torch.arange(600) / 10 * torch.linspace(0.5, 2, 8)[:, None])
+    batch["signal"] = wave[:, None] * torch.linspace(-1, 1, 12)[:, None]
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    losses = []
+    for step in range(40):
+        out = model({**batch, "random": KeyedRandom(torch.arange(8) + 100 * step)})
+        optimizer.zero_grad()
+        out["loss"].backward()
+        optimizer.step()
+        model.after_step(step / 40)
+        losses.append(out["loss"].item())
+    assert sum(losses[-5:]) < 0.6 * sum(losses[:5]) and out["embedding_std"].item() > 0.1
+
+
+# ============ what is wrong ============
+def test_what_cannot_be_predicted_is_said():
+    with pytest.raises(ConfigError, match="needs an encoder of patches in time .* not XResNet1d"):
+        make({"name": "xresnet1d50", "channels": 4})
+    with pytest.raises(ConfigError, match="not MLAE_ViT"):
+        make({"name": "mlae_vit_tiny"})
+    with pytest.raises(ConfigError, match="keeps 0 of 20 patches"):
+        make(context=0.01)
+    with pytest.raises(ConfigError, match="keeps 20 of 20 patches"):
+        make(context=1.0)
+    with pytest.raises(ConfigError, match="in runs of 0"):
+        make(block=0)
+
+
+def test_the_encoder_is_fine_tuned(tmp_path, capsys):
+    from main_finetune import finetune
+    from main_pretrain import pretrain
+    from util.config.load import check
+
+    transforms = [{"random_crop": {"crop_length": 150}}, {"standardize": {"axis": [-1, -2]}}]
+    shared = {
+        "output_dir": str(tmp_path),
+        "device": "cpu",
+        "dataloader": {"batch_size": 8, "num_workers": 0},
+        "dataset": {"store": str(store()), "fs": 100, "transforms": transforms, "max_records": 48},
+    }
+    encoder = {"seq_len": 150, "patch_size": 15}
+    train = {"epochs": 1, "lr": 1e-3, "warmup_epochs": 0}
+    pretrain(
+        check(
+            {
+                **shared,
+                "exp_name": "jepa",
+                "model_name": "jepa",
+                "train": train,
+                "model": {"encoder": {"name": "mean_vit_tiny", **encoder}, "block": 1},
+            },
+            "pretrain",
+        )
+    )
+    finetune(
+        check(
+            {
+                **shared,
+                "exp_name": "tuned",
+                "model_name": "mean_vit_tiny",
+                "model": encoder,
+                "mode": "finetune",
+                "encoder_path": str(tmp_path / "jepa" / "encoder-teacher.pth"),
+                "train": train,
+                "metric": {"target_metrics": ["AUROC"]},
+                "test": {"target_metric": "loss", "bootstrap": 0},
+            },
+            "finetune",
+        )
+    )
+    said = capsys.readouterr().out
+    assert "encoder-teacher.pth; the head starts anew" in said and "test (best-loss.pth" in said

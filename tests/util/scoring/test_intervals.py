@@ -1,0 +1,281 @@
+"""Intervals: who is drawn, scores of resamples against scoring each anew, and how often they hold
+the truth.
+"""
+
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import norm
+
+from util.challenge import ABBREVIATIONS
+from util.data.splits import known_patients
+from util.data.strata import patient_numbers
+from util.errors import ECGError
+from util.scoring.intervals import (
+    Estimate,
+    Predicted,
+    both_sides,
+    draw,
+    estimate,
+    present_classes,
+    rarer_sides,
+    resampled_scores,
+    strata_of,
+)
+from util.scoring.scores import SCORES, compute_scores, parse_scores
+
+RARE = np.array([4, 5, 6, 8])  # positives of 156 records, as in a fold of 1,600 real ECGs
+DISTANCE = np.array([1.2, 1.6, 2.0, 2.4])  # of the positives' mean score, in standard deviations
+
+
+def rare_test(rng, records=156, counts=RARE, distance=DISTANCE, classes=None):
+    """Labels and scores of which the true AUROCs are known."""
+    counts, distance = counts[:classes], distance[:classes]
+    while True:
+        labels = rng.random((records, len(counts))) < counts / records
+        if (labels.sum(axis=0) >= 2).all():
+            return labels.astype(float), labels * distance + rng.normal(size=labels.shape)
+
+
+def one(name, labels, predictions, patients=None, **options):
+    return estimate(
+        name,
+        parse_scores([name])[name],
+        [Predicted(labels, predictions, patients)],
+        "multilabel",
+        **options,
+    )
+
+
+# ============ drawing ============
+def test_patients_are_drawn_whole_and_every_class_stays_present():
+    rng = np.random.default_rng(0)
+    labels = rng.random((60, 5)) < [0.03, 0.05, 0.1, 0.3, 0.5]
+    labels[0, 0] = labels[1, 1] = True
+    patients = np.arange(60) // 3
+    draws = draw(labels > 0, patients, n=300)
+    assert (draws.records == draws.patients[:, patients]).all()
+    assert (draws.records @ labels > 0).all()
+    assert sorted(np.concatenate(draws.strata)) == list(range(20))
+    for stratum in draws.strata:
+        assert (draws.patients[:, stratum].sum(axis=1) == max(len(stratum) - 1, 1)).all()
+
+
+def test_the_few_negatives_of_a_common_class_stay_present():
+    """Two records alone lack the first class; a resample without both would quietly be a mean
+    over the other class.
+    """
+    labels = np.stack([np.arange(40) > 1, np.arange(40) % 4 == 0], axis=1).astype(float)
+    labels[20:, 1] = np.nan
+    predictions = np.random.default_rng(0).random((40, 2))
+    predictions[:2, 0] = (
+        0.9,
+        0.95,
+    )  # the first class's AUROC is near 0, the mean far below the second's
+    drawn = draw(
+        rarer_sides(labels, "multilabel"), None, 500, 0, needed=both_sides(labels, "multilabel")
+    )
+    assert (drawn.records @ (labels == 0) > 0).all() and (drawn.records @ (labels == 1) > 0).all()
+    score = parse_scores(["AUROC"])["AUROC"]
+    means = resampled_scores(
+        "AUROC", score, Predicted(labels, predictions), "multilabel", drawn.records
+    )
+    alone = resampled_scores(
+        "AUROC", score, Predicted(labels[:, 1:], predictions[:, 1:]), "multilabel", drawn.records
+    )
+    first = resampled_scores(
+        "AUROC", score, Predicted(labels[:, :1], predictions[:, :1]), "multilabel", drawn.records
+    )
+    np.testing.assert_allclose(means, (first + alone) / 2)
+    found = estimate("AUROC", score, [Predicted(labels, predictions)], "multilabel")
+    assert found.low <= found.value <= found.high < 0.6
+    np.testing.assert_array_equal(
+        rarer_sides(labels, "multilabel"), np.stack([labels[:, 0] == 0, labels[:, 1] == 1], 1)
+    )
+    assert rarer_sides(np.ones((3, 1)), "multilabel").all()  # no negative at all: its positives
+    single = np.full(
+        (100, 40), np.nan
+    )  # one positive and one negative each: a resample hardly ever has all
+    single[:40], single[40:80] = (np.where(np.eye(40) == 1, value, np.nan) for value in (1, 0))
+    found = estimate(
+        "AUROC",
+        score,
+        [Predicted(single, np.random.default_rng(0).random((100, 40)))],
+        "multilabel",
+        n=20,
+    )
+    assert np.isnan([found.low, found.high]).all() and np.isfinite(found.value)
+
+
+def test_a_stratum_is_of_one_rarest_class():
+    theirs = np.array(
+        [[1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [0, 0, 1], [0, 0, 0], [0, 0, 0]], bool
+    )
+    assert [stratum.tolist() for stratum in strata_of(theirs)] == [[0], [1, 2], [3, 4], [5, 6]]
+
+
+def test_patients_of_a_store_table():
+    table = pd.DataFrame(
+        {"database": ["a", "a", "b", "a", "a"], "patient": ["1", "1", "1", "", ""]}
+    )
+    assert patient_numbers(known_patients(table)).tolist() == [0, 0, 1, 2, 3]
+
+
+# ============ scores of resamples ============
+@pytest.mark.parametrize(
+    "name", ["AUROC", "AUPRC", "AUROC_micro", "AUPRC_micro", "ExactMatch", "F1Score"]
+)
+def test_scores_of_resamples_equal_scoring_each_anew(name):
+    rng = np.random.default_rng(1)
+    labels = (rng.random((50, 4)) < 0.3).astype(float)
+    labels[:, 3] = 0  # a class that is absent
+    predictions = np.round(rng.random((50, 4)) * 0.6 + 0.3 * labels, 1)  # with ties
+    score = parse_scores([name])[name]
+    draws = draw(labels > 0, n=20)
+    got = resampled_scores(name, score, Predicted(labels, predictions), "multilabel", draws.records)
+    for value, count in zip(got, draws.records):
+        rows = np.repeat(np.arange(50), count)
+        again = compute_scores(predictions[rows], labels[rows], {name: score}, "multilabel")[name]
+        assert value == pytest.approx(again, abs=1e-12)
+
+
+# ============ intervals ============
+def coverage(classes, tests=200, n=250):
+    """How often the interval, and that of the plain percentile bootstrap, hold the true macro
+    AUROC.
+    """
+    rng = np.random.default_rng(0)
+    truth = norm.cdf(DISTANCE[:classes] / np.sqrt(2)).mean()
+    held = np.zeros(2)
+    for seed in range(tests):
+        labels, predictions = rare_test(rng, classes=classes)
+        found = one("AUROC", labels, predictions, n=n, seed=seed)
+        plain = rng.multinomial(len(labels), np.full(len(labels), 1 / len(labels)), n)
+        values = resampled_scores(
+            "AUROC", SCORES["AUROC"], Predicted(labels, predictions), "multilabel", plain
+        )
+        low, high = np.nanquantile(values, [0.025, 0.975])
+        held += found.low <= truth <= found.high, low <= truth <= high
+    return held / tests
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("classes, gap", [(1, 0.1), (4, 0.02)])
+def test_intervals_hold_for_rare_classes_where_the_plain_bootstrap_does_not(classes, gap):
+    ours, plain = coverage(classes)
+    assert ours >= 0.92  # 0.95 less two standard errors of 200 tests
+    assert plain <= ours - gap
+
+
+def test_differences_are_paired():
+    """Two models that err alike: much surer of their difference than of either."""
+    rng = np.random.default_rng(2)
+    labels, predictions = rare_test(rng)
+    better = predictions + 0.3 * labels
+    score = parse_scores(["AUROC"])["AUROC"]
+    difference = estimate(
+        "AUROC", score, [Predicted(labels, better)], "multilabel", [Predicted(labels, predictions)]
+    )
+    alone = one("AUROC", labels, better)
+    assert difference.value == pytest.approx(alone.value - one("AUROC", labels, predictions).value)
+    assert difference.high - difference.low < 0.5 * (alone.high - alone.low)
+    same = estimate(
+        "AUROC",
+        score,
+        [Predicted(labels, better)],
+        "multilabel",
+        [Predicted(labels, better.copy())],
+    )
+    assert same == Estimate(0, 0, 0) and "no difference seen" in same.difference_text()
+    assert Estimate(0.01, np.nan, np.nan).difference_text() == "+0.010 (no interval)"
+    assert Estimate(0.1, 0.05, 0.15).difference_text() == (
+        "+0.100 (95 % interval +0.050 to +0.150)"
+    )
+
+
+def test_folds_narrow_an_interval_and_seeds_that_disagree_widen_it():
+    rng = np.random.default_rng(3)
+    score = parse_scores(["AUROC"])["AUROC"]
+    tests = [Predicted(*rare_test(rng), fold=fold) for fold in range(6)]
+    width = [
+        found.high - found.low
+        for found in (
+            estimate("AUROC", score, some, "multilabel", n=300) for some in (tests[:1], tests)
+        )
+    ]
+    assert width[1] < 0.7 * width[0]
+    twins = [
+        Predicted(
+            test.labels, test.predictions + 0.6 * seed * test.labels, fold=test.fold, seed=seed
+        )
+        for test in tests
+        for seed in range(2)
+    ]
+    both = estimate("AUROC", score, twins, "multilabel", n=300)
+    assert both.high - both.low > 1.5 * width[1]
+
+
+def test_patients_with_many_records_widen_an_interval():
+    rng = np.random.default_rng(4)
+    labels, predictions = rare_test(rng, counts=RARE * 5)
+    labels, predictions = (np.repeat(part, 4, axis=0) for part in (labels, predictions))
+    patients = np.arange(len(labels)) // 4
+    alone, whole = one("AUROC", labels, predictions), one("AUROC", labels, predictions, patients)
+    assert whole.high - whole.low > 1.6 * (alone.high - alone.low)
+
+
+def test_what_does_not_belong_together_is_refused():
+    rng = np.random.default_rng(5)
+    score = parse_scores(["AUROC"])["AUROC"]
+    first, second = (Predicted(*rare_test(rng)) for _ in range(2))
+    with pytest.raises(ECGError, match="not of the same records"):
+        estimate("AUROC", score, [first], "multilabel", [second])
+    second.fold = 1
+    with pytest.raises(ECGError, match="every fold by every seed"):
+        estimate("AUROC", score, [first, second], "multilabel", [first])
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, score in SCORES.items() if "multilabel" in score.tasks]
+)
+def test_an_interval_of_any_score_holds_it(name):
+    rng = np.random.default_rng(7)
+    labels = (rng.random((120, 24)) < 0.15).astype(float)
+    predictions = np.clip(0.3 + 0.4 * labels + 0.2 * rng.normal(size=labels.shape), 0, 1)
+    score = parse_scores([name], ABBREVIATIONS)[name]
+    found = estimate(name, score, [Predicted(labels, predictions)], "multilabel", n=60)
+    assert found.low < found.value < found.high
+    assert found.value == compute_scores(predictions, labels, {name: score}, "multilabel")[name]
+
+
+def test_classes_that_exclude_each_other():
+    rng = np.random.default_rng(8)
+    labels = rng.integers(0, 3, 80)
+    predictions = np.eye(3)[labels] + rng.normal(size=(80, 3))
+    for name in ("AUROC", "Accuracy"):
+        score = parse_scores([name], task="multiclass")[name]
+        found = estimate(name, score, [Predicted(labels, predictions)], "multiclass", n=60)
+        assert found.low < found.value < found.high < 1
+    draws = draw(present_classes(labels, "multiclass"), n=10)
+    assert len(draws.strata) == 3
+
+
+def test_all_right_is_an_interval_of_one_point_and_no_score_one_without_bounds():
+    labels = np.eye(4)[np.arange(40) % 4]
+    assert one("AUROC", labels, labels) == Estimate(1, 1, 1)
+    nothing = one("AUROC", np.zeros((9, 2)), np.zeros((9, 2)))
+    assert np.isnan([nothing.value, nothing.low, nothing.high]).all()
+    lone = one(
+        "AUROC", np.eye(2), np.array([[0.1, 0.6], [0.4, 0.5]])
+    )  # each the only one of its kind
+    assert lone.value == 0 and np.isnan([lone.low, lone.high]).all()
+
+
+def test_a_thousand_resamples_of_two_thousand_records_take_seconds():
+    rng = np.random.default_rng(6)
+    labels = (rng.random((2000, 24)) < 0.1).astype(float)
+    began = time.process_time()
+    one("AUROC", labels, labels + rng.normal(size=labels.shape))
+    assert time.process_time() - began < 8  # 2 on a free core

@@ -1,0 +1,312 @@
+"""What makes a step fast on a GPU, as far as a CPU can tell: it never waits, and it compiles to
+one graph.
+"""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from main_finetune import finetune
+from main_pretrain import pretrain
+from models.layers.blocks import Block
+from tests.support import (
+    jobs,  # noqa: F401  (registers the tiny models)
+    small_store,
+    tiny_encoder,  # noqa: F401  (registers plain_encoder)
+)
+from tests.support.tiny_jobs import CNN, DINO, ST_MEM, accumulating, with_store
+from util.config.load import check
+from util.contract.registry import DataFacts, build
+from util.data.dataset import CropDataset, TrainingBatches, make_loader, to_device
+from util.data.store import RecordStore
+from util.errors import ConfigError
+from util.leads import LEADS
+from util.training.engine import Training
+from util.training.optimizer import make_optimizer
+from util.training.recompute import recompute_blocks
+
+VIEWS = {"head_width": 16, "encoder": "plain_encoder"}
+DINO = {**DINO, "model": {**VIEWS, "bottleneck": 8, "head_out": 32, "freeze_last_layer": 1}}
+BYOL = {
+    **DINO,
+    "model_name": "byol",
+    "train": {**DINO["train"], "optimizer": "adamw", "optimizer_kwargs": {}},
+    "model": {"encoder": "plain_encoder", "head_width": 16, "head_out": 8},
+}
+FUSION = {
+    **CNN,
+    "model_name": "fusion",
+    "model": {
+        "signal": {"name": "plain_encoder"},
+        "gating": True,
+        "spectrogram": {"name": "spectrogram_se_resnet34", "channels": 2},
+    },
+}
+JEPA = {
+    "encoder": {"name": "mean_vit_tiny", "seq_len": 150, "patch_size": 15},
+    "block": 1,
+    "predictor_depth": 1,
+}
+CPC = {"encoder": {"name": "cpc_s4", "channels": 8, "layers": 1}, "ahead": 3}
+
+
+def run(program, config, folder, **train):
+    kind = "pretrain" if program is pretrain else "finetune"
+    config = with_store(config, epochs=1, **train)
+    return program(
+        check({**config, "output_dir": str(folder), "exp_name": "run", "device": "cpu"}, kind)
+    )
+
+
+# ============ no waiting ============
+class NoWaiting(TorchDispatchMode):
+    """Fails at what, on a GPU, lets the host wait for the device: reading a value, and shapes
+    that depend on values.
+    """
+
+    WAITING = (
+        "aten._local_scalar_dense",
+        "aten.nonzero",
+        "aten.equal",
+        "aten.is_nonzero",
+        "aten.masked_select",
+        "aten._unique2",
+    )
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert not str(function).startswith(self.WAITING), f"{function} lets the host wait"
+        return function(*args, **(kwargs or {}))
+
+
+def forbid_waiting(monkeypatch):
+    """From a step's first copy to the device until its end; returns a list with an item a step."""
+    step, prepare, steps, armed = Training._step, Training._prepare, [], []
+
+    def guarded(name, original):
+        def call(value, *args, **kwargs):
+            harmless = name == "as_tensor" and torch.is_tensor(value)
+            assert harmless or not armed, f"{name} lets the host wait"
+            return original(value, *args, **kwargs)
+
+        return call
+
+    def preparing(self, batch):
+        armed.append(True)
+        return prepare(self, batch)
+
+    def stepping(self, batches):
+        with NoWaiting():
+            step(self, batches)
+        armed.clear()
+        steps.append(1)
+
+    # The dispatcher does not see these on a CPU: copies to the host (numpy() needs cpu() before
+    # it), and tensors of Python numbers, whose copy to a GPU waits.
+    for place, names in (
+        (torch.Tensor, ("tolist", "cpu", "new_tensor")),
+        (torch, ("tensor", "as_tensor")),
+    ):
+        for name in names:
+            monkeypatch.setattr(place, name, guarded(name, getattr(place, name)))
+    monkeypatch.setattr(Training, "_prepare", preparing)
+    monkeypatch.setattr(Training, "_step", stepping)
+    return steps
+
+
+JOBS = {
+    "st_mem, bf16": (pretrain, ST_MEM, {"amp": "bf16"}),
+    "st_mem, fp16, accumulated, clipped": (
+        pretrain,
+        accumulating(ST_MEM),
+        {"amp": "fp16", "max_norm": 1.0},
+    ),
+    "dino, sgd": (pretrain, DINO, {"amp": "bf16", "max_norm": 1.0}),
+    "byol": (pretrain, BYOL, {"amp": "bf16"}),
+    "simclr, lars": (
+        pretrain,
+        {**DINO, "model_name": "simclr", "model": VIEWS},
+        {"optimizer": "lars", "optimizer_kwargs": {}},
+    ),
+    "fusion": (finetune, FUSION, {"amp": "bf16"}),
+    "jepa": (pretrain, {**ST_MEM, "model_name": "jepa", "model": JEPA}, {"amp": "bf16"}),
+    "cpc": (pretrain, {**ST_MEM, "model_name": "cpc", "model": CPC}, {"amp": "bf16"}),
+}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_no_step_waits_for_the_device(name, tmp_path, monkeypatch):
+    """The defect: the run's place, and the number of values in a SyncBatchNorm, were copied from
+    the host, which then waited for all that was queued, at every step.
+    """
+    program, config, train = JOBS[name]
+    steps = forbid_waiting(monkeypatch)
+    run(program, config, tmp_path, **{"steps_per_epoch": 2, **train})
+    assert len(steps) == 2
+
+
+def test_a_step_that_waits_is_noticed(tmp_path, monkeypatch):
+    for change, message in (
+        ({"skip_nonfinite": 1}, "_local_scalar_dense"),
+        ({"amp": "fp16", "optimizer_kwargs": {"foreach": True}}, "_local_scalar_dense"),
+    ):
+        with monkeypatch.context() as patch:
+            forbid_waiting(patch)
+            with pytest.raises(AssertionError, match=message):
+                run(pretrain, ST_MEM, tmp_path / str(len(change)), **change)
+    place = Training._prepare
+
+    def copying(self, batch):
+        return {**place(self, batch), "epoch": torch.tensor(0.5)}
+
+    monkeypatch.setattr(Training, "_prepare", copying)
+    forbid_waiting(monkeypatch)
+    with pytest.raises(AssertionError, match="tensor lets the host wait"):
+        run(pretrain, ST_MEM, tmp_path / "copying")
+
+
+# ============ one graph ============
+def prepared(method, length=150):
+    """A batch of the small store as the engine hands it to a method."""
+    store = RecordStore(small_store.store() / "fs100")
+    rows = np.arange(8)
+    dataset = CropDataset(store, LEADS, length)
+    loader = make_loader(
+        dataset, TrainingBatches(rows, dataset.samples[rows], length, batch_size=8)
+    )
+    place = torch.tensor(0.5, dtype=torch.float64)
+    return method.prepare(
+        {**to_device(next(iter(loader)), torch.device("cpu")), "epoch": place, "progress": place}
+    )
+
+
+METHODS = {
+    "nano_st_mem": {},
+    "simclr": VIEWS,
+    "byol": VIEWS,
+    "dino": {**VIEWS, "head_out": 32},
+    "jepa": JEPA,
+    "cpc": CPC,
+    "dino, two lengths": {**VIEWS, "head_out": 32, "views": "dino_signal_short"},
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_forward_pass_of_a_prepared_batch_is_one_graph(name):
+    """The defect: the masks' and views' 64-bit integers, which Inductor cannot print, cut it in
+    two.
+    """
+    method = build({"name": name.partition(",")[0], **METHODS[name]}, DataFacts(LEADS, 100))
+    batch, graphs = prepared(method, 150 if name in ("nano_st_mem", "jepa") else 250), []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(method, backend=backend, fullgraph=True)  # a break is an error
+    for seed in range(3):
+        torch.manual_seed(seed)
+        loss = compiled(batch)["loss"]
+        loss.backward()
+    torch.manual_seed(seed)
+    assert len(graphs) == 1
+    if name in ("nano_st_mem", "jepa", "cpc"):
+        assert torch.allclose(loss, method(batch)["loss"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["nano_st_mem", "simclr", "jepa", "cpc"])
+def test_preparing_changes_no_number_and_twice_is_once(name):
+    method = build({"name": name, **METHODS[name]}, DataFacts(LEADS, 100)).eval()
+    batch = prepared(method, 150 if name in ("nano_st_mem", "jepa") else 250)
+    assert method.prepare(batch) is batch
+    plain = {
+        key: value
+        for key, value in batch.items()
+        if key not in ("noise", "views", "keep", "negatives")
+    }
+    plain["random"] = type(batch["random"])(batch["random"].keys)
+    assert torch.equal(method(plain)["loss"], method(batch)["loss"])
+
+
+# ============ activation checkpointing, fused updates ============
+def saved_bytes(method, batch):
+    """(gradients by name, bytes that autograd kept for the backward pass)."""
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    torch.manual_seed(3)  # drop path draws
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = method(batch)["loss"]
+    kept = sum(kept.values())
+    loss.backward()
+    found = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
+    method.zero_grad(set_to_none=True)
+    return found, kept
+
+
+def test_recomputed_blocks_give_the_same_gradients_from_less_memory():
+    method = build("nano_st_mem")
+    batch, names = prepared(method), list(method.state_dict())
+    plain, much = saved_bytes(method, batch)
+    recompute_blocks(method)
+    again, little = saved_bytes(method, batch)
+    assert list(plain) == list(again) and all(
+        torch.equal(again[name], plain[name]) for name in plain
+    )
+    parameters = sum(p.numel() * 4 for p in method.parameters())
+    assert little - parameters < (much - parameters) / 2 and list(method.state_dict()) == names
+
+
+def test_a_run_with_recomputed_blocks_equals_one_without(tmp_path):
+    lines = [
+        (
+            run(
+                pretrain,
+                ST_MEM,
+                tmp_path / str(flag),
+                steps_per_epoch=2,
+                checkpoint_activations=flag,
+            )
+            / "log_steps.txt"
+        ).read_text()
+        for flag in (False, True)
+    ]
+    assert lines[0] == lines[1] and len(lines[0].splitlines()) == 2
+    with pytest.raises(ConfigError, match="no transformer blocks"):
+        run(pretrain, BYOL, tmp_path / "none", checkpoint_activations=True)
+
+
+def test_fused_and_single_updates_keep_the_same_state():
+    """So that a checkpoint fits both."""
+    states = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        block = Block(64, 1)
+        optimizer = make_optimizer(
+            block,
+            {
+                "optimizer": "adamw",
+                "optimizer_kwargs": {"fused": fused},
+                "lr": 1e-3,
+                "weight_decay": 0.1,
+                "decay_all": False,
+            },
+        )
+        block(torch.ones(2, 3, 64)).square().sum().backward()
+        optimizer.step()
+        states.append(optimizer.state_dict())
+    first, second = states
+    assert [sorted(state) for state in first["state"].values()] == [
+        sorted(s) for s in second["state"].values()
+    ]
+    assert [sorted(group) for group in first["param_groups"]] == [
+        sorted(g) for g in second["param_groups"]
+    ]
+    for number, state in first["state"].items():
+        for key, value in state.items():
+            assert value.dtype == second["state"][number][key].dtype
+            assert torch.allclose(value, second["state"][number][key], rtol=1e-5)

@@ -1,0 +1,5 @@
+"""docs/configs.md:  python -m util.config > docs/configs.md"""
+
+from util.config.keys import page
+
+print(page(), end="")

@@ -1,0 +1,69 @@
+"""The command line that all training programs share, and the config that it asks for."""
+
+import argparse
+
+from util.config.keys import describe_keys
+from util.config.load import find_overlay, load_config
+
+
+def argument_parser(description: str, default_config: str, program: str) -> argparse.ArgumentParser:
+    """The command line of main_pretrain.py and main_finetune.py; ``program``: "pretrain" or
+    "finetune".
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=describe_keys(program),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(program=program)
+    parser.add_argument(
+        "-f",
+        "--config_path",
+        default=default_config,
+        metavar="YAML",
+        help=f"default {default_config}",
+    )
+    add_config_flags(parser)
+    parser.add_argument("--output_dir", metavar="DIR", help="results go to DIR/EXP_NAME")
+    parser.add_argument("--exp_name", metavar="NAME")
+    parser.add_argument("--encoder_path", metavar="PTH", help="pre-trained encoder.pth")
+    parser.add_argument(
+        "--start_epoch", type=int, metavar="N", help="0-based, if not the checkpoint's"
+    )
+    return parser
+
+
+def add_config_flags(parser) -> None:
+    """--overlay, --set and --resume: the flags that every training script has."""
+    parser.add_argument(
+        "--overlay",
+        action="append",
+        default=[],
+        metavar="YAML",
+        help="merged over the config; a path, or a name in configs/overlay; repeatable",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="override one key, e.g. --set train.epochs=5; repeatable",
+    )
+    parser.add_argument(
+        "--resume",
+        metavar="PTH",
+        help="checkpoint to resume from, or 'auto' for this run's last one",
+    )
+
+
+def config_from(arguments) -> dict:
+    """The resolved config; flags win over --set, that over overlays, those over the config file."""
+    names = ("output_dir", "exp_name", "encoder_path", "start_epoch", "resume")
+    flags = {
+        name: getattr(arguments, name)
+        for name in names
+        if getattr(arguments, name) not in (None, "")
+    }
+    paths = [arguments.config_path, *map(find_overlay, arguments.overlay)]
+    return load_config(paths, arguments.overrides, flags, program=arguments.program)

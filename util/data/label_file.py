@@ -1,0 +1,185 @@
+"""A file of labels: CSV, one row a record, checked from the first to the last cell before
+anything is made of it.
+
+    record,AF,LBBB        0 and 1: multi-label; an empty cell is unknown, not 0
+    record,rhythm         one column of words: multi-class
+    record,age,pr_ms      numbers: regression
+
+A column ``patient`` (or ``patient_id``) is no label: it says whose record it is.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from util.data.record_tables import meet, read_text, some
+from util.data.store import safe_cell
+from util.errors import ConfigError
+
+LOOKS = {
+    "multilabel": "0/1 (multi-label)",
+    "multiclass": "words (multi-class)",
+    "regression": "numbers (regression)",
+}
+MOST_CLASSES = 1000  # words of one column; more are rather names or free text
+_FLAGS = {"true": 1.0, "false": 0.0}
+_NO_VALUE = re.compile(r"[+-]?(nan|inf(inity)?)|n/?a|#n/a|null", re.IGNORECASE)
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
+
+
+@dataclass
+class LabelFile:
+    """What a file says of the records it was read for, in their order.
+
+    Attributes:
+        kind: a key of ``LOOKS``; columns: their names; classes: the same, or the words of a
+            multi-class column.
+        values: multilabel float64 (records, classes) of 1, 0 and NaN; multiclass int64
+            (records,), -1 unknown; regression float64 (records, columns), NaN unknown.
+        patients: their ids, "" where unknown, or None without such a column.
+        has_row: bool (records,); notes: sentences about rows and records that did not meet.
+    """
+
+    kind: str
+    columns: tuple[str, ...]
+    classes: tuple[str, ...]
+    values: np.ndarray
+    patients: list[str] | None
+    has_row: np.ndarray
+    notes: list[str] = field(default_factory=list)
+
+
+def load_label_file(path, records, ignore_unknown=False, known_as=None) -> LabelFile:
+    """Read a CSV file of labels for ``records``, names.
+
+    Args:
+        ignore_unknown: count rows of other records, which are an error otherwise.
+        known_as: (kind, classes) where they are settled; else they follow from all cells of the
+            file.
+
+    Raises:
+        ConfigError: the file cannot be read, or something in it is wrong; a sentence names it and
+            the cure.
+    """
+    table = read_text(path)
+    names = [name for name in table if name not in ("record", "patient")]
+    for name in names:
+        check_name(path, "column", name)
+    columns = {name: _Column(table[name]) for name in names}
+    if not columns:
+        raise ConfigError(f"{path} has no column of labels beside record and patient; add one")
+    kind, classes = known_as or _kind_and_classes(path, columns)
+    row_of, has_row, notes = meet(
+        path, table["record"], records, ignore_unknown, "whose labels are unknown"
+    )
+    values = _values(kind, classes, columns)
+    unknown = -1 if kind == "multiclass" else np.nan
+    own = np.full((len(row_of), *values.shape[1:]), unknown, values.dtype)
+    own[has_row] = values[row_of[has_row]]
+    patients = None
+    if "patient" in table:
+        patients = np.full(len(row_of), "", object)
+        patients[has_row] = table["patient"].to_numpy(object)[row_of[has_row]]
+        patients = patients.tolist()
+    return LabelFile(kind, tuple(columns), classes, own, patients, has_row, notes)
+
+
+# ============ names ============
+def check_name(path, what, name):
+    """A ConfigError unless a class of this name can stand in a table's header, a config and a
+    file of predictions.
+    """
+    if not name or safe_cell(name) != name or set(name) & set(",\"'"):
+        raise ConfigError(
+            f"{path}: a {what} cannot be called {name!r}: a class needs a name without commas, "
+            "quotes, line ends and leading = + - @; give it another one"
+        )
+
+
+# ============ kinds and values ============
+class _Column:
+    """The cells of a column of labels: ``cell``, the number of each one's word, and the different
+    ``words``.
+    """
+
+    def __init__(self, cells):
+        self.cell, words = pd.factorize(cells)
+        self.words = [word.strip() for word in words]  # two may differ in blanks alone
+        flags = pd.Series(self.words, dtype=object)
+        flags = flags.where(~flags.str.lower().isin(_FLAGS), flags.str.lower().map(_FLAGS))
+        self.numbers = pd.to_numeric(flags, errors="coerce").to_numpy(
+            float
+        )  # of each word; NaN for other texts
+
+    def kind(self, where: str) -> str:
+        """A key of ``LOOKS``; ``where`` names the column in a ConfigError."""
+        finite = np.isfinite(self.numbers)
+        others = [word for word in (self.words[place] for place in np.flatnonzero(~finite)) if word]
+        if not others and not finite.any():
+            raise ConfigError(f"{where} is empty throughout; fill it or leave it out")
+        no_value = [word for word in others if _NO_VALUE.fullmatch(word)]
+        if no_value:
+            raise ConfigError(
+                f"{where} holds {no_value[0]!r}, which is no label; leave the cell empty where a "
+                "label is unknown"
+            )
+        if not others:
+            return "multilabel" if np.isin(self.numbers[finite], (0, 1)).all() else "regression"
+        if any(_DECIMAL_COMMA.fullmatch(word) for word in others):
+            raise ConfigError(
+                f"{where} holds numbers with a decimal comma, such as {others[0]!r}; write a "
+                "decimal point"
+            )
+        digits = [
+            self.words[place]
+            for place in np.flatnonzero(finite)
+            if self.words[place].lower() not in _FLAGS
+        ]
+        if digits:
+            raise ConfigError(
+                f"{where} mixes numbers, such as {digits[0]!r}, and words, such as "
+                f"{others[0]!r}; "
+                "leave the cell empty where a label is unknown, and write classes as words"
+            )
+        return "multiclass"
+
+
+def _kind_and_classes(path, columns: dict):
+    kinds = {name: column.kind(f"{path}: column {name}") for name, column in columns.items()}
+    if len(set(kinds.values())) > 1:
+        parts = [
+            f"{', '.join(name for name in columns if kinds[name] == kind)}: {look}"
+            for kind, look in LOOKS.items()
+            if kind in kinds.values()
+        ]
+        raise ConfigError(
+            f"{path} mixes kinds of labels ({'; '.join(parts)}); write a file for each kind"
+        )
+    first, kind = next(iter(kinds.items()))
+    if kind != "multiclass":
+        return kind, tuple(columns)
+    if len(columns) > 1:
+        raise ConfigError(
+            f"{path} has {len(columns)} columns of words, {', '.join(columns)}; one file holds "
+            "one, whose words are the classes: write a file for each, or 0/1 columns"
+        )
+    classes = tuple(sorted(set(columns[first].words) - {""}))
+    if not 2 <= len(classes) <= MOST_CLASSES:
+        raise ConfigError(
+            f"{path}: column {first} holds {len(classes)} different words, such as "
+            f"{some(classes)}, but classes are 2 to {MOST_CLASSES}; leave such a column out"
+        )
+    for word in classes:
+        check_name(path, f"class of column {first}", word)
+    return kind, classes
+
+
+def _values(kind, classes, columns: dict):
+    """The labels of every row; see ``LabelFile``."""
+    if kind == "multiclass":
+        (column,) = columns.values()
+        place = {name: number for number, name in enumerate(classes)}
+        return np.array([place.get(word, -1) for word in column.words], np.int64)[column.cell]
+    return np.stack([column.numbers[column.cell] for column in columns.values()], axis=1)

@@ -1,0 +1,292 @@
+"""Labels of records: a table with a name and a kind, and three values for each label: yes, no and
+unknown.
+
+They come from the diagnoses of a store (``dataset.classes``) or from a table beside it
+(``dataset.labels``): ``<store>/labels/<name>.csv``, made by data_preparation/add_labels.py, with
+its kind and classes in ``<name>.json``.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from util.challenge import CLASS_CODES, labels_from_dx
+from util.data.label_file import LOOKS, LabelFile, load_label_file
+from util.data.record_tables import find_table, save_table, some, table_name
+from util.data.store import safe_cell
+from util.errors import ConfigError
+
+MIN_POSITIVES = 10  # with fewer records of a class its scores are mostly chance
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of all records of a store, in its order.
+
+    Attributes:
+        name: of the table, or dataset.classes.
+        kind: multilabel, multiclass or regression; classes: names of classes or, in regression,
+            of columns.
+        values: multilabel float32 (records, classes) of 1, 0 and NaN = unknown; multiclass int64
+            (records,) of class numbers, -1 = unknown; regression float32 (records, columns), NaN
+            = unknown.
+        known: bool (records,), which records can be learned from: those with a known label; of
+            ``dataset.classes`` those to which at least one class applies, in multi-class exactly
+            one.
+        patients: ids (records,) that a table tells, "" where it does not; None without such a
+            column.
+    """
+
+    name: str
+    kind: str
+    classes: tuple[str, ...]
+    values: np.ndarray
+    known: np.ndarray
+    patients: np.ndarray | None = None
+
+
+def read_labels(store, data: dict, task: str | None = None) -> Labels:
+    """The labels that a config's section ``dataset`` asks for: the one way in.
+
+    Args:
+        task: of ``dataset.classes``: multilabel (None, too) or multiclass; the columns of a table
+            say it themselves.
+
+    Raises:
+        ConfigError: both, a table that is not there, a wrong choice; StoreError: a damaged table.
+    """
+    if data["labels"] is not None:
+        if data["classes"] is not None:
+            raise ConfigError(
+                "dataset.labels and dataset.classes both say what the labels are; leave one of "
+                "them null"
+            )
+        return _read_table(store, data["labels"])
+    classes = parse_classes(data["classes"])
+    if task == "regression":
+        raise ConfigError(
+            "regression needs numbers, and dataset.classes gives none; name a table in "
+            "dataset.labels"
+        )
+    return Labels(
+        "dataset.classes", task or "multilabel", tuple(classes), *make_labels(store, classes, task)
+    )
+
+
+# ============ from diagnoses ============
+def parse_classes(value) -> dict[str, set[str]]:
+    """``dataset.classes``, challenge2020 (or null) or {name: codes}, as {name: SNOMED CT codes};
+    else a ConfigError.
+    """
+    if value in (None, "challenge2020"):
+        return CLASS_CODES
+    if not isinstance(value, dict) or len(value) < 2:
+        raise ConfigError(
+            "dataset.classes must be challenge2020 or a mapping of at least two classes, {name: "
+            "[SNOMED CT codes]}"
+        )
+    classes = {
+        str(name): {str(code) for code in (codes if isinstance(codes, list) else [codes])}
+        for name, codes in value.items()
+    }
+    for name, codes in classes.items():
+        if not codes:
+            raise ConfigError(f"dataset.classes: {name!r} has no code")
+        for code in codes:
+            if not code.isdigit():
+                raise ConfigError(
+                    f"dataset.classes: {code!r} is not a SNOMED CT code (digits only)"
+                )
+    return classes
+
+
+def make_labels(store, classes: dict, task: str):
+    """Labels of every record by its diagnoses, and which records have one; see ``Labels``."""
+    matrix = labels_from_dx(store.records["dx"], classes)
+    if task == "multiclass":
+        return matrix.argmax(axis=1), matrix.sum(axis=1) == 1
+    return matrix.astype(np.float32), matrix.any(axis=1)
+
+
+# ============ tables beside a store ============
+def write_labels(root, name: str, file: LabelFile, records, source: str, command: str) -> None:
+    """Write ``root/labels/<name>.csv`` and ``.json``, replacing a table of that name, and say
+    what it is.
+
+    Args:
+        file: the labels of ``records``, the names of the stores' records; source: name of their
+            file.
+        command: the command line that made it.
+    """
+    cells = {"record": np.asarray(records, object)}
+    if file.kind == "multiclass":
+        cells[file.columns[0]] = np.array([*file.classes, ""], object)[file.values]
+    else:
+        whole = "Int64" if file.kind == "multilabel" else "Float64"
+        cells |= {
+            column: pd.array(file.values[:, c], whole) for c, column in enumerate(file.columns)
+        }
+    if file.patients is not None:
+        cells["patient"] = [safe_cell(patient) for patient in file.patients]
+    new = save_table(
+        root,
+        "labels",
+        name,
+        pd.DataFrame(cells)[file.has_row],
+        {
+            "kind": file.kind,
+            "columns": list(file.columns),
+            "classes": list(file.classes),
+            "source": source,
+            "command": [command],
+        },
+    )
+    print(
+        f"{new}: {file.has_row.sum()} of {len(file.has_row)} records, {LOOKS[file.kind]}: "
+        + ", ".join(file.classes)
+    )
+    known = file.values >= 0 if file.kind == "multiclass" else ~np.isnan(file.values)
+    counts = known[file.has_row].reshape(-1, len(file.columns)).sum(axis=0)
+    partly = [
+        f"{column} {count}"
+        for column, count in zip(file.columns, counts)
+        if count < file.has_row.sum()
+    ]
+    if partly:
+        print(f"records with a known label, of these {file.has_row.sum()}: {some(partly, 20)}")
+    if file.kind == "regression":
+        print(
+            "note: numbers are taken as regression; if they are codes of classes, write words "
+            "instead"
+        )
+    for note in file.notes:
+        print(note)
+
+
+def _read_table(store, choice) -> Labels:
+    """The table of ``dataset.labels``: its name, or {name: ..., columns: [...]}."""
+    name, wanted = _parse_choice(choice)
+    path, about = find_table(store.path.parent, "labels", name, ("kind", "columns", "classes"))
+    try:
+        file = load_label_file(
+            path, store.records["record"], known_as=(about["kind"], tuple(about["classes"]))
+        )
+    except ConfigError as error:
+        raise ConfigError(
+            f"dataset.labels: {error}; add the table again with data_preparation/add_labels.py"
+        ) from None
+    known = file.values >= 0 if file.kind == "multiclass" else ~np.isnan(file.values).all(axis=1)
+    values = file.values if file.kind == "multiclass" else file.values.astype(np.float32)
+    patients = None if file.patients is None else np.array(file.patients, object)
+    labels = Labels(name, file.kind, file.classes, values, known, patients)
+    return labels if wanted is None else _choose_columns(labels, file.columns, wanted)
+
+
+def _parse_choice(choice):
+    single = isinstance(choice, str)
+    given = {"name": choice} if single else choice
+    columns = given.get("columns")
+    if (
+        set(given) - {"name", "columns"}
+        or not isinstance(given.get("name"), str)
+        or not (columns is None or isinstance(columns, list) and columns)
+    ):
+        raise ConfigError(
+            f"dataset.labels must be a table's name, or {{name: NAME, columns: [...]}}, not "
+            f"{choice!r}"
+        )
+    return table_name("labels", given["name"], given["name"]), columns and [
+        str(column) for column in columns
+    ]
+
+
+def _choose_columns(labels, columns, wanted) -> Labels:
+    unknown = [column for column in wanted if column not in columns]
+    if unknown or len(set(wanted)) < len(wanted):
+        raise ConfigError(
+            f"dataset.labels.columns: the table {labels.name} has no {', '.join(unknown)}; its "
+            f"columns are {', '.join(columns)}"
+            if unknown
+            else "dataset.labels.columns names a column twice"
+        )
+    if labels.kind == "multiclass":
+        return labels
+    values = labels.values[:, [columns.index(column) for column in wanted]]
+    return replace(
+        labels, classes=tuple(wanted), values=values, known=~np.isnan(values).all(axis=1)
+    )
+
+
+# ============ what to know of them ============
+def unknown_labels(labels, rows, classes, part: str, whole=()) -> list[str]:
+    """Sentences, if need be, about what is unknown in ``rows``, the ``part``.
+
+    Args:
+        labels: values of ``Labels``; classes: their names; whole: names of the scores of whole
+            records.
+    """
+    known = ~np.isnan(labels[rows])
+    if known.ndim == 1 or known.all():
+        return []
+    notes = [
+        f"unknown labels in the {part} part, which take no part in loss and scores: "
+        f"{(~known).sum()} of {known.size}"
+    ]
+    none = [name for name, some in zip(classes, known.any(axis=0)) if not some]
+    if none:
+        notes.append(
+            f"the {part} part knows no label at all of {', '.join(none)}: no output for it is "
+            "learned or scored there"
+        )
+    partly = (~known.all(axis=1)).sum()
+    if whole and part != "training":
+        notes.append(
+            f"{', '.join(whole)} cannot count {partly} of {len(known)} records of the {part} "
+            "part, "
+            "which have an unknown label"
+        )
+    return notes
+
+
+def never_positive(labels, rows, classes) -> list[str]:
+    """A sentence, if need be, that names the classes of which the training records, ``rows``,
+    hold none; arguments as for ``few_positives``.
+    """
+    none = [name for name, count in zip(classes, _positives(labels[rows], classes)) if not count]
+    return (
+        [
+            f"the training part has no record of {', '.join(none)}: nothing is learned of these, "
+            "and scores of other parts that have some include them all the same"
+        ]
+        if none
+        else []
+    )
+
+
+def few_positives(labels, rows, classes, part: str) -> list[str]:
+    """A sentence, if need be, that names the classes of which ``rows``, the ``part``, hold few
+    records.
+
+    Args:
+        labels: values of ``Labels`` (none of regression); classes: their names.
+    """
+    counts = _positives(labels[rows], classes)
+    few = [f"{name} ({count})" for name, count in zip(classes, counts) if count < MIN_POSITIVES]
+    return (
+        [
+            f"the {part} part has fewer than {MIN_POSITIVES} records of {', '.join(few)}: their "
+            "scores, and means over classes, say little"
+        ]
+        if few
+        else []
+    )
+
+
+def _positives(own, classes):
+    """Number of records of each class, int64 (classes,)."""
+    return (
+        np.nansum(own, axis=0).astype(int)
+        if own.ndim == 2
+        else np.bincount(own, minlength=len(classes))
+    )

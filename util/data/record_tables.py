@@ -1,0 +1,230 @@
+"""Tables of records: what a lab knows of its records beside the signals (labels, splits), a row a
+record.
+
+They come as CSV files and lie beside the folders of the sampling rates, one for all of these:
+<root>/<kind>/<name>.csv with the column record first, and <name>.json with what else is to be
+known of it and a checksum.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from util.data.store import checksum, write_frame, write_json
+from util.errors import ConfigError, StoreError
+
+FORMAT, VERSION = "ECG record table", 1
+
+
+# ============ a file that is given ============
+def read_cells(path) -> pd.DataFrame:
+    """A CSV file as a table of texts, its first line the names of the columns; a ConfigError
+    where it is unreadable, not UTF-8 or empty, or has two columns of one name.
+    """
+    try:
+        # Without a header: pandas would quietly rename the second of two columns of one name.
+        table = pd.read_csv(
+            path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+        )
+    except pd.errors.EmptyDataError:
+        raise ConfigError(
+            f"{path} is empty; write a CSV file whose first line names its columns"
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text; save it as CSV in UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, OverflowError) as error:
+        wide = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
+        if wide:
+            raise ConfigError(
+                f"{path}: line {wide[2]} has {wide[3]} cells, but the first line names {wide[1]} "
+                "columns; put quotes around a text with commas, or mend the line"
+            ) from None
+        raise ConfigError(f"{path} is not a CSV file: {' '.join(str(error).split())}") from None
+    table = table.fillna("")  # cells that a short row lacks
+    names = [str(name).strip() for name in table.iloc[0]]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f"{path} has two columns named {twice[0] or '(nothing)'}; give each a name of its own"
+        )
+    return table.iloc[1:].set_axis(names, axis=1)
+
+
+def read_text(path) -> pd.DataFrame:
+    """``read_cells`` of a file with a row a record, named in the column record; patient_id
+    becomes patient.
+
+    Raises:
+        ConfigError: no column record, a name of a record missing or twice; it names the file and
+            the cure.
+    """
+    table = read_cells(path)
+    if "record" not in table:
+        hint = " (cells are separated by commas)" if len(table.columns) == 1 else ""
+        raise ConfigError(
+            f"{path} lacks the column record; its columns are {', '.join(table)[:200]}{hint}; "
+            "rename the one with the records' names to record"
+        )
+    if {"patient", "patient_id"} <= set(table):
+        raise ConfigError(f"{path} has both columns patient and patient_id; leave out one")
+    table = table.rename(columns={"patient_id": "patient"})
+    if not len(table):
+        raise ConfigError(f"{path} has no row below its header; write one for each record")
+    table = table.assign(
+        **{name: table[name].str.strip() for name in ("record", "patient") if name in table}
+    )
+    if (table["record"] == "").any():
+        raise ConfigError(
+            f"{path}: {(table['record'] == '').sum()} rows name no record; fill in the column "
+            "record"
+        )
+    twice = table["record"].duplicated()
+    if twice.any():
+        raise ConfigError(
+            f"{path} names {twice.sum()} records more than once, such as "
+            f"{some(table['record'][twice])}; keep one row a record"
+        )
+    return table
+
+
+def some(names, most=3):
+    """The first few names, in words."""
+    names = [str(name) for name in names[: most + 1]]
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def meet(path, named, records, ignore_unknown, without):
+    """Bring the rows of a file and the records of a store together.
+
+    Args:
+        named: Series of the records that the rows are of; records: names of the store's.
+        ignore_unknown: count rows of other records, a ConfigError otherwise.
+        without: what is so of the records without a row, in words.
+
+    Returns:
+        for each of ``records`` the number of its row (-1: none), whether it has one, and
+        sentences about both kinds of rest.
+    """
+    row_of = pd.Index(named).get_indexer(pd.Index(np.asarray(records, object)))
+    has_row, notes = row_of >= 0, []
+    strangers = named[~named.isin(np.asarray(records, object))]
+    if len(strangers) and not ignore_unknown:
+        raise ConfigError(
+            f"{path} names {len(strangers)} records that the store lacks, such as "
+            f"{some(strangers)}; mend the names, or leave these rows out with --ignore_unknown"
+        )
+    if not has_row.any():
+        raise ConfigError(
+            f"{path} names none of the store's {len(has_row)} records, which are called such as "
+            f"{some(list(records))}"
+        )
+    if len(strangers):
+        notes.append(
+            f"rows left out, whose records the store lacks: {len(strangers)} of {len(named)}, "
+            "such "
+            f"as {some(strangers)}"
+        )
+    if not has_row.all():
+        notes.append(
+            f"records of the store without a row, {without}: {(~has_row).sum()} of {len(has_row)}"
+        )
+    return row_of, has_row, notes
+
+
+# ============ a table of a store ============
+def table_name(kind: str, path, name: str | None = None) -> str:
+    """What the table of a file is called: ``name``, else as the file; a ConfigError where no file
+    could be.
+    """
+    name = Path(path).stem if name is None else name
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise ConfigError(
+            f"a table of {kind} cannot be called {name!r}: letters, digits, _ . - make a name; "
+            "choose one with --name"
+        )
+    return name
+
+
+def table_names(root, kind: str) -> list[str]:
+    """Names of the tables of a kind in a store's root."""
+    return sorted(path.stem for path in (Path(root) / kind).glob("*.json"))
+
+
+def save_table(root, kind: str, name: str, table: pd.DataFrame, facts: dict) -> str:
+    """Write ``root/<kind>/<name>.csv`` and ``.json``; a table of that name is replaced.  Returns
+    that in words.
+
+    Args:
+        root: the folder that holds fs100/ and others; kind: "labels" or "splits"; table: column
+            record, then others.
+        facts: plain values, for the JSON file.
+    """
+    path = Path(root) / kind / f"{name}.csv"
+    new = f"{kind} {name}" + ", which replaces an earlier table" * (name in table_names(root, kind))
+    try:
+        # Without its description a table is not there: at no time does one lie beside that of
+        # another.
+        path.with_suffix(".json").unlink(missing_ok=True)
+        write_frame(path, table)
+        write_json(
+            path.with_suffix(".json"),
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                **facts,
+                "csv_crc32": checksum(path.read_bytes()),
+            },
+        )
+    except OSError as error:
+        raise StoreError(f"cannot write the table of {kind} {path}: {error.strerror}") from error
+    return new
+
+
+def find_table(root, kind: str, name: str | None, facts) -> tuple[Path, dict]:
+    """A store's table, whole and unchanged: its CSV file and what its JSON file says of it.
+
+    Args:
+        name: None: the only one there is; facts: names of what it must say.
+
+    Raises:
+        ConfigError: there is no such table, or none is named and there are several; StoreError:
+            damaged or changed.
+    """
+    there = table_names(root, kind)
+    if name is None and len(there) == 1:
+        name = there[0]
+    if name is None and len(there) > 1:
+        raise ConfigError(
+            f"dataset.{kind}: {root} has several tables of {kind}; name one of {', '.join(there)}"
+        )
+    if name not in there:
+        named, has = "" if name is None else f" {name!r}", ", ".join(there) or "none"
+        raise ConfigError(
+            f"dataset.{kind}: {root} has no table of {kind}{named} (it has {has}); add one with "
+            f"data_preparation/add_{kind}.py"
+        )
+    path = Path(root) / kind / f"{name}.csv"
+    about, again = (
+        path.with_suffix(".json"),
+        f"add the table again with data_preparation/add_{kind}.py",
+    )
+    try:
+        found = json.loads(about.read_text("utf-8"))
+        sound = (found["format"], found["version"]) == (FORMAT, VERSION) and {
+            "csv_crc32",
+            *facts,
+        } <= found.keys()
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        sound = False
+    if not sound:
+        raise StoreError(f"{about} is damaged or of another version; {again}")
+    if not path.is_file() or checksum(path.read_bytes()) != found["csv_crc32"]:
+        raise StoreError(
+            f"{path} is missing or was changed after it was added (its checksum differs); {again}"
+        )
+    return path, found

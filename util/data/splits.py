@@ -1,0 +1,402 @@
+"""Which records a job uses, and for what: databases, folds and splits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from util.data.record_tables import find_table
+from util.data.store import FOLDS, NO_FOLD
+from util.data.strata import fraction_of
+from util.errors import ConfigError
+
+ALL_FOLDS = 11  # the fusion original's number for all ten folds
+PARTS = ("train", "valid", "test")
+_NEW_FOLDS = "data_preparation/reformat_memmap.py makes a store in which every record has one"
+_BELONGS_TO = {
+    "splits": "given",
+    "given": "given",
+    "test_database": "leave_one_database",
+}  # keys to protocols
+
+
+def choose_rows(store, *, databases=None, leads=None, max_records=None, seed=0) -> np.ndarray:
+    """Rows of these databases, else of all, that have all of these leads; with ``max_records`` a
+    seeded subset, in store order.  A database that the store does not hold, or leads that no
+    record has, is a ConfigError.
+    """
+    rows = np.arange(len(store))
+    if databases is not None:
+        wanted, known = set(map(str, databases)), set(store.records["database"])
+        if not wanted <= known:
+            raise ConfigError(
+                f"dataset.databases: the store has no {', '.join(sorted(wanted - known))}; it "
+                f"holds {', '.join(sorted(known))}"
+            )
+        rows = np.flatnonzero(store.records["database"].isin(wanted))
+    if leads is not None:
+        complete = rows[store.has_leads(leads)[rows]]
+        if not len(complete):
+            raise ConfigError(
+                f"dataset.lead: none of {len(rows)} records has all of the leads "
+                f"{' '.join(leads)}; the first has {store.records['leads'].iloc[rows[0]]}; "
+                "choose "
+                "leads that records have, for lead I alone with --overlay lead1"
+            )
+        rows = complete
+    if max_records is not None and len(rows) > max_records:
+        rows = np.sort(np.random.default_rng([seed, 1]).permutation(rows)[:max_records])
+    return rows
+
+
+def _are_folds(value) -> bool:
+    return (
+        isinstance(value, list)
+        and all(type(fold) is int and 0 <= fold < FOLDS for fold in value)
+        and len(set(value)) == len(value)
+    )
+
+
+def parse_folds(value) -> list[int]:
+    """``dataset.fold`` as a list of test folds: a fold 0-9, a list of different ones, or all of
+    them: 'all', or 11 as published.  Anything else is a ConfigError.
+    """
+    if value in ("all", ALL_FOLDS, [ALL_FOLDS]):
+        return list(range(FOLDS))
+    folds = value if isinstance(value, list) else [value]
+    if not folds or not _are_folds(folds):
+        raise ConfigError(
+            f"dataset.fold must be a fold 0-{FOLDS - 1}, a list of different ones, or 'all' (or "
+            f"{ALL_FOLDS}, the same), not {value!r}"
+        )
+    return folds
+
+
+def run_numbers(data: dict) -> list[int]:
+    """The runs of a job: the folds of ``dataset.fold``; with given splits one, number 0.  A
+    ConfigError where a key of another protocol is set.
+    """
+    protocol = data["protocol"]
+    for key, owner in _BELONGS_TO.items():
+        if data[key] is not None and protocol != owner:
+            raise ConfigError(
+                f"dataset.{key} has no effect with dataset.protocol: {protocol}; it belongs to "
+                f"{owner}"
+            )
+    folds = parse_folds(data["fold"])
+    return [0] if protocol == "given" else folds
+
+
+def selection_fold(protocol: str, run: int) -> int | str:
+    """The fold that a run selects on, "valid" with given splits."""
+    return "valid" if protocol == "given" else (run + 1) % FOLDS if protocol == "nested" else run
+
+
+# ============ protocols ============
+@dataclass(frozen=True)
+class Splits:
+    """Who trains, selects and tests.
+
+    Attributes:
+        masks: number of a run -> {part: bool (records of the store,)}, parts PARTS.
+        title: number of a run -> what it is, for people.
+        in_use: bool (records,), those that are in some part of some run.
+        patients: texts (records,), the same for records of one patient, "" where unknown.
+        lack: what the records that are not in use lack; notes: sentences about the table of
+            splits.
+        checksum: of the table of splits, "" without one.
+    """
+
+    masks: Callable
+    title: Callable
+    in_use: np.ndarray
+    patients: np.ndarray
+    lack: str = f"a fold, which take no part: {{}}; {_NEW_FOLDS}"
+    notes: list = field(default_factory=list)
+    checksum: str = ""
+
+
+def make_splits(store, data: dict, patients=None) -> Splits:
+    """The splits that ``dataset.protocol`` and its keys ask for.
+
+    nested: run k tests on fold k, selects on fold k + 1 (mod 10), trains on the other eight.
+    published: selects and reports on fold k, trains on the other nine.  given: as a table of
+    splits says.  leave_one_database: tests on all records of ``dataset.test_database``, selects
+    on fold k of the other databases and trains on their other nine folds.  Records without a
+    fold, or without a row in the table, are in no part.
+
+    Args:
+        patients: ids (records,), "" where unknown, that the table of labels tells; they count
+            before the store's, and those of a table of splits before both.
+    """
+    run_numbers(data)  # its checks
+    records = with_patients(store.records[["database", "patient", "fold"]], patients)
+    splits = PROTOCOLS[data["protocol"]](store, data, records)
+    if patients is not None and data["protocol"] != "given":  # the store's own share their folds
+        sides = np.stack([records["fold"] == fold for fold in range(FOLDS)])
+        several = patients_on_several_sides(splits.patients, sides)
+        if len(several):
+            splits.notes.append(
+                f"patients who are in several folds of the store: {len(several)}; scores may be "
+                "too good; make it again by data_preparation/reformat_memmap.py --labels"
+            )
+    return splits
+
+
+def with_patients(records, patients):
+    """Records with these ids.  One whose id is "" has that which another record of its own
+    patient is given, so that a patient has one id, else its own; with None all keep their own.
+    ``records``: columns database and patient.
+    """
+    if patients is None:
+        return records
+    own, patients = known_patients(records), np.asarray(patients, object)
+    both = (patients != "") & (own != "")
+    given = pd.Series(patients[both], own[both], dtype=object)
+    renamed = (
+        given[~given.index.duplicated()].reindex(own).to_numpy()
+    )  # NaN where no record of theirs is given one
+    return records.assign(
+        patient=np.where(
+            patients != "", patients, np.where(pd.isna(renamed), records["patient"], renamed)
+        )
+    )
+
+
+def _of_folds(store, data, records):
+    """nested and published."""
+    folds = store.records["fold"].to_numpy()
+
+    def masks(run):
+        test, valid = folds == run, folds == selection_fold(data["protocol"], run)
+        return {"train": (folds != NO_FOLD) & ~test & ~valid, "valid": valid, "test": test}
+
+    return Splits(masks, "fold {}".format, folds != NO_FOLD, known_patients(records))
+
+
+def _leave_one_database(store, data, records):
+    folds, databases = store.records["fold"].to_numpy(), store.records["database"]
+    name, known = data["test_database"], sorted(set(databases))
+    if name not in known:
+        raise ConfigError(
+            f"dataset.test_database: the store has no {name}; it holds {', '.join(known)}"
+            if name
+            else "dataset.protocol leave_one_database needs dataset.test_database: one of "
+            f"{', '.join(known)}"
+        )
+    if len(known) == 1:
+        raise ConfigError(
+            f"dataset.protocol leave_one_database: the store holds {name} alone, none to train on"
+        )
+    left_out = (databases == name).to_numpy()
+    others = ~left_out & (folds != NO_FOLD)
+
+    def masks(run):
+        valid = others & (folds == run)
+        return {"train": others & ~valid, "valid": valid, "test": left_out}
+
+    return Splits(
+        masks,
+        lambda run: f"{name} left out, fold {run}",
+        left_out | others,
+        known_patients(records),
+    )
+
+
+def known_patients(records) -> np.ndarray:
+    """Texts, the same for records of one patient, "" where unknown; the same id in two databases
+    is two patients. ``records``: columns database and patient.
+    """
+    return np.where(records["patient"] != "", records["database"] + "/" + records["patient"], "")
+
+
+def _given(store, data, records):
+    path, facts = find_table(store.path.parent, "splits", data["splits"], ("kind",))
+    table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col="record")
+    values = (
+        table[facts["kind"]].reindex(store.records["record"]).to_numpy()
+    )  # NaN where the table has no row
+    where = f"the splits {path.stem}"
+    if facts["kind"] == "split":
+        if data["given"] is not None:
+            raise ConfigError(
+                f"dataset.given has no effect: {where} name train, valid and test themselves"
+            )
+        belong = {part: values == part for part in PARTS}
+        notes = []
+    else:
+        belong, notes = _given_folds(values, data["given"], where)
+    stray = len(table) - sum(isinstance(value, str) for value in values)
+    if stray:
+        notes.append(f"rows of {where} whose records this store lacks: {stray} of {len(table)}")
+    own = (
+        table["patient"].reindex(store.records["record"]).fillna("").to_numpy()
+        if "patient" in table
+        else None
+    )
+    patients = known_patients(with_patients(records, own))
+    several = patients_on_several_sides(patients, np.stack(list(belong.values())))
+    if len(several):
+        notes.append(
+            f"patients who are on several sides of {where}: {len(several)}; scores may be too good"
+        )
+    if data["fold"] != 0:
+        notes.append(f"dataset.fold {data['fold']} has no effect: {where} make one run")
+    return Splits(
+        lambda run: belong,
+        lambda run: where,
+        np.any(list(belong.values()), axis=0),
+        patients,
+        f"a part in {where}, which take no part: {{}}",
+        notes,
+        facts["csv_crc32"],
+    )
+
+
+def _given_folds(values, given, where):
+    """({part: bool (records,)}, sentences) of a table of folds."""
+    try:
+        valid = given.keys() == set(PARTS) and all(
+            type(fold) is int for folds in given.values() for fold in folds
+        )
+    except (AttributeError, TypeError):
+        valid = False
+    if not valid:
+        raise ConfigError(
+            f"dataset.protocol given: {where} are folds, so dataset.given must say which part "
+            "they "
+            f"are, {{train: [1, ...], valid: [9], test: [10]}}, not {given!r}"
+        )
+    named = [fold for folds in given.values() for fold in folds]
+    there = {int(value) for value in values if isinstance(value, str)}
+    twice = sorted({fold for fold in named if named.count(fold) > 1})
+    if twice:
+        raise ConfigError(
+            f"dataset.given names the fold {twice[0]} twice: a fold belongs to one part"
+        )
+    absent = sorted(set(named) - there)
+    if absent:
+        raise ConfigError(
+            f"dataset.given: {where} have no fold {absent[0]}; they have "
+            f"{', '.join(map(str, sorted(there)))}"
+        )
+    belong = {part: np.isin(values.astype(str), list(map(str, given[part]))) for part in PARTS}
+    notes = [
+        f"records of fold {fold} of {where}, which no part of dataset.given names: "
+        f"{(values == str(fold)).sum()}"
+        for fold in sorted(there - set(named))
+    ]
+    return belong, notes
+
+
+PROTOCOLS = {
+    "nested": _of_folds,
+    "published": _of_folds,
+    "given": _given,
+    "leave_one_database": _leave_one_database,
+}
+
+
+def patients_on_several_sides(patients, sides) -> np.ndarray:
+    """Known patients with records on more than one side.
+
+    Args:
+        patients: texts (records,), "" where unknown; sides: bool (sides, records).
+    """
+    known = patients != ""
+    ids, number = np.unique(patients[known].astype(str), return_inverse=True)
+    present = np.stack([np.bincount(number, side[known], minlength=len(ids)) > 0 for side in sides])
+    return ids[present.sum(axis=0) > 1]
+
+
+# ============ rows of a job ============
+def rows_left(store, rows, data: dict, patients=None) -> tuple[np.ndarray, list[str]]:
+    """Rows without those of ``dataset.exclude_folds`` and ``dataset.exclude_parts`` and of the
+    same patients, and sentences about these.  A ConfigError unless these are different folds 0-9,
+    or parts, and some row stays. ``patients``: those of a table of labels, as ``make_splits``
+    takes them.
+    """
+    exclude_folds, exclude_parts = data["exclude_folds"], data["exclude_parts"]
+    if not _are_folds(exclude_folds):
+        raise ConfigError(
+            f"dataset.exclude_folds must be a list of different folds 0-{FOLDS - 1}, not "
+            f"{exclude_folds!r}"
+        )
+    if not exclude_folds and not exclude_parts:
+        return rows, []
+    excluded, told = store.records["fold"].isin(exclude_folds).to_numpy(), patients
+    patients = known_patients(with_patients(store.records, told))
+    if exclude_parts:
+        runs = run_numbers(data)
+        if not set(map(str, exclude_parts)) <= set(PARTS) or len(runs) > 1:
+            raise ConfigError(
+                f"dataset.exclude_parts must be a list of {', '.join(PARTS)} where dataset.fold "
+                "is "
+                f"one fold, not {exclude_parts!r} of {len(runs)}; exclude_folds takes several "
+                "folds"
+            )
+        splits = make_splits(store, data, told)
+        masks, patients = splits.masks(runs[0]), splits.patients
+        excluded = excluded | np.any([masks[part] for part in exclude_parts], axis=0)
+    theirs = (
+        (patients != "") & np.isin(patients.astype(str), patients[excluded].astype(str)) & ~excluded
+    )
+    kept = rows[~(excluded | theirs)[rows]]
+    keys = " and ".join(
+        f"dataset.{key} {data[key]}" for key in ("exclude_folds", "exclude_parts") if data[key]
+    )
+    if not len(kept):
+        raise ConfigError(f"{keys} leaves no record; leave out fewer")
+    notes = [
+        f"{keys}: {excluded[rows].sum()} records left out, and {theirs[rows].sum()} more of the "
+        "same patients"
+    ]
+    without = (store.records["fold"].to_numpy()[kept] == NO_FOLD).sum()
+    if without:
+        notes.append(
+            "records without a fold, which stay in even if their patients, unknown here, are "
+            "left "
+            f"out: {without}; {_NEW_FOLDS}"
+        )
+    return kept, notes
+
+
+def labelled_rows(rows, labelled, splits: Splits) -> tuple[np.ndarray, list[str]]:
+    """Rows that a supervised job can use, those with a label (``labelled``, of ``Labels.known``)
+    and a part in the splits, and sentences about the others.
+    """
+    in_use, notes = splits.in_use[rows], list(splits.notes)
+    unlabelled, without = (~labelled[rows]).sum(), (labelled[rows] & ~in_use).sum()
+    if unlabelled:
+        notes.append(
+            f"records without a known label, which take no part: {unlabelled} of {len(rows)}"
+        )
+    if without:
+        notes.append(f"labelled records without {splits.lack.format(without)}")
+    return rows[labelled[rows] & in_use], notes
+
+
+def split_rows(
+    splits: Splits, rows, run: int, *, strata=None, label_fraction=1.0, seed=0
+) -> dict[str, np.ndarray]:
+    """Rows of train, valid (selection) and test in a run: parts that are empty are a ConfigError.
+
+    Args:
+        rows: usable ones; label_fraction: of the training rows, drawn by
+            ``util.data.strata.fraction_of``.
+        strata: bool (records of the store, strata), ``util.data.strata.label_strata``; only a
+            fraction needs them.
+    """
+    masks = splits.masks(run)
+    parts = {name: rows[masks[name][rows]] for name in PARTS}
+    for name, part in parts.items():
+        if not len(part):
+            raise ConfigError(
+                f"no labelled records for the {name} part of {splits.title(run)}: the store has "
+                f"{len(rows)} usable records; prepare more data or choose another fold or other "
+                "splits"
+            )
+    if label_fraction < 1:
+        parts["train"] = fraction_of(parts["train"], label_fraction, strata, splits.patients, seed)
+    return parts

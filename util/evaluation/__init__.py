@@ -1,0 +1,1 @@
+"""What trained weights are worth and how to use them: predictions, probes, reports, figures."""

@@ -1,0 +1,164 @@
+"""``train.head_init: probe``: the heads start as a linear probe of the encoder, not at random.
+
+A random head sends random gradients into a pre-trained encoder and spoils it before it has learnt
+anything itself. Fitted first on frozen features, it leaves the encoder what it knows: Kumar et
+al., Fine-tuning can distort pretrained features and underperform out-of-distribution (ICLR 2022).
+"""
+
+import torch
+from torch import nn
+
+from util.data.dataset import CropDataset, evenly
+from util.errors import ConfigError
+from util.evaluation.inference import record_loader, record_means
+from util.processes import collectives
+from util.training.optimizer import autocast
+
+MAX_RECORDS = 20_000  # training records that a head is fitted on, spread evenly over all
+PENALTY = 0.03  # of squared weights on standardised features; best of 0.01 to 3 on the demo
+
+
+def fit_heads(task, evaluator, rows) -> str:
+    """Fit the last layer of every head of ``task.classifier`` on what enters it; what precedes
+    keeps its weights.
+
+    Each record counts once, by the mean over the crops by which evaluation sees it.
+    Deterministic, and the same on every process; each computes a share of the features.
+
+    Args:
+        task: a SupervisedTask; evaluator: of the same fold; rows: of the store, to fit on.
+
+    Returns a sentence for people.
+    """
+    records, classifier, device = evaluator.records, task.classifier, evaluator.device
+    fitted = evenly(rows, MAX_RECORDS)
+    layers = last_layers(classifier)
+    targets = torch.from_numpy(records.labels[fitted])
+    targets = targets.double() if targets.is_floating_point() else targets
+    inputs = inputs_of(layers, evaluator, classifier, fitted).split(
+        [layer.in_features for layer in layers], dim=1
+    )
+    losses = [fit_layer(layer, x, targets, task.criterion) for layer, x in zip(layers, inputs)]
+    collectives.same_tensors([tensor for layer in layers for tensor in (layer.weight, layer.bias)])
+    few = "" if len(fitted) == len(rows) else f" of {len(rows)}"
+    return (
+        f"head fitted on frozen features of {len(fitted)}{few} training records on "
+        f"{device.type}: "
+        "loss " + ", ".join(f"{before:.4f} to {after:.4f}" for before, after in losses)
+    )
+
+
+def last_layers(classifier) -> list[nn.Linear]:
+    """The Linear that ends each head of the classifier; a ConfigError where something else does."""
+    layers = [
+        head[-1] if isinstance(head, nn.Sequential) else head for head in classifier.classifiers
+    ]
+    for layer in layers:
+        if not isinstance(layer, nn.Linear) or layer.bias is None:
+            raise ConfigError(
+                "train.head_init: probe fits heads that end in a Linear with a bias, not in "
+                f"{type(layer).__name__}; choose head_init: random for this model"
+            )
+    return layers
+
+
+def inputs_of(layers, evaluator, classifier, rows) -> torch.Tensor:
+    """What enters the layers, side by side, mean over the crops of each record: float64 (records,
+    sum of widths).
+    """
+    records, seen = evaluator.records, {}
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, x: seen.update({layer: x[0].float()}))
+        for layer in layers
+    ]
+
+    def vectors(signal):
+        with autocast(evaluator.device, evaluator.amp):
+            classifier.outputs(signal)
+        return torch.cat([seen[layer] for layer in layers], dim=1)
+
+    data, options = records.config["dataset"], records.config["dataloader"]
+    loader = record_loader(
+        CropDataset(records.store, records.leads, records.eval_cropping.length),
+        rows,
+        records.eval_cropping,
+        options["batch_size"] * data["crops_per_record"],
+    )
+    try:
+        means = record_means(
+            classifier,
+            loader,
+            evaluator.pipeline,
+            rows,
+            evaluator.device,
+            vectors,
+            sum(layer.in_features for layer in layers),
+        )
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.from_numpy(means)
+
+
+@torch.no_grad()
+def fit_layer(layer: nn.Linear, x, targets, criterion) -> tuple[float, float]:
+    """Set a layer to ``fit_linear`` of its inputs; returns the criterion before and after."""
+
+    def loss():
+        return criterion(
+            x @ layer.weight.double().cpu().T + layer.bias.double().cpu(), targets
+        ).item()
+
+    before = loss()
+    weight, bias = fit_linear(x, targets, criterion, layer.out_features)
+    layer.weight.copy_(weight)
+    layer.bias.copy_(bias)
+    return before, loss()
+
+
+@torch.enable_grad()
+def fit_linear(
+    x, targets, criterion, outputs: int, penalty=PENALTY
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights (outputs, width) and biases (outputs,) that minimise criterion + (penalty
+    |weights|^2 + |biases|^2 / records) / (2 outputs), the weights taken on standardised features;
+    float64, by L-BFGS from zero.  The term of the biases keeps that of a class without a positive
+    record finite.
+
+    Args:
+        x: float64 (records, width); targets: as the criterion takes them.
+        criterion: (logits (records, outputs), targets) -> mean loss over records, and over
+            outputs if these are classified one by one, so that the penalty is the same for each
+            of them.
+    """
+    mean, std = x.mean(dim=0), x.std(dim=0, correction=0)
+    std = torch.where(
+        std > 1e-6 * std.max().clamp(min=1e-12), std, torch.inf
+    )  # a constant feature says nothing
+    x = (x - mean) / std
+    weight = torch.zeros(outputs, x.shape[1], dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(outputs, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weight, bias],
+        max_iter=300,
+        tolerance_grad=1e-7,
+        tolerance_change=1e-10,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        squares = penalty * weight.square().sum() + bias.square().sum() / len(x)
+        loss = criterion(x @ weight.T + bias, targets) + squares / (2 * outputs)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    weight = weight.detach() / std
+    bias = bias.detach() - weight @ mean
+    if not (weight.isfinite().all() and bias.isfinite().all()):
+        raise ConfigError(
+            "train.head_init: probe found no finite head: the encoder's features are not finite; "
+            "check encoder_path"
+        )
+    return weight, bias

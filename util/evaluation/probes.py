@@ -1,0 +1,135 @@
+"""A linear probe of frozen features: how much an encoder knows, without fine-tuning it."""
+
+import numpy as np
+
+from util.console import print_once
+from util.data.dataset import CropDataset, evenly
+from util.data.label_masks import mask_labels
+from util.data.labels import read_labels
+from util.data.splits import labelled_rows, make_splits, run_numbers, split_rows
+from util.errors import ConfigError
+from util.evaluation.inference import record_loader, record_means
+from util.leads import parse_leads
+from util.scoring.scores import compute_scores, parse_scores
+from util.signals.crops import Cropping
+from util.training.optimizer import autocast
+from util.training.setup import training_transforms, usable_rows
+
+MAX_TRAINING = 5000  # records that the probe is fitted on
+
+
+SCORE = {"multilabel": "AUROC", "multiclass": "AUROC", "regression": "R2"}
+
+
+class Probe:
+    """Linear-probe score of an encoder on the selection fold, from one centre crop a record:
+    ``score``, AUROC, or R2 where the labels are numbers.  ConfigError: too few labelled records
+    in the folds that dataset.fold and dataset.protocol choose.
+    """
+
+    def __init__(self, store, config, labels, device):
+        data = config["dataset"]
+        cropping, pipeline = training_transforms(config)
+        self.device, self.pipeline, self.parts = device, pipeline.fixed.to(device), []
+        dataset = CropDataset(store, parse_leads(data["lead"]), cropping.length)
+        self.score = SCORE[labels.kind]
+        self.key, self.tag = (
+            f"probe_{self.score.lower()}",
+            f"probe/{self.score.lower()}",
+        )  # in log.txt, TensorBoard
+        values = (
+            np.eye(len(labels.classes))[labels.values]
+            if labels.kind == "multiclass"
+            else labels.values
+        )
+        splits = make_splits(store, data)
+        rows, _ = labelled_rows(usable_rows(store, config), labels.known, splits)
+        parts = split_rows(splits, rows, run_numbers(data)[0])
+        for rows in (evenly(parts["train"], MAX_TRAINING), parts["valid"]):
+            loader = record_loader(
+                dataset,
+                rows,
+                Cropping("center", cropping.length),
+                config["dataloader"]["batch_size"],
+            )
+            self.parts.append((rows, loader, values[rows]))
+        self.described = f"{len(parts['valid'])} records of the selection fold"
+
+    def __call__(self, encoder, amp=None) -> float:
+        train, valid = (
+            (features(encoder, loader, self.pipeline, rows, self.device, amp), labels)
+            for rows, loader, labels in self.parts
+        )
+        return linear_probe(*train, *valid, score=self.score)
+
+
+def make_probe(store, config, device) -> Probe | None:
+    """The probe of train.probe_every; None, and a word about why, where there are too few labels
+    for one.
+    """
+    if not config["train"]["probe_every"]:
+        return None
+    # keys of fine-tuning
+    data = {"mask_unannotated": None, "annotated": None, **config["dataset"]}
+    labels, _ = mask_labels(read_labels(store, data), store, data)
+    try:
+        return Probe(store, config, labels, device)
+    except ConfigError as error:
+        print_once(f"note: no linear probe ({error})")
+
+
+def features(encoder, loader, pipeline, rows, device, amp=None) -> np.ndarray:
+    """Mean feature vector of each record over its crops, float64 (records, width), ordered as
+    ``rows``.
+    """
+
+    def vectors(signal):
+        with autocast(device, amp):
+            return encoder.forward_features(signal)
+
+    return record_means(encoder, loader, pipeline, rows, device, vectors, encoder.width)
+
+
+def linear_probe(train_x, train_y, valid_x, valid_y, ridge=1e-2, score="AUROC") -> float:
+    """Macro AUROC, or R2, on the selection records of a ridge regression fitted on the training
+    records.
+
+    Args:
+        train_x, valid_x: (records, width) features; train_y, valid_y: (records, classes) of 0 and
+            1, or numbers; NaN where unknown.
+        ridge: penalty as a share of the mean feature variance times the number of records.
+
+    Least squares on 0/1 labels is a linear discriminant; it has a closed form, so the probe adds
+    no randomness.
+    """
+    mean, std = train_x.mean(axis=0), train_x.std(axis=0) + 1e-9
+    a, b = (train_x - mean) / std, (valid_x - mean) / std
+    known = ~np.isnan(train_y)
+    if known.all():
+        outputs = _ridge(a, train_y, b, ridge)
+    else:  # each class learns from the records whose label is known
+        outputs = np.stack(
+            [
+                _centred_ridge(a[mine], train_y[mine, c], b, ridge)
+                if mine.any()
+                else np.zeros(len(b))
+                for c, mine in enumerate(known.T)
+            ],
+            axis=1,
+        )
+    task = "multilabel" if score == "AUROC" else "regression"
+    return compute_scores(outputs, valid_y, parse_scores([score], task=task), task)[score]
+
+
+def _centred_ridge(a, y, b, ridge):
+    """``_ridge`` where the records are some of those that ``a`` was standardised by."""
+    centre = a.mean(axis=0)
+    return _ridge(a - centre, y, b - centre, ridge)
+
+
+def _ridge(a, y, b, ridge):
+    """Outputs for the features ``b`` of the ridge regression of ``y`` on the features ``a``, both
+    standardised.
+    """
+    gram = a.T @ a + ridge * len(a) * np.eye(a.shape[1])
+    return b @ np.linalg.solve(gram, a.T @ (y - y.mean(axis=0))) + y.mean(axis=0)

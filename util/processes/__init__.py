@@ -1,0 +1,1 @@
+"""Many processes as one program: collectives, launching, stopping, machines and devices."""

@@ -1,0 +1,333 @@
+"""Start a main program on the devices asked for: one process, or one for each through torchrun.
+
+    python -m util.processes.launcher main_pretrain.py --gpus 0,1,2,3
+                                           [--nnodes N --node_rank R --master_addr HOST \\
+                                               --master_port P]
+                                           [flags of the main program ...]
+
+run_pretrain.sh and run_downstream.sh call this.  --gpus 0,1 takes these two GPUs; cpu is one
+process without a GPU, cpu,cpu two.
+
+On several machines the same command is given on each, with its own --node_rank; they wait for
+each other, and when one of them is preempted or fails for good, all end.
+
+Exit status: 0; 2 after an error with a sentence that says what to do; 75 after SIGTERM or SIGUSR1
+(to this process, to its whole group, or both, on any machine), when a checkpoint is written and
+--resume auto goes on; 76 when another machine's processes have gone; 128 + n where a training
+process was killed by signal n.
+"""
+
+import argparse
+import importlib.util
+import logging
+import os
+import runpy
+import signal
+import sys
+
+from util.errors import ConfigError, ECGError
+from util.processes.machines import Meeting, choose_interface
+from util.processes.program import run_main
+from util.processes.stopping import LOST, PREEMPTED, SIGNALS, Preempted, StopRequest
+
+# for the step in hand and its checkpoint; a cluster's own limit is shorter
+SHUTDOWN_SECONDS = 600
+# on request
+STOPPED = (PREEMPTED, 128 + signal.SIGINT, 128 + signal.SIGHUP, 128 + signal.SIGQUIT)
+LOOPBACK = "127.0.0.1"
+
+
+def parse_devices(text: str, usable: str | None = None) -> tuple[int, str | None]:
+    """(processes on this node, CUDA_VISIBLE_DEVICES or None for the CPU) of "0,1", "cpu" or
+    "cpu,cpu".
+
+    ``usable`` is CUDA_VISIBLE_DEVICES as a scheduler has set it: where it is 6,7 (or names of
+    GPUs or MIG slices), 0 is the first of these.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if names and all(name == "cpu" for name in names):
+        return len(names), None
+    numbers = [int(name) for name in names if name.isdecimal()]
+    if not numbers or len(set(numbers)) < len(names):
+        raise ConfigError(
+            f"--gpus {text}: write GPU numbers (0 or 0,1,2,3), or cpu, or cpu,cpu for two CPU "
+            "processes"
+        )
+    if usable is None:
+        return len(names), ",".join(names)
+    there = [name.strip() for name in usable.split(",") if name.strip()]
+    if max(numbers) >= len(there):
+        may = (
+            f"only {len(there)} may be used here, numbered from 0"
+            if there
+            else "none may be used here"
+        )
+        raise ConfigError(f"--gpus {text}: {may} (CUDA_VISIBLE_DEVICES={usable})")
+    return len(names), ",".join(there[number] for number in numbers)
+
+
+def launch_parser(program: str) -> argparse.ArgumentParser:
+    """The launcher's own flags; what it does not know goes to the program."""
+    parser = argparse.ArgumentParser(prog=program, add_help=False, allow_abbrev=False)
+    parser.add_argument(
+        "--gpus", metavar="IDS", help="GPU numbers (0,1,2,3), cpu, or cpu,cpu for two CPU processes"
+    )
+    parser.add_argument("--nnodes", type=int, default=1, metavar="N", help="machines (default 1)")
+    parser.add_argument(
+        "--node_rank", type=int, default=0, metavar="R", help="number of this machine, from 0"
+    )
+    parser.add_argument(
+        "--master_addr", metavar="HOST", help="machine 0 (needed with several machines)"
+    )
+    parser.add_argument(
+        "--master_port",
+        type=int,
+        metavar="PORT",
+        help="default: a free port; 12345 with several machines",
+    )
+    parser.add_argument(
+        "--max_restarts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="start again so often after a failure (all machines), from the last checkpoint",
+    )
+    return parser
+
+
+def torchrun_arguments(options, processes: int, port: int, attempt: int) -> list[str]:
+    """torchrun's flags for ``processes`` on this node, which meet at machine 0's ``port``."""
+    return [
+        f"--nproc_per_node={processes}",
+        f"--nnodes={options.nnodes}",
+        f"--node_rank={options.node_rank}",
+        f"--master_addr={options.master_addr or LOOPBACK}",
+        f"--master_port={port}",
+        f"--rdzv_id=attempt{attempt}",
+        "--signals_to_handle=none",  # see TorchrunStop
+        f"--shutdown_timeout={SHUTDOWN_SECONDS}",
+    ]
+
+
+def handled_signals() -> list[signal.Signals]:
+    """Signals that end torchrun: not those that this process shall ignore, as SIGHUP under
+    nohup.
+    """
+    return [
+        number
+        for number in (*SIGNALS, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
+
+
+def launch(script: str, options, arguments: list[str]) -> int:
+    """Run ``script`` with ``arguments``; returns the exit status."""
+    processes, visible = parse_devices(options.gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if options.nnodes > 1 and not options.master_addr:
+        raise ConfigError("--nnodes above 1 needs --master_addr, the name or address of machine 0")
+    if not 0 <= options.node_rank < options.nnodes:
+        raise ConfigError(
+            f"--node_rank {options.node_rank}: {options.nnodes} machine(s) are numbered from 0"
+        )
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible or ""
+    # A GPU that was asked for and is not there must be an error, not a slow run on the CPU.
+    arguments = ["--set", f"device={'cuda' if visible else 'cpu'}", *arguments]
+    if processes * options.nnodes == 1 and not options.max_restarts:
+        sys.argv = [script, *arguments]
+        runpy.run_path(script, run_name="__main__")
+        return 0
+    # One process must not take all cores from the others.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    if options.nnodes > 1:
+        choose_interface(options.master_addr)
+    if options.max_restarts and "--resume" not in arguments:
+        arguments = [*arguments, "--resume", "auto"]
+    return run_attempts(options, processes, [script, *arguments])
+
+
+def run_attempts(options, processes: int, command: list[str]) -> int:
+    """Run ``command`` on ``processes`` of this machine, and after failures again up to
+    --max_restarts times; returns the exit status.  A preempted run is not started again, on any
+    machine.
+    """
+    port = options.master_port or (0 if options.nnodes == 1 else 12345)
+    meeting = Meeting(options.nnodes, options.node_rank, options.master_addr or LOOPBACK, port)
+    status = LOST
+    try:
+        while meeting.join(last=options.max_restarts):
+            with meeting.watch() as called:
+                flags = torchrun_arguments(options, processes, meeting.port, meeting.attempt)
+                status = run_torchrun([*flags, *command], called)
+            if status in (0, *STOPPED):
+                return status
+            # Where another machine's processes were the first to end, its launcher says how a
+            # moment later.
+            wait = status == LOST and options.nnodes > 1 and not called.is_set()
+            if meeting.ended(5 if wait else 0) is not None:
+                break
+            if meeting.attempt < options.max_restarts:
+                print(
+                    "note: starting again from the last checkpoint (--max_restarts: "
+                    f"{meeting.attempt + 1} of {options.max_restarts})",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            meeting.advance()
+        if status == LOST and meeting.ended() == PREEMPTED:
+            status = PREEMPTED
+        if status == LOST:
+            print(
+                "error: other processes of the run have ended or cannot be reached; what they, "
+                "or "
+                "the launcher of their machine, said tells why. Go on from the last checkpoint "
+                "with --resume auto",
+                file=sys.stderr,
+            )
+        return status
+    except Preempted:
+        status = PREEMPTED
+        raise
+    finally:
+        meeting.leave(status)
+
+
+class TorchrunStop:
+    """What ends torchrun, a signal or the other machines' call, raised where torchrun measures
+    what it has just done.
+
+    torchrun's own handler raises wherever the program stands: what it raises in a destructor is
+    lost, and a process that is being started remains unknown to torchrun, which does not pass the
+    signal on to it.
+    """
+
+    def __init__(self, called):
+        self.called = called
+        self.number = (
+            signal.SIGTERM if StopRequest.ever else None
+        )  # that one was lost in a destructor, too
+
+    def notice(self, number, frame):
+        """The signal handler.  The first signal counts: on it the training processes save
+        themselves.
+        """
+        self.number = self.number or number
+
+    def emit(self, measured):
+        """Called by torchrun for every measurement: ten times a second while the processes run."""
+        from torch.distributed.elastic.multiprocessing.api import SignalException
+
+        if self.number or self.called.is_set():
+            raise SignalException(
+                "stopped on request", signal.Signals(self.number or signal.SIGTERM)
+            )
+
+
+def run_torchrun(arguments: list[str], called) -> int:
+    """torchrun with one message at the end at most, until the event ``called`` is set;
+    returns the exit status.
+    """
+    stop, status = TorchrunStop(called), LOST
+    before = {number: signal.signal(number, stop.notice) for number in handled_signals()}
+    try:
+        from torch.distributed import DistError
+        from torch.distributed.elastic import metrics
+        from torch.distributed.elastic.multiprocessing.api import SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.run import parse_args, run
+
+        logging.disable(logging.ERROR)  # torchrun's; the training processes speak for themselves
+        metrics.configure(stop)
+        try:
+            run(parse_args(arguments))
+            return 0
+        except ChildFailedError as error:
+            status = status_of(
+                [
+                    (failure.exitcode, failure.timestamp, rank)
+                    for rank, failure in error.failures.items()
+                ]
+            )
+        except (SignalException, DistError):
+            # LOST, unless asked to stop: contact to the other launchers, or they have called
+            pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if stop.number is None:
+        return status
+    return PREEMPTED if stop.number in SIGNALS else 128 + stop.number
+
+
+def status_of(failures: list[tuple[int, int, int]]) -> int:
+    """Exit status for the failed processes, each (exit code, negative: killed by that signal;
+    time; rank).
+
+    What failed first is the cause.  That torchrun ended the others, or that they lost contact,
+    says nothing.
+    """
+    told = [
+        failure for failure in failures if failure[0] != LOST and -failure[0] not in SIGNALS
+    ] or failures
+    code, _, rank = min(told, key=lambda failure: (failure[1], failure[0]))
+    if code > 0:
+        return code
+    if -code in SIGNALS:
+        return PREEMPTED  # so early that there was nothing to save
+    hint = "; most often out of memory" if -code == signal.SIGKILL else ""
+    print(
+        f"\nerror: training process {rank} was killed by {signal.Signals(-code).name}{hint}. The "
+        "others were ended; resume from the last checkpoint with --resume auto",
+        file=sys.stderr,
+    )
+    return 128 - code
+
+
+def main(argv=None) -> int:
+    """``python -m util.processes.launcher SCRIPT FLAGS``; returns the exit status."""
+    script, *flags = (sys.argv[1:] if argv is None else argv) or [""]
+    if not script.endswith(".py"):
+        parser = launch_parser(
+            "python -m util.processes.launcher main_pretrain.py|main_finetune.py"
+        )
+        print(parser.format_help(), file=sys.stdout if script in ("-h", "--help") else sys.stderr)
+        return 0 if script in ("-h", "--help") else 2
+    if importlib.util.find_spec("torch") is None:
+        raise ECGError(
+            f"PyTorch is not installed for {sys.executable}; install requirements.txt there, "
+            "activate an environment that has it, or deactivate this one and let bash "
+            "run_tests.sh "
+            "make .venv, which is taken where no other is active"
+        )
+    parser = launch_parser(
+        f"bash {'run_pretrain.sh' if 'pretrain' in script else 'run_downstream.sh'}"
+    )
+    if "-h" in flags or "--help" in flags:
+        print(f"{parser.format_help()}\nFlags of {script}, which are handed on:\n", flush=True)
+        sys.argv = [script, "--help"]
+        runpy.run_path(script, run_name="__main__")
+    options, rest = parser.parse_known_args(flags)
+    given = {"--config_path" if flag == "-f" else flag.split("=")[0] for flag in rest}
+    needed = ["--config_path", "--output_dir", "--exp_name"]
+    missing = ["--gpus"] * (not options.gpus) + [name for name in needed if name not in given]
+    if missing:
+        print(
+            f"error: missing {', '.join(missing)}. {parser.format_usage().strip()} --config_path "
+            "YAML --output_dir DIR --exp_name NAME (-h explains)",
+            file=sys.stderr,
+        )
+        return 2
+    return launch(script, options, rest)
+
+
+if __name__ == "__main__":
+    os.environ.pop(
+        "WORLD_SIZE", None
+    )  # some clusters set it to the number of machines; processes come later
+    ended = run_main(main)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(
+        ended
+        # a thread that waits for a machine out of reach may abort an interpreter that ends in
+        # order
+    )

@@ -1,0 +1,111 @@
+"""How every main program ends: with one sentence and an exit status instead of a traceback, and
+at once.
+"""
+
+import multiprocessing
+import os
+import sys
+import traceback
+
+from util.errors import ECGError
+from util.processes.stopping import (
+    LOST,
+    PREEMPTED,
+    RESUME,
+    Preempted,
+    StopRequest,
+    end_when_stuck,
+    in_group,
+)
+
+
+def run_main(main, argv=None, again: str = RESUME) -> int:
+    """Call ``main(argv)``; errors a person can act on become one sentence and an exit status: 2
+    after an ECGError, 75 after a stop on request (SIGTERM, SIGUSR1), 76 when another process of
+    the run is gone, 130 after Ctrl-C; else what ``main`` returns, or 0.  ``again`` says how to go
+    on after a stop; a program that has no --resume gives its own.
+
+    One process of several ends here, without returning, unless all went well: the others may be
+    waiting for it in a collective that it will never enter, and leaving the group in order would
+    wait for them.
+    """
+    several = in_group()
+    try:
+        with StopRequest(raise_immediately=True, again=again):
+            if several:
+                end_when_stuck()
+            status = main(argv) or 0
+        if several:
+            _distributed().stop()
+        return status
+    except (KeyboardInterrupt, Preempted, Exception) as error:
+        status, sentence = _ending(error)
+        if sentence is None and not several:
+            # Lets go of the loaders.  Their workers ignore SIGTERM, by which Python would end
+            # them at its own end.
+            traceback.clear_frames(error.__traceback__)
+            raise
+        if sentence is None:
+            traceback.print_exception(error)
+        elif sentence and (not several or _distributed().first_to_say(sentence)):
+            print(sentence, file=sys.stderr, flush=True)
+    if several:
+        for (
+            child
+        ) in multiprocessing.active_children():  # loaders' workers would live on for seconds
+            child.kill()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _distributed():
+    from util.processes import collectives
+
+    return collectives
+
+
+def _ending(error) -> tuple[int, str | None]:
+    """(exit status, what to say) for what ended a main program; None for an error that needs a
+    traceback.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted"
+    preempted = isinstance(error, Preempted)
+    if in_group() and _distributed().lost_contact(error.__context__ if preempted else error):
+        # Once asked to stop: what ended the others, or torchrun's signal on top of it, has been
+        # told.
+        return (
+            LOST,
+            "" if StopRequest.ever else "note: ending, as another process of this run is gone",
+        )
+    if preempted:
+        return PREEMPTED, str(error) if not in_group() or _distributed().is_main() else ""
+    sentence = _explain(error)
+    return (1, None) if sentence is None else (2, f"error: {sentence}")
+
+
+def _explain(error) -> str | None:
+    """A sentence for an error that a person can act on, None for one of ours."""
+    text = str(error)
+    if isinstance(error, ECGError):
+        # An error out of a loader's worker brings that worker's traceback with it; its last line
+        # is ours.
+        return (
+            text
+            if not text.startswith("Caught ")
+            else text.strip().splitlines()[-1].partition(": ")[2]
+        )
+    if type(error).__name__ == "OutOfMemoryError":  # torch's
+        return (
+            "the GPU is out of memory; lower dataloader.batch_size, and raise train.accum_iter "
+            "to "
+            "keep the effective batch"
+        )
+    if isinstance(error, RuntimeError) and "DataLoader worker" in text:
+        return (
+            f"a loader process died ({text.splitlines()[0]}); most often memory or /dev/shm is "
+            "full: lower dataloader.num_workers and resume with --resume auto"
+        )
+    return None

@@ -1,0 +1,1 @@
+"""One recording in memory, and the readers of its file formats."""

@@ -1,0 +1,133 @@
+"""The criterion of a supervised job: its loss, over known labels alone, and what its outputs
+mean.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from util.errors import ConfigError
+
+LOSSES = {
+    "bce": F.binary_cross_entropy_with_logits,
+    "cross_entropy": F.cross_entropy,
+    "l1": F.l1_loss,
+    "mse": F.mse_loss,
+}
+ACTIVATIONS = {
+    "bce": torch.sigmoid,
+    "cross_entropy": lambda logits: logits.softmax(dim=-1),
+    "l1": lambda logits: logits,
+    "mse": lambda logits: logits,
+}
+TASKS = {
+    "bce": "multilabel",
+    "cross_entropy": "multiclass",
+    "mse": "regression",
+    "l1": "regression",
+}
+DEFAULT_LOSS = {task: loss for loss, task in reversed(TASKS.items())}  # the first of each task
+
+
+class Criterion(nn.Module):
+    """Loss of a batch's outputs; a label that is NaN, unknown, takes no part.
+
+    The sum over known labels is divided by how many a batch holds on average, a constant: what a
+    batch's share happens to be must not matter, or the loss of several processes would not be
+    that of one.  Regression is learned in standardised units, (label - mean) / std, and read in
+    the labels' own.
+
+    Args:
+        loss: key of ``LOSSES``; classes: names of the outputs.
+        share: of the training part's labels that are known.
+        mean, std: of the training part's known labels, (classes,), in regression.
+    """
+
+    def __init__(self, loss="bce", classes=(), share=1.0, mean=None, std=None):
+        super().__init__()
+        self.loss, self.classes, self.share = loss, tuple(classes), share
+        for name, values in {"mean": mean, "std": std}.items():
+            values = None if values is None else torch.as_tensor(values, dtype=torch.float32)
+            self.register_buffer(name, values, persistent=False)  # it follows from the data
+
+    @classmethod
+    def fitted(cls, loss: str, classes, values) -> "Criterion":
+        """The criterion of a training part whose labels are ``values`` (see
+        ``util.data.labels.Labels``); a ConfigError names a column of numbers from which nothing
+        can be learned.
+        """
+        if values.ndim == 1:
+            return cls(loss, classes)
+        known = ~np.isnan(values)
+        if TASKS[loss] != "regression":
+            return cls(loss, classes, known.mean())
+        mean, std = np.empty(values.shape[1]), np.zeros(values.shape[1])
+        for c, mine in enumerate(known.T):
+            if mine.any():
+                mean[c], std[c] = (
+                    values[mine, c].mean(dtype=float),
+                    values[mine, c].std(dtype=float),
+                )
+        constant = [name for name, spread in zip(classes, std) if not spread > 0]
+        if constant:
+            raise ConfigError(
+                f"dataset.labels: {', '.join(constant)} has no two different known values in the "
+                "training part; leave it out of dataset.labels.columns, or train on more records"
+            )
+        return cls(loss, classes, known.mean(), mean, std)
+
+    @property
+    def about(self) -> dict:
+        """What weights carry of it, as arguments."""
+        numbers = {
+            name: None if value is None else value.tolist() for name, value in self.named_buffers()
+        }
+        return {"loss": self.loss, "classes": list(self.classes), **numbers}
+
+    @property
+    def notes(self) -> list[str]:
+        """A sentence about standardised targets, if they are."""
+        if self.mean is None:
+            return []
+        targets = ", ".join(
+            f"{name} {mean:.4g} +- {std:.4g}"
+            for name, mean, std in zip(self.classes, self.mean.tolist(), self.std.tolist())
+        )
+        return [
+            "targets are standardised by the training part's mean and standard deviation "
+            f"({targets}); the loss is in these units, predictions and scores in the labels' own"
+        ]
+
+    def forward(self, logits, label):
+        """The loss to learn by, a scalar: outputs (batch, classes) in float32, labels as in a
+        ``Batch``.
+        """
+        label = self._standardised(label)
+        if self.share == 1:
+            return LOSSES[self.loss](logits, label)
+        return self._known(logits, label).mean() / self.share
+
+    def of_known(self, logits, label) -> float:
+        """The loss to report: mean over the known labels, NaN without any."""
+        label = self._standardised(label)
+        known = (~label.isnan()).double().mean()
+        return (
+            LOSSES[self.loss](logits, label).item()
+            if known == 1
+            else (self._known(logits, label).mean() / known).item()
+        )
+
+    def to_units(self, predictions):
+        """Predictions (records, classes) in the labels' own units."""
+        if self.mean is None:
+            return predictions
+        return predictions * self.std.double().cpu().numpy() + self.mean.double().cpu().numpy()
+
+    def _standardised(self, label):
+        return label if self.mean is None else (label - self.mean.to(label)) / self.std.to(label)
+
+    def _known(self, logits, label):
+        """The loss of each label, 0 where it is unknown."""
+        known = ~label.isnan()
+        return LOSSES[self.loss](logits, label.where(known, 0), reduction="none") * known

@@ -1,0 +1,3 @@
+"""From a record to what a model is shown: crops, filters, augmentations, views; nothing is
+learned.
+"""

@@ -1,0 +1,128 @@
+"""What a step logs, on its way into a line of the log: kept on the device, gathered over
+processes, averaged.
+
+Nothing here waits for the device before a window of steps is closed, unless skipping steps is
+allowed.
+"""
+
+import torch
+
+from util.console import print_once
+from util.errors import ECGError
+from util.processes import collectives
+
+KEPT = ("window", "sums", "names", "skipped")
+
+
+class Meters:
+    """Means of all scalars that a model returns, over windows of some steps and over the epoch.
+
+    Args:
+        record_names: of all rows of the store, for messages.
+        tolerated: steps with a loss that is not finite that may be skipped
+            (train.skip_nonfinite).
+    """
+
+    def __init__(self, record_names, tolerated: int = 0):
+        self.record_names, self.tolerated = record_names, tolerated
+        self.names, self.skipped = None, 0  # of the scalars, the loss first; steps skipped so far
+        # steps not yet gathered: (epoch, step, own values on the device, records)
+        self.pending = []
+        self.window = []  # values of the steps since the last line, means over processes
+        # over the windows of the epoch: number of steps, then the sum of each value
+        self.sums = []
+
+    def scalars(self, out: dict) -> torch.Tensor:
+        """The scalars among a forward pass's outputs as one float32 tensor, in the order of
+        ``names``.
+        """
+        found = {
+            name: value.detach()
+            for name, value in out.items()
+            if isinstance(value, torch.Tensor) and value.ndim == 0
+        }
+        self.names = ["loss", *(name for name in found if name != "loss")]
+        return torch.stack([found[name].float() for name in self.names])
+
+    def skips(self, values: torch.Tensor) -> bool:
+        """Whether to leave out this step's update, because the loss of some process is not
+        finite.  Looks, and so waits for the device, only where skipping is allowed; otherwise
+        ``gather`` notices.
+        """
+        skip = self.tolerated > 0 and collectives.any_process(not values[0].isfinite())
+        self.skipped += skip
+        return skip
+
+    def add(self, epoch: int, step: int, values: torch.Tensor, records: list[int]) -> None:
+        """Take a step's scalars and the rows of the store that they are of."""
+        self.pending.append((epoch, step, values, records))
+
+    def gather(self, last_saved=None) -> None:
+        """Average what is pending over processes and append it to the window, without the skipped
+        steps; every process must call this.  ECGError: more losses than tolerated were not
+        finite.
+        """
+        if not self.pending:
+            return
+        values = torch.stack([row for _, _, row, _ in self.pending]).double().cpu()
+        bad = ~values[:, 0].isfinite()
+        if collectives.any_process(bool(bad.any())):
+            self._report(bad, last_saved)
+            bad = collectives.total(bad.int()) > 0
+        values = collectives.total(values) / collectives.world()
+        self.window += values[~bad].tolist()
+        self.pending = []
+
+    def _report(self, bad, last_saved):
+        """Say at which steps, and with which records, the loss was not finite."""
+        mine = [
+            (epoch, step, records)
+            for (epoch, step, _, records), flag in zip(self.pending, bad)
+            if flag
+        ]
+        rows = {}
+        for epoch, step, records in (
+            item for part in collectives.gather_objects(mine) for item in part
+        ):
+            rows.setdefault((epoch, step), set()).update(records)
+        for (epoch, step), found in sorted(rows.items()):
+            names = ", ".join(self.record_names.iloc[sorted(found)[:32]].astype(str))
+            text = (
+                f"the loss was not finite at epoch {epoch}, step {step}; records of the batch: "
+                f"{names}{' ...' if len(found) > 32 else ''}"
+            )
+            if self.skipped > self.tolerated or not self.tolerated:
+                raise ECGError(
+                    f"{text}. Last good checkpoint: {last_saved or 'none yet'}. Lower train.lr "
+                    "or "
+                    "train.blr, set train.max_norm, look at these records, or tolerate some "
+                    "steps "
+                    "with train.skip_nonfinite"
+                )
+            print_once(f"skipped: {text} ({self.skipped} of {self.tolerated} tolerated)")
+
+    def close_window(self, last_saved=None) -> dict[str, float]:
+        """Means over the steps since the last call, NaN where all were skipped; see ``gather``."""
+        self.gather(last_saved)
+        rows = torch.tensor(self.window, dtype=torch.float64).reshape(-1, len(self.names))
+        sums = [len(rows), *rows.sum(dim=0).tolist()]
+        self.sums = [before + more for before, more in zip(self.sums, sums)] if self.sums else sums
+        self.window = []
+        return dict(zip(self.names, rows.mean(dim=0).tolist()))
+
+    def close_epoch(self) -> dict[str, float]:
+        """Means over all windows since the last call."""
+        if self.window:  # resumed at the very end of an epoch, in steps of another size
+            self.close_window()
+        count, *sums = self.sums
+        self.sums = []
+        return {name: total / max(count, 1) for name, total in zip(self.names, sums)}
+
+    def state(self) -> dict:
+        """What a checkpoint keeps, after ``gather``."""
+        return {name: getattr(self, name) for name in KEPT}
+
+    def restore(self, state: dict) -> None:
+        """Undo ``state``."""
+        for name in KEPT:
+            setattr(self, name, state[name])

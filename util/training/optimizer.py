@@ -1,0 +1,244 @@
+"""Optimisers, parameter groups, schedules (pure functions of the position in the run) and number
+formats.
+"""
+
+import functools
+import math
+import time
+
+import numpy as np
+import torch
+
+from util.console import print_once
+from util.errors import ConfigError
+from util.processes import collectives
+from util.training.lars import LARS
+
+OPTIMIZERS = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+    "lars": LARS,
+}
+FUSED = ("adamw", "adam", "sgd")  # one kernel for all parameters
+
+
+def parameter_groups(
+    model, weight_decay: float, decay_all: bool = False, layer_decay: float = 1.0
+) -> list[dict]:
+    """Weight matrices and kernels are decayed; biases, norms, tokens and position embeddings are
+    not.
+
+    ``decay_all`` decays everything, as the published ST-MEM scripts did.  Frozen parameters may
+    be thawed later (freeze_epochs), so all of them are listed except those that never learn (no
+    gradient at construction). ``layer_decay`` is the learning rate's factor from one level of
+    ``model.encoder`` to the next, from the heads down (Bao et al., BEiT, ICLR 2022); a group has
+    it as "lr_scale".
+    """
+    steps = (
+        {}
+        if layer_decay == 1
+        else {
+            parameter: model.encoder.steps_below_head(name)
+            for name, parameter in model.encoder.named_parameters()
+        }
+    )
+    found = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            matrix = parameter.ndim >= 2 and "weight" in name.rpartition(".")[2]
+            found.setdefault((steps.get(parameter, 0), not (matrix or decay_all)), []).append(
+                parameter
+            )
+    return [
+        {
+            "params": found[step, spared],
+            "weight_decay": 0.0 if spared else weight_decay,
+            "decayed": not spared,
+            "lr_scale": layer_decay**step,
+        }
+        for step, spared in sorted(found)
+    ]
+
+
+def make_optimizer(model, train: dict) -> torch.optim.Optimizer:
+    """The optimiser of the config's ``train`` section."""
+    name = train["optimizer"]
+    if name not in OPTIMIZERS:
+        raise ConfigError(
+            f"train.optimizer: unknown optimizer {name!r}; known: {', '.join(OPTIMIZERS)}"
+        )
+    groups = parameter_groups(
+        model, train["weight_decay"], train["decay_all"], train.get("layer_decay", 1.0)
+    )
+    if not groups:
+        raise ConfigError("nothing to train: no parameter of the model takes a gradient")
+    kwargs = dict(train["optimizer_kwargs"])
+    if name in FUSED and not kwargs.get("foreach"):
+        kwargs.setdefault("fused", True)
+    try:
+        return OPTIMIZERS[name](groups, lr=train["lr"], **kwargs)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"train.optimizer_kwargs {train['optimizer_kwargs']}: {error}") from None
+
+
+def load_optimizer(optimizer, state: dict) -> None:
+    """Take over a checkpoint's moments, but not its ``optimizer_kwargs``: the config's hold,
+    changed or not. ValueError: state of other parameter groups, or with another choice of
+    amsgrad.
+    """
+    groups, scheduled = [], ("params", "lr", "weight_decay")
+    for old, new in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        if old.get("amsgrad") != new.get("amsgrad"):
+            raise ValueError("amsgrad cannot change in the middle of a run")
+        groups.append(
+            {**old, **{name: value for name, value in new.items() if name not in scheduled}}
+        )
+    optimizer.load_state_dict({**state, "param_groups": groups})
+
+
+def resolve_lr(train: dict, batch_size: int, world: int) -> float:
+    """lr, or blr * effective batch / 256 where lr is null (linear scaling, Goyal et al. 2017)."""
+    if train["lr"] is not None:
+        return train["lr"]
+    if train["blr"] is None:
+        raise ConfigError("give train.lr, or train.blr to scale with the batch size")
+    return train["blr"] * batch_size * train["accum_iter"] * world / 256
+
+
+def lr_at(epoch: float, *, lr: float, min_lr: float, warmup_epochs: float, epochs: float) -> float:
+    """Learning rate at a position in epochs: linear from 0 over the warm-up, then half a cosine
+    down to min_lr, where it stays (the published schedule rose again past its end).
+    """
+    if epoch < warmup_epochs:
+        return lr * epoch / warmup_epochs
+    done = min((epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-9), 1.0)
+    return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def weight_decay_at(epoch: float, *, start: float, end: float | None, epochs: float) -> float:
+    """Half a cosine from ``start`` to ``end`` over the run; constant if ``end`` is None (DINO,
+    section A).
+    """
+    if end is None:
+        return start
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(epoch / epochs, 1.0)))
+
+
+def schedule_lr(train: dict, epoch: float) -> float:
+    """Learning rate of the config's ``train`` section at a position in epochs.
+
+    Where it moves once an epoch, an epoch of the warm-up has the rate of its end, (epoch + 1) /
+    warmup_epochs of the peak, so that the first one trains at all; every other epoch has the rate
+    of its beginning.
+    """
+    if train["lr_update"] == "epoch":
+        epoch = math.floor(epoch)
+        if epoch < train["warmup_epochs"]:
+            epoch = min(epoch + 1, train["warmup_epochs"])
+    return lr_at(
+        epoch,
+        lr=train["lr"],
+        min_lr=train["min_lr"],
+        warmup_epochs=train["warmup_epochs"],
+        epochs=train["epochs"],
+    )
+
+
+def mean_lr(train: dict, epoch: int, steps: int) -> float:
+    """Mean learning rate over the steps of an epoch."""
+    return float(
+        np.mean([schedule_lr(train, epoch + step / max(steps, 1)) for step in range(max(steps, 1))])
+    )
+
+
+def apply_schedules(optimizer, train: dict, epoch: float) -> float:
+    """Set learning rate and weight decay for a position in epochs; returns the learning rate."""
+    lr = schedule_lr(train, epoch)
+    decay = weight_decay_at(
+        epoch, start=train["weight_decay"], end=train["weight_decay_end"], epochs=train["epochs"]
+    )
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+        if group["decayed"]:
+            group["weight_decay"] = decay
+    return lr
+
+
+def resolve_amp(amp: str, device: torch.device) -> torch.dtype | None:
+    """The autocast type for ``train.amp`` on this device, None for plain float32."""
+    if amp == "auto":
+        if device.type != "cuda":
+            return None
+        return (
+            torch.bfloat16
+            if torch.cuda.is_bf16_supported(including_emulation=False)
+            else torch.float16
+        )
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "none": None}[amp]
+
+
+def set_matmul_precision(choice: str, device: torch.device) -> None:
+    """Set what ``train.matmul_precision`` asks for; what ``auto`` makes of it is said.  Process 0
+    decides for all.
+    """
+    if choice == "auto":
+        choice, why = (
+            ("high", "on a GPU") if device.type == "cuda" else collectives.on_main(_best_on_cpu)
+        )
+        print_once(f"float32 products: matmul_precision {choice}, {why}")
+    torch.set_float32_matmul_precision(choice)
+
+
+@functools.lru_cache(maxsize=1)  # once a process
+def _best_on_cpu() -> tuple[str, str]:
+    """ "medium" where it is much faster than "highest" and as exact, else that; and the
+    measurement in words.
+
+    "medium" leaves products to oneDNN.  This doubles the speed where the BLAS has no good kernels
+    for the processor, rounds to bf16 where that is fast, and costs time elsewhere.
+    """
+    before = torch.get_float32_matmul_precision()
+    error = {precision: _products_error(precision) for precision in ("highest", "medium")}
+    seconds = dict.fromkeys(error, math.inf)
+    for precision in [
+        *error
+    ] * 4:  # in turns, and the fastest counts: other work on the machine only slows them
+        seconds[precision] = min(seconds[precision], _products_seconds(precision))
+    torch.set_float32_matmul_precision(before)
+    ratio = seconds["highest"] / seconds["medium"]
+    exact = error["medium"] < max(2e-6, 2 * error["highest"])
+    return "medium" if exact and ratio > 1.5 else "highest", (
+        f"as on this processor medium is {ratio:.1f} times as fast and errs by "
+        f"{error['medium']:.0e} ({error['highest']:.0e} with highest)"
+    )
+
+
+def _products(dtype=torch.float32):
+    """The three products of a linear layer: forward, and both of backward."""
+    numbers = torch.Generator().manual_seed(0)
+    x, weight, gradient = (
+        torch.randn(rows, 768, generator=numbers).to(dtype) for rows in (192, 768, 192)
+    )
+    return lambda: (x @ weight.T, gradient @ weight, gradient.T @ x)
+
+
+def _products_error(precision: str) -> float:
+    """Largest relative error of ``_products`` at this precision."""
+    torch.set_float32_matmul_precision(precision)
+    return max(
+        float((a - b).norm() / b.norm()) for a, b in zip(_products()(), _products(torch.float64)())
+    )
+
+
+def _products_seconds(precision: str) -> float:
+    """CPU seconds of ``_products`` at this precision."""
+    torch.set_float32_matmul_precision(precision)
+    products, start = _products(), time.process_time()
+    products()
+    return time.process_time() - start
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None):
+    """Autocast to ``dtype``; to nothing for None."""
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)

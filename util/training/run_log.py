@@ -1,0 +1,123 @@
+"""What a run tells: progress bar, TensorBoard, JSON lines and PNG figures, all by process 0
+alone.
+"""
+
+import contextlib
+import gc
+import json
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from util.errors import ECGError
+from util.files import replacing
+from util.processes import collectives
+
+
+class RunLog:
+    """Files of one run.
+
+    ``log.txt`` has one JSON line an epoch, as published; ``log_steps.txt`` one every
+    ``train.log_every`` steps. Neither holds times, so that a resumed run leaves the same files as
+    an undisturbed one.
+
+    Args:
+        folder: of the run; made if missing.
+        epoch, step: where the run resumes: later lines, of a run cut off after its last
+            checkpoint, go.
+        position: the same in epochs; later TensorBoard points go.
+    """
+
+    def __init__(self, folder, epoch=0, step=0, position=0.0):
+        self.folder, self.writer = Path(folder), None
+        collectives.on_main(lambda: self._open(epoch, step, position))
+
+    def _open(self, epoch, step, position):
+        with self._writing():
+            (self.folder / "figures").mkdir(parents=True, exist_ok=True)
+            self._cut("log.txt", lambda line: line["epoch"] < epoch)
+            self._cut("log_steps.txt", lambda line: (line["epoch"], line["step"]) <= (epoch, step))
+            self.writer = SummaryWriter(
+                self.folder / "tensorboard", purge_step=int(1000 * position) + 1
+            )
+
+    @contextlib.contextmanager
+    def _writing(self):
+        """A full disk or a read-only folder as one sentence."""
+        try:
+            yield
+        except OSError as error:
+            raise ECGError(
+                f"cannot write to the run's folder {self.folder}: {error.strerror or error}. "
+                "Free "
+                "some space or make it writable, resume with --resume auto, or choose another "
+                "--output_dir"
+            ) from None
+
+    def _cut(self, name, keep):
+        path = self.folder / name
+        if not path.exists():
+            return
+        with replacing(path, "w") as file:
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(
+                    ValueError, KeyError, TypeError
+                ):  # of a line torn by a kill
+                    if keep(json.loads(line)):
+                        file.write(line + "\n")
+
+    def line(self, name: str, values: dict) -> None:
+        """Append a JSON line to log.txt or log_steps.txt; numbers to 8 significant digits."""
+        if collectives.is_main():
+            rounded = {
+                k: float(f"{v:.8g}") if isinstance(v, float) else v for k, v in values.items()
+            }
+            with self._writing(), open(self.folder / name, "a", encoding="utf-8") as file:
+                file.write(json.dumps(rounded) + "\n")
+
+    def scalars(self, values: dict, epoch: float) -> None:
+        """TensorBoard scalars at x = 1000 * epoch, so that runs of different batch size line up."""
+        if self.writer:
+            with self._writing():
+                for name, value in values.items():
+                    self.writer.add_scalar(name, value, int(1000 * epoch))
+
+    def histogram(self, name: str, values, epoch: float) -> None:
+        """A TensorBoard histogram."""
+        if self.writer:
+            with self._writing():
+                self.writer.add_histogram(name, values, int(1000 * epoch))
+
+    def figure(self, name: str, figure, epoch: float) -> None:
+        """A matplotlib Figure to TensorBoard and to figures/<name>-<epoch>.png."""
+        if self.writer:
+            with self._writing():
+                figure.savefig(self.folder / "figures" / f"{name}-{int(epoch):04d}.png", dpi=100)
+                self.writer.add_figure(name, figure, int(1000 * epoch))
+            # Some 30,000 objects that hold each other: Python would keep 40 MB of them before it
+            # looks.
+            figure.clear()
+            gc.collect()
+
+    def bar(self, total: int, title: str, done: int):
+        """A progress bar with ETA, silent on other processes."""
+        return tqdm(
+            total=total,
+            initial=done,
+            desc=title,
+            unit="step",
+            disable=not collectives.is_main(),
+            dynamic_ncols=True,
+            mininterval=0.5,
+        )
+
+    def flush(self) -> None:
+        """Have all TensorBoard points so far on the disk."""
+        if self.writer:
+            self.writer.flush()
+
+    def close(self) -> None:
+        """The last thing to call."""
+        if self.writer:
+            self.writer.close()
