@@ -31,8 +31,8 @@ CLASSES = {"AF": [AF], "sinus": [SINUS], "slow": [BRADY], "axis": [LAD]}
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """dataset.store of four databases: north never annotates the axis, west and tiny neither this
-    nor slow.
+    """dataset.store of four databases: north never annotates the axis, west and tiny
+    neither this nor slow.
     """
     random, rows = np.random.default_rng(0), []
     for database, size in SIZES.items():
@@ -111,8 +111,8 @@ def test_labels_that_a_database_never_annotated_are_unknown(store, tmp_path):
 
 
 def test_the_probe_of_pre_training_knows_what_a_hospital_never_annotated(store, tmp_path):
-    """Its score is that of a fine-tuning on the same protocol: no negatives that nobody looked
-    for.
+    """Its score is that of a fine-tuning on the same protocol: no negatives that nobody
+    looked for.
     """
     config = load_config(
         [ROOT / "configs/pretrain/simclr_signal.yaml"],
@@ -169,8 +169,13 @@ def test_the_matrix_of_all_hospitals(store, tmp_path, capsys):
         known = row["class_names"].split()
         dx = RecordStore(store / "fs100").records.set_index("record").loc[found["record"], "dx"]
         truth = np.array([[CLASSES[name][0] in text.split() for name in known] for text in dx])
-        by_hand = macro(auroc(truth, found[[f"probability_{name}" for name in known]].to_numpy()))
-        assert row["AUROC"] == pytest.approx(by_hand, abs=1e-4)
+        written = found[[f"probability_{name}" for name in known]].to_numpy()
+        # these have six digits: a pair that differs by one in the last may have been tied, or the
+        # other way round, before it was rounded; the score, of four decimals, lies between all
+        # such pairs wrong and all of them right
+        assert written.min() > 0.1 and written.max() < 1
+        worst, best = (macro(auroc(truth, written + step * truth)) for step in (-1.1e-6, 1.1e-6))
+        assert worst - 6e-5 <= row["AUROC"] <= best + 6e-5 and best - worst < 0.01
         assert 0 <= row["AUROC_low"] <= row["AUROC_high"] <= 1 and 0 <= row["selection_AUPRC"] <= 1
         assert (
             row["training_records"] + row["selection_records"]

@@ -16,6 +16,7 @@ import main_finetune
 from data_preparation import reformat_memmap
 from experiments import run_ensembled, run_signal, run_spectrogram
 from experiments.baselines import BASELINES, baseline_config, baseline_parser
+from tests.support.double import in_double
 from tests.support.small_store import (
     TINY,
     TINY_FUSION,
@@ -120,8 +121,8 @@ def test_flags_win_over_set_and_overlays():
 
 
 def test_a_batch_means_the_same_in_scripts_and_launchers(capsys):
-    """Records a process: the scripts used to share --batch_size out, the launchers to multiply
-    it.
+    """Records a process: the scripts used to share --batch_size out, the launchers to
+    multiply it.
     """
     assert config_of("signal", "--batch_size 96 --gpu cpu,cpu")["dataloader"]["batch_size"] == 96
     for main in (run_signal.main, main_finetune.main):
@@ -502,8 +503,8 @@ def test_a_fusion_takes_simclr_where_dino_is_absent_and_says_what_starts_anew(tm
 
 
 def test_of_several_published_files_the_best_is_taken(tmp_path):
-    """DINO's before SimCLR's before BYOL's, by a fusion's branch and by an encoder alone; the
-    folder is not a queue.
+    """DINO's before SimCLR's before BYOL's, by a fusion's branch and by an encoder alone;
+    the folder is not a queue.
     """
     states = []
     for file in (
@@ -567,25 +568,27 @@ def test_finetune_flag_transfers_and_prints_the_count(tmp_path, capsys):
 
 # ============ several processes ============
 def evaluate(path):
-    """Probabilities of the selection records, computed by this process group in batches of 2
-    crops, and how many batches were this process's.
+    """Probabilities of the selection records, computed by this process group in float64 and
+    batches of 2 crops, and how many batches were this process's.
     """
-    trained = load_trained(path)
-    trained.config["dataset"]["crops_per_record"], trained.config["dataloader"]["batch_size"] = 1, 2
-    records = LabelledRecords(trained.config)
-    evaluator = Evaluator(records, records.parts(3), torch.device("cpu"))
-    return torch.from_numpy(evaluator.predict(trained.classifier, "valid")[0]), len(
-        evaluator.loaders["valid"]
-    )
+    with in_double():
+        trained = load_trained(path)
+        (
+            trained.config["dataset"]["crops_per_record"],
+            trained.config["dataloader"]["batch_size"],
+        ) = 1, 2
+        records = LabelledRecords(trained.config)
+        evaluator = Evaluator(records, records.parts(3), torch.device("cpu"))
+        return torch.from_numpy(evaluator.predict(trained.classifier, "valid")[0]), len(
+            evaluator.loaders["valid"]
+        )
 
 
 def test_defect_11_two_processes_give_the_numbers_of_one():
     path = str(trained_signal() / "fold3_bestROC.pth")
     alone, batches = evaluate(path)
     (first, mine), (second, yours) = run_processes(evaluate, 2, path)
-    torch.testing.assert_close(
-        first, alone, atol=1e-7, rtol=0
-    )  # float32 sums may round by their place in memory
+    torch.testing.assert_close(first, alone, atol=1e-12, rtol=0)
     assert torch.equal(first, second)
     assert batches > 4 and mine + yours == batches and abs(mine - yours) <= 1, (
         "the work is shared out"

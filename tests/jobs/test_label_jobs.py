@@ -1,5 +1,5 @@
-"""Whole jobs on labels of one's own: unknown labels, words, numbers; on one and two processes,
-resumed, predicting.
+"""Whole jobs on labels of one's own: unknown labels, words, numbers; on one and two
+processes, resumed, predicting.
 """
 
 import json
@@ -16,6 +16,7 @@ from experiments import predict, threshold_search
 from main_finetune import finetune
 from main_pretrain import pretrain
 from tests.support import small_store
+from tests.support.double import compute_in_double
 from tests.support.jobs import run_job
 from tests.support.small_store import add_table, recordings, run
 from tests.support.tiny_jobs import CNN, DATA, LOADER, ST_MEM, VIT, with_store
@@ -54,8 +55,8 @@ def some_unknown(folder):
 
 
 def numbers(folder):
-    """Two numbers after the amplitude, in units of their own; the second is unknown for every
-    fourth record.
+    """Two numbers after the amplitude, in units of their own; the second is unknown for
+    every fourth record.
     """
     rows = [
         f"{name},{1000 + 50 * amplitude(name)},{'' if i % 4 == 3 else amplitude(name) / 100}"
@@ -81,8 +82,8 @@ def lines(folder, name="log.txt"):
 
 
 def test_patients_that_the_folds_did_not_know_are_counted(tmp_path):
-    """The store knows no patients; the table does, and two records of each are wherever the folds
-    put them.
+    """The store knows no patients; the table does, and two records of each are wherever the
+    folds put them.
     """
     rows = [f"{name},{amplitude(name) % 2},p{i // 2}" for i, name in enumerate(names())]
     config = job(
@@ -195,8 +196,15 @@ def test_regression_learns_and_reports_in_the_labels_units(regression):
     errors = [np.nanmean(np.abs(found[f"prediction_{name}"] - given[name])) for name in given]
     assert errors[0] < 250 and errors[1] < 0.05, "sizes are 1050 to 1300, and 0.01 to 0.06"
     scores = pd.read_csv(folder / "test_metrics.csv").iloc[0]
-    assert scores["MAE"] == pytest.approx(np.mean(errors), abs=1e-3)
-    assert [scores["MAE_size"], scores["MAE_small"]] == pytest.approx(errors, abs=2e-3)
+    # the scores are those of unrounded predictions, and kept to 4 decimals; the file's
+    # predictions have 6 digits: of a size hundredths, which its mean error may be wrong by half
+    # of, and of the small ones more than the scores show
+    assert 1000 <= found["prediction_size"].abs().max() < 10_000
+    assert scores["MAE_size"] == pytest.approx(errors[0], abs=0.005 + 6e-5)
+    assert scores["MAE_small"] == pytest.approx(errors[1], abs=6e-5)
+    assert scores["MAE"] == pytest.approx(
+        np.mean([scores["MAE_size"], scores["MAE_small"]]), abs=1.1e-4
+    )
     assert {"loss", "MAE", "R2", "MAE_low", "MAE_high", "R2_low"} <= set(scores.index)
     logged = lines(folder.parent)
     best = checkpoint.load(folder / "best-MAE.pth")
@@ -346,26 +354,29 @@ def test_classes_that_exclude_each_other_have_no_thresholds(tmp_path):
 
 # ============ the numbers of one process ============
 def test_two_processes_give_the_numbers_of_one(tmp_path):
-    """Though one has more known labels than the other."""
+    """In float64, though one has more known labels than the other."""
     table = some_unknown(tmp_path)
-    one = run_job("main_finetune", config_for(table), tmp_path / "1")
+    one = run_job("main_finetune", config_for(table), tmp_path / "1", patch=compute_in_double)
     two = run_job(
         "main_finetune",
         {**config_for(table), "dataloader": {**LOADER, "batch_size": 4}},
         tmp_path / "2",
         world=2,
+        patch=compute_in_double,
     )
     assert one.statuses == [0] and two.statuses == [0, 0], one.text + two.text
     for name in ("log_steps.txt", "log.txt"):
         a, b = lines(tmp_path / "1", name), lines(tmp_path / "2", name)
         assert len(a) == len(b) > 1
         for mine, yours in zip(a, b):
-            assert mine == pytest.approx(yours, rel=2e-4, abs=1e-6, nan_ok=True)
+            # of float32 labels, torch's cross-entropy is float32 once more; what it hands back is
+            # not
+            assert mine == pytest.approx(yours, rel=1e-6, nan_ok=True)
 
 
 def test_a_run_resumed_on_other_labels_says_so(tmp_path):
-    """A table may be replaced under its name; regression would go on with targets of another
-    mean.
+    """A table may be replaced under its name; regression would go on with targets of
+    another mean.
     """
     config = config_for(numbers(tmp_path))
     assert run_job("main_finetune", config, tmp_path / "a", stop_at=("step", 7)).statuses == [

@@ -18,6 +18,7 @@ from experiments import (
 )
 from experiments.baselines import BASELINES, baseline_config, baseline_parser
 from tests.support import small_store
+from tests.support.double import in_double
 from tests.support.two_processes import run_processes
 from util.config.load import load_config
 from util.training import checkpoint, transfer
@@ -334,18 +335,19 @@ def st_mem_losses(store, folder, batch, accumulate):
         ],
         program="pretrain",
     )
-    folder = main_pretrain.pretrain(config)
+    with in_double():
+        folder = main_pretrain.pretrain(config)
     return [
         json.loads(line)["loss"] for line in (folder / "log_steps.txt").read_text().splitlines()
     ]
 
 
 def test_first_losses_do_not_depend_on_processes_or_accumulation(store, tmp_path):
-    """One process of batch 8, two of batch 4 and one of batch 4 accumulated twice see the same
-    records, crops and masks.
+    """One process of batch 8, two of batch 4 and one of batch 4 accumulated twice see the
+    same records, crops and masks.
     """
     one = st_mem_losses(store, tmp_path / "one", 8, 1)
     folded = st_mem_losses(store, tmp_path / "folded", 4, 2)
     two = run_processes(st_mem_losses, 2, str(store), str(tmp_path / "two"), 4, 1)[0]
     assert len(one) == 5 and one[0] != one[4]
-    assert one == pytest.approx(two, abs=1e-4) and one == pytest.approx(folded, abs=1e-4)
+    assert one == pytest.approx(two, rel=1e-7) and one == pytest.approx(folded, rel=1e-7)

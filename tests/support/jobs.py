@@ -25,6 +25,7 @@ import yaml
 
 from models.encoder.st_mem_vit import ST_MEM_ViT
 from models.methods.st_mem import ST_MEM
+from tests.support.stand_in import force_matmul_precision
 from tests.support.two_processes import _free_port
 from util.contract.registry import register
 
@@ -125,6 +126,7 @@ def _process(program, argv, folder, rank, world, port, stop_at, number, patch):
             MASTER_PORT=str(port),
         )
     torch.set_num_threads(1)
+    force_matmul_precision()
     with open(folder / f"console{rank}.txt", "w", buffering=1) as sys.stdout:
         sys.stderr = sys.stdout
         if rank == 0:

@@ -1,5 +1,5 @@
-"""Eighty small recordings, the store made of them, and weights of a tiny signal branch, made once
-for all tests.
+"""Eighty small recordings, the store made of them, and weights of a tiny signal branch,
+made once for all tests.
 """
 
 import atexit
@@ -107,7 +107,9 @@ def trained_signal() -> Path:
         *TINY,
         "--set",
         f"dataset.store={store()}",
-    )
+        "--set",
+        "train.matmul_precision=highest",
+    )  # as they are used
     return _folder() / "base_signal"
 
 

@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
+from tests.support.stand_in import force_matmul_precision
 from util.processes import collectives
 
 
@@ -32,8 +33,8 @@ def _free_port() -> int:
 
 
 def _run_rank(function, args, rank, world, port, folder):
-    """One process: what torchrun would set, the process group, the function, its result or its
-    traceback in a file.
+    """One process: what torchrun would set, the process group, the function, its result or
+    its traceback in a file.
     """
     os.environ.update(
         RANK=str(rank),
@@ -44,6 +45,7 @@ def _run_rank(function, args, rank, world, port, folder):
         MASTER_PORT=str(port),
     )
     torch.set_num_threads(1)
+    force_matmul_precision()
     try:
         collectives.start("cpu")
         torch.save(function(*args), folder / f"{rank}.pt")

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.layers.heads import DINOHead, Prototypes
 from models.methods.dino import DINOLoss, teacher_temperature_at
+from tests.support.double import in_double
 from tests.support.tiny_encoder import assert_every_parameter_learns, gradients, tiny_batch
 from tests.support.two_processes import run_processes
 from util.contract.registry import build
@@ -197,8 +198,8 @@ def test_the_head_starts_at_the_std_that_is_asked_for(arguments, std):
 
 # ============ views ============
 def test_teacher_sees_global_views_only_and_each_length_is_one_call():
-    """Published: all ten views have one length, so the encoder runs once, with one BatchNorm
-    batch.
+    """Published: all ten views have one length, so the encoder runs once, with one
+    BatchNorm batch.
     """
     for views, calls in (
         ("dino_signal", [(40, 12, 250)]),
@@ -327,28 +328,33 @@ def test_logits_stay_float32_under_autocast():
 
 # ============ processes ============
 def dino_steps(steps):
-    model = make()
-    rows = slice(8 * dist.get_rank(), 8 * dist.get_rank() + 8)
-    losses, last = train(model, steps, rows)
+    rows = (
+        slice(8 * dist.get_rank(), 8 * dist.get_rank() + 8)
+        if dist.is_initialized()
+        else slice(None)
+    )
+    with in_double():
+        model = make()
+        losses, last = train(model, steps, rows)
     return {"losses": torch.stack(losses), "gradients": last, "centre": model.loss.centre.clone()}
 
 
 @pytest.mark.parametrize("steps", [1, 4])
 def test_two_processes_of_batch_8_equal_one_of_batch_16(steps):
-    """One step: frozen prototypes; four: also later epochs, losses with a centre, a teacher that
-    has moved.
+    """One step: frozen prototypes; four: also later epochs, losses with a centre, a teacher
+    that has moved.
     """
-    alone = make()
-    losses, expected = train(alone, steps)
+    alone = dino_steps(steps)
     ranks = run_processes(dino_steps, 2, steps)
-    mean = (ranks[0]["losses"] + ranks[1]["losses"]) / 2
-    assert torch.allclose(mean, torch.stack(losses), rtol=1e-5)
+    assert alone["losses"].dtype == torch.float64
+    torch.testing.assert_close(
+        (ranks[0]["losses"] + ranks[1]["losses"]) / 2, alone["losses"], rtol=1e-9, atol=0
+    )
+    expected = alone["gradients"]
     scale = max(gradient.abs().max() for gradient in expected.values())
     for rank in ranks:
-        assert (
-            rank["centre"] - alone.loss.centre
-        ).abs().max() < 1e-5 * alone.loss.centre.abs().max()
+        assert (rank["centre"] - alone["centre"]).abs().max() < 1e-9 * alone["centre"].abs().max()
         assert rank["gradients"].keys() == expected.keys()
         for name, gradient in rank["gradients"].items():
-            assert (gradient - expected[name]).abs().max() < 1e-5 * scale, name
+            assert (gradient - expected[name]).abs().max() < 1e-9 * scale, name
     assert torch.equal(ranks[0]["centre"], ranks[1]["centre"])

@@ -1,5 +1,5 @@
-"""SimCLR: NT-Xent against its definition, one process against two, and the published scripts'
-defects.
+"""SimCLR: NT-Xent against its definition, one process against two, and the published
+scripts' defects.
 """
 
 import math
@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.layers.heads import embedding_health, mlp
 from models.methods.simclr import nt_xent
+from tests.support.double import in_double
 from tests.support.tiny_encoder import assert_every_parameter_learns, gradients, tiny_batch
 from tests.support.two_processes import run_processes
 from util.contract.registry import build
@@ -62,10 +63,11 @@ def test_defect_13_at_temperature_0_1_gives_0_0127_where_the_published_loss_give
 
 
 def test_swapping_the_views_leaves_the_loss():
-    first, second = torch.randn(2, 9, 6)
-    assert nt_xent(first, second, 0.1).item() == pytest.approx(
-        nt_xent(second, first, 0.1).item(), rel=1e-6
-    )
+    with in_double():
+        first, second = torch.randn(2, 9, 6)
+        assert nt_xent(first, second, 0.1).item() == pytest.approx(
+            nt_xent(second, first, 0.1).item(), rel=1e-12
+        )
 
 
 def test_loss_does_not_depend_on_lengths_and_falls_with_alignment():
@@ -94,30 +96,34 @@ def test_gradient_of_nt_xent():
 
 # ============ processes ============
 def simclr_step(samples):
-    """Loss and DDP's gradients of this process's share of a batch."""
-    model = make()
+    """Loss and DDP's gradients of this process's share of a batch, in float64."""
     share = samples // dist.get_world_size()
     rows = slice(dist.get_rank() * share, (dist.get_rank() + 1) * share)
-    wrapped = DistributedDataParallel(model)  # kept until after backward: it does the averaging
-    out = wrapped(tiny_batch(rows, samples))
-    out["loss"].backward()
+    with in_double():
+        model = make()
+        # kept until after backward: it does the averaging
+        wrapped = DistributedDataParallel(model)
+        out = wrapped(tiny_batch(rows, samples))
+        out["loss"].backward()
     return {"loss": out["loss"].detach(), "gradients": gradients(model)}
 
 
 def test_two_processes_of_batch_8_equal_one_of_batch_16():
-    alone = make()
-    out = alone(tiny_batch(samples=16))
-    out["loss"].backward()
+    with in_double():
+        alone = make()
+        out = alone(tiny_batch(samples=16))
+        out["loss"].backward()
     ranks = run_processes(simclr_step, 2, 16)
+    assert out["loss"].dtype == torch.float64
     assert sum(rank["loss"] for rank in ranks).item() / 2 == pytest.approx(
-        out["loss"].item(), rel=1e-5
+        out["loss"].item(), rel=1e-9
     )
     expected = gradients(alone)
     scale = max(gradient.abs().max() for gradient in expected.values())
     for rank in ranks:
         assert rank["gradients"].keys() == expected.keys()
         for name, gradient in rank["gradients"].items():
-            assert (gradient - expected[name]).abs().max() < 1e-5 * scale, name
+            assert (gradient - expected[name]).abs().max() < 1e-9 * scale, name
 
 
 def test_without_the_other_process_the_gradient_would_differ():
@@ -133,8 +139,8 @@ def test_without_the_other_process_the_gradient_would_differ():
 # ============ method ============
 @pytest.mark.parametrize("joint", [True, False])
 def test_batches_of_batch_norm_hold_both_views_or_one_after_the_other(joint):
-    """Published: the encoder sees one view after the other; then each batch of a norm is one
-    view's.
+    """Published: the encoder sees one view after the other; then each batch of a norm is
+    one view's.
     """
     model = make(encoder={"name": "tiny_encoder", "norm": True}, joint_views=joint)
     out = model(tiny_batch(samples=4))

@@ -248,8 +248,8 @@ def test_views_make_spectrograms_at_the_signals_rate():
 
 
 def test_defect_6_frequency_cutout_is_applied():
-    """One frequency row a lead is zero in all frames, drawn for each lead, each row as often as
-    any other.
+    """One frequency row a lead is zero in all frames, drawn for each lead, each row as
+    often as any other.
     """
     x = torch.ones(2000, 12, 13, 21)
     zeroed = frequency_cutout(x, random_for(2000)) == 0
@@ -322,12 +322,14 @@ def test_global_views_come_first_whatever_the_order_in_the_file():
 
 
 def test_encode_views_calls_the_encoder_once_for_each_shape():
-    encoder = tiny_encoder()
-    views = [torch.randn(3, 12, length) for length in (250, 100, 250, 100, 100)]
+    encoder = tiny_encoder().double()
+    views = [
+        torch.randn(3, 12, length, dtype=torch.float64) for length in (250, 100, 250, 100, 100)
+    ]
     features = encode_views(encoder, views)
     assert encoder.calls == [(6, 12, 250), (9, 12, 100)]
     for view, feature in zip(views, features):
-        assert torch.allclose(encoder.forward_features(view), feature, atol=1e-6)
+        assert torch.allclose(encoder.forward_features(view), feature, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,16 @@
+"""What every test begins with."""
+
+import pytest
+import torch
+
+from tests.support.stand_in import force_matmul_precision
+
+force_matmul_precision()
+
+
+@pytest.fixture(autouse=True)
+def plain_products():
+    """Full float32 products, whatever a training in this process, of a test before or of a
+    fixture, has chosen.
+    """
+    torch.set_float32_matmul_precision("highest")
