@@ -15,124 +15,90 @@ import sys
 from pathlib import Path
 
 from util.config.command_line import argument_parser, config_from
+from util.config.keys import FinetuneConfig
 from util.processes.program import run_main
 
-parser = argument_parser(__doc__, "configs/downstream/st_mem.yaml", "finetune")
+parser = argument_parser(__doc__, "configs/downstream/st_mem.yaml", FinetuneConfig)
 if __name__ == "__main__":
     parser.parse_args()  # --help and a wrong flag end here, before anything slow is imported
 
-from util.console import print_once
-from util.errors import ConfigError
+import torch
+
+from util.console import begin, note
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.head_start import fit_heads
-from util.evaluation.report import FoldFiles, report_test, save_best, write_summary
+from util.evaluation.report import FoldFiles, FoldResult, report_test, save_best, write_summary
 from util.processes import collectives
 from util.processes.stopping import StopRequest
-from util.training.job import LabelledRecords, SupervisedTask
-from util.training.setup import build_configured, check_input, set_up_training, training_transforms
-from util.training.transfer import check_pretrained, load_pretrained
+from util.training.job import Fold, LabelledJob, SupervisedTask, check_start
+from util.training.setup import (
+    build_configured,
+    check_input,
+    set_up_training,
+    training_transforms,
+)
+from util.training.transfer import load_pretrained
 
 
-def finetune(config: dict, published_names=False) -> Path:
-    """Run the job that ``config`` describes, fold after fold; returns the folder of its results.
+def finetune(config: FinetuneConfig, *, published_names: bool = False) -> list[FoldResult]:
+    """Run the job that ``config`` describes, fold after fold; return what each fold's test found.
 
     Args:
+        config: of the job.
         published_names: name weights as the published scripts do.
     """
+    begin()
     check_start(config)
     training_transforms(config)  # a mistake in them is said before the store is read
-    records = LabelledRecords(config)
-    device = collectives.start(config["device"])
-    for note in records.notes:
-        print_once(note)
-    folder = Path(config["output_dir"]) / config["exp_name"]
-    results = []
-    for fold in records.folds:
-        several = len(records.folds) > 1
+    job = LabelledJob(config)
+    device = collectives.start(config.device)
+    folder = Path(config.output_dir) / config.exp_name
+    several, results = len(job.folds) > 1, []
+    for number in job.folds:
         if several:
-            print_once(f"==== fold {fold} ====")
-        files = FoldFiles(
-            folder / f"fold{fold}" if several or published_names else folder, published_names
-        )
-        results.append({"fold": fold, **run_fold(records, fold, files, device)})
-    if len(results) > 1:
+            note(f"==== fold {number} ====")
+        place = folder / f"fold{number}" if several or published_names else folder
+        results.append(run_fold(job.fold(number), FoldFiles(place, published_names), device))
+    if several:
         collectives.on_main(lambda: write_summary(results, folder / "summary.csv"))
-    return folder
+    return results
 
 
-def check_start(config: dict) -> None:
-    """What training starts from, checked before any work.
-
-    Raises:
-        ConfigError: mode and encoder_path contradict each other; CheckpointError: the encoder
-            file is unusable.
-    """
-    if config["mode"] == "scratch" and config["encoder_path"]:
-        raise ConfigError(
-            "mode scratch loads no encoder: choose mode finetune or linprobe, or leave out "
-            "encoder_path"
-        )
-    if config["mode"] != "scratch" and not config["encoder_path"]:
-        raise ConfigError(
-            f"mode {config['mode']} needs --encoder_path, the encoder.pth of a pre-training run"
-        )
-    if config["encoder_path"] and collectives.is_main():
-        check_pretrained(config["encoder_path"])
-
-
-def run_fold(records: LabelledRecords, fold: int, files: FoldFiles, device) -> dict[str, float]:
-    """Train, select and test on one fold; returns the test scores."""
+def run_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:
+    """Train, select and test on one fold."""
     # ============ data and model ============
-    data = {**records.config["dataset"], "fold": fold}
-    config = {**records.config, "dataset": data}
-    parts = records.parts(fold)
-    print_once(
-        f"{config['mode']}, {records.splits.title(fold)}: {len(parts['train'])} training, "
-        f"{len(parts['valid'])} selection, {len(parts['test'])} test records, "
-        + (
-            "regression of " + ", ".join(records.classes)
-            if records.task == "regression"
-            else f"{len(records.classes)} classes"
-        )
-    )
-    for part, name in {"train": "training", "valid": "selection", "test": "test"}.items():
-        for note in records.describe(name, parts[part]):
-            print_once(note)
-    if data["protocol"] == "published":
-        print_once(
-            "note: protocol 'published' selects and reports on the same fold; its numbers are "
-            "optimistic"
-        )
-    evaluator = Evaluator(records, parts, device)
-    for note in evaluator.criterion.notes:
-        print_once(note)
+    job, config = fold.job, fold.job.config
+    fold.describe()
+    evaluator = Evaluator(fold, device)
 
-    def make_task():
-        classifier = build_configured(config, len(records.classes))
-        if config["mode"] != "scratch":
+    def make_task() -> SupervisedTask:
+        classifier = build_configured(config, len(job.classes))
+        if config.mode != "scratch":
             # Process 0 reads; the others need not see the file.
-            print_once(
-                collectives.on_main(lambda: load_pretrained(classifier, config["encoder_path"]))
-            )
+            note(collectives.on_main(lambda: load_pretrained(classifier, config.encoder_path)))
             collectives.same_tensors(classifier.state_dict().values())
-        check_input(classifier, len(records.leads), records.eval_cropping.length)
-        return SupervisedTask(classifier, evaluator.criterion, config["mode"])
+        check_input(classifier, len(job.leads), job.eval_cropping.length)
+        return SupervisedTask(classifier, fold.criterion, config.mode)
 
     training = set_up_training(
-        config, records.store, parts["train"], make_task, device, files.folder, records.labels
+        config,
+        job.store,
+        fold.parts["train"],
+        make_task,
+        device,
+        files.folder,
+        labels=fold.labels,
+        fold=fold.number,
     )
-    task, train = training.model, training.config["train"]
-    if train["head_init"] == "probe" and not training.resumed:
-        print_once(fit_heads(task, evaluator, parts["train"]))
+    task, train = training.model, config.train
+    if train.head_init == "probe" and not training.resumed:
+        fit_heads(task, evaluator)
 
     # ============ train ============
     with StopRequest() as stop:
-        while training.epoch < train["epochs"]:
-            if (
-                train["freeze_epochs"]
-                and config["mode"] != "linprobe"
-                and task.freeze(training.epoch < train["freeze_epochs"])
-            ):
+        while training.epoch < train.epochs:
+            may_freeze = train.freeze_epochs > 0 and config.mode != "linprobe"
+            if may_freeze and task.freeze(training.epoch < train.freeze_epochs):
                 training.build_runner()
             epoch = training.epoch
             line = {"epoch": epoch, **training.train_epoch(stop)}
@@ -147,7 +113,7 @@ def run_fold(records: LabelledRecords, fold: int, files: FoldFiles, device) -> d
                 f"{name} {value:{'.2e' if name == 'train_lr' else '.4f'}}"
                 for name, value in line.items()
             ]
-            print_once(f"epoch {epoch + 1}: {', '.join(shown[1:])}")
+            note(f"epoch {epoch + 1}: {', '.join(shown[1:])}")
             training.save_epoch()
 
     # ============ test ============
@@ -156,7 +122,7 @@ def run_fold(records: LabelledRecords, fold: int, files: FoldFiles, device) -> d
     return result
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     """Command line; see the module's docstring."""
     finetune(config_from(parser.parse_args(argv)))
 

@@ -14,16 +14,17 @@ import sys
 from pathlib import Path
 
 from util.config.command_line import argument_parser, config_from
+from util.config.keys import PretrainConfig
 from util.processes.program import run_main
 
-parser = argument_parser(__doc__, "configs/pretrain/st_mem.yaml", "pretrain")
+parser = argument_parser(__doc__, "configs/pretrain/st_mem.yaml", PretrainConfig)
 if __name__ == "__main__":
     parser.parse_args()  # --help and a wrong flag end here, before anything slow is imported
 
 import numpy as np
 import torch
 
-from util.console import print_once
+from util.console import begin, note
 from util.data.dataset import to_device
 from util.data.labels import read_labels
 from util.data.splits import rows_left
@@ -35,8 +36,8 @@ from util.processes.stopping import StopRequest
 from util.signals.crops import Cropping
 from util.training.setup import (
     build_configured,
+    note_rows,
     open_store,
-    row_notes,
     set_up_training,
     training_transforms,
     usable_rows,
@@ -44,24 +45,23 @@ from util.training.setup import (
 from util.training.transfer import save_encoder
 
 
-def pretrain(config: dict) -> Path:
-    """Run the job that ``config`` describes; returns the folder of its results."""
+def pretrain(config: PretrainConfig) -> Path:
+    """Run the job that ``config`` describes; return the folder of its results."""
     # ============ data and model ============
-    folder = Path(config["output_dir"]) / config["exp_name"]
+    begin()
+    folder = Path(config.output_dir) / config.exp_name
     training_transforms(config)  # a mistake in them is said before the store is read
     store = open_store(config)
     usable = usable_rows(store, config)
-    data = config["dataset"]
-    rows, notes = rows_left(
-        store, usable, data, read_labels(store, data).patients if data["labels"] else None
-    )
-    device = collectives.start(config["device"])
-    for note in [*notes, *row_notes(store, config)]:
-        print_once(note)
+    data = config.dataset
+    patients = read_labels(store, data).patients if data.labels else None
+    rows = rows_left(store, usable, data, patients)
+    note_rows(store, config)
+    device = collectives.start(config.device)
     training = set_up_training(
         config, store, rows, lambda: build_configured(config), device, folder
     )
-    method, train = training.model, training.config["train"]
+    method, train = training.model, training.config.train
 
     # ============ train ============
     probe = make_probe(store, config, device)
@@ -70,16 +70,16 @@ def pretrain(config: dict) -> Path:
         training.best[f"{probe.key}_untrained"] = probe(method.encoder, training.amp)
         training.log.scalars({probe.tag: training.best[f"{probe.key}_untrained"]}, 0)
     with StopRequest() as stop:
-        while training.epoch < train["epochs"]:
+        while training.epoch < train.epochs:
             line = {"epoch": training.epoch, **training.train_epoch(stop)}
             done = training.epoch
-            if done % train["figure_every"] == 0 or done == train["epochs"]:
+            if done % train.figure_every == 0 or done == train.epochs:
                 collectives.on_main(lambda: draw_reconstruction(training, usable, rows))
-            if probe and (done % train["probe_every"] == 0 or done == train["epochs"]):
+            if probe and (done % train.probe_every == 0 or done == train.epochs):
                 line[probe.key] = probe(method.encoder, training.amp)
                 line.update(training.best)
                 training.log.scalars({probe.tag: line[probe.key]}, done)
-                print_once(
+                note(
                     f"epoch {done}: linear probe {probe.score} {line[probe.key]:.4f} on "
                     f"{probe.described}, "
                     f"{training.best.get(f'{probe.key}_untrained', math.nan):.4f} before training"
@@ -90,7 +90,7 @@ def pretrain(config: dict) -> Path:
     # ============ what is left behind ============
     collectives.on_main(lambda: save_encoders(training))
     training.log.close()
-    print_once(f"encoder: {folder / 'encoder.pth'}")
+    note(f"encoder: {folder / 'encoder.pth'}")
     return folder
 
 
@@ -114,7 +114,7 @@ def draw_reconstruction(training, usable, rows) -> None:
         figure = plot_reconstruction(
             *(part[0].cpu().numpy() for part in rebuilt),
             training.dataset.store.fs,
-            lead_names=parse_leads(training.config["dataset"]["lead"]),
+            lead_names=parse_leads(training.config.dataset.lead),
             title=None if len(left_out) else "a training record: none is left out",
         )
         training.log.figure("reconstruction", figure, training.epoch)
@@ -130,8 +130,8 @@ def save_encoders(training) -> None:
             encoder,
             training.folder / name,
             epoch=training.epoch - 1,
-            config=training.config,
-            leads=parse_leads(training.config["dataset"]["lead"]),
+            config=training.resolved,
+            leads=parse_leads(training.config.dataset.lead),
         )
 
 

@@ -39,7 +39,7 @@ OPEN = (
     STATUS
     + r"""
 import pandas
-from util.store import RecordStore
+from util.data.store import RecordStore
 wall, cpu = time.perf_counter(), time.process_time()
 store = RecordStore(sys.argv[1])
 opened = time.perf_counter() - wall, time.process_time() - cpu

@@ -7,13 +7,14 @@ Phan et al., Multimodality multi-lead ECG arrhythmia classification using self-s
 import argparse
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from util.config.command_line import add_config_flags
-from util.config.keys import describe_keys
+from util.config.keys import FinetuneConfig, JobConfig, PretrainConfig
 from util.config.load import ROOT, find_overlay, load_config
+from util.config.page import describe_keys
 from util.files import replacing
 from util.processes.devices import add_gpu_flag, choose_devices
 from util.processes.launcher import launch, launch_parser
@@ -50,9 +51,9 @@ class Baseline:
     switches: dict = field(default_factory=dict)
 
     @property
-    def program(self) -> str:
-        """Whose configuration keys it takes."""
-        return "pretrain" if self.encoders else "finetune"
+    def program(self) -> type[JobConfig]:
+        """The program whose configuration keys it takes."""
+        return PretrainConfig if self.encoders else FinetuneConfig
 
 
 def _dino(branch):
@@ -132,13 +133,13 @@ def run_baseline(name: str, description: str, argv=None) -> None:
 
 def publish_encoders(folder: Path, place: Path, names: dict[str, str]) -> None:
     """Leave encoders of a pre-training run under their published names."""
-    from util.console import print_once
+    from util.console import note
     from util.processes import collectives
 
     for name, published in names.items() if collectives.is_main() else ():
         with replacing(place / published) as file:
             file.write((folder / name).read_bytes())
-        print_once(f"encoder: {place / published}")
+        note(f"encoder: {place / published}")
 
 
 def baseline_parser(baseline: Baseline, description: str) -> argparse.ArgumentParser:
@@ -157,10 +158,10 @@ def baseline_parser(baseline: Baseline, description: str) -> argparse.ArgumentPa
         help="records a process and forward pass, as "
         "dataloader.batch_size in run_pretrain.sh and run_downstream.sh: two GPUs take twice as "
         "many a "
-        f"step (default {defaults['dataloader']['batch_size']})",
+        f"step (default {defaults.dataloader.batch_size})",
     )
     parser.add_argument(
-        "--num_epoches", type=int, metavar="N", help=f"default {defaults['train']['epochs']}"
+        "--num_epoches", type=int, metavar="N", help=f"default {defaults.train.epochs}"
     )
     add_gpu_flag(parser)
     if baseline.encoders:
@@ -189,7 +190,7 @@ def _add_supervised_flags(parser, baseline, defaults):
         type=float,
         metavar="LR",
         help="peak learning rate; it falls to train.min_lr on a "
-        f"cosine (default {defaults['train']['lr']})",
+        f"cosine (default {defaults.train.lr})",
     )
     parser.add_argument(
         "--fold",
@@ -218,7 +219,7 @@ def _add_supervised_flags(parser, baseline, defaults):
         parser.add_argument(f"--{flag}", action="store_true", help=text)
 
 
-def baseline_config(baseline: Baseline, arguments, device: str) -> dict:
+def baseline_config(baseline: Baseline, arguments, device: str) -> JobConfig:
     """The resolved config of a baseline's flags; they win over --set, that over overlays, those
     over the YAML.
     """
@@ -252,8 +253,8 @@ def baseline_config(baseline: Baseline, arguments, device: str) -> dict:
         _given(flags),
         program=baseline.program,
     )
-    if not baseline.encoders and config["encoder_path"] and config["mode"] == "scratch":
-        config["mode"] = "finetune"
+    if isinstance(config, FinetuneConfig) and config.encoder_path and config.mode == "scratch":
+        return replace(config, mode="finetune")
     return config
 
 

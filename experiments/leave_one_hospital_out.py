@@ -17,93 +17,94 @@ databases that were trained on, which selected the weights and so flatters them 
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from main_finetune import check_start, finetune
+from main_finetune import finetune
 from util.config.command_line import argument_parser, config_from
-from util.console import print_once
+from util.config.keys import FinetuneConfig
+from util.console import note, quietly
 from util.data.store import write_frame
 from util.data.strata import label_strata
 from util.errors import ConfigError, ECGError
-from util.evaluation.report import FoldFiles
+from util.evaluation.report import rounded
 from util.processes import collectives
 from util.processes.program import run_main
-from util.training import checkpoint
-from util.training.job import LabelledRecords
+from util.training.job import Fold, LabelledJob, check_start
 from util.training.setup import open_store, usable_rows
 
 MATRIX = "hospitals.csv"
 RESAMPLES = 1000  # for the intervals, where the config asks for none
 
 
-def config_without(config: dict, database: str, fold: int) -> dict:
-    """The config of the run that leaves one database out and selects on a fold of the others."""
-    data = {
-        **config["dataset"],
-        "protocol": "leave_one_database",
-        "test_database": database,
-        "fold": fold,
-    }
-    return {
-        **config,
-        "dataset": data,
-        "exp_name": str(Path(config["exp_name"]) / database),
-        "test": {**config["test"], "bootstrap": config["test"]["bootstrap"] or RESAMPLES},
-    }
+def config_without(config: FinetuneConfig, database: str, fold: int) -> FinetuneConfig:
+    """Return the config of the run that leaves one database out and selects on a fold of the
+    others.
+    """
+    data = replace(config.dataset, protocol="leave_one_database", test_database=database, fold=fold)
+    return replace(
+        config,
+        dataset=data,
+        exp_name=str(Path(config.exp_name) / database),
+        test=replace(config.test, bootstrap=config.test.bootstrap or RESAMPLES),
+    )
 
 
-def scored_classes(records: LabelledRecords, parts: dict) -> list[str]:
-    """Classes that training knows and that the test records have, but not all of them."""
-    if records.task == "regression":
-        return list(records.classes)
-    strata, labels = label_strata(records.labels, records.task), records.labels
-    absent = labels == 0 if records.task == "multilabel" else ~strata
+def scored_classes(fold: Fold) -> list[str]:
+    """Return the classes that training knows and that the test records have, but not all of
+    them.
+    """
+    job, parts = fold.job, fold.parts
+    if job.task == "regression":
+        return list(job.classes)
+    strata, labels = label_strata(fold.labels, job.task), fold.labels
+    absent = labels == 0 if job.task == "multilabel" else ~strata
     known = (
         strata[parts["train"]].any(axis=0)
         & strata[parts["test"]].any(axis=0)
         & absent[parts["test"]].any(axis=0)
     )
-    return [name for name, yes in zip(records.classes, known) if yes]
+    return [name for name, yes in zip(job.classes, known) if yes]
 
 
-def leave_out(config: dict, min_records: int) -> dict:
-    """Run what ``config_without`` made; its row of the matrix, with a remark in place of
+def leave_out(config: FinetuneConfig, min_records: int) -> dict:
+    """Run what ``config_without`` made; return its row of the matrix, with a remark in place of
     scores where it cannot be.
     """
-    database, fold = config["dataset"]["test_database"], config["dataset"]["fold"]
-    row = {"test_database": database, "remark": ""}
+    row = {"test_database": config.dataset.test_database, "remark": ""}
     try:
-        records = LabelledRecords(config)
-        parts = records.parts(fold)
+        with quietly():  # the job itself will say it
+            fold = LabelledJob(config).fold(config.dataset.fold)
     except ConfigError as error:
         return row | {"remark": f"skipped: {error}"}
-    classes = scored_classes(records, parts)
+    classes, tested = scored_classes(fold), len(fold.parts["test"])
     row |= {
-        "records": len(parts["test"]),
-        "training_records": len(parts["train"]),
+        "records": tested,
+        "training_records": len(fold.parts["train"]),
         "classes": len(classes),
         "class_names": " ".join(classes),
     }
-    if len(parts["test"]) < min_records:
+    if tested < min_records:
         return row | {"remark": f"skipped: fewer than {min_records} usable records (--min_records)"}
     if not classes:
         return row | {"remark": "skipped: no class that it and the others annotate"}
-    folder = finetune(config)
-    found = pd.read_csv(folder / "test_metrics.csv").iloc[0]
-    chosen = checkpoint.load(FoldFiles(folder).best(config["test"]["target_metric"]))["metrics"]
-    for name in records.scores:
-        row |= {key: found[key] for key in (name, f"{name}_low", f"{name}_high") if key in found}
-        row[f"selection_{name}"] = round(chosen[name], 4)
-    return row | {"selection_records": len(parts["valid"])}
+    (result,) = finetune(config)
+    scores, selection = rounded(result.scores), rounded(result.selection)
+    for name in fold.job.scores:
+        bounds = (f"{name}_low", f"{name}_high")
+        row |= {name: scores[name]}
+        row |= {key: result.intervals[key] for key in bounds if key in result.intervals}
+        row[f"selection_{name}"] = selection[name]
+    return row | {"selection_records": len(fold.parts["valid"])}
 
 
 def main(argv=None):
     """Command line; see the module's docstring."""
-    parser = argument_parser(__doc__, "configs/downstream/signal.yaml", "finetune")
+    parser = argument_parser(__doc__, "configs/downstream/signal.yaml", FinetuneConfig)
     parser.add_argument(
         "--fold",
         type=int,
@@ -123,18 +124,18 @@ def main(argv=None):
     check_start(config)
     store = open_store(config)
     databases = sorted(set(store.records["database"].iloc[usable_rows(store, config)]))
-    collectives.start(config["device"])
-    place, rows = Path(config["output_dir"]) / config["exp_name"] / MATRIX, []
+    collectives.start(config.device)
+    place, rows = Path(config.output_dir) / config.exp_name / MATRIX, []
     for database in databases:
-        print_once(f"==== {database} is left out ====")
+        note(f"==== {database} is left out ====")
         rows.append(
             leave_out(config_without(config, database, arguments.fold), arguments.min_records)
         )
         if rows[-1]["remark"]:
-            print_once(f"{database}: {rows[-1]['remark']}")
+            note(f"{database}: {rows[-1]['remark']}")
         collectives.on_main(lambda: write_frame(place, matrix(rows)))
-    print_once(for_people(rows))
-    print_once(
+    note(for_people(rows))
+    note(
         "in brackets the 95 % interval, after the slash the selection fold of the others; "
         "matrix: "
         f"{place}"

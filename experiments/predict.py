@@ -285,15 +285,15 @@ def probabilities_of(entries, ensemble, device) -> np.ndarray:
     """
     total = 0
     for trained in ensemble:
-        config, data, rows = trained.config, trained.config["dataset"], range(len(entries))
+        config, data, rows = trained.config, trained.config.dataset, range(len(entries))
         dataset = CropDataset(
-            MemoryStore(entries, data["fs"]), parse_leads(data["lead"]), trained.cropping.length
+            MemoryStore(entries, data.fs), parse_leads(data.lead), trained.cropping.length
         )
         batches = EvaluationBatches(
             rows,
             dataset.samples,
             trained.cropping,
-            batch_size=config["dataloader"]["batch_size"] * data["crops_per_record"],
+            batch_size=config.dataloader.batch_size * data.crops_per_record,
         )
         found = predict(
             trained.classifier,
@@ -303,7 +303,7 @@ def probabilities_of(entries, ensemble, device) -> np.ndarray:
             len(trained.classes),
             trained.criterion.loss,
             device,
-            resolve_amp(config["train"]["amp"], device),
+            resolve_amp(config.train.amp, device),
         )[0]
         total = total + trained.criterion.to_units(found)
     return total / len(ensemble)
@@ -373,7 +373,7 @@ def main(argv=None):
     thresholds = load_thresholds(arguments.thresholds) if arguments.thresholds else None
     folder, rates = (
         Path(arguments.output),
-        sorted({trained.config["dataset"]["fs"] for trained in ensemble}),
+        sorted({trained.config.dataset.fs for trained in ensemble}),
     )
     is_store = any(Path(arguments.input).glob("fs*/meta.json"))
     if is_store and arguments.lead_names:
@@ -384,9 +384,9 @@ def main(argv=None):
     for trained in ensemble:
         trained.classifier.to(device)
         trained.pipeline.to(device)
-    longest = max(trained.cropping.length / trained.config["dataset"]["fs"] for trained in ensemble)
+    longest = max(trained.cropping.length / trained.config.dataset.fs for trained in ensemble)
     leads = dict.fromkeys(
-        lead for trained in ensemble for lead in parse_leads(trained.config["dataset"]["lead"])
+        lead for trained in ensemble for lead in parse_leads(trained.config.dataset.lead)
     )
     folder.mkdir(parents=True, exist_ok=True)
     rows, failed = [], []

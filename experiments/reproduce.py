@@ -23,6 +23,7 @@ import sys
 import time
 import zlib
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,24 +33,27 @@ from scipy.stats import t as student
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments import threshold_search
-from experiments.knn import score_neighbours
 from main_finetune import finetune
 from main_pretrain import pretrain
 from util.challenge import ABBREVIATIONS
+from util.config.fields import to_mapping
+from util.config.keys import FinetuneConfig, JobConfig, PretrainConfig
 from util.config.load import ROOT, find_overlay, load_config, read_yaml
-from util.data.splits import known_patients, parse_folds
+from util.console import quietly
+from util.data.splits import parse_folds
 from util.data.store import FOLDS, write_frame
-from util.data.strata import patient_numbers
 from util.errors import ConfigError
-from util.evaluation.report import FoldFiles
+from util.evaluation.neighbours import score_neighbours
+from util.evaluation.report import rounded
+from util.evaluation.threshold_search import search_folder
 from util.files import replacing
+from util.processes.devices import one_device
 from util.processes.program import run_main
 from util.scoring.intervals import Predicted, estimate
+from util.scoring.predictions import Predictions
 from util.scoring.scores import parse_scores
 from util.scoring.thresholds import load_thresholds
-from util.training import checkpoint
-from util.training.setup import open_store, revision
+from util.training.setup import revision
 
 TABLES, RESULTS = ROOT / "configs" / "tables", ROOT / "results"
 KEYS = {
@@ -130,7 +134,7 @@ def folds_of(row: dict) -> list[int]:
     return sum(row["groups"], [])
 
 
-def resolved(part: dict, program: str, more: dict, overrides=()) -> dict:
+def resolved(part: dict, program: type[JobConfig], more: dict, overrides=()) -> JobConfig:
     """The config of a row, or of its pre-training."""
     layers = [
         ROOT / "configs" / f"{part['config']}.yaml",
@@ -143,7 +147,7 @@ def resolved(part: dict, program: str, more: dict, overrides=()) -> dict:
 
 
 # ============ runs ============
-def pretraining(row: dict, seed: int, fold: int, arguments) -> dict:
+def pretraining(row: dict, seed: int, fold: int, arguments) -> PretrainConfig:
     """The config by which the encoder of a row on one fold is pre-trained, and of all rows and
     folds that share it.  It sees no record by which any fold of the row's group tests or selects.
     """
@@ -159,17 +163,18 @@ def pretraining(row: dict, seed: int, fold: int, arguments) -> dict:
         "device": arguments.device,
         "dataset": {"exclude_folds": unseen},
     }
-    config = resolved(part, "pretrain", more, arguments.overrides)
+    config = resolved(part, PretrainConfig, more, arguments.overrides)
+    mapping = to_mapping(config)
     matters = [
-        config[key] for key in ("model_name", "model", "dataset", "dataloader", "train", "seed")
+        mapping[key] for key in ("model_name", "model", "dataset", "dataloader", "train", "seed")
     ]
     kind = zlib.crc32(json.dumps(matters, sort_keys=True).encode())
-    return {**config, "exp_name": f"{config['model_name']}-{kind:08x}"}
+    return replace(config, exp_name=f"{config.model_name}-{kind:08x}")
 
 
-def encoder_of(config: dict) -> Path:
+def encoder_of(config: PretrainConfig) -> Path:
     """encoder.pth of a pre-training that is complete or will be."""
-    return Path(config["output_dir"]) / config["exp_name"] / "encoder.pth"
+    return Path(config.output_dir) / config.exp_name / "encoder.pth"
 
 
 def run(table: dict, row: dict, seed: int, fold: int, arguments) -> dict:
@@ -178,22 +183,19 @@ def run(table: dict, row: dict, seed: int, fold: int, arguments) -> dict:
     if row["pretrain"]:
         start = {"encoder_path": str(encoder_of(pretraining(row, seed, fold, arguments)))}
     config = fine_tuning(table, row, seed, fold, arguments, start)
-    folder = score_neighbours(config, row["knn"]) if row["knn"] else finetune(config)
-    scores = pd.read_csv(folder / "test_metrics.csv").iloc[0]
+    (result,) = score_neighbours(config, row["knn"]) if row["knn"] else finetune(config)
+    scores, selection = rounded(result.scores), rounded(result.selection)
     done = {
         "row": row["name"],
         "method": "",
         "seed": seed,
         "fold": fold,
-        "epochs": 0 if row["knn"] else config["train"]["epochs"],
-        "records": int(scores["records"]),
+        "epochs": 0 if row["knn"] else config.train.epochs,
+        "records": len(result.predictions),
         **{name: scores[name] for name in config_scores(config)},
     }
     if not row["knn"]:  # of the weights that were chosen by it, on the fold that chose them
-        best = checkpoint.load(FoldFiles(folder).best(config["test"]["target_metric"]))
-        done |= {
-            f"selection_{name}": round(best["metrics"][name], 4) for name in config_scores(config)
-        }
+        done |= {f"selection_{name}": selection[name] for name in config_scores(config)}
     return {
         **done,
         "seconds": round(time.monotonic() - began),
@@ -202,7 +204,7 @@ def run(table: dict, row: dict, seed: int, fold: int, arguments) -> dict:
     }
 
 
-def fine_tuning(table, row, seed, fold, arguments, start) -> dict:
+def fine_tuning(table, row, seed, fold, arguments, start) -> FinetuneConfig:
     """The config of one row on one fold; ``start``: its encoder_path, where it has one."""
     mode = (
         {"mode": "finetune"}
@@ -219,7 +221,7 @@ def fine_tuning(table, row, seed, fold, arguments, start) -> dict:
         **mode,
         **start,
     }
-    return resolved(row, "finetune", more, arguments.overrides)
+    return resolved(row, FinetuneConfig, more, arguments.overrides)
 
 
 def run_all(table: dict, wanted: list, arguments) -> None:
@@ -236,7 +238,7 @@ def run_all(table: dict, wanted: list, arguments) -> None:
         if row["pretrain"]:
             config = pretraining(row, seed, fold, arguments)
             if not encoder_of(config).is_file():
-                found[config["exp_name"]] = (pretrained, config)
+                found[config.exp_name] = (pretrained, config)
     first = [
         *found.values(),
         *((run, table, *one, arguments) for one in missing if not one[0]["pretrain"]),
@@ -257,7 +259,7 @@ def run_all(table: dict, wanted: list, arguments) -> None:
         )
 
 
-def pretrained(config: dict) -> dict:
+def pretrained(config: PretrainConfig) -> dict:
     """Pre-train; no row of the CSV."""
     pretrain(config)
     return {}
@@ -310,19 +312,11 @@ def thresholds_of(
     folds = [str(fold) for fold in trained["fold"]]
     for method in table["methods"]:
         began = time.monotonic()
-        threshold_search.main(
-            [
-                "--weight_folder",
-                str(folder),
-                "--method",
-                method,
-                "--gpu",
-                gpu(arguments.device),
-                "--fold",
-                *folds,
-            ]
-        )
-        scores = pd.read_csv(folder / f"thresholds_PRC_{method}" / "scores.csv", dtype=str)
+        with quietly():
+            scores = search_folder(
+                folder, method, one_device(gpu(arguments.device)), folds=list(trained["fold"])
+            )
+        scores = scores.astype({"weights of fold": str})
         test, selection = (
             scores[scores["part"] == part]
             .set_index("weights of fold")
@@ -354,10 +348,8 @@ def gpu(device: str) -> str:
 
 def config_scores(config) -> list[str]:
     """Names under which the config's scores are printed."""
-    metric = config["metric"]
-    return list(
-        parse_scores(metric["target_metrics"], ABBREVIATIONS, metric["task"] or "multilabel")
-    )
+    metric = config.metric
+    return list(parse_scores(metric.target_metrics, ABBREVIATIONS, metric.task or "multilabel"))
 
 
 # ============ the CSV ============
@@ -394,37 +386,25 @@ def tested(table, row, method, arguments) -> list[Predicted] | None:
     more.  Those of a method are of the weights that it was searched for, which are not always
     those that the training tested.
     """
-    found, store = [], None
+    found = []
     for seed in table["seeds"]:
         for fold in folds_of(row):
             folder = place(table, row, seed, arguments)
-            kept = folder / ("predictions" if method else f"fold{fold}")
-            path = kept / (f"best-AUPRC_fold{fold}.npz" if method else "test_predictions.csv")
+            if method:
+                path = folder / "predictions" / f"best-AUPRC_fold{fold}.npz"
+            else:
+                path = folder / f"fold{fold}" / "test_predictions.npz"
             if not path.is_file():
                 return None
+            prefix = "test" if method else ""
+            with np.load(path, allow_pickle=False) as file:
+                predictions = Predictions.from_arrays(dict(file), prefix)
+            outputs = predictions.outputs
             if method:
-                with np.load(path, allow_pickle=False) as file:
-                    names, labels, outputs = (
-                        file[f"test_{key}"] for key in ("records", "labels", "probabilities")
-                    )
-                rule = load_thresholds(
-                    folder / f"thresholds_PRC_{method}" / f"thresholds_fold{fold}.json"
-                )
-                labels, outputs = labels.astype(float), rule.decide(outputs).astype(float)
-            else:
-                predictions = pd.read_csv(path, dtype={"record": str})
-                names, labels, outputs = (
-                    predictions["record"],
-                    *(
-                        predictions.filter(regex=f"^{kind}_").to_numpy(float)
-                        for kind in ("label", "probability")
-                    ),
-                )
-            store = store or open_store(resolved(row, "finetune", {}, arguments.overrides))
-            own = store.records.set_index("record").loc[list(names)].reset_index()
-            found.append(
-                Predicted(labels, outputs, patient_numbers(known_patients(own)), fold, seed)
-            )
+                chosen = folder / f"thresholds_PRC_{method}" / f"thresholds_fold{fold}.json"
+                outputs = load_thresholds(chosen).decide(outputs).astype(float)
+            labels = predictions.labels.astype(float)
+            found.append(Predicted(labels, outputs, predictions.patients, fold, seed))
     return found
 
 

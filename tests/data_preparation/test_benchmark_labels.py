@@ -15,6 +15,7 @@ from data_preparation.reformat_memmap import reformat
 from tests.support import benchmark_files, small_store
 from tests.support.tiny_jobs import CNN, LOADER
 from tests.support.wfdb_files import ecg_counts, write_record
+from util.config.keys import FinetuneConfig
 from util.config.load import ROOT, load_config
 from util.contract.encoder import Encoder
 from util.data.labels import read_labels
@@ -115,8 +116,8 @@ def test_a_task_that_no_record_of_the_store_has_leaves_the_others_and_says_so(
 def test_superdiagnostic_from_metadata_to_score(ptbxl, tmp_path, capsys):
     make(ptbxl)
     shared = load_config(
-        [ROOT / "configs/downstream/benchmarks/ptbxl_superdiagnostic.yaml"], program="finetune"
-    )["dataset"]
+        [ROOT / "configs/downstream/benchmarks/ptbxl_superdiagnostic.yaml"], program=FinetuneConfig
+    ).dataset
     data = {key: shared[key] for key in ("labels", "protocol", "splits", "given")}
     config = {
         **CNN,
@@ -155,13 +156,13 @@ def test_a_store_of_other_records_has_a_sentence(ptbxl, tmp_path):
 # ============ the configs ============
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_configs_fit_the_tables_and_build_their_models(path):
-    config = load_config([path], program="finetune")
-    data = config["dataset"]
+    config = load_config([path], program=FinetuneConfig)
+    data = config.dataset
     assert data["protocol"] == "given" and data["given"] == BENCHMARKS[data["splits"]].given
     assert path.read_text().startswith("# ") and "not yet run" in path.read_text()
     task = {"physionet2017": "multiclass", "mimic_age": "regression"}.get(path.stem, "multilabel")
-    scores = parse_scores(config["metric"]["target_metrics"], ("a", "b"), task)
-    assert config["test"]["target_metric"] in scores
+    scores = parse_scores(config.metric.target_metrics, ("a", "b"), task)
+    assert config.test.target_metric in scores
     with torch.device("meta"):
         assert isinstance(build_configured(config, 5), Encoder)
 

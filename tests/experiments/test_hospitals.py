@@ -11,6 +11,7 @@ from data_preparation import add_splits
 from experiments import leave_one_hospital_out
 from main_finetune import finetune
 from tests.support.small_store import run
+from util.config.keys import FinetuneConfig, PretrainConfig
 from util.config.load import ROOT, load_config
 from util.data.labels import read_labels
 from util.data.store import RecordStore, write_store
@@ -75,7 +76,7 @@ def config_of(store, folder, *overrides):
         "dataloader.num_workers=0",
         *overrides,
     )
-    return load_config([ROOT / "configs/downstream/signal.yaml"], overrides, program="finetune")
+    return load_config([ROOT / "configs/downstream/signal.yaml"], overrides, program=FinetuneConfig)
 
 
 def test_labels_that_a_database_never_annotated_are_unknown(store, tmp_path):
@@ -125,7 +126,7 @@ def test_the_probe_of_pre_training_knows_what_a_hospital_never_annotated(store, 
             "dataset.fold=0",
             "dataset.max_records=null",
         ),
-        program="pretrain",
+        program=PretrainConfig,
     )
     probe = make_probe(RecordStore(store / "fs100"), config, torch.device("cpu"))
     records = LabelledRecords(

@@ -26,6 +26,7 @@ from tests.support.small_store import (
     trained_signal,
 )
 from tests.support.two_processes import run_processes
+from util.config.keys import FinetuneConfig
 from util.config.load import load_config
 from util.contract.registry import build
 from util.data.store import RecordStore
@@ -89,8 +90,8 @@ def test_published_commands_give_the_published_settings(baseline, command, epoch
     assert {**bare, "device": ""} == {**config, "device": ""}, (
         "the YAML's own numbers are the published ones"
     )
-    train, data = config["train"], config["dataset"]
-    assert config["dataloader"]["batch_size"] == batch
+    train, data = config.train, config.dataset
+    assert config.dataloader.batch_size == batch
     assert (train["epochs"], train["lr"], train["min_lr"], train["lr_update"]) == (
         epochs,
         5e-3,
@@ -108,23 +109,23 @@ def test_published_commands_give_the_published_settings(baseline, command, epoch
     assert data["eval_transforms"] == [
         {"moving_window_crop": {"crop_length": 250, "crop_stride": 125}}
     ]
-    assert (config["loss"] or DEFAULT_LOSS["multilabel"]) == "bce" and config["mode"] == "scratch"
-    assert Path(config["output_dir"]) / config["exp_name"] == Path(command.split()[-1])
+    assert (config.loss or DEFAULT_LOSS["multilabel"]) == "bce" and config.mode == "scratch"
+    assert Path(config.output_dir) / config.exp_name == Path(command.split()[-1])
 
 
 def test_flags_win_over_set_and_overlays():
     config = config_of(
         "signal", "--num_epoches 3 --set train.epochs=7 --set train.lr=1 --overlay demo --fold 4 5"
     )
-    assert config["train"]["epochs"] == 3 and config["train"]["lr"] == 1
-    assert config["dataset"]["max_records"] == 240 and config["dataset"]["fold"] == [4, 5]
+    assert config.train.epochs == 3 and config.train.lr == 1
+    assert config.dataset.max_records == 240 and config.dataset.fold == [4, 5]
 
 
 def test_a_batch_means_the_same_in_scripts_and_launchers(capsys):
     """Records a process: the scripts used to share --batch_size out, the launchers to
     multiply it.
     """
-    assert config_of("signal", "--batch_size 96 --gpu cpu,cpu")["dataloader"]["batch_size"] == 96
+    assert config_of("signal", "--batch_size 96 --gpu cpu,cpu").dataloader.batch_size == 96
     for main in (run_signal.main, main_finetune.main):
         with pytest.raises(SystemExit):
             main(["--help"])
@@ -134,20 +135,19 @@ def test_a_batch_means_the_same_in_scripts_and_launchers(capsys):
 def test_gating_and_three_heads_reach_the_model():
     sizes = "--set model.signal.channels=4 --set model.spectrogram.channels=2"
     config = config_of("fusion", f"{sizes} --gating --three_head")
-    assert config["output_dir"] == "./checkpoints/base_ensemble_wgating"
+    assert config.output_dir == "./checkpoints/base_ensemble_wgating"
     fusion = build_configured(config, 24)
     assert fusion.gate is not None and set(fusion.extra_heads) == {"signal", "spectrogram"}
     assert build_configured(config_of("fusion", "--set model.signal.channels=4"), 24).gate is None
-    gated = load_config([CONFIGS / "fusion_gated.yaml"], program="finetune")
-    plain = load_config([CONFIGS / "fusion.yaml"], ["model.gating=true"], program="finetune")
+    gated = load_config([CONFIGS / "fusion_gated.yaml"], program=FinetuneConfig)
+    plain = load_config([CONFIGS / "fusion.yaml"], ["model.gating=true"], program=FinetuneConfig)
     assert gated == plain, "run_ensembled.py --gating and fusion_gated.yaml are the same"
 
 
 def test_defect_16_every_config_reads_where_preparation_writes():
     for path in CONFIGS.glob("*.yaml"):
         assert (
-            load_config([path], program="finetune")["dataset"]["store"]
-            == reformat_memmap.OUTPUT_DIR
+            load_config([path], program=FinetuneConfig).dataset.store == reformat_memmap.OUTPUT_DIR
         ), path
 
 
@@ -159,7 +159,7 @@ def test_encoders_in_a_fusion_follow_the_data():
             "model.signal.name=st_mem_vit_small",
             "model.spectrogram.channels=2",
         ],
-        program="finetune",
+        program=FinetuneConfig,
     )
     fusion = build_configured(config, 24)
     assert (
@@ -167,7 +167,7 @@ def test_encoders_in_a_fusion_follow_the_data():
         and len(fusion.spectrogram.standardize.mean) == 1
     )
     assert fusion.signal.leads == ("II",)
-    config["model"]["spectrogram"]["fs"] = 100
+    config.model["spectrogram"]["fs"] = 100
     with pytest.raises(ConfigError, match="fs is 100 but that of the dataset is 250"):
         build_configured(config, 24)
 
@@ -176,7 +176,7 @@ def test_st_mem_fusion_takes_an_st_mem_encoder(tmp_path):
     config = load_config(
         [CONFIGS / "fusion_st_mem.yaml"],
         ["model.signal.name=st_mem_vit_small", "model.spectrogram.channels=2"],
-        program="finetune",
+        program=FinetuneConfig,
     )
     encoder = build("st_mem_vit_small", num_classes=None)
     torch.save({"model": encoder.state_dict()}, tmp_path / "encoder.pth")
@@ -641,7 +641,7 @@ def finetune_where_one_process_sees_the_encoder(folder, encoder):
             "device=cpu",
             f"encoder_path={encoder if rank == 0 else '/not/there.pth'}",
         ],
-        program="finetune",
+        program=FinetuneConfig,
     )
     main_finetune.finetune(config)
     return True

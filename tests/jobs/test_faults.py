@@ -16,6 +16,7 @@ from torch import nn
 
 from main_pretrain import pretrain
 from tests.support.tiny_jobs import ST_MEM, with_store
+from util.config.keys import PretrainConfig
 from util.config.load import load_config
 from util.contract.encoder import Encoder
 from util.contract.method import Method
@@ -74,7 +75,7 @@ def config_for(folder, *overrides, **model):
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(base))
     return load_config(
-        [path], [f"output_dir={folder}", "exp_name=run", *overrides], program="pretrain"
+        [path], [f"output_dir={folder}", "exp_name=run", *overrides], program=PretrainConfig
     )
 
 

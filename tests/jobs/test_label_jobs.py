@@ -21,6 +21,7 @@ from tests.support.jobs import run_job
 from tests.support.small_store import add_table, recordings, run
 from tests.support.tiny_jobs import CNN, DATA, LOADER, ST_MEM, VIT, with_store
 from util.challenge import ABBREVIATIONS, CLASSES
+from util.config.keys import FinetuneConfig
 from util.config.load import check
 from util.data.store import RecordStore
 from util.errors import ConfigError
@@ -73,7 +74,7 @@ def config_for(labels, config=CNN, **changes):
     return {**made, **changes}
 
 
-def job(config, folder, program="finetune"):
+def job(config, folder, program=FinetuneConfig):
     return check({**config, "output_dir": str(folder), "exp_name": "run", "device": "cpu"}, program)
 
 

@@ -20,6 +20,7 @@ from experiments.baselines import BASELINES, baseline_config, baseline_parser
 from tests.support import small_store
 from tests.support.double import in_double
 from tests.support.two_processes import run_processes
+from util.config.keys import PretrainConfig
 from util.config.load import load_config
 from util.training import checkpoint, transfer
 
@@ -227,15 +228,15 @@ def default_config(script):
 @pytest.mark.parametrize("name, epochs_frozen", [("SIMCLR", 10), ("BYOL", 5)])
 def test_finetuning_scripts_have_the_published_settings(name, epochs_frozen):
     config = default_config(f"{name}_signal_finetune")
-    train = config["train"]
+    train = config.train
     assert (train["lr"], train["min_lr"], train["epochs"], train["freeze_epochs"]) == (
         5e-3,
         1e-4,
         80,
         epochs_frozen,
     )
-    assert config["dataloader"]["batch_size"] == 256 and config["mode"] == "finetune"
-    assert config["encoder_path"] == f"./checkpoints/{name}_signal.pth"
+    assert config.dataloader.batch_size == 256 and config.mode == "finetune"
+    assert config.encoder_path == f"./checkpoints/{name}_signal.pth"
 
 
 def test_frozen_epochs_freeze_the_backbone_and_train_the_classifier(checkpoints, store, tmp_path):
@@ -268,7 +269,7 @@ def test_frozen_epochs_freeze_the_backbone_and_train_the_classifier(checkpoints,
     )
     start = transfer.read_encoder(checkpoints / "BYOL_signal.pth")["state"]
     frozen, opened = (
-        checkpoint.load(tmp_path / "fold0" / f"checkpoint-{epoch}.pth")["model"] for epoch in (0, 1)
+        checkpoint.load(tmp_path / "fold0" / f"checkpoint-{epoch}.pth").model for epoch in (0, 1)
     )
     backbone = [key for key in start if key.startswith("stages.") and key.endswith("weight")]
     assert backbone
@@ -295,14 +296,14 @@ def test_no_argument_means_the_published_settings(script, batch, epochs, optimiz
     from util.training.optimizer import resolve_lr
 
     config = default_config(script)
-    train = config["train"]
-    assert (config["dataloader"]["batch_size"], train["epochs"], train["optimizer"]) == (
+    train = config.train
+    assert (config.dataloader.batch_size, train["epochs"], train["optimizer"]) == (
         batch,
         epochs,
         optimizer,
     )
     assert resolve_lr(train, batch, 1) == pytest.approx(lr) and train["min_lr"] == floor
-    assert config["output_dir"] == "./checkpoints" and config["dataset"]["fs"] == 100
+    assert config.output_dir == "./checkpoints" and config.dataset.fs == 100
     if script.startswith("DINO"):
         assert (train["weight_decay"], train["weight_decay_end"], train["warmup_epochs"]) == (
             0.04,
@@ -333,7 +334,7 @@ def st_mem_losses(store, folder, batch, accumulate):
             f"dataloader.batch_size={batch}",
             f"train.accum_iter={accumulate}",
         ],
-        program="pretrain",
+        program=PretrainConfig,
     )
     with in_double():
         folder = main_pretrain.pretrain(config)

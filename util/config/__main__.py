@@ -1,5 +1,5 @@
 """docs/configs.md:  python -m util.config > docs/configs.md"""
 
-from util.config.keys import page
+from util.config.page import page
 
 print(page(), end="")

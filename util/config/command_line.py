@@ -2,14 +2,15 @@
 
 import argparse
 
-from util.config.keys import describe_keys
+from util.config.keys import JobConfig
 from util.config.load import find_overlay, load_config
+from util.config.page import describe_keys
 
 
-def argument_parser(description: str, default_config: str, program: str) -> argparse.ArgumentParser:
-    """The command line of main_pretrain.py and main_finetune.py; ``program``: "pretrain" or
-    "finetune".
-    """
+def argument_parser(
+    description: str, default_config: str, program: type[JobConfig]
+) -> argparse.ArgumentParser:
+    """Make the command line of main_pretrain.py and main_finetune.py."""
     parser = argparse.ArgumentParser(
         description=description,
         epilog=describe_keys(program),
@@ -33,8 +34,8 @@ def argument_parser(description: str, default_config: str, program: str) -> argp
     return parser
 
 
-def add_config_flags(parser) -> None:
-    """--overlay, --set and --resume: the flags that every training script has."""
+def add_config_flags(parser: argparse.ArgumentParser) -> None:
+    """Add --overlay, --set and --resume, the flags that every training script has."""
     parser.add_argument(
         "--overlay",
         action="append",
@@ -57,8 +58,10 @@ def add_config_flags(parser) -> None:
     )
 
 
-def config_from(arguments) -> dict:
-    """The resolved config; flags win over --set, that over overlays, those over the config file."""
+def config_from(arguments: argparse.Namespace) -> JobConfig:
+    """Resolve the config that a command line asks for: flags win over --set, that over overlays,
+    those over the config file.
+    """
     names = ("output_dir", "exp_name", "encoder_path", "start_epoch", "resume")
     flags = {
         name: getattr(arguments, name)

@@ -1,397 +1,273 @@
-"""The vocabulary of configs: every key with type, default, allowed values, advice and the program
-it is for.
+"""The vocabulary of configs: every key with its type, default, allowed values and advice.
 
-python -m util.config > docs/configs.md      the same as a page
+The program is the class: ``PretrainConfig`` for main_pretrain.py, ``FinetuneConfig`` for
+main_finetune.py.  docs/configs.md is made from these fields.
 """
 
-import json
-import math
 from dataclasses import dataclass
-from functools import partial
+from typing import ClassVar
 
-REQUIRED = object()
-PROGRAMS = {"pretrain": "pre-training", "finetune": "fine-tuning"}
-WORDS = {
-    None: "null",
-    str: "text",
-    dict: "a mapping",
-    list: "a list",
-    float: "a number",
-    bool: "true or false",
-    int: "a whole number",
-}
+from util.config.fields import REQUIRED, key
 
 
-@dataclass(frozen=True)
-class Key:
-    """One configuration key: its types (None in ``types`` allows null), default, one line of
-    advice, what values are allowed (numbers from ``least`` to ``most``), and the one of PROGRAMS
-    that it is for (None: both).
-    """
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """Section ``dataset``: which records, and what is done to their signals."""
 
-    types: tuple
-    default: object
-    help: str
-    choices: tuple = ()
-    least: float = -math.inf
-    most: float = math.inf
-    program: str | None = None
-
-    @property
-    def default_text(self) -> str:
-        """The default as YAML writes it; "required" where there is none."""
-        return "required" if self.default is REQUIRED else json.dumps(self.default)
-
-    @property
-    def kinds(self) -> str:
-        """The types, in words."""
-        return " or ".join(WORDS[kind] for kind in self.types)
-
-    @property
-    def bounds(self) -> str:
-        """The allowed numbers, in words."""
-        least, most = f"{self.least:g}", f"{self.most:g}"
-        return f"{least} or more" if math.isinf(self.most) else f"between {least} and {most}"
-
-
-def key(types, default, help, choices=(), least=-math.inf, most=math.inf, program=None):
-    return Key(
-        types if isinstance(types, tuple) else (types,),
-        default,
-        help,
-        choices,
-        least,
-        most,
-        program,
+    store: str = key("./data_folder/data_summary_without_preprocessing", "holds fs100/ and fs250/")
+    fs: int = key(250, "sampling rate in Hz; picks the store's folder", least=1)
+    lead: str | list = key("12lead", "12lead, limb_lead, lead1, lead2, a lead's name or several")
+    transforms: list = key(REQUIRED, "training crops: a cropping, then device transforms")
+    rand_augment: dict | None = key(None, "then RandAugment: op_names, level, num_layers, prob")
+    crops_per_record: int = key(1, "random crops of a record each time it is visited", least=1)
+    databases: list | None = key(None, "only these source databases (null: all)")
+    max_records: int | None = key(
+        None, "a seeded subset of so many records, to try things out", least=1
+    )
+    fold: int | list | str = key(
+        0, "test fold 0-9, a list, 'all' or 11 (the same); pre-training: the probe's"
+    )
+    protocol: str = key(
+        "nested",
+        "nested: test on k, select on k+1, train on the other eight; published: select and report "
+        "on k (optimistic); given: a table of splits; leave_one_database: test on test_database, "
+        "select on k of the others",
+        choices=("nested", "published", "given", "leave_one_database"),
+    )
+    splits: str | None = key(
+        None, "protocol given: name of the table of splits (null: the only one)"
+    )
+    given: dict | None = key(
+        None, "protocol given, a table of folds: {train: [1, ..., 8], valid: [9], test: [10]}"
+    )
+    test_database: str | None = key(None, "protocol leave_one_database: the database to test on")
+    labels: str | dict | None = key(
+        None,
+        "a table of labels beside the store (docs/data.md), or {name: ..., columns: [...]}; in "
+        "pre-training the probe's",
+    )
+    classes: str | dict | None = key(
+        None, "challenge2020 (as null is, without labels): 24 classes; or {name: [SNOMED CT codes]}"
     )
 
 
-pretrain, finetune = (partial(key, program=program) for program in PROGRAMS)
+@dataclass(frozen=True, kw_only=True)
+class PretrainDataset(DatasetConfig):
+    """What pre-training alone asks of its records."""
+
+    exclude_folds: list = key([], "folds to leave out, e.g. those a downstream test will use")
+    exclude_parts: list = key(
+        [],
+        "leave out what protocol (and fold, splits, given, test_database) makes these parts, e.g. "
+        "[valid, test]",
+    )
 
 
-KEYS = {
-    "seed": key(
-        int, 0, "of data order, crops, views, masks and initialisation", least=0, most=2**63 - 1
-    ),
-    "output_dir": key(str, "./output", "runs are written to <output_dir>/<exp_name>"),
-    "exp_name": key(str, "", "name of the run"),
-    "resume": key(
-        str, "", "checkpoint to resume from; 'auto': this run's checkpoint-last.pth if it is there"
-    ),
-    "start_epoch": key(
-        int, 0, "first epoch (0-based) when it shall differ from the checkpoint's", least=0
-    ),
-    "encoder_path": finetune(
-        str, "", "encoder.pth of a pre-training run (modes finetune and linprobe)"
-    ),
-    "device": key(str, "auto", "auto takes the GPU where there is one", ("auto", "cuda", "cpu")),
-    "model_name": key(str, REQUIRED, "a model of models/, e.g. st_mem_vit_base_dec256d4b"),
-    "model": key(dict, {}, "arguments of the model's factory"),
-    "mode": finetune(
-        str, "scratch", "what is trained and from where", ("finetune", "linprobe", "scratch")
-    ),
-    "dataset": {
-        "store": key(
-            str, "./data_folder/data_summary_without_preprocessing", "holds fs100/ and fs250/"
-        ),
-        "fs": key(int, 250, "sampling rate in Hz; picks the store's folder", least=1),
-        "lead": key(
-            (str, list), "12lead", "12lead, limb_lead, lead1, lead2, a lead's name or several"
-        ),
-        "transforms": key(list, REQUIRED, "training crops: a cropping, then device transforms"),
-        "eval_transforms": finetune(
-            (list, None), None, "for evaluation (null: as training, the crop centred)"
-        ),
-        "rand_augment": key(
-            (dict, None), None, "then RandAugment: op_names, level, num_layers, prob"
-        ),
-        "crops_per_record": key(
-            int, 1, "random crops of a record each time it is visited", least=1
-        ),
-        "databases": key((list, None), None, "only these source databases (null: all)"),
-        "exclude_folds": pretrain(
-            list, [], "folds to leave out, e.g. those a downstream test will use"
-        ),
-        "exclude_parts": pretrain(
-            list,
-            [],
-            "leave out what protocol (and fold, splits, given, test_database) makes these parts, "
-            "e.g. [valid, test]",
-        ),
-        "max_records": key(
-            (int, None), None, "a seeded subset of so many records, to try things out", least=1
-        ),
-        "fold": key(
-            (int, list, str),
-            0,
-            "test fold 0-9, a list, 'all' or 11 (the same); pre-training: the probe's",
-        ),
-        "protocol": key(
-            str,
-            "nested",
-            "nested: test on k, select on k+1, train on the other eight; published: select and "
-            "report on k (optimistic); given: a table of splits; leave_one_database: test on "
-            "test_database, select on k of the others",
-            ("nested", "published", "given", "leave_one_database"),
-        ),
-        "splits": key(
-            (str, None), None, "protocol given: name of the table of splits (null: the only one)"
-        ),
-        "given": key(
-            (dict, None),
-            None,
-            "protocol given, a table of folds: {train: [1, ..., 8], valid: [9], test: [10]}",
-        ),
-        "test_database": key(
-            (str, None), None, "protocol leave_one_database: the database to test on"
-        ),
-        "mask_unannotated": finetune(
-            (bool, None),
-            None,
-            "labels of classes that a record's database never annotated are unknown, not "
-            "negative "
-            "(null: with protocol leave_one_database)",
-        ),
-        "annotated": finetune(
-            (str, None),
-            None,
-            "CSV file of which database annotated which class, such as the Challenge's "
-            "dx_mapping_scored.csv (null: those with a positive record in the store)",
-        ),
-        "label_fraction": finetune(
-            float,
-            1.0,
-            "share of the training records to use, stratified, whole patients: 0.01 for 1 % of "
-            "the "
-            "labels",
-            least=0,
-            most=1,
-        ),
-        "labels": key(
-            (str, dict, None),
-            None,
-            "a table of labels beside the store (docs/data.md), or {name: ..., columns: [...]}; "
-            "in "
-            "pre-training the probe's",
-        ),
-        "classes": key(
-            (str, dict, None),
-            None,
-            "challenge2020 (as null is, without labels): 24 classes; or {name: [SNOMED CT codes]}",
-        ),
-    },
-    "dataloader": {
-        "batch_size": key(int, 16, "records a process and forward pass", least=1),
-        "num_workers": key(int, 8, "loader processes a training process", least=0),
-        "pin_memory": key(bool, True, "faster copies to the GPU"),
-    },
-    "train": {
-        "epochs": key(int, REQUIRED, "passes over the data", least=1),
-        "accum_iter": key(
-            int,
-            1,
-            "forward passes a step; effective batch: batch_size * accum_iter * processes",
-            least=1,
-        ),
-        "warmup_epochs": key(float, 0.0, "epochs of linear warm-up from 0", least=0),
-        "lr": key(
-            (float, None), None, "peak learning rate; null: blr * effective batch / 256", least=0
-        ),
-        "blr": key(
-            (float, None), None, "base learning rate for an effective batch of 256", least=0
-        ),
-        "min_lr": key(float, 0.0, "floor of the cosine", least=0),
-        "lr_update": key(
-            str,
-            "iteration",
-            "the schedule moves every iteration, or once an epoch (warm-up epoch n of w then has "
-            "n/w of the peak)",
-            ("iteration", "epoch"),
-        ),
-        "optimizer": key(str, "adamw", "one of util/training/optimizer.py's OPTIMIZERS"),
-        "optimizer_kwargs": key(dict, {}, "further arguments, e.g. betas: [0.9, 0.95]"),
-        "weight_decay": key(float, 0.0, "decoupled weight decay", least=0),
-        "weight_decay_end": key(
-            (float, None), None, "the weight decay goes there on a cosine (DINO)", least=0
-        ),
-        "decay_all": key(bool, False, "published: decay biases, norms and embeddings as well"),
-        "max_norm": key((float, None), None, "clip the gradient's norm", least=0),
-        "amp": key(
-            str,
-            "auto",
-            "autocast: auto (bf16 on GPUs that have it, else fp16; none on the CPU), bf16, fp16 "
-            "or "
-            "none",
-            ("auto", "bf16", "fp16", "none"),
-        ),
-        "matmul_precision": key(
-            str,
-            "auto",
-            "of float32 products: auto (high on a GPU; on a CPU medium where a trial finds it "
-            "faster and as exact, else highest), highest, high or medium",
-            ("auto", "highest", "high", "medium"),
-        ),
-        "compile": key(bool, False, "torch.compile the model: slow first step, faster ones after"),
-        "checkpoint_activations": key(
-            bool,
-            False,
-            "compute transformer blocks again in the backward pass: a third more work, memory "
-            "for "
-            "longer crops or larger batches",
-        ),
-        "sync_bn": key(
-            bool,
-            True,
-            "BatchNorm over the batches of all processes: as many give the same numbers as one",
-        ),
-        "head_init": finetune(
-            str,
-            "random",
-            "how heads start: at random, or as a linear probe of the frozen encoder, which keeps "
-            "what pre-training learnt (not with resume)",
-            ("random", "probe"),
-        ),
-        "layer_decay": finetune(
-            float,
-            1.0,
-            "factor of the learning rate from each level of the encoder to the one below it, the "
-            "heads having the full one",
-            least=0.01,
-            most=1,
-        ),
-        "freeze_epochs": finetune(int, 0, "train the head alone for the first epochs", least=0),
-        "steps_per_epoch": key(
-            (int, None), None, "cut epochs short, for trying things out", least=1
-        ),
-        "log_every": key(int, 10, "steps between progress updates and TensorBoard points", least=1),
-        "figure_every": pretrain(int, 10, "epochs between figures of a reconstruction", least=1),
-        "probe_every": pretrain(
-            int, 0, "epochs between linear probes on labelled records; 0: none", least=0
-        ),
-        "checkpoint_every": key(
-            (int, str), 1, "epochs, or '500 steps', between checkpoint-last.pth's", least=1
-        ),
-        "keep_every": key(
-            int, 20, "epochs between kept checkpoints (checkpoint-<epoch>.pth)", least=1
-        ),
-        "keep_last": key(int, 0, "keep only so many of these (0: all)", least=0),
-        "skip_nonfinite": key(int, 0, "how many steps without a finite loss to tolerate", least=0),
-    },
-    "loss": finetune(
-        (str, None),
+@dataclass(frozen=True, kw_only=True)
+class FinetuneDataset(DatasetConfig):
+    """What supervised jobs alone ask of their records."""
+
+    eval_transforms: list | None = key(None, "for evaluation (null: as training, the crop centred)")
+    mask_unannotated: bool | None = key(
+        None,
+        "labels of classes that a record's database never annotated are unknown, not negative "
+        "(null: with protocol leave_one_database)",
+    )
+    annotated: str | None = key(
+        None,
+        "CSV file of which database annotated which class, such as the Challenge's "
+        "dx_mapping_scored.csv (null: those with a positive record in the store)",
+    )
+    label_fraction: float = key(
+        1.0,
+        "share of the training records to use, stratified, whole patients: 0.01 for 1 % of the "
+        "labels",
+        least=0,
+        most=1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """Section ``dataloader``: batches and who reads them."""
+
+    batch_size: int = key(16, "records a process and forward pass", least=1)
+    num_workers: int = key(8, "loader processes a training process", least=0)
+    pin_memory: bool = key(True, "faster copies to the GPU")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Section ``train``: the optimiser, its schedules, and what a run keeps."""
+
+    epochs: int = key(REQUIRED, "passes over the data", least=1)
+    accum_iter: int = key(
+        1, "forward passes a step; effective batch: batch_size * accum_iter * processes", least=1
+    )
+    warmup_epochs: float = key(0.0, "epochs of linear warm-up from 0", least=0)
+    lr: float | None = key(None, "peak learning rate; null: blr * effective batch / 256", least=0)
+    blr: float | None = key(None, "base learning rate for an effective batch of 256", least=0)
+    min_lr: float = key(0.0, "floor of the cosine", least=0)
+    lr_update: str = key(
+        "iteration",
+        "the schedule moves every iteration, or once an epoch (warm-up epoch n of w then has n/w "
+        "of the peak)",
+        choices=("iteration", "epoch"),
+    )
+    optimizer: str = key("adamw", "one of util/training/optimizer.py's OPTIMIZERS")
+    optimizer_kwargs: dict = key({}, "further arguments, e.g. betas: [0.9, 0.95]")
+    weight_decay: float = key(0.0, "decoupled weight decay", least=0)
+    weight_decay_end: float | None = key(
+        None, "the weight decay goes there on a cosine (DINO)", least=0
+    )
+    decay_all: bool = key(False, "published: decay biases, norms and embeddings as well")
+    max_norm: float | None = key(None, "clip the gradient's norm", least=0)
+    amp: str = key(
+        "auto",
+        "autocast: auto (bf16 on GPUs that have it, else fp16; none on the CPU), bf16, fp16 or "
+        "none",
+        choices=("auto", "bf16", "fp16", "none"),
+    )
+    matmul_precision: str = key(
+        "auto",
+        "of float32 products: auto (high on a GPU; on a CPU medium where a trial finds it faster "
+        "and as exact, else highest), highest, high or medium",
+        choices=("auto", "highest", "high", "medium"),
+    )
+    compile: bool = key(False, "torch.compile the model: slow first step, faster ones after")
+    checkpoint_activations: bool = key(
+        False,
+        "compute transformer blocks again in the backward pass: a third more work, memory for "
+        "longer crops or larger batches",
+    )
+    sync_bn: bool = key(
+        True, "BatchNorm over the batches of all processes: as many give the same numbers as one"
+    )
+    steps_per_epoch: int | None = key(None, "cut epochs short, for trying things out", least=1)
+    log_every: int = key(10, "steps between progress updates and TensorBoard points", least=1)
+    checkpoint_every: int | str = key(
+        1, "epochs, or '500 steps', between checkpoint-last.pth's", least=1
+    )
+    keep_every: int = key(20, "epochs between kept checkpoints (checkpoint-<epoch>.pth)", least=1)
+    keep_last: int = key(0, "keep only so many of these (0: all)", least=0)
+    skip_nonfinite: int = key(0, "how many steps without a finite loss to tolerate", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainTrain(TrainConfig):
+    """What the training of pre-training alone takes."""
+
+    figure_every: int = key(10, "epochs between figures of a reconstruction", least=1)
+    probe_every: int = key(0, "epochs between linear probes on labelled records; 0: none", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneTrain(TrainConfig):
+    """What the training of supervised jobs alone takes."""
+
+    head_init: str = key(
+        "random",
+        "how heads start: at random, or as a linear probe of the frozen encoder, which keeps what "
+        "pre-training learnt (not with resume)",
+        choices=("random", "probe"),
+    )
+    layer_decay: float = key(
+        1.0,
+        "factor of the learning rate from each level of the encoder to the one below it, the heads "
+        "having the full one",
+        least=0.01,
+        most=1,
+    )
+    freeze_epochs: int = key(0, "train the head alone for the first epochs", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricConfig:
+    """Section ``metric``: what is measured."""
+
+    task: str | None = key(
+        None,
+        "kind of labels (null: as a table says; of dataset.classes multilabel)",
+        choices=("multilabel", "multiclass", "regression"),
+    )
+    num_labels: int | None = key(None, "checked against the labels when given", least=1)
+    num_classes: int | None = key(None, "checked against the labels when given", least=1)
+    target_metrics: list | None = key(
+        None,
+        "names, or {name: {average: macro}}: docs/scores.md (null: AUROC, in regression MAE and "
+        "R2)",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestConfig:
+    """Section ``test``: how the test is done."""
+
+    target_metric: str = key("loss", "tests the checkpoint that is best by this in selection")
+    bootstrap: int = key(0, "resamples of the test records for 95 % intervals (0: none)", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig:
+    """What every job has; see ``PretrainConfig`` and ``FinetuneConfig``."""
+
+    program: ClassVar[str]
+    title: ClassVar[str]
+    seed: int = key(
+        0, "of data order, crops, views, masks and initialisation", least=0, most=2**63 - 1
+    )
+    output_dir: str = key("./output", "runs are written to <output_dir>/<exp_name>")
+    exp_name: str = key("", "name of the run")
+    resume: str = key(
+        "", "checkpoint to resume from; 'auto': this run's checkpoint-last.pth if it is there"
+    )
+    start_epoch: int = key(
+        0, "first epoch (0-based) when it shall differ from the checkpoint's", least=0
+    )
+    device: str = key(
+        "auto", "auto takes the GPU where there is one", choices=("auto", "cuda", "cpu")
+    )
+    model_name: str = key(REQUIRED, "a model of models/, e.g. st_mem_vit_base_dec256d4b")
+    model: dict = key({}, "arguments of the model's factory")
+    dataset: DatasetConfig
+    dataloader: LoaderConfig
+    train: TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(JobConfig):
+    """A self-supervised job: main_pretrain.py."""
+
+    program: ClassVar[str] = "pretrain"
+    title: ClassVar[str] = "pre-training"
+    dataset: PretrainDataset
+    train: PretrainTrain
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(JobConfig):
+    """A supervised job: main_finetune.py."""
+
+    program: ClassVar[str] = "finetune"
+    title: ClassVar[str] = "fine-tuning"
+    encoder_path: str = key("", "encoder.pth of a pre-training run (modes finetune and linprobe)")
+    mode: str = key(
+        "scratch", "what is trained and from where", choices=("finetune", "linprobe", "scratch")
+    )
+    loss: str | None = key(
         None,
         "criterion (null: bce, cross_entropy or mse, as the labels are)",
-        ("bce", "cross_entropy", "mse", "l1"),
-    ),
-    "metric": {
-        "task": finetune(
-            (str, None),
-            None,
-            "kind of labels (null: as a table says; of dataset.classes multilabel)",
-            ("multilabel", "multiclass", "regression"),
-        ),
-        "num_labels": finetune((int, None), None, "checked against the labels when given", least=1),
-        "num_classes": finetune(
-            (int, None), None, "checked against the labels when given", least=1
-        ),
-        "target_metrics": finetune(
-            (list, None),
-            None,
-            "names, or {name: {average: macro}}: docs/scores.md (null: AUROC, in regression MAE "
-            "and R2)",
-        ),
-    },
-    "test": {
-        "target_metric": finetune(
-            str, "loss", "tests the checkpoint that is best by this in selection"
-        ),
-        "bootstrap": finetune(
-            int, 0, "resamples of the test records for 95 % intervals (0: none)", least=0
-        ),
-    },
-}
+        choices=("bce", "cross_entropy", "mse", "l1"),
+    )
+    dataset: FinetuneDataset
+    train: FinetuneTrain
+    metric: MetricConfig
+    test: TestConfig
 
 
-def divide(config: dict, program: str, keys=KEYS, prefix="") -> tuple[dict, list[str]]:
-    """(config without the keys of the other program, the dotted names of those)."""
-    own, others = {}, []
-    for name, value in config.items():
-        spec = keys.get(name)
-        if isinstance(spec, Key) and spec.program not in (None, program):
-            others.append(prefix + name)
-            continue
-        if isinstance(spec, dict) and isinstance(value, (dict, type(None))):
-            value, more = divide(value or {}, program, spec, f"{prefix}{name}.")
-            others += more
-            if not value:
-                continue
-        own[name] = value
-    return own, others
+PROGRAMS = {config.program: config for config in (PretrainConfig, FinetuneConfig)}
 
 
-def keys_of(program: str) -> dict:
-    """The part of ``KEYS`` that has an effect in a program."""
-    return divide(KEYS, program)[0]
-
-
-def describe_keys(program: str, keys=None, prefix="") -> str:
-    """A program's keys with defaults and advice, for ``--help``."""
-    lines = [] if prefix else ["configuration keys (YAML, --overlay or --set):"]
-    for name, spec in (keys or keys_of(program)).items():
-        if isinstance(spec, dict):
-            lines.append(describe_keys(program, spec, f"{prefix}{name}."))
-        else:
-            default = ("" if spec.default is REQUIRED else "default ") + spec.default_text
-            lines.append(f"  {prefix}{name}: {spec.help} [{default}]")
-    return "\n".join(lines)
-
-
-PAGE = """# Configuration
-
-Written by `python -m util.config > docs/configs.md`; a test compares the two.
-
-`--config_path FILE`, then each `--overlay`, each `--set KEY=VALUE` and the other flags are merged in this order:
-mappings merge, lists and values replace. The result is saved as `config.yaml` beside the run and repeats it.
-
-- **One base.** A file may begin with `base: other.yaml` (beside it) and holds what differs. A base has no base.
-- **Arguments go with their name.** Where a layer names another `model_name` (or `name:` in a nested mapping such
-  as `model.signal`), what stood beside the old name is dropped. Arguments given without a name go to whatever
-  model is chosen in the end: under `--overlay short_crops --set model_name=st_mem_vit_tiny` the overlay's
-  `model.seq_len` stays. A file and its base are one layer. Under `model:` a name alone, `encoder: xresnet1d50`,
-  is short for `encoder: {name: xresnet1d50}`.
-- **A key without effect is an error.** The column "program" says where a key has one. A file for both programs
-  keeps what one alone needs in a section `pretrain:` or `finetune:`, merged over its other keys in that program.
-- **Published YAML files** are read: exact counterparts are put in with a note; one message lists the other keys
-  with their new names.
-"""
-
-
-def page() -> str:
-    """docs/configs.md: how configs are put together, and one table a section."""
-    sections = {
-        "": {name: spec for name, spec in KEYS.items() if isinstance(spec, Key)},
-        **{name: spec for name, spec in KEYS.items() if isinstance(spec, dict)},
-    }
-    return PAGE + "".join(_table(name, keys) for name, keys in sections.items())
-
-
-def _table(section, keys):
-    lines = [
-        "",
-        f"## {section or 'Top level'}",
-        "",
-        "| key | type | default | allowed | program | advice |",
-        "|" + "---|" * 6,
-    ]
-    for name, spec in keys.items():
-        allowed = ", ".join(spec.choices) or ("" if math.isinf(spec.least) else spec.bounds)
-        cells = (
-            f"`{section and section + '.'}{name}`",
-            spec.kinds,
-            f"`{spec.default_text}`",
-            allowed,
-            PROGRAMS.get(spec.program, "both"),
-            spec.help.replace("<", "&lt;"),
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+def other_program(program: type[JobConfig]) -> type[JobConfig]:
+    """Return the other one of the two programs."""
+    return FinetuneConfig if program is PretrainConfig else PretrainConfig

@@ -6,23 +6,24 @@ arguments, checked when the model is built; transforms likewise by their own sig
 docs/configs.md has the rules.
 """
 
-import contextlib
-import copy
 import difflib
-import math
+import json
 import os
 import re
-from itertools import takewhile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
+import mergedeep
 import yaml
 
-from util.config.keys import PROGRAMS, REQUIRED, divide, keys_of
+from util.config.fields import Key, keys_of, parse, to_mapping
+from util.config.keys import PROGRAMS, JobConfig, other_program
 from util.config.published import translate
 from util.errors import ConfigError
-from util.named_arguments import fits
 
 ROOT = Path(__file__).resolve().parents[2]
+Job = TypeVar("Job", bound=JobConfig)
 
 
 # ============ YAML ============
@@ -61,7 +62,7 @@ def read_yaml(text: str):
         raise ValueError(" ".join(str(error).split())) from None
 
 
-def load_yaml(path, program: str | None = None, base=True) -> dict:
+def load_yaml(path, program: type[JobConfig] | None = None, *, base: bool = True) -> dict:
     """The mapping of a YAML file, merged over the one that its key ``base`` names (where it may
     have one).
 
@@ -91,7 +92,8 @@ def load_yaml(path, program: str | None = None, base=True) -> dict:
             raise ConfigError(
                 f"{path}: the section {name} must be a mapping of keys, not {section!r}"
             )
-    own = merge([translate(layer, path) for layer in (value, sections.get(program, {}))])
+    section = sections[program.program] if program else {}
+    own = merge([translate(layer, path) for layer in (value, section)])
     return merge([load_yaml(Path(path).parent / below, program, base=False), own]) if below else own
 
 
@@ -117,65 +119,77 @@ def parse_override(text: str) -> dict:
     if not equals or not path.strip():
         raise ConfigError(f"--set {text!r}: write key=value, e.g. --set train.epochs=5")
     try:
-        value = read_yaml(value)
+        nested = read_yaml(value)
     except ValueError:
         raise ConfigError(f"--set {text!r}: the value is not valid YAML") from None
     for part in reversed(path.strip().split(".")):
-        value = {part: value}
-    return value
+        nested = {part: nested}
+    return nested
 
 
 # ============ merging ============
 def merge(layers: list[dict]) -> dict:
-    """Layers of a config in one mapping: mappings merge, lists and values are replaced by the
-    later layer's.
+    """Merge the layers of a config: mappings merge, lists and values are replaced by the later
+    layer's.
 
-    Arguments given beside a model's name go with it: the last layer with a ``model_name``
-    decides, and the ``model`` sections of layers that name another are dropped; so with mappings
-    under ``model`` by ``name``.
+    Arguments given beside a model's name go with it: the last layer with a ``model_name`` decides,
+    and the ``model`` sections of layers that name another are dropped; so with mappings under
+    ``model`` by ``name``.
     """
-    named = [layer["model_name"] for layer in layers if "model_name" in layer][-1:]
-    layers = [
-        {name: value for name, value in layer.items() if name != "model"}
-        if named and layer.get("model_name", named[0]) != named[0]
-        else layer
-        for layer in layers
-    ]
     try:
-        return _merge(layers)
-    except RecursionError:
+        json.dumps(layers, default=str, skipkeys=True)
+    except (ValueError, RecursionError):
         raise ConfigError(
             "a mapping of the config contains itself (an alias in its own anchor)"
         ) from None
+    layers = [dict(layer) for layer in layers]
+    chosen = [layer["model_name"] for layer in layers if "model_name" in layer][-1:]
+    for layer in layers:
+        if chosen and layer.get("model_name", chosen[0]) != chosen[0]:
+            layer.pop("model", None)
+    with_model = [layer for layer in layers if isinstance(layer.get("model"), dict)]
+    models = _of_the_last_name([layer["model"] for layer in with_model])
+    for layer, model in zip(with_model, models):
+        layer["model"] = model
+    return dict(mergedeep.merge({}, *layers))
 
 
-def _merge(layers, in_model=False):
-    """The same for any mapping; ``in_model``: one under ``model``, where a text stands for {name:
-    text}.
+def _of_the_last_name(mappings: list[dict]) -> list[dict]:
+    """The mappings that describe one model, layer by layer: empty where a later layer gives another
+    ``name``, and a text as ``{name: text}`` where other layers have a mapping; at every depth.
     """
-    if len(layers) == 1:
-        return copy.deepcopy(layers[0])
-    named = [layer["name"] for layer in layers if in_model and "name" in layer][-1:]
-    layers = [layer for layer in layers if not named or layer.get("name", named[0]) == named[0]]
-    merged = {}
-    for name in dict.fromkeys(name for layer in layers for name in layer):
-        values = [layer[name] for layer in layers if name in layer]
-        if in_model and any(isinstance(value, dict) for value in values):
-            values = [{"name": value} if isinstance(value, str) else value for value in values]
-        mappings = list(takewhile(lambda value: isinstance(value, dict), reversed(values)))[::-1]
-        deeper = in_model or name == "model"
-        merged[name] = _merge(mappings, deeper) if mappings else copy.deepcopy(values[-1])
-    return merged
+    chosen = [mapping["name"] for mapping in mappings if "name" in mapping][-1:]
+    mappings = [
+        dict(mapping) if not chosen or mapping.get("name", chosen[0]) == chosen[0] else {}
+        for mapping in mappings
+    ]
+    for name in {name for mapping in mappings for name in mapping}:
+        holders = [mapping for mapping in mappings if name in mapping]
+        if not any(isinstance(mapping[name], dict) for mapping in holders):
+            continue
+        for mapping in holders:
+            if isinstance(mapping[name], str):
+                mapping[name] = {"name": mapping[name]}
+        nested = [mapping for mapping in holders if isinstance(mapping[name], dict)]
+        parts = _of_the_last_name([mapping[name] for mapping in nested])
+        for mapping, part in zip(nested, parts):
+            mapping[name] = part
+    return mappings
 
 
-def load_config(sources, overrides=(), extra=None, *, program: str) -> dict:
-    """Merge layers, ``overrides`` (texts ``a.b=c``) and the mapping ``extra``; check; fill in
-    defaults.
+def load_config(
+    sources: Iterable[str | os.PathLike | dict],
+    overrides: Iterable[str] = (),
+    extra: dict | None = None,
+    *,
+    program: type[Job],
+) -> Job:
+    """Merge layers, ``overrides`` (texts ``a.b=c``) and the mapping ``extra``, and check them.
 
     Args:
         sources: YAML files, or configs out of checkpoints: earlier versions stored keys of the
             other program in these, which are left out.
-        program: "pretrain" or "finetune".
+        program: ``PretrainConfig`` or ``FinetuneConfig``.
     """
     layers = [
         divide(translate(source, "the stored config"), program)[0]
@@ -188,61 +202,44 @@ def load_config(sources, overrides=(), extra=None, *, program: str) -> dict:
 
 
 # ============ checking ============
-def check(config: dict, program: str) -> dict:
-    """A copy with a program's defaults filled in and numbers converted; ConfigError for whatever
-    is wrong.
-    """
+def check(config: dict, program: type[Job]) -> Job:
+    """Return a mapping as a program's config; a ConfigError says what is wrong with it."""
     config, others = divide(config, program)
     if others:
-        other = next(name for name in PROGRAMS if name != program)
+        other = other_program(program)
         raise ConfigError(
-            f"no effect in {PROGRAMS[program]}: {', '.join(others)}; that belongs to "
-            f"{PROGRAMS[other]}: leave it out, or put it under '{other}:' in a file for both"
+            f"no effect in {program.title}: {', '.join(others)}; that belongs to {other.title}: "
+            f"leave it out, or put it under '{other.program}:' in a file for both"
         )
-    return _check(config, keys_of(program))
+    return parse(program, config)
 
 
-def _check(config, keys, prefix=""):
-    unknown = [name for name in config if name not in keys]
-    if unknown:
-        name = str(unknown[0])
-        close = difflib.get_close_matches(name, keys, 1)
-        hint = f"; did you mean {prefix}{close[0]}" if close else ""
-        raise ConfigError(
-            f"unknown key {prefix + name!r}{hint}? Known keys here: {', '.join(keys)}"
-        )
-    checked = {}
-    for name, spec in keys.items():
-        if isinstance(spec, dict):
-            section = config.get(name, {})
-            if not isinstance(section, dict):
-                raise ConfigError(f"{prefix}{name} must be a mapping of keys, not {section!r}")
-            checked[name] = _check(section, spec, f"{prefix}{name}.")
-        elif name in config:
-            checked[name] = _convert(prefix + name, config[name], spec)
-        elif spec.default is REQUIRED:
-            raise ConfigError(f"the config lacks the key '{prefix}{name}': {spec.help}")
-        else:
-            checked[name] = copy.deepcopy(spec.default)
-    return checked
+def divide(config: dict, program: type[JobConfig]) -> tuple[dict, list[str]]:
+    """Return the config without the keys of the other program, and the dotted names of those."""
+    return _divide(config, program, other_program(program), "")
 
 
-def _convert(name, value, spec):
-    """``value`` in the key's type, within its bounds."""
-    if value is None and None in spec.types:
-        return None
-    if float in spec.types and isinstance(value, (int, str)) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError):
-            value = float(value) if isinstance(value, str) or abs(value) < 1e300 else math.inf
-    if not fits(value, spec.types) or isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{name} must be {spec.kinds}, not {value!r} ({spec.help})")
-    if spec.choices and value not in spec.choices:
-        raise ConfigError(f"{name}: {value!r} is not one of {', '.join(map(str, spec.choices))}")
-    if isinstance(value, (int, float)) and not spec.least <= value <= spec.most:
-        raise ConfigError(f"{name} must be {spec.bounds}, not {value!r} ({spec.help})")
-    return value
+def _divide(config: dict, mine: type | None, theirs: type | None, prefix: str):
+    """The same for a section of two programs; None for a program that has no such section."""
+    known, foreign = (keys_of(section) if section else {} for section in (mine, theirs))
+    kept, others = {}, []
+    for name, value in config.items():
+        spec = known.get(name, foreign.get(name))
+        if isinstance(spec, Key) and name not in known:
+            others.append(prefix + name)
+            continue
+        if isinstance(spec, type) and isinstance(value, (dict, type(None))):
+            here, there = known.get(name), foreign.get(name)
+            value, more = _divide(value or {}, here, there, f"{prefix}{name}.")
+            others += more
+            if not value:
+                continue
+        kept[name] = value
+    return kept, others
 
 
-def save_config(config: dict, path) -> None:
+def save_config(config: JobConfig | dict, path: str | os.PathLike) -> None:
     """Write the resolved config; feeding it back repeats the run."""
-    Path(path).write_text(yaml.dump(config, Dumper=_Dumper, sort_keys=False), encoding="utf-8")
+    mapping = config if isinstance(config, dict) else to_mapping(config)
+    text = yaml.dump(mapping, Dumper=_Dumper, sort_keys=False)
+    Path(path).write_text(text, encoding="utf-8")

@@ -93,7 +93,7 @@ def translate(layer: dict, where) -> dict:
             )
         )
     if notes:
-        from util.console import print_once
+        from util.console import note
 
-        print_once(f"note: {where}: {'; '.join(notes)}")
+        note(f"note: {where}: {'; '.join(notes)}")
     return layer

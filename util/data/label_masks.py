@@ -6,12 +6,13 @@ axis deviation says nothing about their axes.
 
 import re
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
+from util.console import note
 from util.data.labels import Labels, parse_classes
 from util.data.record_tables import read_cells
-from util.data.splits import run_numbers, selection_fold
 from util.errors import ConfigError
 
 CODE_COLUMNS = ("snomedctcode", "code", "class")  # in lower case, letters and digits alone
@@ -23,59 +24,103 @@ _DATABASES = {
 }
 
 
-def mask_labels(labels: Labels, store, data: dict) -> tuple[Labels, list[str]]:
-    """Labels of a store with what nobody annotated unknown, where ``dataset.mask_unannotated``
-    asks for it or, if it is null, with dataset.protocol: leave_one_database; and sentences about
-    these.
+class MaskChoice(Protocol):
+    """What of a config's section ``dataset`` says who annotated what."""
+
+    @property
+    def labels(self) -> str | dict | None: ...
+    @property
+    def classes(self) -> str | dict | None: ...
+    @property
+    def databases(self) -> list | None: ...
+    @property
+    def test_database(self) -> str | None: ...
+
+
+class LabelMasks:
+    """Which labels nobody can know: where a database never annotated a class, a label is unknown;
+    where no training record of a fold is positive, the database left out is not scored.
+
+    Args:
+        labels: of all records of the store.
+        store: theirs.
+        data: the config's choices.
+        wanted: ``dataset.mask_unannotated``; None: under protocol leave_one_database.
+        counts_file: ``dataset.annotated``.
+
+    Attributes:
+        labels: with what nobody annotated unknown.
 
     Raises:
-        ConfigError: a key has no effect, or the file of ``dataset.annotated`` is wrong.
+        ConfigError: a key has no effect, or the file of counts is wrong.
     """
-    multilabel, left_out = labels.kind == "multilabel", data["test_database"]
-    wanted = data["mask_unannotated"]
-    if wanted and not multilabel:
-        raise ConfigError(
-            f"dataset.mask_unannotated has no effect on {labels.kind} labels: multi-label ones "
-            "alone are unknown class by class"
+
+    def __init__(
+        self,
+        labels: Labels,
+        store,
+        data: MaskChoice,
+        *,
+        wanted: bool | None = None,
+        counts_file: str | None = None,
+    ):
+        multilabel = labels.kind == "multilabel"
+        if wanted and not multilabel:
+            raise ConfigError(
+                f"dataset.mask_unannotated has no effect on {labels.kind} labels: multi-label "
+                "ones alone are unknown class by class"
+            )
+        self.left_out = data.test_database
+        if wanted is None:
+            wanted = multilabel and self.left_out is not None
+        if not wanted and counts_file is not None:
+            raise ConfigError(
+                "dataset.annotated has no effect without dataset.mask_unannotated: true "
+                "(multi-label alone)"
+            )
+        self.wanted, self.labels, self.store = wanted, labels, store
+        self.databases = store.records["database"].to_numpy()
+        self.used = np.ones(len(self.databases), bool)
+        if data.databases is not None:
+            self.used = np.isin(self.databases, data.databases)
+        if wanted:
+            named = {name: {name} for name in labels.classes}
+            classes = named if data.labels else parse_classes(data.classes)
+            values, used = labels.values.copy(), self.used
+            values[used] = mask_unannotated(
+                values[used], self.databases[used], classes, counts_file
+            )
+            self.labels = with_values(labels, values)
+
+    @property
+    def by_fold(self) -> bool:
+        """Whether the labels depend on the fold."""
+        return self.wanted and self.left_out is not None
+
+    def of_fold(self, selects: np.ndarray) -> Labels:
+        """Return the labels of the fold that selects on these records, bool (records,)."""
+        if not self.by_fold:
+            return self.labels
+        values, used = self.labels.values.copy(), self.used
+        tested = self.databases == self.left_out
+        values[used] = mask_untrained(
+            values[used], tested[used], self.labels.classes, ~(tested | selects)[used]
         )
-    wanted = multilabel and left_out is not None if wanted is None else wanted
-    if not wanted and data["annotated"] is not None:
-        raise ConfigError(
-            "dataset.annotated has no effect without dataset.mask_unannotated: true (multi-label "
-            "alone)"
-        )
-    if not wanted:
-        return labels, []
-    classes = (
-        {name: {name} for name in labels.classes}
-        if data["labels"]
-        else parse_classes(data["classes"])
-    )
-    databases, values = store.records["database"].to_numpy(), labels.values.copy()
-    used = (
-        np.isin(databases, data["databases"])
-        if data["databases"] is not None
-        else np.ones(len(databases), bool)
-    )
-    values[used], notes = mask_unannotated(
-        values[used], databases[used], classes, data["annotated"]
-    )
-    if left_out is not None:
-        runs = run_numbers(data)
-        selects = (
-            store.records["fold"] == selection_fold(data["protocol"], runs[0])
-        ).to_numpy() & (len(runs) == 1)
-        own = databases == left_out
-        values[used], more = mask_untrained(
-            values[used], own[used], labels.classes, ~(own | selects)[used]
-        )
-        notes += more
-    return replace(labels, values=values, known=labels.known & ~np.isnan(values).all(axis=1)), notes
+        return with_values(self.labels, values)
 
 
-def mask_unannotated(labels, databases, classes: dict, path=None) -> tuple[np.ndarray, list[str]]:
-    """Multi-label labels with NaN, unknown, where the record's database never annotated the
-    class.
+def with_values(labels: Labels, values: np.ndarray) -> Labels:
+    """Return multi-label labels with these values; records all of whose labels are unknown are no
+    longer known.
+    """
+    return replace(labels, values=values, known=labels.known & ~np.isnan(values).all(axis=1))
+
+
+def mask_unannotated(
+    labels: np.ndarray, databases: np.ndarray, classes: dict, path: str | None = None
+) -> np.ndarray:
+    """Return multi-label labels with NaN, unknown, where a record's database never annotated the
+    class; a sentence a database says which.
 
     Args:
         labels: float (records, classes) of 0, 1 and NaN, of all records of the store.
@@ -85,54 +130,57 @@ def mask_unannotated(labels, databases, classes: dict, path=None) -> tuple[np.nd
             does not have: a class without a positive record in a database was not annotated
             there.
 
-    Returns:
-        the labels, and a sentence a database.  Raises a ConfigError for a wrong file.
+    Raises:
+        ConfigError: the file is wrong.
     """
-    databases, labels, notes = np.asarray(databases, str), labels.copy(), []
+    databases, labels = np.asarray(databases, str), labels.copy()
+    names = sorted(set(databases.tolist()))
     counts = read_annotated(path) if path else {}
-    absent = sorted(
-        set(databases.tolist())
-        - {name for name in set(databases.tolist()) if _plain(name) in counts}
-    )
+    absent = [name for name in names if _plain(name) not in counts]
     if path and absent:
-        notes.append(
+        note(
             f"{path} has no column for {', '.join(absent)}: there, a class without a positive "
             "record in the store counts as not annotated"
         )
-    for database in sorted(set(databases.tolist())):
-        own = databases == database
-        annotated = (labels[own] > 0).any(axis=0)
+    for database in names:
+        members = databases == database
+        annotated = (labels[members] > 0).any(axis=0)
         known = counts.get(_plain(database), {})
         for number, codes in enumerate(classes.values()):
             if known.keys() & codes:
                 annotated[number] = any(known.get(code, 0) > 0 for code in codes)
-        labels[np.ix_(own, ~annotated)] = np.nan
+        labels[np.ix_(members, ~annotated)] = np.nan
         missing = [name for name, yes in zip(classes, annotated) if not yes]
         if missing:
-            notes.append(
-                f"classes that {database} never annotated, unknown for its {own.sum()} records: "
-                f"{len(missing)} of {len(classes)} ({', '.join(missing)})"
+            note(
+                f"classes that {database} never annotated, unknown for its {members.sum()} "
+                f"records: {len(missing)} of {len(classes)} ({', '.join(missing)})"
             )
-    return labels, notes
+    return labels
 
 
-def mask_untrained(labels, left_out, classes, training) -> tuple[np.ndarray, list[str]]:
-    """Labels with NaN on the records that are left out where no training record is positive: what
-    nobody could learn is not scored.
+def mask_untrained(
+    labels: np.ndarray, left_out: np.ndarray, classes: tuple[str, ...], training: np.ndarray
+) -> np.ndarray:
+    """Return labels with NaN on the records that are left out where no training record is
+    positive: what nobody could learn is not scored; a sentence names these classes.
 
     Args:
-        labels: float (records, classes), from ``mask_unannotated``; left_out, training: bool
-            (records,).
+        labels: float (records, classes), from ``mask_unannotated``.
+        left_out: bool (records,).
         classes: names.
+        training: bool (records,).
     """
     untrained = ~(labels[training] > 0).any(axis=0) & ~np.isnan(labels[left_out]).all(axis=0)
     labels = labels.copy()
     labels[np.ix_(left_out, untrained)] = np.nan
     names = [name for name, yes in zip(classes, untrained) if yes]
-    return labels, [
-        "classes without a positive training record, not scored on the database left out: "
-        f"{', '.join(names)}"
-    ] if names else []
+    if names:
+        note(
+            "classes without a positive training record, not scored on the database left out: "
+            f"{', '.join(names)}"
+        )
+    return labels
 
 
 def read_annotated(path) -> dict[str, dict[str, float]]:

@@ -7,11 +7,13 @@ its kind and classes in ``<name>.json``.
 """
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
 from util.challenge import CLASS_CODES, labels_from_dx
+from util.console import note
 from util.data.label_file import LOOKS, LabelFile, load_label_file
 from util.data.record_tables import find_table, save_table, some, table_name
 from util.data.store import safe_cell
@@ -46,7 +48,16 @@ class Labels:
     patients: np.ndarray | None = None
 
 
-def read_labels(store, data: dict, task: str | None = None) -> Labels:
+class LabelChoice(Protocol):
+    """What of a config's section ``dataset`` says which labels."""
+
+    @property
+    def labels(self) -> str | dict | None: ...
+    @property
+    def classes(self) -> str | dict | None: ...
+
+
+def read_labels(store, data: LabelChoice, task: str | None = None) -> Labels:
     """The labels that a config's section ``dataset`` asks for: the one way in.
 
     Args:
@@ -56,14 +67,14 @@ def read_labels(store, data: dict, task: str | None = None) -> Labels:
     Raises:
         ConfigError: both, a table that is not there, a wrong choice; StoreError: a damaged table.
     """
-    if data["labels"] is not None:
-        if data["classes"] is not None:
+    if data.labels is not None:
+        if data.classes is not None:
             raise ConfigError(
                 "dataset.labels and dataset.classes both say what the labels are; leave one of "
                 "them null"
             )
-        return _read_table(store, data["labels"])
-    classes = parse_classes(data["classes"])
+        return _read_table(store, data.labels)
+    classes = parse_classes(data.classes)
     if task == "regression":
         raise ConfigError(
             "regression needs numbers, and dataset.classes gives none; name a table in "
@@ -160,8 +171,8 @@ def write_labels(root, name: str, file: LabelFile, records, source: str, command
             "note: numbers are taken as regression; if they are codes of classes, write words "
             "instead"
         )
-    for note in file.notes:
-        print(note)
+    for sentence in file.notes:
+        note(sentence)
 
 
 def _read_table(store, choice) -> Labels:
@@ -219,74 +230,63 @@ def _choose_columns(labels, columns, wanted) -> Labels:
 
 
 # ============ what to know of them ============
-def unknown_labels(labels, rows, classes, part: str, whole=()) -> list[str]:
-    """Sentences, if need be, about what is unknown in ``rows``, the ``part``.
+def note_unknown_labels(
+    values: np.ndarray, classes: tuple[str, ...], part: str, whole: list[str]
+) -> None:
+    """Say what is unknown among the labels of a part, where something is.
 
     Args:
-        labels: values of ``Labels``; classes: their names; whole: names of the scores of whole
-            records.
+        values: of ``Labels``, of the part's records.
+        classes: their names.
+        part: training, selection or test.
+        whole: names of the scores that judge a record as a whole.
     """
-    known = ~np.isnan(labels[rows])
+    known = ~np.isnan(values)
     if known.ndim == 1 or known.all():
-        return []
-    notes = [
+        return
+    note(
         f"unknown labels in the {part} part, which take no part in loss and scores: "
         f"{(~known).sum()} of {known.size}"
-    ]
-    none = [name for name, some in zip(classes, known.any(axis=0)) if not some]
+    )
+    none = [name for name, any_known in zip(classes, known.any(axis=0)) if not any_known]
     if none:
-        notes.append(
+        note(
             f"the {part} part knows no label at all of {', '.join(none)}: no output for it is "
             "learned or scored there"
         )
-    partly = (~known.all(axis=1)).sum()
     if whole and part != "training":
-        notes.append(
+        partly = (~known.all(axis=1)).sum()
+        note(
             f"{', '.join(whole)} cannot count {partly} of {len(known)} records of the {part} "
-            "part, "
-            "which have an unknown label"
+            "part, which have an unknown label"
         )
-    return notes
 
 
-def never_positive(labels, rows, classes) -> list[str]:
-    """A sentence, if need be, that names the classes of which the training records, ``rows``,
-    hold none; arguments as for ``few_positives``.
-    """
-    none = [name for name, count in zip(classes, _positives(labels[rows], classes)) if not count]
-    return (
-        [
-            f"the training part has no record of {', '.join(none)}: nothing is learned of these, "
-            "and scores of other parts that have some include them all the same"
-        ]
-        if none
-        else []
-    )
-
-
-def few_positives(labels, rows, classes, part: str) -> list[str]:
-    """A sentence, if need be, that names the classes of which ``rows``, the ``part``, hold few
-    records.
+def note_rare_classes(values: np.ndarray, classes: tuple[str, ...], part: str) -> None:
+    """Name the classes of which a training part holds no record, or a test part few.
 
     Args:
-        labels: values of ``Labels`` (none of regression); classes: their names.
+        values: of ``Labels`` (none of regression), of the part's records.
+        classes: their names.
+        part: training, selection or test.
     """
-    counts = _positives(labels[rows], classes)
-    few = [f"{name} ({count})" for name, count in zip(classes, counts) if count < MIN_POSITIVES]
-    return (
-        [
+    counts = dict(zip(classes, _positives(values, classes)))
+    none = [name for name, count in counts.items() if not count]
+    if none and part == "training":
+        note(
+            f"the training part has no record of {', '.join(none)}: nothing is learned of these, "
+            "and scores of other parts that have some include them all the same"
+        )
+    few = [f"{name} ({count})" for name, count in counts.items() if count < MIN_POSITIVES]
+    if few and part == "test":
+        note(
             f"the {part} part has fewer than {MIN_POSITIVES} records of {', '.join(few)}: their "
             "scores, and means over classes, say little"
-        ]
-        if few
-        else []
-    )
+        )
 
 
-def _positives(own, classes):
+def _positives(values, classes):
     """Number of records of each class, int64 (classes,)."""
-    return (
-        np.nansum(own, axis=0).astype(int)
-        if own.ndim == 2
-        else np.bincount(own, minlength=len(classes))
-    )
+    if values.ndim == 2:
+        return np.nansum(values, axis=0).astype(int)
+    return np.bincount(values, minlength=len(classes))

@@ -1,11 +1,13 @@
 """Which records a job uses, and for what: databases, folds and splits."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
+from util.console import note
 from util.data.record_tables import find_table
 from util.data.store import FOLDS, NO_FOLD
 from util.data.strata import fraction_of
@@ -19,6 +21,30 @@ _BELONGS_TO = {
     "given": "given",
     "test_database": "leave_one_database",
 }  # keys to protocols
+
+
+class SplitChoice(Protocol):
+    """What of a config's section ``dataset`` says who trains, selects and tests."""
+
+    @property
+    def fold(self) -> int | list | str: ...
+    @property
+    def protocol(self) -> str: ...
+    @property
+    def splits(self) -> str | None: ...
+    @property
+    def given(self) -> dict | None: ...
+    @property
+    def test_database(self) -> str | None: ...
+
+
+class ExcludeChoice(SplitChoice, Protocol):
+    """What of it says which records self-supervision leaves out."""
+
+    @property
+    def exclude_folds(self) -> list: ...
+    @property
+    def exclude_parts(self) -> list: ...
 
 
 def choose_rows(store, *, databases=None, leads=None, max_records=None, seed=0) -> np.ndarray:
@@ -73,18 +99,18 @@ def parse_folds(value) -> list[int]:
     return folds
 
 
-def run_numbers(data: dict) -> list[int]:
+def run_numbers(data: SplitChoice) -> list[int]:
     """The runs of a job: the folds of ``dataset.fold``; with given splits one, number 0.  A
     ConfigError where a key of another protocol is set.
     """
-    protocol = data["protocol"]
+    protocol = data.protocol
     for key, owner in _BELONGS_TO.items():
-        if data[key] is not None and protocol != owner:
+        if getattr(data, key) is not None and protocol != owner:
             raise ConfigError(
                 f"dataset.{key} has no effect with dataset.protocol: {protocol}; it belongs to "
                 f"{owner}"
             )
-    folds = parse_folds(data["fold"])
+    folds = parse_folds(data.fold)
     return [0] if protocol == "given" else folds
 
 
@@ -103,8 +129,7 @@ class Splits:
         title: number of a run -> what it is, for people.
         in_use: bool (records,), those that are in some part of some run.
         patients: texts (records,), the same for records of one patient, "" where unknown.
-        lack: what the records that are not in use lack; notes: sentences about the table of
-            splits.
+        lack: what the records that are not in use lack.
         checksum: of the table of splits, "" without one.
     """
 
@@ -113,11 +138,10 @@ class Splits:
     in_use: np.ndarray
     patients: np.ndarray
     lack: str = f"a fold, which take no part: {{}}; {_NEW_FOLDS}"
-    notes: list = field(default_factory=list)
     checksum: str = ""
 
 
-def make_splits(store, data: dict, patients=None) -> Splits:
+def make_splits(store, data: SplitChoice, patients=None) -> Splits:
     """The splits that ``dataset.protocol`` and its keys ask for.
 
     nested: run k tests on fold k, selects on fold k + 1 (mod 10), trains on the other eight.
@@ -132,12 +156,12 @@ def make_splits(store, data: dict, patients=None) -> Splits:
     """
     run_numbers(data)  # its checks
     records = with_patients(store.records[["database", "patient", "fold"]], patients)
-    splits = PROTOCOLS[data["protocol"]](store, data, records)
-    if patients is not None and data["protocol"] != "given":  # the store's own share their folds
+    splits = PROTOCOLS[data.protocol](store, data, records)
+    if patients is not None and data.protocol != "given":  # the store's own share their folds
         sides = np.stack([records["fold"] == fold for fold in range(FOLDS)])
         several = patients_on_several_sides(splits.patients, sides)
         if len(several):
-            splits.notes.append(
+            note(
                 f"patients who are in several folds of the store: {len(several)}; scores may be "
                 "too good; make it again by data_preparation/reformat_memmap.py --labels"
             )
@@ -169,7 +193,7 @@ def _of_folds(store, data, records):
     folds = store.records["fold"].to_numpy()
 
     def masks(run):
-        test, valid = folds == run, folds == selection_fold(data["protocol"], run)
+        test, valid = folds == run, folds == selection_fold(data.protocol, run)
         return {"train": (folds != NO_FOLD) & ~test & ~valid, "valid": valid, "test": test}
 
     return Splits(masks, "fold {}".format, folds != NO_FOLD, known_patients(records))
@@ -177,7 +201,7 @@ def _of_folds(store, data, records):
 
 def _leave_one_database(store, data, records):
     folds, databases = store.records["fold"].to_numpy(), store.records["database"]
-    name, known = data["test_database"], sorted(set(databases))
+    name, known = data.test_database, sorted(set(databases))
     if name not in known:
         raise ConfigError(
             f"dataset.test_database: the store has no {name}; it holds {', '.join(known)}"
@@ -212,24 +236,23 @@ def known_patients(records) -> np.ndarray:
 
 
 def _given(store, data, records):
-    path, facts = find_table(store.path.parent, "splits", data["splits"], ("kind",))
+    path, facts = find_table(store.path.parent, "splits", data.splits, ("kind",))
     table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col="record")
     values = (
         table[facts["kind"]].reindex(store.records["record"]).to_numpy()
     )  # NaN where the table has no row
     where = f"the splits {path.stem}"
     if facts["kind"] == "split":
-        if data["given"] is not None:
+        if data.given is not None:
             raise ConfigError(
                 f"dataset.given has no effect: {where} name train, valid and test themselves"
             )
         belong = {part: values == part for part in PARTS}
-        notes = []
     else:
-        belong, notes = _given_folds(values, data["given"], where)
+        belong = _given_folds(values, data.given, where)
     stray = len(table) - sum(isinstance(value, str) for value in values)
     if stray:
-        notes.append(f"rows of {where} whose records this store lacks: {stray} of {len(table)}")
+        note(f"rows of {where} whose records this store lacks: {stray} of {len(table)}")
     own = (
         table["patient"].reindex(store.records["record"]).fillna("").to_numpy()
         if "patient" in table
@@ -238,24 +261,23 @@ def _given(store, data, records):
     patients = known_patients(with_patients(records, own))
     several = patients_on_several_sides(patients, np.stack(list(belong.values())))
     if len(several):
-        notes.append(
+        note(
             f"patients who are on several sides of {where}: {len(several)}; scores may be too good"
         )
-    if data["fold"] != 0:
-        notes.append(f"dataset.fold {data['fold']} has no effect: {where} make one run")
+    if data.fold != 0:
+        note(f"dataset.fold {data.fold} has no effect: {where} make one run")
     return Splits(
         lambda run: belong,
         lambda run: where,
         np.any(list(belong.values()), axis=0),
         patients,
         f"a part in {where}, which take no part: {{}}",
-        notes,
         facts["csv_crc32"],
     )
 
 
 def _given_folds(values, given, where):
-    """({part: bool (records,)}, sentences) of a table of folds."""
+    """{part: bool (records,)} of a table of folds."""
     try:
         valid = given.keys() == set(PARTS) and all(
             type(fold) is int for folds in given.values() for fold in folds
@@ -282,12 +304,12 @@ def _given_folds(values, given, where):
             f"{', '.join(map(str, sorted(there)))}"
         )
     belong = {part: np.isin(values.astype(str), list(map(str, given[part]))) for part in PARTS}
-    notes = [
-        f"records of fold {fold} of {where}, which no part of dataset.given names: "
-        f"{(values == str(fold)).sum()}"
-        for fold in sorted(there - set(named))
-    ]
-    return belong, notes
+    for fold in sorted(there - set(named)):
+        note(
+            f"records of fold {fold} of {where}, which no part of dataset.given names: "
+            f"{(values == str(fold)).sum()}"
+        )
+    return belong
 
 
 PROTOCOLS = {
@@ -311,22 +333,29 @@ def patients_on_several_sides(patients, sides) -> np.ndarray:
 
 
 # ============ rows of a job ============
-def rows_left(store, rows, data: dict, patients=None) -> tuple[np.ndarray, list[str]]:
-    """Rows without those of ``dataset.exclude_folds`` and ``dataset.exclude_parts`` and of the
-    same patients, and sentences about these.  A ConfigError unless these are different folds 0-9,
-    or parts, and some row stays. ``patients``: those of a table of labels, as ``make_splits``
-    takes them.
+def rows_left(store, rows: np.ndarray, data: ExcludeChoice, patients=None) -> np.ndarray:
+    """Return the rows without those of ``dataset.exclude_folds`` and ``dataset.exclude_parts``
+    and of the same patients; a sentence counts these.
+
+    Args:
+        store: theirs.
+        rows: int64, to choose from.
+        data: the config's choices.
+        patients: those of a table of labels, as ``make_splits`` takes them.
+
+    Raises:
+        ConfigError: the choices are not different folds 0-9, or parts, or no row is left.
     """
-    exclude_folds, exclude_parts = data["exclude_folds"], data["exclude_parts"]
+    exclude_folds, exclude_parts = data.exclude_folds, data.exclude_parts
     if not _are_folds(exclude_folds):
         raise ConfigError(
             f"dataset.exclude_folds must be a list of different folds 0-{FOLDS - 1}, not "
             f"{exclude_folds!r}"
         )
     if not exclude_folds and not exclude_parts:
-        return rows, []
-    excluded, told = store.records["fold"].isin(exclude_folds).to_numpy(), patients
-    patients = known_patients(with_patients(store.records, told))
+        return rows
+    excluded = store.records["fold"].isin(exclude_folds).to_numpy()
+    known = known_patients(with_patients(store.records, patients))
     if exclude_parts:
         runs = run_numbers(data)
         if not set(map(str, exclude_parts)) <= set(PARTS) or len(runs) > 1:
@@ -336,45 +365,40 @@ def rows_left(store, rows, data: dict, patients=None) -> tuple[np.ndarray, list[
                 f"one fold, not {exclude_parts!r} of {len(runs)}; exclude_folds takes several "
                 "folds"
             )
-        splits = make_splits(store, data, told)
-        masks, patients = splits.masks(runs[0]), splits.patients
+        splits = make_splits(store, data, patients)
+        masks, known = splits.masks(runs[0]), splits.patients
         excluded = excluded | np.any([masks[part] for part in exclude_parts], axis=0)
-    theirs = (
-        (patients != "") & np.isin(patients.astype(str), patients[excluded].astype(str)) & ~excluded
-    )
-    kept = rows[~(excluded | theirs)[rows]]
-    keys = " and ".join(
-        f"dataset.{key} {data[key]}" for key in ("exclude_folds", "exclude_parts") if data[key]
-    )
+    related = (known != "") & np.isin(known.astype(str), known[excluded].astype(str)) & ~excluded
+    kept = rows[~(excluded | related)[rows]]
+    choices = {"exclude_folds": exclude_folds, "exclude_parts": exclude_parts}
+    keys = " and ".join(f"dataset.{key} {value}" for key, value in choices.items() if value)
     if not len(kept):
         raise ConfigError(f"{keys} leaves no record; leave out fewer")
-    notes = [
-        f"{keys}: {excluded[rows].sum()} records left out, and {theirs[rows].sum()} more of the "
+    note(
+        f"{keys}: {excluded[rows].sum()} records left out, and {related[rows].sum()} more of the "
         "same patients"
-    ]
+    )
     without = (store.records["fold"].to_numpy()[kept] == NO_FOLD).sum()
     if without:
-        notes.append(
+        note(
             "records without a fold, which stay in even if their patients, unknown here, are "
             "left "
             f"out: {without}; {_NEW_FOLDS}"
         )
-    return kept, notes
+    return kept
 
 
-def labelled_rows(rows, labelled, splits: Splits) -> tuple[np.ndarray, list[str]]:
-    """Rows that a supervised job can use, those with a label (``labelled``, of ``Labels.known``)
-    and a part in the splits, and sentences about the others.
+def labelled_rows(rows: np.ndarray, labelled: np.ndarray, splits: Splits) -> np.ndarray:
+    """Return the rows that a supervised job can use: those with a label (``labelled``, of
+    ``Labels.known``) and a part in the splits; sentences count the others.
     """
-    in_use, notes = splits.in_use[rows], list(splits.notes)
+    in_use = splits.in_use[rows]
     unlabelled, without = (~labelled[rows]).sum(), (labelled[rows] & ~in_use).sum()
     if unlabelled:
-        notes.append(
-            f"records without a known label, which take no part: {unlabelled} of {len(rows)}"
-        )
+        note(f"records without a known label, which take no part: {unlabelled} of {len(rows)}")
     if without:
-        notes.append(f"labelled records without {splits.lack.format(without)}")
-    return rows[labelled[rows] & in_use], notes
+        note(f"labelled records without {splits.lack.format(without)}")
+    return rows[labelled[rows] & in_use]
 
 
 def split_rows(

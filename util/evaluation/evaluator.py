@@ -1,55 +1,56 @@
-"""Evaluation of a classifier on a fold: predictions gathered from all processes, scores, tables
-of a test.
-"""
+"""Predictions and scores of the records of a fold, gathered from all processes."""
 
 import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
 
+from util.contract.encoder import Encoder
 from util.data.dataset import CropDataset
+from util.data.strata import patient_numbers
 from util.evaluation.inference import predict, record_loader
 from util.processes import collectives
+from util.scoring.predictions import Predictions
 from util.scoring.scores import compute_scores
+from util.training.engine import Training
+from util.training.job import Fold
 from util.training.optimizer import resolve_amp
-
-# ============ where the files of a fold go ============
-
-
-# ============ predictions and scores ============
 
 
 class Evaluator:
-    """Predictions and scores of the selection ("valid") and the test records of one fold, out of
-    ``LabelledRecords`` and rows by name (``util.data.splits.split_rows``)."""
+    """Predictions and scores of the selection ("valid") and the test records of a fold.
 
-    def __init__(self, records, parts, device):
-        self.records, self.parts, self.device = records, parts, device
-        self.labels = {name: records.labels[rows] for name, rows in parts.items()}
-        self.criterion = records.criterion(parts["train"])
-        config = records.config
-        self.amp = resolve_amp(config["train"]["amp"], device)
-        self.pipeline = records.eval_pipeline.to(device)
-        dataset = CropDataset(records.store, records.leads, records.eval_cropping.length)
-        options = config["dataloader"]
-        # As many crops at a time as in training.
-        batch_size = options["batch_size"] * config["dataset"]["crops_per_record"]
+    Args:
+        fold: whose records.
+        device: where the classifier is.
+    """
+
+    def __init__(self, fold: Fold, device: torch.device):
+        self.fold, self.job, self.device = fold, fold.job, device
+        config = self.job.config
+        self.amp = resolve_amp(config.train.amp, device)
+        self.pipeline = self.job.eval_pipeline.to(device)
+        self.dataset = CropDataset(self.job.store, self.job.leads, self.job.eval_cropping.length)
         self.loaders = {
-            name: record_loader(
-                dataset,
-                parts[name],
-                records.eval_cropping,
-                batch_size,
-                num_workers=min(options["num_workers"], 2),
-                pin_memory=options["pin_memory"],
+            part: self.loader_of(
+                fold.parts[part],
+                num_workers=min(config.dataloader.num_workers, 2),
+                pin_memory=config.dataloader.pin_memory,
             )
-            for name in ("valid", "test")
+            for part in ("valid", "test")
         }
 
-    def predict(self, classifier, part):
-        """(probabilities, logits, gate) of a part's records, see ``predict``; in regression the
-        first are predictions in the labels' own units.
+    def loader_of(self, rows: np.ndarray, **options) -> torch.utils.data.DataLoader:
+        """Return a loader of the crops by which evaluation sees these records, as many at a time
+        as in training.
         """
+        config = self.job.config
+        batch_size = config.dataloader.batch_size * config.dataset.crops_per_record
+        return record_loader(self.dataset, rows, self.job.eval_cropping, batch_size, **options)
+
+    def predict(self, classifier: Encoder, part: str) -> Predictions:
+        """Return what a classifier says of a part's records, the same on every process."""
+        job, fold = self.job, self.fold
         loader = tqdm(
             self.loaders[part],
             desc=part,
@@ -59,62 +60,73 @@ class Evaluator:
             dynamic_ncols=True,
             mininterval=0.5,
         )
-        found, logits, gate = predict(
+        outputs, logits, gate = predict(
             classifier,
             loader,
             self.pipeline,
-            self.parts[part],
-            len(self.records.classes),
-            self.records.loss,
+            fold.parts[part],
+            len(job.classes),
+            job.loss,
             self.device,
             self.amp,
         )
-        return self.criterion.to_units(found), logits, gate
+        return self.predictions(part, fold.criterion.to_units(outputs), logits, gate)
 
-    def scores(self, part, probabilities, logits) -> dict[str, float]:
-        """The criterion and metrics of a part's predictions."""
-        labels = self.labels[part]
+    def predictions(
+        self,
+        part: str,
+        outputs: np.ndarray,
+        logits: np.ndarray,
+        gate: np.ndarray | None = None,
+    ) -> Predictions:
+        """Return these outputs of a part's records as predictions of them."""
+        job, fold = self.job, self.fold
+        records = job.store.records.iloc[fold.parts[part]]
+        return Predictions(
+            records=records["record"].to_numpy(),
+            databases=records["database"].to_numpy(),
+            labels=fold.labels_of(part),
+            outputs=outputs,
+            logits=logits,
+            patients=patient_numbers(fold.patients_of(part)),
+            classes=job.classes,
+            task=job.task,
+            gate=gate,
+            fold=fold.number,
+            seed=job.config.seed,
+        )
+
+    def scores(self, predictions: Predictions) -> dict[str, float]:
+        """Return the criterion, of the records' mean logits, and the job's scores."""
+        labels = predictions.labels
         target = torch.from_numpy(labels if labels.ndim == 1 else labels.astype(float))
-        return {
-            "loss": self.criterion.of_known(
-                torch.from_numpy(logits), target
-            ),  # of the records' mean logits
-            **compute_scores(probabilities, labels, self.records.scores, self.records.task),
-        }
+        loss = self.fold.criterion.of_known(torch.from_numpy(predictions.logits), target)
+        values = compute_scores(predictions.outputs, labels, self.job.scores, self.job.task)
+        return {"loss": loss, **values}
 
-    def select(self, training) -> dict[str, float]:
-        """Scores of the selection records; the gate's mean is logged where there is one."""
-        probabilities, logits, gate = self.predict(training.model.classifier, "valid")
-        if gate is not None:
-            table = self.gates("valid", gate)
+    def select(self, training: Training) -> dict[str, float]:
+        """Return the scores of the selection records; log the gate's mean where there is one."""
+        predictions = self.predict(training.model.classifier, "valid")
+        if predictions.gate is not None:
+            table = gate_table(predictions)
             means = {
                 f"gate_signal/{name}": mean for name, mean in zip(table["class"], table["signal"])
             }
-            training.log.histogram("gate/signal", gate[:, 0], training.epoch)
+            training.log.histogram("gate/signal", predictions.gate[:, 0], training.epoch)
             training.log.scalars(means, training.epoch)
-        return self.scores("valid", probabilities, logits)
-
-    def gates(self, part, gate) -> pd.DataFrame:
-        """``gate_table`` of a part; of all records alone where there are no classes."""
-        if self.records.task == "regression":
-            return gate_table(gate, self.labels[part][:, :0], ())
-        return gate_table(gate, self.labels[part], self.records.classes)
+        return self.scores(predictions)
 
 
-# ============ the test ============
-
-
-def gate_table(gate, labels, classes) -> pd.DataFrame:
-    """Mean weight of each branch over the records of each class that occurs, and over all
-    records, in columns class, records, signal, spectrogram.
-
-    Args:
-        gate: (records, 2), signal's weight first.
-        labels: (records, classes) of 0, 1 and NaN, which makes no member, or (records,) class
-            numbers.
+def gate_table(predictions: Predictions) -> pd.DataFrame:
+    """Return the mean weight of each branch over all records and over those of each class that
+    occurs, in columns class, records, signal, spectrogram.
     """
-    members = labels > 0 if labels.ndim == 2 else labels[:, None] == np.arange(len(classes))
-    rows = [("all", np.ones(len(gate), bool)), *zip(classes, members.T)]
+    labels, gate = predictions.labels, predictions.gate
+    members = [np.ones(len(gate), bool)]
+    if predictions.task == "multiclass":
+        members += [labels == c for c in range(len(predictions.classes))]
+    elif predictions.task == "multilabel":
+        members += list((labels > 0).T)  # NaN, unknown, makes no member
     return pd.DataFrame(
         [
             {
@@ -123,7 +135,7 @@ def gate_table(gate, labels, classes) -> pd.DataFrame:
                 "signal": gate[mine, 0].mean(),
                 "spectrogram": gate[mine, 1].mean(),
             }
-            for name, mine in rows
+            for name, mine in zip(("all", *predictions.classes), members)
             if mine.any()
         ]
     )

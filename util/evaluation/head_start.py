@@ -5,20 +5,26 @@ anything itself. Fitted first on frozen features, it leaves the encoder what it 
 al., Fine-tuning can distort pretrained features and underperform out-of-distribution (ICLR 2022).
 """
 
+import numpy as np
 import torch
 from torch import nn
 
-from util.data.dataset import CropDataset, evenly
+from util.console import note
+from util.contract.encoder import Encoder
+from util.data.dataset import evenly
 from util.errors import ConfigError
-from util.evaluation.inference import record_loader, record_means
+from util.evaluation.evaluator import Evaluator
+from util.evaluation.inference import record_means
 from util.processes import collectives
+from util.scoring.criterion import Criterion
+from util.training.job import SupervisedTask
 from util.training.optimizer import autocast
 
 MAX_RECORDS = 20_000  # training records that a head is fitted on, spread evenly over all
 PENALTY = 0.03  # of squared weights on standardised features; best of 0.01 to 3 on the demo
 
 
-def fit_heads(task, evaluator, rows) -> str:
+def fit_heads(task: SupervisedTask, evaluator: Evaluator) -> None:
     """Fit the last layer of every head of ``task.classifier`` on what enters it; what precedes
     keeps its weights.
 
@@ -26,29 +32,28 @@ def fit_heads(task, evaluator, rows) -> str:
     Deterministic, and the same on every process; each computes a share of the features.
 
     Args:
-        task: a SupervisedTask; evaluator: of the same fold; rows: of the store, to fit on.
-
-    Returns a sentence for people.
+        task: whose heads.
+        evaluator: of the fold whose training records they are fitted on.
     """
-    records, classifier, device = evaluator.records, task.classifier, evaluator.device
-    fitted = evenly(rows, MAX_RECORDS)
+    fold, classifier, device = evaluator.fold, task.classifier, evaluator.device
+    rows = fold.parts["train"]
+    chosen = evenly(rows, MAX_RECORDS)
     layers = last_layers(classifier)
-    targets = torch.from_numpy(records.labels[fitted])
+    targets = torch.from_numpy(fold.labels[chosen])
     targets = targets.double() if targets.is_floating_point() else targets
-    inputs = inputs_of(layers, evaluator, classifier, fitted).split(
-        [layer.in_features for layer in layers], dim=1
-    )
+    widths = [layer.in_features for layer in layers]
+    inputs = inputs_of(layers, evaluator, classifier, chosen).split(widths, dim=1)
     losses = [fit_layer(layer, x, targets, task.criterion) for layer, x in zip(layers, inputs)]
     collectives.same_tensors([tensor for layer in layers for tensor in (layer.weight, layer.bias)])
-    few = "" if len(fitted) == len(rows) else f" of {len(rows)}"
-    return (
-        f"head fitted on frozen features of {len(fitted)}{few} training records on "
-        f"{device.type}: "
-        "loss " + ", ".join(f"{before:.4f} to {after:.4f}" for before, after in losses)
+    few = "" if len(chosen) == len(rows) else f" of {len(rows)}"
+    changes = ", ".join(f"{before:.4f} to {after:.4f}" for before, after in losses)
+    note(
+        f"head fitted on frozen features of {len(chosen)}{few} training records on "
+        f"{device.type}: loss {changes}"
     )
 
 
-def last_layers(classifier) -> list[nn.Linear]:
+def last_layers(classifier: Encoder) -> list[nn.Linear]:
     """The Linear that ends each head of the classifier; a ConfigError where something else does."""
     layers = [
         head[-1] if isinstance(head, nn.Sequential) else head for head in classifier.classifiers
@@ -62,11 +67,13 @@ def last_layers(classifier) -> list[nn.Linear]:
     return layers
 
 
-def inputs_of(layers, evaluator, classifier, rows) -> torch.Tensor:
+def inputs_of(
+    layers: list[nn.Linear], evaluator: Evaluator, classifier: Encoder, rows: np.ndarray
+) -> torch.Tensor:
     """What enters the layers, side by side, mean over the crops of each record: float64 (records,
     sum of widths).
     """
-    records, seen = evaluator.records, {}
+    seen: dict[nn.Module, torch.Tensor] = {}
     hooks = [
         layer.register_forward_pre_hook(lambda layer, x: seen.update({layer: x[0].float()}))
         for layer in layers
@@ -77,13 +84,7 @@ def inputs_of(layers, evaluator, classifier, rows) -> torch.Tensor:
             classifier.outputs(signal)
         return torch.cat([seen[layer] for layer in layers], dim=1)
 
-    data, options = records.config["dataset"], records.config["dataloader"]
-    loader = record_loader(
-        CropDataset(records.store, records.leads, records.eval_cropping.length),
-        rows,
-        records.eval_cropping,
-        options["batch_size"] * data["crops_per_record"],
-    )
+    loader = evaluator.loader_of(rows)
     try:
         means = record_means(
             classifier,
@@ -101,7 +102,9 @@ def inputs_of(layers, evaluator, classifier, rows) -> torch.Tensor:
 
 
 @torch.no_grad()
-def fit_layer(layer: nn.Linear, x, targets, criterion) -> tuple[float, float]:
+def fit_layer(
+    layer: nn.Linear, x: torch.Tensor, targets: torch.Tensor, criterion: Criterion
+) -> tuple[float, float]:
     """Set a layer to ``fit_linear`` of its inputs; returns the criterion before and after."""
 
     def loss():
@@ -118,7 +121,11 @@ def fit_layer(layer: nn.Linear, x, targets, criterion) -> tuple[float, float]:
 
 @torch.enable_grad()
 def fit_linear(
-    x, targets, criterion, outputs: int, penalty=PENALTY
+    x: torch.Tensor,
+    targets: torch.Tensor,
+    criterion: Criterion,
+    outputs: int,
+    penalty: float = PENALTY,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights (outputs, width) and biases (outputs,) that minimise criterion + (penalty
     |weights|^2 + |biases|^2 / records) / (2 outputs), the weights taken on standardised features;

@@ -1,61 +1,68 @@
-"""A linear probe of frozen features: how much an encoder knows, without fine-tuning it."""
+"""Frozen features, computed in one place, and linear probes on them: how much an encoder knows,
+without fine-tuning it.
+"""
 
 import numpy as np
+import torch
 
-from util.console import print_once
+from util.config.keys import PretrainConfig
+from util.console import note
+from util.contract.encoder import Encoder
 from util.data.dataset import CropDataset, evenly
-from util.data.label_masks import mask_labels
-from util.data.labels import read_labels
+from util.data.label_masks import LabelMasks
+from util.data.labels import Labels, read_labels
 from util.data.splits import labelled_rows, make_splits, run_numbers, split_rows
+from util.data.store import RecordStore
 from util.errors import ConfigError
 from util.evaluation.inference import record_loader, record_means
 from util.leads import parse_leads
 from util.scoring.scores import compute_scores, parse_scores
 from util.signals.crops import Cropping
+from util.signals.transforms import Pipeline
 from util.training.optimizer import autocast
 from util.training.setup import training_transforms, usable_rows
 
 MAX_TRAINING = 5000  # records that the probe is fitted on
-
-
 SCORE = {"multilabel": "AUROC", "multiclass": "AUROC", "regression": "R2"}
 
 
 class Probe:
-    """Linear-probe score of an encoder on the selection fold, from one centre crop a record:
-    ``score``, AUROC, or R2 where the labels are numbers.  ConfigError: too few labelled records
-    in the folds that dataset.fold and dataset.protocol choose.
+    """Linear-probe score of an encoder on the selection fold, from one centre crop a record.
+
+    Attributes:
+        score: AUROC, or R2 where the labels are numbers.
+        key: its name in log.txt.
+        tag: its name in TensorBoard.
+        described: the records that it is of, for people.
+
+    Raises:
+        ConfigError: too few labelled records in the folds that dataset.fold and dataset.protocol
+            choose.
     """
 
-    def __init__(self, store, config, labels, device):
-        data = config["dataset"]
+    def __init__(
+        self, store: RecordStore, config: PretrainConfig, labels: Labels, device: torch.device
+    ):
+        data = config.dataset
         cropping, pipeline = training_transforms(config)
         self.device, self.pipeline, self.parts = device, pipeline.fixed.to(device), []
-        dataset = CropDataset(store, parse_leads(data["lead"]), cropping.length)
+        dataset = CropDataset(store, parse_leads(data.lead), cropping.length)
         self.score = SCORE[labels.kind]
-        self.key, self.tag = (
-            f"probe_{self.score.lower()}",
-            f"probe/{self.score.lower()}",
-        )  # in log.txt, TensorBoard
-        values = (
-            np.eye(len(labels.classes))[labels.values]
-            if labels.kind == "multiclass"
-            else labels.values
-        )
+        self.key = f"probe_{self.score.lower()}"
+        self.tag = f"probe/{self.score.lower()}"
+        values = labels.values
+        if labels.kind == "multiclass":
+            values = np.eye(len(labels.classes))[values]
         splits = make_splits(store, data)
-        rows, _ = labelled_rows(usable_rows(store, config), labels.known, splits)
+        rows = labelled_rows(usable_rows(store, config), labels.known, splits)
         parts = split_rows(splits, rows, run_numbers(data)[0])
+        centre = Cropping("center", cropping.length)
         for rows in (evenly(parts["train"], MAX_TRAINING), parts["valid"]):
-            loader = record_loader(
-                dataset,
-                rows,
-                Cropping("center", cropping.length),
-                config["dataloader"]["batch_size"],
-            )
+            loader = record_loader(dataset, rows, centre, config.dataloader.batch_size)
             self.parts.append((rows, loader, values[rows]))
         self.described = f"{len(parts['valid'])} records of the selection fold"
 
-    def __call__(self, encoder, amp=None) -> float:
+    def __call__(self, encoder: Encoder, amp: torch.dtype | None = None) -> float:
         train, valid = (
             (features(encoder, loader, self.pipeline, rows, self.device, amp), labels)
             for rows, loader, labels in self.parts
@@ -63,24 +70,34 @@ class Probe:
         return linear_probe(*train, *valid, score=self.score)
 
 
-def make_probe(store, config, device) -> Probe | None:
-    """The probe of train.probe_every; None, and a word about why, where there are too few labels
-    for one.
+def make_probe(store: RecordStore, config: PretrainConfig, device: torch.device) -> Probe | None:
+    """Return the probe of train.probe_every; None, and a word about why, where there are too few
+    labels for one.
     """
-    if not config["train"]["probe_every"]:
+    if not config.train.probe_every:
         return None
-    # keys of fine-tuning
-    data = {"mask_unannotated": None, "annotated": None, **config["dataset"]}
-    labels, _ = mask_labels(read_labels(store, data), store, data)
+    masks = LabelMasks(read_labels(store, config.dataset), store, config.dataset)
+    labels = masks.labels
+    if masks.by_fold:
+        selects = store.records["fold"] == run_numbers(config.dataset)[0]
+        labels = masks.of_fold(selects.to_numpy())
     try:
         return Probe(store, config, labels, device)
     except ConfigError as error:
-        print_once(f"note: no linear probe ({error})")
+        note(f"note: no linear probe ({error})")
+        return None
 
 
-def features(encoder, loader, pipeline, rows, device, amp=None) -> np.ndarray:
-    """Mean feature vector of each record over its crops, float64 (records, width), ordered as
-    ``rows``.
+def features(
+    encoder: Encoder,
+    loader: torch.utils.data.DataLoader,
+    pipeline: Pipeline,
+    rows: np.ndarray,
+    device: torch.device,
+    amp: torch.dtype | None = None,
+) -> np.ndarray:
+    """Return the mean feature vector of each record over its crops, float64 (records, width),
+    ordered as ``rows``.
     """
 
     def vectors(signal):

@@ -1,22 +1,25 @@
 """What a fold leaves behind: best weights, scores and predictions of its test."""
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from util.console import print_once
-from util.data.strata import patient_numbers
-from util.evaluation.evaluator import Evaluator
+from util.console import note
+from util.data.store import write_frame
+from util.evaluation.evaluator import Evaluator, gate_table
 from util.processes import collectives
 from util.scoring.intervals import Predicted, estimate
+from util.scoring.predictions import Predictions
 from util.scoring.scores import compute_scores, lower_is_better
 from util.training import checkpoint
+from util.training.engine import Training
 from util.training.transfer import save_encoder
 
 PUBLISHED_BEST = {"AUROC": "ROC", "AUPRC": "PRC"}  # fold0_bestROC.pth, as published
+DIGITS = 4  # of scores in CSV files
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,35 @@ class FoldFiles:
     published: bool = False
 
     def best(self, metric: str) -> Path:
-        """The best weights by this metric."""
+        """Return the path of the best weights by this metric."""
         if self.published and metric in PUBLISHED_BEST:
             return self.folder.with_name(f"{self.folder.name}_best{PUBLISHED_BEST[metric]}.pth")
         return self.folder / f"best-{metric}.pth"
 
 
-def save_best(training, values: dict[str, float], files: FoldFiles) -> None:
+@dataclass(frozen=True)
+class FoldResult:
+    """What a fold's test found.
+
+    Attributes:
+        fold: its number.
+        folder: of its files.
+        scores: of the test records, by name.
+        intervals: <score>_low and <score>_high, where the config asks for them.
+        selection: scores by which the weights were chosen; none where nothing was.
+        predictions: of the test records.
+    """
+
+    fold: int
+    folder: Path
+    scores: dict[str, float]
+    intervals: dict[str, float]
+    selection: dict[str, float]
+    predictions: Predictions
+
+
+# ============ selection ============
+def save_best(training: Training, values: dict[str, float], files: FoldFiles) -> None:
     """Write the weights for every metric that improved (strictly).  NaN, a metric that is not
     defined on these records, is the worst value; the first epoch is always written.
     """
@@ -43,134 +68,125 @@ def save_best(training, values: dict[str, float], files: FoldFiles) -> None:
             continue
         training.best[name] = better
         if collectives.is_main():
-            weights = training.model.classifier.state_dict()
-            store = training.dataset.store.meta["records_crc32"]  # whose folds these are
-            checkpoint.save(
-                checkpoint.content(
-                    weights,
-                    training.config,
-                    training.epoch - 1,
-                    metrics=values,
-                    store=store,
-                    labels=training.model.criterion.about,
-                ),
-                files.best(name),
+            content = checkpoint.content(
+                training.model.classifier.state_dict(),
+                training.resolved,
+                training.epoch - 1,
+                metrics=values,
+                store=training.dataset.store.meta["records_crc32"],  # whose folds these are
+                labels=training.model.criterion.about,
             )
+            checkpoint.save(content, files.best(name))
 
 
-def report_test(evaluator: Evaluator, training, files: FoldFiles) -> dict[str, float]:
-    """Score the selected checkpoint on the test records; write test_metrics.csv,
-    test_predictions.csv, encoder.pth and, where there is a gate, test_gate.csv.  Returns the
-    scores.
+# ============ test ============
+def report_test(evaluator: Evaluator, training: Training, files: FoldFiles) -> FoldResult:
+    """Score the selected checkpoint on the test records; write test_metrics.csv, the predictions,
+    encoder.pth and, where there is a gate, test_gate.csv.
     """
     collectives.barrier()
     classifier = training.model.classifier
-    chosen = files.best(evaluator.records.config["test"]["target_metric"])
+    chosen = files.best(evaluator.job.config.test.target_metric)
     best = collectives.on_main(lambda: checkpoint.load(chosen))
     classifier.load_state_dict(best["model"])
-    probabilities, logits, gate = evaluator.predict(classifier, "test")
-    values = evaluator.scores("test", probabilities, logits)
-    print_once(
-        f"test ({chosen.name} of epoch {best['epoch'] + 1}, {len(probabilities)} records): "
-        + ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+    predictions = evaluator.predict(classifier, "test")
+    values = evaluator.scores(predictions)
+    note(
+        f"test ({chosen.name} of epoch {best['epoch'] + 1}, {len(predictions)} records): "
+        + in_words(values)
     )
-    collectives.on_main(
-        lambda: _write_test(evaluator, training, files, best["epoch"], values, probabilities, gate)
+
+    def write() -> dict[str, float]:
+        found = write_scores(evaluator, files.folder, values, predictions)
+        save_encoder(
+            classifier,
+            files.folder / "encoder.pth",
+            epoch=best["epoch"],
+            config=training.resolved,
+            leads=evaluator.job.leads,
+        )
+        return found
+
+    return FoldResult(
+        fold=evaluator.fold.number,
+        folder=files.folder,
+        scores=values,
+        intervals=collectives.on_main(write),
+        selection=best["metrics"],
+        predictions=predictions,
     )
-    return values
 
 
-def write_scores(evaluator: Evaluator, folder, values: dict, probabilities) -> None:
-    """test_metrics.csv, with intervals where test.bootstrap asks for them, and
-    test_predictions.csv.
+def write_scores(
+    evaluator: Evaluator,
+    folder: str | os.PathLike,
+    values: dict[str, float],
+    predictions: Predictions,
+) -> dict[str, float]:
+    """Write test_metrics.csv, test_predictions.csv and .npz and, where there is a gate,
+    test_gate.csv; return the intervals that test.bootstrap asks for.
     """
+    folder, found = Path(folder), intervals(evaluator, predictions)
     table = {
-        "records": len(probabilities),
-        **{name: round(value, 4) for name, value in values.items()},
-        **intervals(evaluator, probabilities),
-        **by_column(evaluator, probabilities),
+        "records": len(predictions),
+        **rounded(values),
+        **found,
+        **by_column(evaluator, predictions),
     }
-    pd.DataFrame([table]).to_csv(folder / "test_metrics.csv", index=False)
-    write_predictions(
-        evaluator.records, evaluator.parts["test"], probabilities, folder / "test_predictions.csv"
-    )
-
-
-def _write_test(evaluator, training, files, epoch, values, probabilities, gate):
-    records = evaluator.records
-    write_scores(evaluator, files.folder, values, probabilities)
-    if gate is not None:
-        gates = evaluator.gates("test", gate)
-        gates.to_csv(files.folder / "test_gate.csv", index=False, float_format="%.4f")
-        print_once(
+    write_frame(folder / "test_metrics.csv", pd.DataFrame([table]))
+    predictions.write_csv(folder / "test_predictions.csv")
+    predictions.save(folder / "test_predictions.npz")
+    if predictions.gate is not None:
+        gates = gate_table(predictions)
+        write_frame(folder / "test_gate.csv", gates, float_format="%.4f")
+        note(
             f"gate: mean weight of the signal branch {gates['signal'][0]:.3f}, by class in "
             "test_gate.csv"
         )
-    save_encoder(
-        training.model.classifier,
-        files.folder / "encoder.pth",
-        epoch=epoch,
-        config=training.config,
-        leads=records.leads,
-    )
-
-
-def intervals(evaluator: Evaluator, probabilities) -> dict[str, float]:
-    """<metric>_low and <metric>_high of the test records by test.bootstrap resamples; nothing
-    without any.
-    """
-    records, found = evaluator.records, {}
-    n, rows = records.config["test"]["bootstrap"], evaluator.parts["test"]
-    test = Predicted(
-        evaluator.labels["test"], probabilities, patient_numbers(records.splits.patients[rows])
-    )
-    for name, score in records.scores.items() if n else ():
-        interval = estimate(name, score, [test], records.task, n=n, seed=records.config["seed"])
-        found |= {f"{name}_low": round(interval.low, 4), f"{name}_high": round(interval.high, 4)}
-        print_once(f"{name}: 95 % interval {interval.low:.4f} to {interval.high:.4f}")
     return found
 
 
-def by_column(evaluator: Evaluator, predictions) -> dict[str, float]:
-    """<score>_<column> of the test records where a regression has several columns, whose units
-    may differ.
-    """
-    records, found = evaluator.records, {}
-    columns = records.classes if records.task == "regression" and len(records.classes) > 1 else ()
-    for c, column in enumerate(columns):
+def intervals(evaluator: Evaluator, predictions: Predictions) -> dict[str, float]:
+    """Return <metric>_low and <metric>_high by test.bootstrap resamples; nothing without any."""
+    job, found = evaluator.job, {}
+    resamples, seed = job.config.test.bootstrap, job.config.seed
+    test = Predicted(predictions.labels, predictions.outputs, predictions.patients)
+    for name, score in job.scores.items() if resamples else ():
+        interval = estimate(name, score, [test], job.task, n=resamples, seed=seed)
+        found |= rounded({f"{name}_low": interval.low, f"{name}_high": interval.high})
+        note(f"{name}: 95 % interval {interval.low:.4f} to {interval.high:.4f}")
+    return found
+
+
+def by_column(evaluator: Evaluator, predictions: Predictions) -> dict[str, float]:
+    """Return <score>_<column> where a regression has several columns, whose units may differ."""
+    job, found = evaluator.job, {}
+    several = job.task == "regression" and len(job.classes) > 1
+    for c, column in enumerate(job.classes if several else ()):
         one = slice(c, c + 1)
         values = compute_scores(
-            predictions[:, one], evaluator.labels["test"][:, one], records.scores, records.task
+            predictions.outputs[:, one], predictions.labels[:, one], job.scores, job.task
         )
-        found |= {f"{name}_{column}": round(value, 4) for name, value in values.items()}
-        print_once(
-            f"{column}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-        )
+        found |= rounded({f"{name}_{column}": value for name, value in values.items()})
+        note(f"{column}: {in_words(values)}")
     return found
 
 
-def write_predictions(records, rows, probabilities, path) -> None:
-    """One row a record: its name, true labels, empty where unknown, and probability for each
-    class; in regression its prediction for each column.
-    """
-    table, labels = records.store.records.iloc[rows], records.labels[rows]
-    if records.task == "multiclass":
-        labels = np.eye(len(records.classes))[labels]
-    numbers = records.task == "regression"
-    kind, found = ("Float64", "prediction") if numbers else ("Int64", "probability")
-    columns = {
-        "record": table["record"].to_numpy(),
-        "database": table["database"].to_numpy(),
-        **{f"label_{name}": pd.array(labels[:, c], kind) for c, name in enumerate(records.classes)},
-        **{f"{found}_{name}": probabilities[:, c] for c, name in enumerate(records.classes)},
-    }
-    pd.DataFrame(columns).to_csv(path, index=False, float_format="%.6g")
+def rounded(values: dict[str, float]) -> dict[str, float]:
+    """Return scores with as many digits as CSV files have."""
+    return {name: round(value, DIGITS) for name, value in values.items()}
 
 
-def write_summary(results: list[dict], path: Path) -> None:
-    """Scores of all folds, their mean and their standard deviation, as CSV and for people."""
-    table = pd.DataFrame(results).set_index("fold")
-    summary = pd.concat([table, table.agg(["mean", "std"])])
+def in_words(values: dict[str, float]) -> str:
+    """Return scores as a phrase."""
+    return ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+
+
+def write_summary(results: list[FoldResult], path: Path) -> None:
+    """Write the scores of all folds, their mean and their standard deviation, and say them."""
+    table = pd.DataFrame([{"fold": result.fold, **result.scores} for result in results])
+    table = table.set_index("fold")
+    summary = pd.concat([table, table.agg(["mean", "std"])]).round(DIGITS)
     summary.index.name = "fold"
-    summary.round(4).to_csv(path)
-    print_once(summary.round(4).to_string())
+    write_frame(path, summary.reset_index())
+    note(summary.to_string())

@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from util.challenge import ABBREVIATIONS, CLASSES
+from util.config.keys import FinetuneConfig
 from util.config.load import load_config
 from util.data.labels import parse_classes
 from util.data.store import FOLDS
@@ -65,7 +66,7 @@ class Trained:
     """A trained classifier and all that it takes to use it, rebuilt from its weights file."""
 
     path: Path
-    config: dict
+    config: FinetuneConfig
     classifier: nn.Module  # in evaluation mode
     store: str | None  # checksum of records.csv of the store that it was trained on, if known
     cropping: Cropping  # how it sees a record
@@ -97,15 +98,17 @@ def load_trained(path, overrides=(), config_path=None) -> Trained:
         CheckpointError: the file cannot be used, or its tensors do not fit the config's model.
     """
     content = checkpoint.load(path, "weights") if config_path else read_weights(path)
-    config = load_config([config_path or content["config"]], overrides, program="finetune")
-    config.update(mode="scratch", encoder_path="", resume="")  # the weights are all there
+    weights_are_there = {"mode": "scratch", "encoder_path": "", "resume": ""}
+    config = load_config(
+        [config_path or content["config"]], overrides, weights_are_there, program=FinetuneConfig
+    )
     criterion = _criterion(content.get("labels"), config, path)
     classifier = build_configured(config, len(criterion.classes))
     try:
         classifier.load_state_dict(content["model"])
     except (RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{path} does not fit {config['model_name']}: {reason}") from None
+        raise CheckpointError(f"{path} does not fit {config.model_name}: {reason}") from None
     cropping, pipeline = evaluation_transforms(config)
     return Trained(
         Path(path),
@@ -128,19 +131,19 @@ def _criterion(about, config, path) -> Criterion:
             raise CheckpointError(
                 f"{path} does not say what its outputs mean ({error}); train anew"
             ) from None
-    if config["dataset"]["labels"] is not None:
+    if config.dataset.labels is not None:
         raise CheckpointError(
             f"{path} does not say which labels it was trained on; take weights that training wrote"
         )
-    return Criterion(config["loss"] or "bce", tuple(parse_classes(config["dataset"]["classes"])))
+    return Criterion(config.loss or "bce", tuple(parse_classes(config.dataset.classes)))
 
 
 def class_codes(config, names=()) -> tuple[str, ...]:
     """The SNOMED CT code that stands for each class: the Challenge's, or the first one listed in
     the config; its name among ``names`` where labels come from a table.
     """
-    classes = config["dataset"]["classes"]
-    if config["dataset"].get("labels") is not None:
+    classes = config.dataset.classes
+    if config.dataset.labels is not None:
         return CLASSES if tuple(names) == ABBREVIATIONS else tuple(names)
     if classes in (None, "challenge2020"):
         return CLASSES

@@ -48,9 +48,9 @@ def choose_devices(text: str | None) -> tuple[int, str]:
     if visible and usable is None and not started and 0 < here <= max(map(int, visible.split(","))):
         raise ConfigError(f"--gpu {text}: this machine has {here} GPU(s), numbered from 0")
     if visible and not here and os.environ.get("RANK", "0") == "0":
-        from util.console import print_once
+        from util.console import note
 
-        print_once(f"note: --gpu {text}, but PyTorch sees no GPU; computing on the CPU")
+        note(f"note: --gpu {text}, but PyTorch sees no GPU; computing on the CPU")
     if processes == 1 and not started:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible or ""
     return processes, "auto" if visible else "cpu"

@@ -18,23 +18,27 @@ or ``foreach``) asks its GradScaler for overflows.
 """
 
 import contextlib
+import os
 import time
 from pathlib import Path
 
 import torch
 
-from util.data.dataset import make_loader, to_device
+from util.config.keys import FinetuneTrain, JobConfig
+from util.console import keep_in
+from util.contract.method import Method
+from util.data.dataset import CropDataset, TrainingBatches, make_loader, to_device
 from util.files import FolderLock, remove_temporary
 from util.processes import batch_norm, collectives
 from util.processes.stopping import Preempted, StopRequest
+from util.signals.transforms import Pipeline
 from util.training import checkpoint
 from util.training.checkpoint import parse_checkpoint_every
 from util.training.meters import Meters
 from util.training.optimizer import (
-    apply_schedules,
+    Schedule,
     autocast,
     make_optimizer,
-    mean_lr,
     resolve_amp,
     set_matmul_precision,
 )
@@ -49,13 +53,17 @@ class Training:
     """A model in training: all that changes from step to step, and how it is saved.
 
     Ready when made: the folder is this run's alone until the process ends, the checkpoint that
-    ``config["resume"]`` names has been resumed from, and the log continues where the run stands.
+    ``config.resume`` names has been resumed from, and the log continues where the run stands.
 
     Args:
         model: see the module's docstring; already on ``device``.
-        config: the resolved config (``train.lr`` is a number).
+        config: of the job.
         dataset, batches: a CropDataset and its TrainingBatches.
         pipeline: device transforms of the signal.
+        device: where the model is.
+        folder: of the results.
+        schedule: of learning rate and weight decay.
+        resolved: the config as checkpoints keep it.
 
     Attributes:
         epoch, step: where the run stands (0-based; steps within the epoch).
@@ -63,33 +71,50 @@ class Training:
         last_saved: path of the newest checkpoint of this run, or None.
     """
 
-    def __init__(self, model, config, dataset, batches, pipeline, device, folder):
-        self.model, self.config, self.train_config = model, config, config["train"]
+    def __init__(
+        self,
+        model: Method,
+        config: JobConfig,
+        dataset: CropDataset,
+        batches: TrainingBatches,
+        pipeline: Pipeline,
+        device: torch.device,
+        folder: str | os.PathLike,
+        *,
+        schedule: Schedule,
+        resolved: dict,
+    ):
+        self.model, self.config, self.train_config = model, config, config.train
+        self.schedule, self.resolved = schedule, resolved
         self.dataset, self.batches, self.pipeline = dataset, batches, pipeline
         self.device, self.folder, self.stop = device, Path(folder), StopRequest()
         self.loader = make_loader(
             dataset,
             batches,
-            num_workers=config["dataloader"]["num_workers"],
-            pin_memory=config["dataloader"]["pin_memory"],
+            num_workers=config.dataloader.num_workers,
+            pin_memory=config.dataloader.pin_memory,
         )
         self.save_epochs, self.save_steps = parse_checkpoint_every(
-            self.train_config["checkpoint_every"]
+            self.train_config.checkpoint_every
         )
-        self.amp = resolve_amp(self.train_config["amp"], device)
-        set_matmul_precision(self.train_config["matmul_precision"], device)
-        if self.train_config["checkpoint_activations"]:
+        self.amp = resolve_amp(self.train_config.amp, device)
+        set_matmul_precision(self.train_config.matmul_precision, device)
+        if self.train_config.checkpoint_activations:
             recompute_blocks(model)
-        if self.train_config["sync_bn"]:
+        if self.train_config.sync_bn:
             batch_norm.convert(model)
-        self.optimizer = make_optimizer(model, self.train_config)
+        layer_decay = 1.0
+        if isinstance(self.train_config, FinetuneTrain):
+            layer_decay = self.train_config.layer_decay
+        self.optimizer = make_optimizer(model, self.train_config, schedule.lr, layer_decay)
         self.copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp is torch.float16)
         self.epoch, self.step, self.best = 0, 0, {}
-        self.meters = Meters(dataset.store.records["record"], self.train_config["skip_nonfinite"])
+        self.meters = Meters(dataset.store.records["record"], self.train_config.skip_nonfinite)
         collectives.on_main(self._claim_folder)
         self.last_saved = resume(self)
         self.resumed = self.last_saved is not None
+        keep_in(self.folder)
         self.log = RunLog(self.folder, self.epoch, self.step, self.position())
         self.build_runner()
 
@@ -101,7 +126,7 @@ class Training:
         """(Re)build what runs a step: compiled where asked, and averaging gradients over
         processes.  To be called again whenever parameters have been frozen or thawed.
         """
-        self.runner = torch.compile(self.model) if self.train_config["compile"] else self.model
+        self.runner = torch.compile(self.model) if self.train_config.compile else self.model
         if collectives.world() > 1:
             # Buffers are made equal at the ends of epochs; a checkpoint keeps those of process 0.
             # Gradients are views of the messages' buffers: one copy, and their memory, saved.
@@ -115,7 +140,7 @@ class Training:
 
     def progress(self) -> float:
         """Where the run stands, in [0, 1]."""
-        return self.position() / self.train_config["epochs"]
+        return self.position() / self.train_config.epochs
 
     # ============ an epoch ============
     def train_epoch(self, stop: StopRequest) -> dict[str, float]:
@@ -129,22 +154,22 @@ class Training:
         self.model.train()
         batches, self.started = iter(self.loader), (self.step, time.perf_counter())
         with self.log.bar(
-            steps, f"epoch {self.epoch + 1}/{self.train_config['epochs']}", self.step
+            steps, f"epoch {self.epoch + 1}/{self.train_config.epochs}", self.step
         ) as bar:
             while self.step < steps:
-                lr = apply_schedules(self.optimizer, self.train_config, self.position())
+                lr = self.schedule.apply(self.optimizer, self.position())
                 self._step([next(batches) for _ in range(self.batches.accumulate)])
                 self.step += 1
                 self.model.after_step(self.progress())
                 bar.update()
-                if self.step % self.train_config["log_every"] == 0 or self.step == steps:
+                if self.step % self.train_config.log_every == 0 or self.step == steps:
                     self._log_steps(bar, lr)
                 self._save_if_due()
         collectives.same_tensors(self.model.buffers())
         means = {f"train_{name}": value for name, value in self.meters.close_epoch().items()}
         self.epoch, self.step = self.epoch + 1, 0
         self.batches.set_epoch(self.epoch)
-        return {"train_lr": mean_lr(self.train_config, self.epoch - 1, steps), **means}
+        return {"train_lr": self.schedule.mean_lr(self.epoch - 1, steps), **means}
 
     def _step(self, micro_batches):
         """Forward, backward and update over the micro-batches of one step."""
@@ -184,9 +209,9 @@ class Training:
         return self.model.prepare(batch)
 
     def _update(self):
-        if self.train_config["max_norm"] is not None:
+        if self.train_config.max_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.train_config["max_norm"])
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.train_config.max_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
@@ -220,14 +245,12 @@ class Training:
         """After an epoch: the periodic checkpoint-<epoch>.pth, and checkpoint-last.pth as often
         as asked, or when the process was asked to stop; then raises Preempted.
         """
-        done, last = self.epoch - 1, self.epoch >= self.train_config["epochs"]
+        done, last = self.epoch - 1, self.epoch >= self.train_config.epochs
         # checkpoint-last.pth comes last: a run killed in between does this epoch again, and
         # misses no file.
-        if done % self.train_config["keep_every"] == 0 or last:
+        if done % self.train_config.keep_every == 0 or last:
             self.save(f"checkpoint-{done}.pth")
-            collectives.on_main(
-                lambda: checkpoint.prune(self.folder, self.train_config["keep_last"])
-            )
+            collectives.on_main(lambda: checkpoint.prune(self.folder, self.train_config.keep_last))
         stop = collectives.any_process(self.stop.requested)
         if self.save_steps or self.epoch % self.save_epochs == 0 or last or stop:
             self.save()

@@ -1,116 +1,215 @@
-"""Supervised jobs: the labelled records that a config asks for, and a classifier with its
-criterion.
+"""Supervised jobs: the labelled records that a config asks for, fold by fold, and a classifier with
+its criterion.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from util.config.keys import FinetuneConfig
+from util.console import note
+from util.contract.encoder import Encoder
 from util.contract.method import Batch, Method
-from util.data.label_masks import mask_labels
-from util.data.labels import few_positives, never_positive, read_labels, unknown_labels
-from util.data.splits import labelled_rows, make_splits, run_numbers, split_rows
+from util.data.label_masks import LabelMasks
+from util.data.labels import Labels, note_rare_classes, note_unknown_labels, read_labels
+from util.data.splits import labelled_rows, make_splits, run_numbers, selection_fold, split_rows
+from util.data.store import RecordStore
 from util.data.strata import label_strata
 from util.errors import ConfigError
 from util.leads import parse_leads
+from util.processes import collectives
 from util.scoring.criterion import DEFAULT_LOSS, TASKS, Criterion
 from util.scoring.scores import parse_scores
-from util.training.setup import evaluation_transforms, open_store, row_notes, usable_rows
+from util.training.setup import evaluation_transforms, note_rows, open_store, usable_rows
+from util.training.transfer import check_pretrained
+
+PARTS = {"train": "training", "valid": "selection", "test": "test"}
 
 
-class LabelledRecords:
-    """The labelled records that a config asks for, and how they are scored; all folds share them.
+def check_start(config: FinetuneConfig) -> None:
+    """Check what training starts from, before any work.
+
+    Raises:
+        ConfigError: mode and encoder_path contradict each other; CheckpointError: the encoder file
+            is unusable.
+    """
+    if config.mode == "scratch" and config.encoder_path:
+        raise ConfigError(
+            "mode scratch loads no encoder: choose mode finetune or linprobe, or leave out "
+            "encoder_path"
+        )
+    if config.mode != "scratch" and not config.encoder_path:
+        raise ConfigError(
+            f"mode {config.mode} needs --encoder_path, the encoder.pth of a pre-training run"
+        )
+    if config.encoder_path and collectives.is_main():
+        check_pretrained(config.encoder_path)
+
+
+class LabelledJob:
+    """The labelled records that a config asks for, how they are scored, and the folds of the job.
 
     Attributes:
-        config: with task and loss as they follow from the labels.
-        task: kind of the labels; classes: names; labels: values of all records of the store
-        (``util.data.labels``); rows: of the labelled records; notes: sentences about the others;
-        splits: who trains, selects and tests; folds: the runs, by their test folds;
-        eval_cropping, eval_pipeline: how a trained model sees a record.
+        config: with loss, task and classes as they follow from the labels.
+        store: the records.
+        leads: names of the crops' leads.
+        task: multilabel, multiclass or regression.
+        classes: names of the classes or, in regression, of the columns.
+        loss: name of the criterion.
+        scores: by the names under which they are printed.
+        splits: who trains, selects and tests.
+        folds: the runs of the job, by their test folds.
+        eval_cropping: which windows of a record a trained model sees.
+        eval_pipeline: and what is done to them.
     """
 
-    def __init__(self, config):
-        data = config["dataset"]
+    def __init__(self, config: FinetuneConfig):
+        data = config.dataset
         self.folds = run_numbers(data)
-        if len(self.folds) > 1 and config["resume"] not in ("", "auto"):
+        if len(self.folds) > 1 and config.resume not in ("", "auto"):
             raise ConfigError(
-                f"resume: {config['resume']} is of one fold but dataset.fold names "
+                f"resume: {config.resume} is of one fold but dataset.fold names "
                 f"{len(self.folds)}; give 'auto' to resume all of them"
             )
         self.eval_cropping, self.eval_pipeline = evaluation_transforms(config)
-        self.leads = parse_leads(data["lead"])
-        self.store = open_store(config)
-        found, masked = mask_labels(self._read_labels(config), self.store, data)
-        self.labels = found.values
-        self.scores = parse_scores(config["metric"]["target_metrics"], self.classes, self.task)
-        if config["test"]["target_metric"] not in ("loss", *self.scores):
+        self.leads = parse_leads(data.lead)
+        self.store: RecordStore = open_store(config)
+        labels = self._read_labels(config)
+        self.scores = parse_scores(config.metric.target_metrics, self.classes, self.task)
+        if config.test.target_metric not in ("loss", *self.scores):
             raise ConfigError(
-                f"test.target_metric: {config['test']['target_metric']!r} is not measured; "
-                "choose "
+                f"test.target_metric: {config.test.target_metric!r} is not measured; choose "
                 f"loss, {', '.join(self.scores)}"
             )
-        self.splits = make_splits(self.store, data, found.patients)
-        self.rows, self.notes = labelled_rows(
-            usable_rows(self.store, config), found.known, self.splits
+        self.splits = make_splits(self.store, data, labels.patients)
+        self._masks = LabelMasks(
+            labels,
+            self.store,
+            data,
+            wanted=data.mask_unannotated,
+            counts_file=data.annotated,
         )
-        self.notes += masked + row_notes(self.store, config)
+        self._usable = usable_rows(self.store, config)
+        self._rows = None if self._masks.by_fold else self._labelled(self._masks.labels)
+        note_rows(self.store, config)
 
-    def _read_labels(self, config):
-        """Set what follows from the labels, which are returned."""
-        data, metric, loss = config["dataset"], config["metric"], config["loss"]
-        task = metric["task"] or (TASKS[loss] if loss else None)
+    def _read_labels(self, config: FinetuneConfig) -> Labels:
+        """Set what follows from the labels, and return them."""
+        data, metric, loss = config.dataset, config.metric, config.loss
+        task = metric.task or (TASKS[loss] if loss else None)
         if loss and TASKS[loss] != task:
             raise ConfigError(
                 f"loss {loss} does not go with metric.task {task}; "
                 + ", ".join(f"{name} goes with {kind}" for name, kind in TASKS.items())
             )
-        found = read_labels(self.store, data, task)
-        if task not in (None, found.kind):
+        labels = read_labels(self.store, data, task)
+        if task not in (None, labels.kind):
             raise ConfigError(
-                f"{'metric.task' if metric['task'] else 'loss'} is for {task} labels but the "
-                "table "
-                f"{found.name} is {found.kind}; leave metric.task and loss null"
+                f"{'metric.task' if metric.task else 'loss'} is for {task} labels but the table "
+                f"{labels.name} is {labels.kind}; leave metric.task and loss null"
             )
         for key in ("num_labels", "num_classes"):
-            if metric[key] not in (None, len(found.classes)):
+            wanted = getattr(metric, key)
+            if wanted not in (None, len(labels.classes)):
                 raise ConfigError(
-                    f"metric.{key} is {metric[key]} but {found.name} has {len(found.classes)}"
+                    f"metric.{key} is {wanted} but {labels.name} has {len(labels.classes)}"
                 )
-        self.task, self.classes = found.kind, found.classes
+        self.task, self.classes = labels.kind, labels.classes
         self.loss = loss or DEFAULT_LOSS[self.task]
-        classes = data["classes"] or ("challenge2020" if data["labels"] is None else None)
-        self.config = {
-            **config,
-            "loss": self.loss,
-            "metric": {**metric, "task": self.task},
-            "dataset": {**data, "classes": classes},
-        }
-        return found
+        classes = data.classes or ("challenge2020" if data.labels is None else None)
+        self.config = replace(
+            config,
+            loss=self.loss,
+            metric=replace(metric, task=self.task),
+            dataset=replace(data, classes=classes),
+        )
+        return labels
 
-    def parts(self, run: int) -> dict:
-        """Rows of train, valid and test in a run, with the share of the training labels that the
-        config asks for.
+    def _labelled(self, labels: Labels) -> np.ndarray:
+        return labelled_rows(self._usable, labels.known, self.splits)
+
+    def fold(self, number: int) -> "Fold":
+        """Return one fold of the job; sentences say what is unknown in its parts.
+
+        Raises:
+            ConfigError: a part of it is empty, or nothing can be learned from its labels.
         """
-        fraction = self.config["dataset"]["label_fraction"]
-        return split_rows(
+        data = self.config.dataset
+        selects = self.store.records["fold"] == selection_fold(data.protocol, number)
+        labels = self._masks.of_fold(selects.to_numpy())
+        rows = self._labelled(labels) if self._rows is None else self._rows
+        parts = split_rows(
             self.splits,
-            self.rows,
-            run,
-            strata=label_strata(self.labels, self.task),
-            label_fraction=fraction,
-            seed=self.config["seed"],
+            rows,
+            number,
+            strata=label_strata(labels.values, self.task),
+            label_fraction=data.label_fraction,
+            seed=self.config.seed,
+        )
+        return Fold(
+            job=self,
+            number=number,
+            title=self.splits.title(number),
+            parts=parts,
+            labels=labels.values,
+            criterion=Criterion.fitted(self.loss, self.classes, labels.values[parts["train"]]),
         )
 
-    def criterion(self, rows) -> Criterion:
-        """The criterion of a training part."""
-        return Criterion.fitted(self.loss, self.classes, self.labels[rows])
+    def __iter__(self) -> Iterator["Fold"]:
+        return (self.fold(number) for number in self.folds)
 
-    def describe(self, part: str, rows) -> list[str]:
-        """Sentences, where there is something to say, about the labels of a part of the records."""
-        whole = [name for name, score in self.scores.items() if score.whole_records]
-        few = []
-        if self.task != "regression":
-            few = {
-                "test": few_positives(self.labels, rows, self.classes, part),
-                "training": never_positive(self.labels, rows, self.classes),
-            }.get(part, [])
-        return [*few, *unknown_labels(self.labels, rows, self.classes, part, whole)]
+
+@dataclass(frozen=True)
+class Fold:
+    """One run of a supervised job: whoever scores, probes, searches or tests takes a fold.
+
+    Attributes:
+        job: what all its folds share.
+        number: of the test fold.
+        title: what it is, for people.
+        parts: rows of the store by part: train, valid (selection) and test.
+        labels: of all records of the store, with what this fold cannot know unknown.
+        criterion: of its training part.
+    """
+
+    job: LabelledJob
+    number: int
+    title: str
+    parts: dict[str, np.ndarray]
+    labels: np.ndarray
+    criterion: Criterion
+
+    def labels_of(self, part: str) -> np.ndarray:
+        """Return the labels of a part's records, in its order."""
+        return self.labels[self.parts[part]]
+
+    def patients_of(self, part: str) -> np.ndarray:
+        """Return the patients of a part's records, "" where unknown."""
+        return self.job.splits.patients[self.parts[part]]
+
+    def describe(self) -> None:
+        """Say how many records and labels its parts have, and what is unknown or rare in them."""
+        job, counts = self.job, {name: len(rows) for name, rows in self.parts.items()}
+        what = f"{len(job.classes)} classes"
+        if job.task == "regression":
+            what = "regression of " + ", ".join(job.classes)
+        note(
+            f"{job.config.mode}, {self.title}: {counts['train']} training, {counts['valid']} "
+            f"selection, {counts['test']} test records, {what}"
+        )
+        whole = [name for name, score in job.scores.items() if score.whole_records]
+        for part, name in PARTS.items():
+            if job.task != "regression":
+                note_rare_classes(self.labels_of(part), job.classes, name)
+            note_unknown_labels(self.labels_of(part), job.classes, name, whole)
+        if job.config.dataset.protocol == "published":
+            note(
+                "note: protocol 'published' selects and reports on the same fold; its numbers are "
+                "optimistic"
+            )
+        for sentence in self.criterion.notes:
+            note(sentence)
 
 
 class SupervisedTask(Method):
@@ -123,7 +222,9 @@ class SupervisedTask(Method):
             everything learns.
     """
 
-    def __init__(self, classifier, criterion=None, mode="scratch"):
+    def __init__(
+        self, classifier: Encoder, criterion: Criterion | None = None, mode: str = "scratch"
+    ):
         super().__init__()
         self.classifier, self.criterion = classifier, criterion or Criterion()
         self.frozen = False
@@ -132,11 +233,12 @@ class SupervisedTask(Method):
             self.freeze(True)
 
     @property
-    def encoder(self):
+    def encoder(self) -> Encoder:
+        """The classifier: it exports as an encoder without its heads."""
         return self.classifier
 
     def freeze(self, frozen: bool) -> bool:
-        """Train the heads alone (True) or everything (False); returns whether this changed
+        """Train the heads alone (True) or everything (False); return whether this changed
         anything.
         """
         if frozen == self.frozen:
@@ -148,19 +250,20 @@ class SupervisedTask(Method):
             head.requires_grad_(True)
         return True
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> "SupervisedTask":
+        """Set training mode, except for a frozen encoder: its BatchNorm keeps its statistics."""
         super().train(mode)
         if mode and self.frozen:
-            self.classifier.eval()  # a frozen BatchNorm keeps its statistics
+            self.classifier.eval()
             for head in self.classifier.heads.values():
                 head.train()
         return self
 
-    def forward(self, batch: Batch):
+    def forward(self, batch: Batch) -> dict:
+        """Return the loss, and the mean weight of the signal branch where there is a gate."""
         out, label = self.classifier.outputs(batch["signal"]), batch["label"]
-        loss = sum(
-            self.criterion(logits.float(), label)
-            for logits in (out["logits"], *out.get("extra_logits", ()))
-        )
-        gate = {"gate_signal": out["gate"][:, 0].float().mean()} if "gate" in out else {}
-        return {"loss": loss, **gate}
+        logits = (out["logits"], *out.get("extra_logits", ()))
+        losses = {"loss": sum(self.criterion(each.float(), label) for each in logits)}
+        if "gate" in out:
+            losses["gate_signal"] = out["gate"][:, 0].float().mean()
+        return losses

@@ -7,7 +7,7 @@ allowed.
 
 import torch
 
-from util.console import print_once
+from util.console import note
 from util.errors import ECGError
 from util.processes import collectives
 
@@ -99,7 +99,7 @@ class Meters:
                     "steps "
                     "with train.skip_nonfinite"
                 )
-            print_once(f"skipped: {text} ({self.skipped} of {self.tolerated} tolerated)")
+            note(f"skipped: {text} ({self.skipped} of {self.tolerated} tolerated)")
 
     def close_window(self, last_saved=None) -> dict[str, float]:
         """Means over the steps since the last call, NaN where all were skipped; see ``gather``."""

@@ -5,11 +5,14 @@ formats.
 import functools
 import math
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
-from util.console import print_once
+from util.config.keys import TrainConfig
+from util.console import note
 from util.errors import ConfigError
 from util.processes import collectives
 from util.training.lars import LARS
@@ -24,7 +27,7 @@ FUSED = ("adamw", "adam", "sgd")  # one kernel for all parameters
 
 
 def parameter_groups(
-    model, weight_decay: float, decay_all: bool = False, layer_decay: float = 1.0
+    model: nn.Module, weight_decay: float, *, decay_all: bool = False, layer_decay: float = 1.0
 ) -> list[dict]:
     """Weight matrices and kernels are decayed; biases, norms, tokens and position embeddings are
     not.
@@ -61,25 +64,31 @@ def parameter_groups(
     ]
 
 
-def make_optimizer(model, train: dict) -> torch.optim.Optimizer:
-    """The optimiser of the config's ``train`` section."""
-    name = train["optimizer"]
+def make_optimizer(
+    model: nn.Module, train: TrainConfig, lr: float, layer_decay: float = 1.0
+) -> torch.optim.Optimizer:
+    """Make the optimiser of the config's ``train`` section.
+
+    Raises:
+        ConfigError: it is unknown, or refuses its arguments, or nothing is to be trained.
+    """
+    name = train.optimizer
     if name not in OPTIMIZERS:
         raise ConfigError(
             f"train.optimizer: unknown optimizer {name!r}; known: {', '.join(OPTIMIZERS)}"
         )
     groups = parameter_groups(
-        model, train["weight_decay"], train["decay_all"], train.get("layer_decay", 1.0)
+        model, train.weight_decay, decay_all=train.decay_all, layer_decay=layer_decay
     )
     if not groups:
         raise ConfigError("nothing to train: no parameter of the model takes a gradient")
-    kwargs = dict(train["optimizer_kwargs"])
+    kwargs = dict(train.optimizer_kwargs)
     if name in FUSED and not kwargs.get("foreach"):
         kwargs.setdefault("fused", True)
     try:
-        return OPTIMIZERS[name](groups, lr=train["lr"], **kwargs)
+        return OPTIMIZERS[name](groups, lr=lr, **kwargs)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"train.optimizer_kwargs {train['optimizer_kwargs']}: {error}") from None
+        raise ConfigError(f"train.optimizer_kwargs {train.optimizer_kwargs}: {error}") from None
 
 
 def load_optimizer(optimizer, state: dict) -> None:
@@ -97,13 +106,16 @@ def load_optimizer(optimizer, state: dict) -> None:
     optimizer.load_state_dict({**state, "param_groups": groups})
 
 
-def resolve_lr(train: dict, batch_size: int, world: int) -> float:
-    """lr, or blr * effective batch / 256 where lr is null (linear scaling, Goyal et al. 2017)."""
-    if train["lr"] is not None:
-        return train["lr"]
-    if train["blr"] is None:
+# ============ schedules ============
+def resolve_lr(train: TrainConfig, batch_size: int, world: int) -> float:
+    """Return lr, or blr * effective batch / 256 where lr is null (linear scaling, Goyal et al.
+    2017).
+    """
+    if train.lr is not None:
+        return train.lr
+    if train.blr is None:
         raise ConfigError("give train.lr, or train.blr to scale with the batch size")
-    return train["blr"] * batch_size * train["accum_iter"] * world / 256
+    return train.blr * batch_size * train.accum_iter * world / 256
 
 
 def lr_at(epoch: float, *, lr: float, min_lr: float, warmup_epochs: float, epochs: float) -> float:
@@ -125,46 +137,76 @@ def weight_decay_at(epoch: float, *, start: float, end: float | None, epochs: fl
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(epoch / epochs, 1.0)))
 
 
-def schedule_lr(train: dict, epoch: float) -> float:
-    """Learning rate of the config's ``train`` section at a position in epochs.
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate and weight decay of a run: functions of its place, which need no state.
 
-    Where it moves once an epoch, an epoch of the warm-up has the rate of its end, (epoch + 1) /
-    warmup_epochs of the peak, so that the first one trains at all; every other epoch has the rate
-    of its beginning.
+    Attributes:
+        lr: the peak.
+        min_lr: where the cosine ends.
+        warmup_epochs: of linear warm-up.
+        epochs: of the run.
+        by_epoch: the rate moves once an epoch.  An epoch of the warm-up then has the rate of its
+            end, (epoch + 1) / warmup_epochs of the peak, so that the first one trains at all;
+            every other epoch has the rate of its beginning.
+        weight_decay: at the start.
+        weight_decay_end: at the end; None: it stays.
     """
-    if train["lr_update"] == "epoch":
-        epoch = math.floor(epoch)
-        if epoch < train["warmup_epochs"]:
-            epoch = min(epoch + 1, train["warmup_epochs"])
-    return lr_at(
-        epoch,
-        lr=train["lr"],
-        min_lr=train["min_lr"],
-        warmup_epochs=train["warmup_epochs"],
-        epochs=train["epochs"],
-    )
+
+    lr: float
+    min_lr: float
+    warmup_epochs: float
+    epochs: float
+    by_epoch: bool
+    weight_decay: float
+    weight_decay_end: float | None
+
+    @classmethod
+    def of(cls, train: TrainConfig, lr: float) -> "Schedule":
+        """Return the schedule of the config's ``train`` section with this peak."""
+        return cls(
+            lr=lr,
+            min_lr=train.min_lr,
+            warmup_epochs=train.warmup_epochs,
+            epochs=train.epochs,
+            by_epoch=train.lr_update == "epoch",
+            weight_decay=train.weight_decay,
+            weight_decay_end=train.weight_decay_end,
+        )
+
+    def lr_at(self, epoch: float) -> float:
+        """Return the learning rate at a position in epochs."""
+        if self.by_epoch:
+            epoch = math.floor(epoch)
+            if epoch < self.warmup_epochs:
+                epoch = min(epoch + 1, self.warmup_epochs)
+        return lr_at(
+            epoch,
+            lr=self.lr,
+            min_lr=self.min_lr,
+            warmup_epochs=self.warmup_epochs,
+            epochs=self.epochs,
+        )
+
+    def mean_lr(self, epoch: int, steps: int) -> float:
+        """Return the mean learning rate over the steps of an epoch."""
+        steps = max(steps, 1)
+        return float(np.mean([self.lr_at(epoch + step / steps) for step in range(steps)]))
+
+    def apply(self, optimizer: torch.optim.Optimizer, epoch: float) -> float:
+        """Set learning rate and weight decay for a position in epochs; return the rate."""
+        lr = self.lr_at(epoch)
+        decay = weight_decay_at(
+            epoch, start=self.weight_decay, end=self.weight_decay_end, epochs=self.epochs
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+            if group["decayed"]:
+                group["weight_decay"] = decay
+        return lr
 
 
-def mean_lr(train: dict, epoch: int, steps: int) -> float:
-    """Mean learning rate over the steps of an epoch."""
-    return float(
-        np.mean([schedule_lr(train, epoch + step / max(steps, 1)) for step in range(max(steps, 1))])
-    )
-
-
-def apply_schedules(optimizer, train: dict, epoch: float) -> float:
-    """Set learning rate and weight decay for a position in epochs; returns the learning rate."""
-    lr = schedule_lr(train, epoch)
-    decay = weight_decay_at(
-        epoch, start=train["weight_decay"], end=train["weight_decay_end"], epochs=train["epochs"]
-    )
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
-        if group["decayed"]:
-            group["weight_decay"] = decay
-    return lr
-
-
+# ============ number formats ============
 def resolve_amp(amp: str, device: torch.device) -> torch.dtype | None:
     """The autocast type for ``train.amp`` on this device, None for plain float32."""
     if amp == "auto":
@@ -186,7 +228,7 @@ def set_matmul_precision(choice: str, device: torch.device) -> None:
         choice, why = (
             ("high", "on a GPU") if device.type == "cuda" else collectives.on_main(_best_on_cpu)
         )
-        print_once(f"float32 products: matmul_precision {choice}, {why}")
+        note(f"float32 products: matmul_precision {choice}, {why}")
     torch.set_float32_matmul_precision(choice)
 
 

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import torch
 
-from util.console import print_once
+from util.console import note
 from util.errors import CheckpointError
 from util.processes import collectives
 from util.training import checkpoint
@@ -29,7 +29,7 @@ def training_state(training) -> dict:
     training.meters.gather(training.last_saved)
     return checkpoint.content(
         training.model.state_dict(),
-        training.config,
+        training.resolved,
         training.epoch,
         step=training.step,
         optimizer=training.optimizer.state_dict(),
@@ -48,23 +48,23 @@ def training_state(training) -> dict:
 
 
 def resume(training) -> str | None:
-    """Put a ``Training`` where the checkpoint stands that ``config["resume"]`` names; returns its
-    path, or None where there is none and the run starts afresh, at ``config["start_epoch"]``.
+    """Put a ``Training`` where the checkpoint stands that ``config.resume`` names; returns its
+    path, or None where there is none and the run starts afresh, at ``config.start_epoch``.
 
     Process 0 looks for it, reads and checks it; all take over what it read.  So other processes
     need not see the folder, and none can begin elsewhere.
     """
     config = training.config
-    path, state = collectives.on_main(lambda: _read(config["resume"], training.folder))
+    path, state = collectives.on_main(lambda: _read(config.resume, training.folder))
     if path is None:
-        training.epoch = config["start_epoch"]
+        training.epoch = config.start_epoch
         training.batches.set_epoch(training.epoch)
         return None
     try:
-        _check_kind(state["config"], config, path)
+        _check_kind(state["config"], training.resolved, path)
         _restore(training, state)
         _place(training, state, path)
-        changed = differences(state["config"], config)
+        changed = differences(state["config"], training.resolved)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
@@ -73,13 +73,13 @@ def resume(training) -> str | None:
         ) from None
     check_agreement(training)
     if state["metrics"].get("data", training.dataset.checksums) != training.dataset.checksums:
-        print_once(
+        note(
             "note: the store or the labels are not those of the checkpoint's run; start anew, "
             "under another --exp_name, for scores of one data set"
         )
     if changed:
-        print_once(f"note: these keys differ from the checkpoint's run: {', '.join(changed)}")
-    print_once(f"resumed from {path}: epoch {training.epoch}, step {training.step}")
+        note(f"note: these keys differ from the checkpoint's run: {', '.join(changed)}")
+    note(f"resumed from {path}: epoch {training.epoch}, step {training.step}")
     return path
 
 
@@ -129,14 +129,14 @@ def _restore(training, state):
     training.best = state["metrics"]["best"]
     training.meters.restore(state["metrics"])
     precision = state["metrics"].get("matmul_precision")
-    if precision and training.train_config["matmul_precision"] == "auto":
+    if precision and training.train_config.matmul_precision == "auto":
         # Its trial may end otherwise at another time; a resumed run must not.
         torch.set_float32_matmul_precision(precision)
-        print_once(f"float32 products: matmul_precision {precision}, as before the interruption")
+        note(f"float32 products: matmul_precision {precision}, as before the interruption")
     if len(state["rng"]) == collectives.world():
         set_random_state(state["rng"][collectives.rank()])
     else:
-        print_once(
+        note(
             f"note: the checkpoint is of {len(state['rng'])} processes; what dropout draws will "
             "differ"
         )
@@ -144,21 +144,21 @@ def _restore(training, state):
 
 def _place(training, state, path):
     """Go on with the first record that the epoch has not shown, or with
-    ``config["start_epoch"]``.  That counts once: a checkpoint of a run that began there has it
+    ``config.start_epoch``.  That counts once: a checkpoint of a run that began there has it
     behind itself, unless it is named explicitly.
     """
     config, batches, metrics = training.config, training.batches, state["metrics"]
     epoch, step, offset = state["epoch"], state["step"], metrics.get("offset", 0)
     if step and metrics["per_step"] != batches.per_step:
         step, offset = divmod(offset + step * metrics["per_step"], batches.per_step)
-        print_once(
+        note(
             f"note: a step was {metrics['per_step']} records and is now {batches.per_step}; "
             f"resuming at the same record of the epoch, step {step}"
         )
-    if config["start_epoch"] and (
-        config["resume"] != "auto" or state["config"].get("start_epoch") != config["start_epoch"]
+    if config.start_epoch and (
+        config.resume != "auto" or state["config"].get("start_epoch") != config.start_epoch
     ):
-        epoch, step, offset = config["start_epoch"], 0, 0
+        epoch, step, offset = config.start_epoch, 0, 0
         training.meters.window, training.meters.sums = [], []
     batches.set_epoch(epoch, step, offset)
     if step > batches.steps:

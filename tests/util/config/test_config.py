@@ -3,12 +3,20 @@
 import contextlib
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from util.config.command_line import argument_parser, config_from
-from util.config.keys import KEYS, PROGRAMS, REQUIRED, describe_keys, keys_of, page
+from util.config.fields import REQUIRED, Key, keys_of, to_mapping
+from util.config.keys import (
+    PROGRAMS,
+    FinetuneConfig,
+    LoaderConfig,
+    PretrainConfig,
+    other_program,
+)
 from util.config.load import (
     ROOT,
     check,
@@ -20,6 +28,7 @@ from util.config.load import (
     read_yaml,
     save_config,
 )
+from util.config.page import describe_keys, page
 from util.contract.encoder import Encoder
 from util.contract.method import Method
 from util.data.labels import parse_classes
@@ -44,12 +53,12 @@ LEAST = {
 
 def _with(overrides):
     """The checked config of LEAST with ``a.b=c`` texts over it, for fine-tuning."""
-    return load_config([LEAST], overrides, program="finetune")
+    return load_config([LEAST], overrides, program=FinetuneConfig)
 
 
 def program_of(path):
     """The program that a file of configs/ is for."""
-    return {"pretrain": "pretrain", "downstream": "finetune"}[path.parent.name]
+    return {"pretrain": PretrainConfig, "downstream": FinetuneConfig}[path.parent.name]
 
 
 def write(folder, name, text):
@@ -123,28 +132,31 @@ def test_a_wrong_type_or_value_is_one_clear_sentence(override, words):
 def test_a_required_key_that_is_missing_is_named_with_its_meaning(missing):
     name = {"dataset": "dataset.transforms", "train": "train.epochs"}.get(missing, missing)
     with pytest.raises(ConfigError, match=f"lacks the key '{name}': "):
-        check({key: value for key, value in LEAST.items() if key != missing}, "finetune")
+        check({key: value for key, value in LEAST.items() if key != missing}, FinetuneConfig)
 
 
 def test_defaults_are_filled_in_and_are_nobodys_but_ones_own():
-    config = check(LEAST, "pretrain")
-    assert config["dataloader"] == {"batch_size": 16, "num_workers": 8, "pin_memory": True}
-    assert config["seed"] == 0 and config["dataset"]["fs"] == 250 and config["model"] == {}
-    config["dataset"]["exclude_folds"].append(3)
-    config["model"]["x"] = 1
-    again = check(LEAST, "pretrain")
-    assert again["dataset"]["exclude_folds"] == [] and again["model"] == {}
+    config = check(LEAST, PretrainConfig)
+    assert config.dataloader == LoaderConfig(batch_size=16, num_workers=8, pin_memory=True)
+    assert config.seed == 0 and config.dataset.fs == 250 and config.model == {}
+    config.dataset.exclude_folds.append(3)
+    config.model["x"] = 1
+    again = check(LEAST, PretrainConfig)
+    assert again.dataset.exclude_folds == [] and again.model == {}
 
 
-def test_every_default_is_allowed_by_its_own_rule():
-    def walk(keys):
-        for spec in keys.values():
-            if isinstance(spec, dict):
-                yield from walk(spec)
-            else:
-                yield spec
+def walk(section, prefix=""):
+    """(dotted name, Key) of every key of a section."""
+    for name, spec in keys_of(section).items():
+        if isinstance(spec, Key):
+            yield prefix + name, spec
+        else:
+            yield from walk(spec, f"{prefix}{name}.")
 
-    for spec in walk(KEYS):
+
+@pytest.mark.parametrize("program", PROGRAMS.values())
+def test_every_default_is_allowed_by_its_own_rule(program):
+    for _, spec in walk(program):
         assert spec.help and (
             spec.default is REQUIRED
             or spec.default is None
@@ -159,20 +171,18 @@ def test_every_default_is_allowed_by_its_own_rule():
 @pytest.mark.parametrize("text", ["1e-3", "1.0e-3", "0.001", "'1e-3'", "1E-3", "+1e-03"])
 def test_1e_3_is_a_number_however_it_is_written(text):
     """YAML 1.1 reads 1e-3 as text."""
-    assert _with([f"train.blr={text}"])["train"]["blr"] == 0.001
+    assert _with([f"train.blr={text}"]).train.blr == 0.001
 
 
 def test_numbers_among_a_models_own_arguments_are_numbers_too():
-    assert _with(["model.mask_ratio=5e-1"])["model"]["mask_ratio"] == 0.5
-    assert _with(["train.optimizer_kwargs={eps: 1e-8}"])["train"]["optimizer_kwargs"] == {
-        "eps": 1e-8
-    }
+    assert _with(["model.mask_ratio=5e-1"]).model["mask_ratio"] == 0.5
+    assert _with(["train.optimizer_kwargs={eps: 1e-8}"]).train.optimizer_kwargs == {"eps": 1e-8}
 
 
 def test_whole_numbers_become_floats_where_floats_are_due():
-    value = _with(["train.warmup_epochs=5"])["train"]["warmup_epochs"]
+    value = _with(["train.warmup_epochs=5"]).train.warmup_epochs
     assert value == 5 and isinstance(value, float)
-    assert _with(["train.lr=null"])["train"]["lr"] is None
+    assert _with(["train.lr=null"]).train.lr is None
 
 
 # ============ merging ============
@@ -186,15 +196,13 @@ def test_files_are_merged_left_to_right_then_overrides_then_flags(tmp_path):
         [base, first, second],
         ["train.epochs=30", "model.patch_size=50"],
         {"exp_name": "x"},
-        program="finetune",
+        program=FinetuneConfig,
     )
-    assert (
-        config["train"]["epochs"] == 30 and config["train"]["lr"] == 0.001 and config["seed"] == 2
-    )
-    assert config["model"] == {"num_leads": 6, "patch_size": 50} and config["exp_name"] == "x"
-    assert load_config([base, second, first], program="finetune")["train"]["epochs"] == 10
-    assert load_config([base], ["seed=3"], {"seed": 4}, program="pretrain")["seed"] == 4
-    assert load_config([base], ["seed=3", "seed=5"], program="pretrain")["seed"] == 5
+    assert config.train.epochs == 30 and config.train.lr == 0.001 and config.seed == 2
+    assert config.model == {"num_leads": 6, "patch_size": 50} and config.exp_name == "x"
+    assert load_config([base, second, first], program=FinetuneConfig).train.epochs == 10
+    assert load_config([base], ["seed=3"], {"seed": 4}, program=PretrainConfig).seed == 4
+    assert load_config([base], ["seed=3", "seed=5"], program=PretrainConfig).seed == 5
 
 
 def test_lists_are_replaced_not_merged(tmp_path):
@@ -203,13 +211,13 @@ def test_lists_are_replaced_not_merged(tmp_path):
         "base.yaml",
         json.dumps({**LEAST, "dataset": {**LEAST["dataset"], "exclude_folds": [1, 2]}}),
     )
-    assert load_config([base], ["dataset.exclude_folds=[7]"], program="pretrain")["dataset"][
-        "exclude_folds"
-    ] == [7]
+    assert load_config(
+        [base], ["dataset.exclude_folds=[7]"], program=PretrainConfig
+    ).dataset.exclude_folds == [7]
     assert (
-        load_config([base], ["dataset.exclude_folds=[]"], program="pretrain")["dataset"][
-            "exclude_folds"
-        ]
+        load_config(
+            [base], ["dataset.exclude_folds=[]"], program=PretrainConfig
+        ).dataset.exclude_folds
         == []
     )
 
@@ -264,7 +272,7 @@ def test_overrides_that_cannot_be_read_are_config_errors(text, words):
 def test_files_that_are_no_config_are_config_errors(tmp_path, text, words):
     path = write(tmp_path, "bad.yaml", text)
     with pytest.raises(ConfigError) as error:
-        load_config([path], program="finetune")
+        load_config([path], program=FinetuneConfig)
     assert words in str(error.value) and str(path) in str(error.value)
 
 
@@ -309,8 +317,8 @@ def test_a_saved_config_fed_back_is_the_same(tmp_path):
         ]
     )
     save_config(config, tmp_path / "config.yaml")
-    again = load_config([tmp_path / "config.yaml"], program="finetune")
-    assert again == config and again["exp_name"] == "1e5" and again["output_dir"] == "yes"
+    again = load_config([tmp_path / "config.yaml"], program=FinetuneConfig)
+    assert again == config and again.exp_name == "1e5" and again.output_dir == "yes"
     save_config(again, tmp_path / "again.yaml")
     assert (tmp_path / "again.yaml").read_bytes() == (tmp_path / "config.yaml").read_bytes()
 
@@ -321,8 +329,6 @@ def test_a_saved_config_fed_back_is_the_same(tmp_path):
 def test_every_config_survives_saving(path, tmp_path):
     program = program_of(path)
     config = load_config([path], program=program)
-    assert config.keys() == keys_of(program).keys()
-    assert config["train"].keys() == keys_of(program)["train"].keys()
     save_config(config, tmp_path / "config.yaml")
     assert load_config([tmp_path / "config.yaml"], program=program) == config
 
@@ -332,23 +338,23 @@ def check_job(config, downstream):
     """What a job looks at before it starts: transforms, leads, classes, metrics, learning rate,
     the model itself.
     """
-    data = config["dataset"]
-    cropping = parse_cropping(data["transforms"], "dataset.transforms")
+    data = config.dataset
+    cropping = parse_cropping(data.transforms, "dataset.transforms")
     build_pipeline(
-        data["transforms"], length=cropping.length, fs=data["fs"], rand_augment=data["rand_augment"]
+        data.transforms, length=cropping.length, fs=data.fs, rand_augment=data.rand_augment
     )
-    leads, classes = parse_leads(data["lead"]), parse_classes(data["classes"])
+    leads, classes = parse_leads(data.lead), parse_classes(data.classes)
     if downstream:
-        if data["eval_transforms"]:
-            evaluation = parse_cropping(data["eval_transforms"], "dataset.eval_transforms")
-            build_pipeline(data["eval_transforms"], length=evaluation.length, fs=data["fs"])
+        if data.eval_transforms:
+            evaluation = parse_cropping(data.eval_transforms, "dataset.eval_transforms")
+            build_pipeline(data.eval_transforms, length=evaluation.length, fs=data.fs)
         parse_scores(
-            config["metric"]["target_metrics"],
+            config.metric.target_metrics,
             tuple(classes),
-            config["metric"]["task"] or "multilabel",
+            config.metric.task or "multilabel",
         )
-    assert resolve_lr(config["train"], config["dataloader"]["batch_size"], 1) > 0
-    assert config["train"]["optimizer"] in OPTIMIZERS
+    assert resolve_lr(config.train, config.dataloader.batch_size, 1) > 0
+    assert config.train.optimizer in OPTIMIZERS
     with torch.device("meta"):
         model = build_configured(config, len(classes) if downstream else None)
     assert any(p.requires_grad for p in model.parameters())
@@ -366,7 +372,7 @@ def test_every_config_builds_its_transforms_and_its_model(path, overlay):
     )
     check_job(config, path.parent.name == "downstream")
     if overlay == "demo":
-        assert config["train"]["epochs"] <= 3 and config["dataset"]["max_records"] <= 500
+        assert config.train.epochs <= 3 and config.dataset.max_records <= 500
 
 
 MADE_FOR = {
@@ -437,17 +443,16 @@ def test_a_published_overlay_turns_on_all_published_choices(overlay, attributes)
         assert set(redrawn) == {overlay != "published_byol"} and set(zeros) == {False}
         if overlay == "published_dino":
             assert model.head.mlp[0].weight.std() > 2 * plain.head.mlp[0].weight.std()
-            assert config["train"]["optimizer"] == "adam"
-        assert name.startswith("downstream") == (config["dataset"]["protocol"] == "published")
-        assert config["train"]["lr_update"] == "epoch"
+            assert config.train.optimizer == "adam"
+        assert name.startswith("downstream") == (config.dataset.protocol == "published")
+        assert config.train.lr_update == "epoch"
 
 
 def test_linear_probing_keeps_randaugment_as_published():
     st_mem = ROOT / "configs/downstream/st_mem.yaml"
-    assert load_config([st_mem, find_overlay("linprobe")], program="finetune") == {
-        **load_config([st_mem], program="finetune"),
-        "mode": "linprobe",
-    }
+    plain = load_config([st_mem], program=FinetuneConfig)
+    probed = load_config([st_mem, find_overlay("linprobe")], program=FinetuneConfig)
+    assert probed == replace(plain, mode="linprobe")
 
 
 @pytest.mark.parametrize(
@@ -456,28 +461,26 @@ def test_linear_probing_keeps_randaugment_as_published():
 )
 def test_the_published_settings_stand_in_the_configs(name, model):
     """Specification, published config keys and values."""
-    config = load_config([ROOT / "configs" / "pretrain" / f"{name}.yaml"], program="pretrain")
-    assert config["model_name"] == f"{model}_dec256d4b" and config["model"]["norm_pix_loss"] is True
-    assert config["dataset"]["transforms"] == [
+    config = load_config([ROOT / "configs" / "pretrain" / f"{name}.yaml"], program=PretrainConfig)
+    assert config.model_name == f"{model}_dec256d4b" and config.model["norm_pix_loss"] is True
+    assert config.dataset.transforms == [
         {"random_crop": {"crop_length": 2250}},
         {"highpass_filter": {"fs": 250, "cutoff": 0.67}},
         {"lowpass_filter": {"fs": 250, "cutoff": 40}},
         {"standardize": {"axis": [-1, -2]}},
     ]
-    train = config["train"]
-    assert (train["blr"], train["lr"], train["min_lr"], train["weight_decay"]) == (
+    train = config.train
+    assert (train.blr, train.lr, train.min_lr, train.weight_decay) == (
         1.5e-4,
         None,
         0.0,
         0.01,
     )
-    assert train["optimizer"] == "adamw" and train["optimizer_kwargs"] == {"betas": [0.9, 0.95]}
-    assert config["dataloader"] == {"batch_size": 16, "num_workers": 8, "pin_memory": True}
-    tuned = load_config([ROOT / "configs" / "downstream" / f"{name}.yaml"], program="finetune")
-    assert tuned["dataset"]["eval_transforms"][0] == {
-        "n_crop": {"crop_length": 2250, "num_segments": 3}
-    }
-    assert tuned["dataset"]["rand_augment"] == {
+    assert train.optimizer == "adamw" and train.optimizer_kwargs == {"betas": [0.9, 0.95]}
+    assert config.dataloader == LoaderConfig(batch_size=16, num_workers=8, pin_memory=True)
+    tuned = load_config([ROOT / "configs" / "downstream" / f"{name}.yaml"], program=FinetuneConfig)
+    assert tuned.dataset.eval_transforms[0] == {"n_crop": {"crop_length": 2250, "num_segments": 3}}
+    assert tuned.dataset.rand_augment == {
         "op_names": [
             "shift",
             "cutout",
@@ -492,13 +495,13 @@ def test_the_published_settings_stand_in_the_configs(name, model):
         "num_layers": 2,
         "prob": 0.5,
     }
-    assert (tuned["train"]["blr"], tuned["train"]["weight_decay"]) == (1e-3, 0.05)
-    assert tuned["test"]["target_metric"] == "loss"
+    assert (tuned.train.blr, tuned.train.weight_decay) == (1e-3, 0.05)
+    assert tuned.test.target_metric == "loss"
 
 
 # ============ command line ============
 def parse(*words):
-    parser = argument_parser("test", str(ROOT / "configs/pretrain/st_mem.yaml"), "pretrain")
+    parser = argument_parser("test", str(ROOT / "configs/pretrain/st_mem.yaml"), PretrainConfig)
     return config_from(parser.parse_args(list(words)))
 
 
@@ -513,23 +516,23 @@ def test_flags_win_over_set_over_overlays_over_the_config(tmp_path):
         "--exp_name",
         "from_flag",
     )
-    assert config["train"]["epochs"] == 7 and config["dataset"]["max_records"] == 240
-    assert config["exp_name"] == "from_flag"
+    assert config.train.epochs == 7 and config.dataset.max_records == 240
+    assert config.exp_name == "from_flag"
     again = write(tmp_path, "o.yaml", "train: {epochs: 4}\n")
-    assert parse("--overlay", "demo", "--overlay", str(again))["train"]["epochs"] == 4
+    assert parse("--overlay", "demo", "--overlay", str(again)).train.epochs == 4
 
 
 def test_start_epoch_0_overrides():
     """The published scripts ignored it: 0 counted as not given."""
-    assert parse("--set", "start_epoch=5", "--start_epoch", "0")["start_epoch"] == 0
+    assert parse("--set", "start_epoch=5", "--start_epoch", "0").start_epoch == 0
 
 
 def test_an_experiment_may_have_a_number_for_a_name():
-    assert parse("--exp_name", "2024")["exp_name"] == "2024"
+    assert parse("--exp_name", "2024").exp_name == "2024"
 
 
 def test_help_lists_every_key_with_its_default():
-    text = describe_keys("pretrain")
+    text = describe_keys(PretrainConfig)
     assert "train.blr: base learning rate for an effective batch of 256 [default null]" in text
     assert (
         "model_name: " in text
@@ -537,7 +540,7 @@ def test_help_lists_every_key_with_its_default():
         and "figure_every" in text
         and "[default 10]" in text
     )
-    assert "exclude_folds" in text and "exclude_folds" not in describe_keys("finetune")
+    assert "exclude_folds" in text and "exclude_folds" not in describe_keys(FinetuneConfig)
 
 
 def test_the_page_of_all_keys_is_up_to_date():
@@ -561,7 +564,7 @@ def test_the_page_of_all_keys_is_up_to_date():
     ],
 )
 def test_a_wrong_model_section_is_one_clear_sentence(options, words):
-    config = load_config([ROOT / "configs/pretrain/st_mem.yaml"], options, program="pretrain")
+    config = load_config([ROOT / "configs/pretrain/st_mem.yaml"], options, program=PretrainConfig)
     with pytest.raises(ConfigError) as error:
         check_job(config, False)
     assert words in str(error.value)
@@ -576,7 +579,7 @@ def put(path, value):
 
 
 ONE_PROGRAM = [
-    ("finetune", path)
+    (FinetuneConfig, path)
     for path in (
         "encoder_path",
         "mode",
@@ -596,7 +599,7 @@ ONE_PROGRAM = [
         "test.bootstrap",
     )
 ] + [
-    ("pretrain", path)
+    (PretrainConfig, path)
     for path in (
         "dataset.exclude_folds",
         "dataset.exclude_parts",
@@ -607,22 +610,21 @@ ONE_PROGRAM = [
 
 
 def test_the_list_of_keys_of_one_program():
-    def walk(keys, prefix=""):
-        for name, spec in keys.items():
-            if isinstance(spec, dict):
-                yield from walk(spec, f"{prefix}{name}.")
-            elif spec.program:
-                yield spec.program, prefix + name
-
-    assert sorted(walk(KEYS)) == sorted(ONE_PROGRAM)
+    names = {program: {name for name, _ in walk(program)} for program in PROGRAMS.values()}
+    alone = {
+        (program, name)
+        for program in names
+        for name in names[program] - names[other_program(program)]
+    }
+    assert alone == set(ONE_PROGRAM)
 
 
 @pytest.mark.parametrize("program, path", ONE_PROGRAM)
 def test_a_key_without_effect_is_an_error_that_names_its_program(program, path):
-    other = next(name for name in PROGRAMS if name != program)
+    other = other_program(program)
     with pytest.raises(ConfigError) as error:
         load_config([], [], merge([LEAST, put(path, 1)]), program=other)
-    assert f"no effect in {PROGRAMS[other]}: {path}; that belongs to {PROGRAMS[program]}" in str(
+    assert f"no effect in {other.title}: {path}; that belongs to {program.title}" in str(
         error.value
     )
     with contextlib.suppress(ConfigError):  # 1 may be no value for it
@@ -634,7 +636,7 @@ def test_all_keys_without_effect_are_named_at_once():
     with pytest.raises(
         ConfigError, match="mode, dataset.label_fraction, metric.task; that belongs to"
     ):
-        load_config([], texts, LEAST, program="pretrain")
+        load_config([], texts, LEAST, program=PretrainConfig)
     with pytest.raises(ConfigError, match="encoder_path.*belongs to fine-tuning"):
         parse("--encoder_path", "encoder.pth")
 
@@ -647,18 +649,20 @@ def test_sections_of_a_file_serve_one_program(tmp_path):
         "train: {epochs: 5}\npretrain: {train: {epochs: 7, figure_every: 2}}\n"
         "finetune:\n  loss: bce\n",
     )
-    first, second = (load_config([base, both], program=program) for program in PROGRAMS)
-    assert (first["train"]["epochs"], first["train"]["figure_every"]) == (
+    first, second = (
+        load_config([base, both], program=program) for program in (PretrainConfig, FinetuneConfig)
+    )
+    assert (first.train.epochs, first.train.figure_every) == (
         7,
         2,
-    ) and "loss" not in first
-    assert second["train"]["epochs"] == 5 and "figure_every" not in second["train"]
+    ) and not hasattr(first, "loss")
+    assert second.train.epochs == 5 and not hasattr(second.train, "figure_every")
     with pytest.raises(ConfigError, match="the section finetune must be a mapping"):
-        load_config([base, write(tmp_path, "bad.yaml", "finetune: 5\n")], program="pretrain")
+        load_config([base, write(tmp_path, "bad.yaml", "finetune: 5\n")], program=PretrainConfig)
     with pytest.raises(ConfigError, match="unknown key 'train.epoch'; did you mean"):
         load_config(
             [base, write(tmp_path, "bad.yaml", "finetune: {train: {epoch: 5}}\n")],
-            program="finetune",
+            program=FinetuneConfig,
         )
 
 
@@ -675,8 +679,8 @@ def test_a_config_stored_by_an_earlier_version_still_loads():
             },
         ]
     )
-    assert load_config([stored], program="finetune")["mode"] == "finetune"
-    assert "mode" not in load_config([stored], program="pretrain")
+    assert load_config([stored], program=FinetuneConfig).mode == "finetune"
+    assert not hasattr(load_config([stored], program=PretrainConfig), "mode")
 
 
 # ============ base ============
@@ -688,11 +692,11 @@ def test_a_file_holds_what_differs_from_its_base(tmp_path):
         "own.yaml",
         "base: ../base.yaml\ntrain: {epochs: 9}\nmodel: {seq_len: 750}\n",
     )
-    config = load_config([path], program="pretrain")
-    assert (config["seed"], config["train"]["epochs"]) == (4, 9) and "base" not in config
-    assert config["model"] == {"num_leads": 6, "seq_len": 750}
+    config = load_config([path], program=PretrainConfig)
+    assert (config.seed, config.train.epochs) == (4, 9)
+    assert config.model == {"num_leads": 6, "seq_len": 750}
     named = write(tmp_path, "named.yaml", "base: base.yaml\nmodel_name: gru\nmodel: {width: 8}\n")
-    assert load_config([named], program="pretrain")["model"] == {"width": 8}
+    assert load_config([named], program=PretrainConfig).model == {"width": 8}
 
 
 @pytest.mark.parametrize(
@@ -709,7 +713,7 @@ def test_a_base_has_no_base_and_must_be_there(tmp_path, text, words):
     write(tmp_path, "base.yaml", json.dumps(LEAST))
     write(tmp_path, "child.yaml", "base: base.yaml\n")
     with pytest.raises(ConfigError, match=words):
-        load_config([write(tmp_path, "own.yaml", text)], program="pretrain")
+        load_config([write(tmp_path, "own.yaml", text)], program=PretrainConfig)
 
 
 def test_no_config_repeats_a_default_or_its_base():
@@ -727,6 +731,7 @@ def test_no_config_repeats_a_default_or_its_base():
             if "base" in own
             else check({**LEAST, "model_name": "none"}, program_of(path))
         )
+        below = to_mapping(below)
         if "base" in own and own.get("model_name", below["model_name"]) != below["model_name"]:
             below["model"] = {}  # dropped
         assert list(repeated(own, below)) == [], path
@@ -775,36 +780,39 @@ def test_arguments_go_with_their_name(layers, want):
 
 def test_set_chooses_another_model_over_a_published_config():
     path = ROOT / "configs/downstream/st_mem.yaml"
-    config = load_config([path], ["model_name=xresnet1d50"], program="finetune")
-    assert config["model"] == {} and config["dataset"]["transforms"][0] == {
+    config = load_config([path], ["model_name=xresnet1d50"], program=FinetuneConfig)
+    assert config.model == {} and config.dataset.transforms[0] == {
         "random_crop": {"crop_length": 2250}
     }
-    config = load_config([path], ["model.channels=4", "model_name=xresnet1d50"], program="finetune")
-    assert config["model"] == {"channels": 4}
+    config = load_config(
+        [path], ["model.channels=4", "model_name=xresnet1d50"], program=FinetuneConfig
+    )
+    assert config.model == {"channels": 4}
 
 
 @pytest.mark.parametrize(
-    "program, name", [("pretrain", "st_mem_vit_tiny_dec128d2b"), ("finetune", "st_mem_vit_tiny")]
+    "program, name",
+    [(PretrainConfig, "st_mem_vit_tiny_dec128d2b"), (FinetuneConfig, "st_mem_vit_tiny")],
 )
 def test_the_demo_keeps_the_overlays_crops_under_its_small_model(program, name):
     """run_demo.sh names a small model by --set after short_crops has set model.seq_len."""
-    folder = {"pretrain": "pretrain", "finetune": "downstream"}[program]
+    folder = {"pretrain": "pretrain", "finetune": "downstream"}[program.program]
     config = load_config(
         [ROOT / f"configs/{folder}/st_mem.yaml", find_overlay("demo"), find_overlay("short_crops")],
         [f"model_name={name}"],
         program=program,
     )
-    assert config["model"] == {"seq_len": 750} and config["model_name"] == name
-    check_job(config, program == "finetune")
+    assert config.model == {"seq_len": 750} and config.model_name == name
+    check_job(config, program is FinetuneConfig)
 
 
 def test_classes_may_be_called_name():
     config = load_config(
         [LEAST],
         ["dataset.classes={name: ['1'], b: ['2']}", "dataset.classes={name: ['3']}"],
-        program="finetune",
+        program=FinetuneConfig,
     )
-    assert config["dataset"]["classes"] == {"name": ["3"], "b": ["2"]}
+    assert config.dataset.classes == {"name": ["3"], "b": ["2"]}
 
 
 # ============ published files ============
@@ -835,18 +843,12 @@ test: {target_metric: loss}
 
 
 def test_a_published_file_is_translated_where_that_is_exact_and_says_so(tmp_path, capsys):
-    config = load_config([write(tmp_path, "published.yaml", PUBLISHED)], program="finetune")
-    assert (config["resume"], config["exp_name"], config["encoder_path"]) == ("", "", "")
-    assert (
-        config["output_dir"] == "./output"
-        and config["loss"] == "bce"
-        and config["train"]["amp"] == "none"
-    )
-    assert config["dataset"]["transforms"] == [{"random_crop": {"crop_length": 2250}}]
-    assert config["dataset"]["eval_transforms"] == [
-        {"n_crop": {"crop_length": 2250, "num_segments": 3}}
-    ]
-    assert config["dataset"]["rand_augment"] == {
+    config = load_config([write(tmp_path, "published.yaml", PUBLISHED)], program=FinetuneConfig)
+    assert (config.resume, config.exp_name, config.encoder_path) == ("", "", "")
+    assert config.output_dir == "./output" and config.loss == "bce" and config.train.amp == "none"
+    assert config.dataset.transforms == [{"random_crop": {"crop_length": 2250}}]
+    assert config.dataset.eval_transforms == [{"n_crop": {"crop_length": 2250, "num_segments": 3}}]
+    assert config.dataset.rand_augment == {
         "op_names": ["shift", "cutout"],
         "level": 10,
         "num_layers": 2,
@@ -873,7 +875,7 @@ def test_one_message_names_every_key_that_moved(tmp_path):
     )
     path = write(tmp_path, "published.yaml", more + "ddp: {world_size: 1}\n")
     with pytest.raises(ConfigError) as error:
-        load_config([path], program="finetune")
+        load_config([path], program=FinetuneConfig)
     text = str(error.value)
     assert "instead of ddp write --gpus" in text
     assert "dataset.train_csv, dataset.valid_csv write dataset.store" in text
@@ -896,11 +898,11 @@ def test_one_message_names_every_key_that_moved(tmp_path):
 def test_published_keys_by_set(override, words):
     with pytest.raises(ConfigError, match=words) if words else contextlib.nullcontext():
         config = load_config(
-            [LEAST], ["dataset.rand_augment={level: 5}", override], program="finetune"
+            [LEAST], ["dataset.rand_augment={level: 5}", override], program=FinetuneConfig
         )
-        assert config["train"]["amp"] == "auto"
+        assert config.train.amp == "auto"
         if "use: false" in override:
-            assert config["dataset"]["rand_augment"] is None
+            assert config.dataset.rand_augment is None
 
 
 # ============ kinds ============

@@ -10,7 +10,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from util.config.keys import KEYS, PROGRAMS, keys_of
+from util.config.fields import Key, keys_of
+from util.config.keys import PROGRAMS, FinetuneConfig, PretrainConfig
 from util.config.load import (
     find_overlay,
     load_config,
@@ -26,17 +27,12 @@ QUICK = settings(max_examples=150, deadline=None, suppress_health_check=list(Hea
 LONG = settings(max_examples=7000, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-def paths(keys=KEYS, prefix=""):
-    """Every dotted key."""
-    return [
-        path
-        for name, spec in keys.items()
-        for path in (
-            [prefix + name, *paths(spec, f"{prefix}{name}.")]
-            if isinstance(spec, dict)
-            else [prefix + name]
-        )
-    ]
+def paths(section, prefix=""):
+    """Every dotted key and section."""
+    for name, spec in keys_of(section).items():
+        yield prefix + name
+        if not isinstance(spec, Key):
+            yield from paths(spec, f"{prefix}{name}.")
 
 
 SCALARS = st.one_of(
@@ -56,8 +52,8 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(SCALARS, inner, max_size=3),
     max_leaves=6,
 )
-KNOWN = st.sampled_from(paths())
-PROGRAM = st.sampled_from(sorted(PROGRAMS))
+KNOWN = st.sampled_from(sorted({path for program in PROGRAMS.values() for path in paths(program)}))
+PROGRAM = st.sampled_from(list(PROGRAMS.values()))
 ODD = st.sampled_from(
     [
         "train",
@@ -103,14 +99,13 @@ def accepted_or_explained(function):
         return None
 
 
-def is_resolved(config, keys):
-    """All these keys are there, with values of their types."""
-    assert config.keys() == keys.keys()
-    for name, spec in keys.items():
-        if isinstance(spec, dict):
-            is_resolved(config[name], spec)
+def is_resolved(config, section):
+    """All keys of the section are there, with values of their types."""
+    for name, spec in keys_of(section).items():
+        value = getattr(config, name)
+        if not isinstance(spec, Key):
+            is_resolved(value, spec)
             continue
-        value = config[name]
         assert (
             value is None
             and None in spec.types
@@ -132,7 +127,7 @@ def merge_case(folder, layers, program):
             return
     resolved = accepted_or_explained(lambda: load_config(files, program=program))
     if resolved is not None:
-        is_resolved(resolved, keys_of(program))
+        is_resolved(resolved, program)
         save_config(resolved, folder / "resolved.yaml")
         assert load_config([folder / "resolved.yaml"], program=program) == resolved
 
@@ -143,7 +138,7 @@ def override_case(name, value, program):
         lambda: load_config([], [f"{name}={value}"], BASE, program=program)
     )
     if resolved is not None:
-        is_resolved(resolved, keys_of(program))
+        is_resolved(resolved, program)
 
 
 def text_case(folder, text):
@@ -152,7 +147,7 @@ def text_case(folder, text):
     found = accepted_or_explained(lambda: load_yaml(folder / "x.yaml"))
     if found is not None:
         assert isinstance(found, dict)
-        accepted_or_explained(lambda: load_config([folder / "x.yaml"], program="finetune"))
+        accepted_or_explained(lambda: load_config([folder / "x.yaml"], program=FinetuneConfig))
 
 
 PIECES = st.sampled_from(
@@ -279,13 +274,13 @@ def test_yaml_text_long(tmp_path_factory, text):
 def test_yaml_that_went_wrong_before_or_might(tmp_path, text):
     (tmp_path / "x.yaml").write_text(text)
     assert (
-        accepted_or_explained(lambda: load_config([tmp_path / "x.yaml"], program="finetune"))
+        accepted_or_explained(lambda: load_config([tmp_path / "x.yaml"], program=FinetuneConfig))
         is None
     )
 
 
 def test_an_override_of_a_published_key_is_one_line_whatever_its_value():
-    override_case("dataset.train_csv", "\r", "finetune")
+    override_case("dataset.train_csv", "\r", FinetuneConfig)
 
 
 def test_a_mapping_that_contains_itself(tmp_path):
@@ -295,7 +290,7 @@ def test_a_mapping_that_contains_itself(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match="contains itself"):
-        load_config([tmp_path / "a", tmp_path / "b"], program="pretrain")
+        load_config([tmp_path / "a", tmp_path / "b"], program=PretrainConfig)
 
 
 def test_an_alias_used_often_is_no_bomb(tmp_path):
@@ -308,13 +303,13 @@ def test_an_alias_used_often_is_no_bomb(tmp_path):
     ]
     lines += [f"  a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}, *a{n - 1}]" for n in range(1, 40)]
     (tmp_path / "x.yaml").write_text("\n".join(lines))
-    assert load_config([tmp_path / "x.yaml"], program="finetune")["model"]["a0"] == [1, 1]
+    assert load_config([tmp_path / "x.yaml"], program=FinetuneConfig).model["a0"] == [1, 1]
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "", ".", "/"])
 def test_names_of_files_that_cannot_be(name):
     with pytest.raises(ConfigError):
-        load_config([find_overlay(name)], program="finetune")
+        load_config([find_overlay(name)], program=FinetuneConfig)
 
 
 def test_an_override_without_a_value_or_a_name():
@@ -330,4 +325,4 @@ def test_every_key_explains_itself():
         for section in reversed(sections):
             value = {section: value}
         with pytest.raises(ConfigError, match=re.escape(path)):
-            load_config([], [], merge([BASE, value]), program="finetune")
+            load_config([], [], merge([BASE, value]), program=FinetuneConfig)

@@ -12,6 +12,7 @@ import torch
 
 from main_pretrain import pretrain
 from util.challenge import ABBREVIATIONS, CODE_TO_CLASS, labels_from_dx
+from util.config.keys import PretrainConfig
 from util.config.load import load_config
 from util.data.dataset import (
     CropDataset,
@@ -387,7 +388,7 @@ def first_losses(store, folder, workers):
     ]
     root = Path(__file__).resolve().parents[3]
     run = pretrain(
-        load_config([root / "configs/pretrain/st_mem.yaml"], overrides, program="pretrain")
+        load_config([root / "configs/pretrain/st_mem.yaml"], overrides, program=PretrainConfig)
     )
     return [json.loads(line)["loss"] for line in (run / "log_steps.txt").read_text().splitlines()]
 

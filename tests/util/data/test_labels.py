@@ -16,6 +16,7 @@ from data_preparation import add_labels, add_splits, check_store, reformat_memma
 from tests.support import small_store
 from tests.support.small_store import add_table
 from tests.support.tiny_jobs import CNN, with_store
+from util.config.keys import FinetuneConfig
 from util.config.load import check
 from util.data.labels import few_positives, never_positive, read_labels, unknown_labels
 from util.data.store import RecordStore
@@ -52,7 +53,7 @@ def records_of(**changes):
             config[section] = {**config[section], name: value}
         else:
             config[key] = value
-    return LabelledRecords(check(config, "finetune"))
+    return LabelledRecords(check(config, FinetuneConfig))
 
 
 # ============ tables ============

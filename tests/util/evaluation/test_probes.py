@@ -10,6 +10,7 @@ from torch import nn
 import main_pretrain
 from tests.support import small_store
 from tests.support.tiny_jobs import ST_MEM, with_store
+from util.config.keys import PretrainConfig
 from util.config.load import ROOT, load_config
 from util.data.labels import read_labels
 from util.data.store import RecordStore
@@ -136,7 +137,7 @@ def test_the_probe_trains_on_records_from_the_whole_store(monkeypatch):
     config = load_config(
         [ROOT / "configs/pretrain/simclr_signal.yaml"],
         [f"dataset.store={small_store.store()}"],
-        program="pretrain",
+        program=PretrainConfig,
     )
     store = RecordStore(small_store.store() / "fs100")
     rows = probes.Probe(
@@ -166,7 +167,7 @@ def test_figures_draw_a_record_that_is_not_trained_on(monkeypatch, tmp_path, exc
         "output_dir": str(tmp_path),
         "exp_name": "run",
     }
-    main_pretrain.pretrain(load_config([config], program="pretrain"))
+    main_pretrain.pretrain(load_config([config], program=PretrainConfig))
     folds = RecordStore(small_store.store() / "fs100").records["fold"]
     assert list(folds[drawn]) == excluded or not excluded
     assert [title is None for title in titles] == [bool(excluded)] and len(drawn) == 1

@@ -112,8 +112,8 @@ def test_a_traceback_ends_a_program_whose_loader_has_workers(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("""
 import sys
-from util.dataset import make_loader
-from util.program import run_main
+from util.data.dataset import make_loader
+from util.processes.program import run_main
 
 
 class Records:
@@ -489,7 +489,7 @@ def test_a_stop_while_torchrun_starts_processes_reaches_them(
             super().__init__(*args, **kwargs)
             self.started.append(self)
             if len(self.started) == process:
-                stopping()
+                stop()
 
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
     monkeypatch.setattr(
@@ -500,7 +500,7 @@ def test_a_stop_while_torchrun_starts_processes_reaches_them(
     script.write_text("import time; time.sleep(20)")
     options = launch_parser("x").parse_args(["--gpus", "cpu,cpu", "--max_restarts", "1"])
     assert launch(str(script), options, []) == PREEMPTED
-    number = signal.SIGTERM if stopping is Dying else signal.SIGUSR1
+    number = signal.SIGTERM if stop is Dying else signal.SIGUSR1
     assert [started.returncode for started in Popen.started] == [-number] * 2
 
 
@@ -511,7 +511,7 @@ def test_a_launcher_whose_threads_wait_for_a_lost_machine_ends_in_order(tmp_path
     code = """
 import datetime, runpy, sys, threading, time, types
 from torch.distributed import TCPStore
-from util import nodes
+from util.processes import machines as nodes
 
 class Ending:
     def __del__(self, sleep=time.sleep):

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from util import files
+from util.config.keys import PretrainConfig
 from util.config.load import load_config
 from util.contract.registry import build
 from util.errors import CheckpointError, ConfigError
@@ -91,7 +92,7 @@ def test_read_only_folder(saved, monkeypatch):
 
 LIMITED_SAVE = """
 import resource, signal, sys, torch
-from util.checkpoint import save
+from util.training.checkpoint import save
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
 save({"model": {"a": torch.zeros(1_000_000)}}, sys.argv[1])
@@ -216,9 +217,9 @@ def test_yaml_that_would_run_code_is_refused(tmp_path):
     text = f"!!python/object/apply:os.mkdir ['{marker}']"
     (tmp_path / "evil.yaml").write_text(f"model_name: {text}\n")
     with pytest.raises(ConfigError, match="not valid YAML"):
-        load_config([tmp_path / "evil.yaml"], program="pretrain")
+        load_config([tmp_path / "evil.yaml"], program=PretrainConfig)
     with pytest.raises(ConfigError, match="not valid YAML"):
-        load_config([], [f"model_name={text}"], program="pretrain")
+        load_config([], [f"model_name={text}"], program=PretrainConfig)
     assert not marker.exists()
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from util.config.keys import PretrainConfig
 from util.config.load import ROOT, find_overlay, load_config
 from util.contract.registry import build
 from util.errors import ConfigError
@@ -249,9 +250,9 @@ def test_the_large_batch_recipe_is_the_published_one():
     """Chen et al. 2020, section 2.2: LARS, 0.3 * batch / 256, here with 8 processes of 512."""
     config = load_config(
         [ROOT / "configs/pretrain/simclr_signal.yaml", find_overlay("simclr_large_batch")],
-        program="pretrain",
+        program=PretrainConfig,
     )
-    train, batch = config["train"], config["dataloader"]["batch_size"]
+    train, batch = config.train, config.dataloader.batch_size
     assert 8 * batch == 4096 and resolve_lr(train, batch, 8) == pytest.approx(
         4.8
     ) == 0.075 * math.sqrt(8 * batch)

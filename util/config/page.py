@@ -1,0 +1,84 @@
+"""The configuration keys as text: docs/configs.md, and the end of ``--help``."""
+
+import math
+
+from util.config.fields import REQUIRED, Key, keys_of
+from util.config.keys import FinetuneConfig, JobConfig, PretrainConfig
+
+PAGE = """# Configuration
+
+Written by `python -m util.config > docs/configs.md`; a test compares the two.
+
+`--config_path FILE`, then each `--overlay`, each `--set KEY=VALUE` and the other flags are
+merged in this order: mappings merge, lists and values replace. The result is saved as
+`config.yaml` beside the run and repeats it.
+
+- **One base.** A file may begin with `base: other.yaml` (beside it) and holds what differs. A
+  base has no base.
+- **Arguments go with their name.** Where a layer names another `model_name` (or `name:` in a
+  nested mapping such as `model.signal`), what stood beside the old name is dropped. Arguments
+  given without a name go to whatever model is chosen in the end: under `--overlay short_crops
+  --set model_name=st_mem_vit_tiny` the overlay's `model.seq_len` stays. A file and its base
+  are one layer. Under `model:` a name alone, `encoder: xresnet1d50`, is short for `encoder:
+  {name: xresnet1d50}`.
+- **A key without effect is an error.** The column "program" says where a key has one. A file
+  for both programs keeps what one alone needs in a section `pretrain:` or `finetune:`, merged
+  over its other keys in that program.
+- **Published YAML files** are read: exact counterparts are put in with a note; one message
+  lists the other keys with their new names.
+"""
+
+
+def describe_keys(program: type[JobConfig]) -> str:
+    """Return a program's keys with defaults and advice, for ``--help``."""
+    return "\n".join(["configuration keys (YAML, --overlay or --set):", *_lines(program, "")])
+
+
+def _lines(section: type, prefix: str):
+    for name, spec in keys_of(section).items():
+        if isinstance(spec, Key):
+            default = ("" if spec.default is REQUIRED else "default ") + spec.default_text
+            yield f"  {prefix}{name}: {spec.help} [{default}]"
+        else:
+            yield from _lines(spec, f"{prefix}{name}.")
+
+
+def page() -> str:
+    """Return docs/configs.md: how configs are put together, and one table a section."""
+    both = {config: keys_of(config) for config in (PretrainConfig, FinetuneConfig)}
+    sections = [
+        name for name, spec in both[FinetuneConfig].items() if not isinstance(spec, Key)
+    ]  # it has all sections of the other
+    tables = {"": both}
+    for name in sections:
+        tables[name] = {
+            config: keys_of(keys[name]) if name in keys else {} for config, keys in both.items()
+        }
+    return PAGE + "".join(_table(name, keys) for name, keys in tables.items())
+
+
+def _table(section: str, keys: dict) -> str:
+    """The table of a section, whose keys of each program are given."""
+    lines = [
+        "",
+        f"## {section or 'Top level'}",
+        "",
+        "| key | type | default | allowed | program | advice |",
+        "|" + "---|" * 6,
+    ]
+    every = {name: spec for own in keys.values() for name, spec in own.items()}
+    for name, spec in every.items():
+        if not isinstance(spec, Key):
+            continue
+        programs = [config.title for config, own in keys.items() if name in own]
+        allowed = ", ".join(spec.choices) or ("" if math.isinf(spec.least) else spec.bounds)
+        cells = (
+            f"`{section and section + '.'}{name}`",
+            spec.kinds,
+            f"`{spec.default_text}`",
+            allowed,
+            programs[0] if len(programs) == 1 else "both",
+            spec.help.replace("<", "&lt;"),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,108 @@
+"""Nearest neighbours of frozen features: a score that trains nothing."""
+
+from pathlib import Path
+
+import numpy as np
+
+from util.config.keys import FinetuneConfig
+from util.console import begin, keep_in, note
+from util.errors import ConfigError
+from util.evaluation.evaluator import Evaluator
+from util.evaluation.probes import features
+from util.evaluation.report import FoldResult, in_words, write_scores
+from util.processes import collectives
+from util.scoring.scores import compute_scores
+from util.training.job import Fold, LabelledJob, check_start
+from util.training.setup import build_configured
+from util.training.transfer import load_pretrained
+
+# as Caron et al., DINO (ICCV 2021), after Wu et al. (CVPR 2018)
+NEIGHBOURS, TEMPERATURE = 20, 0.07
+
+
+def neighbours(
+    train_x: np.ndarray,
+    train_y: np.ndarray,
+    test_x: np.ndarray,
+    k: int,
+    temperature: float = TEMPERATURE,
+) -> np.ndarray:
+    """Mean label of the k nearest training records, weighted by exp(cosine / temperature):
+    float64 (records, outputs).
+
+    Args:
+        train_x, test_x: (records, width) features; each is standardised over the training records
+            first, as what all records have in common says nothing.
+        train_y: (records, outputs), NaN where unknown, which does not count; an output that no
+            neighbour knows has the mean of all that do.
+    """
+    mean, std = train_x.mean(axis=0), train_x.std(axis=0) + 1e-9
+    a, b = ((x - mean) / std for x in (train_x, test_x))
+    a, b = (x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-9) for x in (a, b))
+    cosine = b @ a.T
+    nearest = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
+    weight = np.exp((np.take_along_axis(cosine, nearest, axis=1) - 1) / temperature)[..., None]
+    known = ~np.isnan(train_y[nearest])
+    total = (weight * known).sum(axis=1)
+    found = (weight * np.where(known, train_y[nearest], 0)).sum(axis=1)
+    return np.where(total > 0, found / np.where(total > 0, total, 1), np.nanmean(train_y, axis=0))
+
+
+def score_neighbours(config: FinetuneConfig, k: int = NEIGHBOURS) -> list[FoldResult]:
+    """Score the encoder of ``config``, pre-trained or, in mode scratch, untrained, on each fold of
+    the job.
+    """
+    begin()
+    check_start(config)
+    job, device = LabelledJob(config), collectives.start(config.device)
+    folder = Path(config.output_dir) / config.exp_name
+    results = []
+    for number in job.folds:
+        place = folder / f"fold{number}" if len(job.folds) > 1 else folder
+        results.append(_score_fold(job.fold(number), k, place, device))
+    return results
+
+
+def _score_fold(fold: Fold, k: int, place: Path, device) -> FoldResult:
+    job, config = fold.job, fold.job.config
+    count = len(fold.parts["train"])
+    if not 0 < k <= count:
+        raise ConfigError(f"--k {k}: fold {fold.number} has {count} training records to ask")
+    encoder = build_configured(config, len(job.classes))
+    if config.mode != "scratch":
+        note(collectives.on_main(lambda: load_pretrained(encoder, config.encoder_path)))
+        collectives.same_tensors(encoder.state_dict().values())
+    encoder.to(device)
+    evaluator = Evaluator(fold, device)
+    train, test = (
+        features(
+            encoder,
+            evaluator.loader_of(fold.parts[part]),
+            evaluator.pipeline,
+            fold.parts[part],
+            device,
+            evaluator.amp,
+        )
+        for part in ("train", "test")
+    )
+    labels = fold.labels_of("train")
+    if job.task == "multiclass":
+        labels = np.eye(len(job.classes))[labels]
+    outputs = neighbours(train, labels.astype(float), test, k)
+    predictions = evaluator.predictions("test", outputs, outputs)
+    values = compute_scores(outputs, predictions.labels, job.scores, job.task)
+    note(f"fold {fold.number}, {len(outputs)} test records, {k} neighbours: {in_words(values)}")
+
+    def write() -> dict[str, float]:
+        place.mkdir(parents=True, exist_ok=True)
+        keep_in(place)
+        return write_scores(evaluator, place, values, predictions)
+
+    return FoldResult(
+        fold=fold.number,
+        folder=place,
+        scores=values,
+        intervals=collectives.on_main(write),
+        selection={},
+        predictions=predictions,
+    )

@@ -1,0 +1,324 @@
+"""Class thresholds for trained weights: searched on their selection folds, scored on their test
+folds.
+"""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import pandas as pd
+import torch
+
+from util.challenge import ABBREVIATIONS
+from util.config.fields import to_mapping
+from util.console import note
+from util.data.splits import selection_fold
+from util.data.store import write_frame
+from util.errors import CheckpointError, ConfigError
+from util.evaluation.evaluator import Evaluator
+from util.evaluation.threshold_figures import plot_score_curves
+from util.evaluation.trained import Trained, find_weights, load_trained
+from util.files import replacing
+from util.scoring.predictions import Predictions
+from util.scoring.scores import REPORT, compute_scores, parse_scores
+from util.scoring.thresholds import (
+    Thresholds,
+    no_search,
+    save_thresholds,
+    search_ascent,
+    search_published,
+    search_single,
+)
+from util.training.job import Fold, LabelledJob
+
+REPORTED = parse_scores(REPORT, ABBREVIATIONS)
+# name of --method: (labels, probabilities, --min_positives) -> Thresholds
+SEARCHES: dict[str, Callable[..., Thresholds]] = {
+    "ascent": lambda labels, probabilities, rare: search_ascent(
+        labels, probabilities, min_positives=rare
+    ),
+    "published": lambda labels, probabilities, rare: search_published(labels, probabilities),
+    "single": lambda labels, probabilities, rare: search_single(labels, probabilities),
+    "expected": lambda labels, probabilities, rare: no_search(labels, probabilities),
+}
+SEARCHES["pooled"] = SEARCHES["ascent"]  # on other records
+
+
+# ============ predictions, made once ============
+def predictions_of(trained: Trained, place: Path, device: torch.device) -> dict[str, Predictions]:
+    """Return the predictions of the selection ("valid") and the test records of the weights' fold
+    whose labels are wholly known, from ``place`` if they were made by the same weights on the
+    same store, else computed and written there.
+    """
+    job = LabelledJob(trained.config)
+    if job.classes != ABBREVIATIONS or job.task != "multilabel":
+        raise ConfigError(
+            f"{trained.path} is of other classes than the Challenge's 24, multi-label, which its "
+            "score needs"
+        )
+    if trained.store not in (None, job.store.meta["records_crc32"]):
+        note(
+            f"note: the store at {job.store.path} is not the one that {trained.path.name} was "
+            "trained on; where its folds differ, test records may have been trained on"
+        )
+    fold = job.fold(trained.config.dataset.fold)
+    made_by = fingerprint(trained, fold)
+    kept = read_predictions(place, made_by)
+    if kept:
+        note(f"predictions: {place.name} from an earlier search")
+        return kept
+    evaluator, classifier = Evaluator(fold, device), trained.classifier.to(device)
+    found = {}
+    for part in ("valid", "test"):
+        known = ~np.isnan(fold.labels_of(part)).any(axis=1)  # the score judges whole records
+        if not known.all():
+            note(
+                f"records with an unknown label, left out of the {part} part: {(~known).sum()} "
+                f"of {len(known)}"
+            )
+        found[part] = evaluator.predict(classifier, part).where(known)
+    place.parent.mkdir(exist_ok=True)
+    arrays = {key: value for part in found for key, value in found[part].arrays(part).items()}
+    with replacing(place) as file:
+        np.savez_compressed(file, made_by=made_by, **arrays)
+    return found
+
+
+def fingerprint(trained: Trained, fold: Fold) -> str:
+    """Return what the predictions depend on: weights, model, data and how records are cropped and
+    transformed.
+    """
+    config, store = trained.config, fold.job.store
+    dataset = to_mapping(config.dataset)
+    del dataset["store"]
+    return json.dumps(
+        {
+            "weights": hashlib.sha256(trained.path.read_bytes()).hexdigest(),
+            "model": config.model,
+            "dataset": dataset,
+            "seed": config.seed,
+            "labels": zlib.crc32(fold.labels.tobytes()),
+            "splits": fold.job.splits.checksum,
+            "store": [store.meta["records_crc32"], store.meta["blocks"]],
+        },
+        sort_keys=True,
+    )
+
+
+def read_predictions(place: Path, made_by: str) -> dict[str, Predictions] | None:
+    """Return the predictions in ``place``, or None where there are none of this origin."""
+    try:
+        with np.load(place, allow_pickle=False) as file:
+            if file["made_by"].item() != made_by:
+                return None
+            return {part: Predictions.from_arrays(dict(file), part) for part in ("valid", "test")}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
+        return None  # an interrupted or a changed file
+
+
+# ============ search and report ============
+def report(
+    fold: int, select: int, valid: Predictions, found: Thresholds, test: Predictions
+) -> pd.DataFrame:
+    """Return a row of scores of what was found for the selection fold and one for the test fold."""
+    rows = []
+    for name, number, part in (("search", select, valid), ("test", fold, test)):
+        scores = compute_scores(part.outputs, part.labels > 0, REPORTED, "multilabel", found.decide)
+        place = {"weights of fold": fold, "part": name, "fold": number, "records": len(part)}
+        rows.append(place | scores)
+    return pd.DataFrame(rows)
+
+
+def note_table(table: pd.DataFrame) -> None:
+    """Say a table tab-separated, in the published order, with four decimals."""
+    text = table.iloc[:, 1:].to_csv(sep="\t", index=False, float_format="%.4f", na_rep="nan")
+    note(text.rstrip("\n"))
+
+
+def describe(found: Thresholds, labels: np.ndarray, min_positives: int) -> str:
+    """Say how the thresholds were found, and which classes share one."""
+    text = (
+        f"{found.method}: {found.sweeps} sweep(s), Challenge score {found.score:.4f} on the "
+        f"{len(labels)} search records"
+    )
+    if not found.shared:
+        return text
+    names = ", ".join(f"{ABBREVIATIONS[c]} ({labels[:, c].sum()})" for c in found.shared)
+    return (
+        f"{text}\nfewer than {min_positives} positives on the search records, so these share the "
+        f"threshold {found.thresholds[found.shared[0]]:.4f}: {names}"
+    )
+
+
+def search_sets(
+    method: str, searched: dict[int, tuple[int, Predictions]]
+) -> dict[int, Predictions]:
+    """Return the records to search on for the weights of each fold.
+
+    Args:
+        method: pooled: the selection folds of all weights but those that select on this fold,
+            which is to be tested on; else the weights' own selection fold.
+        searched: of the weights of each fold, their selection fold and their predictions of it.
+    """
+    if method != "pooled":
+        return {fold: part for fold, (_, part) in searched.items()}
+    sets = {
+        fold: [part for select, part in searched.values() if select != fold] for fold in searched
+    }
+    if not all(sets.values()):
+        raise ConfigError(
+            "--method pooled needs weights of several folds, so that some select on another fold "
+            "than the one tested; take --method ascent"
+        )
+    return {fold: Predictions.join(parts) for fold, parts in sets.items()}
+
+
+def for_all_folds(
+    method: str,
+    results: list[Thresholds],
+    searched: dict[int, tuple[int, Predictions]],
+    min_positives: int,
+) -> Thresholds:
+    """Return one set for weights of several folds: each class's median threshold, which an
+    "always" or "never" of a single fold does not move as it would the mean; of --method pooled,
+    searched on all selection folds.
+    """
+    if len(results) == 1:
+        return results[0]
+    if method == "pooled":
+        every = Predictions.join([part for _, part in searched.values()])
+        return SEARCHES[method](every.labels > 0, every.outputs, min_positives)
+    decoded = results[0].thresholds is None
+    return Thresholds(
+        None if decoded else np.median([found.thresholds for found in results], axis=0),
+        float(np.mean([found.score for found in results])),
+        sum(found.n_records for found in results),
+        results[0].method if decoded else f"{results[0].method}, median of {len(results)} folds",
+        0 if decoded else 1,
+    )
+
+
+def mean_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Return mean and standard deviation over folds of the search and the test rows, as rows of
+    the same table.
+    """
+    return pd.DataFrame(
+        [
+            {"weights of fold": "all", "part": part, "fold": name, "records": mine["records"].sum()}
+            | mine[REPORT].agg(name).to_dict()
+            for part, mine in table.groupby("part")
+            for name in ("mean", "std")
+        ]
+    )
+
+
+# ============ a folder of weights ============
+def load_weights(
+    path: Path, fold: int, overrides: list[str], config_path: str | None = None
+) -> Trained:
+    """Rebuild the classifier that was tested on a fold.
+
+    Raises:
+        CheckpointError: it was tested on another one.
+    """
+    trained = load_trained(path, overrides, config_path)
+    if config_path:
+        data = replace(trained.config.dataset, fold=fold)
+        trained = replace(trained, config=replace(trained.config, dataset=data))
+    if trained.config.dataset.fold != fold:
+        raise CheckpointError(
+            f"{path} was tested on fold {trained.config.dataset.fold}, not {fold}; its records "
+            "would be scored by weights that were trained on them. Give the file its own name"
+        )
+    return trained
+
+
+def search_folder(
+    folder: str | Path,
+    method: str,
+    device: torch.device,
+    *,
+    best: str = "PRC",
+    folds: list[int] | None = None,
+    min_positives: int = 5,
+    overrides: list[str] | None = None,
+    config_path: str | None = None,
+    check: Callable[[Trained], None] = lambda trained: None,
+) -> pd.DataFrame:
+    """Search thresholds for all weights in a folder, leave them in
+    <folder>/thresholds_<best>_<method>/ and return the table of scores.
+
+    Args:
+        folder: of the weights.
+        method: a key of ``SEARCHES``.
+        device: for predictions.
+        best: ROC or PRC, the metric by which the weights were chosen.
+        folds: those wanted; None: all that are there.
+        min_positives: classes with fewer positive records in the search share one threshold.
+        overrides: ``--set`` texts for the weights' config.
+        config_path: a config in place of the weights' own.
+        check: raises where weights are not those that were asked for.
+    """
+    folder = Path(folder)
+    searched, tested = {}, {}
+    for fold, path in find_weights(folder, best, folds).items():
+        note(f"==== fold {fold}: {path.name} ====")
+        trained = load_weights(path, fold, overrides or [], config_path)
+        check(trained)
+        protocol = trained.config.dataset.protocol
+        if method == "pooled" and protocol not in ("nested", "published"):
+            raise ConfigError(
+                "--method pooled takes the selection records of other weights, which under "
+                f"dataset.protocol {protocol} may hold tested ones; take --method ascent"
+            )
+        if protocol == "published":
+            pooled = ", though pooled thresholds come from the other folds"
+            note(
+                "note: protocol 'published' searches and reports on the same fold; its numbers "
+                f"are optimistic{pooled if method == 'pooled' else ''}"
+            )
+        place = folder / "predictions" / f"{path.stem}_fold{fold}.npz"
+        parts = predictions_of(trained, place, device)
+        searched[fold] = (selection_fold(protocol, fold), parts["valid"])
+        tested[fold] = parts["test"]
+
+    results = folder / f"thresholds_{best}_{method}"
+    found, tables = [], []
+    for fold, part in search_sets(method, searched).items():
+        labels = part.labels > 0
+        thresholds = SEARCHES[method](labels, part.outputs, min_positives)
+        found.append(thresholds)
+        note(f"==== fold {fold} ====\n{describe(thresholds, labels, min_positives)}")
+        tables.append(report(fold, *searched[fold], thresholds, tested[fold]))
+        note_table(tables[-1])
+        results.mkdir(exist_ok=True)
+        save_thresholds(results / f"thresholds_fold{fold}.json", thresholds)
+        if thresholds.thresholds is not None:
+            plot_score_curves(
+                labels,
+                part.outputs,
+                thresholds,
+                results / f"fold{fold}.png",
+                f"{folder.name}, fold {fold}: {thresholds.method}, Challenge score on its search "
+                f"records {thresholds.score:.3f}, {thresholds.n_records} records",
+            )
+    every = for_all_folds(method, found, searched, min_positives)
+    save_thresholds(results / "thresholds.json", every)
+    table = pd.concat(tables)
+    if len(found) > 1:
+        note(f"==== {len(found)} folds ====")
+        means = mean_rows(table)
+        note_table(means)
+        table = pd.concat([table, means])
+    write_frame(results / "scores.csv", table, float_format="%.6g")
+    headings = [
+        f"{score.heading} is {name}" for name, score in REPORTED.items() if score.heading != name
+    ]
+    note(f"published headings: {', '.join(headings)}")
+    note(f"what was found, and its scores: {results}")
+    return table
