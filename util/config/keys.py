@@ -17,7 +17,20 @@ class DatasetConfig:
     store: str = key("./data_folder/data_summary_without_preprocessing", "holds fs100/ and fs250/")
     fs: int = key(250, "sampling rate in Hz; picks the store's folder", least=1)
     lead: str | list = key("12lead", "12lead, limb_lead, lead1, lead2, a lead's name or several")
-    transforms: list = key(REQUIRED, "training crops: a cropping, then device transforms")
+    crop: int | None = key(None, "samples of a crop; training takes them at random places", least=1)
+    filters: dict | None = key(
+        None,
+        "zero-phase Butterworth filters of each crop: {highpass: Hz, lowpass: Hz}, order: 5",
+    )
+    standardize: str | None = key(
+        None,
+        "to mean 0 and deviation 1: crop, over leads and time together, or lead, each by itself",
+        choices=("crop", "lead"),
+    )
+    augment: list = key([], "augmentations of training crops, in this order, after the above")
+    transforms: list | None = key(
+        None, "in place of the four above, as published: a cropping, then steps in any order"
+    )
     rand_augment: dict | None = key(None, "then RandAugment: op_names, level, num_layers, prob")
     crops_per_record: int = key(1, "random crops of a record each time it is visited", least=1)
     databases: list | None = key(None, "only these source databases (null: all)")
@@ -67,7 +80,14 @@ class PretrainDataset(DatasetConfig):
 class FinetuneDataset(DatasetConfig):
     """What supervised jobs alone ask of their records."""
 
-    eval_transforms: list | None = key(None, "for evaluation (null: as training, the crop centred)")
+    eval_crops: int = key(
+        1, "crops of a record, spread evenly, whose outputs are averaged", least=1
+    )
+    eval_stride: int | None = key(None, "or a crop every so many samples", least=1)
+    eval_crop: int | None = key(None, "samples of these crops (null: as in training)", least=1)
+    eval_transforms: list | None = key(
+        None, "in place of these three, as published: a cropping, then steps without chance"
+    )
     mask_unannotated: bool | None = key(
         None,
         "labels of classes that a record's database never annotated are unknown, not negative "

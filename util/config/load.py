@@ -17,6 +17,7 @@ from typing import TypeVar
 import mergedeep
 import yaml
 
+from util.config.crops import lists_as_keys
 from util.config.fields import Key, keys_of, parse, to_mapping
 from util.config.keys import PROGRAMS, JobConfig, other_program
 from util.config.published import translate
@@ -204,6 +205,8 @@ def load_config(
 # ============ checking ============
 def check(config: dict, program: type[Job]) -> Job:
     """Return a mapping as a program's config; a ConfigError says what is wrong with it."""
+    if isinstance(config.get("dataset"), dict):
+        config = {**config, "dataset": lists_as_keys(config["dataset"])}
     config, others = divide(config, program)
     if others:
         other = other_program(program)

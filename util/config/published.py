@@ -4,6 +4,7 @@ its place.
 
 from fnmatch import fnmatchcase
 
+from util.config.crops import lists_as_keys
 from util.errors import ConfigError
 
 STORE = "dataset.store (a folder that data_preparation/ makes)"
@@ -85,6 +86,8 @@ def translate(layer: dict, where) -> dict:
                     :1
                 ]:
                     moved.setdefault(instead, []).append(path)
+    if isinstance(layer.get("dataset"), dict):
+        layer["dataset"] = lists_as_keys(layer["dataset"])
     if moved:
         raise ConfigError(
             f"{where}: keys have moved: "

@@ -6,14 +6,16 @@ import contextlib
 import random
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from util.config.fields import to_mapping
-from util.config.keys import FinetuneConfig, JobConfig
+from util.config.crops import steps_after_crop
+from util.config.fields import keys_of, to_mapping
+from util.config.keys import DatasetConfig, FinetuneConfig, JobConfig
 from util.config.load import ROOT, save_config
 from util.console import note
 from util.contract.encoder import Encoder
@@ -87,27 +89,63 @@ def training_transforms(config: JobConfig) -> tuple[Cropping, Pipeline]:
     random numbers.
     """
     data = config.dataset
-    cropping = parse_cropping(data.transforms, "dataset.transforms")
+    if data.transforms is None:
+        if data.crop is None:
+            raise ConfigError("the config lacks the key 'dataset.crop': samples of a crop")
+        cropping, where = Cropping("random", data.crop), "dataset.filters, standardize, augment"
+        steps = steps_after_crop(data.filters, data.standardize, data.augment)
+    else:
+        where = "dataset.transforms"
+        _refuse_both(where, data, ("crop", "filters", "standardize", "augment"))
+        cropping, steps = parse_cropping(data.transforms, where), data.transforms[1:]
     return cropping, build_pipeline(
-        data.transforms, length=cropping.length, fs=data.fs, rand_augment=data.rand_augment
+        [None, *steps],
+        length=cropping.length,
+        fs=data.fs,
+        rand_augment=data.rand_augment,
+        where=where,
     )
 
 
 def evaluation_transforms(config: FinetuneConfig) -> tuple[Cropping, Pipeline]:
-    """Return how a trained model sees a record: dataset.eval_transforms, else those of training
-    with the centre crop for a random one and without augmentations that draw.
+    """Return how a trained model sees a record: by the crops of dataset.eval_crops and its like,
+    transformed as in training but without what draws random numbers; or by eval_transforms.
     """
-    data = config.dataset
-    given = data.eval_transforms is not None and len(data.eval_transforms) > 0
-    where = "dataset.eval_transforms" if given else "dataset.transforms"
-    transforms = data.eval_transforms if given else data.transforms
-    cropping = parse_cropping(transforms, where)
-    if cropping.kind == "random":
-        cropping = Cropping("center", cropping.length)
-    pipeline = build_pipeline(
-        transforms, length=cropping.length, fs=data.fs, where=where, evaluation=given
-    )
+    data, where = config.dataset, "dataset.eval_transforms"
+    if data.eval_transforms:
+        _refuse_both(where, data, ("eval_crops", "eval_stride", "eval_crop"))
+        cropping = parse_cropping(data.eval_transforms, where)
+        if cropping.kind == "random":
+            cropping = Cropping("center", cropping.length)
+        return cropping, build_pipeline(
+            data.eval_transforms,
+            length=cropping.length,
+            fs=data.fs,
+            where=where,
+            evaluation=True,
+        )
+    training, _ = training_transforms(config)
+    length = data.eval_crop or training.length
+    if data.eval_stride is not None:
+        if data.eval_crops > 1:
+            raise ConfigError("give either dataset.eval_crops or dataset.eval_stride")
+        cropping = Cropping("moving", length, stride=data.eval_stride)
+    elif data.eval_crops > 1:
+        cropping = Cropping("segments", length, count=data.eval_crops)
+    else:
+        cropping = Cropping("center", length)
+    same = replace(data, crop=length) if data.transforms is None else data
+    _, pipeline = training_transforms(replace(config, dataset=same))
     return cropping, pipeline.fixed
+
+
+def _refuse_both(lists: str, data: DatasetConfig, keys: tuple[str, ...]) -> None:
+    """A ConfigError where a list of transforms and a key say the same thing."""
+    for name, spec in keys_of(type(data)).items():
+        if name in keys and getattr(data, name) != spec.default:
+            raise ConfigError(
+                f"dataset.{name} has no effect beside {lists}, which says all of it; leave out one"
+            )
 
 
 # ============ model ============
