@@ -144,19 +144,19 @@ class SupervisedTask(Method):
         self.frozen = frozen
         for parameter in self.learning:
             parameter.requires_grad_(not frozen)
-        for head in self.classifier.heads.values():
-            head.requires_grad_(True)
+        for part in self.classifier.fresh_parts.values():
+            part.requires_grad_(True)
         return True
 
     def train(self, mode=True):
         super().train(mode)
         if mode and self.frozen:
             self.classifier.eval()  # a frozen BatchNorm keeps its statistics
-            for head in self.classifier.heads.values():
-                head.train()
+            for part in self.classifier.fresh_parts.values():
+                part.train()
         return self
 
-    def forward(self, batch: Batch):
+    def forward(self, batch: Batch, drawn):
         out, label = self.classifier.outputs(batch["signal"]), batch["label"]
         loss = sum(
             self.criterion(logits.float(), label)
