@@ -119,7 +119,7 @@ class TransformerEncoder(PatchEncoder):
         names = self.leads if leads is None else parse_leads(leads, "leads")
         if series.shape[1] != len(names):
             raise ConfigError(
-                f"the input has {series.shape[1]} leads but the encoder was told of {len(names)} "
+                f"the input has {series.shape[1]} leads but the encoder was built for {len(names)} "
                 f"({', '.join(names)}); name the input's leads, e.g. leads=['II']"
             )
         return self.lead_rows(names)
