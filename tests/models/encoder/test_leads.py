@@ -205,7 +205,7 @@ def test_mtae_refuses_a_checkpoint_of_other_leads(tmp_path):
 @pytest.mark.parametrize("leads", [1, 6, 13])
 def test_defect_2_another_number_of_leads_without_names_is_an_error(name, leads):
     """One lead was spread over all twelve embeddings."""
-    with pytest.raises(ConfigError, match=f"{leads} leads but the encoder was told of 12"):
+    with pytest.raises(ConfigError, match=f"{leads} leads but the encoder was built for 12"):
         encoder(name).forward_features(signal(leads, TIME[name]))
 
 
