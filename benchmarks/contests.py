@@ -86,7 +86,7 @@ def step_agreement(model, weights, series, noise):
     want_loss, want_pred, want = gradients(
         lambda: plain_forward(weights, series, noise), parameters
     )
-    loss, pred, got = gradients(lambda: model(series, noise=noise), parameters)
+    loss, pred, got = gradients(lambda: model({"signal": series}, {"noise": noise}), parameters)
     scale = max(g.norm() for g in want)
     worst = max(float((a - b).norm() / scale) for a, b in zip(got, want))
     assert abs(loss - want_loss) < 1e-5 and (pred - want_pred).abs().max() < 1e-4 and worst < 1e-4
@@ -135,7 +135,7 @@ def st_mem_step(device, small):
         return plain_forward(weights, series, noise)
 
     def project():
-        return model(series, noise=noise)
+        return model({"signal": series}, {"noise": noise})
 
     set_matmul_precision("auto", device)  # says what it chose
     chosen = torch.get_float32_matmul_precision()

@@ -35,6 +35,7 @@ from benchmarks.timing import interleaved
 from util.contract.registry import DataFacts, build
 from util.data.dataset import CropDataset, TrainingBatches
 from util.data.store import RecordStore, write_store
+from util.keyed_random import KeyedRandom
 from util.leads import LEADS
 from util.training.optimizer import make_optimizer
 
@@ -105,11 +106,12 @@ def step_seconds(leads, length, small):
     """Seconds of a step of a tiny ST-MEM, 4 a batch."""
     torch.manual_seed(0)
     spec = {"name": "st_mem_vit_tiny_dec128d2b", "seq_len": length}
-    model, x = build(spec, DataFacts(LEADS[:leads], 250)), torch.randn(4, leads, length)
+    model = build(spec, DataFacts(LEADS[:leads], 250))
+    batch = {"signal": torch.randn(4, leads, length), "random": KeyedRandom(torch.arange(4))}
     optimizer = make_optimizer(model, TRAIN)
 
     def step():
-        model(x)["loss"].backward()
+        model(batch, model.draw(batch))["loss"].backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

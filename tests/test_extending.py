@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.tiny_encoder import assert_every_parameter_learns, tiny_batch
+from tests.support.tiny_encoder import assert_every_parameter_learns, run_step, tiny_batch
 from util.config.keys import PretrainConfig
 from util.config.load import ROOT, load_config
 from util.contract.registry import MODELS, DataFacts, build, find_model
@@ -49,7 +49,7 @@ def test_the_method_takes_a_step_and_every_parameter_learns():
     exec(block("method", "python"), {"__name__": "models.my_vicreg"})
     torch.manual_seed(0)
     method = build("my_vicreg", encoder="tiny_encoder", head_width=32, head_out=8)
-    out = method(tiny_batch())
+    out = run_step(method, tiny_batch())
     out["loss"].backward()
     assert_every_parameter_learns(method)
     terms = {"invariance": 25, "variance": 25, "covariance": 1}

@@ -39,10 +39,10 @@ def add_lead_names(parser) -> None:
     )
 
 
-def parse_leads(value) -> tuple[str, ...]:
-    """Lead names from the config's ``dataset.lead``: a published word (12lead, limb_lead, lead1,
-    lead2), one lead name, or a list of lead names, whose order is kept.  Unknown or repeated
-    names are a ConfigError.
+def parse_leads(value, key: str = "dataset.lead") -> tuple[str, ...]:
+    """Lead names from the config's ``key``: a published word (12lead, limb_lead, lead1, lead2),
+    one lead name, or a list of lead names, whose order is kept.  Unknown or repeated names are a
+    ConfigError.
     """
     if isinstance(value, str) and value in SUBSETS:
         return SUBSETS[value]
@@ -51,11 +51,11 @@ def parse_leads(value) -> tuple[str, ...]:
     unknown = [str(name) for name, lead in zip(names, leads) if lead is None]
     if unknown or not leads:
         raise ConfigError(
-            f"dataset.lead: unknown lead {', '.join(unknown) or '(none given)'}; use one of "
+            f"{key}: unknown lead {', '.join(unknown) or '(none given)'}; use one of "
             f"{', '.join(SUBSETS)} or a list of {', '.join(LEADS)}"
         )
     if len(set(leads)) < len(leads):
-        raise ConfigError(f"dataset.lead names a lead twice: {', '.join(leads)}")
+        raise ConfigError(f"{key} names a lead twice: {', '.join(leads)}")
     return leads
 
 

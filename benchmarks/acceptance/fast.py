@@ -84,7 +84,8 @@ def flop(training) -> float:
     batch = next(iter(training.loader))
     counter = FlopCounterMode(display=False)
     with counter, autocast(training.device, training.amp):
-        training.model(training._prepare(batch))["loss"].backward()
+        prepared = training._prepare(batch)
+        training.model(prepared, training.model.draw(prepared))["loss"].backward()
     training.optimizer.zero_grad(set_to_none=True)
     return counter.get_total_flops() / len(batch["key"])
 

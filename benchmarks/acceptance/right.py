@@ -73,12 +73,13 @@ def golden_parity(run):
             golden.GOLDEN["pretrain_forward"][name],
             golden.recorded_noise(name)["noise"].to(run.device),
         )
-        model = golden.filled(name, norm_pix_loss=False).to(run.device).train()
+        model = golden.filled(name, norm_pix_loss=False, mask_ratio=case["mask_ratio"])
+        model = model.to(run.device).train()
         series = golden.normal_input(case["input"]).to(run.device)
         recorded = torch.from_numpy(golden.arrays("pred_float32.npz")[name])
         want = case["float32"]["norm_pix_false"]
         with exact_products():
-            out = model(series, mask_ratio=case["mask_ratio"], noise=noise)
+            out = model({"signal": series}, {"noise": noise})
             out["loss"].backward()
         gap = float((out["pred"].detach().cpu() - recorded).abs().max())
         run.row(
@@ -102,7 +103,7 @@ def golden_parity(run):
         )
         for dtype, bound in ((torch.bfloat16, 3e-2), (torch.float16, 4e-3)):
             with torch.no_grad(), torch.autocast(run.device.type, dtype):
-                pred = model(series, mask_ratio=case["mask_ratio"], noise=noise)["pred"]
+                pred = model({"signal": series}, {"noise": noise})["pred"]
             gap = relative(pred, recorded)
             run.row(
                 f"{name}, {str(dtype)[6:]}: predictions",

@@ -5,21 +5,28 @@ encoder.
 import torch
 from torch import nn
 
-from util.contract.encoder import Encoder
+from util.contract.encoder import Encoder, Standardizer
 from util.errors import ConfigError
 from util.signals.standardize import LeadStandardize
 
 STARTS = ("shortcut", "published")  # what ``init`` of a CNN may be
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
-XAVIER = (*CONVOLUTIONS, nn.Linear)
+
+
+class ResidualBlock(nn.Module):
+    """A block of a residual network: something of its input, added to a shortcut."""
+
+    @property
+    def last_norm(self) -> nn.Module:
+        """Return the BatchNorm whose zero makes this block its shortcut."""
+        raise NotImplementedError
 
 
 def init_from_scratch(network: nn.Module, init: str = "shortcut") -> None:
-    """Xavier normal for convolutions and linears, N(1, 0.02) for weights of BatchNorm and zero
-    for its biases; biases of linears stay as PyTorch starts them.
+    """Start a network's weights: Xavier normal for convolutions and linears, N(1, 0.02) for
+    weights of BatchNorm and zero for its biases; biases of linears stay as PyTorch starts them.
 
     Args:
+        network: changed in place.
         init: "shortcut": the ``last_norm`` of every residual block starts at zero, so the block
             as its shortcut (Goyal et al., Accurate, large minibatch SGD, 2017, section 5.1).
             "published": N(1, 0.02) there, too, and N(0, 1) for biases of convolutions, as Phan et
@@ -31,21 +38,21 @@ def init_from_scratch(network: nn.Module, init: str = "shortcut") -> None:
     if init not in STARTS:
         raise ConfigError(f"model init: {init!r} is not one of {', '.join(STARTS)}")
     for module in network.modules():
-        if isinstance(module, XAVIER):
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
             nn.init.xavier_normal_(module.weight)
-        elif isinstance(module, BATCH_NORMS):
+        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             nn.init.normal_(module.weight, 1.0, 0.02)
             nn.init.zeros_(module.bias)
-        if isinstance(module, CONVOLUTIONS) and module.bias is not None:
+        if isinstance(module, nn.Conv1d | nn.Conv2d) and module.bias is not None:
             nn.init.normal_(module.bias) if init == "published" else nn.init.zeros_(module.bias)
     for module in network.modules():
-        if init == "shortcut" and hasattr(module, "last_norm"):
-            nn.init.zeros_(module.last_norm.weight)
+        if init == "shortcut" and isinstance(module, ResidualBlock):
+            nn.init.zeros_(module.last_norm.get_parameter("weight"))
 
 
 def classifier(width: int, hidden: int, num_classes: int | None) -> nn.Module:
-    """Linear(width, hidden), Linear(hidden, classes) with no activation between, as published;
-    Identity without classes.
+    """Return Linear(width, hidden), Linear(hidden, classes) with no activation between, as
+    published; Identity without classes.
     """
     if num_classes is None:
         return nn.Identity()
@@ -55,26 +62,34 @@ def classifier(width: int, hidden: int, num_classes: int | None) -> nn.Module:
 
 
 class CNNEncoder(Encoder):
-    """Shell of an encoder that standardises its own input by the training records' statistics.
+    """The shell of an encoder that standardises its input by the training records' statistics.
+
+    A subclass sets ``stages``, the residual blocks by depth, besides what an ``Encoder`` asks.
 
     Args:
         num_leads: leads of the crops, (batch, num_leads, time) in mV.
     """
+
+    stages: nn.Sequential
 
     def __init__(self, num_leads: int):
         super().__init__()
         self.standardize = LeadStandardize(num_leads)
 
     def unstandardized(self, x: torch.Tensor) -> torch.Tensor:
-        """What ``standardize`` is fed and fitted on: the crop itself, (batch, leads, time)."""
+        """Return what ``standardize`` is fed and fitted on: the crop itself, (batch, leads,
+        time).
+        """
         return x
 
-    def steps_below_head(self, name):
-        """Each of ``stages`` is a level, with the stem below them all."""
-        part, number = (name + ".").split(".")[:2]
+    def level_of(self, name: str) -> int:
+        """Return the level of a parameter: each of ``stages`` is one, with the stem below them
+        all.
+        """
+        part, number = f"{name}.".split(".")[:2]
         if part == "stages":
             return len(self.stages) - int(number)
         return 0 if part == "head" else len(self.stages) + 1
 
-    def standardizers(self):
+    def standardizers(self) -> list[Standardizer]:
         return [(self.standardize, self.unstandardized)]

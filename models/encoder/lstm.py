@@ -3,36 +3,38 @@
 import torch
 from torch import nn
 
-from models.encoder.sequence import SequenceEncoder, pointwise
+from models.encoder.sequence import ConvolutionalSteps, convolution
 from util.contract.registry import register
 
 
-class LSTMEncoder(SequenceEncoder):
-    """Crop (batch, leads, time) in mV -> features (batch, 3 channels): mean, maximum and last of
-    the LSTM's states.
+class LSTMEncoder(ConvolutionalSteps):
+    """An encoder whose features (batch, 3 channels) are mean, maximum and last of an LSTM's
+    states.
 
     Args: see ``cpc_lstm``.
     """
 
-    def __init__(self, num_classes, num_leads, channels, layers):
+    def __init__(self, num_classes: int | None, num_leads: int, channels: int, layers: int):
         super().__init__(num_leads, channels)
-        widths = [num_leads, *[channels] * 4]
         self.convolutions = nn.Sequential(
-            *sum((pointwise(*pair) for pair in zip(widths, widths[1:])), [])
+            *convolution(num_leads, channels),
+            *convolution(channels, channels),
+            *convolution(channels, channels),
+            *convolution(channels, channels),
         )
         self.lstm = nn.LSTM(channels, channels, layers, batch_first=True)
         self.width = 3 * channels
         self.head = nn.Identity() if num_classes is None else nn.Linear(self.width, num_classes)
 
-    def steps_below_head(self, name):
-        """The LSTM is a level, the convolutions are the one below."""
+    def level_of(self, name: str) -> int:
+        """Return the level of a parameter: the LSTM is one, the convolutions are the one below."""
         return {"head": 0, "lstm": 1}.get(name.partition(".")[0], 2)
 
-    def contexts(self, steps):
+    def contexts(self, steps: torch.Tensor) -> torch.Tensor:
         return self.lstm(steps)[0]
 
-    def forward_features(self, series):
-        states = self.contexts(self.steps(series))
+    def forward_features(self, series: torch.Tensor) -> torch.Tensor:
+        states = self.contexts(self.steps(series))  # (batch, steps, channels)
         return torch.cat([states.mean(dim=1), states.amax(dim=1), states[:, -1]], dim=1)
 
 
@@ -40,7 +42,12 @@ class LSTMEncoder(SequenceEncoder):
 def cpc_lstm(
     num_classes: int | None = 24, num_leads: int = 12, channels: int = 512, layers: int = 2
 ) -> LSTMEncoder:
-    """Four convolutions of width 1 with BatchNorm and an LSTM of ``layers``, all of ``channels``,
-    as published. ``num_classes`` None makes an encoder without a head.
+    """Build four convolutions of width 1 with BatchNorm and an LSTM, as published.
+
+    Args:
+        num_classes: width of the head; None for an encoder without one.
+        num_leads: leads of the crops.
+        channels: of the convolutions and of the LSTM.
+        layers: of the LSTM.
     """
     return LSTMEncoder(num_classes, num_leads, channels, layers)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from models.encoder.cnn import CNNEncoder, classifier, init_from_scratch
+from models.encoder.cnn import CNNEncoder, ResidualBlock, classifier, init_from_scratch
 from util.contract.registry import register
 from util.signals.spectrogram import Spectrogram
 
@@ -19,9 +19,7 @@ REDUCTION = 16
 
 
 class SqueezeExcite(nn.Module):
-    """Scale every channel by sigmoid(W2 relu(W1 mean)), eqs. 2 to 4 of the paper: (batch, c, h,
-    w) -> the same.
-    """
+    """Scaling of every channel by what the means of all channels say."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -29,15 +27,14 @@ class SqueezeExcite(nn.Module):
         self.squeeze = nn.Linear(channels, hidden, bias=False)
         self.excite = nn.Linear(hidden, channels, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x (batch, c, h, w) times sigmoid(W2 relu(W1 mean)), eqs. 2 to 4 of the paper."""
         scale = self.excite(self.squeeze(x.mean((2, 3))).relu()).sigmoid()
         return x * rearrange(scale, "b c -> b c 1 1")
 
 
-class SEBlock(nn.Module):
-    """Basic residual block, squeeze-and-excitation after its second BatchNorm: (batch, inputs, h,
-    w) -> (batch, outputs, ceil(h / stride), ceil(w / stride)).
-    """
+class SEBlock(ResidualBlock):
+    """A basic residual block with squeeze-and-excitation after its second BatchNorm."""
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
@@ -56,18 +53,21 @@ class SEBlock(nn.Module):
             )
 
     @property
-    def last_norm(self):
-        """The BatchNorm whose zero makes this block its shortcut."""
+    def last_norm(self) -> nn.Module:
         return self.path[4]
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return relu(path(x) + shortcut(x)), (batch, outputs, ceil(h / stride), ceil(w /
+        stride)), for x (batch, inputs, h, w).
+        """
         return F.relu(self.path(x) + self.shortcut(x), inplace=True)
 
 
 class SpectrogramSEResNet(CNNEncoder):
-    """Crop -> spectrogram -> standardised per lead -> SE-ResNet-34 -> adaptive average pooling.
+    """The spectrogram branch: an SE-ResNet-34 on standardised spectrograms, averaged over
+    frequencies and frames.
 
-    Args: see spectrogram_se_resnet34.
+    Args: see ``spectrogram_se_resnet34``.
     """
 
     def __init__(
@@ -87,7 +87,8 @@ class SpectrogramSEResNet(CNNEncoder):
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, stride=2, padding=1),
         )
-        inputs, stages = channels, []
+        inputs = channels
+        stages: list[nn.Module] = []
         for depth, stride in zip(LAYERS, STRIDES):
             outputs = channels * 2 ** len(stages)
             stages.append(
@@ -103,19 +104,19 @@ class SpectrogramSEResNet(CNNEncoder):
         init_from_scratch(self, init)
 
     def unstandardized(self, x: torch.Tensor) -> torch.Tensor:
-        """Spectrogram (batch, leads, frequencies, frames) of a crop (batch, leads, time); a
-        spectrogram passes.
+        """Return the spectrogram (batch, leads, frequencies, frames) of a crop (batch, leads,
+        time), and a spectrogram as it is.
         """
         return x if x.ndim == 4 else self.spectrogram(x)
 
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Crop (batch, leads, time) in mV, or its spectrogram, not yet standardised (batch,
-        leads, frequencies, frames) -> (batch, width).
+    def forward_features(self, series: torch.Tensor) -> torch.Tensor:
+        """Return features (batch, width) of crops (batch, leads, time) in mV, or of their
+        spectrograms (batch, leads, frequencies, frames), not yet standardised.
 
         A 2.5 s crop at 100 Hz ends as a single cell, so a batch of one can be evaluated but not
         trained on: BatchNorm needs two values.
         """
-        x = self.stages(self.stem(self.standardize(self.unstandardized(x))))
+        x = self.stages(self.stem(self.standardize(self.unstandardized(series))))
         return F.adaptive_avg_pool2d(x, 1).flatten(1)
 
 
@@ -128,7 +129,7 @@ def spectrogram_se_resnet34(
     channels: int = 64,
     init: str = "shortcut",
 ) -> SpectrogramSEResNet:
-    """Spectrogram branch, 512 features at the published size.
+    """Build the spectrogram branch, 512 features at the published size.
 
     Args:
         num_classes: classes of the head Linear(512, 256), Linear(256, classes); None for an

@@ -3,21 +3,26 @@
 import torch
 from torch import nn
 
-from util.contract.encoder import Encoder
+from util.contract.encoder import Standardizer
+from util.contract.sequence_encoder import SequenceEncoder
 from util.signals.standardize import LeadStandardize
 
 
-def pointwise(inputs: int, outputs: int, width: int = 1, stride: int = 1) -> list[nn.Module]:
-    """Convolution, BatchNorm, ReLU."""
+def convolution(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> list[nn.Module]:
+    """Return a convolution, which sees each step by itself where the kernel is 1, BatchNorm and
+    ReLU.
+    """
     return [
-        nn.Conv1d(inputs, outputs, width, stride, width // 2),
+        nn.Conv1d(inputs, outputs, kernel, stride, kernel // 2),
         nn.BatchNorm1d(outputs),
         nn.ReLU(),
     ]
 
 
-class SequenceEncoder(Encoder):
-    """A subclass sets ``width``, ``head`` and ``convolutions``, whose strides multiply to
+class ConvolutionalSteps(SequenceEncoder):
+    """A sequence encoder whose steps are made by convolutions.
+
+    A subclass sets ``width``, ``head`` and ``convolutions``, whose strides multiply to
     ``stride``, and writes ``contexts`` and ``forward_features``.
 
     Args:
@@ -26,23 +31,17 @@ class SequenceEncoder(Encoder):
     """
 
     convolutions: nn.Module
-    stride = 1
+    stride: int = 1
 
     def __init__(self, num_leads: int, channels: int):
         super().__init__()
         self.standardize, self.step_width = LeadStandardize(num_leads), channels
 
-    def standardizers(self):
+    def standardizers(self) -> list[Standardizer]:
         return [(self.standardize, lambda crop: crop)]
 
     def step_count(self, samples: int) -> int:
-        """How many steps a crop of so many samples is."""
-        return -(-samples // self.stride)
+        return -(-samples // self.stride)  # rounded up
 
     def steps(self, series: torch.Tensor) -> torch.Tensor:
-        """(batch, leads, time) -> what each step is, (batch, step_count(time), step_width)."""
         return self.convolutions(self.standardize(series)).transpose(1, 2)
-
-    def contexts(self, steps: torch.Tensor) -> torch.Tensor:
-        """Steps -> what is known at each of them of all up to it, the same shape."""
-        raise NotImplementedError

@@ -4,36 +4,51 @@ Each lead's tokens stand between two separators and carry that lead's embedding,
 takes any set of leads.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn as nn
 from einops import rearrange
 
 from models.encoder.vit import TransformerEncoder, encoder_factory
-from models.layers.blocks import patch_embedding
+from models.layers.blocks import patch_embedding, sincos_positions
 
 
 class ST_MEM_ViT(TransformerEncoder):
-    """Tokens: every patch of every lead.  Feature: mean over leads and patches, then norm.
+    """A ViT with a token for every patch of every lead; its feature is the mean over leads and
+    patches, then the norm.
+
     Position row 0 is that of the separator in front of a lead, the last one of that behind it.
-    Args: see ``TransformerEncoder``.
+
+    Args:
+        num_classes: width of the linear head; None for none.
+        options: see ``TransformerEncoder``.
     """
 
-    def __init__(self, *, num_classes=None, **options):
+    def __init__(self, *, num_classes: int | None = None, **options: Any):
         super().__init__(**options)
-        patches = self.seq_len // self.patch_size
-        self.pos_embedding = nn.Parameter(torch.randn(1, patches + 2, self.width))
+        self.pos_embedding = nn.Parameter(torch.randn(1, self.positions + 2, self.width))
         self.sep_embedding = nn.Parameter(torch.randn(self.width))
-        self.to_patch_embedding = patch_embedding(self.patch_size, self.width)
+        self.to_patch_embedding = patch_embedding(self.patch_width, self.width)
         self.lead_embeddings = nn.ParameterList(
             nn.Parameter(torch.randn(self.width)) for _ in self.known_leads
         )
         for lead, embedding in zip(self.known_leads, self.lead_embeddings):
-            embedding.requires_grad_(
-                lead in self.leads
-            )  # the others get no gradient, and DDP would wait for it
+            # the others get no gradient, and DDP would wait for it
+            embedding.requires_grad_(lead in self.leads)
         self._add_blocks(num_classes)
 
-    def adapt_leads(self, state, leads=None):
+    @property
+    def patch_width(self) -> int:
+        return self.patch_size
+
+    def position_table(self, width: int) -> torch.Tensor:
+        return sincos_positions(width, self.positions, zero_rows_behind=1)
+
+    def adapt_leads(
+        self, state: dict[str, torch.Tensor], leads: Sequence[str] | None = None
+    ) -> dict[str, torch.Tensor]:
         count = 0
         while f"lead_embeddings.{count}" in state:
             count += 1
@@ -47,17 +62,21 @@ class ST_MEM_ViT(TransformerEncoder):
             f"lead_embeddings.{i}": state[f"lead_embeddings.{row}"] for i, row in enumerate(rows)
         }
 
-    def patchify(self, series):
-        """(batch, leads, time) -> (batch, leads, patches, patch_size)."""
+    def patchify(self, series: torch.Tensor) -> torch.Tensor:
+        """Return the patches (batch, leads, n, patch_size) of crops (batch, leads, time)."""
         self.check_length(series)
         return rearrange(series, "b l (n p) -> b l n p", p=self.patch_size)
 
-    def patch_tokens(self, tokens):
+    def unpatchify(self, patches: torch.Tensor) -> torch.Tensor:
+        return rearrange(patches, "b l n p -> b l (n p)")
+
+    def patch_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         return rearrange(tokens, "b (l n) d -> b l n d", l=len(self.leads))[:, :, 1:-1]
 
-    def wrap_leads(self, tokens, rows):
-        """(batch, leads, n, width) -> (batch, leads, n + 2, width): separators around each lead,
-        the embedding of known lead ``rows[i]`` on all tokens of lead i.
+    def wrap_leads(self, tokens: torch.Tensor, rows: list[int]) -> torch.Tensor:
+        """Return tokens (batch, leads, n + 2, width): those given, (batch, leads, n, width), with
+        a separator on either side of each lead, and the embedding of known lead ``rows[i]`` on
+        all tokens of lead i.
         """
         shape = (*tokens.shape[:2], 1, self.width)
         left = (self.sep_embedding + self.pos_embedding[0, 0]).expand(shape)
@@ -65,16 +84,24 @@ class ST_MEM_ViT(TransformerEncoder):
         lead = torch.stack([self.lead_embeddings[row] for row in rows])
         return torch.cat([left, tokens, right], dim=2) + lead[:, None]
 
-    def encode(self, series, keep=None, leads=None):
-        """As in ``TransformerEncoder``: lead by lead, its tokens (in the order of ``keep``)
-        between separators.
+    def encode(
+        self,
+        series: torch.Tensor,
+        keep: torch.Tensor | None = None,
+        leads: Sequence[str] | None = None,
+    ) -> torch.Tensor:
+        """Return what leaves the last block, lead by lead: its tokens, in the order of ``keep``
+        (batch, leads, kept), between separators.
         """
         rows = self.input_leads(series, leads)
         patches = self.patchify(series)
-        tokens = self.embed(patches, self.pos_embedding[0, 1 : patches.shape[2] + 1], keep)
-        return self.run_blocks(rearrange(self.wrap_leads(tokens, rows), "b l n d -> b (l n) d"))
+        position = self.patch_positions(self.pos_embedding, patches.shape[2])
+        tokens = self.wrap_leads(self.embed(patches, position, keep), rows)
+        return self.run_blocks(rearrange(tokens, "b l n d -> b (l n) d"))
 
-    def forward_features(self, series, leads=None):
+    def forward_features(
+        self, series: torch.Tensor, leads: Sequence[str] | None = None
+    ) -> torch.Tensor:
         tokens = rearrange(
             self.encode(series, leads=leads), "b (l n) d -> b l n d", l=series.shape[1]
         )

@@ -3,12 +3,15 @@
 Also home of ``TransformerEncoder``, what the three ViT encoders have in common.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 import torch.nn as nn
 from einops import rearrange, repeat
 
-from models.layers.blocks import Block, patch_embedding, take
-from util.contract.encoder import Encoder
+from models.layers.blocks import Block, patch_embedding, sincos_positions, take
+from util.contract.patch_encoder import PatchEncoder
 from util.contract.registry import register
 from util.errors import CheckpointError, ConfigError
 from util.leads import LEADS, parse_leads
@@ -21,11 +24,11 @@ SIZES = {
 }
 
 
-class TransformerEncoder(Encoder):
+class TransformerEncoder(PatchEncoder):
     """Blocks, final norm, head and the bookkeeping of leads.
 
-    ``known_leads`` are the leads this encoder has an embedding for; ``leads`` are those of its
-    input, in input order: fewer where a 12-lead encoder is used with fewer.
+    A subclass registers its embeddings and then its blocks (``_add_blocks``), and writes
+    ``encode`` and ``forward_features``.
 
     Args:
         seq_len: longest input, in samples, a multiple of ``patch_size``; shorter multiples are
@@ -34,29 +37,40 @@ class TransformerEncoder(Encoder):
         num_leads: how many leads the encoder knows; 12 means all standard leads.
         leads: names of the input's leads (default: all that it knows).  With ``num_leads`` < 12
             it knows these alone.
-        num_classes: width of the linear head; None for none.
+        width: of the tokens.
+        depth: number of blocks.
+        heads: attention heads of each block.
+        drop_out_rate, attn_drop_out_rate: of tokens and of attention weights.
+        drop_path_rate: of the last block; it rises linearly from 0 at the first.
+
+    Attributes:
+        known_leads: the leads that this encoder has a place for.
+        leads: those of its input, in input order: fewer where a 12-lead encoder is used with
+            fewer.
     """
 
     def __init__(
         self,
         *,
-        seq_len,
-        patch_size,
-        num_leads,
-        leads,
-        width,
-        depth,
-        heads,
-        drop_out_rate=0.0,
-        attn_drop_out_rate=0.0,
-        drop_path_rate=0.0,
+        seq_len: int,
+        patch_size: int,
+        num_leads: int,
+        leads: str | Sequence[str] | None,
+        width: int,
+        depth: int,
+        heads: int,
+        drop_out_rate: float = 0.0,
+        attn_drop_out_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
     ):
         super().__init__()
         if patch_size < 1 or seq_len < 1 or seq_len % patch_size:
             raise ConfigError(
                 f"seq_len {seq_len} must be a positive multiple of patch_size {patch_size}"
             )
-        self.leads = parse_leads(leads) if leads is not None else LEADS[: max(num_leads, 0)]
+        self.leads = LEADS[: max(num_leads, 0)]
+        if leads is not None:
+            self.leads = parse_leads(leads, "model.leads")
         self.known_leads = LEADS if num_leads == len(LEADS) else self.leads
         if not self.leads or len(self.known_leads) != num_leads:
             raise ConfigError(
@@ -65,52 +79,53 @@ class TransformerEncoder(Encoder):
                 "encoder that knows all leads"
             )
         self.seq_len, self.patch_size, self.width, self.depth = seq_len, patch_size, width, depth
+        self._heads = heads
         self._block_options = [
-            dict(
-                dropout=drop_out_rate,
-                attention_dropout=attn_drop_out_rate,
-                drop_path=drop_path_rate * i / max(depth - 1, 1),
-            )
+            {
+                "dropout": drop_out_rate,
+                "attention_dropout": attn_drop_out_rate,
+                "drop_path": drop_path_rate * i / max(depth - 1, 1),
+            }
             for i in range(depth)
         ]
-        self._heads = heads
         self.dropout = nn.Dropout(drop_out_rate)
 
-    def _add_blocks(self, num_classes):
+    def _add_blocks(self, num_classes: int | None) -> None:
         """Register what follows the embeddings, in the order of the published state dict."""
         for i, options in enumerate(self._block_options):
-            setattr(self, f"block{i}", Block(self.width, self._heads, **options))
+            self.add_module(f"block{i}", Block(self.width, self._heads, **options))
         self.norm = nn.LayerNorm(self.width)
         self.head = nn.Identity() if num_classes is None else nn.Linear(self.width, num_classes)
 
-    def run_blocks(self, tokens):
-        """(batch, tokens, width) through all blocks; no final norm."""
+    def run_blocks(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return tokens (batch, n, width) after all blocks, not yet through the final norm."""
         tokens = self.dropout(tokens)
         for i in range(self.depth):
             tokens = getattr(self, f"block{i}")(tokens)
         return tokens
 
-    def steps_below_head(self, name):
-        """Each block is a level, with the embeddings below them all; the final norm goes with the
-        head (as in BEiT, Bao et al. 2022).
+    def level_of(self, name: str) -> int:
+        """Return the level of a parameter: each block is one, with the embeddings below them all;
+        the final norm goes with the head (as in BEiT, Bao et al. 2022).
         """
         part = name.partition(".")[0]
         if part.startswith("block"):
             return self.depth - int(part.removeprefix("block"))
         return 0 if part in ("norm", "head") else self.depth + 1
 
-    def input_leads(self, series, leads=None):
-        """Rows of ``known_leads`` that the input's rows are."""
-        leads = self.leads if leads is None else parse_leads(leads)
-        if series.shape[1] != len(leads):
+    # ============ leads ============
+    def input_leads(self, series: torch.Tensor, leads: Sequence[str] | None = None) -> list[int]:
+        """Return which of ``known_leads`` the rows of crops (batch, leads, time) are."""
+        names = self.leads if leads is None else parse_leads(leads, "leads")
+        if series.shape[1] != len(names):
             raise ConfigError(
-                f"the input has {series.shape[1]} leads but the encoder was told of {len(leads)} "
-                f"({', '.join(leads)}); name the input's leads, e.g. leads=['II']"
+                f"the input has {series.shape[1]} leads but the encoder was built for {len(names)} "
+                f"({', '.join(names)}); name the input's leads, e.g. leads=['II']"
             )
-        return self.lead_rows(leads)
+        return self.lead_rows(names)
 
-    def lead_rows(self, leads):
-        """Rows of ``known_leads`` that these leads are."""
+    def lead_rows(self, leads: Sequence[str]) -> list[int]:
+        """Return where these leads stand in ``known_leads``."""
         unknown = [lead for lead in leads if lead not in self.known_leads]
         if unknown:
             raise ConfigError(
@@ -119,9 +134,13 @@ class TransformerEncoder(Encoder):
             )
         return [self.known_leads.index(lead) for lead in leads]
 
-    def rows_in_file(self, count, leads):
-        """Where this encoder's leads stand among the ``count`` that a file knows; ``leads`` names
-        them, None for a published file, whose leads are the first standard ones.
+    def rows_in_file(self, count: int, leads: Sequence[str] | None) -> list[int]:
+        """Return where this encoder's leads stand among those of a file.
+
+        Args:
+            count: how many leads the file knows.
+            leads: their names; None for a published file, whose leads are the first standard
+                ones.
         """
         # an encoder of all twelve knows them in the standard order, whichever it was trained on
         names = LEADS[:count] if leads is None or count == len(LEADS) else tuple(leads)
@@ -134,7 +153,19 @@ class TransformerEncoder(Encoder):
             )
         return [names.index(lead) for lead in self.known_leads]
 
-    def check_length(self, series):
+    # ============ patches ============
+    @property
+    def positions(self) -> int:
+        """Return the number of patches that have a position of their own."""
+        return self.patch_count(self.seq_len)
+
+    def patch_count(self, samples: int) -> int:
+        return samples // self.patch_size
+
+    def position_table(self, width: int) -> torch.Tensor:
+        return sincos_positions(width, self.positions)
+
+    def check_length(self, series: torch.Tensor) -> None:
         """Refuse lengths without a position for every patch."""
         time = series.shape[-1]
         if time % self.patch_size or not 0 < time <= self.seq_len:
@@ -143,34 +174,49 @@ class TransformerEncoder(Encoder):
                 f"{self.patch_size} and at most seq_len = {self.seq_len}"
             )
 
-    def patch_tokens(self, tokens):
-        """What ``tokens`` gave, (batch, n, width), without class token and separators: (batch,
-        ..., patches, width), patches in order of time; (batch, leads, patches, width) where every
-        lead has its own.
-        """
-        raise ConfigError(
-            f"{type(self).__name__} has no patches in time; choose vit, mean_vit or st_mem_vit"
-        )
+    def embed(
+        self, patches: torch.Tensor, position: torch.Tensor, keep: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the tokens (batch, ..., n, width) of patches.
 
-    def embed(self, patches, position, keep=None):
-        """Patches (batch, ..., n, values) with positions (n, width) -> tokens, (batch, ..., n,
-        width) or those at ``keep`` (batch, ..., k) alone.
+        Args:
+            patches: (batch, ..., n, patch_width).
+            position: (n, width).
+            keep: indices (batch, ..., k) of the patches to embed alone.
         """
         if keep is not None:
             patches, position = take(patches, keep), position[keep]
         return self.to_patch_embedding(patches) + position
 
-    def encode(self, series, keep=None, leads=None):
-        """(batch, leads, time) -> what leaves the last block, (batch, n, width)."""
+    # ============ forward ============
+    def encode(
+        self,
+        series: torch.Tensor,
+        keep: torch.Tensor | None = None,
+        leads: Sequence[str] | None = None,
+    ) -> torch.Tensor:
+        """Return what leaves the last block (batch, n, width) for crops (batch, leads, time)."""
         raise NotImplementedError
 
-    def tokens(self, series, keep=None):
-        """As in the contract, each after the norm; class token or separators included."""
+    def tokens(self, series: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the tokens as the contract says, after the norm, class token or separators
+        included.
+        """
         return self.norm(self.encode(series, keep))
 
-    def forward(self, series, leads=None):
-        """(batch, leads, time) -> (batch, num_classes), or (batch, width) without a head;
-        ``leads`` names the input's leads where they are not those that the encoder was built for.
+    def forward_features(
+        self, series: torch.Tensor, leads: Sequence[str] | None = None
+    ) -> torch.Tensor:
+        """Return features (batch, width) of crops (batch, leads, time) in mV.
+
+        Args:
+            leads: names of the crops' leads; None for those that the encoder was built for.
+        """
+        raise NotImplementedError
+
+    def forward(self, series: torch.Tensor, leads: Sequence[str] | None = None) -> torch.Tensor:
+        """Return logits (batch, num_classes), or features (batch, width) without a head; ``leads``
+        as in ``forward_features``.
         """
         return self.head(self.forward_features(series, leads))
 
@@ -178,67 +224,76 @@ class TransformerEncoder(Encoder):
 class ClassTokenEncoder(TransformerEncoder):
     """A transformer whose feature is its class token, after the norm; a subclass says how to make
     patches.
+
+    Args:
+        num_classes: width of the linear head; None for none.
+        options: see ``TransformerEncoder``.
     """
 
-    def _add_parts(self, positions, patch_width, num_classes):
-        """Register all parts, in the order of the published state dict."""
-        self.pos_embedding = nn.Parameter(torch.randn(1, positions + 1, self.width))
+    def __init__(self, *, num_classes: int | None = None, **options: Any):
+        super().__init__(**options)
+        # in the order of the published state dict
+        self.pos_embedding = nn.Parameter(torch.randn(1, self.positions + 1, self.width))
         self.cls_embedding = nn.Parameter(torch.randn(self.width))
-        self.to_patch_embedding = patch_embedding(patch_width, self.width)
+        self.to_patch_embedding = patch_embedding(self.patch_width, self.width)
         self._add_blocks(num_classes)
 
-    def patchify(self, series, leads=None):
-        """(batch, leads, time) -> (batch, n, values)."""
+    def input_patches(
+        self, series: torch.Tensor, leads: Sequence[str] | None = None
+    ) -> torch.Tensor:
+        """Return the patches (batch, n, patch_width) of crops whose leads have these names."""
         raise NotImplementedError
 
-    def token_positions(self, table, count, leads=None):
-        """Positions of the ``count`` tokens, (count, width), from a table whose row 0 is the
-        class token's.
-        """
-        return table[0, 1 : count + 1]
+    def patchify(self, series: torch.Tensor) -> torch.Tensor:
+        return self.input_patches(series)
 
-    def encode(self, series, keep=None, leads=None):
-        patches = self.patchify(series, leads)
-        tokens = self.embed(
-            patches, self.token_positions(self.pos_embedding, patches.shape[1], leads), keep
-        )
-        first = repeat(
-            self.cls_embedding + self.pos_embedding[:, 0], "1 d -> b 1 d", b=len(tokens)
-        )  # never masked
+    def patch_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens[:, 1:]
+
+    def encode(
+        self,
+        series: torch.Tensor,
+        keep: torch.Tensor | None = None,
+        leads: Sequence[str] | None = None,
+    ) -> torch.Tensor:
+        patches = self.input_patches(series, leads)
+        position = self.patch_positions(self.pos_embedding, patches.shape[1], leads)
+        tokens = self.embed(patches, position, keep)
+        # never masked
+        first = repeat(self.cls_embedding + self.pos_embedding[:, 0], "1 d -> b 1 d", b=len(tokens))
         return self.run_blocks(torch.cat([first, tokens], dim=1))
 
-    def forward_features(self, series, leads=None):
+    def forward_features(
+        self, series: torch.Tensor, leads: Sequence[str] | None = None
+    ) -> torch.Tensor:
         return self.norm(self.encode(series, leads=leads)[:, 0])
 
 
 class ViT(ClassTokenEncoder):
-    """Tokens are ``patch_size`` samples of all leads together; leads that are missing from the
-    input are filled with zeros, since every patch vector has a place for each lead.  Args: see
-    ``TransformerEncoder``.
+    """A ViT whose patches are ``patch_size`` samples of all leads together.
+
+    Leads that are missing from the input are filled with zeros, since every patch has a place
+    for each lead.  Args: see ``ClassTokenEncoder``.
     """
 
-    def __init__(self, *, num_classes=None, **options):
-        super().__init__(**options)
-        self._add_parts(
-            self.seq_len // self.patch_size, self.patch_size * len(self.known_leads), num_classes
-        )
+    @property
+    def patch_width(self) -> int:
+        return self.patch_size * len(self.known_leads)
 
-    def patch_tokens(self, tokens):
-        return tokens[:, 1:]
-
-    def patchify(self, series, leads=None):
-        """(batch, leads, time) -> (batch, patches, patch_size * known leads), sample-major, lead
-        fastest.
-        """
+    def input_patches(
+        self, series: torch.Tensor, leads: Sequence[str] | None = None
+    ) -> torch.Tensor:
+        """Return the patches, sample-major, lead fastest."""
         self.check_length(series)
         rows = self.input_leads(series, leads)
         if rows != list(range(len(self.known_leads))):
-            given, series = (
-                series,
-                series.new_zeros(len(series), len(self.known_leads), series.shape[2]),
-            )
+            given = series
+            series = given.new_zeros(len(given), len(self.known_leads), given.shape[2])
             series[:, rows] = given
         return rearrange(series, "b l (n p) -> b n (p l)", p=self.patch_size)
+
+    def unpatchify(self, patches: torch.Tensor) -> torch.Tensor:
+        return rearrange(patches, "b n (p l) -> b l (n p)", l=len(self.known_leads))
 
 
 class MeanViT(ViT):
@@ -246,24 +301,32 @@ class MeanViT(ViT):
     token is a register.
     """
 
-    def forward_features(self, series, leads=None):
+    def forward_features(
+        self, series: torch.Tensor, leads: Sequence[str] | None = None
+    ) -> torch.Tensor:
         return self.patch_tokens(self.norm(self.encode(series, leads=leads))).mean(dim=1)
 
 
-def encoder_factory(encoder_class, name, size, patch_size=75):
-    """A registered function ``name`` that builds ``encoder_class`` in one of ``SIZES``."""
+def encoder_factory(
+    encoder_class: type[PatchEncoder], name: str, size: str, patch_size: int = 75
+) -> Callable[..., PatchEncoder]:
+    """Return the registered function ``name`` that builds ``encoder_class`` in one of ``SIZES``.
+
+    Args:
+        patch_size: what the function takes where a config says nothing.
+    """
 
     def factory(
         *,
-        num_classes=None,
-        seq_len=2250,
-        patch_size=patch_size,
-        num_leads=12,
-        leads=None,
-        drop_out_rate=0.0,
-        attn_drop_out_rate=0.0,
-        drop_path_rate=0.0,
-    ):
+        num_classes: int | None = None,
+        seq_len: int = 2250,
+        patch_size: int = patch_size,
+        num_leads: int = 12,
+        leads: str | list[str] | None = None,
+        drop_out_rate: float = 0.0,
+        attn_drop_out_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> PatchEncoder:
         return encoder_class(
             num_classes=num_classes,
             seq_len=seq_len,
@@ -278,7 +341,7 @@ def encoder_factory(encoder_class, name, size, patch_size=75):
 
     factory.__name__ = factory.__qualname__ = name
     factory.__module__ = encoder_class.__module__
-    factory.__doc__ = f"{encoder_class.__name__} of {size} size: {SIZES[size]}."
+    factory.__doc__ = f"Build {encoder_class.__name__} of {size} size: {SIZES[size]}."
     return register(factory)
 
 

@@ -5,63 +5,78 @@ ECGs by Strodthoff et al., Deep learning for ECG analysis (JBHI 2021); used as s
 Phan et al. (BHI 2022).
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.encoder.cnn import CNNEncoder, classifier, init_from_scratch
+from models.encoder.cnn import CNNEncoder, ResidualBlock, classifier, init_from_scratch
 from util.contract.registry import register
 
 STRIDES = (1, 2, 2, 2)
 
 
 def conv_bn(
-    inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = False, relu: bool = True
-):
-    """Convolution that keeps the length (divided by stride, rounded up), BatchNorm and, unless
-    told, ReLU.
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    stride: int = 1,
+    *,
+    bias: bool = False,
+    relu: bool = True,
+) -> nn.Sequential:
+    """Return a convolution that keeps the length (divided by the stride, rounded up), BatchNorm
+    and ReLU.
     """
-    layers = [
+    layers: list[nn.Module] = [
         nn.Conv1d(inputs, outputs, kernel, stride, kernel // 2, bias=bias),
         nn.BatchNorm1d(outputs),
     ]
-    return nn.Sequential(*layers, nn.ReLU(inplace=True)) if relu else nn.Sequential(*layers)
+    if relu:
+        layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
 
 
-class Block(nn.Module):
-    """relu(path(x) + shortcut(x)), (batch, inputs, time) -> (batch, expansion * inner, ceil(time
-    / stride)).
+class Block(ResidualBlock):
+    """A residual block, a bottleneck where the expansion is above 1.
 
-    The path of a bottleneck (expansion above 1) squeezes to ``inner`` channels, convolves with
-    kernel 5 (and the stride), and widens again; that of a basic block (expansion 1) is two
-    convolutions with kernel 5.  The shortcut averages pairs where the path strides; where the
-    number of channels changes, a 1x1 convolution follows.
+    The path of a bottleneck squeezes to ``inner`` channels, convolves with kernel 5 (and the
+    stride), and widens again; that of a basic block is two convolutions with kernel 5.  The
+    shortcut averages pairs where the path strides; where the number of channels changes, a 1x1
+    convolution follows.
     """
 
     def __init__(self, inputs: int, inner: int, stride: int, expansion: int):
         super().__init__()
         outputs = inner * expansion
         if expansion > 1:
-            self.path = nn.Sequential(
+            convolutions = [
                 conv_bn(inputs, inner, 1),
                 conv_bn(inner, inner, 5, stride),
                 conv_bn(inner, outputs, 1, relu=False),
-            )
+            ]
         else:
-            self.path = nn.Sequential(
-                conv_bn(inputs, inner, 5, stride), conv_bn(inner, outputs, 5, relu=False)
-            )
-        shortcut = [nn.AvgPool1d(2, ceil_mode=True)] if stride == 2 else []
+            convolutions = [
+                conv_bn(inputs, inner, 5, stride),
+                conv_bn(inner, outputs, 5, relu=False),
+            ]
+        self.path = nn.Sequential(*convolutions)
+        shortcut: list[nn.Module] = []
+        if stride == 2:
+            shortcut.append(nn.AvgPool1d(2, ceil_mode=True))
         if inputs != outputs:
             shortcut.append(conv_bn(inputs, outputs, 1, relu=False))
         self.shortcut = nn.Sequential(*shortcut)
 
     @property
-    def last_norm(self):
-        """The BatchNorm whose zero makes this block its shortcut."""
-        return self.path[-1][1]
+    def last_norm(self) -> nn.Module:
+        return self.path[-1].get_submodule("1")
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return relu(path(x) + shortcut(x)), (batch, expansion * inner, ceil(time / stride)),
+        for x (batch, inputs, time).
+        """
         return F.relu(self.path(x) + self.shortcut(x), inplace=True)
 
 
@@ -77,21 +92,21 @@ DEPTHS = {
 
 
 class XResNet1d(CNNEncoder):
-    """Standardised crop -> stem -> four stages of blocks -> adaptive max and average pooling,
-    side by side.
+    """The signal branch: stem, four stages of blocks, maxima and averages over time.
 
     All four stages have the same inner width (64 in xresnet1d50, so 256 channels and 512
     features).  Any length from one sample up is accepted; four stages leave one step in 32.
 
     Args:
-        expansion: of the blocks; depths: how many in each stage; the others: see
-            ``xresnet_factory``.
+        expansion: of the blocks.
+        depths: blocks of each stage.
+        num_classes, num_leads, channels, init: see ``xresnet_factory``.
     """
 
     def __init__(
         self,
         expansion: int,
-        depths,
+        depths: tuple[int, ...],
         num_classes: int | None,
         num_leads: int,
         channels: int,
@@ -106,7 +121,8 @@ class XResNet1d(CNNEncoder):
             conv_bn(channels // 2, channels, 5),
             nn.MaxPool1d(3, stride=2, padding=1),
         )
-        inputs, stages = channels, []
+        inputs = channels
+        stages: list[nn.Module] = []
         for depth, stride in zip(depths, STRIDES):
             blocks = []
             for index in range(depth):
@@ -118,24 +134,26 @@ class XResNet1d(CNNEncoder):
         self.head = classifier(self.width, 256, num_classes)
         init_from_scratch(self, init)
 
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Crop (batch, leads, time) in mV -> (batch, width): maxima first, then averages."""
-        x = self.stages(
-            self.stem(self.standardize(self.unstandardized(x)))
-        )  # (batch, channels, time / 32)
-        return torch.cat([F.adaptive_max_pool1d(x, 1), F.adaptive_avg_pool1d(x, 1)], dim=1).flatten(
-            1
-        )
+    def forward_features(self, series: torch.Tensor) -> torch.Tensor:
+        """Return features (batch, width) of crops (batch, leads, time) in mV: maxima first, then
+        averages.
+        """
+        x = self.standardize(self.unstandardized(series))
+        x = self.stages(self.stem(x))  # (batch, channels, time / 32)
+        pooled = [F.adaptive_max_pool1d(x, 1), F.adaptive_avg_pool1d(x, 1)]
+        return torch.cat(pooled, dim=1).flatten(1)
 
 
-def xresnet_factory(name):
-    """The registered function ``name`` of ``DEPTHS``, with the arguments
+def xresnet_factory(name: str) -> Callable[..., XResNet1d]:
+    """Return the registered function ``name`` of ``DEPTHS``.
 
-    num_classes: of the head Linear(width, 256), Linear(256, classes); None for an encoder without
-    head. num_leads: leads of the crops. channels: inner width of every block, 64 as published;
-    features are 8 times as many (xresnet1d18, 34: twice).
-        16 makes a network for trying things out on a laptop.
-    init: weights from scratch, "shortcut" or "published"; see ``init_from_scratch``.
+    Its arguments:
+        num_classes: of the head Linear(width, 256), Linear(256, classes); None for an encoder
+            without head.
+        num_leads: leads of the crops.
+        channels: inner width of every block, 64 as published; features are 8 times as many
+            (xresnet1d18, 34: twice).  16 makes a network for trying things out on a laptop.
+        init: weights from scratch, "shortcut" or "published"; see ``init_from_scratch``.
     """
 
     def factory(
@@ -147,7 +165,7 @@ def xresnet_factory(name):
         return XResNet1d(*DEPTHS[name], num_classes, num_leads, channels, init)
 
     factory.__name__ = factory.__qualname__ = name
-    factory.__doc__ = f"Signal branch, {DEPTHS[name][1]} blocks in its stages."
+    factory.__doc__ = f"Build the signal branch with {DEPTHS[name][1]} blocks in its stages."
     return register(factory)
 
 

@@ -9,25 +9,30 @@ and stays equal from the start.
 
 import copy
 import math
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+Scalar = TypeVar("Scalar", float, torch.Tensor)  # 0-dim
 
-def slow_copy(module: nn.Module) -> nn.Module:
-    """A copy of the module, itself without gradients."""
+
+def slow_copy(module: ModuleT) -> ModuleT:
+    """Return a copy of the module that takes no gradients."""
     return copy.deepcopy(module).requires_grad_(False)
 
 
-def momentum_at(progress, start: float, end: float):
-    """Momentum on a half cosine from ``start`` (progress 0) to ``end`` (progress 1); equal
-    values: constant.
-
-    ``progress`` is a number, or a 0-dim tensor, which compiled code does not compile anew for; so
-    is the result.
+def momentum_at(progress: Scalar, start: float, end: float) -> Scalar:
+    """Return the momentum on a half cosine from ``start`` to ``end``; constant if these are equal.
 
     Grill et al., BYOL, 2020, section 3.3: tau = 1 - (1 - tau_base) (cos(pi k / K) + 1) / 2.
+
+    Args:
+        progress: where the run stands, in [0, 1]; a number, or a 0-dim tensor, for which compiled
+            code is not compiled anew.
     """
+    height: Scalar
     if isinstance(progress, torch.Tensor):
         height = (math.pi * progress.clamp(0.0, 1.0)).cos()
     else:
@@ -37,5 +42,5 @@ def momentum_at(progress, start: float, end: float):
 
 @torch.no_grad()
 def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
-    """slow = momentum * slow + (1 - momentum) * fast, over all parameters at once."""
+    """Set slow = momentum * slow + (1 - momentum) * fast, over all parameters at once."""
     torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), 1 - momentum)

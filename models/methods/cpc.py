@@ -2,13 +2,16 @@
 Strodthoff, Computers in Biology and Medicine 2022, and ECG-CPC 2025).
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import nn
 
-from models.encoder.sequence import SequenceEncoder
 from util.contract.encoder import Encoder
-from util.contract.method import Method
+from util.contract.method import Batch, Method
 from util.contract.registry import register
+from util.contract.sequence_encoder import SequenceEncoder
 from util.errors import ConfigError
 
 
@@ -22,7 +25,9 @@ class CPC(Method):
         negatives: other steps of the record to tell it from.
     """
 
-    def __init__(self, encoder, ahead, negatives):
+    encoder: SequenceEncoder
+
+    def __init__(self, encoder: Encoder, ahead: int, negatives: int):
         super().__init__()
         if not isinstance(encoder, SequenceEncoder):
             raise ConfigError(
@@ -36,42 +41,51 @@ class CPC(Method):
         # so that products of predictions and steps start below 1, and the loss at that of a guess
         nn.init.normal_(self.predict.weight, std=1 / encoder.step_width)
 
-    def prepare(self, batch):
-        """With "negatives": steps that are not the one ahead, (batch, steps - ahead, negatives)."""
-        if "negatives" in batch:
-            return batch
+    def draw(self, batch: Batch) -> dict[str, Any]:
+        """Return "negatives": (batch, steps - ahead, negatives), steps that are not the one
+        ahead.
+        """
         signal = batch["signal"]
         count = self.encoder.step_count(signal.shape[-1])
         if count <= self.ahead:
             raise ConfigError(
                 f"cpc: crops of {count} steps have none {self.ahead} ahead; make them longer"
             )
-        own = torch.arange(self.ahead, count, device=signal.device)[:, None]
+        ahead = torch.arange(self.ahead, count, device=signal.device)[:, None]
+        # 1 to count - 1 steps away from the one ahead, around the end of the crop
         away = 1 + batch["random"].integers(count - 1, count - self.ahead, self.negatives)
-        return {**batch, "negatives": (own + away) % count}
+        return {"negatives": (ahead + away) % count}
 
-    def forward(self, batch):
-        """batch {"signal", "random"} -> {"loss", "accuracy"}: mean over steps of -log softmax of
-        the one ahead (equation 4 of the paper), log(1 + negatives) for a guess, and how often it
-        comes out first.
+    def forward(self, batch: Batch, drawn: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Return {"loss", "accuracy"}: mean over steps of -log softmax of the one ahead (equation
+        4 of the paper), log(1 + negatives) for a guess, and how often it comes out first.
         """
-        negatives = self.prepare(batch)["negatives"]
-        steps = self.encoder.steps(batch["signal"])
+        steps = self.encoder.steps(batch["signal"])  # (batch, steps, step_width)
         predicted = self.predict(self.encoder.contexts(steps)[:, : -self.ahead])
         with torch.autocast(steps.device.type, enabled=False):
             steps, predicted = steps.float(), predicted.float()
-            own = (predicted * steps[:, self.ahead :]).sum(dim=-1)  # (batch, steps - ahead)
-            others = (predicted @ steps.mT).gather(
-                2, negatives
-            )  # (batch, steps - ahead, negatives)
-            loss = (torch.cat([own[..., None], others], dim=-1).logsumexp(dim=-1) - own).mean()
-            accuracy = (own[..., None] > others).all(dim=-1).float().mean()
+            positive = (predicted * steps[:, self.ahead :]).sum(dim=-1, keepdim=True)
+            negative = (predicted @ steps.mT).gather(2, drawn["negatives"])
+            # (batch, steps - ahead, 1) and (batch, steps - ahead, negatives)
+            normalizer = torch.cat([positive, negative], dim=-1).logsumexp(dim=-1)
+            loss = (normalizer - positive.squeeze(-1)).mean()
+            accuracy = (positive > negative).all(dim=-1).float().mean()
         return {"loss": loss, "accuracy": accuracy}
 
 
 @register
-def cpc(encoder: Encoder = "cpc_lstm", ahead=12, negatives=128):
-    """CPC around an encoder of steps and contexts; the defaults are Mehari and Strodthoff's, at
-    100 Hz.  ECG-CPC predicts 14 steps of 8 ms.
+def cpc(
+    encoder: Encoder = "cpc_lstm",  # type: ignore[assignment]  # its name: see ``build``
+    ahead: int = 12,
+    negatives: int = 128,
+) -> CPC:
+    """Build CPC around an encoder of steps and contexts.
+
+    The defaults are Mehari and Strodthoff's, at 100 Hz; ECG-CPC predicts 14 steps of 8 ms.
+
+    Args:
+        encoder: cpc_lstm or cpc_s4.
+        ahead: steps ahead.
+        negatives: other steps of the record to tell it from.
     """
     return CPC(encoder, ahead, negatives)

@@ -2,29 +2,34 @@
 any encoder of the registry, on signals or spectrograms.
 """
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import torch
-import torch.distributed as dist
 from torch import nn
 
-from models.layers.ema import follow, momentum_at, slow_copy
+from models.layers.ema import Scalar, follow, momentum_at, slow_copy
 from models.layers.heads import DINOHead, embedding_health
 from models.methods.view_method import ViewMethod, encode_views
 from util.contract.encoder import Encoder
+from util.contract.method import Batch
 from util.contract.registry import register
 from util.errors import ConfigError
+from util.processes.collectives import total, world
 from util.signals.views import Views
 
 
-def teacher_temperature_at(epoch, start: float, end: float, warmup_epochs: float):
-    """Linear from ``start`` at epoch 0 to ``end`` at ``warmup_epochs``, then constant; ``epoch``
-    and the result are numbers or 0-dim tensors.
+def teacher_temperature_at(
+    epoch: Scalar, start: float, end: float, warmup_epochs: float
+) -> Scalar | float:
+    """Return the teacher's temperature: linear from ``start`` at epoch 0 to ``end`` at
+    ``warmup_epochs``, then constant.
     """
     if not warmup_epochs:
         return end
     share = epoch / warmup_epochs
-    return start + (end - start) * (
-        share.clamp(max=1.0) if isinstance(share, torch.Tensor) else min(share, 1.0)
-    )
+    share = share.clamp(max=1.0) if isinstance(share, torch.Tensor) else min(share, 1.0)
+    return start + (end - start) * share
 
 
 class DINOLoss(nn.Module):
@@ -37,6 +42,8 @@ class DINOLoss(nn.Module):
         centre_momentum: of the running mean of the teacher's logits.
     """
 
+    centre: torch.Tensor
+
     def __init__(
         self, outputs: int, student_temperature: float = 0.1, centre_momentum: float = 0.9
     ):
@@ -44,17 +51,30 @@ class DINOLoss(nn.Module):
         self.student_temperature, self.centre_momentum = student_temperature, centre_momentum
         self.register_buffer("centre", torch.zeros(outputs))
 
-    def forward(self, student, teacher, teacher_temperature: float):
-        """student logits (views, batch, outputs), teacher logits (global views, batch, outputs)
-        of the first of these views -> {"loss", "teacher_entropy", "kl"}, means over the batch of
-        this process and, for the loss, over all pairs of a teacher's view and another view of the
-        student.
+    def forward(
+        self,
+        student: torch.Tensor,
+        teacher: torch.Tensor,
+        teacher_temperature: float | torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """Return the loss and what shows its two ways to collapse, means over the batch of this
+        process.
+
+        Args:
+            student: logits (views, batch, outputs).
+            teacher: logits (global views, batch, outputs) of the first of these views.
+            teacher_temperature: tau_t.
+
+        Returns:
+            "loss": mean over all pairs of a teacher's view and another view of the student.
+            "teacher_entropy": log(outputs) where the teacher gives all prototypes the same
+                probability, 0 where it gives one of them all.
+            "kl": loss less entropy.
         """
         with torch.autocast(student.device.type, enabled=False):
             student = student.float() / self.student_temperature
-            log_target = (
-                (teacher.detach().float() - self.centre) / teacher_temperature
-            ).log_softmax(-1)
+            centred = teacher.detach().float() - self.centre
+            log_target = (centred / teacher_temperature).log_softmax(-1)
             target = log_target.exp()
             # -sum_k p_k log q_k = logsumexp(s) - sum_k p_k s_k, for logits s of q: no (pairs,
             # batch, outputs) tensor
@@ -66,14 +86,11 @@ class DINOLoss(nn.Module):
         return {"loss": loss, "teacher_entropy": entropy, "kl": loss.detach() - entropy}
 
     @torch.no_grad()
-    def update_centre(self, teacher):
+    def update_centre(self, teacher: torch.Tensor) -> None:
         """Move the centre towards the mean over views, batch and processes of the teacher's
-        logits (equation 4).
+        logits (global views, batch, outputs), equation 4.
         """
-        mean = teacher.float().mean((0, 1))
-        if dist.is_initialized():
-            dist.all_reduce(mean)
-            mean /= dist.get_world_size()
+        mean = total(teacher.float().mean((0, 1))) / world()
         self.centre.lerp_(mean, 1 - self.centre_momentum)
 
 
@@ -91,7 +108,15 @@ class DINO(ViewMethod):
     """
 
     def __init__(
-        self, encoder, head, views, loss, teacher_temperature, momentum, freeze_last_layer
+        self,
+        encoder: Encoder,
+        head: DINOHead,
+        views: Views,
+        loss: DINOLoss,
+        *,
+        teacher_temperature: tuple[float, float, float],
+        momentum: tuple[float, float],
+        freeze_last_layer: float,
     ):
         super().__init__()
         if views.global_count < 1 or views.count < 2:
@@ -106,34 +131,32 @@ class DINO(ViewMethod):
         self.freeze_last_layer = freeze_last_layer
 
     @property
-    def exports(self):
+    def exports(self) -> dict[str, Encoder]:
         return {"student": self.encoder, "teacher": self.teacher_encoder}
 
-    def fit_statistics(self, batches):
+    def fit_statistics(self, batches: Iterable[torch.Tensor]) -> None:
         super().fit_statistics(batches)
         self.teacher_encoder.load_state_dict(self.encoder.state_dict())
 
-    def forward(self, batch):
-        """batch {"signal", "random", "epoch", "progress"} -> {"loss", "teacher_entropy", "kl",
-        "embedding_std", "alignment", "uniformity", "momentum"}; while training it also moves the
-        centre.
+    def forward(self, batch: Batch, drawn: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Return {"loss", "teacher_entropy", "kl", "embedding_std", "alignment", "uniformity",
+        "momentum"}; while training, also move the centre.
         """
-        views = self.prepare(batch)["views"]
+        views = drawn["views"]
         with torch.no_grad():
-            _, teacher = self.teacher_head(
-                encode_views(self.teacher_encoder, views[: self.views.global_count])
-            )
+            seen = encode_views(self.teacher_encoder, views[: self.views.global_count])
+            _, teacher = self.teacher_head(seen)
         frozen = batch["epoch"] < self.freeze_last_layer if self.freeze_last_layer else False
-        embedding, student = self.head(encode_views(self.encoder, views), frozen)
-        out = self.loss(
-            student, teacher, teacher_temperature_at(batch["epoch"], *self.teacher_temperature)
-        )
+        features = encode_views(self.encoder, views)
+        embedding, student = self.head(features, freeze_last_layer=frozen)
+        temperature = teacher_temperature_at(batch["epoch"], *self.teacher_temperature)
+        out = self.loss(student, teacher, temperature)
         if self.training:
             self.loss.update_centre(teacher)
         momentum = torch.as_tensor(momentum_at(batch["progress"], *self.momentum)).to(out["kl"])
         return {**out, **embedding_health(embedding[0], embedding[1]), "momentum": momentum}
 
-    def after_step(self, progress: float):
+    def after_step(self, progress: float) -> None:
         """Move the teacher towards the student; progress of the run in [0, 1]."""
         momentum = momentum_at(progress, *self.momentum)
         follow(self.teacher_encoder, self.encoder, momentum)
@@ -142,39 +165,52 @@ class DINO(ViewMethod):
 
 @register
 def dino(
-    encoder: Encoder = "xresnet1d50",
+    encoder: Encoder = "xresnet1d50",  # type: ignore[assignment]  # its name: see ``build``
     views: str | list = "dino_signal",
-    head_width=512,
-    head_out=65536,
-    bottleneck=128,
-    student_temperature=0.1,
-    teacher_temperature=0.04,
-    warmup_teacher_temperature=0.04,
-    warmup_teacher_epochs=30,
-    centre_momentum=0.9,
-    momentum=0.996,
-    momentum_end=1.0,
-    freeze_last_layer=1,
-    head_init_std=0.02,
+    head_width: int = 512,
+    head_out: int = 65536,
+    bottleneck: int = 128,
+    student_temperature: float = 0.1,
+    teacher_temperature: float = 0.04,
+    warmup_teacher_temperature: float = 0.04,
+    warmup_teacher_epochs: int = 30,
+    centre_momentum: float = 0.9,
+    momentum: float = 0.996,
+    momentum_end: float = 1.0,
+    freeze_last_layer: int = 1,
+    head_init_std: float = 0.02,
     fs: float | None = None,
-):
-    """DINO around an encoder; ``fs`` is for views with spectrograms.
+) -> DINO:
+    """Build DINO around an encoder.
 
-    Head MLP width-head_width-head_width-bottleneck and ``head_out`` prototypes.  The teacher's
-    temperature goes from ``warmup_teacher_temperature`` to ``teacher_temperature`` in
-    ``warmup_teacher_epochs``, its momentum on a cosine from ``momentum`` to ``momentum_end``
-    (published: constant 0.996) over the run; the prototypes stay as they are for
-    ``freeze_last_layer`` epochs.  ``head_init_std``: of the normal that the MLP's weights start
-    from. Phan et al. (BHI 2022) never freeze the prototypes and start the MLP at 0.044; the
-    defaults are DINO's.
+    The defaults are DINO's; Phan et al. (BHI 2022) never freeze the prototypes and start the MLP
+    at 0.044.
+
+    Args:
+        encoder: any one.
+        views: a list of views, or a preset's name.
+        head_width, bottleneck: widths of the head's MLP width-head_width-head_width-bottleneck.
+        head_out: number of prototypes.
+        student_temperature: tau_s.
+        teacher_temperature: tau_t, which starts at ``warmup_teacher_temperature`` and moves for
+            ``warmup_teacher_epochs``.
+        centre_momentum: of the running mean of the teacher's logits.
+        momentum, momentum_end: the teacher's, on a cosine over the run (published: constant
+            0.996).
+        freeze_last_layer: epochs, from the start, without change of the prototypes.
+        head_init_std: of the normal that the MLP's weights start from.
+        fs: sampling rate in Hz, for views with spectrograms.
     """
-    head = DINOHead(encoder.width, head_width, bottleneck, head_out, std=head_init_std)
     return DINO(
         encoder,
-        head,
+        DINOHead(encoder.width, head_width, bottleneck, head_out, std=head_init_std),
         Views(views, fs),
         DINOLoss(head_out, student_temperature, centre_momentum),
-        (warmup_teacher_temperature, teacher_temperature, warmup_teacher_epochs),
-        (momentum, momentum_end),
-        freeze_last_layer,
+        teacher_temperature=(
+            warmup_teacher_temperature,
+            teacher_temperature,
+            warmup_teacher_epochs,
+        ),
+        momentum=(momentum, momentum_end),
+        freeze_last_layer=freeze_last_layer,
     )

@@ -6,42 +6,47 @@ patches of single leads that are hidden at the same time in every lead, it is ne
 second.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from models.encoder.st_mem_vit import ST_MEM_ViT
-from models.encoder.vit import ViT
 from models.layers.blocks import HEAD_WIDTH, Block, init_transformer, sincos_positions, take
 from models.layers.ema import follow, momentum_at, slow_copy
 from util.contract.encoder import Encoder
-from util.contract.method import Method
+from util.contract.method import Batch, Method
+from util.contract.patch_encoder import PatchEncoder
 from util.contract.registry import register
 from util.errors import ConfigError
+from util.keyed_random import KeyedRandom
 
 
-def draw_context(random, n, kept, blocks):
-    """Which of n patches stay: ``kept`` of them in runs of neighbours, (batch, kept) in order.
-    Two runs may touch.
+def draw_context(random: KeyedRandom, n: int, kept: int, blocks: int) -> torch.Tensor:
+    """Return which of n patches stay, (batch, kept) in order.
+
+    They are runs of neighbours, as many as ``blocks``; two runs may touch.
 
     n 12, kept 6, blocks 2:  . # # # . . . . # # # .
     """
-    # each run goes somewhere between the n - kept patches that stay hidden
+    # Take the kept patches out: each run then lies at one of n - kept + 1 places between the
+    # hidden ones, and moves right by the patches of the runs before it.
     places = random.integers(n - kept + 1, blocks).sort(dim=1).values
-    owner = torch.arange(kept, device=places.device) * blocks // kept
-    return places[:, owner] + torch.arange(kept, device=places.device)
+    run = torch.arange(kept, device=places.device) * blocks // kept  # of each kept patch
+    return places[:, run] + torch.arange(kept, device=places.device)
 
 
-def hidden_patches(keep, n):
-    """The others of n patches than ``keep`` (batch, kept), (batch, n - kept) in order."""
+def hidden_patches(keep: torch.Tensor, n: int) -> torch.Tensor:
+    """Return the others of n patches than ``keep`` (batch, kept), (batch, n - kept) in order."""
     kept = torch.zeros(len(keep), n, dtype=torch.int8, device=keep.device).scatter(1, keep, 1)
     return kept.argsort(dim=1, stable=True)[:, : n - keep.shape[1]]
 
 
 class Predictor(nn.Module):
-    """From the tokens of the context and the places of hidden patches to the teacher's tokens
-    there.
+    """A small transformer from the tokens of the context, and the places of hidden patches, to
+    the teacher's tokens there.
 
     Args:
         width: of the tokens; inside it is half of it.
@@ -49,7 +54,9 @@ class Predictor(nn.Module):
         positions: patches of the longest input.
     """
 
-    def __init__(self, width, depth, positions):
+    positions: torch.Tensor
+
+    def __init__(self, width: int, depth: int, positions: int):
         super().__init__()
         inner = width // 2
         self.inputs = nn.Linear(width, inner)
@@ -61,9 +68,15 @@ class Predictor(nn.Module):
         self.norm = nn.LayerNorm(inner)
         self.outputs = nn.Linear(inner, width)
 
-    def forward(self, context, keep, hidden):
-        """context (batch, kept, width), keep (batch, kept), hidden (batch, m) -> (batch, m,
-        width).
+    def forward(
+        self, context: torch.Tensor, keep: torch.Tensor, hidden: torch.Tensor
+    ) -> torch.Tensor:
+        """Return tokens (batch, m, width) for the hidden patches.
+
+        Args:
+            context: tokens (batch, kept, width).
+            keep: their places (batch, kept).
+            hidden: places (batch, m) of the others.
         """
         asked = self.mask_embedding + self.positions[hidden]
         tokens = torch.cat([self.inputs(context) + self.positions[keep], asked], dim=1)
@@ -76,40 +89,47 @@ class JEPA(Method):
     """The encoder sees a few runs of neighbouring patches; a predictor says, from its tokens and
     the places of all other patches, what the teacher, which sees the whole crop, makes of these.
 
+    Where tokens are of single leads, the same times are hidden in all of them and each lead is
+    predicted from its tokens alone: what other leads have to say has to be in these.
+
     Args:
-        encoder: built without a head; its position table is replaced by the frozen sine-cosine
-            one.
-        context: share of the patches that the encoder sees; block: patches a run of them has at
-            least.
+        encoder: a ``PatchEncoder`` of patches in time, built without a head; its position table
+            is replaced by the frozen sine-cosine one.
+        context: share of the patches that the encoder sees.
+        block: patches that a run of them has at least.
         predictor_depth: blocks of the predictor; None for as many as the encoder's.
         momentum: (start, end) of the teacher's momentum over the run.
-
-    Where tokens are of single leads, the same times are hidden in all of them and each lead is
-    predicted from its own tokens: what other leads have to say has to be in these.
     """
 
-    def __init__(self, encoder, context, block, predictor_depth, momentum):
+    encoder: PatchEncoder
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        context: float,
+        block: int,
+        predictor_depth: int | None,
+        momentum: tuple[float, float],
+    ):
         super().__init__()
-        if not isinstance(encoder, (ViT, ST_MEM_ViT)):
+        if not isinstance(encoder, PatchEncoder) or not encoder.in_time:
             raise ConfigError(
                 "jepa needs an encoder of patches in time (vit, mean_vit, st_mem_vit), not "
                 f"{type(encoder).__name__}"
             )
-        positions = encoder.seq_len // encoder.patch_size
+        positions = encoder.patch_count(encoder.seq_len)
         self.context, self.block, self.momentum = context, block, momentum
         self._sizes(positions)
         self.encoder = encoder
-        behind = encoder.pos_embedding.shape[1] - 1 - positions
-        encoder.pos_embedding = nn.Parameter(
-            sincos_positions(encoder.width, positions, behind), requires_grad=False
-        )
+        encoder.fix_positions()
         depth = encoder.depth if predictor_depth is None else predictor_depth
         self.predictor = Predictor(encoder.width, depth, positions)
         init_transformer(self)
         self.teacher = slow_copy(encoder)
 
-    def _sizes(self, n):
-        """How many of n patches the encoder sees, and in how many runs."""
+    def _sizes(self, n: int) -> tuple[int, int]:
+        """Return how many of n patches the encoder sees, and in how many runs."""
         kept = round(n * self.context)
         if not 0 < kept < n or self.block < 1:
             raise ConfigError(
@@ -119,27 +139,29 @@ class JEPA(Method):
         return kept, max(kept // self.block, 1)
 
     @property
-    def exports(self):
+    def exports(self) -> dict[str, Encoder]:
         return {"teacher": self.teacher}
 
-    def prepare(self, batch):
-        """With "keep": the patches in time that the encoder sees, (batch, kept)."""
-        if "keep" in batch:
-            return batch
-        n = batch["signal"].shape[-1] // self.encoder.patch_size
+    def draw(self, batch: Batch) -> dict[str, Any]:
+        """Return "keep": the patches in time that the encoder sees, (batch, kept)."""
+        n = self.encoder.patch_count(batch["signal"].shape[-1])
         kept, blocks = self._sizes(n)
-        return {**batch, "keep": draw_context(batch["random"], n, kept, blocks)}
+        return {"keep": draw_context(batch["random"], n, kept, blocks)}
 
-    def forward(self, batch):
-        """batch {"signal", "random", "progress"} -> {"loss", "embedding_std", "momentum"}.
+    def forward(self, batch: Batch, drawn: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Encode the context, predict the teacher's tokens elsewhere and compare.
 
-        ``embedding_std``: standard deviation over the batch of the teacher's tokens at the same
-        place, mean over places and dimensions, about 1 where records differ and 0 after collapse.
+        Returns:
+            "loss": smooth L1 distance.
+            "embedding_std": standard deviation over the batch of the teacher's tokens at the same
+                place, mean over places and dimensions, about 1 where records differ and 0 after
+                collapse.
+            "momentum": the teacher's.
         """
-        series, keep = batch["signal"], self.prepare(batch)["keep"]
+        series, keep = batch["signal"], drawn["keep"]
         with torch.no_grad():
             target = self.teacher.patch_tokens(self.teacher.tokens(series)).float()
-            target = F.layer_norm(target, target.shape[-1:])  # (batch, ..., n, width)
+            target = F.layer_norm(target, target.shape[-1:])  # (batch, [leads,] n, width)
         hidden = hidden_patches(keep, target.shape[-2])
         if target.ndim == 4:  # the same times of every lead
             keep, hidden = (
@@ -147,6 +169,7 @@ class JEPA(Method):
             )
         context = self.encoder.patch_tokens(self.encoder.tokens(series, keep))
         expected = take(target, hidden)
+        # leads, where there are any, into the batch
         context, expected = (
             rearrange(tokens, "... n d -> (...) n d") for tokens in (context, expected)
         )
@@ -160,24 +183,36 @@ class JEPA(Method):
             "momentum": momentum,
         }
 
-    def after_step(self, progress: float):
+    def after_step(self, progress: float) -> None:
         """Move the teacher towards the encoder; progress of the run in [0, 1]."""
         follow(self.teacher, self.encoder, momentum_at(progress, *self.momentum))
 
 
 @register
 def jepa(
-    encoder: Encoder = "mean_vit_small",
-    context=0.2,
-    block=10,
+    encoder: Encoder = "mean_vit_small",  # type: ignore[assignment]  # its name: see ``build``
+    context: float = 0.2,
+    block: int = 10,
     predictor_depth: int | None = None,
-    momentum=0.998,
-    momentum_end=0.9995,
-):
-    """JEPA around ViT's or ST-MEM's encoder.
+    momentum: float = 0.998,
+    momentum_end: float = 0.9995,
+) -> JEPA:
+    """Build JEPA around ViT's or ST-MEM's encoder.
 
-    ``predictor_depth`` null: the encoder's.  The papers draw the share of the context between
-    0.15 and 0.25 for each batch and move the momentum on a line; here the share is one number, so
-    that shapes stay, and the line a cosine.
+    The papers draw the share of the context between 0.15 and 0.25 for each batch and move the
+    momentum on a line; here the share is one number, so that shapes stay, and the line a cosine.
+
+    Args:
+        encoder: vit, mean_vit or st_mem_vit.
+        context: share of the patches that the encoder sees.
+        block: patches that a run of them has at least.
+        predictor_depth: blocks of the predictor; null for the encoder's.
+        momentum, momentum_end: the teacher's, over the run.
     """
-    return JEPA(encoder, context, block, predictor_depth, (momentum, momentum_end))
+    return JEPA(
+        encoder,
+        context=context,
+        block=block,
+        predictor_depth=predictor_depth,
+        momentum=(momentum, momentum_end),
+    )

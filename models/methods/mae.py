@@ -2,12 +2,16 @@
 CVPR 2022, on ECGs).
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import torch
 import torch.nn as nn
 
 from models.encoder.vit import SIZES
-from models.layers.blocks import Block, init_transformer, sincos_positions, take
-from util.contract.method import Method
+from models.layers.blocks import Block, init_transformer, take
+from util.contract.method import Batch, Method
+from util.contract.patch_encoder import PatchEncoder
 from util.contract.registry import register
 from util.errors import ConfigError
 
@@ -17,12 +21,15 @@ DECODERS = {
     "dec256d4b": {"width": 256, "depth": 4, "heads": 4},
     "dec128d2b": {"width": 128, "depth": 2, "heads": 2},
 }
+EPS = 1e-6  # added to the variance of a patch, as published
 
 
-def kept_tokens(n, mask_ratio):
-    """How many of n tokens stay: ``int(n * (1 - mask_ratio))``, rounding errors of the product
-    included, as published; a ConfigError for a ratio that keeps or masks nothing, where the loss
-    would be undefined.
+def kept_tokens(n: int, mask_ratio: float) -> int:
+    """Return how many of n tokens stay: ``int(n * (1 - mask_ratio))``, rounding errors of the
+    product included, as published.
+
+    Raises:
+        ConfigError: the ratio keeps or masks nothing, where the loss would be undefined.
     """
     kept = int(n * (1 - mask_ratio))
     if not 0 < kept < n:
@@ -32,14 +39,20 @@ def kept_tokens(n, mask_ratio):
     return kept
 
 
-def draw_mask(noise, mask_ratio):
-    """Which tokens stay, from uniform noise (..., n): the ``kept_tokens`` with the smallest
-    noise.
+def draw_mask(
+    noise: torch.Tensor, mask_ratio: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return which tokens stay: the ``kept_tokens`` with the smallest noise.
+
+    Args:
+        noise: uniform (..., n), a number a token.
+        mask_ratio: share of tokens to mask.
 
     Returns:
-        keep (..., kept) indices in noise order; restore (..., n), the inverse permutation that
-        puts [kept tokens, masked tokens] back in place; mask (..., n) float32, 0 kept and 1
-        masked.
+        keep: indices (..., kept) in the order of the noise.
+        restore: (..., n), the inverse permutation, which puts [kept tokens, masked tokens] back
+            in place.
+        mask: float32 (..., n), 0 kept and 1 masked.
     """
     kept = kept_tokens(noise.shape[-1], mask_ratio)
     # stable: the noise has 24 bits, and two equal numbers must not be ordered by what else is in
@@ -49,148 +62,160 @@ def draw_mask(noise, mask_ratio):
     return order[..., :kept], restore, (restore >= kept).float()
 
 
+def patch_moments(patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation (..., 1) of each patch (..., values), the deviation from
+    the unbiased variance and never 0.
+    """
+    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+    return mean, (variance + EPS).sqrt()
+
+
 class MaskedAutoencoder(Method):
-    """Base of the three masked autoencoders.  A subclass says how to decode.
+    """Hide patches, encode the others, rebuild the hidden ones.
+
+    The base of the three masked autoencoders; a subclass says how to decode.
 
     Args:
         encoder: built without a head; its position table is replaced by the frozen sine-cosine
             one.
-        target_width: values a patch.
-        positions: tokens with a position of their own; ``zero_rows_behind`` as in
-            ``sincos_positions``.
-        tokens: tokens of a full input where they are fewer than the positions.
-        decoder: width, depth and heads of the decoder.
-        norm_pix_loss: standardise each target patch (unbiased variance, eps 1e-6).
+        norm_pix_loss: standardise each target patch.
         mask_ratio: share of tokens to mask.
+        decoder: width, depth and heads of the decoder.
     """
+
+    encoder: PatchEncoder
 
     def __init__(
         self,
-        encoder,
+        encoder: PatchEncoder,
         *,
-        target_width,
-        positions,
-        zero_rows_behind=0,
-        tokens=None,
-        norm_pix_loss=True,
-        mask_ratio=0.75,
-        decoder=DECODERS["dec256d4b"],
+        norm_pix_loss: bool = True,
+        mask_ratio: float = 0.75,
+        decoder: Mapping[str, int] = DECODERS["dec256d4b"],
     ):
         super().__init__()
-        kept_tokens(tokens or positions, mask_ratio)
+        kept_tokens(encoder.patch_count(encoder.seq_len), mask_ratio)
         width, depth, heads = decoder["width"], decoder["depth"], decoder["heads"]
         self.norm_pix_loss, self.mask_ratio = norm_pix_loss, mask_ratio
         self.mask_embedding = nn.Parameter(torch.zeros(1, 1, width))
-        self.decoder_pos_embed = nn.Parameter(
-            sincos_positions(width, positions, zero_rows_behind), requires_grad=False
-        )
+        self.decoder_pos_embed = nn.Parameter(encoder.position_table(width), requires_grad=False)
         self.encoder = encoder
-        encoder.pos_embedding = nn.Parameter(
-            sincos_positions(encoder.width, positions, zero_rows_behind), requires_grad=False
-        )
+        encoder.fix_positions()
         # The published checkpoints hold the patch embedding under this name, too (one storage).
         self.to_patch_embedding = encoder.to_patch_embedding
         self.to_decoder_embedding = nn.Linear(encoder.width, width)
         self.decoder_blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.decoder_norm = nn.LayerNorm(width, eps=1e-6)  # as published
-        self.decoder_head = nn.Linear(width, target_width)
+        self.decoder_head = nn.Linear(width, encoder.patch_width)
         init_transformer(self)
 
-    def patches(self, series):
-        """Target patches: (batch, leads, time) -> (batch, ..., tokens, target_width)."""
-        return self.encoder.patchify(series)
+    def draw(self, batch: Batch) -> dict[str, Any]:
+        """Return "noise": uniform (batch, ..., n), a number a patch."""
+        shape, random = self.encoder.patchify(batch["signal"]).shape[1:-1], batch["random"]
+        return {"noise": random.uniform(*shape)}
 
-    def decode(self, latent, restore):
-        """Latents -> predicted patches, shaped like ``patches(series)``."""
+    def forward(self, batch: Batch, drawn: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Mask, encode, decode and compare.
+
+        Returns:
+            "loss": scalar.
+            "pred": the decoder's patches (batch, ..., n, patch_width).
+            "mask": (batch, ..., n), 1 where masked.
+        """
+        series = batch["signal"]
+        target = self.encoder.patchify(series)
+        keep, restore, mask = draw_mask(drawn["noise"], self.mask_ratio)
+        latent = self.encoder.tokens(series, keep)
+        pred = self.decode(latent, restore)
+        return {"loss": self.loss(target, pred, mask), "pred": pred, "mask": mask}
+
+    def decode(self, latent: torch.Tensor, restore: torch.Tensor) -> torch.Tensor:
+        """Return the predicted patches (batch, ..., n, patch_width).
+
+        Args:
+            latent: the encoder's tokens (batch, kept and added ones, encoder width).
+            restore: (batch, ..., n), see ``draw_mask``.
+        """
         raise NotImplementedError
 
-    def fill_masked(self, visible, restore):
-        """Mask tokens at the masked places: (..., kept, width) -> (..., n, width)."""
+    def fill_masked(self, visible: torch.Tensor, restore: torch.Tensor) -> torch.Tensor:
+        """Return tokens (..., n, width) in their places: the visible ones, (..., kept, width), and
+        mask tokens elsewhere.
+        """
         masked = restore.shape[-1] - visible.shape[-2]
         tokens = self.mask_embedding.expand(*visible.shape[:-2], masked, visible.shape[-1])
         return take(torch.cat([visible, tokens], dim=-2), restore)
 
-    def run_decoder(self, tokens):
+    def run_decoder(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return patches (..., n, patch_width) of the decoder's tokens (..., n, width)."""
         for block in self.decoder_blocks:
             tokens = block(tokens)
         return self.decoder_head(self.decoder_norm(tokens))
 
-    def loss(self, target, pred, mask):
-        """Mean squared error of a patch, averaged over the masked patches."""
+    def loss(self, target: torch.Tensor, pred: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return the mean squared error of a patch, averaged over the masked patches.
+
+        Args:
+            target, pred: patches (batch, ..., n, patch_width).
+            mask: (batch, ..., n), 1 where masked.
+        """
         if self.norm_pix_loss:
-            variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
-            target = (target - mean) / (variance + 1e-6).sqrt()
+            mean, std = patch_moments(target)
+            target = (target - mean) / std
         error = (pred.to(target.dtype) - target).square().mean(dim=-1)
         return (error * mask).sum() / mask.sum()
 
-    def prepare(self, batch):
-        """With "noise", uniform masking noise, one number a token, from the samples' own random
-        numbers where there are any.
-        """
-        if "noise" in batch:
-            return batch
-        series, shape = batch["signal"], self.patches(batch["signal"]).shape[1:-1]
-        random = batch.get("random")
-        noise = (
-            random.uniform(*shape)
-            if random
-            else torch.rand(len(series), *shape, device=series.device)
-        )
-        return {**batch, "noise": noise}
+    def reconstruct(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return signal, reconstruction and mask, each (batch, leads, time).
 
-    def forward(self, batch, mask_ratio=None, noise=None):
-        """{"loss", "pred" (batch, ..., tokens, target_width), "mask" (batch, ..., tokens), 1
-        where masked}.
-
-        Args:
-            batch: the contract's, or its signal (batch, leads, time) alone.
-            mask_ratio: in place of the model's own; noise: in place of the batch's own.
+        Visible patches of the reconstruction are the decoder's output as well; with norm_pix_loss
+        each patch is scaled back by the target's mean and standard deviation.
         """
-        batch = batch if isinstance(batch, dict) else {"signal": batch}
-        series = batch["signal"]
-        target = self.patches(series)
-        if noise is None:
-            noise = self.prepare(batch)["noise"]
-        keep, restore, mask = draw_mask(
-            noise, self.mask_ratio if mask_ratio is None else mask_ratio
-        )
-        pred = self.decode(self.encoder.tokens(series, keep), restore)
-        return {"loss": self.loss(target, pred, mask), "pred": pred, "mask": mask}
-
-    def reconstruct(self, batch):
-        """As in the contract.  Visible patches of the reconstruction are the decoder's output as
-        well; with norm_pix_loss each patch is scaled back by the target's mean and standard
-        deviation.
-        """
-        out, signal = self(batch), batch["signal"]
-        target, pred = self.patches(signal), out["pred"].float()
+        out = self(batch, self.draw(batch))
+        target, pred = self.encoder.patchify(batch["signal"]), out["pred"].float()
         if self.norm_pix_loss:
-            variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
-            pred = pred * (variance + 1e-6).sqrt() + mean
+            mean, std = patch_moments(target)
+            pred = pred * std + mean
         mask = out["mask"][..., None].expand(target.shape)
-        return signal, self.unpatch(pred), self.unpatch(mask) > 0.5
-
-    def unpatch(self, patches):
-        """Inverse of ``patches``."""
-        raise NotImplementedError
+        unpatchify = self.encoder.unpatchify
+        return batch["signal"], unpatchify(pred), unpatchify(mask) > 0.5
 
 
-def mae_factory(model_class, encoder_class, name, patch_size=75):
-    """A registered function <method>_vit_<one of SIZES>_<one of DECODERS>: a method with its
-    encoder.
+class ClassTokenAutoencoder(MaskedAutoencoder):
+    """A masked autoencoder whose encoder has a class token: MTAE and MLAE."""
+
+    def decode(self, latent: torch.Tensor, restore: torch.Tensor) -> torch.Tensor:
+        tokens = self.to_decoder_embedding(latent)
+        table, n = self.decoder_pos_embed, restore.shape[1]
+        tokens = torch.cat([tokens[:, :1], self.fill_masked(tokens[:, 1:], restore)], dim=1)
+        position = torch.cat([table[0, :1], self.encoder.patch_positions(table, n)])
+        return self.run_decoder(tokens + position)[:, 1:]
+
+
+def mae_factory(
+    model_class: type[MaskedAutoencoder],
+    encoder_class: type[PatchEncoder],
+    name: str,
+    patch_size: int = 75,
+) -> Callable[..., MaskedAutoencoder]:
+    """Return the registered function ``name``, which builds a method with its encoder.
+
+    Args:
+        name: <method>_vit_<one of SIZES>_<one of DECODERS>.
+        patch_size: what the function takes where a config says nothing.
     """
     size, decoder = name.split("_")[-2:]
 
     def factory(
         *,
-        seq_len=2250,
-        patch_size=patch_size,
-        num_leads=12,
-        leads=None,
-        norm_pix_loss=True,
-        mask_ratio=0.75,
-        drop_path_rate=0.0,
-    ):
+        seq_len: int = 2250,
+        patch_size: int = patch_size,
+        num_leads: int = 12,
+        leads: str | list[str] | None = None,
+        norm_pix_loss: bool = True,
+        mask_ratio: float = 0.75,
+        drop_path_rate: float = 0.0,
+    ) -> MaskedAutoencoder:
         encoder = encoder_class(
             seq_len=seq_len,
             patch_size=patch_size,
@@ -206,7 +231,7 @@ def mae_factory(model_class, encoder_class, name, patch_size=75):
     factory.__name__ = factory.__qualname__ = name
     factory.__module__ = model_class.__module__
     factory.__doc__ = (
-        f"{model_class.__name__} with a {size} encoder {SIZES[size]} and decoder "
+        f"Build {model_class.__name__} with a {size} encoder {SIZES[size]} and decoder "
         f"{DECODERS[decoder]}."
     )
     return register(factory)

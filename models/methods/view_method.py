@@ -1,8 +1,13 @@
 """What methods that learn from views of a crop share."""
 
-import torch
+from collections.abc import Sequence
+from typing import Any
 
-from util.contract.method import Method
+import torch
+from torch import nn
+
+from util.contract.encoder import Encoder
+from util.contract.method import Batch, Method
 from util.signals.views import Views
 
 
@@ -11,28 +16,24 @@ class ViewMethod(Method):
 
     views: Views
 
-    def prepare(self, batch):
-        """With "views", a list of tensors."""
-        if "views" in batch:
-            return batch
-        return {
-            **batch,
-            "views": self.views(batch["signal"], batch["random"], input_mean(self.encoder)),
-        }
+    def draw(self, batch: Batch) -> dict[str, Any]:
+        """Return "views", a list of tensors (batch, leads, ...)."""
+        views = self.views(batch["signal"], batch["random"], input_mean(self.encoder))
+        return {"views": views}
 
 
-def input_mean(encoder):
-    """What an encoder's own standardisation makes 0: its mean of each lead (leads,), 0 where it
-    has none.
+def input_mean(encoder: Encoder) -> torch.Tensor | float:
+    """Return what an encoder's standardisation makes 0: its mean of each lead (leads,), 0 where
+    it has none.
     """
     return next((part.mean for part, _ in encoder.standardizers()), 0.0)
 
 
-def encode_views(encoder, views):
-    """Features (view, batch, width) of a list of views, one encoder call for each shape among
-    them.
+def encode_views(encoder: Encoder, views: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return features (view, batch, width) of views, with one call of the encoder for each shape
+    among them.
     """
-    features = {}
+    features: dict[int, torch.Tensor] = {}
     for shape in dict.fromkeys(view.shape for view in views):
         members = [i for i, view in enumerate(views) if view.shape == shape]
         out = encoder.forward_features(torch.cat([views[i] for i in members]))
@@ -40,8 +41,8 @@ def encode_views(encoder, views):
     return torch.stack([features[i] for i in range(len(views))])
 
 
-def encode(encoder, views, joint: bool) -> torch.Tensor:
-    """Features (view, batch, width) of a list of views.
+def encode(encoder: Encoder, views: Sequence[torch.Tensor], *, joint: bool) -> torch.Tensor:
+    """Return features (view, batch, width) of views.
 
     Args:
         joint: all views in one call and one batch of BatchNorm; else one after the other, as in
@@ -51,8 +52,8 @@ def encode(encoder, views, joint: bool) -> torch.Tensor:
     return torch.cat([encode_views(encoder, group) for group in groups])
 
 
-def project(head, features, joint: bool) -> torch.Tensor:
-    """Features (view, batch, width) through a head -> (view, batch, d); ``joint`` as in
+def project(head: nn.Module, features: torch.Tensor, *, joint: bool) -> torch.Tensor:
+    """Return (view, batch, d), features (view, batch, width) through a head; ``joint`` as in
     ``encode``.
     """
     if joint:

@@ -51,7 +51,7 @@ class Fragile(Method):
         super().__init__()
         self.encoder, self.bad = MeanEncoder(width), bad
 
-    def forward(self, batch):
+    def forward(self, batch, drawn):
         signal = batch["signal"]
         for row in self.bad:
             signal = torch.where((batch["record"] == row)[:, None, None], math.nan, signal)

@@ -134,7 +134,7 @@ def test_a_record_whose_labels_are_all_unknown_is_not_trained_on(tmp_path, monke
     monkeypatch.setattr(
         SupervisedTask,
         "forward",
-        lambda self, batch: seen.append(batch["label"]) or forward(self, batch),
+        lambda self, batch, drawn: seen.append(batch["label"]) or forward(self, batch, drawn),
     )
     finetune(job(config_for(table), tmp_path))
     labels = torch.cat(seen)

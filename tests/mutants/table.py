@@ -109,8 +109,8 @@ MUTANTS = [
     Mutant(
         "centre_summed",
         "models/methods/dino.py",
-        "            mean /= dist.get_world_size()\n",
-        "",
+        "mean((0, 1))) / world()",
+        "mean((0, 1)))",
         "all_reduce adds",
         ("models/methods/test_dino.py",),
     ),

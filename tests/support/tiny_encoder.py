@@ -71,6 +71,13 @@ def tiny_batch(rows=slice(None), samples=16, epoch=0.0, progress=0.0, seed=0):
     }
 
 
+def run_step(method, batch, runner=None):
+    """What a method gives for a batch, as the engine asks for it; ``runner``: the method wrapped
+    in DistributedDataParallel, or compiled.
+    """
+    return (runner or method)(batch, method.draw(batch))
+
+
 def gradients(module):
     """Copies of all gradients, by name; parameters without one are left out."""
     return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}

@@ -1,15 +1,21 @@
-"""What the rest of the project may rely on: encoders, self-supervised methods and the batches
-they are given.
+"""What the rest of the project may rely on in an encoder.
 
-Everything is declared here with a default that does nothing, so that nobody has to ask a model
-what it can do.
+Everything has a default here that does nothing, so that no caller has to ask an encoder what it
+can do.  ``PatchEncoder`` and ``SequenceEncoder``, beside this file, add what masked and
+predictive methods use.
 """
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from util.errors import ConfigError
-from util.signals.standardize import RecordMoments
+from util.signals.standardize import LeadStandardize, RecordMoments
+
+# a standardisation, and the function from a crop to what it standardises
+Standardizer = tuple[LeadStandardize, Callable[[torch.Tensor], torch.Tensor]]
 
 
 class Recomputable(nn.Module):
@@ -19,32 +25,47 @@ class Recomputable(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Crops -> features; a classifier is one with a head.  A subclass sets ``width`` and ``head``
-    (Identity for none) and writes ``forward_features``.
+    """A network from crops to features, and from features to logits where it has a head.
+
+    A subclass sets the attributes and writes ``forward_features``; the rest is optional.
+
+    Attributes:
+        width: length of the features.
+        head: features to logits; ``nn.Identity()`` where there are no classes.
     """
 
     width: int
     head: nn.Module
 
     def forward_features(self, series: torch.Tensor) -> torch.Tensor:
-        """(batch, leads, time) in mV -> (batch, width)."""
+        """Return the features (batch, width) of crops (batch, leads, time) in mV."""
         raise NotImplementedError
 
     def forward(self, series: torch.Tensor) -> torch.Tensor:
-        """(batch, leads, time) -> logits (batch, classes), or features (batch, width) where there
-        is no head.
+        """Return the logits (batch, classes) of crops (batch, leads, time) in mV, or their
+        features (batch, width) where there is no head.
         """
         return self.head(self.forward_features(series))
 
-    def outputs(self, series: torch.Tensor) -> dict:
-        """What training sees: {"logits": (batch, classes)}, and of some models "gate" (batch,
-        branches) and "extra_logits", a list of logits whose losses are added.
+    def outputs(self, series: torch.Tensor) -> dict[str, Any]:
+        """Return what training sees of crops (batch, leads, time) in mV.
+
+        Returns:
+            "logits": (batch, classes).
+            "gate": (batch, branches), of models that weigh their branches.
+            "extra_logits": a list of further logits, whose losses are added.
         """
         return {"logits": self(series)}
 
     def tokens(self, series: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
-        """(batch, leads, time) -> tokens (batch, n, width) before pooling; with ``keep`` (indices
-        of tokens) of the kept ones alone, which is what masked methods train on.
+        """Return the tokens (batch, n, width) of crops (batch, leads, time), before pooling.
+
+        Args:
+            keep: indices of the patches to encode, the only ones that the encoder then sees;
+                None for all.
+
+        Raises:
+            ConfigError: this encoder has no tokens.
         """
         raise ConfigError(
             f"{type(self).__name__} has no tokens to mask; choose an encoder of "
@@ -52,50 +73,65 @@ class Encoder(nn.Module):
         )
 
     @property
-    def heads(self) -> dict[str, nn.Module]:
-        """Parts that no pre-training knows, by attribute: what is trained first, not exported and
-        not loaded.
+    def fresh_parts(self) -> dict[str, nn.Module]:
+        """Return the parts that no pre-training knows, by attribute: fine-tuning starts them
+        anew, a linear probe trains them alone, and ``encoder.pth`` leaves them out.
         """
         return {"head": self.head}
 
     @property
     def classifiers(self) -> list[nn.Module]:
-        """The heads that give logits: ``head``, then those of "extra_logits"."""
+        """Return the heads that give logits: ``head``, then those of "extra_logits"."""
         return [self.head]
 
-    def steps_below_head(self, name: str) -> int:
-        """How many levels below the heads a parameter of this name lies, for learning rates by
-        depth (``train.layer_decay``): 0 for heads, 1 for the level beneath them, and so on down
-        to the input.  An encoder that says nothing else is one level.
+    def level_of(self, name: str) -> int:
+        """Return the depth of a parameter, for learning rates by depth (``train.layer_decay``).
+
+        Args:
+            name: of the parameter, as in ``named_parameters``.
+
+        Returns:
+            0 for the fresh parts, 1 for the level beneath them, and so on down to the input.  An
+            encoder that says nothing else is one level.
         """
-        return int(name.partition(".")[0] not in self.heads)
+        return int(name.partition(".")[0] not in self.fresh_parts)
 
     @property
-    def branches(self) -> dict[str, "Encoder"]:
-        """Encoders that this one joins, by name."""
+    def branches(self) -> Mapping[str, "Encoder"]:
+        """Return the encoders that this one joins, by name."""
         return {}
 
-    def adapt_leads(self, state: dict, leads: list[str] | None = None) -> dict:
-        """The tensors of an encoder file, those of single leads picked for this encoder's;
-        ``leads`` names the file's, None for a published one.
+    def adapt_leads(
+        self, state: dict[str, torch.Tensor], leads: Sequence[str] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Return the tensors of an encoder file with those of single leads picked for this
+        encoder's leads.
+
+        Args:
+            state: tensors by name.
+            leads: names of the file's leads; None for a published file.
         """
         return state
 
-    def standardizers(self) -> list:
-        """(LeadStandardize, function from a crop to its input) of every standardisation in here."""
+    def standardizers(self) -> list[Standardizer]:
+        """Return every standardisation of the input, each with the function from a crop to what
+        it standardises.
+        """
         return []
 
     @torch.no_grad()
-    def fit_statistics(self, batches) -> None:
-        """Fit the standardisations that no weights have brought along, in one pass over float32
-        batches (batch, leads, time) in mV, one crop of each training record.  Reads nothing
-        without any.
+    def fit_statistics(self, batches: Iterable[torch.Tensor]) -> None:
+        """Fit, in one pass, the standardisations that no weights have brought along.
+
+        Args:
+            batches: float32 (batch, leads, time) in mV, one crop of each training record; not
+                read where nothing is to be fitted.
         """
-        wanted = [
+        unfitted = [
             (part, view, RecordMoments()) for part, view in self.standardizers() if not part.fitted
         ]
-        for batch in batches if wanted else ():
-            for part, view, moments in wanted:
+        for batch in batches if unfitted else ():
+            for part, view, moments in unfitted:
                 moments.update(view(batch.to(part.mean.device)))
-        for part, _, moments in wanted:
+        for part, _, moments in unfitted:
             part.fit(moments)

@@ -1,6 +1,7 @@
 """What the engine asks of a self-supervised method, and the batches that it hands over."""
 
-from typing import TypedDict
+from collections.abc import Iterable, Mapping
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
@@ -12,11 +13,15 @@ from util.keyed_random import KeyedRandom
 class Batch(TypedDict, total=False):
     """What a training step hands to a model.
 
-    signal: float32 (batch, leads, time) in mV, after the device transforms; random: the samples'
-    own random numbers; record: int64 (batch,), rows of the store; label: float32 (batch,
-    classes), NaN where unknown, or int64 (batch,), in supervised jobs; epoch: position of the run
-    in epochs; progress: the same as a share of the run, in [0, 1]; both float64 scalars on the
-    device, so that compiled code need not be compiled anew at every step.
+    Attributes:
+        signal: float32 (batch, leads, time) in mV, after the device transforms.
+        random: the samples' own random numbers.
+        record: int64 (batch,), rows of the store.
+        label: in supervised jobs, float32 (batch, classes) with NaN where unknown, or int64
+            (batch,).
+        epoch: where the run stands, in epochs; a float64 scalar on the device, so that compiled
+            code need not be compiled anew at every step.
+        progress: the same as a share of the run, in [0, 1].
     """
 
     signal: torch.Tensor
@@ -28,41 +33,50 @@ class Batch(TypedDict, total=False):
 
 
 class Method(nn.Module):
-    """A self-supervised method around an ``encoder``.  A subclass sets ``encoder`` and writes
-    ``forward``; what it draws comes from ``batch["random"]`` alone.
+    """A self-supervised method: a batch to a loss.
+
+    A subclass sets ``encoder`` and writes ``forward``, and ``draw`` where chance plays a part.
+    A step is ``out = method(batch, method.draw(batch))``.
+
+    Attributes:
+        encoder: what is trained, and handed on as ``encoder.pth``.
     """
 
     encoder: Encoder
 
-    def prepare(self, batch: Batch) -> Batch:
-        """The batch with what ``forward`` draws (masks, views) in it.  The engine calls it
-        outside of what is compiled: Inductor cannot print the wrapping 64-bit integers of
-        ``KeyedRandom``.  A prepared one is returned.
-        """
-        return batch
+    def draw(self, batch: Batch) -> dict[str, Any]:
+        """Return what chance decides for a batch (masks, views, negatives), by name, drawn from
+        ``batch["random"]`` alone.
 
-    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """{"loss": scalar, ...}; every scalar is logged.  Whoever calls it need not have called
-        ``prepare``.
+        It stays outside of what is compiled: Inductor cannot print the wrapping 64-bit integers
+        of ``KeyedRandom``.
+        """
+        return {}
+
+    def forward(self, batch: Batch, drawn: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Return {"loss": scalar, ...} for a batch and what ``draw`` gave for it; every scalar is
+        logged.
         """
         raise NotImplementedError
 
     @property
     def exports(self) -> dict[str, Encoder]:
-        """Further encoders worth keeping, by name, beside ``encoder``."""
+        """Return further encoders worth keeping beside ``encoder``, by name."""
         return {}
 
-    def after_step(self, progress) -> None:
-        """Called after every step of the optimizer, for slow teachers; progress of the run in [0,
-        1].
+    def after_step(self, progress: float) -> None:
+        """Move what follows slowly, such as a teacher, after a step of the optimizer.
+
+        Args:
+            progress: where the run stands, in [0, 1].
         """
 
-    def fit_statistics(self, batches) -> None:
-        """Fit the input's standardisation before training starts; arguments as for an encoder."""
+    def fit_statistics(self, batches: Iterable[torch.Tensor]) -> None:
+        """Fit the input's standardisation before training starts; see the encoder's."""
         self.encoder.fit_statistics(batches)
 
-    def reconstruct(self, batch: Batch):
-        """For figures: (signal, reconstruction, mask), each (batch, leads, time); None where
-        nothing is rebuilt.
+    def reconstruct(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+        """Return signal, reconstruction and mask, each (batch, leads, time), for figures; None
+        where nothing is rebuilt.
         """
         return None

@@ -2,15 +2,17 @@
 
 A factory is a plain function with keyword arguments, marked by ``@register``; its name is the
 YAML name and its arguments are the keys allowed under ``model:``.  An argument annotated as
-``Encoder`` is itself given as a spec. Adding a model is one file anywhere under ``models/``.
+``Encoder`` is itself given as a spec.  Adding a model is one file anywhere under ``models/``.
 """
 
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import get_args
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from torch import nn
 
@@ -18,28 +20,36 @@ from util.contract.encoder import Encoder
 from util.errors import ConfigError
 from util.named_arguments import fits
 
-MODELS = {}
+Factory = TypeVar("Factory", bound=Callable[..., nn.Module])
+MODELS: dict[str, Callable[..., nn.Module]] = {}
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a model has to know of its data."""
+    """What a model has to know of its data.
 
-    leads: tuple[str, ...]  # names of the crops' leads, in order
-    fs: float  # sampling rate in Hz
-    num_classes: int | None = None  # None for no classifier
+    Attributes:
+        leads: names of the crops' leads, in order.
+        fs: sampling rate in Hz.
+        num_classes: None for no classifier.
+    """
+
+    leads: tuple[str, ...]
+    fs: float
+    num_classes: int | None = None
 
 
-def register(factory):
-    """Decorator: make ``factory`` known by its own name."""
-    if factory.__name__ in MODELS and MODELS[factory.__name__].__module__ != factory.__module__:
-        raise ValueError(f"two models are called {factory.__name__}")
-    MODELS[factory.__name__] = factory
+def register(factory: Factory) -> Factory:
+    """Make ``factory`` known by its name; a decorator."""
+    name = factory.__name__
+    if name in MODELS and MODELS[name].__module__ != factory.__module__:
+        raise ValueError(f"two models are called {name}")
+    MODELS[name] = factory
     return factory
 
 
-def find_model(name: str):
-    """The factory of this name; a ConfigError lists the known ones."""
+def find_model(name: str) -> Callable[..., nn.Module]:
+    """Return the factory of this name; a ConfigError lists the known ones."""
     models = importlib.import_module("models")
     for module in pkgutil.walk_packages(models.__path__, "models."):
         importlib.import_module(module.name)
@@ -52,116 +62,136 @@ def find_model(name: str):
     return MODELS[name]
 
 
-def build(spec, data: DataFacts | None = None, **arguments) -> nn.Module:
+def build(
+    spec: str | Mapping[str, Any], facts: DataFacts | None = None, **arguments: Any
+) -> nn.Module:
     """Build a model.
 
     Args:
         spec: ``{"name": ..., **arguments}``, or the name alone; an argument that is an encoder is
             such a spec, too.
-        data: fills in leads, fs and num_classes wherever a factory takes them, at any depth.
+        facts: fills in leads, fs and num_classes wherever a factory takes them, at any depth.
         arguments: more of the spec's.
 
     Raises:
         ConfigError: an unknown model, an argument that its factory does not take, of another type
-            than its annotation or default, or that contradicts the data.
+            than its annotation or default, or that contradicts the facts.
     """
     spec = {"name": spec} if isinstance(spec, str) else spec
-    if not isinstance(spec, dict) or "name" not in spec:
+    if not isinstance(spec, Mapping) or "name" not in spec:
         raise ConfigError(
             f"a model is a name, or a mapping {{name: ..., argument: value}}, not {spec!r}"
         )
     given = {**spec, **arguments}
     name = given.pop("name")
     factory = find_model(name)
-    known = {
-        key: p
-        for key, p in inspect.signature(factory).parameters.items()
-        if p.kind is not p.VAR_KEYWORD
+    parameters = {
+        key: parameter
+        for key, parameter in inspect.signature(factory).parameters.items()
+        if parameter.kind is not parameter.VAR_KEYWORD
     }
-    _check_names(name, given, known)
-    for key, parameter in known.items():
+    _check_names(name, given, parameters)
+    for key, parameter in parameters.items():
         if parameter.annotation is Encoder:
-            given[key] = _encoder(key, given.get(key), parameter.default, data)
-    given |= _facts(name, given, known, data)
+            given[key] = _encoder(key, given.get(key), parameter.default, facts)
+    given |= _from_facts(name, given, parameters, facts)
     for key, value in given.items():
-        _check_type(name, key, value, known[key])
+        _check_type(name, key, value, parameters[key])
     return factory(**given)
 
 
-def _encoder(key, spec, default, data):
-    """The encoder, without a head of its own, that the argument ``key`` asks for."""
+def _encoder(key: str, spec: Any, default: Any, facts: DataFacts | None) -> nn.Module:
+    """Return the encoder, without a head of its own, that the argument ``key`` asks for."""
     if isinstance(spec, nn.Module):
         return spec
     spec = {"name": spec} if isinstance(spec, str) else {} if spec is None else spec
-    if not isinstance(spec, dict):
+    if not isinstance(spec, Mapping):
         raise ConfigError(
-            f"model.{key} is an encoder: write its name, or {{name: {default}, argument: "
-            f"value}}, "
+            f"model.{key} is an encoder: write its name, or {{name: {default}, argument: value}}, "
             f"not {spec!r}"
         )
     if "num_classes" in spec:
         raise ConfigError(
             f"model.{key}: an encoder inside another model has no num_classes of its own; leave "
-            "it "
-            "out"
+            "it out"
         )
     inner = {"name": default, **spec}
     if "num_classes" in inspect.signature(find_model(inner["name"])).parameters:
         inner["num_classes"] = None
-    return build(inner, data and replace(data, num_classes=None))
+    return build(inner, facts and replace(facts, num_classes=None))
 
 
-def _facts(name, given, known, data):
-    """Arguments that follow from the data; a ConfigError where the spec says otherwise."""
-    if data is None:
+def _from_facts(
+    name: str,
+    given: dict[str, Any],
+    parameters: dict[str, inspect.Parameter],
+    facts: DataFacts | None,
+) -> dict[str, Any]:
+    """Return the arguments that follow from the facts; a ConfigError where the spec says
+    otherwise.
+    """
+    if facts is None:
         return {}
-    if data.num_classes is not None and "num_classes" not in known:
+    if facts.num_classes is not None and "num_classes" not in parameters:
         raise ConfigError(
-            f"model {name} does not classify: its factory takes no num_classes; choose an "
-            "encoder "
+            f"model {name} does not classify: its factory takes no num_classes; choose an encoder "
             "or a fusion of models/, or give the factory that argument (None: no head)"
         )
-    # An encoder that goes by the leads' names may know more of them than the data has.
-    facts = {"leads": list(data.leads)} if "leads" in known else {"num_leads": len(data.leads)}
-    facts |= {"fs": data.fs, "num_classes": data.num_classes}
-    facts = {key: value for key, value in facts.items() if key in known and value is not None}
-    for key, value in facts.items():
+    known: dict[str, Any] = {
+        "leads": list(facts.leads),
+        "num_leads": len(facts.leads),
+        "fs": facts.fs,
+        "num_classes": facts.num_classes,
+    }
+    if "leads" in parameters:
+        # An encoder that goes by the leads' names may know more of them than the data has.
+        del known["num_leads"]
+    known = {key: value for key, value in known.items() if key in parameters and value is not None}
+    for key, value in known.items():
         if given.get(key, value) != value:
             raise ConfigError(
                 f"model {name}: {key} is {given[key]} but that of the dataset is {value}; leave "
-                "it "
-                "out"
+                "it out"
             )
-    return facts
+    return known
 
 
-def _check_names(name, given, known):
-    unknown = sorted(set(given) - set(known))
-    missing = sorted(key for key, p in known.items() if p.default is p.empty and key not in given)
+def _check_names(
+    name: str, given: dict[str, Any], parameters: dict[str, inspect.Parameter]
+) -> None:
+    unknown = sorted(set(given) - set(parameters))
+    missing = sorted(
+        key
+        for key, parameter in parameters.items()
+        if parameter.default is parameter.empty and key not in given
+    )
     if unknown or missing:
         problem = (
             f"does not take {', '.join(unknown)}" if unknown else f"needs {', '.join(missing)}"
         )
         raise ConfigError(
-            f"model {name} {problem}; its arguments are {', '.join(known) or '(none)'}"
+            f"model {name} {problem}; its arguments are {', '.join(parameters) or '(none)'}"
         )
 
 
-def _kinds(parameter) -> tuple[type, ...]:
-    """Plain types that an argument takes, from its annotation or its default; () where these do
-    not say.
+def _kinds(parameter: inspect.Parameter) -> tuple[type, ...]:
+    """Return the plain types that an argument takes, from its annotation or its default; () where
+    these do not say.
     """
-    plain = (bool, int, float, str, type(None))
+    plain = (bool, int, float, str)
     if parameter.annotation is parameter.empty:
-        none = (
-            (type(None),) if parameter.name == "num_classes" else ()
-        )  # the contract: None for no head
-        return (type(parameter.default), *none) if isinstance(parameter.default, plain[:-1]) else ()
-    kinds = get_args(parameter.annotation) or (parameter.annotation,)
-    return kinds if set(kinds) <= set(plain) else ()
+        if not isinstance(parameter.default, plain):
+            return ()
+        # num_classes may always be None: no head
+        none = (type(None),) if parameter.name == "num_classes" else ()
+        return (type(parameter.default), *none)
+    kinds = (parameter.annotation,)
+    if get_origin(parameter.annotation) in (Union, UnionType):
+        kinds = get_args(parameter.annotation)
+    return kinds if set(kinds) <= {*plain, type(None)} else ()
 
 
-def _check_type(name, key, value, parameter):
+def _check_type(name: str, key: str, value: Any, parameter: inspect.Parameter) -> None:
     kinds = _kinds(parameter)
     if kinds and not fits(value, kinds):
         words = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)

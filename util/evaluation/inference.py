@@ -59,7 +59,7 @@ def predict(classifier, loader, pipeline, rows, classes: int, loss: str, device,
         logits: float64 (records, classes), mean of the raw outputs;
         gate: float64 (records, 2) mean gate, or None for a classifier without one.
     """
-    gated = "gate" in classifier.heads
+    gated = "gate" in classifier.fresh_parts
 
     def vectors(signal):
         with autocast(device, amp):

@@ -38,6 +38,9 @@ class LeadStandardize(nn.Module):
     and std a lead; identity until fitted.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, num_leads: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(num_leads))

@@ -1,7 +1,8 @@
 """The one training loop: self-supervised methods and supervised tasks alike.
 
-The engine knows of a model only its contract: ``forward(batch) -> {"loss": scalar, ...more to
-log}`` and ``after_step(progress)`` (slow teachers).  ``main_pretrain.py`` hands it a
+The engine knows of a model only its contract: ``draw(batch) -> drawn`` (masks, views),
+``forward(batch, drawn) -> {"loss": scalar, ...more to log}`` and ``after_step(progress)`` (slow
+teachers).  ``main_pretrain.py`` hands it a
 self-supervised method; ``main_finetune.py`` a ``SupervisedTask`` (util/training/job.py)::
 
     # resumed, where asked for
@@ -185,7 +186,8 @@ class Training:
             wait = number < count and collectives.world() > 1  # gradients travel once a step
             with self.runner.no_sync() if wait else contextlib.nullcontext():
                 with autocast(self.device, self.amp):
-                    out = self.runner(self._prepare(batch))
+                    batch = self._prepare(batch)
+                    out = self.runner(batch, self.model.draw(batch))
                 self.scaler.scale(out["loss"] / count).backward()
             values = values + self.meters.scalars(out) / count
         if self.meters.skips(values):
@@ -206,7 +208,7 @@ class Training:
         # every step.  Filled on the device: a number copied there would make the host wait.
         for name, value in (("epoch", self.position()), ("progress", self.progress())):
             batch[name] = torch.full((), value, dtype=torch.float64, device=self.device)
-        return self.model.prepare(batch)
+        return batch
 
     def _update(self):
         if self.train_config.max_norm is not None:

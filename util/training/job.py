@@ -246,8 +246,8 @@ class SupervisedTask(Method):
         self.frozen = frozen
         for parameter in self.learning:
             parameter.requires_grad_(not frozen)
-        for head in self.classifier.heads.values():
-            head.requires_grad_(True)
+        for part in self.classifier.fresh_parts.values():
+            part.requires_grad_(True)
         return True
 
     def train(self, mode: bool = True) -> "SupervisedTask":
@@ -255,11 +255,11 @@ class SupervisedTask(Method):
         super().train(mode)
         if mode and self.frozen:
             self.classifier.eval()
-            for head in self.classifier.heads.values():
-                head.train()
+            for part in self.classifier.fresh_parts.values():
+                part.train()
         return self
 
-    def forward(self, batch: Batch) -> dict:
+    def forward(self, batch: Batch, drawn: dict) -> dict:
         """Return the loss, and the mean weight of the signal branch where there is a gate."""
         out, label = self.classifier.outputs(batch["signal"]), batch["label"]
         logits = (out["logits"], *out.get("extra_logits", ()))

@@ -42,7 +42,7 @@ def parameter_groups(
         {}
         if layer_decay == 1
         else {
-            parameter: model.encoder.steps_below_head(name)
+            parameter: model.encoder.level_of(name)
             for name, parameter in model.encoder.named_parameters()
         }
     )

@@ -25,7 +25,7 @@ PUBLISHED_FILES = {
 # ============ one encoder ============
 def without_heads(encoder, state: dict) -> dict:
     """What of a state dict pre-training knows: all but the encoder's heads."""
-    prefixes = tuple(f"{name}." for name in encoder.heads)
+    prefixes = tuple(f"{name}." for name in encoder.fresh_parts)
     return {name: value for name, value in state.items() if not name.startswith(prefixes)}
 
 

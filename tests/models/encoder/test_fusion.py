@@ -333,7 +333,7 @@ def moved(frozen, mode="finetune", thaw=False, **variant):
     for _ in range(2):
         task.train()
         optimizer.zero_grad()
-        task({"signal": crops(8), "label": torch.ones(8, 24)})["loss"].backward()
+        task({"signal": crops(8), "label": torch.ones(8, 24)}, {})["loss"].backward()
         optimizer.step()
     listed = {id(p) for group in optimizer.param_groups for p in group["params"]}
     learns = {id(p) for p in task.parameters() if p.requires_grad}

@@ -9,6 +9,7 @@ import torch
 
 from models.methods.mae import draw_mask
 from tests.support import literal_mae
+from tests.support.tiny_encoder import run_step
 from util.contract.registry import build
 from util.errors import CheckpointError, ConfigError
 from util.keyed_random import KeyedRandom
@@ -40,6 +41,11 @@ def signal(leads=12, time=150, records=2, seed=1):
     return torch.randn(
         records, leads, time, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
     )
+
+
+def keyed(x):
+    """A batch of these crops."""
+    return {"signal": x, "random": KeyedRandom(torch.arange(len(x)))}
 
 
 def encoder_file(model, folder, leads=None):
@@ -199,7 +205,7 @@ def test_mtae_refuses_a_checkpoint_of_other_leads(tmp_path):
 @pytest.mark.parametrize("leads", [1, 6, 13])
 def test_defect_2_another_number_of_leads_without_names_is_an_error(name, leads):
     """One lead was spread over all twelve embeddings."""
-    with pytest.raises(ConfigError, match=f"{leads} leads but the encoder was told of 12"):
+    with pytest.raises(ConfigError, match=f"{leads} leads but the encoder was built for 12"):
         encoder(name).forward_features(signal(leads, TIME[name]))
 
 
@@ -252,7 +258,8 @@ def test_defect_3_mlae_pretraining_positions_go_by_name():
             for r, n in zip(x, noise)
         ]
     )
-    assert torch.allclose(model(x, noise=noise)["pred"], want, atol=1e-10)
+    pred = model({"signal": x}, {"noise": noise})["pred"]
+    assert torch.allclose(pred, want, atol=1e-10)
 
 
 def test_defect_3_mlae_refuses_patches_of_several_leads():
@@ -268,9 +275,8 @@ def test_defect_4_a_length_without_positions_is_an_error(name, time):
         encoder(name).forward_features(signal(12, time))
     pretraining = {"st_mem_vit_tiny": "st_mem", "vit_tiny": "mtae", "mlae_vit_tiny": "mlae"}[name]
     with pytest.raises(ConfigError, match=f"{time} samples|not {time}"):
-        build(f"{pretraining}_vit_tiny_dec128d2b", **OPTIONS[name], mask_ratio=0.5)(
-            signal(12, time).float()
-        )
+        model = build(f"{pretraining}_vit_tiny_dec128d2b", **OPTIONS[name], mask_ratio=0.5)
+        run_step(model, keyed(signal(12, time).float()))
 
 
 def test_a_seq_len_that_is_no_multiple_of_the_patch_is_an_error():
@@ -299,8 +305,7 @@ def test_every_parameter_that_wants_a_gradient_gets_one(name, leads):
         **({"mask_ratio": 0.5} if "dec" in name else {"num_classes": 3}),
     )
     x = signal(len(leads or LEADS), options["seq_len"]).float()
-    out = model(x)
-    (out["loss"] if "dec" in name else out.square().sum()).backward()
+    (run_step(model, keyed(x))["loss"] if "dec" in name else model(x).square().sum()).backward()
     waiting = [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not waiting
     if "st_mem" in name:
@@ -329,8 +334,8 @@ def tiny_mae(family, **options):
 @pytest.mark.parametrize("family, time", [("st_mem", 300), ("mtae", 300), ("mlae", 60)])
 def test_patches_and_their_inverse(family, time):
     model, x = tiny_mae(family), signal(12, time)
-    patches = model.patches(x)
-    assert torch.equal(model.unpatch(patches), x)
+    patches = model.encoder.patchify(x)
+    assert torch.equal(model.encoder.unpatchify(patches), x)
     if family == "st_mem":
         assert torch.equal(patches[1, 5, 2], x[1, 5, 150:225])
     if family == "mtae":  # sample-major, lead fastest
@@ -343,8 +348,8 @@ def test_the_loss_does_not_depend_on_visible_patches(family, shape):
     model = tiny_mae(family)
     x = signal(12, 300 if family != "mlae" else 60)
     with torch.no_grad():
-        out = model(x, noise=torch.rand(2, *shape))
-        target, hidden = model.patches(x), out["mask"].bool()
+        out = model({"signal": x}, {"noise": torch.rand(2, *shape)})
+        target, hidden = model.encoder.patchify(x), out["mask"].bool()
         moved = target.clone()
         moved[~hidden] += torch.randn_like(moved[~hidden])
         assert model.loss(moved, out["pred"], out["mask"]) == model.loss(
@@ -360,12 +365,13 @@ def test_the_loss_does_not_depend_on_visible_patches(family, shape):
 def test_the_encoder_never_sees_a_masked_patch(family, shape):
     model = tiny_mae(family)
     x = signal(12, 300 if family != "mlae" else 60)
-    noise = torch.rand(2, *shape)
+    drawn = {"noise": torch.rand(2, *shape)}
     with torch.no_grad():
-        first = model(x, noise=noise)
-        patches = model.patches(x).clone()
+        first = model({"signal": x}, drawn)
+        patches = model.encoder.patchify(x).clone()
         patches[first["mask"].bool()] = 7.0
-        assert torch.equal(model(model.unpatch(patches), noise=noise)["pred"], first["pred"])
+        changed = {"signal": model.encoder.unpatchify(patches)}
+        assert torch.equal(model(changed, drawn)["pred"], first["pred"])
 
 
 def test_the_decoder_rebuilds_each_lead_alone():
@@ -381,13 +387,10 @@ def test_the_decoder_rebuilds_each_lead_alone():
     assert change[4] > 1e-3 and not change[torch.arange(12) != 4].any()
 
 
-@pytest.mark.parametrize("keyed", [False, True])
-def test_masks_of_leads_and_records_are_drawn_independently_with_exact_counts(keyed):
-    """Also from the samples' own random numbers, as in training: two leads have one mask by
-    chance alone.
-    """
+def test_masks_of_leads_and_records_are_drawn_independently_with_exact_counts():
+    """From the samples' own random numbers: two leads have one mask by chance alone."""
     model, x = tiny_mae("st_mem", mask_ratio=0.5), signal(12, 300, records=40)
-    mask = model({"signal": x, "random": KeyedRandom(torch.arange(40))} if keyed else x)["mask"]
+    mask = run_step(model, keyed(x))["mask"]
     alike = (
         (mask[:, :, None] == mask[:, None]).all(dim=-1).double().mean()
     )  # a lead with itself: 1 / 12
@@ -400,8 +403,8 @@ def test_masks_of_leads_and_records_are_drawn_independently_with_exact_counts(ke
 def test_the_mask_belongs_to_the_sample_not_to_its_place_in_the_batch():
     model, keys = tiny_mae("st_mem"), torch.arange(6)
     x = signal(12, 300, records=6)
-    whole = model({"signal": x, "random": KeyedRandom(keys)})
-    part = model({"signal": x[[4, 1]], "random": KeyedRandom(keys[[4, 1]])})
+    whole = run_step(model, {"signal": x, "random": KeyedRandom(keys)})
+    part = run_step(model, {"signal": x[[4, 1]], "random": KeyedRandom(keys[[4, 1]])})
     assert torch.equal(part["mask"], whole["mask"][[4, 1]])
     assert torch.allclose(part["pred"], whole["pred"][[4, 1]], atol=1e-12)
 
@@ -418,11 +421,14 @@ def test_reconstruction_has_the_units_of_the_signal(family):
     """Perfect predictions of standardised patches come back as the signal itself."""
     model = tiny_mae(family)
     x = 3 * signal(12, 300 if family != "mlae" else 60) + 1
-    target = model.patches(x)
+    target = model.encoder.patchify(x)
     variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
     mask = torch.zeros(target.shape[:-1], dtype=torch.float64)
     mask.flatten()[::3] = 1
-    model.forward = lambda batch: {"pred": (target - mean) / (variance + 1e-6).sqrt(), "mask": mask}
-    seen, rebuilt, hidden = model.reconstruct({"signal": x})
+    pred = (target - mean) / (variance + 1e-6).sqrt()
+    model.forward = lambda batch, drawn: {"pred": pred, "mask": mask}
+    seen, rebuilt, hidden = model.reconstruct(keyed(x))
     assert seen is x and torch.allclose(rebuilt, x, atol=1e-5)
-    assert hidden.dtype == torch.bool and torch.equal(model.patches(hidden)[..., 0].double(), mask)
+    assert hidden.dtype == torch.bool and torch.equal(
+        model.encoder.patchify(hidden)[..., 0].double(), mask
+    )

@@ -7,7 +7,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.layers.ema import follow, momentum_at, slow_copy
 from models.methods.byol import byol_loss
-from tests.support.tiny_encoder import assert_every_parameter_learns, gradients, tiny_batch
+from tests.support.tiny_encoder import (
+    assert_every_parameter_learns,
+    gradients,
+    run_step,
+    tiny_batch,
+)
 from tests.support.two_processes import run_processes
 from util.contract.registry import build
 from util.errors import ConfigError
@@ -51,7 +56,7 @@ def train(model, steps, rows=slice(None), first=0):
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
     history = []
     for step in range(first, first + steps):
-        out = runner(tiny_batch(rows, seed=step, progress=step / STEPS))
+        out = run_step(model, tiny_batch(rows, seed=step, progress=step / STEPS), runner)
         optimizer.zero_grad()
         out["loss"].backward()
         optimizer.step()
@@ -75,7 +80,7 @@ def test_defect_4_each_view_predicts_the_target_projection_of_the_other():
         for parameter in model.target_encoder.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     predictions, targets = record_outputs(model.predictor), record_outputs(model.target_projector)
-    loss = model(tiny_batch())["loss"].item()
+    loss = run_step(model, tiny_batch())["loss"].item()
     (first, second), (one, two) = predictions[0].chunk(2), targets[0].chunk(2)
     assert loss == pytest.approx((byol_loss(first, two) + byol_loss(second, one)).item(), rel=1e-5)
     published = (byol_loss(first, one) + byol_loss(second, one)).item()
@@ -89,24 +94,24 @@ def test_swapping_the_views_leaves_the_loss():
         model = make()
         views = model.views
         model.views = lambda *given: views(*given)[::order]
-        losses.append(model(tiny_batch())["loss"].item())
+        losses.append(run_step(model, tiny_batch())["loss"].item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_defects_3_and_15_every_parameter_learns_and_has_one_name():
     model = make()
-    model(tiny_batch())["loss"].backward()
+    run_step(model, tiny_batch())["loss"].backward()
     assert_every_parameter_learns(model)
     assert not [name for name in gradients(model) if name.startswith("target")]
 
 
 def test_defect_7_a_batch_of_one_works():
-    out = make()(tiny_batch(slice(0, 1)))
+    out = run_step(make(), tiny_batch(slice(0, 1)))
     assert all(value.ndim == 0 and value.isfinite() for value in out.values())
 
 
 def test_logged_values_are_scalars_without_gradient():
-    out = make()(tiny_batch(progress=0.5))
+    out = run_step(make(), tiny_batch(progress=0.5))
     assert set(out) == {"loss", "embedding_std", "alignment", "uniformity", "momentum"}
     assert all(
         value.ndim == 0 and not value.requires_grad for key, value in out.items() if key != "loss"
@@ -187,7 +192,7 @@ def test_only_parameters_are_averaged():
 
 def test_target_batch_norm_gathers_its_own_statistics():
     model = make(encoder={"name": "tiny_encoder", "norm": True})
-    model(tiny_batch())
+    run_step(model, tiny_batch())
     assert model.target_encoder.norm.running_mean.abs().max() > 0
     assert model.target_projector[1].num_batches_tracked == 1
 
@@ -200,7 +205,7 @@ def test_batches_of_batch_norm_hold_both_views_or_one_after_the_other(joint):
     model = make(encoder={"name": "tiny_encoder", "norm": True}, joint_views=joint)
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm1d)]
     assert len(norms) == 5  # encoders, projectors, predictor
-    out = model(tiny_batch(samples=4))
+    out = run_step(model, tiny_batch(samples=4))
     assert [norm.num_batches_tracked.item() for norm in norms] == [1 if joint else 2] * 5
     shapes = [(8, 12, 250)] if joint else [(4, 12, 250)] * 2
     assert model.encoder.calls == shapes == model.target_encoder.calls

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.encoder.s4 import StateSpace
-from tests.support.tiny_encoder import assert_every_parameter_learns
+from tests.support.tiny_encoder import assert_every_parameter_learns, run_step
 from util.contract.registry import build
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
@@ -25,12 +25,12 @@ def crops(samples=3, length=40):
 
 
 def test_negatives_are_other_samples_of_the_record():
-    batch = make(negatives=2000).prepare(crops(2))
-    negatives = batch["negatives"]
+    batch = crops(2)
+    negatives = make(negatives=2000).draw(batch)["negatives"]
     assert negatives.shape == (2, 37, 2000)
-    for step in range(37):
-        assert set(negatives[0, step].tolist()) == set(range(40)) - {step + 3}
-    alone = make(negatives=2000).prepare(
+    for now in range(37):
+        assert set(negatives[0, now].tolist()) == set(range(40)) - {now + 3}
+    alone = make(negatives=2000).draw(
         {"signal": batch["signal"][1:], "random": KeyedRandom(torch.tensor([1]))}
     )
     assert torch.equal(alone["negatives"], negatives[1:])
@@ -39,18 +39,19 @@ def test_negatives_are_other_samples_of_the_record():
 @pytest.mark.parametrize("encoder, length", [("cpc_lstm", 40), ("cpc_s4", 80), ("cpc_s4", 79)])
 def test_the_loss_is_the_cross_entropy_of_each_step_by_itself(encoder, length):
     model = make(encoder).eval()
-    batch = model.prepare(crops(length=length))
+    batch = crops(length=length)
+    drawn = model.draw(batch)
     steps = model.encoder.steps(batch["signal"])
     contexts = model.encoder.contexts(steps)
     losses, first = [], []
     for row in range(3):
         for now in range(37):
             guess = model.predict(contexts[row, now])
-            candidates = [now + 3, *batch["negatives"][row, now].tolist()]
+            candidates = [now + 3, *drawn["negatives"][row, now].tolist()]
             likeness = torch.stack([guess @ steps[row, place] for place in candidates])
             losses.append(-likeness.log_softmax(0)[0])
             first.append(float((likeness[0] > likeness[1:]).all()))
-    out = model(batch)
+    out = model(batch, drawn)
     assert out["loss"].item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
     assert out["accuracy"].item() == pytest.approx(sum(first) / len(first), abs=0.02)  # ties
 
@@ -59,9 +60,13 @@ def test_the_loss_is_the_cross_entropy_of_each_step_by_itself(encoder, length):
 def test_a_guess_costs_the_logarithm_of_the_candidates_and_is_where_it_starts(encoder):
     torch.manual_seed(0)
     model = build("cpc", encoder={"name": encoder, "channels": 128}, negatives=50)
-    assert model(crops(length=100))["loss"].item() == pytest.approx(math.log(51), rel=0.15)
+    assert run_step(model, crops(length=100))["loss"].item() == pytest.approx(
+        math.log(51), rel=0.15
+    )
     torch.nn.init.zeros_(model.predict.weight)
-    assert model(crops(length=100))["loss"].item() == pytest.approx(math.log(51), rel=1e-5)
+    assert run_step(model, crops(length=100))["loss"].item() == pytest.approx(
+        math.log(51), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("encoder", ["cpc_lstm", "cpc_s4"])
@@ -110,11 +115,11 @@ def test_every_parameter_learns_and_it_learns_to_tell_steps_apart(encoder):
     assert model.encoder.standardize.fitted
     time = torch.arange(60)
     batch["signal"] = torch.sin(time / 3 + torch.arange(12)[:, None]).expand(8, 12, 60).clone()
-    model(batch)["loss"].backward()
+    run_step(model, batch)["loss"].backward()
     assert_every_parameter_learns(model)
     optimizer, losses = torch.optim.Adam(model.parameters(), lr=1e-2), []
-    for step in range(60):
-        out = model({**batch, "random": KeyedRandom(torch.arange(8) + 100 * step)})
+    for number in range(60):
+        out = run_step(model, {**batch, "random": KeyedRandom(torch.arange(8) + 100 * number)})
         optimizer.zero_grad()
         out["loss"].backward()
         optimizer.step()
@@ -125,13 +130,12 @@ def test_every_parameter_learns_and_it_learns_to_tell_steps_apart(encoder):
 def test_depths_of_the_encoder():
     encoder = build("cpc_lstm", num_classes=3, channels=4)
     names = {
-        name.partition(".")[0]: encoder.steps_below_head(name)
-        for name, _ in encoder.named_parameters()
+        name.partition(".")[0]: encoder.level_of(name) for name, _ in encoder.named_parameters()
     }
     assert names == {"head": 0, "lstm": 1, "convolutions": 2}
     encoder = build("cpc_s4", num_classes=3, channels=4, layers=2)
     names = {
-        ".".join(name.split(".")[:2]): encoder.steps_below_head(name)
+        ".".join(name.split(".")[:2]): encoder.level_of(name)
         for name, _ in encoder.named_parameters()
     }
     assert {names[key] for key in names if key.startswith("convolutions")} == {3}
@@ -146,4 +150,4 @@ def test_what_cannot_be_predicted_is_said():
     with pytest.raises(ConfigError, match="ahead 0 and negatives 5 must be 1 or more"):
         make(ahead=0)
     with pytest.raises(ConfigError, match="crops of 12 steps have none 12 ahead"):
-        make(ahead=12)(crops(2, 12))
+        make(ahead=12).draw(crops(2, 12))

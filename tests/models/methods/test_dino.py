@@ -13,7 +13,12 @@ from torch.nn.parallel import DistributedDataParallel
 from models.layers.heads import DINOHead, Prototypes
 from models.methods.dino import DINOLoss, teacher_temperature_at
 from tests.support.double import in_double
-from tests.support.tiny_encoder import assert_every_parameter_learns, gradients, tiny_batch
+from tests.support.tiny_encoder import (
+    assert_every_parameter_learns,
+    gradients,
+    run_step,
+    tiny_batch,
+)
 from tests.support.two_processes import run_processes
 from util.contract.registry import build
 from util.errors import ConfigError
@@ -34,7 +39,9 @@ def train(model, steps, rows=slice(None), first=0, optimizer=None):
     )
     losses = []
     for step in range(first, first + steps):
-        out = runner(tiny_batch(rows, seed=step, epoch=step / 2, progress=step / 8))
+        out = run_step(
+            model, tiny_batch(rows, seed=step, epoch=step / 2, progress=step / 8), runner
+        )
         optimizer.zero_grad()
         out["loss"].backward()
         optimizer.step()
@@ -107,15 +114,15 @@ def test_defect_5_centre_is_the_average_of_the_mean_logit():
 
 def test_centre_moves_only_in_training_and_after_the_loss():
     model = make()
-    model.eval()(tiny_batch())
+    run_step(model.eval(), tiny_batch())
     assert model.loss.centre.abs().max() == 0
     teachers = []
     model.teacher_head.register_forward_hook(
         lambda module, inputs, output: teachers.append(output[1])
     )
-    out = model.train()(tiny_batch())
+    out = run_step(model.train(), tiny_batch())
     assert torch.allclose(model.loss.centre, 0.1 * teachers[0].mean((0, 1)), atol=1e-7)
-    again = make()(tiny_batch())
+    again = run_step(make(), tiny_batch())
     # computed with the centre before the update
     assert out["loss"].item() == again["loss"].item()
 
@@ -141,7 +148,7 @@ def test_the_temperature_goes_by_epochs_and_the_momentum_by_progress(number):
         [],
     )
     model.loss.register_forward_pre_hook(lambda module, arguments: seen.append(float(arguments[2])))
-    out = model(tiny_batch(epoch=number(1.0), progress=number(0.25)))
+    out = run_step(model, tiny_batch(epoch=number(1.0), progress=number(0.25)))
     assert seen == [pytest.approx(0.06)]
     assert out["momentum"].item() == pytest.approx(1 - 0.1 * (math.cos(math.pi / 4) + 1) / 2)
 
@@ -149,7 +156,7 @@ def test_the_temperature_goes_by_epochs_and_the_momentum_by_progress(number):
 def test_defect_5_the_last_step_and_one_beyond_work():
     model = make()
     for epoch, progress in ((300.999, 0.99999), (301.0, 1.0), (302.0, 1.003)):
-        out = model(tiny_batch(epoch=epoch, progress=progress))
+        out = run_step(model, tiny_batch(epoch=epoch, progress=progress))
         model.after_step(progress)
         assert out["loss"].isfinite() and out["momentum"].item() == pytest.approx(1, abs=1e-6)
 
@@ -158,7 +165,7 @@ def test_defect_5_the_last_step_and_one_beyond_work():
 def test_prototypes_get_a_gradient_of_zero_in_epoch_0_and_a_real_one_later():
     for epoch, still in ((0.0, True), (0.99, True), (1.0, False)):
         model = make()
-        model(tiny_batch(epoch=epoch))["loss"].backward()
+        run_step(model, tiny_batch(epoch=epoch))["loss"].backward()
         assert_every_parameter_learns(model)  # zero, not None: DDP waits for it
         assert (model.head.last_layer.weight.grad.abs().max() == 0) == still
         assert gradients(model)["head.mlp.0.weight"].abs().max() > 0
@@ -182,7 +189,7 @@ def test_the_frozen_layer_does_not_change_under_adamw_with_weight_decay():
 
 def test_prototypes_are_never_frozen_where_published():
     model = make(freeze_last_layer=0)
-    model(tiny_batch(epoch=0.0))["loss"].backward()
+    run_step(model, tiny_batch(epoch=0.0))["loss"].backward()
     assert model.head.last_layer.weight.grad.abs().max() > 0
 
 
@@ -206,13 +213,13 @@ def test_teacher_sees_global_views_only_and_each_length_is_one_call():
         ("dino_signal_short", [(8, 12, 250), (32, 12, 100)]),
     ):
         model = make(views=views)
-        model(tiny_batch(samples=4))
+        run_step(model, tiny_batch(samples=4))
         assert model.teacher_encoder.calls == [(8, 12, 250)] and model.encoder.calls == calls
 
 
 def test_spectrogram_views_are_one_call():
     model = make(views="dino_spectrogram")
-    out = model(tiny_batch(samples=4))
+    out = run_step(model, tiny_batch(samples=4))
     assert model.teacher_encoder.calls == [(8, 12, 13, 21)] and model.encoder.calls == [
         (40, 12, 13, 21)
     ]
@@ -227,7 +234,7 @@ def test_views_without_a_global_one_are_an_error():
 # ============ method ============
 def test_defects_3_and_15_every_parameter_learns_and_has_one_name():
     model = make()
-    model(tiny_batch(epoch=1.0))["loss"].backward()
+    run_step(model, tiny_batch(epoch=1.0))["loss"].backward()
     assert_every_parameter_learns(model)
     assert not [name for name in gradients(model) if name.startswith("teacher")]
     assert model.exports == {"student": model.encoder, "teacher": model.teacher_encoder}
@@ -235,12 +242,12 @@ def test_defects_3_and_15_every_parameter_learns_and_has_one_name():
 
 
 def test_defect_7_a_batch_of_one_works():
-    out = make()(tiny_batch(slice(0, 1)))
+    out = run_step(make(), tiny_batch(slice(0, 1)))
     assert all(value.ndim == 0 and value.isfinite() for value in out.values())
 
 
 def test_logged_values_are_scalars_without_gradient():
-    out = make()(tiny_batch())
+    out = run_step(make(), tiny_batch())
     assert set(out) == {
         "loss",
         "teacher_entropy",
@@ -321,9 +328,11 @@ def test_logits_stay_float32_under_autocast():
     layer, x = Prototypes(8, 30), F.normalize(torch.randn(5, 8), dim=1)
     with torch.autocast("cpu", torch.bfloat16):
         logits = layer(x)
-        under = make()(tiny_batch(epoch=1.0))["loss"]
+        under = run_step(make(), tiny_batch(epoch=1.0))["loss"]
     assert torch.equal(logits, layer(x))
-    assert under.item() == pytest.approx(make()(tiny_batch(epoch=1.0))["loss"].item(), rel=0.02)
+    assert under.item() == pytest.approx(
+        run_step(make(), tiny_batch(epoch=1.0))["loss"].item(), rel=0.02
+    )
 
 
 # ============ processes ============

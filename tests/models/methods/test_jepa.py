@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from models.methods.jepa import draw_context, hidden_patches
 from tests.support.small_store import store
-from tests.support.tiny_encoder import assert_every_parameter_learns
+from tests.support.tiny_encoder import assert_every_parameter_learns, run_step
 from util.contract.registry import build
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
@@ -70,10 +70,9 @@ def split(places):
 
 def test_the_context_is_the_samples_own():
     model, batch = make(), crops(4)
-    keep = model.prepare(batch)["keep"]
+    keep = model.draw(batch)["keep"]
     alone = {"signal": batch["signal"][2:3], "random": KeyedRandom(torch.tensor([2]))}
-    assert torch.equal(model.prepare(alone)["keep"], keep[2:3])
-    assert model.prepare({**batch, "keep": keep})["keep"] is keep
+    assert torch.equal(model.draw(alone)["keep"], keep[2:3])
 
 
 # ============ loss ============
@@ -81,10 +80,9 @@ def test_the_loss_is_that_of_predicting_one_hidden_token_after_the_other():
     """Literally: sample by sample and, for single leads, lead by lead."""
     for name in ENCODERS:
         model, batch = make(name), crops()
-        batch = model.prepare(batch)
-        losses = []
+        drawn, losses = model.draw(batch), []
         for row in range(3):
-            keep, series = batch["keep"][row], batch["signal"][row : row + 1]
+            keep, series = drawn["keep"][row], batch["signal"][row : row + 1]
             hidden = [place for place in range(20) if place not in keep.tolist()]
             with torch.no_grad():
                 target = model.teacher.patch_tokens(model.teacher.tokens(series))
@@ -98,7 +96,7 @@ def test_the_loss_is_that_of_predicting_one_hidden_token_after_the_other():
                     token = theirs[place]
                     token = (token - token.mean()) / (token.var(correction=0) + 1e-5).sqrt()
                     losses.append(F.smooth_l1_loss(guess, token))
-        assert model(batch)["loss"].item() == pytest.approx(
+        assert model(batch, drawn)["loss"].item() == pytest.approx(
             torch.stack(losses).mean().item(), rel=1e-4
         )
 
@@ -106,14 +104,14 @@ def test_the_loss_is_that_of_predicting_one_hidden_token_after_the_other():
 @pytest.mark.parametrize("name", ENCODERS)
 def test_the_encoder_sees_the_context_alone_and_the_teacher_everything(name):
     model, batch = make(name), crops(2)
-    batch = model.prepare(batch)
-    hidden = hidden_patches(batch["keep"], 20)
+    drawn = model.draw(batch)
+    hidden = hidden_patches(drawn["keep"], 20)
     series = batch["signal"].clone().unflatten(2, (20, 30))
     series[0, :, hidden[0]] = torch.randn(12, len(hidden[0]), 30)
     changed = {**batch, "signal": series.flatten(2)}
     seen = []
     model.predictor.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
-    losses = [model(given)["loss"].item() for given in (batch, changed)]
+    losses = [model(given, drawn)["loss"].item() for given in (batch, changed)]
     assert torch.allclose(seen[0], seen[1], atol=1e-6) and losses[0] != pytest.approx(
         losses[1], rel=1e-4
     )
@@ -124,7 +122,7 @@ def test_every_parameter_learns_and_the_teacher_follows(name):
     model = make(name, momentum=0.9, momentum_end=0.9)
     start = [p.detach().clone() for p in model.teacher.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(start, model.encoder.parameters()))
-    out = model(crops())
+    out = run_step(model, crops())
     out["loss"].backward()
     assert_every_parameter_learns(model)
     assert set(out) == {"loss", "embedding_std", "momentum"} and all(
@@ -139,11 +137,11 @@ def test_every_parameter_learns_and_the_teacher_follows(name):
 
 def test_the_spread_of_embeddings_is_zero_after_collapse():
     model, batch = make(), crops()
-    assert model(batch)["embedding_std"].item() > 0.1
+    assert run_step(model, batch)["embedding_std"].item() > 0.1
     batch["signal"] = batch["signal"][:1].expand(
         3, -1, -1
     )  # all records say the same at the same place
-    assert model(batch)["embedding_std"].item() < 1e-5
+    assert run_step(model, batch)["embedding_std"].item() < 1e-5
 
 
 def test_it_learns_to_predict_crops_that_repeat():
@@ -152,12 +150,12 @@ def test_it_learns_to_predict_crops_that_repeat():
     batch["signal"] = wave[:, None] * torch.linspace(-1, 1, 12)[:, None]
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     losses = []
-    for step in range(40):
-        out = model({**batch, "random": KeyedRandom(torch.arange(8) + 100 * step)})
+    for number in range(40):
+        out = run_step(model, {**batch, "random": KeyedRandom(torch.arange(8) + 100 * number)})
         optimizer.zero_grad()
         out["loss"].backward()
         optimizer.step()
-        model.after_step(step / 40)
+        model.after_step(number / 40)
         losses.append(out["loss"].item())
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5]) and out["embedding_std"].item() > 0.1
 

@@ -13,7 +13,12 @@ from torch.nn.parallel import DistributedDataParallel
 from models.layers.heads import embedding_health, mlp
 from models.methods.simclr import nt_xent
 from tests.support.double import in_double
-from tests.support.tiny_encoder import assert_every_parameter_learns, gradients, tiny_batch
+from tests.support.tiny_encoder import (
+    assert_every_parameter_learns,
+    gradients,
+    run_step,
+    tiny_batch,
+)
 from tests.support.two_processes import run_processes
 from util.contract.registry import build
 from util.errors import ConfigError
@@ -103,7 +108,7 @@ def simclr_step(samples):
         model = make()
         # kept until after backward: it does the averaging
         wrapped = DistributedDataParallel(model)
-        out = wrapped(tiny_batch(rows, samples))
+        out = run_step(model, tiny_batch(rows, samples), wrapped)
         out["loss"].backward()
     return {"loss": out["loss"].detach(), "gradients": gradients(model)}
 
@@ -111,7 +116,7 @@ def simclr_step(samples):
 def test_two_processes_of_batch_8_equal_one_of_batch_16():
     with in_double():
         alone = make()
-        out = alone(tiny_batch(samples=16))
+        out = run_step(alone, tiny_batch(samples=16))
         out["loss"].backward()
     ranks = run_processes(simclr_step, 2, 16)
     assert out["loss"].dtype == torch.float64
@@ -131,7 +136,7 @@ def test_without_the_other_process_the_gradient_would_differ():
     parts = []
     for rows in (slice(0, 8), slice(8, 16), slice(0, 16)):
         model = make()
-        model(tiny_batch(rows))["loss"].backward()
+        run_step(model, tiny_batch(rows))["loss"].backward()
         parts.append(gradients(model)["encoder.linear.weight"])
     assert ((parts[0] + parts[1]) / 2 - parts[2]).abs().max() > 0.03 * parts[2].abs().max()
 
@@ -143,7 +148,7 @@ def test_batches_of_batch_norm_hold_both_views_or_one_after_the_other(joint):
     one view's.
     """
     model = make(encoder={"name": "tiny_encoder", "norm": True}, joint_views=joint)
-    out = model(tiny_batch(samples=4))
+    out = run_step(model, tiny_batch(samples=4))
     assert model.encoder.norm.num_batches_tracked == (1 if joint else 2)
     assert model.encoder.calls == ([(8, 12, 250)] if joint else [(4, 12, 250)] * 2)
     batch, fresh = tiny_batch(samples=4), make(encoder={"name": "tiny_encoder", "norm": True})
@@ -155,20 +160,20 @@ def test_batches_of_batch_norm_hold_both_views_or_one_after_the_other(joint):
 
 def test_defects_3_and_15_every_parameter_learns_and_has_one_name():
     model = make()
-    out = model(tiny_batch())
+    out = run_step(model, tiny_batch())
     out["loss"].backward()
     assert_every_parameter_learns(model)
     assert gradients(model)["head.2.weight"].abs().max() > 0
 
 
 def test_defect_7_a_batch_of_one_works():
-    out = make()(tiny_batch(slice(0, 1)))
+    out = run_step(make(), tiny_batch(slice(0, 1)))
     assert out["loss"].item() == pytest.approx(0, abs=1e-6)  # no negatives: nothing to tell apart
     assert all(value.ndim == 0 and value.isfinite() for value in out.values())
 
 
 def test_logged_values_are_scalars_without_gradient():
-    out = make()(tiny_batch())
+    out = run_step(make(), tiny_batch())
     assert set(out) == {"loss", "embedding_std", "alignment", "uniformity"}
     assert all(
         value.ndim == 0 and not value.requires_grad for key, value in out.items() if key != "loss"
@@ -180,7 +185,7 @@ def test_loss_falls_when_trained():
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     losses = []
     for _ in range(30):
-        out = model(tiny_batch())
+        out = run_step(model, tiny_batch())
         optimizer.zero_grad()
         out["loss"].backward()
         optimizer.step()

@@ -23,7 +23,7 @@ class Means(Encoder):
         self.width, self.head, self.gated = 1, nn.Identity(), gated
 
     @property
-    def heads(self):
+    def fresh_parts(self):
         return {"head": self.head, **({"gate": nn.Identity()} if self.gated else {})}
 
     def outputs(self, series):

@@ -255,7 +255,7 @@ def test_an_encoder_that_says_nothing_is_one_level(tmp_path):
     from tests.support.tiny_encoder import TinyEncoder
 
     encoder = TinyEncoder(4, norm=False)
-    assert {name: encoder.steps_below_head(name) for name in ("conv.weight", "head.weight")} == {
+    assert {name: encoder.level_of(name) for name in ("conv.weight", "head.weight")} == {
         "conv.weight": 1,
         "head.weight": 0,
     }

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.methods.view_method import encode_views
-from tests.support.tiny_encoder import tiny_batch, tiny_encoder
+from tests.support.tiny_encoder import run_step, tiny_batch, tiny_encoder
 from util.contract.registry import build
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
@@ -225,7 +225,7 @@ def test_after_standardisation_what_is_hidden_is_zero_and_every_lead_lost_conten
     assert model.encoder.standardize.mean.min() > 0.05
     seen = []
     model.encoder.standardize.register_forward_hook(lambda module, given, out: seen.append(out))
-    model.train()({**tiny_batch(samples=16), "epoch": 0.0})
+    run_step(model.train(), {**tiny_batch(samples=16), "epoch": 0.0})
     hidden = torch.cat(seen) == 0  # (view and crop, lead, frequency, frame)
     assert len(hidden) == (160 if method == "dino" else 32)
     padding = hidden.all(2).all(1)

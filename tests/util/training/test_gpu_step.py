@@ -15,6 +15,7 @@ from tests.support import (
     small_store,
     tiny_encoder,  # noqa: F401  (registers plain_encoder)
 )
+from tests.support.tiny_encoder import run_step
 from tests.support.tiny_jobs import CNN, DINO, ST_MEM, accumulating, with_store
 from util.config.load import check
 from util.contract.registry import DataFacts, build
@@ -166,7 +167,7 @@ def test_a_step_that_waits_is_noticed(tmp_path, monkeypatch):
 
 
 # ============ one graph ============
-def prepared(method, length=150):
+def small_batch(length=150):
     """A batch of the small store as the engine hands it to a method."""
     store = RecordStore(small_store.store() / "fs100")
     rows = np.arange(8)
@@ -175,9 +176,8 @@ def prepared(method, length=150):
         dataset, TrainingBatches(rows, dataset.samples[rows], length, batch_size=8)
     )
     place = torch.tensor(0.5, dtype=torch.float64)
-    return method.prepare(
-        {**to_device(next(iter(loader)), torch.device("cpu")), "epoch": place, "progress": place}
-    )
+    batch = to_device(next(iter(loader)), torch.device("cpu"))
+    return {**batch, "epoch": place, "progress": place}
 
 
 METHODS = {
@@ -192,12 +192,13 @@ METHODS = {
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_forward_pass_of_a_prepared_batch_is_one_graph(name):
+def test_the_forward_pass_after_drawing_is_one_graph(name):
     """The defect: the masks' and views' 64-bit integers, which Inductor cannot print, cut it in
     two.
     """
     method = build({"name": name.partition(",")[0], **METHODS[name]}, DataFacts(LEADS, 100))
-    batch, graphs = prepared(method, 150 if name in ("nano_st_mem", "jepa") else 250), []
+    batch, graphs = small_batch(150 if name in ("nano_st_mem", "jepa") else 250), []
+    drawn = method.draw(batch)
 
     def backend(graph, inputs):
         graphs.append(graph)
@@ -207,26 +208,24 @@ def test_the_forward_pass_of_a_prepared_batch_is_one_graph(name):
     compiled = torch.compile(method, backend=backend, fullgraph=True)  # a break is an error
     for seed in range(3):
         torch.manual_seed(seed)
-        loss = compiled(batch)["loss"]
+        loss = compiled(batch, drawn)["loss"]
         loss.backward()
     torch.manual_seed(seed)
     assert len(graphs) == 1
     if name in ("nano_st_mem", "jepa", "cpc"):
-        assert torch.allclose(loss, method(batch)["loss"], rtol=1e-6)
+        assert torch.allclose(loss, method(batch, drawn)["loss"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["nano_st_mem", "simclr", "jepa", "cpc"])
-def test_preparing_changes_no_number_and_twice_is_once(name):
+def test_what_is_drawn_is_a_function_of_the_samples_keys(name):
     method = build({"name": name, **METHODS[name]}, DataFacts(LEADS, 100)).eval()
-    batch = prepared(method, 150 if name in ("nano_st_mem", "jepa") else 250)
-    assert method.prepare(batch) is batch
-    plain = {
-        key: value
-        for key, value in batch.items()
-        if key not in ("noise", "views", "keep", "negatives")
-    }
-    plain["random"] = type(batch["random"])(batch["random"].keys)
-    assert torch.equal(method(plain)["loss"], method(batch)["loss"])
+    batch = small_batch(150 if name in ("nano_st_mem", "jepa") else 250)
+    keys, losses = batch["random"].keys, []
+    for _ in range(2):
+        losses.append(run_step(method, {**batch, "random": type(batch["random"])(keys)})["loss"])
+    assert torch.equal(*losses)
+    other = {**batch, "random": type(batch["random"])(keys + 1)}
+    assert not torch.equal(run_step(method, other)["loss"], losses[0])
 
 
 # ============ activation checkpointing, fused updates ============
@@ -238,9 +237,10 @@ def saved_bytes(method, batch):
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
+    batch = {**batch, "random": type(batch["random"])(batch["random"].keys)}  # the same mask
     torch.manual_seed(3)  # drop path draws
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = method(batch)["loss"]
+        loss = run_step(method, batch)["loss"]
     kept = sum(kept.values())
     loss.backward()
     found = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
@@ -250,7 +250,7 @@ def saved_bytes(method, batch):
 
 def test_recomputed_blocks_give_the_same_gradients_from_less_memory():
     method = build("nano_st_mem")
-    batch, names = prepared(method), list(method.state_dict())
+    batch, names = small_batch(), list(method.state_dict())
     plain, much = saved_bytes(method, batch)
     recompute_blocks(method)
     again, little = saved_bytes(method, batch)
