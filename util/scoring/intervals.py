@@ -28,9 +28,8 @@ from scipy.special import expit, logit
 from scipy.stats import t as student
 
 from util.errors import ECGError
-from util.scoring.scores import Score, compute_scores
+from util.scoring.scores import Score, compute_scores, macro
 
-BLOCK = 128  # resamples at a time
 ROUNDS = 2000  # of drawing anew
 FEWEST = 2.0  # degrees of freedom, at least
 ROUNDING = 1e-12
@@ -164,9 +163,12 @@ def resampled_scores(name: str, score: Score, tested: Predicted, task: str, coun
     """The score of each resample, (n,); ``counts`` (n, records) says how often each record is in
     it.
     """
-    area = AREAS.get(name.split("_")[0])
-    if area and task == "multilabel":
-        return _areas(area, tested, counts, micro=score.average == "micro")
+    if score.weighted and task == "multilabel":
+        labels, predictions = np.asarray(tested.labels), np.asarray(tested.predictions)
+        if score.average == "micro":
+            counts = np.repeat(counts, labels.shape[1], axis=1)
+            labels, predictions = labels.reshape(-1, 1), predictions.reshape(-1, 1)
+        return np.array([macro(values) for values in score.weighted(labels, predictions, counts)])
     every = np.arange(len(tested.labels))
     return np.array(
         [
@@ -174,49 +176,6 @@ def resampled_scores(name: str, score: Score, tested: Predicted, task: str, coun
             for rows in (np.repeat(every, count) for count in counts)
         ]
     )
-
-
-def _areas(area, tested, counts, micro):
-    """Mean of the classes' areas, the defined ones.  A class is sorted once; a resample only
-    changes the weights.
-    """
-    labels, predictions = np.asarray(tested.labels), np.asarray(tested.predictions)
-    if micro:
-        counts = np.repeat(counts, labels.shape[1], axis=1)
-        labels, predictions = labels.reshape(-1, 1), predictions.reshape(-1, 1)
-    values = np.empty((labels.shape[1], len(counts)))
-    for value, label, column in zip(values, labels.T, predictions.T):
-        order = np.argsort(-column, kind="stable")
-        ends = np.append(np.flatnonzero(np.diff(column[order])), len(column) - 1)
-        true, false = label[order] == 1, label[order] == 0  # neither where it is unknown
-        for start in range(0, len(counts), BLOCK):
-            drawn = counts[start : start + BLOCK, order]
-            found, wrong = (
-                np.cumsum(drawn * kind, axis=1)[:, ends].astype(float) for kind in (true, false)
-            )
-            value[start : start + BLOCK] = area(found, wrong)
-    defined = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(defined, values, 0).sum(axis=0) / defined.sum(axis=0)
-
-
-def _auroc(found, wrong):
-    """AUROCs (n,) from positives and negatives at and above each distinct score, (n, scores)."""
-    steps = np.diff(found, prepend=0)
-    with np.errstate(invalid="ignore"):
-        return np.vecdot(np.diff(wrong, prepend=0), found - steps / 2) / (
-            found[:, -1] * wrong[:, -1]
-        )
-
-
-def _auprc(found, wrong):
-    """AUPRCs (n,), step functions; arguments as for ``_auroc``."""
-    precision = found / np.maximum(found + wrong, 1)
-    with np.errstate(invalid="ignore"):
-        return np.vecdot(np.diff(found, prepend=0), precision) / found[:, -1]
-
-
-AREAS = {"AUROC": _auroc, "AUPRC": _auprc}
 
 
 # ============ intervals ============
