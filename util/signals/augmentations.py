@@ -133,10 +133,15 @@ def parse_augmentations(items: list, where: str) -> list[tuple[Augmentation, dic
 
 
 # ============ draws and places that several share ============
-def _between(random: KeyedRandom, bounds: Sequence[float], *shape: int) -> Tensor:
+def _uniform(random: KeyedRandom, bounds: Sequence[float], *shape: int) -> Tensor:
     """Uniform draws (batch, *shape) between the two bounds."""
     low, high = bounds
     return low + (high - low) * random.uniform(*shape)
+
+
+def _between(random: KeyedRandom, size: float | Sequence[float], *shape: int) -> float | Tensor:
+    """The number itself, which draws nothing, or uniform draws (batch, *shape) between bounds."""
+    return _uniform(random, size, *shape) if isinstance(size, Sequence) else size
 
 
 def _longest(x: Tensor, ratio: Sequence[float]) -> int:
@@ -182,7 +187,7 @@ def _windows(
     """
     rows = x.shape[1] if each_lead else 1
     first, length = _content(x, fill)
-    width = length * _between(random, ratio, rows)
+    width = length * _uniform(random, ratio, rows)
     if each_lead:
         width = width.round().long()
         start = first + random.integers(length - width + 1, rows)
@@ -244,7 +249,7 @@ def random_lead_mask(x: Tensor, random: KeyedRandom) -> Tensor:
 @augmentation()
 def shift(x: Tensor, random: KeyedRandom, ratio: SHARES) -> Tensor:
     """Shift all leads left or right by floor(U(ratio) * time) samples, zeros filled in."""
-    by = (_between(random, ratio, 1) * x.shape[-1]).long()
+    by = (_uniform(random, ratio, 1) * x.shape[-1]).long()
     by = torch.where(random.uniform(1) < 0.5, by, -by)
     most = _longest(x, ratio)
     every_shift = F.pad(x, (most, most)).unfold(-1, x.shape[-1], 1)  # a view
@@ -266,7 +271,7 @@ def random_resized_crop(x: Tensor, random: KeyedRandom, ratio: SHARES, length: C
     give the crop itself.
     """
     samples = x.shape[-1]
-    width = samples * _between(random, ratio, 1)
+    width = samples * _uniform(random, ratio, 1)
     start = (samples - width) * random.uniform(1)
     centre = torch.arange(length, device=x.device) + 0.5
     # (batch, length), in samples
@@ -293,7 +298,7 @@ def _noise(
     x: Tensor, random: KeyedRandom, sigma: float | Sequence[float], first: int | None = None
 ) -> Tensor:
     """What ``white_noise`` adds to x, or to its ``first`` samples."""
-    scale = _between(random, sigma, 1, 1) if isinstance(sigma, Sequence) else sigma
+    scale = _between(random, sigma, 1, 1)
     return (scale * random.normal(*x.shape[1:], first=first)).to(x.dtype)
 
 
@@ -366,7 +371,7 @@ def frame_crop(
     frequencies share the window.
     """
     given = x.shape[-1]
-    width = (given * _between(random, ratio, 1)).round().long().clamp(1, frames)
+    width = (given * _uniform(random, ratio, 1)).round().long().clamp(1, frames)
     start = random.integers(given - width + 1, 1)
     # in the window, (batch, frames)
     place = torch.arange(frames, device=x.device) - (frames - width) // 2
