@@ -94,6 +94,9 @@ def augmentation(
         names: by default the function's name.
         draws, takes, gives, levels: see ``Augmentation``; ``gives`` is by default what it takes.
         preset: other defaults of the function's arguments.
+
+    Raises:
+        ValueError: a name is registered already.
     """
 
     def add(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -104,7 +107,12 @@ def augmentation(
             gives or takes,
             levels,
         )
-        AUGMENTATIONS.update(dict.fromkeys(names or [function.__name__], made))
+        for name in names or [function.__name__]:
+            if AUGMENTATIONS.get(name):
+                raise ValueError(
+                    f"{name} is registered already: an augmentation has its name alone"
+                )
+            AUGMENTATIONS[name] = made
         return function
 
     return add
