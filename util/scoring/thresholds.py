@@ -355,8 +355,9 @@ class _State:
         self.union = row_sum(self.problem.labels | self.outputs.T)
 
     def curve(self, coordinate: _Coordinate) -> np.ndarray:
-        """Return the Challenge score at each of the coordinate's candidates, (K,), the other
-        classes held.
+        """Return the Challenge score at each of the coordinate's candidates, (K,).
+
+        The other classes are held.
         """
         old_credit, old_growth = self._parts(coordinate.classes)
         credit, union = self.credit - old_credit, self.union - old_growth
