@@ -9,6 +9,7 @@ Challenge 2020, Physiological Measurement 41 (2020) 124003.
 """
 
 import csv
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,8 @@ def _read(name: str) -> list[dict[str, str]]:
 
 _WEIGHTS = _read("challenge_weights.csv")  # a row a true class, in the order of the columns
 CLASSES = tuple(_WEIGHTS[0])[1:]  # 24 codes
-WEIGHTS = np.array(
-    [[float(row[code]) for code in CLASSES] for row in _WEIGHTS]
-)  # [true, output class]
+# [true, output class]
+WEIGHTS = np.array([[float(row[code]) for code in CLASSES] for row in _WEIGHTS])
 WEIGHTS.flags.writeable = False  # shared by everyone who imports it
 _ROWS = _read("challenge_classes.csv")  # of 27 codes: code, abbreviation, name, code of its class
 _BY_CODE = {row["code"]: row for row in _ROWS}
@@ -36,27 +36,28 @@ CLASS_CODES = {
     name: {row["code"] for row in _ROWS if row["class"] == code}
     for name, code in zip(ABBREVIATIONS, CLASSES)
 }
-NORMAL = CLASSES.index(
-    "426783006"
-)  # sinus rhythm: what the Challenge's "inactive" classifier always answers
+# sinus rhythm: what the Challenge's "inactive" classifier always answers
+NORMAL = CLASSES.index("426783006")
 
 
-def labels_from_dx(dx, classes=CLASS_CODES) -> np.ndarray:
-    """Labels from diagnoses, bool (records, classes).  Other codes are ignored.
+def labels_from_dx(
+    dx: Iterable[str], classes: Mapping[str, Collection[str]] = CLASS_CODES
+) -> np.ndarray:
+    """Return labels from diagnoses, bool (records, classes); other codes are ignored.
 
     Args:
         dx: one string a record, SNOMED CT codes separated by spaces or commas.
         classes: {name: codes}; a code may belong to several.
     """
+    dx = list(dx)
     known = {
         code: [number for number, wanted in enumerate(classes.values()) if code in wanted]
         for code in set().union(*classes.values())
     }
-    place = {
-        text: n for n, text in enumerate(dict.fromkeys(dx))
-    }  # most records share theirs with others
+    # most records share their text with others
+    place = {text: n for n, text in enumerate(dict.fromkeys(dx))}
     labels = np.zeros((len(place), len(classes)), bool)
     for text, n in place.items():
         for code in text.replace(",", " ").split():
             labels[n, known.get(code, [])] = True
-    return labels[np.fromiter(map(place.get, dx), int)]
+    return labels[np.array([place[text] for text in dx], int)]

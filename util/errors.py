@@ -1,14 +1,12 @@
-"""Errors that a person can act on.  A main program prints their text without a traceback and
-exits with 2.
+"""Errors that a person can act on.
 
-Every message names the file, record or key at fault and says what to do about it.
+A main program prints their text without a traceback and exits with 2.  Every message names the
+file, record or key at fault and says what to do about it.
 """
 
 
 class ECGError(Exception):
-    """Base of all errors caused by input, configuration or environment rather than by a bug in
-    this code.
-    """
+    """Base of all errors caused by input, configuration or environment, not by a bug here."""
 
 
 class ConfigError(ECGError):

@@ -1,6 +1,7 @@
 """The twelve standard leads and how people name subsets of them."""
 
 import argparse
+from collections.abc import Iterable, Sequence
 
 from util.errors import ConfigError
 
@@ -10,24 +11,26 @@ SUBSETS = {"12lead": LEADS, "limb_lead": LEADS[:6], "lead1": ("I",), "lead2": ("
 
 
 def standard_lead(name: str) -> str | None:
-    """The standard spelling of a lead name in any case ("avr" -> "aVR"); None if it is none of
-    the twelve.
+    """Return the standard spelling of a lead name in any case ("avr" -> "aVR").
+
+    None if it is none of the twelve.
     """
     return _BY_LOWER.get(name.strip().lower())
 
 
-def _lead_name(text):
+def _lead_name(text: str) -> tuple[str, str]:
     """(name in lower case, standard lead) of NAME=LEAD."""
     name, _, lead = text.rpartition("=")
-    if not name.strip() or not standard_lead(lead):
+    standard = standard_lead(lead)
+    if not name.strip() or not standard:
         raise argparse.ArgumentTypeError(
             f"{text} is not NAME=LEAD with one of the leads {' '.join(LEADS)}"
         )
-    return name.strip().lower(), standard_lead(lead)
+    return name.strip().lower(), standard
 
 
-def add_lead_names(parser) -> None:
-    """--lead_names of programs that read recordings: [(name in lower case, standard lead)]."""
+def add_lead_names(parser: argparse.ArgumentParser) -> None:
+    """Add --lead_names to a program that reads recordings: [(name in lower case, lead)]."""
     parser.add_argument(
         "--lead_names",
         type=_lead_name,
@@ -39,16 +42,22 @@ def add_lead_names(parser) -> None:
     )
 
 
-def parse_leads(value, key: str = "dataset.lead") -> tuple[str, ...]:
-    """Lead names from the config's ``key``: a published word (12lead, limb_lead, lead1, lead2),
-    one lead name, or a list of lead names, whose order is kept.  Unknown or repeated names are a
-    ConfigError.
+def parse_leads(value: str | Iterable[str], key: str = "dataset.lead") -> tuple[str, ...]:
+    """Read a key of the config as lead names.
+
+    Args:
+        value: a published word (12lead, limb_lead, lead1, lead2), one lead name, or a list of
+            lead names, whose order is kept.
+        key: its name, for messages.
+
+    Raises:
+        ConfigError: a name is unknown or repeated.
     """
     if isinstance(value, str) and value in SUBSETS:
         return SUBSETS[value]
-    names = [value] if isinstance(value, str) else list(value)
-    leads = tuple(standard_lead(str(name)) for name in names)
-    unknown = [str(name) for name, lead in zip(names, leads) if lead is None]
+    names = [value] if isinstance(value, str) else [str(name) for name in value]
+    leads = tuple(lead for lead in map(standard_lead, names) if lead)
+    unknown = [name for name in names if not standard_lead(name)]
     if unknown or not leads:
         raise ConfigError(
             f"{key}: unknown lead {', '.join(unknown) or '(none given)'}; use one of "
@@ -59,20 +68,21 @@ def parse_leads(value, key: str = "dataset.lead") -> tuple[str, ...]:
     return leads
 
 
-def lead_cell(leads) -> str:
-    """The cell of records.csv that names the leads a record has, in standard order: empty for all
-    twelve.
+def lead_cell(leads: Sequence[str]) -> str:
+    """Return the cell of records.csv that names a record's leads, in standard order.
+
+    It is empty for all twelve.
     """
     return "" if len(leads) == len(LEADS) else " ".join(leads)
 
 
 def leads_of_cell(cell: str) -> tuple[str, ...] | None:
-    """The leads that a cell made by ``lead_cell`` names; None if it is not made by it."""
+    """Return the leads that a cell made by ``lead_cell`` names, None for any other text."""
     leads = tuple(cell.split(" ")) if cell else LEADS
     named = tuple(lead for lead in LEADS if lead in leads)
     return named if lead_cell(named) == cell else None
 
 
-def lead_index(leads) -> list[int]:
-    """Rows of these leads among the twelve."""
+def lead_index(leads: Iterable[str]) -> list[int]:
+    """Return the rows of these leads among the twelve."""
     return [LEADS.index(lead) for lead in leads]

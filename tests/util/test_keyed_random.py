@@ -67,9 +67,9 @@ def test_uniform_normal_and_integers_are_made_from_those_bits():
 
 
 def test_the_first_numbers_of_a_draw_cost_only_themselves():
-    some, all_ = many(5), many(5)
+    first, all_ = many(5), many(5)
     for _ in range(2):  # and what follows is the same
-        assert torch.equal(some.normal(3, 40, first=7), all_.normal(3, 40)[..., :7])
+        assert torch.equal(first.normal(3, 40, first=7), all_.normal(3, 40)[..., :7])
 
 
 # ============ statistics ============

@@ -4,6 +4,8 @@ pydicom.
 
 import math
 import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +16,15 @@ from util.recordings.recording import MILLIVOLTS, Recording, printable
 SEXES = {"M": "Male", "F": "Female"}
 
 
-def read_dicom(path, row, note) -> Recording:
-    """The reader of DICOM files, see data_preparation/importing/shards.py: the longest group of
-    channels that were sampled together, which is the rhythm and not the median beat.
+def read_dicom(path: str | Path, row: object, note: object) -> Recording:
+    """Read a DICOM file; a reader of data_preparation/importing/shards.py.
+
+    Of several groups of channels that were sampled together the longest is read, which is the
+    rhythm and not the median beat.
+
+    Args:
+        path: of the file.
+        row, note: what the caller knows of it; not needed here.
     """
     try:
         import pydicom
@@ -57,14 +65,14 @@ def read_dicom(path, row, note) -> Recording:
     )
 
 
-def _lead(channel):
+def _lead(channel: Any) -> str:
     """Name of a channel's lead: "Lead I (Einthoven)" -> "I"."""
     meaning = str(channel.ChannelSourceSequence[0].CodeMeaning)
     words = re.sub(r"\(.*?\)", "", meaning).split()
     return words[-1] if words and standard_lead(words[-1]) else meaning
 
 
-def _millivolts(channel):
+def _millivolts(channel: Any) -> float:
     """Factor from a channel's unit to mV."""
     units = channel.get("ChannelSensitivityUnitsSequence")
     unit = str(units[0].CodeValue) if units else "none given"
@@ -75,9 +83,9 @@ def _millivolts(channel):
     return MILLIVOLTS[unit.lower()]
 
 
-def _age(dataset):
+def _age(dataset: Any) -> float:
     """Years, of "042Y", "018M" and the like; NaN if not known."""
     match = re.fullmatch(r"(\d{3})([DWMY])", dataset.get("PatientAge") or "")
-    return (
-        int(match[1]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}[match[2]] if match else math.nan
-    )
+    if not match:
+        return math.nan
+    return int(match[1]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}[match[2]]

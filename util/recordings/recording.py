@@ -7,6 +7,7 @@ keep, or says by a RecordError why it cannot be trusted.
 
 import math
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,7 +32,9 @@ class Recording:
         leads: a name for each column, in any order and case; those that are none of the twelve
             are left out.
         fs: sampling rate in Hz.
-        age: years, NaN if unknown; sex: Male, Female or Unknown; dx: SNOMED CT codes.
+        age: years, NaN if unknown.
+        sex: Male, Female or Unknown.
+        dx: SNOMED CT codes.
         flags: remarks for the reader of the store, printable and without semicolons.
     """
 
@@ -44,15 +47,18 @@ class Recording:
     flags: tuple[str, ...] = ()
 
 
-def checked(recording, min_seconds=0.0, lead_names=None) -> Recording:
-    """The recording with its standard leads alone, in standard order, every sample finite and at
-    least one not flat; a lead of which no sample is known (NaN throughout) counts as one that is
-    not there.
+def checked(
+    recording: Recording, min_seconds: float = 0.0, lead_names: Mapping[str, str] | None = None
+) -> Recording:
+    """Return the recording with its standard leads alone, in standard order.
+
+    Every sample of it is finite and at least one lead is not flat.  A lead of which no sample is
+    known (NaN throughout) counts as one that is not there.
 
     Args:
         min_seconds: shorter ones are refused.
-        lead_names: {name in lower case: the standard lead it stands for}, where it is not its
-            own.
+        lead_names: {name in lower case: the standard lead it stands for}, for other names than
+            the standard ones.
 
     Raises:
         RecordError: why it cannot be used.
@@ -71,26 +77,27 @@ def checked(recording, min_seconds=0.0, lead_names=None) -> Recording:
     empty = np.isnan(low)
     empty[empty] = np.isnan(rows[empty]).all(1)
     if empty.any() and not empty.all():
-        flags += (
-            f"no sample of {', '.join(lead for lead, is_empty in zip(leads, empty) if is_empty)}",
-        )
+        missing = ", ".join(lead for lead, is_empty in zip(leads, empty) if is_empty)
+        flags += (f"no sample of {missing}",)
         leads = tuple(lead for lead, is_empty in zip(leads, empty) if not is_empty)
         rows, low, high = rows[~empty], low[~empty], high[~empty]
     _check_samples(rows, low, high, leads)
     return replace(recording, signal=rows.T, leads=leads, flags=recording.flags + flags)
 
 
-def check_length(n_samples, fs, min_seconds):
-    """A RecordError for a recording that is shorter than ``min_seconds``."""
+def check_length(n_samples: int, fs: float, min_seconds: float) -> None:
+    """Raise a RecordError for a recording that is shorter than ``min_seconds``."""
     if n_samples / fs < min_seconds:
         raise RecordError(
             f"shorter than the minimum length: {n_samples / fs:g} s of {min_seconds:g} s"
         )
 
 
-def flat_leads(signal, leads) -> tuple[str, ...]:
-    """Remarks on leads of a signal (n, leads) whose samples are all equal; a RecordError if all
-    are flat.
+def flat_leads(signal: np.ndarray, leads: Sequence[str]) -> tuple[str, ...]:
+    """Return remarks on leads of a signal (n, leads) whose samples are all equal.
+
+    Raises:
+        RecordError: all are flat.
     """
     is_flat = signal.min(0) == signal.max(0)
     if is_flat.all():
@@ -98,11 +105,14 @@ def flat_leads(signal, leads) -> tuple[str, ...]:
     return tuple(f"flat lead {lead}" for lead, flat in zip(leads, is_flat) if flat)
 
 
-def _lead_columns(names, lead_names):
+def _lead_columns(
+    names: Sequence[str], lead_names: Mapping[str, str]
+) -> tuple[dict[str, int], tuple[str, ...]]:
     """Columns of the standard leads among these names by lead, in standard order, and a remark on
     the others, which are left out.
     """
-    columns, others = {}, []
+    columns: dict[str, int] = {}
+    left_out = []
     for column, name in enumerate(names):
         lead = lead_names.get(name.strip().lower()) or standard_lead(name)
         if lead in columns:
@@ -110,8 +120,9 @@ def _lead_columns(names, lead_names):
         if lead:
             columns[lead] = column
         else:
-            others.append(printable(name.strip()) or "one without a name")
-    others = ", ".join(others[:4]) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
+            left_out.append(printable(name.strip()) or "one without a name")
+    more = f" and {len(left_out) - 4} more" if len(left_out) > 4 else ""
+    others = ", ".join(left_out[:4]) + more
     if not columns:
         raise RecordError(
             f"none of the twelve leads: {others}; say by --lead_names which lead a name stands for"
@@ -120,7 +131,9 @@ def _lead_columns(names, lead_names):
     return {lead: columns[lead] for lead in LEADS if lead in columns}, flags
 
 
-def _check_samples(rows, low, high, leads):
+def _check_samples(
+    rows: np.ndarray, low: np.ndarray, high: np.ndarray, leads: Sequence[str]
+) -> None:
     """``low`` and ``high`` are the extremes of each lead; both are NaN where a lead has a NaN
     anywhere.
     """
@@ -135,9 +148,11 @@ def _check_samples(rows, low, high, leads):
         raise RecordError(f"impossible amplitude: {peak:.3g} mV; check gain and unit")
 
 
-def check_name(name, what):
-    """Names become file names (``<record>.csv``) and are opened beside the header of WFDB: plain
-    characters only.
+def check_name(name: str, what: str) -> str:
+    """Return a name that may become a file name (``<record>.csv``), plain characters only.
+
+    Raises:
+        RecordError: it has other characters; ``what`` says what it names.
     """
     if not _SAFE_NAME.fullmatch(name):
         raise RecordError(
@@ -146,26 +161,29 @@ def check_name(name, what):
     return name
 
 
-def printable(text):
-    """A short, printable, single-line form of text from an untrusted file, for messages and
-    tables.
+def printable(text: str) -> str:
+    """Return a short, printable, single-line form of text from an untrusted file.
+
+    It is for messages and tables, and holds no semicolon.
     """
-    text = "".join(c if c.isprintable() and c not in ";" else "?" for c in text[:200])
+    text = "".join(c if c.isprintable() and c != ";" else "?" for c in text[:200])
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def resample_to(signal, fs, rates):
-    """scipy.signal.resample along time (FFT) with one forward transform, in float32: within
-    2.5e-6 mV of it.
+def resample_to(signal: np.ndarray, fs: float, rates: Iterable[float]) -> dict[float, np.ndarray]:
+    """Resample a signal along time as scipy.signal.resample does (FFT), in float32.
+
+    One forward transform serves all rates; within 2.5e-6 mV of scipy's.
 
     Args:
         signal: float32 (n, leads) at fs Hz.
 
     Returns:
         {rate: float32 (int(n * rate / fs), leads)}, lengths as published; the signal itself at
-        its own rate.
+        its present rate.
     """
-    n, spectrum, resampled = len(signal), None, {}
+    n, spectrum = len(signal), None
+    resampled: dict[float, np.ndarray] = {}
     for rate in rates:
         m = int(n * rate / fs)
         if rate == fs:
@@ -177,9 +195,8 @@ def resample_to(signal, fs, rates):
             spectrum = scipy.fft.rfft(np.ascontiguousarray(signal.T), axis=1)
         kept = min(n, m)
         band = spectrum[:, : kept // 2 + 1] * np.float32(m / n)
-        if (
-            kept % 2 == 0 and n != m
-        ):  # the highest bin stands for +f and -f in one of the lengths only
+        # the highest bin stands for +f and -f in one of the lengths only
+        if kept % 2 == 0 and n != m:
             band[:, kept // 2] *= 2.0 if m < n else 0.5
         resampled[rate] = scipy.fft.irfft(band, m, axis=1, overwrite_x=True).T
     return resampled

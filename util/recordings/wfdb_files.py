@@ -12,8 +12,10 @@ import math
 import os
 import re
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -97,43 +99,56 @@ class SignalLine:
 
 @dataclass(frozen=True)
 class Header:
-    """What a .hea file says."""
+    """What a .hea file says.
+
+    Attributes:
+        record: the file's name without .hea.
+        fs: Hz.
+        n_samples: of each lead; None where the header leaves it to the signal file.
+        age: years, NaN if unknown; 90 stands for "over 89".
+        sex: Male, Female or Unknown.
+        dx: SNOMED CT codes, each once, in the header's order.
+        unknown_dx: entries of the Dx line that are no SNOMED CT code.
+        flags: remarks for the reader of the store.
+    """
 
     path: Path
-    record: str  # the file's name without .hea
-    fs: float  # Hz
-    n_samples: int | None  # of each lead; None where the header leaves it to the signal file
+    record: str
+    fs: float
+    n_samples: int | None
     signals: tuple[SignalLine, ...]
-    age: float  # years, NaN if unknown; 90 stands for "over 89"
-    sex: str  # Male, Female or Unknown
-    dx: tuple[str, ...]  # SNOMED CT codes, each once, in the header's order
-    unknown_dx: tuple[str, ...]  # entries of the Dx line that are no SNOMED CT code
-    flags: tuple[str, ...]  # remarks for the reader of the store
+    age: float
+    sex: str
+    dx: tuple[str, ...]
+    unknown_dx: tuple[str, ...]
+    flags: tuple[str, ...]
 
     @property
-    def leads(self):
-        """Lead names as written, in the header's order."""
+    def leads(self) -> tuple[str, ...]:
+        """Return lead names as written, in the header's order."""
         return tuple(line.name for line in self.signals)
 
     @property
-    def signal_files(self):
-        """Paths of the signal files, each once."""
-        return [
-            self.path.parent / name for name in dict.fromkeys(line.file for line in self.signals)
-        ]
+    def signal_files(self) -> list[Path]:
+        """Return the paths of the signal files, each once."""
+        names = dict.fromkeys(line.file for line in self.signals)
+        return [self.path.parent / name for name in names]
 
 
-def find_headers(folder):
-    """Paths of all .hea files anywhere under a folder, links followed, sorted by their relative
-    POSIX path.
+def find_headers(folder: str | Path) -> list[Path]:
+    """Return the paths of all .hea files anywhere under a folder.
+
+    Links are followed; the paths are sorted by their relative POSIX path.
     """
     return [Path(folder) / name for name in find_files(folder, ".hea")]
 
 
 # ============ headers ============
-def read_header(path):
-    """Header of a .hea file; a RecordError if it is unreadable, of several segments or empty, or
-    names are unsafe.
+def read_header(path: str | Path) -> Header:
+    """Read a .hea file.
+
+    Raises:
+        RecordError: it is unreadable, of several segments or empty, or names are unsafe.
     """
     path = Path(path)
     record = check_name(path.stem, "record name")
@@ -152,10 +167,18 @@ def read_header(path):
     if not all(line.gain for line in signals):
         flags.append("no gain in the header, 200 counts per unit assumed")
     about = _parse_comments(comments, flags)
-    return Header(path, record, fs, n_samples, signals, **about, flags=tuple(flags))
+    return Header(
+        path=path,
+        record=record,
+        fs=fs,
+        n_samples=n_samples,
+        signals=signals,
+        **about,
+        flags=tuple(flags),
+    )
 
 
-def _read_text(path):
+def _read_text(path: Path) -> bytes:
     _file_size(path, "header")
     with open(path, "rb") as file:
         data = file.read(MAX_HEADER_BYTES + 1)
@@ -166,7 +189,7 @@ def _read_text(path):
     return data.removeprefix(b"\xef\xbb\xbf")
 
 
-def _file_size(path, what):
+def _file_size(path: Path, what: str) -> int:
     """Size in bytes of a regular file; a pipe or a device in its place would block us for ever."""
     try:
         status = os.stat(path)
@@ -177,7 +200,7 @@ def _file_size(path, what):
     return status.st_size
 
 
-def _split_lines(data):
+def _split_lines(data: bytes) -> tuple[list[str], list[str]]:
     """(record and signal lines, comment lines), all stripped, empty ones left out."""
     lines, comments = [], []
     for number, raw in enumerate(re.split(rb"\r\n|\n|\r", data), 1):
@@ -185,16 +208,14 @@ def _split_lines(data):
         if hash_sign:
             comments.append("#" + comment.decode("utf-8", "replace"))
         if content.strip():
-            if (
-                not content.isascii()
-                or not content.decode("ascii").replace("\t", " ").isprintable()
-            ):
+            text = content.decode("ascii", "replace")
+            if not content.isascii() or not text.replace("\t", " ").isprintable():
                 raise RecordError(f"header unreadable: line {number} is not text")
-            lines.append(content.decode("ascii").strip())
+            lines.append(text.strip())
     return lines, comments
 
 
-def _parse_record_line(line):
+def _parse_record_line(line: str) -> tuple[str, int, float, int | None]:
     """Name, number of signals, fs in Hz, and samples or None."""
     match = _RECORD_LINE.fullmatch(line)
     if not match:
@@ -202,7 +223,7 @@ def _parse_record_line(line):
     if re.fullmatch(r"[^/]*/[0-9]+", match["name"]):
         raise RecordError("multi-segment record: convert it to a single segment")
     check_name(match["name"], "record name in the header")
-    n_samples = match["samples"] and int(match["samples"])
+    n_samples = int(match["samples"]) if match["samples"] else None
     if n_samples == 0:
         raise RecordError("zero-length record")
     fs = match["fs"] or "none given"
@@ -211,7 +232,7 @@ def _parse_record_line(line):
     return match["name"], int(match["signals"]), float(fs), n_samples
 
 
-def _parse_signal_line(line, number):
+def _parse_signal_line(line: str, number: int) -> SignalLine:
     """SignalLine; its gain is 0 where the header says so."""
     match = _SIGNAL_LINE.fullmatch(line)
     integers = match["integers"].split() if match else []
@@ -231,21 +252,21 @@ def _parse_signal_line(line, number):
         )
     converter_zero = integers[1] if len(integers) > 1 else 0
     return SignalLine(
-        file,
-        match["format"],
-        int(match["offset"] or 0),
-        gain,
-        int(match["baseline"] or converter_zero),
-        match["unit"] or "mV",
-        match["name"] or "",
+        file=file,
+        format=match["format"],
+        offset=int(match["offset"] or 0),
+        gain=gain,
+        baseline=int(match["baseline"] or converter_zero),
+        unit=match["unit"] or "mV",
+        name=match["name"] or "",
     )
 
 
-def _parse_comments(comments, flags):
+def _parse_comments(comments: list[str], flags: list[str]) -> dict[str, Any]:
     """age, sex, dx and unknown_dx of a Header from ``#Key: value`` lines; remarks are added to
     flags.
     """
-    values = {"age": [], "sex": [], "dx": []}
+    values: dict[str, list[str]] = {"age": [], "sex": [], "dx": []}
     for match in filter(None, map(_COMMENT.fullmatch, comments)):
         values[match[1].lower()].append(match[2].strip())
     age = _parse_age("".join(values["age"][:1]), flags)
@@ -258,7 +279,7 @@ def _parse_comments(comments, flags):
     return {"age": age, "sex": sex, "dx": dx, "unknown_dx": unknown_dx}
 
 
-def _parse_age(text, flags):
+def _parse_age(text: str, flags: list[str]) -> float:
     try:
         age = float(text) if len(text) < 20 and text.isascii() else math.nan
     except ValueError:
@@ -273,9 +294,10 @@ def _parse_age(text, flags):
     return age if 0 <= age <= OLDEST_AGE else math.nan
 
 
-def _parse_dx(text):
+def _parse_dx(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """SNOMED CT codes, separated by commas or spaces, and entries that are none."""
-    codes, unknown = [], []
+    codes: list[str] = []
+    unknown: list[str] = []
     for entry in text.split(","):
         parts = entry.split()
         if parts and all(_SNOMED.fullmatch(part) for part in parts):
@@ -286,17 +308,26 @@ def _parse_dx(text):
 
 
 # ============ signals ============
-def read_record(path, min_seconds=0.0, lead_names=None):
-    """The checked Recording of the header at this path, flat leads flagged; a RecordError says
-    why it cannot be used.  ``lead_names``: see ``util.recordings.recording.checked``.
+def read_record(
+    path: str | Path, min_seconds: float = 0.0, lead_names: Mapping[str, str] | None = None
+) -> Recording:
+    """Read the checked Recording of the header at this path, flat leads flagged.
+
+    Args:
+        min_seconds, lead_names: see ``util.recordings.recording.checked``.
+
+    Raises:
+        RecordError: why it cannot be used.
     """
     recording = checked(read_signal(read_header(path), min_seconds), min_seconds, lead_names)
     return replace(recording, flags=recording.flags + flat_leads(recording.signal, recording.leads))
 
 
-def read_signal(header, min_seconds=0.0):
-    """Recording of a header, as it stands in the file: all its signals, not yet checked.  A
-    RecordError says why it cannot be read.
+def read_signal(header: Header, min_seconds: float = 0.0) -> Recording:
+    """Read the Recording of a header as it stands in the file: all its signals, not yet checked.
+
+    Raises:
+        RecordError: why it cannot be read.
     """
     if header.n_samples is not None:
         check_length(header.n_samples, header.fs, min_seconds)
@@ -304,15 +335,19 @@ def read_signal(header, min_seconds=0.0):
         if _file_size(path, "signal file") == 0:
             raise RecordError(f"signal file empty: {path.name}")
     reader = _read_mat if _is_challenge_mat(header) else _read_with_wfdb
-    rows = reader(
-        header
-    )  # (signals, n): lead by lead in memory, which all that follows is fastest with
+    rows = reader(header)  # (signals, n): lead by lead in memory, which is fastest from here on
     return Recording(
-        rows.T, header.leads, header.fs, header.age, header.sex, header.dx, header.flags
+        signal=rows.T,
+        leads=header.leads,
+        fs=header.fs,
+        age=header.age,
+        sex=header.sex,
+        dx=header.dx,
+        flags=header.flags,
     )
 
 
-def _millivolts(header):
+def _millivolts(header: Header) -> list[float]:
     """Factor from each signal's unit to mV."""
     for line in header.signals:
         if line.unit.lower() not in MILLIVOLTS:
@@ -322,14 +357,14 @@ def _millivolts(header):
     return [MILLIVOLTS[line.unit.lower()] for line in header.signals]
 
 
-def _is_challenge_mat(header):
+def _is_challenge_mat(header: Header) -> bool:
     """All signals in one .mat behind its 24-byte header, in a format read here."""
     layouts = {(line.file, line.format, line.offset) for line in header.signals}
     file, kind, offset = layouts.pop()
     return not layouts and file.endswith(".mat") and kind in MAT_FORMATS and offset == MAT_OFFSET
 
 
-def _read_mat(header):
+def _read_mat(header: Header) -> np.ndarray:
     """MATLAB v4 matrix ``val`` (signals, samples), stored column by column: float32 (signals, n)
     in mV.
     """
@@ -369,7 +404,7 @@ def _read_mat(header):
     return _scale_counts(np.ascontiguousarray(counts.reshape(columns, rows).T), header)
 
 
-def _scale_counts(counts, header):
+def _scale_counts(counts: np.ndarray, header: Header) -> np.ndarray:
     """Counts (signals, n) to float32 mV; WFDB's marker of a missing sample (the lowest count)
     becomes NaN.
     """
@@ -386,7 +421,7 @@ def _scale_counts(counts, header):
     return signal
 
 
-def _read_with_wfdb(header):
+def _read_with_wfdb(header: Header) -> np.ndarray:
     """Anything else that the wfdb package reads: float32 (signals, n) in mV."""
     # here, because it takes a second to import and the Challenge's files do not need it
     import wfdb

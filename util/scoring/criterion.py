@@ -2,6 +2,8 @@
 mean.
 """
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,13 +11,13 @@ from torch import nn
 
 from util.errors import ConfigError
 
-LOSSES = {
+LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "bce": F.binary_cross_entropy_with_logits,
     "cross_entropy": F.cross_entropy,
     "l1": F.l1_loss,
     "mse": F.mse_loss,
 }
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "bce": torch.sigmoid,
     "cross_entropy": lambda logits: logits.softmax(dim=-1),
     "l1": lambda logits: logits,
@@ -39,23 +41,38 @@ class Criterion(nn.Module):
     the labels' own.
 
     Args:
-        loss: key of ``LOSSES``; classes: names of the outputs.
+        loss: key of ``LOSSES``.
+        classes: names of the outputs.
         share: of the training part's labels that are known.
         mean, std: of the training part's known labels, (classes,), in regression.
     """
 
-    def __init__(self, loss="bce", classes=(), share=1.0, mean=None, std=None):
+    mean: torch.Tensor | None
+    std: torch.Tensor | None
+
+    def __init__(
+        self,
+        loss: str = "bce",
+        classes: Sequence[str] = (),
+        share: float = 1.0,
+        mean: Sequence[float] | np.ndarray | None = None,
+        std: Sequence[float] | np.ndarray | None = None,
+    ) -> None:
         super().__init__()
         self.loss, self.classes, self.share = loss, tuple(classes), share
         for name, values in {"mean": mean, "std": std}.items():
-            values = None if values is None else torch.as_tensor(values, dtype=torch.float32)
-            self.register_buffer(name, values, persistent=False)  # it follows from the data
+            buffer = None if values is None else torch.as_tensor(values, dtype=torch.float32)
+            self.register_buffer(name, buffer, persistent=False)  # it follows from the data
 
     @classmethod
-    def fitted(cls, loss: str, classes, values) -> "Criterion":
-        """The criterion of a training part whose labels are ``values`` (see
-        ``util.data.labels.Labels``); a ConfigError names a column of numbers from which nothing
-        can be learned.
+    def fitted(cls, loss: str, classes: Sequence[str], values: np.ndarray) -> "Criterion":
+        """Return the criterion of a training part.
+
+        Args:
+            values: its labels, see ``util.data.labels.Labels``.
+
+        Raises:
+            ConfigError: a column of numbers from which nothing can be learned.
         """
         if values.ndim == 1:
             return cls(loss, classes)
@@ -63,12 +80,10 @@ class Criterion(nn.Module):
         if TASKS[loss] != "regression":
             return cls(loss, classes, known.mean())
         mean, std = np.empty(values.shape[1]), np.zeros(values.shape[1])
-        for c, mine in enumerate(known.T):
-            if mine.any():
-                mean[c], std[c] = (
-                    values[mine, c].mean(dtype=float),
-                    values[mine, c].std(dtype=float),
-                )
+        for c, rows in enumerate(known.T):
+            if rows.any():
+                mean[c] = values[rows, c].mean(dtype=float)
+                std[c] = values[rows, c].std(dtype=float)
         constant = [name for name, spread in zip(classes, std) if not spread > 0]
         if constant:
             raise ConfigError(
@@ -79,7 +94,7 @@ class Criterion(nn.Module):
 
     @property
     def about(self) -> dict:
-        """What weights carry of it, as arguments."""
+        """Return what weights carry of it, as arguments."""
         numbers = {
             name: None if value is None else value.tolist() for name, value in self.named_buffers()
         }
@@ -87,8 +102,8 @@ class Criterion(nn.Module):
 
     @property
     def notes(self) -> list[str]:
-        """A sentence about standardised targets, if they are."""
-        if self.mean is None:
+        """Return a sentence about standardised targets, if they are."""
+        if self.mean is None or self.std is None:
             return []
         targets = ", ".join(
             f"{name} {mean:.4g} +- {std:.4g}"
@@ -99,35 +114,38 @@ class Criterion(nn.Module):
             f"({targets}); the loss is in these units, predictions and scores in the labels' own"
         ]
 
-    def forward(self, logits, label):
-        """The loss to learn by, a scalar: outputs (batch, classes) in float32, labels as in a
-        ``Batch``.
+    def forward(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """Return the loss to learn by, a scalar.
+
+        Args:
+            logits: outputs (batch, classes) in float32.
+            label: as in a ``Batch``.
         """
         label = self._standardised(label)
         if self.share == 1:
             return LOSSES[self.loss](logits, label)
         return self._known(logits, label).mean() / self.share
 
-    def of_known(self, logits, label) -> float:
-        """The loss to report: mean over the known labels, NaN without any."""
+    def of_known(self, logits: torch.Tensor, label: torch.Tensor) -> float:
+        """Return the loss to report: the mean over the known labels, NaN without any."""
         label = self._standardised(label)
         known = (~label.isnan()).double().mean()
-        return (
-            LOSSES[self.loss](logits, label).item()
-            if known == 1
-            else (self._known(logits, label).mean() / known).item()
-        )
+        if known == 1:
+            return LOSSES[self.loss](logits, label).item()
+        return (self._known(logits, label).mean() / known).item()
 
-    def to_units(self, predictions):
-        """Predictions (records, classes) in the labels' own units."""
-        if self.mean is None:
+    def to_units(self, predictions: np.ndarray) -> np.ndarray:
+        """Return predictions (records, classes) in the units of the labels."""
+        if self.mean is None or self.std is None:
             return predictions
         return predictions * self.std.double().cpu().numpy() + self.mean.double().cpu().numpy()
 
-    def _standardised(self, label):
-        return label if self.mean is None else (label - self.mean.to(label)) / self.std.to(label)
+    def _standardised(self, label: torch.Tensor) -> torch.Tensor:
+        if self.mean is None or self.std is None:
+            return label
+        return (label - self.mean.to(label)) / self.std.to(label)
 
-    def _known(self, logits, label):
+    def _known(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """The loss of each label, 0 where it is unknown."""
         known = ~label.isnan()
         return LOSSES[self.loss](logits, label.where(known, 0), reduction="none") * known

@@ -25,8 +25,8 @@ BLOCK = 512  # records at a time, which bounds the memory
 TIE = 1e-12  # an expected credit higher by less is equal but for rounding
 
 
-def expected_outputs(probabilities, weights=WEIGHTS) -> np.ndarray:
-    """Outputs that no further class improves, bool (records, classes).
+def expected_outputs(probabilities: np.ndarray, weights: np.ndarray = WEIGHTS) -> np.ndarray:
+    """Return outputs that no further class improves, bool (records, classes).
 
     From the empty answer on, each record adds the class that raises its expected credit most,
     until none does.
@@ -44,7 +44,7 @@ def expected_outputs(probabilities, weights=WEIGHTS) -> np.ndarray:
     return outputs
 
 
-def _climb(probabilities, outputs, weights):
+def _climb(probabilities: np.ndarray, outputs: np.ndarray, weights: np.ndarray) -> None:
     """Add classes to ``outputs``, in place, while that raises a record's expected credit."""
     credit, rows = np.zeros(len(outputs)), np.arange(len(outputs))
     while len(rows):
@@ -56,27 +56,29 @@ def _climb(probabilities, outputs, weights):
         outputs[rows, best], credit[rows] = True, highest[better]
 
 
-def credit_with_one_more(probabilities, outputs, weights=WEIGHTS) -> np.ndarray:
-    """Expected credit of each record's outputs with each class added to them, (records, classes);
-    minus infinity for a class that is among them.
+def credit_with_one_more(
+    probabilities: np.ndarray, outputs: np.ndarray, weights: np.ndarray = WEIGHTS
+) -> np.ndarray:
+    """Return the expected credit of each record's outputs with each class added to them.
+
+    Returns:
+        (records, classes); minus infinity for a class that is among the outputs.
     """
     nodes, shares = np.polynomial.legendre.leggauss((len(weights) + 1) // 2)
     t, shares = (nodes + 1) / 2, shares / 2  # from (-1, 1) to (0, 1)
     p, chosen = probabilities[:, None], outputs[:, None]  # (records, 1, classes)
     factors = 1 - p * (1 - t)[:, None]  # (records, nodes, classes)
-    outside = np.where(chosen, 1, factors).prod(
-        axis=2
-    )  # labels outside the outputs, (records, nodes)
-    kernel = (
-        shares * t ** outputs.sum(axis=1)[:, None] * outside
-    )  # still with the added class's own factor
+    # labels outside the outputs, (records, nodes)
+    outside = np.where(chosen, 1, factors).prod(axis=2)
+    # still with the added class's factor
+    kernel = shares * t ** outputs.sum(axis=1)[:, None] * outside
     # Chance of a true class, over the product: outside the outputs, it is one more of the union
     # for certain.
     true = np.where(chosen, p, p * t[:, None] / factors)
     present = outputs @ weights.T  # (W O)_i, (records, classes)
     credit = np.vecdot(true, present[:, None])[..., None] + true @ weights
-    credit += (p - true) * (present + np.diag(weights))[
-        :, None
-    ]  # the added class is within the outputs
-    values = np.vecdot(kernel[..., None], credit / factors, axis=1)
+    # the added class is within the outputs
+    credit += (p - true) * (present + np.diag(weights))[:, None]
+    # NumPy's stubs do not know that vecdot has an axis
+    values = np.vecdot(kernel[..., None], credit / factors, axis=1)  # type: ignore[call-overload]
     return np.where(outputs, -np.inf, values)

@@ -14,8 +14,10 @@ anew.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,40 +28,49 @@ from util.scoring.scores import challenge_score, challenge_sums, check_scores, r
 
 PUBLISHED_CANDIDATES = (0.1, 0.2, 0.3, 0.4, 0.5)
 TIE = 1e-12  # Challenge scores nearer than this are equal but for rounding
-RULES = {
-    1: "score >= threshold",
-    2: "highest expected Challenge score",
-}  # by version of thresholds.json
+# by version of thresholds.json
+RULES = {1: "score >= threshold", 2: "highest expected Challenge score"}
 
 
 @dataclass(frozen=True, eq=False)
 class Thresholds:
-    """The result of a search, or of decoding by expected score, which has no thresholds."""
+    """The result of a search, or of decoding by expected score, which has no thresholds.
 
-    thresholds: (
-        np.ndarray | None
-    )  # float64 (24,); a class is output where its score is at least this
-    score: float  # the Challenge score of these thresholds on the search set
-    n_records: int  # size of the search set
-    method: str  # how they were found, in words
-    sweeps: int = 1  # passes over all classes; an ascent's last one changed nothing
-    shared: tuple[int, ...] = ()  # the rare classes, if any, that share one threshold
+    Attributes:
+        thresholds: float64 (24,); a class is output where its score is at least this.
+        score: the Challenge score of these thresholds on the search set.
+        n_records: size of the search set.
+        method: how they were found, in words.
+        sweeps: passes over all classes; an ascent's last one changed nothing.
+        shared: the rare classes, if any, that share one threshold.
+    """
 
-    def decide(self, probabilities) -> np.ndarray:
-        """Outputs of these probabilities, bool (records, 24)."""
+    thresholds: np.ndarray | None
+    score: float
+    n_records: int
+    method: str
+    sweeps: int = 1
+    shared: tuple[int, ...] = ()
+
+    def decide(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return the outputs of these probabilities, bool (records, 24)."""
         if self.thresholds is None:
             return expected_outputs(probabilities)
         return apply_thresholds(probabilities, self.thresholds)
 
 
-def apply_thresholds(scores, thresholds) -> np.ndarray:
-    """Outputs, bool (records, classes): ``score >= threshold``, compared in float64."""
+def apply_thresholds(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Return outputs, bool (records, classes): ``score >= threshold``, compared in float64."""
     return np.asarray(scores, np.float64) >= np.asarray(thresholds, np.float64)
 
 
-def score_curve(labels, scores, thresholds, candidates) -> np.ndarray:
-    """The Challenge score as a function of each class's own threshold while the other classes
-    keep theirs.
+def score_curve(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    thresholds: np.ndarray,
+    candidates: np.ndarray | Sequence[float],
+) -> np.ndarray:
+    """Return the Challenge score as a function of each class's threshold, the others held.
 
     Args:
         labels, scores: as for ``search_ascent``.
@@ -77,14 +88,19 @@ def score_curve(labels, scores, thresholds, candidates) -> np.ndarray:
     columns = np.broadcast_to(candidates.T, (len(CLASSES), len(candidates)))
     state = _State(problem, thresholds)
     return np.stack(
-        [state.curve(_Coordinate(problem, [c], column)) for c, column in enumerate(columns)], axis=1
+        [
+            state.curve(_Coordinate(problem, np.array([c]), column))
+            for c, column in enumerate(columns)
+        ],
+        axis=1,
     )
 
 
-def search_published(labels, scores) -> Thresholds:
-    """The published search: thresholds 0.1, 0.2 ... 0.5 for one class at a time while all the
-    others stay at 0.1, in one pass; of equally good thresholds the lowest.  Arguments as for
-    ``search_ascent``.
+def search_published(labels: np.ndarray, scores: np.ndarray) -> Thresholds:
+    """Run the published search: thresholds 0.1, 0.2 ... 0.5 for one class at a time.
+
+    All the others stay at 0.1, and there is one pass; of equally good thresholds the lowest is
+    taken.  Arguments as for ``search_ascent``.
     """
     curves = score_curve(
         labels, scores, np.full(len(CLASSES), PUBLISHED_CANDIDATES[0]), PUBLISHED_CANDIDATES
@@ -95,9 +111,14 @@ def search_published(labels, scores) -> Thresholds:
     return Thresholds(thresholds, score, len(labels), "published")
 
 
-def search_ascent(labels, scores, starts=None, max_candidates=512, min_positives=0) -> Thresholds:
-    """Coordinate ascent: set one class after the other to its best threshold until no single
-    change helps.
+def search_ascent(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    starts: Sequence[np.ndarray] | None = None,
+    max_candidates: int | None = 512,
+    min_positives: int = 0,
+) -> Thresholds:
+    """Set one class after the other to its best threshold until no single change helps.
 
     Args:
         labels: bool (records, 24).
@@ -118,7 +139,7 @@ def search_ascent(labels, scores, starts=None, max_candidates=512, min_positives
     problem = _Problem(labels, scores)
     rare = np.flatnonzero(problem.labels.sum(axis=0) < min_positives)
     shared = rare if len(rare) > 1 else rare[:0]
-    groups = [[c] for c in range(len(CLASSES)) if c not in shared]
+    groups = [np.array([c]) for c in range(len(CLASSES)) if c not in shared]
     single = len(groups)
     if len(shared):
         groups.append(shared)
@@ -127,48 +148,45 @@ def search_ascent(labels, scores, starts=None, max_candidates=512, min_positives
         for group in groups
     ]
     published = search_published(labels, scores)
-    starts = np.array(
-        [published.thresholds, *(default_starts(labels, scores) if starts is None else starts)]
-    )
+    first = default_starts(labels, scores) if starts is None else starts
+    beginnings = np.array([published.thresholds, *first])
     if len(shared):
-        starts[:, shared] = np.median(starts[:, shared], axis=1, keepdims=True)
-    ends = [_climb(problem, coordinates, start) for start in starts]
+        beginnings[:, shared] = np.median(beginnings[:, shared], axis=1, keepdims=True)
+    ends = [_climb(problem, coordinates, start) for start in beginnings]
     best = max(ends, key=lambda end: round(end.score, 12))  # the first of equals
     if best.score < published.score:
-        best = _climb(problem, coordinates[:single], published.thresholds)
+        best = _climb(problem, coordinates[:single], np.asarray(published.thresholds))
         return replace(best, method="ascent, rare classes as published")
     return replace(best, shared=tuple(shared.tolist()))
 
 
-def search_single(labels, scores) -> Thresholds:
-    """One threshold for all classes, the best of all useful ones, the lowest of equals.
+def search_single(labels: np.ndarray, scores: np.ndarray) -> Thresholds:
+    """Search one threshold for all classes, the best of all useful ones, the lowest of equals.
+
     Arguments as for ``search_ascent``.
     """
     problem = _Problem(labels, scores)
-    together = _Coordinate(problem, range(len(CLASSES)), candidate_thresholds(problem.scores, None))
-    return replace(
-        _climb(problem, [together], np.full(len(CLASSES), 0.5)), method="one for all classes"
-    )
+    every_class = np.arange(len(CLASSES))
+    together = _Coordinate(problem, every_class, candidate_thresholds(problem.scores, None))
+    best = _climb(problem, [together], np.full(len(CLASSES), 0.5))
+    return replace(best, method="one for all classes")
 
 
-def no_search(labels, scores) -> Thresholds:
-    """Decoding by expected score, scored on these records.  Arguments as for ``search_ascent``;
-    the scores must be probabilities.
+def no_search(labels: np.ndarray, scores: np.ndarray) -> Thresholds:
+    """Decode by expected score, and score that on these records.
+
+    Arguments as for ``search_ascent``; the scores must be probabilities.
     """
     labels, scores = check_scores(labels, scores)
-    return Thresholds(
-        None,
-        challenge_score(labels, expected_outputs(scores)),
-        len(labels),
-        "expected score",
-        sweeps=0,
-    )
+    score = challenge_score(labels, expected_outputs(scores))
+    return Thresholds(None, score, len(labels), "expected score", sweeps=0)
 
 
-def default_starts(labels, scores) -> list[np.ndarray]:
-    """Where the ascent starts, each (24,): 0.5 for all; thresholds that output each class as
-    often as it is present; and four that output it as often as present times a random factor
-    between 1/3 and 3.
+def default_starts(labels: np.ndarray, scores: np.ndarray) -> list[np.ndarray]:
+    """Return where the ascent starts, each (24,).
+
+    The starts are 0.5 for all; thresholds that output each class as often as it is present; and
+    four that output it as often as present times a random factor between 1/3 and 3.
     """
     share = np.mean(labels, axis=0)
     factors = 3.0 ** np.random.default_rng(0).uniform(-1, 1, (4, len(CLASSES)))
@@ -180,8 +198,8 @@ def default_starts(labels, scores) -> list[np.ndarray]:
     ]
 
 
-def candidate_thresholds(scores, max_candidates=512) -> np.ndarray:
-    """Useful thresholds for these scores, rising, float64, (at most max_candidates,).
+def candidate_thresholds(scores: np.ndarray, max_candidates: int | None = 512) -> np.ndarray:
+    """Return useful thresholds for these scores, rising, float64, (at most max_candidates,).
 
     They lie midway between neighbouring distinct scores, with one below them all (always on) and
     one above (never on).  Where that makes too many, half of those kept are the highest, where a
@@ -189,12 +207,10 @@ def candidate_thresholds(scores, max_candidates=512) -> np.ndarray:
     """
     values = np.unique(np.asarray(scores, np.float64))
     middle = values[:-1] + np.diff(values) / 2
-    middle = np.where(
-        middle > values[:-1], middle, values[1:]
-    )  # doubles with no number between them
-    never = np.nextafter(
-        max(values[-1], 1.0), np.inf
-    )  # above 1, too, where later probabilities may lie
+    # doubles with no number between them
+    middle = np.where(middle > values[:-1], middle, values[1:])
+    # above 1, too, where later probabilities may lie
+    never = np.nextafter(max(values[-1], 1.0), np.inf)
     every = np.concatenate([[min(values[0], 0.0)], middle, [never]])
     if max_candidates is None or len(every) <= max_candidates:
         return every
@@ -207,25 +223,29 @@ def candidate_thresholds(scores, max_candidates=512) -> np.ndarray:
     return np.concatenate([every[steps], every[-top:]])
 
 
-def save_thresholds(path, found: Thresholds):
+def save_thresholds(path: str | Path, result: Thresholds) -> None:
     """Write ``thresholds.json``: readable, one entry a class with its code and abbreviation."""
-    version = 2 if found.thresholds is None else 1
-    classes = [{"code": code, "abbreviation": name} for code, name in zip(CLASSES, ABBREVIATIONS)]
-    for c, entry in enumerate(classes) if version == 1 else ():
-        entry |= {"threshold": float(found.thresholds[c]), "shared": c in found.shared}
+    classes: list[dict[str, Any]] = [
+        {"code": code, "abbreviation": name} for code, name in zip(CLASSES, ABBREVIATIONS)
+    ]
+    version = 2
+    if result.thresholds is not None:
+        version = 1
+        for c, entry in enumerate(classes):
+            entry |= {"threshold": float(result.thresholds[c]), "shared": c in result.shared}
     content = {
         "version": version,
         "rule": RULES[version],
-        "method": found.method,
-        "sweeps": found.sweeps,
-        "challenge_score": found.score,
-        "n_records": found.n_records,
+        "method": result.method,
+        "sweeps": result.sweeps,
+        "challenge_score": result.score,
+        "n_records": result.n_records,
         "classes": classes,
     }
     Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def load_thresholds(path) -> Thresholds:
+def load_thresholds(path: str | Path) -> Thresholds:
     """Read what ``save_thresholds`` wrote.
 
     Raises:
@@ -258,13 +278,12 @@ def load_thresholds(path) -> Thresholds:
         raise ECGError(f"{path}: not a usable thresholds file: {reason}; {cure}") from None
 
 
-def _read_thresholds(classes):
+def _read_thresholds(classes: list[dict[str, Any]]) -> tuple[np.ndarray, tuple[int, ...]]:
     """Thresholds (24,), and which classes share one, of the entries of a file."""
     thresholds = np.array([float(entry["threshold"]) for entry in classes])
-    if not np.all(np.isfinite(thresholds)):
-        raise ValueError(
-            f"threshold of {ABBREVIATIONS[np.argmin(np.isfinite(thresholds))]} is not a number"
-        )
+    finite = np.isfinite(thresholds)
+    if not finite.all():
+        raise ValueError(f"threshold of {ABBREVIATIONS[finite.argmin()]} is not a number")
     return thresholds, tuple(c for c, entry in enumerate(classes) if entry["shared"])
 
 
@@ -280,15 +299,15 @@ class _Problem:
         inactive, perfect: values of s(O) that score 0 and 1.
     """
 
-    def __init__(self, labels, scores):
+    def __init__(self, labels: np.ndarray, scores: np.ndarray) -> None:
         self.labels, scores = check_scores(labels, scores)
         _, self.inactive, self.perfect = challenge_sums(self.labels, self.labels)
         self.scores = np.ascontiguousarray(scores.T, np.float64)
         self.credit = np.ascontiguousarray((self.labels.astype(float) @ WEIGHTS).T)
         self.free = np.ascontiguousarray(~self.labels.T)
 
-    def to_score(self, numerators):
-        """Challenge scores of values of s(O)."""
+    def to_score(self, numerators: np.ndarray) -> np.ndarray:
+        """Return the Challenge scores of values of s(O)."""
         span = self.perfect - self.inactive
         return (numerators - self.inactive) / span if span else np.zeros_like(numerators)
 
@@ -305,19 +324,17 @@ class _Coordinate:
             credit, and what the union of labels and outputs has grown by.
     """
 
-    def __init__(self, problem, classes, candidates):
-        self.classes, self.candidates = np.asarray(classes), candidates
-        scores = problem.scores[self.classes]
+    def __init__(self, problem: _Problem, classes: np.ndarray, candidates: np.ndarray) -> None:
+        self.classes, self.candidates = classes, candidates
+        scores = problem.scores[classes]
         falling = np.argsort(-scores, axis=0)
-        self.passed = np.searchsorted(
-            candidates, np.take_along_axis(scores, falling, axis=0).ravel(), side="right"
-        )
-        self.credit = np.take_along_axis(problem.credit[self.classes], falling, axis=0).cumsum(
-            axis=0
-        )
-        self.growth = np.take_along_axis(problem.free[self.classes], falling, axis=0).cumsum(
-            axis=0, dtype=float
-        )
+
+        def ordered(values: np.ndarray) -> np.ndarray:
+            return np.take_along_axis(values, falling, axis=0)
+
+        self.passed = np.searchsorted(candidates, ordered(scores).ravel(), side="right")
+        self.credit = ordered(problem.credit[classes]).cumsum(axis=0)
+        self.growth = ordered(problem.free[classes]).cumsum(axis=0, dtype=float)
 
 
 class _State:
@@ -326,23 +343,24 @@ class _State:
     O_i) and |L_i or O_i|.
     """
 
-    def __init__(self, problem, thresholds):
+    def __init__(self, problem: _Problem, thresholds: np.ndarray) -> None:
         self.problem = problem
         self.thresholds = np.array(thresholds, np.float64)
         self.outputs = problem.scores >= self.thresholds[:, None]
         self.refresh()
 
-    def refresh(self):
+    def refresh(self) -> None:
         """Compute the parts anew, so that rounding does not pile up."""
         self.credit = np.einsum("cn,cn->n", self.problem.credit, self.outputs)
         self.union = row_sum(self.problem.labels | self.outputs.T)
 
-    def curve(self, coordinate) -> np.ndarray:
-        """The Challenge score at each of the coordinate's candidates, (K,), the other classes
-        held.
+    def curve(self, coordinate: _Coordinate) -> np.ndarray:
+        """Return the Challenge score at each of the coordinate's candidates, (K,).
+
+        The other classes are held.
         """
-        own_credit, own_growth = self._parts(coordinate.classes)
-        credit, union = self.credit - own_credit, self.union - own_growth
+        old_credit, old_growth = self._parts(coordinate.classes)
+        credit, union = self.credit - old_credit, self.union - old_growth
         off = credit / np.maximum(union, 1)
         on = (credit + coordinate.credit) / np.maximum(union + coordinate.growth, 1)
         gains = np.diff(on, axis=0, prepend=off[None])
@@ -351,9 +369,11 @@ class _State:
         )
         return self.problem.to_score(off.sum() + by_place[:0:-1].cumsum()[::-1])
 
-    def improve(self, coordinate) -> bool:
-        """Move the coordinate to its best candidate, the lowest of equals, if that is better than
-        where it is.
+    def improve(self, coordinate: _Coordinate) -> bool:
+        """Move the coordinate to its best candidate, the lowest of equals, if that is better.
+
+        Returns:
+            Whether it moved.
         """
         curve = self.curve(coordinate)
         best = np.argmax(curve >= curve.max() - TIE)
@@ -369,7 +389,7 @@ class _State:
         self.union = self.union - old_growth + new_growth
         return True
 
-    def _parts(self, classes):
+    def _parts(self, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What the outputs of these classes contribute to ``credit`` and ``union``."""
         outputs = self.outputs[classes]
         return (
@@ -378,12 +398,12 @@ class _State:
         )
 
 
-def _climb(problem, coordinates, start) -> Thresholds:
+def _climb(problem: _Problem, coordinates: list[_Coordinate], start: np.ndarray) -> Thresholds:
     """Sweep over the coordinates until none improves."""
-    state, sweeps, moved = _State(problem, start), 0, True
-    while moved:
+    state, sweeps, moves = _State(problem, start), 0, 1
+    while moves:
         state.refresh()
-        moved = sum(map(state.improve, coordinates))  # not any(), which would stop at the first
+        moves = sum(map(state.improve, coordinates))  # not any(), which would stop at the first
         sweeps += 1
     score = challenge_score(problem.labels, state.outputs.T)
     return Thresholds(state.thresholds, score, len(problem.labels), "ascent", sweeps)

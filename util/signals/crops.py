@@ -1,5 +1,6 @@
 """Which windows of a record a job sees: their places, not yet their samples."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,12 @@ from util.named_arguments import COUNT, parse_named
 
 @dataclass(frozen=True)
 class Cropping:
-    """Windows of ``length`` samples.  ``kind`` is random, center, segments (``count`` spread
-    evenly from the start to the end) or moving (every ``stride`` samples; a last window that does
-    not fit is left out).
+    """Windows of ``length`` samples.
+
+    Attributes:
+        kind: random, center, segments (``count`` spread evenly from the start to the end) or
+            moving (every ``stride`` samples; a last window that does not fit is left out).
+        length, count, stride: in samples, windows and samples.
     """
 
     kind: str
@@ -20,8 +24,9 @@ class Cropping:
     stride: int = 0
 
     def starts(self, samples: int) -> np.ndarray:
-        """First samples of the fixed windows of a record; a record shorter than the window has
-        the one window at 0, which the dataset pads.
+        """Return the first samples of the fixed windows of a record.
+
+        A record shorter than the window has the one window at 0, which the dataset pads.
         """
         spare = samples - self.length
         if spare <= 0:
@@ -36,31 +41,37 @@ class Cropping:
         return np.array([spare // 2])
 
 
-def random_crop(crop_length: COUNT):
-    """One window at a random place, in evaluation the centre."""
+def random_crop(crop_length: COUNT) -> Cropping:
+    """Take one window at a random place, in evaluation the centre."""
     return Cropping("random", crop_length)
 
 
-def center_crop(crop_length: COUNT):
-    """The window in the middle."""
+def center_crop(crop_length: COUNT) -> Cropping:
+    """Take the window in the middle."""
     return Cropping("center", crop_length)
 
 
-def n_crop(crop_length: COUNT, num_segments: COUNT):
-    """So many windows, spread evenly."""
+def n_crop(crop_length: COUNT, num_segments: COUNT) -> Cropping:
+    """Take so many windows, spread evenly."""
     return Cropping("segments", crop_length, count=num_segments)
 
 
-def moving_window_crop(crop_length: COUNT, crop_stride: COUNT):
-    """A window every ``crop_stride`` samples."""
+def moving_window_crop(crop_length: COUNT, crop_stride: COUNT) -> Cropping:
+    """Take a window every ``crop_stride`` samples."""
     return Cropping("moving", crop_length, stride=crop_stride)
 
 
-CROPPINGS = {make.__name__: make for make in (random_crop, center_crop, n_crop, moving_window_crop)}
+CROPPINGS: dict[str, Callable[..., Cropping]] = {
+    make.__name__: make for make in (random_crop, center_crop, n_crop, moving_window_crop)
+}
 
 
 def parse_cropping(transforms: list, where: str) -> Cropping:
-    """The cropping that must stand first in a list of transforms; a ConfigError where none does."""
+    """Read the cropping that must stand first in a list of transforms.
+
+    Raises:
+        ConfigError: none does.
+    """
     first = transforms[0] if transforms else None
     name, arguments = parse_named(first, CROPPINGS, f"{where} must begin with a cropping")
     return CROPPINGS[name](**arguments)

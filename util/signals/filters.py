@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -11,9 +13,34 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from util.errors import ConfigError
+from util.keyed_random import KeyedRandom
 
 # of leads that a CPU filters at a time: fewer pay more for calls, more leave its cache
 ROWS = 192
+
+# kind "highpass" | "lowpass", cutoff in Hz, fs in Hz, order
+Filter = tuple[str, float, float, int]
+
+
+class FilterParts(NamedTuple):
+    """The linear map of filters on crops of ``length`` samples, as FFT plus low rank, in float64.
+
+    The map is M = C(H) + U V^T, C(H) the circular convolution of the zero-padded crop.
+
+    Attributes:
+        padded: length of the padded crop, n.
+        response: H, (n//2 + 1,).
+        v, u: (length, rank).
+        passes: whether the filters pass constants; else they remove them.
+        ramps: M times ``_ramps``, less these themselves where M passes constants.
+    """
+
+    padded: int
+    response: torch.Tensor
+    v: torch.Tensor
+    u: torch.Tensor
+    passes: bool
+    ramps: torch.Tensor
 
 
 def _fast_length(length: int) -> int:
@@ -22,19 +49,15 @@ def _fast_length(length: int) -> int:
 
 
 @functools.lru_cache(maxsize=16)
-def _crop_filter_parts(length: int, filters: tuple):
-    """The exact linear map of zero-phase ``filters`` on crops of ``length`` samples, as FFT plus
-    low rank.
+def _crop_filter_parts(length: int, filters: tuple[Filter, ...]) -> FilterParts:
+    """The exact linear map of zero-phase ``filters`` on crops of ``length`` samples.
 
     The map M (sosfiltfilt of the identity, one filter after the other) differs from the circular
     convolution of the zero-padded crop, with response H = product of |response|^2, only near the
-    ends, by a matrix of rank about 20; a ConfigError if the rank is large, because the crop is
-    short for the filters.
+    ends, by a matrix of rank about 20.
 
-    Returns:
-        n, the padded length; H (n//2 + 1,); V and U (length, rank) with M = C(H) + U V^T; whether
-        the filters pass constants (else they remove them); M times ``_ramps``, less these
-        themselves where M passes constants.  float64.
+    Raises:
+        ConfigError: the rank is large, because the crop is short for the filters.
     """
     map_, padded = np.eye(length), _fast_length(length)
     frequency = np.fft.rfftfreq(padded) * 2 * np.pi
@@ -44,9 +67,8 @@ def _crop_filter_parts(length: int, filters: tuple):
         map_ = scipy.signal.sosfiltfilt(sos, map_, axis=0)
         response *= np.abs(scipy.signal.sosfreqz(sos, frequency)[1]) ** 2
     rest = map_ - scipy.linalg.toeplitz(np.fft.irfft(response, padded)[:length])
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # svd_lowrank draws: leave the caller's random state alone
+    # svd_lowrank draws: leave the caller's random state alone
+    with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         u, s, v = torch.svd_lowrank(torch.from_numpy(rest), q=min(96, length), niter=6)
     rank = int((s > 1e-8).sum())
@@ -56,13 +78,13 @@ def _crop_filter_parts(length: int, filters: tuple):
             "samples; use longer crops or a higher cut-off"
         )
     passes, ramps = bool(map_[0].sum() > 0.5), _ramps(length)
-    return (
-        padded,
-        torch.from_numpy(response),
-        v[:, :rank],
-        u[:, :rank] * s[:rank],
-        passes,
-        torch.from_numpy(map_ @ ramps - passes * ramps),
+    return FilterParts(
+        padded=padded,
+        response=torch.from_numpy(response),
+        v=v[:, :rank],
+        u=u[:, :rank] * s[:rank],
+        passes=passes,
+        ramps=torch.from_numpy(map_ @ ramps - passes * ramps),
     )
 
 
@@ -88,7 +110,11 @@ class CropFilter(nn.Module):
             order.
     """
 
-    def __init__(self, length, filters):
+    response: torch.Tensor
+    v: torch.Tensor
+    u: torch.Tensor
+
+    def __init__(self, length: int, filters: Sequence[Filter]) -> None:
         super().__init__()
         shortest = 3 * (1 + max(order for *_, order in filters))  # sosfiltfilt's padding
         if length <= shortest:
@@ -102,30 +128,29 @@ class CropFilter(nn.Module):
                     f"{kind}_filter: the cut-off {cutoff} Hz must lie between 0 and fs / 2 = "
                     f"{fs / 2} Hz"
                 )
-        self.padded, response, v, u, self.passes, ramps = _crop_filter_parts(length, tuple(filters))
-        self.length = length
-        parts = {
-            "response": response[:, None].expand(-1, 2),
-            "v": v,
-            "u": torch.cat([u, ramps], dim=1).mT,
+        parts = _crop_filter_parts(length, tuple(filters))
+        self.length, self.padded, self.passes = length, parts.padded, parts.passes
+        buffers = {
+            "response": parts.response[:, None].expand(-1, 2),
+            "v": parts.v,
+            "u": torch.cat([parts.u, parts.ramps], dim=1).mT,
         }
-        for name, value in parts.items():
+        for name, value in buffers.items():
             self.register_buffer(name, value.float().contiguous(), persistent=False)
 
-    def forward(self, x, random=None):
+    def forward(self, x: torch.Tensor, random: KeyedRandom | None = None) -> torch.Tensor:
+        """Return x (..., length), filtered."""
         if x.shape[-1] != self.length:
             raise ValueError(f"the filter was made for {self.length} samples, not {x.shape[-1]}")
         rows = x.reshape(-1, self.length).float()
-        out, together = (
-            torch.empty_like(rows),
-            ROWS if x.device.type == "cpu" else max(len(rows), 1),
-        )
+        out = torch.empty_like(rows)
+        together = ROWS if x.device.type == "cpu" else max(len(rows), 1)
         with _exact_products():
             for part, place in zip(rows.split(together), out.split(together)):
                 self._filter(part, place)
         return out.view(x.shape).to(x.dtype)
 
-    def _filter(self, rows, out):
+    def _filter(self, rows: torch.Tensor, out: torch.Tensor) -> None:
         """Filter ``rows`` (rows, length) into ``out``."""
         steps, baseline = _baseline(rows, self.padded)
         # In place: fresh memory takes as long as an FFT, and so does rfft's own padding.
@@ -145,20 +170,19 @@ def _spacing(length: int) -> int:
     return 1 << max(0, (length // 8).bit_length() - 1)
 
 
-def _baseline(x, padded):
+def _baseline(x: torch.Tensor, padded: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A wandering baseline of float32 x (rows, n), a chain of lines: its steps from knot to knot
     (rows, lines), and itself (rows, padded), 0 on the lines behind n.
 
     No rounding is in it, so that x less it is rounded like a small number, however high the
     baseline: knots are whole numbers of a unit that makes every value on the lines one of less
-    than 2**24 steps.  A constant row is its own.
+    than 2**24 steps.  A constant row is its own baseline.
     """
     spacing = _spacing(x.shape[1])
     knots = torch.cat([x[:, ::spacing], x[:, -1:]], dim=1)
     highest = knots.abs().amax(1, keepdim=True).clamp(min=1e-30)
-    unit = (
-        highest / highest.frexp().mantissa * (spacing * 2.0**-23)
-    )  # a power of two: division is exact
+    # a power of two: division is exact
+    unit = highest / highest.frexp().mantissa * (spacing * 2.0**-23)
     flat = (knots == knots[:, :1]).all(1, keepdim=True)
     knots = torch.where(flat, knots, (knots / unit).round() * unit)
     steps = knots.diff(dim=1)
@@ -166,14 +190,13 @@ def _baseline(x, padded):
     behind = padded // spacing - steps.shape[1]
     ends = torch.stack([F.pad(knots[:, :-1], (0, behind)), F.pad(steps, (0, behind))], dim=2)
     part = torch.arange(spacing, device=x.device, dtype=x.dtype) / spacing
-    lines = ends.view(-1, 2) @ torch.stack(
-        [torch.ones_like(part), part]
-    )  # exact, as the sums of two are
+    # exact, as the sums of two are
+    lines = ends.view(-1, 2) @ torch.stack([torch.ones_like(part), part])
     return steps, lines.view(len(x), padded)
 
 
 @contextlib.contextmanager
-def _exact_products():
+def _exact_products() -> Iterator[None]:
     """Matrix products in full float32, whatever ``train.matmul_precision`` says."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

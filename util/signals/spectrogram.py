@@ -25,11 +25,12 @@ class Spectrogram(nn.Module):
         segment_seconds: length of a segment; whole samples, rounded down.
     """
 
-    def __init__(self, fs: float = 100, segment_seconds: float = 0.25):
+    window: torch.Tensor
+
+    def __init__(self, fs: float = 100, segment_seconds: float = 0.25) -> None:
         super().__init__()
-        self.segment = int(
-            fs * segment_seconds + 1e-9
-        )  # 0.29 s at 100 Hz is 29 samples, not int(28.999999999999996)
+        # 0.29 s at 100 Hz is 29 samples, not int(28.999999999999996)
+        self.segment = int(fs * segment_seconds + 1e-9)
         if self.segment < 2:
             raise ConfigError(
                 f"a spectrogram segment of {segment_seconds} s holds {self.segment} samples at "
@@ -37,19 +38,18 @@ class Spectrogram(nn.Module):
             )
         self.hop = self.segment - self.segment // 2
         self.frequencies = self.segment // 2 + 1
-        self.register_buffer(
-            "window", torch.hann_window(self.segment), persistent=False
-        )  # follows from the arguments
+        # it follows from the arguments
+        self.register_buffer("window", torch.hann_window(self.segment), persistent=False)
 
     def frames(self, samples: int) -> int:
-        """Frames of a crop of this many samples."""
+        """Return the number of frames of a crop of this many samples."""
         return 1 + -(-(samples + 2 * (self.segment // 2) - self.segment) // self.hop)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(batch, leads, time) -> (batch, leads, frequencies, frames); float32, or float64 of a
-        float64 signal.
+        """Return (batch, leads, frequencies, frames) of x (batch, leads, time).
 
-        Autocast is off inside: bfloat16 keeps two digits of the waveform.
+        It is float32, or float64 of a float64 signal.  Autocast is off inside: bfloat16
+        keeps two digits of the waveform.
         """
         half = self.segment // 2
         tail = (self.frames(x.shape[-1]) - 1) * self.hop + self.segment - x.shape[-1] - half

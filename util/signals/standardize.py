@@ -23,32 +23,37 @@ class RecordMoments:
     samples together fivefold.
     """
 
-    def __init__(self):
-        self.records, self.means, self.stds = 0, 0.0, 0.0
+    def __init__(self) -> None:
+        self.records = 0
+        self.means, self.stds = (
+            torch.zeros((), dtype=torch.double),
+            torch.zeros((), dtype=torch.double),
+        )
 
     def update(self, x: torch.Tensor) -> None:
-        """Take in one crop each of some records, (batch, leads, ...)."""
+        """Take in one crop each of several records, (batch, leads, ...)."""
         std, mean = torch.std_mean(x.detach().double().flatten(2), dim=2, correction=0)
         self.records += len(x)
         self.means, self.stds = self.means + mean.sum(0), self.stds + std.sum(0)
 
 
 class LeadStandardize(nn.Module):
-    """(x - mean) / std of (batch, num_leads, ...), signals in mV or spectrograms, with one mean
-    and std a lead; identity until fitted.
+    """(x - mean) / std of (batch, num_leads, ...), with one mean and std a lead.
+
+    For signals in mV or spectrograms; identity until fitted.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, num_leads: int):
+    def __init__(self, num_leads: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(num_leads))
         self.register_buffer("std", torch.ones(num_leads))
 
     @property
     def fitted(self) -> bool:
-        """Whether these are statistics of data, fitted here or loaded with weights."""
+        """Return whether these are statistics of data, fitted here or loaded with weights."""
         return bool((self.mean != 0).any() or (self.std != 1).any())
 
     def fit(self, moments: RecordMoments) -> None:
@@ -66,14 +71,13 @@ class LeadStandardize(nn.Module):
         if not (mean.isfinite() & std.isfinite()).all():
             raise ECGError(
                 "standardisation: the training crops hold values that are not finite; rebuild "
-                "the "
-                "store"
+                "the store"
             )
         self.mean.copy_(mean)
         self.std.copy_(torch.where(std < FLAT, 1.0, std))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(batch, leads, ...) -> the same shape."""
+        """Return x (batch, leads, ...) standardised."""
         if x.shape[1] != len(self.mean):  # one lead would broadcast to twelve in silence
             raise ValueError(
                 f"the model has {len(self.mean)} leads, the batch {tuple(x.shape)} has "

@@ -10,35 +10,41 @@ signal of a signal.
 import functools
 import itertools
 import math
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
 
 import torch
 import torch.nn as nn
+from torch import Tensor
 
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
-from util.named_arguments import COUNT, LIST, NUMBER, SHARE, WHOLE, Kind, parse_named
+from util.named_arguments import COUNT, LIST, NUMBER, SHARE, WHOLE, Kind, is_number, parse_named
 from util.signals.augmentations import AUGMENTATIONS
 from util.signals.crops import CROPPINGS
-from util.signals.filters import CropFilter
+from util.signals.filters import CropFilter, Filter
 
-AXIS = Kind(
-    "-1 (time), -2 (leads) or a list of both",
-    lambda value: value in (-1, -2) or value in ([-1], [-2], [-1, -2], [-2, -1]),
-)
-MAX_LEVEL = (
-    33  # RandAugment's longest windows are 0.03 level of the crop, and must be shorter than it
-)
-LEVEL = Kind(
-    f"a number from 0 to {MAX_LEVEL}", lambda value: NUMBER.fits(value) and 0 <= value <= MAX_LEVEL
-)
-PLAIN_STREAM = (
-    1 << 20
-)  # from here on: streams of plain steps, apart from views, masks and RandAugment
+AXIS = Annotated[
+    int | list[int] | tuple[int, ...],
+    Kind(
+        "-1 (time), -2 (leads) or a list of both",
+        lambda value: value in (-1, -2) or value in ([-1], [-2], [-1, -2], [-2, -1]),
+    ),
+]
+# RandAugment's longest windows are 0.03 level of the crop, and must be shorter than it
+MAX_LEVEL = 33
+LEVEL = Annotated[
+    float,
+    Kind(
+        f"a number from 0 to {MAX_LEVEL}",
+        lambda value: is_number(value) and 0 <= value <= MAX_LEVEL,
+    ),
+]
+# from here on: streams of plain steps, apart from views, masks and RandAugment
+PLAIN_STREAM = 1 << 20
 
 
-# ============ filters ============
-
-
+# ============ standardisation ============
 class Standardize(nn.Module):
     """(x - mean) / std over ``axis`` of each sample, population std, 0 where a std is 0.
 
@@ -46,11 +52,12 @@ class Standardize(nn.Module):
     for each.
     """
 
-    def __init__(self, axis: AXIS = (-1, -2)):
+    def __init__(self, axis: AXIS = (-1, -2)) -> None:
         super().__init__()
         self.axis = tuple(axis) if isinstance(axis, (list, tuple)) else (axis,)
 
-    def forward(self, x, random=None):
+    def forward(self, x: Tensor, random: KeyedRandom | None = None) -> Tensor:
+        """Return x (batch, leads, time), standardised."""
         mean = x.mean(dim=self.axis, keepdim=True)
         centred = x - mean  # two passes: torch.std_mean takes five times as long on a CPU
         std = centred
@@ -65,13 +72,15 @@ class Standardize(nn.Module):
 class Augment(nn.Module):
     """One augmentation with its arguments, as the step number ``position`` of a list."""
 
-    def __init__(self, name, arguments, position):
+    def __init__(self, name: str, arguments: dict[str, Any], position: int) -> None:
         super().__init__()
         self.name, self.arguments, self.stream = name, arguments, PLAIN_STREAM + position
         self.draws = AUGMENTATIONS[name].draws
 
-    def forward(self, x, random=None):
-        return AUGMENTATIONS[self.name](x, random and random.fork(self.stream), **self.arguments)
+    def forward(self, x: Tensor, random: KeyedRandom | None = None) -> Tensor:
+        """Return x (batch, leads, time), augmented."""
+        step_random = random.fork(self.stream) if random else None
+        return AUGMENTATIONS[self.name](x, step_random, **self.arguments)
 
 
 class RandAugment(nn.Module):
@@ -80,17 +89,20 @@ class RandAugment(nn.Module):
     changes nothing.
 
     Args:
-        op_names: keys of ``AUGMENTATIONS`` that have a level; level: strength, 10 for the
-            published one.
+        op_names: keys of ``AUGMENTATIONS`` that have a level.
+        level: strength, 10 for the published one.
+        num_layers: operations a sample.
+        prob: chance of each.
     """
 
     draws, name = True, "rand_augment"
 
-    def __init__(self, op_names: LIST, level: LEVEL = 10, num_layers: WHOLE = 2, prob: SHARE = 0.5):
+    def __init__(
+        self, op_names: LIST, level: LEVEL = 10, num_layers: WHOLE = 2, prob: SHARE = 0.5
+    ) -> None:
         super().__init__()
-        known = {
-            name: made for name, made in AUGMENTATIONS.items() if made.at_level(level) is not None
-        }
+        levels = {name: entry.at_level(level) for name, entry in AUGMENTATIONS.items()}
+        known = {name: arguments for name, arguments in levels.items() if arguments is not None}
         unknown = [name for name in op_names if name not in known]
         if unknown:
             raise ConfigError(
@@ -101,11 +113,12 @@ class RandAugment(nn.Module):
                 f"rand_augment: num_layers is {num_layers} for {len(op_names)} operations"
             )
         self.operations = [
-            functools.partial(known[name], **known[name].at_level(level)) for name in op_names
+            functools.partial(AUGMENTATIONS[name], **known[name]) for name in op_names
         ]
         self.level, self.num_layers, self.prob = level, num_layers, prob
 
-    def forward(self, x, random):
+    def forward(self, x: Tensor, random: KeyedRandom) -> Tensor:
+        """Return x (batch, leads, time), augmented."""
         if not self.level:
             return x
         count = len(self.operations)
@@ -113,14 +126,15 @@ class RandAugment(nn.Module):
         choice = choice.where(random.uniform(self.num_layers) < self.prob, -1)
         x = x.clone()
         for layer in range(self.num_layers):
-            keys = KeyedRandom(
-                random.keys, 1 + layer * count + choice[:, layer]
-            ).keys  # of this layer and operation
+            # of this layer and operation
+            keys = KeyedRandom(random.keys, 1 + layer * count + choice[:, layer]).keys
             for number, operation in enumerate(self.operations):
                 self._where_chosen(operation, x, choice[:, layer] == number, keys)
         return x
 
-    def _where_chosen(self, operation, x, chosen, keys):
+    def _where_chosen(
+        self, operation: Callable[..., Tensor], x: Tensor, chosen: Tensor, keys: Tensor
+    ) -> None:
         """Put operation(x) into the chosen rows of x, in place; draws belong to samples: both
         ways give the same.
         """
@@ -135,32 +149,35 @@ class RandAugment(nn.Module):
 
 
 # ============ from config to module ============
-def _filter(kind, cutoff: NUMBER, fs: NUMBER = None, order: COUNT = 5):
+def _filter(kind: str, cutoff: NUMBER, fs: NUMBER = math.nan, order: COUNT = 5) -> Filter:
+    """``fs`` may stand in a config, and is always given by ``build_pipeline``."""
     return kind, float(cutoff), float(fs), order
 
 
 FILTERS = {f"{kind}_filter": functools.partial(_filter, kind) for kind in ("highpass", "lowpass")}
-TRANSFORMS = {**FILTERS, "standardize": Standardize}
+TRANSFORMS: dict[str, Callable[..., Any]] = {**FILTERS, "standardize": Standardize}
 
 
 class Pipeline(nn.Module):
-    """The device transforms of a config, in order, then RandAugment.  Always float32, also under
-    autocast.
+    """The device transforms of a config, in order, then RandAugment.
+
+    Always float32, also under autocast.
     """
 
-    def __init__(self, steps):
+    def __init__(self, steps: Iterable[nn.Module]) -> None:
         super().__init__()
         self.steps = nn.ModuleList(steps)
 
     @property
-    def random_steps(self) -> list:
-        """The steps that need random numbers."""
+    def random_steps(self) -> list[nn.Module]:
+        """Return the steps that need random numbers."""
         return [step for step in self.steps if getattr(step, "draws", False)]
 
     @property
     def fixed(self) -> "Pipeline":
-        """The same without its random steps: for evaluation, and for the statistics of an
-        encoder's input.
+        """Return the same without its random steps.
+
+        It is for evaluation, and for the statistics of an encoder's input.
         """
         return Pipeline(step for step in self.steps if step not in self.random_steps)
 
@@ -169,13 +186,17 @@ class Pipeline(nn.Module):
         for step in self.random_steps:
             raise ConfigError(
                 f"{where}: {step.name} draws at random, which an evaluation must not; leave it "
-                "to "
-                "dataset.transforms"
+                "to dataset.transforms"
             )
 
-    def forward(self, x, random=None):
-        """Transform x (batch, leads, time); ``random``, the samples' ``KeyedRandom``, may be left
-        out where no step draws, as in ``fixed``; else that is a ConfigError.
+    def forward(self, x: Tensor, random: KeyedRandom | None = None) -> Tensor:
+        """Transform x (batch, leads, time).
+
+        Args:
+            random: the samples' numbers; may be left out where no step draws, as in ``fixed``.
+
+        Raises:
+            ConfigError: a step draws, and there is no ``random``.
         """
         if random is None:
             self.refuse_random_steps("transforms called without random numbers")
@@ -190,38 +211,38 @@ def build_pipeline(
     *,
     length: int,
     fs: float,
-    rand_augment=None,
-    where="dataset.transforms",
-    evaluation=False,
+    rand_augment: dict | None = None,
+    where: str = "dataset.transforms",
+    evaluation: bool = False,
 ) -> Pipeline:
-    """``Pipeline`` of a config's list of transforms (the cropping that leads it is the dataset's
-    job).
+    """Build the ``Pipeline`` of a config's list of transforms.
 
-    Neighbouring filters are fused into one linear map.  An unknown name or argument is a
-    ConfigError.
+    The cropping that leads the list is the dataset's job.  Neighbouring filters are fused into
+    one linear map.
 
     Args:
-        length: samples a crop; fs: their rate in Hz; evaluation: random steps are an error.
+        length: samples a crop.
+        fs: their rate in Hz.
+        rand_augment: arguments of RandAugment, which comes last; None: without it.
+        where: the config's key, for messages.
+        evaluation: random steps are an error.
+
+    Raises:
+        ConfigError: a name or an argument is unknown or wrong.
     """
     steps = [_parse_step(item, length, fs, where) for item in transforms[1:]]
-    modules = []
-    for filtering, group in itertools.groupby(
-        enumerate(steps), lambda entry: entry[1][0] in FILTERS
-    ):
-        if filtering:
-            modules.append(
-                CropFilter(
-                    length,
-                    [FILTERS[name](**{**arguments, "fs": fs}) for _, (name, arguments) in group],
-                )
-            )
-        else:
-            modules += [
-                Augment(name, arguments, position)
-                if name in AUGMENTATIONS
-                else Standardize(**arguments)
-                for position, (name, arguments) in group
-            ]
+    modules: list[nn.Module] = []
+    numbered = enumerate(steps)  # a step's number is its stream of random numbers
+    for is_filter, group in itertools.groupby(numbered, lambda entry: entry[1][0] in FILTERS):
+        if is_filter:
+            filters = [FILTERS[name](**{**given, "fs": fs}) for _, (name, given) in group]
+            modules.append(CropFilter(length, filters))
+            continue
+        for position, (name, arguments) in group:
+            if name in AUGMENTATIONS:
+                modules.append(Augment(name, arguments, position))
+            else:
+                modules.append(Standardize(**arguments))
     if rand_augment is not None:
         _, arguments = parse_named(
             {"rand_augment": rand_augment}, {"rand_augment": RandAugment}, "dataset"
@@ -233,7 +254,7 @@ def build_pipeline(
     return pipeline
 
 
-def _parse_step(item, length, fs, where):
+def _parse_step(item: object, length: int, fs: float, where: str) -> tuple[str, dict[str, Any]]:
     """(name, arguments) of a transform, or of an augmentation that leaves a signal of ``length``
     samples.
     """

@@ -12,33 +12,34 @@ A view list is plain data, as in YAML::
 
 or the name of one in ``VIEW_PRESETS``: ``views: dino_signal``.  ``count`` (default 1) is how many
 views are made so; ``global`` (default false) marks those that DINO's teacher sees.  A transform
-is any of util/signals/augmentations.py, or ``spectrogram``.  Standardisation comes later, inside
+is any of util/signals/augmentations.py.  Standardisation comes later, inside
 the encoder: a hidden part of a signal is 0 mV, as published, and of a spectrogram the mean that
 the encoder will subtract (published: standardised first).
 """
 
-from functools import lru_cache
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
-from util.named_arguments import COUNT, FLAG, LIST, NUMBER, check_arguments
-from util.signals.augmentations import AUGMENTATIONS, augmentation, parse_augmentations
-from util.signals.spectrogram import Spectrogram
+from util.named_arguments import COUNT, FLAG, LIST, check_arguments
+from util.signals.augmentations import AUGMENTATIONS, Augmentation, Fill, parse_augmentations
 
 # ============ presets: the published views ============
-DISTURBED = [{"time_out": {"ratio": [0.2, 0.4]}}, {"gaussian_noise": {"sigma": [0.005, 0.025]}}]
+DISTURBED: list = [
+    {"time_out": {"ratio": [0.2, 0.4]}},
+    {"gaussian_noise": {"sigma": [0.005, 0.025]}},
+]
 
 
-def _signal_view(ratio, length, **more):
-    return {
-        **more,
-        "transforms": [{"random_resized_crop": {"ratio": ratio, "length": length}}, *DISTURBED],
-    }
+def _signal_view(ratio: list[float], length: int, **more: Any) -> dict[str, Any]:
+    crop = {"random_resized_crop": {"ratio": ratio, "length": length}}
+    return {**more, "transforms": [crop, *DISTURBED]}
 
 
-def _spectrogram_view(ratio, **more):
+def _spectrogram_view(ratio: list[float], **more: Any) -> dict[str, Any]:
     return {
         **more,
         "transforms": [
@@ -50,7 +51,7 @@ def _spectrogram_view(ratio, **more):
     }
 
 
-VIEW_PRESETS = {
+VIEW_PRESETS: dict[str, list[dict[str, Any]]] = {
     "contrastive": [{"count": 2, "transforms": DISTURBED}],
     # As published, local views are stretched to 250, too: one pass of the encoder, one BatchNorm
     # batch.
@@ -71,27 +72,15 @@ VIEW_PRESETS = {
 }
 
 
-# ============ from a signal to its spectrogram ============
-@lru_cache
-def _spectrogram_on(device, fs):
-    return Spectrogram(fs).to(device)
-
-
-@augmentation(draws=False, gives="spectrogram")
-def spectrogram(x, random, fs: NUMBER = 100):
-    """The magnitude spectrogram (batch, leads, frequencies, frames) of a signal sampled at ``fs``
-    Hz.
-    """
-    return _spectrogram_on(x.device, fs)(x)
-
-
 # ============ from configuration to views ============
 KEYS = {"count": COUNT, "global": FLAG, "transforms": LIST}
 
 
-def parse_views(value) -> list[dict]:
-    """``model.views``, a list of views or the name of a preset, as {"count", "global",
-    "transforms"} each.
+def parse_views(value: str | list) -> list[dict[str, Any]]:
+    """Read ``model.views``, a list of views or the name of a preset.
+
+    Returns:
+        {"count", "global", "transforms"} each.
 
     Raises:
         ConfigError: neither, or unknown keys; the message lists the known ones.
@@ -125,10 +114,9 @@ class Views:
         ConfigError: unknown names, keys or values; the message lists the known ones.
     """
 
-    def __init__(self, specs, fs=None):
-        ordered = sorted(
-            parse_views(specs), key=lambda spec: not spec["global"]
-        )  # stable: global first
+    def __init__(self, specs: str | list, fs: float | None = None) -> None:
+        # global first; the sort is stable
+        ordered = sorted(parse_views(specs), key=lambda spec: not spec["global"])
         parsed = [parse_augmentations(spec["transforms"], "views") for spec in ordered]
         self.groups = [
             (
@@ -141,7 +129,7 @@ class Views:
         self.global_count = sum(spec["count"] for spec in ordered if spec["global"])
 
     @staticmethod
-    def _with_fs(step, arguments, fs):
+    def _with_fs(step: Augmentation, arguments: dict[str, Any], fs: float | None) -> dict[str, Any]:
         """The arguments of a step, ``spectrogram`` with the signals' sampling rate."""
         if fs is None or step is not AUGMENTATIONS["spectrogram"]:
             return arguments
@@ -153,10 +141,10 @@ class Views:
 
     # for methods that call it in ``forward``: a break in the graph, no error of Inductor's
     @torch.compiler.disable
-    def __call__(self, signal, random, fill=0.0):
-        views = []
+    def __call__(self, signal: Tensor, random: KeyedRandom, fill: Fill = 0.0) -> list[Tensor]:
+        views: list[Tensor] = []
         for count, steps in self.groups:
-            # A GPU makes equal views together, each copy of the batch with the keys of its own
+            # A GPU makes equal views together, each copy of the batch with the keys of its
             # fork; a CPU one by one, whose numbers then stay in its caches.
             together = 1 if signal.device.type == "cpu" else count
             for _ in range(0, count, together):

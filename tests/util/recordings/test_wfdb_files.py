@@ -435,10 +435,10 @@ def test_find_headers_any_depth_sorted_and_through_links(tmp_path):
     write_record(tmp_path / "elsewhere", "X4")
     (tmp_path / "data" / "c").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "data" / "b" / "loop").symlink_to(tmp_path / "data")
-    found = [
+    result = [
         path.relative_to(tmp_path / "data").as_posix() for path in find_headers(tmp_path / "data")
     ]
-    assert found == ["a/deep/er/X3.hea", "b/X0.hea", "b/X1.hea", "b/g2/X2.hea", "c/X4.hea"]
+    assert result == ["a/deep/er/X3.hea", "b/X0.hea", "b/X1.hea", "b/g2/X2.hea", "c/X4.hea"]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -464,10 +464,10 @@ def test_find_headers_any_depth_sorted_and_through_links(tmp_path):
 def test_resampling_equals_scipy(n, fs, target):
     signal = ecg_counts(n, seed=n).astype(np.float64) / 1000
     expected = scipy.signal.resample(signal, int(n * target / fs), axis=0)
-    found = resample_to(signal.astype(np.float32), fs, [target])[target]
-    assert found.dtype == np.float32 and found.shape == expected.shape
+    result = resample_to(signal.astype(np.float32), fs, [target])[target]
+    assert result.dtype == np.float32 and result.shape == expected.shape
     # 2.5e-6 mV for ECGs of a few millivolts; these wander up to ten
-    assert np.abs(found - expected).max() < 2.5e-6 * max(1, np.abs(signal).max() / 4)
+    assert np.abs(result - expected).max() < 2.5e-6 * max(1, np.abs(signal).max() / 4)
 
 
 def test_equal_rates_change_nothing():

@@ -56,7 +56,7 @@ def test_outputs_equal_the_greedy_loop_and_are_seldom_worse_than_the_best_answer
         return credit[key]
 
     best = 0
-    for row, found in enumerate(expected_outputs(p, weights)):
+    for row, answer in enumerate(expected_outputs(p, weights)):
         outputs = np.zeros(5, int)
         while not outputs.all():
             values = [
@@ -65,7 +65,7 @@ def test_outputs_equal_the_greedy_loop_and_are_seldom_worse_than_the_best_answer
             if max(values) <= value(row, outputs) + 1e-12:
                 break
             outputs[np.argmax(values)] = 1
-        assert found.tolist() == outputs.astype(bool).tolist()
+        assert answer.tolist() == outputs.astype(bool).tolist()
         best += (
             value(row, outputs)
             >= max(value(row, np.array(o)) for o in product([0, 1], repeat=5)) - 1e-12

@@ -89,8 +89,8 @@ def test_the_few_negatives_of_a_common_class_stay_present():
         "AUROC", score, Predicted(labels[:, :1], predictions[:, :1]), "multilabel", drawn.records
     )
     np.testing.assert_allclose(means, (first + alone) / 2)
-    found = estimate("AUROC", score, [Predicted(labels, predictions)], "multilabel")
-    assert found.low <= found.value <= found.high < 0.6
+    interval = estimate("AUROC", score, [Predicted(labels, predictions)], "multilabel")
+    assert interval.low <= interval.value <= interval.high < 0.6
     np.testing.assert_array_equal(
         rarer_sides(labels, "multilabel"), np.stack([labels[:, 0] == 0, labels[:, 1] == 1], 1)
     )
@@ -99,21 +99,21 @@ def test_the_few_negatives_of_a_common_class_stay_present():
         (100, 40), np.nan
     )  # one positive and one negative each: a resample hardly ever has all
     single[:40], single[40:80] = (np.where(np.eye(40) == 1, value, np.nan) for value in (1, 0))
-    found = estimate(
+    interval = estimate(
         "AUROC",
         score,
         [Predicted(single, np.random.default_rng(0).random((100, 40)))],
         "multilabel",
         n=20,
     )
-    assert np.isnan([found.low, found.high]).all() and np.isfinite(found.value)
+    assert np.isnan([interval.low, interval.high]).all() and np.isfinite(interval.value)
 
 
 def test_a_stratum_is_of_one_rarest_class():
-    theirs = np.array(
+    present = np.array(
         [[1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [0, 0, 1], [0, 0, 0], [0, 0, 0]], bool
     )
-    assert [stratum.tolist() for stratum in strata_of(theirs)] == [[0], [1, 2], [3, 4], [5, 6]]
+    assert [stratum.tolist() for stratum in strata_of(present)] == [[0], [1, 2], [3, 4], [5, 6]]
 
 
 def test_patients_of_a_store_table():
@@ -151,13 +151,13 @@ def coverage(classes, tests=200, n=250):
     held = np.zeros(2)
     for seed in range(tests):
         labels, predictions = rare_test(rng, classes=classes)
-        found = one("AUROC", labels, predictions, n=n, seed=seed)
+        interval = one("AUROC", labels, predictions, n=n, seed=seed)
         plain = rng.multinomial(len(labels), np.full(len(labels), 1 / len(labels)), n)
         values = resampled_scores(
             "AUROC", SCORES["AUROC"], Predicted(labels, predictions), "multilabel", plain
         )
         low, high = np.nanquantile(values, [0.025, 0.975])
-        held += found.low <= truth <= found.high, low <= truth <= high
+        held += interval.low <= truth <= interval.high, low <= truth <= high
     return held / tests
 
 
@@ -200,9 +200,9 @@ def test_folds_narrow_an_interval_and_seeds_that_disagree_widen_it():
     score = parse_scores(["AUROC"])["AUROC"]
     tests = [Predicted(*rare_test(rng), fold=fold) for fold in range(6)]
     width = [
-        found.high - found.low
-        for found in (
-            estimate("AUROC", score, some, "multilabel", n=300) for some in (tests[:1], tests)
+        interval.high - interval.low
+        for interval in (
+            estimate("AUROC", score, given, "multilabel", n=300) for given in (tests[:1], tests)
         )
     ]
     assert width[1] < 0.7 * width[0]
@@ -245,9 +245,9 @@ def test_an_interval_of_any_score_holds_it(name):
     labels = (rng.random((120, 24)) < 0.15).astype(float)
     predictions = np.clip(0.3 + 0.4 * labels + 0.2 * rng.normal(size=labels.shape), 0, 1)
     score = parse_scores([name], ABBREVIATIONS)[name]
-    found = estimate(name, score, [Predicted(labels, predictions)], "multilabel", n=60)
-    assert found.low < found.value < found.high
-    assert found.value == compute_scores(predictions, labels, {name: score}, "multilabel")[name]
+    interval = estimate(name, score, [Predicted(labels, predictions)], "multilabel", n=60)
+    assert interval.low < interval.value < interval.high
+    assert interval.value == compute_scores(predictions, labels, {name: score}, "multilabel")[name]
 
 
 def test_classes_that_exclude_each_other():
@@ -256,8 +256,8 @@ def test_classes_that_exclude_each_other():
     predictions = np.eye(3)[labels] + rng.normal(size=(80, 3))
     for name in ("AUROC", "Accuracy"):
         score = parse_scores([name], task="multiclass")[name]
-        found = estimate(name, score, [Predicted(labels, predictions)], "multiclass", n=60)
-        assert found.low < found.value < found.high < 1
+        interval = estimate(name, score, [Predicted(labels, predictions)], "multiclass", n=60)
+        assert interval.low < interval.value < interval.high < 1
     draws = draw(present_classes(labels, "multiclass"), n=10)
     assert len(draws.strata) == 3
 

@@ -142,8 +142,8 @@ def test_golden_numbers(name):
         "G2": "g_beta_2",
         "ChallengeScore": "challenge_metric",
     }
-    for ours, theirs in names.items():
-        assert report[ours] == pytest.approx(golden[theirs], abs=1e-12, rel=0), ours
+    for name, published in names.items():
+        assert report[name] == pytest.approx(golden[published], abs=1e-12, rel=0), name
     assert list(names) == REPORT
     assert [SCORES[name].heading for name in REPORT] == [
         "AUROC",
@@ -154,12 +154,12 @@ def test_golden_numbers(name):
         "G2",
         "CM",
     ]
-    for function, prediction, theirs in [
+    for function, prediction, published in [
         (f1, outputs, "f"),
         (auroc, scores, "auroc"),
         (auprc, scores, "auprc"),
     ]:
-        expected = np.array(golden[f"{theirs}_per_class"], float)  # null becomes NaN
+        expected = np.array(golden[f"{published}_per_class"], float)  # null becomes NaN
         np.testing.assert_allclose(function(labels, prediction), expected, atol=1e-12, rtol=0)
 
 
@@ -214,6 +214,30 @@ def test_areas_equal_the_loop_with_ties_grouped(seed):
     expected = np.array([area_loop(labels[:, c], scores[:, c]) for c in range(5)]).T
     np.testing.assert_allclose(auroc(labels, scores), expected[0], atol=1e-12)
     np.testing.assert_allclose(auprc(labels, scores), expected[1], atol=1e-12)
+
+
+@pytest.mark.parametrize("area", [auroc, auprc])
+def test_weighted_areas_are_those_of_repeated_records(area):
+    labels, scores, _ = random_case(4, classes=5)
+    weights = np.random.default_rng(4).integers(0, 4, (200, len(labels)))
+    weighted = area(labels, scores, weights)
+    repeated = [
+        area(np.repeat(labels, row, axis=0), np.repeat(scores, row, axis=0)) for row in weights
+    ]
+    np.testing.assert_allclose(weighted, repeated, atol=1e-12, rtol=0)
+    np.testing.assert_allclose(area(labels, scores, weights / 8), weighted, atol=1e-12, rtol=0)
+    np.testing.assert_array_equal(area(labels, scores, 0 * weights), np.full((200, 5), np.nan))
+
+
+@pytest.mark.parametrize("area", [auroc, auprc])
+def test_unknown_labels_take_no_part_in_areas(area):
+    labels, scores, _ = random_case(5, classes=3)
+    partly = np.where(np.random.default_rng(5).random(labels.shape) < 0.3, np.nan, labels)
+    expected = []
+    for column, score in zip(partly.T, scores.T):
+        known = ~np.isnan(column)
+        expected += area(column[known][:, None], score[known][:, None]).tolist()
+    np.testing.assert_allclose(area(partly, scores), expected, atol=1e-12, rtol=0)
 
 
 def test_areas_closed_forms():
@@ -511,9 +535,9 @@ def test_a_class_that_nobody_knows_is_left_out_of_every_mean():
     for name in ("AUROC", "AUPRC", "ChallengeF1", "Accuracy", "F1Score"):
         values = [
             scores_of(
-                probabilities[:, mine], partly[:, mine], [name], average=SCORES[name].average
+                probabilities[:, columns], partly[:, columns], [name], average=SCORES[name].average
             )[name]
-            for mine in (slice(None), others)
+            for columns in (slice(None), others)
         ]
         assert values[0] == values[1], name
 

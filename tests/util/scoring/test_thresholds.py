@@ -42,25 +42,25 @@ def predictions(seed, records=60, ties=False):
 
 def published_loop(labels, scores):
     """The published search, each candidate scored anew."""
-    found = np.full(24, 0.1)
+    result = np.full(24, 0.1)
     for c in range(24):
         results = []
         for candidate in (0.1, 0.2, 0.3, 0.4, 0.5):
             trial = np.full(24, 0.1)
             trial[c] = candidate
             results.append(challenge_score(labels, scores >= trial))
-        found[c] = (0.1, 0.2, 0.3, 0.4, 0.5)[int(np.argmax(np.round(results, 12)))]
-    return found
+        result[c] = (0.1, 0.2, 0.3, 0.4, 0.5)[int(np.argmax(np.round(results, 12)))]
+    return result
 
 
 @settings(max_examples=10, deadline=None)
 @given(SEEDS, st.booleans())
 def test_published_search_equals_the_loop(seed, ties):
     labels, scores = predictions(seed, ties=ties)
-    found = search_published(labels, scores)
-    np.testing.assert_array_equal(found.thresholds, published_loop(labels, scores))
-    assert found.score == challenge_score(labels, apply_thresholds(scores, found.thresholds))
-    assert found.n_records == 60
+    result = search_published(labels, scores)
+    np.testing.assert_array_equal(result.thresholds, published_loop(labels, scores))
+    assert result.score == challenge_score(labels, apply_thresholds(scores, result.thresholds))
+    assert result.n_records == 60
 
 
 @settings(max_examples=10, deadline=None)
@@ -82,16 +82,16 @@ def test_score_curve_equals_scoring_anew(seed, ties):
         score_curve(labels, scores, thresholds, candidates[::-1])
 
 
-def all_changes(labels, scores, found):
+def all_changes(labels, scores, result):
     """Challenge scores after every single change of a class's threshold or of the shared one,
     each scored anew.
     """
-    groups = [[c] for c in range(24) if c not in found.shared] + (
-        [list(found.shared)] if found.shared else []
+    groups = [[c] for c in range(24) if c not in result.shared] + (
+        [list(result.shared)] if result.shared else []
     )
     for group in groups:
         for candidate in candidate_thresholds(scores[:, group], None):
-            trial = found.thresholds.copy()
+            trial = result.thresholds.copy()
             trial[group] = candidate
             yield challenge_score(labels, apply_thresholds(scores, trial))
 
@@ -101,19 +101,19 @@ def all_changes(labels, scores, found):
 )
 def test_no_single_change_improves_the_ascent(seed, ties, min_positives):
     labels, scores = predictions(seed, records=40, ties=ties)
-    found = search_ascent(labels, scores, min_positives=min_positives)
-    assert max(all_changes(labels, scores, found)) <= found.score + 1e-11
-    assert bool(found.shared) == bool(min_positives)
+    result = search_ascent(labels, scores, min_positives=min_positives)
+    assert max(all_changes(labels, scores, result)) <= result.score + 1e-11
+    assert bool(result.shared) == bool(min_positives)
 
 
 @settings(max_examples=10, deadline=None)
 @given(SEEDS, st.booleans(), st.sampled_from([0, 6]))
 def test_ascent_reports_its_own_score_and_is_never_below_published(seed, ties, min_positives):
     labels, scores = predictions(seed, ties=ties)
-    found = search_ascent(labels, scores, min_positives=min_positives)
-    assert found.score == challenge_score(labels, apply_thresholds(scores, found.thresholds))
-    assert found.score >= search_published(labels, scores).score
-    assert found.n_records == 60 and found.sweeps >= 1
+    result = search_ascent(labels, scores, min_positives=min_positives)
+    assert result.score == challenge_score(labels, apply_thresholds(scores, result.thresholds))
+    assert result.score >= search_published(labels, scores).score
+    assert result.n_records == 60 and result.sweeps >= 1
 
 
 def test_ascent_is_never_below_published_even_with_a_bad_start_or_few_candidates():
@@ -153,25 +153,27 @@ def test_default_starts_output_a_class_as_often_as_it_is_present():
 
 def test_order_of_records_does_not_matter_and_seeds_repeat():
     labels, scores = predictions(7, records=150)
-    found = search_ascent(labels, scores, min_positives=5)
+    result = search_ascent(labels, scores, min_positives=5)
     order = np.random.default_rng(0).permutation(150)
     for again in (
         search_ascent(labels[order], scores[order], min_positives=5),
         search_ascent(labels, scores, min_positives=5),
     ):
-        np.testing.assert_array_equal(again.thresholds, found.thresholds)
-        assert again.score == pytest.approx(found.score, abs=1e-12) and again.shared == found.shared
+        np.testing.assert_array_equal(again.thresholds, result.thresholds)
+        assert (
+            again.score == pytest.approx(result.score, abs=1e-12) and again.shared == result.shared
+        )
 
 
 def test_rare_classes_share_one_threshold():
     labels, scores = predictions(8, records=200)
-    found = search_ascent(labels, scores, min_positives=20)
+    result = search_ascent(labels, scores, min_positives=20)
     assert (
-        found.shared == tuple(np.flatnonzero(labels.sum(axis=0) < 20).tolist())
-        and len(found.shared) > 2
+        result.shared == tuple(np.flatnonzero(labels.sum(axis=0) < 20).tolist())
+        and len(result.shared) > 2
     )
-    assert len(set(found.thresholds[list(found.shared)])) == 1
-    assert len(set(found.thresholds)) > 10
+    assert len(set(result.thresholds[list(result.shared)])) == 1
+    assert len(set(result.thresholds)) > 10
     fewest, second = np.sort(labels.sum(axis=0))[:2].tolist()
     assert (
         search_ascent(labels, scores, min_positives=fewest + 1).shared == ()
@@ -190,10 +192,10 @@ def test_shared_search_below_published_falls_back():
     )  # the right thresholds differ: half of the classes score about 0.15, others 0.45
     scores = np.where(low, 0.05, 0.35) + 0.1 * labels + 0.01 * rng.random((60, 24))
     published = search_published(labels, scores)
-    found = search_ascent(labels, scores, min_positives=1000)
-    assert found.method == "ascent, rare classes as published" and found.shared == ()
-    assert found.score == published.score
-    np.testing.assert_array_equal(found.thresholds, published.thresholds)
+    result = search_ascent(labels, scores, min_positives=1000)
+    assert result.method == "ascent, rare classes as published" and result.shared == ()
+    assert result.score == published.score
+    np.testing.assert_array_equal(result.thresholds, published.thresholds)
 
 
 def test_candidates_separate_every_pair_of_distinct_scores():
@@ -207,11 +209,11 @@ def test_candidates_separate_every_pair_of_distinct_scores():
 
 def test_candidates_are_thinned_and_keep_the_highest():
     scores = np.random.default_rng(0).random(5000)
-    every, some = candidate_thresholds(scores, None), candidate_thresholds(scores, 512)
-    assert len(every) == 5001 and len(some) == 512
-    assert np.all(np.diff(some) > 0) and np.all(np.isin(some, every))
-    np.testing.assert_array_equal(some[-256:], every[-256:])
-    assert some[0] == every[0] and np.diff(np.searchsorted(every, some[:257])).max() <= 19
+    every, kept = candidate_thresholds(scores, None), candidate_thresholds(scores, 512)
+    assert len(every) == 5001 and len(kept) == 512
+    assert np.all(np.diff(kept) > 0) and np.all(np.isin(kept, every))
+    np.testing.assert_array_equal(kept[-256:], every[-256:])
+    assert kept[0] == every[0] and np.diff(np.searchsorted(every, kept[:257])).max() <= 19
     with pytest.raises(ValueError, match="max_candidates is 1"):
         candidate_thresholds(scores, 1)
 
@@ -223,34 +225,34 @@ def test_a_score_at_the_threshold_is_output_in_every_precision():
         ]
     labels, scores = predictions(9)
     single = scores.astype(np.float32)
-    found = search_ascent(labels, single)
-    assert found.score == challenge_score(labels, apply_thresholds(single, found.thresholds))
+    result = search_ascent(labels, single)
+    assert result.score == challenge_score(labels, apply_thresholds(single, result.thresholds))
 
 
 @settings(max_examples=10, deadline=None)
 @given(SEEDS, st.booleans())
 def test_single_threshold_is_the_best_of_all(seed, ties):
     labels, scores = predictions(seed, ties=ties)
-    found = search_single(labels, scores)
+    result = search_single(labels, scores)
     every = [challenge_score(labels, scores >= t) for t in (*np.unique(scores), 2)]
-    assert found.score == pytest.approx(max(every), abs=1e-12)
-    assert len(set(found.thresholds)) == 1
-    assert found.score == challenge_score(labels, found.decide(scores))
+    assert result.score == pytest.approx(max(every), abs=1e-12)
+    assert len(set(result.thresholds)) == 1
+    assert result.score == challenge_score(labels, result.decide(scores))
 
 
 def test_no_search_decodes_by_expected_score(tmp_path):
     labels, scores = predictions(13, records=200)
-    found = no_search(labels, scores)
-    assert found.thresholds is None and found.score == challenge_score(
+    result = no_search(labels, scores)
+    assert result.thresholds is None and result.score == challenge_score(
         labels, expected_outputs(scores)
     )
-    save_thresholds(tmp_path / "t.json", found)
+    save_thresholds(tmp_path / "t.json", result)
     loaded = load_thresholds(tmp_path / "t.json")
     assert (loaded.thresholds, loaded.score, loaded.n_records, loaded.method) == (
         None,
-        found.score,
+        result.score,
         200,
-        found.method,
+        result.method,
     )
     np.testing.assert_array_equal(loaded.decide(scores), expected_outputs(scores))
     content = json.loads((tmp_path / "t.json").read_text())
@@ -273,16 +275,16 @@ def test_nan_scores_are_refused():
 
 def test_file_round_trip(tmp_path):
     labels, scores = predictions(11, records=200)
-    found = search_ascent(labels, scores, min_positives=20)
-    save_thresholds(tmp_path / "thresholds.json", found)
+    result = search_ascent(labels, scores, min_positives=20)
+    save_thresholds(tmp_path / "thresholds.json", result)
     loaded = load_thresholds(tmp_path / "thresholds.json")
-    np.testing.assert_array_equal(loaded.thresholds, found.thresholds)
+    np.testing.assert_array_equal(loaded.thresholds, result.thresholds)
     assert (loaded.score, loaded.n_records, loaded.method, loaded.sweeps, loaded.shared) == (
-        found.score,
-        found.n_records,
-        found.method,
-        found.sweeps,
-        found.shared,
+        result.score,
+        result.n_records,
+        result.method,
+        result.sweeps,
+        result.shared,
     )
     entry = json.loads((tmp_path / "thresholds.json").read_text())["classes"][1]
     assert entry["code"] == "164889003" and entry["abbreviation"] == "AF"

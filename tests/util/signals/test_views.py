@@ -18,7 +18,8 @@ from util.signals.augmentations import (
     frequency_cutout,
     random_resized_crop,
 )
-from util.signals.transforms import RandAugment, build_pipeline
+from util.signals.crops import CROPPINGS
+from util.signals.transforms import TRANSFORMS, RandAugment, build_pipeline
 from util.signals.views import VIEW_PRESETS, Views
 
 time_out, gaussian_noise = AUGMENTATIONS["time_out"], AUGMENTATIONS["gaussian_noise"]
@@ -427,6 +428,13 @@ def test_a_new_augmentation_is_one_function_with_one_decorator(monkeypatch):
     assert all(out.std() > 0.1 for out in (view, plain, chosen))
     with pytest.raises(ConfigError, match="wander: amplitude must be a number of 0 or more, or"):
         Views([{"transforms": [{"wander": {"amplitude": -1}}]}])
+    with pytest.raises(ValueError, match="wander is registered already"):
+        augmentations.augmentation()(wander)
+
+
+def test_a_name_of_a_transform_stands_in_one_registry():
+    names = [*CROPPINGS, *TRANSFORMS, *AUGMENTATIONS, RandAugment.name]
+    assert len(names) == len(set(names))
 
 
 def test_local_views_of_signals_are_short_windows_stretched_to_the_length_of_all():
