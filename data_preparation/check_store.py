@@ -40,8 +40,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_preparation.building.duplicates import COLUMNS, SAME, find_duplicates
 from util.data.labels import read_labels
 from util.data.record_tables import find_table, table_names
-from util.data.store import RecordStore, write_table
+from util.data.store import RecordStore
 from util.errors import ConfigError, ECGError, StoreError
+from util.files import write_table
 
 
 def is_sound(folder):

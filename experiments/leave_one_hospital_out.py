@@ -26,10 +26,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from main_finetune import check_start, finetune
 from util.config.command_line import argument_parser, config_from
 from util.console import print_once
-from util.data.store import write_frame
 from util.data.strata import label_strata
 from util.errors import ConfigError, ECGError
 from util.evaluation.report import FoldFiles
+from util.files import write_frame
 from util.processes import collectives
 from util.processes.program import run_main
 from util.training import checkpoint

@@ -39,11 +39,11 @@ from main_pretrain import pretrain
 from util.challenge import ABBREVIATIONS
 from util.config.load import ROOT, find_overlay, load_config, read_yaml
 from util.data.splits import known_patients, parse_folds
-from util.data.store import FOLDS, write_frame
+from util.data.store import FOLDS
 from util.data.strata import patient_numbers
 from util.errors import ConfigError
 from util.evaluation.report import FoldFiles
-from util.files import replacing
+from util.files import replacing, write_frame
 from util.processes.program import run_main
 from util.scoring.intervals import Predicted, estimate
 from util.scoring.scores import parse_scores

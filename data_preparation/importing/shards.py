@@ -42,9 +42,9 @@ import numpy as np
 from tqdm import tqdm
 
 from util.challenge import CODE_TO_CLASS
-from util.data.store import quantise, safe_cell, spread, write_json, write_table
+from util.data.store import quantise, spread
 from util.errors import ECGError, RecordError
-from util.files import FolderLock, remove_temporary, replacing
+from util.files import FolderLock, remove_temporary, replacing, safe_cell, write_json, write_table
 from util.leads import add_lead_names, lead_cell
 from util.recordings.recording import Recording, checked, flat_leads, resample_to
 

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from util.data.record_tables import meet, read_text, some
-from util.data.store import safe_cell
 from util.errors import ConfigError
+from util.files import safe_cell
 
 LOOKS = {
     "multilabel": "0/1 (multi-label)",

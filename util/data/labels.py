@@ -14,8 +14,8 @@ import pandas as pd
 from util.challenge import CLASS_CODES, labels_from_dx
 from util.data.label_file import LOOKS, LabelFile, load_label_file
 from util.data.record_tables import find_table, save_table, some, table_name
-from util.data.store import safe_cell
 from util.errors import ConfigError
+from util.files import safe_cell
 
 MIN_POSITIVES = 10  # with fewer records of a class its scores are mostly chance
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from util.data.store import checksum, write_frame, write_json
+from util.data.store import checksum
 from util.errors import ConfigError, StoreError
+from util.files import write_frame, write_json
 
 FORMAT, VERSION = "ECG record table", 1
 

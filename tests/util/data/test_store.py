@@ -14,7 +14,6 @@ from util.data.store import (
     RecordStore,
     publish,
     quantise,
-    safe_cell,
     spread,
     write_store,
 )
@@ -441,27 +440,3 @@ def test_a_failed_rebuild_leaves_the_old_store(tmp_path, monkeypatch):
     assert before == {
         path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()
     }
-
-
-@pytest.mark.parametrize(
-    "text, cell",
-    [
-        ("=1+1", "'=1+1"),
-        ("+x", "'+x"),
-        ("-x", "'-x"),
-        ("@SUM(1)", "'@SUM(1)"),
-        ("\t=1", "'=1"),
-        ("a=b", "a=b"),
-        ("-1", "-1"),
-        ("-1.5e-3", "-1.5e-3"),
-        ("a\r\nb", "a  b"),
-        ("x\udcff", "x\\udcff"),
-        ("", ""),
-        (" =1", "'=1"),
-        (-1, -1),
-        ("V3", "V3"),
-        ("-1+cmd", "'-1+cmd"),
-    ],
-)
-def test_safe_cells(text, cell):
-    assert safe_cell(text) == cell
