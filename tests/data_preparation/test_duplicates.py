@@ -13,8 +13,9 @@ from data_preparation.building.duplicates import (
     probe_leads,
 )
 from data_preparation.data_extraction_without_preprocessing import extract
-from data_preparation.simulate_physionet2020 import draw_findings, simulated_record
+from data_preparation.simulator.challenge_files import simulated_record
 from data_preparation.simulator.ecg_model import simulate
+from data_preparation.simulator.patients import draw_findings
 from tests.support.wfdb_files import SHARED, needs_real, write_record
 from util.data.store import RecordStore, quantise, spread, write_store
 from util.leads import LEADS, lead_cell, lead_index
