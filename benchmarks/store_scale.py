@@ -39,7 +39,7 @@ OPEN = (
     STATUS
     + r"""
 import pandas
-from util.store import RecordStore
+from util.data.store import RecordStore
 wall, cpu = time.perf_counter(), time.process_time()
 store = RecordStore(sys.argv[1])
 opened = time.perf_counter() - wall, time.process_time() - cpu
@@ -53,7 +53,7 @@ WORK = (
     + r"""
 import importlib
 program, wall = importlib.import_module(f"data_preparation.{sys.argv[1]}"), time.perf_counter()
-assert program.main(sys.argv[2:]) == 0
+assert not program.main(sys.argv[2:])
 print(json.dumps([time.perf_counter() - wall, peak()]))
 """
 )

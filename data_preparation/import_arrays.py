@@ -134,4 +134,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main, again="the same command resumes from here"))
+    sys.exit(run_main(main, again="the same command goes on where it stopped"))
