@@ -48,8 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="FILE.csv",
         help="column record, then columns of labels: a table for "
         "dataset.labels, called as the file is (data_preparation/add_labels.py adds further "
-        "ones); "
-        "folds are spread over these labels",
+        "ones); folds are spread over these labels",
     )
     parser.add_argument(
         "--splits",

@@ -202,7 +202,7 @@ def find_files(folder: str | os.PathLike, endings: str | tuple[str, ...]) -> lis
     def complain(error: OSError) -> None:
         raise ECGError(f"cannot list the folder {error.filename}: {error.strerror}") from None
 
-    for root, folders, files in os.walk(folder, onerror=complain, followlinks=True):
+    for root, folders, files in os.walk(os.fspath(folder), onerror=complain, followlinks=True):
         status = os.stat(root)
         if (status.st_dev, status.st_ino) in visited:  # a link back to where we have been
             folders.clear()

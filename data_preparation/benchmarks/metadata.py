@@ -107,8 +107,7 @@ def read_flags(column: pd.Series, path: Path | str) -> pd.Series:
     if strange:
         raise ConfigError(
             f"{path}: {column.name} of {column.index[column == strange[0]][0]} is neither true "
-            "nor "
-            f"false: {strange[0]!r}"
+            f"nor false: {strange[0]!r}"
         )
     return column.map(values).astype(float)
 
@@ -152,8 +151,7 @@ def with_a_class(table: pd.DataFrame, name: str, notes: list[str]) -> pd.DataFra
     if len(kept) < len(table):
         notes.append(
             f"{name}: {len(table) - len(kept)} records have no label of this task and take no "
-            "part "
-            "in it"
+            "part in it"
         )
     return kept
 

@@ -129,18 +129,18 @@ def _cpsc2018(folder, records) -> Metadata:
     if path.is_file():
         keys, sets = _cpsc_reference(path)
     else:
-        own = records[
+        of_set = records[
             records["record"].str.fullmatch(r"A\d{4}(_\d+)?") & (records["database"] == "cpsc_2018")
         ]
         keys, sets = (
-            own["record"],
+            of_set["record"],
             [
                 {name for name, (_, codes) in CPSC.items() if codes & set(text.split())}
-                for text in own["dx"]
+                for text in of_set["dx"]
             ],
         )
         notes.append(
-            f"no {path}: the labels are the Dx codes of {len(own)} records of cpsc_2018 in the "
+            f"no {path}: the labels are the Dx codes of {len(of_set)} records of cpsc_2018 in the "
             "store"
         )
     labels = with_a_class(indicator(keys, sets, CPSC), "cpsc2018", notes)
@@ -172,10 +172,10 @@ def _chapman_ningbo(folder, records) -> Metadata:
         .agg(lambda names: "/".join(sorted({name.strip() for name in names})))
         .to_dict()
     )
-    own = records[records["record"].str.fullmatch(r"JS\d+(_\d+)?")]
-    sets = [{names[code] for code in text.split() if code in names} for text in own["dx"]]
-    labels = indicator(own["record"], sets, names.values())
-    strange = sorted({code for text in own["dx"] for code in text.split()} - set(names))
+    of_set = records[records["record"].str.fullmatch(r"JS\d+(_\d+)?")]
+    sets = [{names[code] for code in text.split() if code in names} for text in of_set["dx"]]
+    labels = indicator(of_set["record"], sets, names.values())
+    strange = sorted({code for text in of_set["dx"] for code in text.split()} - set(names))
     empty = [name for name in labels if not labels[name].any()]
     if strange:
         notes.append(
@@ -209,8 +209,7 @@ def _sph(folder, _) -> Metadata:
     ] * bool(strange)
     notes.append(
         "sph: modifiers (after + in AHA_Code) are left out; a tenth of the published training "
-        "part "
-        "is ours to select on"
+        "part is ours to select on"
     )
     sets = [{names.get(code, code) for code in codes_of} for codes_of in primary]
     labels = with_a_class(indicator(table.index, sets, set().union(*sets)), "sph", notes)
@@ -270,16 +269,16 @@ def _mimic_iv_ecg(folder, _) -> Metadata:
         people,
     )
     subjects = whole_texts(records["subject_id"])
-    own = patients.reindex(subjects).set_axis(records.index).fillna("")
-    unknown = int((own["anchor_age"] == "").sum())
+    person_of = patients.reindex(subjects).set_axis(records.index).fillna("")
+    unknown = int((person_of["anchor_age"] == "").sum())
     notes = [
         f"{unknown} records of patients that {people.name} does not know: age and sex unknown"
     ] * bool(unknown)
     year = read_numbers(records["ecg_time"].str[:4], path)
-    age = read_numbers(own["anchor_age"], people) + (
-        year - read_numbers(own["anchor_year"], people)
+    age = read_numbers(person_of["anchor_age"], people) + (
+        year - read_numbers(person_of["anchor_year"], people)
     )
-    male = own["gender"].str.strip().str.upper().map({"M": 1.0, "F": 0.0})
+    male = person_of["gender"].str.strip().str.upper().map({"M": 1.0, "F": 0.0})
     male_or_not = pd.DataFrame({"male": male})
     labels = {"mimic_age": age.to_frame("age"), "mimic_sex": male_or_not}
     return Metadata(labels, made_folds(male_or_not, subjects), notes)

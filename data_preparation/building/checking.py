@@ -54,8 +54,7 @@ def is_sound(folder: Path) -> bool:
             labels = read_labels(store, {"labels": name, "classes": None})
             print(
                 f"sound    labels {name}: {labels.kind}, {len(labels.classes)} classes or "
-                "columns, "
-                f"known of {labels.known.sum()} records"
+                f"columns, known of {labels.known.sum()} records"
             )
         for name in table_names(folder.parent, "splits"):
             _, facts = find_table(folder.parent, "splits", name, ("kind", "source"))
@@ -68,23 +67,23 @@ def is_sound(folder: Path) -> bool:
 
 def list_duplicates(folder: Path, output: Path) -> None:
     """Write the pairs of a store's recordings with the same signal, and print what they are."""
-    found = find_duplicates(RecordStore(folder))
-    write_table(output, COLUMNS, found.pairs)
-    kinds = Counter(row["kind"] for row in found.pairs)
+    search = find_duplicates(RecordStore(folder))
+    write_table(output, COLUMNS, search.pairs)
+    kinds = Counter(row["kind"] for row in search.pairs)
     print(
-        f"pairs of recordings with the same signal: {len(found.pairs)}"
+        f"pairs of recordings with the same signal: {len(search.pairs)}"
         + (
             f" ({', '.join(f'{count} {kind}' for kind, count in sorted(kinds.items()))})"
             if kinds
             else ""
         )
-        + f"; {found.compared} candidates were compared, those from a correlation of {SAME} "
+        + f"; {search.compared} candidates were compared, those from a correlation of {SAME} "
         "listed"
     )
-    if found.pairs:
-        across = sum(row["database_a"] != row["database_b"] for row in found.pairs)
+    if search.pairs:
+        across = sum(row["database_a"] != row["database_b"] for row in search.pairs)
         folds, patients = (
-            sum(what in row["leak"] for row in found.pairs) for what in ("fold", "patient")
+            sum(what in row["leak"] for row in search.pairs) for what in ("fold", "patient")
         )
         print(
             f"of these, {across} are across databases, {folds} across folds (leakage) and "
@@ -92,11 +91,11 @@ def list_duplicates(folder: Path, output: Path) -> None:
         )
         print(
             f"reformat_memmap.py --drop {output} leaves out "
-            f"{len({row['drop'] for row in found.pairs})} records"
+            f"{len({row['drop'] for row in search.pairs})} records"
         )
-    if found.blind:
+    if search.blind:
         print(
             "recordings too short (less than 2.7 s) or too flat for anything but exact copies: "
-            f"{found.blind}"
+            f"{search.blind}"
         )
     print(f"pairs: {output}")

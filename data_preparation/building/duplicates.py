@@ -92,12 +92,12 @@ def find_duplicates(store: RecordStore) -> Found:
     ]
     single = first == np.arange(len(store))  # of exact copies, one looks for the others
     missing = missing_leads(store)
-    found, seen = [], ~single
+    near, seen = [], ~single
     for lead in probe_leads(missing):
         row, sample, shapes = fingerprints(store, lead, single & ~missing[:, LEADS.index(lead)])
         seen[row] = True
-        found.append(_neighbours(row, sample, shapes))
-    candidates = _candidates(np.concatenate(found))
+        near.append(_neighbours(row, sample, shapes))
+    candidates = _candidates(np.concatenate(near))
     for a, b, shifts in tqdm(candidates, desc="comparing", unit="pair"):
         same = compare(store, a, b, shifts, ~(missing[a] | missing[b]))
         if same:
@@ -308,24 +308,24 @@ def _distance(white, i, j):
     return np.concatenate(parts)
 
 
-def _candidates(found):
+def _candidates(near):
     """[(a, b, shifts)] of the rows of ``_neighbours``: pairs whose fingerprints agree on a shift.
     Two equal fingerprints count 1, two as far apart as FAR 0; from a sum of ENOUGH within two
     samples a shift is worth a look: the best SHIFTS of a pair, for in a regular rhythm all beats
     are alike.
     """
-    _, pair = np.unique(found[:, :2], axis=0, return_inverse=True)
-    place = (pair.astype(np.int64) << 40) + found[:, 2]
+    _, pair = np.unique(near[:, :2], axis=0, return_inverse=True)
+    place = (pair.astype(np.int64) << 40) + near[:, 2]
     order = np.argsort(place, kind="stable")
-    place, found = place[order], found[order]
-    total = np.concatenate([[0], np.cumsum(1 - (found[:, 3] / (1000 * FAR)) ** 2)])
+    place, near = place[order], near[order]
+    total = np.concatenate([[0], np.cumsum(1 - (near[:, 3] / (1000 * FAR)) ** 2)])
     agreed = (
         total[np.searchsorted(place, place + 2, "right")]
         - total[np.searchsorted(place, place - 2, "left")]
     )
     best: dict[tuple[int, int], list[int]] = {}
     for at in np.argsort(-agreed, kind="stable")[: np.count_nonzero(agreed >= ENOUGH)]:
-        a, b, shift, _ = found[at].tolist()
+        a, b, shift, _ = near[at].tolist()
         shifts = best.setdefault((a, b), [])
         if len(shifts) < SHIFTS and all(abs(shift - other) > 3 for other in shifts):
             shifts.append(shift)

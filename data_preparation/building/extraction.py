@@ -14,7 +14,7 @@ from tqdm import tqdm
 from data_preparation.building.folds import assign_folds
 from data_preparation.importing.plan import SHARD_VERSION
 from data_preparation.importing.sources import Lazy
-from util.data.record_tables import read_cells, read_text, some
+from util.data.record_tables import first_few, read_cells, read_text
 from util.errors import ConfigError, StoreError
 from util.leads import LEADS
 
@@ -151,7 +151,7 @@ def read_drop(path: str | os.PathLike, names: Collection[str]) -> set[str]:
     if unknown:
         raise ConfigError(
             f"--drop {path} names {len(unknown)} records that the extraction has not: "
-            f"{some(unknown)}"
+            f"{first_few(unknown)}"
         )
     if len(listed) == len(names):
         raise ConfigError(f"--drop {path} names all {len(names)} records: none is left")

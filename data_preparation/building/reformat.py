@@ -25,7 +25,7 @@ from data_preparation.importing import shards as engine
 from util.challenge import CODE_TO_CLASS
 from util.data.label_file import load_label_file
 from util.data.labels import write_labels
-from util.data.record_tables import some, table_name
+from util.data.record_tables import first_few, table_name
 from util.data.store import FOLDS, publish, write_store
 from util.data.strata import label_strata
 from util.errors import ConfigError
@@ -160,6 +160,5 @@ def _count_replaced(root, names):
             if lost:
                 print(
                     "records of the store that is replaced, which the new one lacks: "
-                    f"{len(lost)} "
-                    f"of {len(before)}, such as {some(lost)}"
+                    f"{len(lost)} of {len(before)}, such as {first_few(lost)}"
                 )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from util.data.record_tables import meet, read_text, save_table
+from util.data.record_tables import match_rows, read_text, save_table
 from util.data.splits import PARTS, known_patients, patients_on_several_sides, with_patients
 from util.errors import ConfigError
 
@@ -76,8 +76,12 @@ def read_splits(
             )
         )
     kind = kinds[0]
-    row_of, has_row, notes = meet(
-        path, table["record"], records["record"], ignore_unknown, "which take no part"
+    row_of, has_row, notes = match_rows(
+        path,
+        table["record"],
+        records["record"],
+        ignore_unknown=ignore_unknown,
+        without="which take no part",
     )
     table = table.iloc[row_of[has_row]]
     parts = np.array(

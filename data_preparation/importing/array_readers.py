@@ -47,8 +47,7 @@ class NpyFile:
         except Exception as error:  # numpy's parsing of a header raises whatever it meets
             raise RecordError(
                 f"no .npy file of numbers, or cut short ({error}); nothing is unpickled: save "
-                "one "
-                "array of numbers with numpy.save"
+                "one array of numbers with numpy.save"
             ) from None
         if not isinstance(array, np.memmap):
             raise RecordError("an archive of several arrays: save one array with numpy.save")

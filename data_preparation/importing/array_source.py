@@ -331,6 +331,5 @@ def _look(source):
         if not USUAL_MV[0] <= typical <= USUAL_MV[1]:
             print(
                 f"warning: an ECG has {USUAL_MV[0]:g} to {USUAL_MV[1]:g} mV from peak to peak; "
-                "is "
-                "--units right?"
+                "is --units right?"
             )

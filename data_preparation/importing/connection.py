@@ -120,8 +120,7 @@ def _raise_if_local(error, url):
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ECGError(
                 f"the disk is full while downloading {url}; make room, then give the same "
-                "command "
-                "again: it goes on where it stopped"
+                "command again: it goes on where it stopped"
             ) from None
         if error.filename:
             raise ECGError(
@@ -140,11 +139,9 @@ def _refused(url, status):
         return (
             f"{url} answers {status}: its home asks for a login or a signed data use agreement. "
             f"Sign it at {page}, download the files there with your account (PhysioNet: wget -r "
-            "-N "
-            "-c -np --user NAME --ask-password), and give the next step their folder"
+            "-N -c -np --user NAME --ask-password), and give the next step their folder"
         )
     return (
         f"{url} answers {status}: the set or this version of it is not there any more; look up "
-        "its "
-        "present address and give it with --url"
+        "its present address and give it with --url"
     )

@@ -156,8 +156,7 @@ def _finish(shard_dir, shards, totals, skipped):
             ][:2]
             raise ECGError(
                 f"{path} and a piece of {other} would both be called {name}; rename one of the "
-                "two "
-                "files"
+                "two files"
             )
     for table in tables:
         skipped += table["skipped"] + table.get("unread", [])
@@ -212,8 +211,7 @@ def _look_at_replaced(folder, shards, items):
         )
     print(
         f"{len(gone)} recordings of an earlier import, such as {safe_cell(one)}, are no longer "
-        "in "
-        f"the input and are taken out of {folder.parent}"
+        f"in the input and are taken out of {folder.parent}"
     )
 
 

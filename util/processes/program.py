@@ -114,8 +114,7 @@ def _explain(error) -> str | None:
     if type(error).__name__ == "OutOfMemoryError":  # torch's
         return (
             "the GPU is out of memory; lower dataloader.batch_size, and raise train.accum_iter "
-            "to "
-            "keep the effective batch"
+            "to keep the effective batch"
         )
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
         return (
