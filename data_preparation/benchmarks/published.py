@@ -6,8 +6,6 @@ How its metadata become labels and splits stands in ``sets.py``.
 from dataclasses import dataclass
 
 TENTHS = {"train": [0, 1, 2, 3, 4, 5, 6, 7], "valid": [8], "test": [9]}  # of folds that we make
-
-
 CPSC_COUNTS = {
     "cpsc2018 normal": 918,
     "cpsc2018 AF": 1221,
@@ -19,8 +17,6 @@ CPSC_COUNTS = {
     "cpsc2018 STD": 869,
     "cpsc2018 STE": 220,
 }
-
-
 _PTBXL_CLASSES = {
     "ptbxl_all classes": 71,
     "ptbxl_diagnostic classes": 44,
@@ -29,8 +25,6 @@ _PTBXL_CLASSES = {
     "ptbxl_form classes": 19,
     "ptbxl_rhythm classes": 12,
 }
-
-
 _PTBXL_PARTS = {
     "superdiagnostic": (17084, 2146, 2158),
     "subdiagnostic": (17084, 2146, 2158),

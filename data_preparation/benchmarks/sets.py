@@ -37,11 +37,7 @@ CPSC = {
     "STD": (8, {"429622005"}),
     "STE": (9, {"164931005"}),
 }
-
-
 RHYTHMS = {"N": "normal", "A": "AF", "O": "other", "~": "noisy"}
-
-
 CODE15 = ("1dAVb", "AF", "LBBB", "RBBB", "SB", "ST")
 
 

@@ -16,8 +16,6 @@ from util.errors import ConfigError
 
 # Spreadsheets and pandas write 1.0 where a cell below is empty.
 _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
-
-
 _ORDER: dict[str, Callable] = {"split": PARTS.index, "fold": int}
 
 

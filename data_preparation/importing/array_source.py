@@ -32,11 +32,7 @@ from util.recordings.dicom import read_dicom
 from util.recordings.recording import check_name, checked, printable
 
 KINDS = {".npy": "npy", ".h5": "HDF5", ".hdf5": "HDF5", ".dcm": "DICOM", ".csv": "CSV"}
-
-
 ARRAYS = ("npy", "HDF5")
-
-
 USUAL_MV = (0.1, 20.0)  # peak to peak, the median of recordings: outside, the unit is in doubt
 
 

@@ -12,8 +12,6 @@ from data_preparation.importing.flags import MIN_SECONDS
 from data_preparation.importing.sources import Item, Source
 
 SHARD_VERSION = 2  # 1 left out recordings with fewer than twelve leads
-
-
 SHARD_RECORDS = 64  # on average; at most twice as many
 
 

@@ -42,8 +42,6 @@ from util.leads import lead_cell
 from util.recordings.recording import checked, flat_leads, resample_to
 
 PATIENCE = 5  # seconds to wait for an earlier run into the same folder to end
-
-
 RECORD_COLUMNS = (
     "record",
     "database",

@@ -40,8 +40,6 @@ DATABASES = {
     "ptb-xl": ("ptbxl", "physionetchallenge2020trainingptbxl"),
     "georgia": ("georgia", "ga", "physionetchallenge2020traininge"),
 }
-
-
 _BY_ALIAS = {alias: name for name, aliases in DATABASES.items() for alias in aliases}
 
 
