@@ -10,7 +10,7 @@ import pytest
 
 from data_preparation.benchmarks import tables
 from data_preparation.benchmarks.published import BENCHMARKS
-from data_preparation.benchmarks.sets import read_metadata
+from data_preparation.benchmarks.sets import READERS, read_metadata
 from tests.support import benchmark_files
 from util.errors import ConfigError
 
@@ -304,3 +304,7 @@ def test_a_flag_that_is_none_has_a_sentence(tmp_path):
     path.write_text(path.read_text().replace("True,False", "maybe,False", 1))
     with pytest.raises(ConfigError, match="neither true nor false: 'maybe'"):
         read("code15", tmp_path)
+
+
+def test_every_published_set_has_a_reader():
+    assert list(READERS) == list(BENCHMARKS)
