@@ -15,7 +15,7 @@ SEXES = {"M": "Male", "F": "Female"}
 
 
 def read_dicom(path, row, note) -> Recording:
-    """The reader of DICOM files, see data_preparation/importing/sources.py: the longest group of
+    """The reader of DICOM files, see data_preparation/importing/shards.py: the longest group of
     channels that were sampled together, which is the rhythm and not the median beat.
     """
     try:
