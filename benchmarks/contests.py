@@ -310,7 +310,7 @@ def extraction(device, small):
     included.
     """
     from benchmarks.reference.extraction import plain_extraction
-    from data_preparation.data_extraction_without_preprocessing import extract
+    from data_preparation.importing.wfdb_source import extract
 
     count = 4 if small else 600
     with tempfile.TemporaryDirectory() as name:

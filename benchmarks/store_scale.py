@@ -53,7 +53,7 @@ WORK = (
     + r"""
 import importlib
 program, wall = importlib.import_module(f"data_preparation.{sys.argv[1]}"), time.perf_counter()
-assert program.main(sys.argv[2:]) == 0
+assert not program.main(sys.argv[2:])
 print(json.dumps([time.perf_counter() - wall, peak()]))
 """
 )

@@ -32,85 +32,17 @@ folds.
 
 import argparse
 import sys
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_preparation.building.duplicates import COLUMNS, SAME, find_duplicates
-from util.data.labels import read_labels
-from util.data.record_tables import find_table, table_names
-from util.data.store import RecordStore, write_table
-from util.errors import ConfigError, ECGError, StoreError
+from util.files import file_errors
+from util.processes.program import run_main
 
 
-def is_sound(folder):
-    """Whether the store in a folder and the tables beside it are what was written; prints a
-    line about each.
-    """
-    try:
-        store = RecordStore(folder)
-        store.verify_blocks()
-        print(
-            f"sound    {folder}: {len(store)} records, "
-            f"{store.meta['samples'] / store.fs / 3600:.2f} hours at {store.fs} Hz, "
-            f"{len(store.meta['blocks'])} blocks"
-        )
-        for name in table_names(folder.parent, "labels"):
-            labels = read_labels(store, {"labels": name, "classes": None})
-            print(
-                f"sound    labels {name}: {labels.kind}, {len(labels.classes)} classes or "
-                "columns, "
-                f"known of {labels.known.sum()} records"
-            )
-        for name in table_names(folder.parent, "splits"):
-            _, facts = find_table(folder.parent, "splits", name, ("kind", "source"))
-            print(f"sound    splits {name}: by {facts['kind']}, from {facts['source']}")
-    except (ConfigError, StoreError) as error:
-        print(f"damaged  {error}")
-        return False
-    return True
-
-
-def list_duplicates(folder, output):
-    """Write the pairs of a store's recordings with the same signal to ``output`` and print
-    what they are.
-    """
-    found = find_duplicates(RecordStore(folder))
-    write_table(output, COLUMNS, found.pairs)
-    kinds = Counter(row["kind"] for row in found.pairs)
-    print(
-        f"pairs of recordings with the same signal: {len(found.pairs)}"
-        + (
-            f" ({', '.join(f'{count} {kind}' for kind, count in sorted(kinds.items()))})"
-            if kinds
-            else ""
-        )
-        + f"; {found.compared} candidates were compared, those from a correlation of {SAME} "
-        "listed"
-    )
-    if found.pairs:
-        across = sum(row["database_a"] != row["database_b"] for row in found.pairs)
-        folds, patients = (
-            sum(what in row["leak"] for row in found.pairs) for what in ("fold", "patient")
-        )
-        print(
-            f"of these, {across} are across databases, {folds} across folds (leakage) and "
-            f"{patients} across patients"
-        )
-        print(
-            f"reformat_memmap.py --drop {output} leaves out "
-            f"{len({row['drop'] for row in found.pairs})} records"
-        )
-    if found.blind:
-        print(
-            "recordings too short (less than 2.7 s) or too flat for anything but exact copies: "
-            f"{found.blind}"
-        )
-    print(f"pairs: {output}")
-
-
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; see the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -129,21 +61,13 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.output and not args.duplicates:
         parser.error("--output is the file of --duplicates: give that, too")
-    rates = sorted(args.store.glob("fs*"), key=lambda folder: (len(folder.name), folder.name))
-    folders = [args.store] if (args.store / "meta.json").exists() or not rates else rates
-    if [folder for folder in folders if not is_sound(folder)]:  # a line about each
-        return 2
-    if args.duplicates:
-        output = args.output or Path("duplicates.csv")
-        try:
-            if not output.parent.is_dir():  # before the search, not after it
-                raise ConfigError(f"there is no folder {output.parent} for --output")
-            list_duplicates(folders[0], output)
-        except (ECGError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-    return 0
+
+    from data_preparation.building.checking import check_store
+
+    pairs = (args.output or Path("duplicates.csv")) if args.duplicates else None
+    with file_errors():
+        return 0 if check_store(args.store, pairs) else 2
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main, again="the same command starts again"))

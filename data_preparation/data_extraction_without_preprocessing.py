@@ -26,130 +26,36 @@ tries them again.  Exit status 2: none was kept.
 """
 
 import argparse
-import functools
-import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_preparation.importing.shards import (
-    MIN_SECONDS,
-    Item,
-    Lazy,
-    Source,
-    database_name,
-    import_recordings,
-    run_import,
-    without_duplicates,
-)
-from util.errors import ECGError
-from util.files import find_files
-from util.recordings.wfdb_files import read_header, read_signal
-
-INPUT_DIR = "./data_folder/datasets"
-# The six databases of the Challenge, by every folder name under which they are published, without
-# case and signs.
-DATABASES = {
-    "cpsc_2018": ("cpsc2018", "icbeb2018", "physionetchallenge2020trainingcpsc"),
-    "cpsc_2018_extra": (
-        "cpsc2018extra",
-        "cpsc20182",
-        "icbeb20182",
-        "physionetchallenge2020training2",
-    ),
-    "st_petersburg_incart": (
-        "stpetersburgincart",
-        "stpetersburg",
-        "incart",
-        "physionetchallenge2020trainingstpetersburg",
-    ),
-    "ptb": ("ptb", "physionetchallenge2020trainingptb"),
-    "ptb-xl": ("ptbxl", "physionetchallenge2020trainingptbxl"),
-    "georgia": ("georgia", "ga", "physionetchallenge2020traininge"),
-}
-_BY_ALIAS = {alias: name for name, aliases in DATABASES.items() for alias in aliases}
+from data_preparation.importing.flags import parse_import
+from data_preparation.places import DOWNLOADS
+from util.files import file_errors
+from util.processes.program import run_main
 
 
-def database_of(relative_path, input_name):
-    """Database of a record: the first folder above it that is one of the Challenge's; else the
-    top folder ("training" and the Challenge's g1, g2, ... do not count), or the input folder's
-    own name.
-    """
-    folders = relative_path.split("/")[:-1]
-    for folder in [*folders, input_name]:
-        known = _BY_ALIAS.get(re.sub(r"[^a-z0-9]", "", folder.lower().removeprefix("wfdb_")))
-        if known:
-            return known
-    own = [name for name in folders if not re.fullmatch(r"training|g[0-9]+", name.lower())]
-    return database_name(own[0] if own else input_name)
-
-
-def read_wfdb(path, row, note, min_seconds=0.0):
-    """The reader of WFDB recordings, see data_preparation/importing/shards.py; ``path`` is a .hea
-    file.
-    """
-    header = read_header(path)
-    for file in header.signal_files:
-        note(file)
-    return read_signal(header, min_seconds)
-
-
-def wfdb_source(input_dir, min_seconds=MIN_SECONDS, lead_names=None) -> Source:
-    """All WFDB recordings under a folder; an ECGError if there is none."""
-    input_dir = Path(input_dir)
-    if not input_dir.is_dir():
-        raise ECGError(
-            f"no folder {input_dir}: put the databases there or name another with --input_dir"
-        )
-    paths = find_files(input_dir, ".hea")
-    if not paths:
-        raise ECGError(
-            f"no .hea file under {input_dir}: put WFDB recordings there or name another --input_dir"
-        )
-    name = input_dir.resolve().name
-    items, duplicates = without_duplicates(
-        Lazy(len(paths), lambda n: Item(Path(paths[n]).stem, database_of(paths[n], name), paths[n]))
-    )
-    return Source(
-        input_dir,
-        items,
-        functools.partial(read_wfdb, min_seconds=min_seconds),
-        "data_preparation/data_extraction_without_preprocessing.py",
-        lead_names=dict(lead_names or {}),
-        skipped=duplicates,
-    )
-
-
-def extract(
-    input_dir,
-    output_dir,
-    target_fs,
-    workers,
-    min_seconds=MIN_SECONDS,
-    segment_seconds=None,
-    lead_names=None,
-):
-    """``import_recordings`` of every recording under ``input_dir``."""
-    source = wfdb_source(input_dir, max(min_seconds, segment_seconds or 0), lead_names)
-    return import_recordings(source, output_dir, target_fs, workers, min_seconds, segment_seconds)
-
-
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; see the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--input_dir", default=INPUT_DIR, help="folder with the databases (default: %(default)s)"
+        "--input_dir", default=DOWNLOADS, help="folder with the databases (default: %(default)s)"
     )
-    return run_import(
-        parser,
-        argv,
-        lambda args: wfdb_source(
-            args.input_dir, max(args.min_seconds, args.segment_seconds or 0), args.lead_names
-        ),
-    )
+    args = parse_import(parser, argv)
+
+    from data_preparation.importing.report import run_import
+    from data_preparation.importing.wfdb_source import wfdb_source
+
+    shortest = max(args.min_seconds, args.segment_seconds or 0)
+    with file_errors():
+        source = wfdb_source(args.input_dir, min_seconds=shortest, lead_names=dict(args.lead_names))
+        return run_import(source, args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main, again="the same command goes on where it stopped"))

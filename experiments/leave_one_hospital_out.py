@@ -28,10 +28,10 @@ from main_finetune import finetune
 from util.config.command_line import argument_parser, config_from
 from util.config.keys import FinetuneConfig
 from util.console import note, quietly
-from util.data.store import write_frame
 from util.data.strata import label_strata
 from util.errors import ConfigError, ECGError
 from util.evaluation.report import rounded
+from util.files import write_frame
 from util.processes import collectives
 from util.processes.program import run_main
 from util.training.job import Fold, LabelledJob, check_start

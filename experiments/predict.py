@@ -81,11 +81,12 @@ from tqdm import tqdm
 
 from util.challenge import CLASSES, NAMES
 from util.data.dataset import CropDataset, EvaluationBatches, make_loader
-from util.data.store import RecordStore, quantise, safe_cell, spread
+from util.data.store import RecordStore, quantise, spread
 from util.errors import CheckpointError, ConfigError, ECGError, RecordError
 from util.evaluation.figures import plot_ecg
 from util.evaluation.inference import predict
 from util.evaluation.trained import load_trained
+from util.files import safe_cell
 from util.leads import leads_of_cell, parse_leads
 from util.recordings.recording import resample_to
 from util.recordings.wfdb_files import UNDIAGNOSED, find_headers, read_record

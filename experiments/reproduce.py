@@ -41,12 +41,12 @@ from util.config.keys import FinetuneConfig, JobConfig, PretrainConfig
 from util.config.load import ROOT, find_overlay, load_config, read_yaml
 from util.console import quietly
 from util.data.splits import parse_folds
-from util.data.store import FOLDS, write_frame
+from util.data.store import FOLDS
 from util.errors import ConfigError
 from util.evaluation.neighbours import score_neighbours
 from util.evaluation.report import rounded
 from util.evaluation.threshold_search import search_folder
-from util.files import replacing
+from util.files import replacing, write_frame
 from util.processes.devices import one_device
 from util.processes.program import run_main
 from util.scoring.intervals import Predicted, estimate

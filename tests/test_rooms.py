@@ -83,7 +83,7 @@ def test_inside_models_methods_stand_on_encoders_and_these_on_layers():
                 assert other <= own, f"{path}: {name}"
 
 
-@pytest.mark.parametrize("folder", ["util", "models"])
+@pytest.mark.parametrize("folder", ["util", "models", "data_preparation"])
 def test_no_circle_of_modules(folder):
     graph = {dotted(path): set(imports(path)) for path in modules(folder)}
     done, on_the_way = set(), []
@@ -104,6 +104,20 @@ def test_no_circle_of_modules(folder):
 def test_the_ground_is_small_and_no_room_is_crowded():
     ground = {path.stem for path in (ROOT / "util").glob("*.py")} - {"__init__"}
     assert ground == set(GROUND.split())
-    for folder in {path.parent for path in [*modules("util"), *modules("models")]}:
+    rooms = [*modules("util"), *modules("models"), *modules("data_preparation")]
+    for folder in {path.parent for path in rooms}:
         names = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
         assert len(names) <= MOST_MODULES, f"{folder} holds {len(names)} modules"
+
+
+def test_scripts_import_no_scripts():
+    scripts = {
+        dotted(path)
+        for path in (ROOT / "data_preparation").glob("*.py")
+        if "__main__" in path.read_text(encoding="utf-8")
+    }
+    assert len(scripts) == 9
+    for name in sorted(scripts):
+        path = ROOT / (name.replace(".", "/") + ".py")
+        others = set(imports(path)) & scripts
+        assert not others, f"{path.name} imports {', '.join(sorted(others))}"

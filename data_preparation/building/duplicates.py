@@ -12,23 +12,20 @@ recordings have.
 
 import functools
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.fft
 from scipy.ndimage import gaussian_filter1d, maximum_filter1d, uniform_filter1d
 from tqdm import tqdm
 
-from util.data.store import NO_FOLD
+from util.data.store import NO_FOLD, RecordStore
 from util.leads import LEADS
 
 # ---- fingerprints
-PROBES = tuple(
-    dict.fromkeys(("II", "I", "V5", *LEADS))
-)  # leads to take them of, in order of preference
-SMOOTH_SECONDS = (
-    0.025  # Gaussian low-pass of 6.4 Hz: a copy that lies half a sample off stays alike
-)
+PROBES = tuple(dict.fromkeys(("II", "I", "V5", *LEADS)))  # leads, in order of preference
+# Gaussian low-pass of 6.4 Hz: a copy that lies half a sample off stays alike.
+SMOOTH_SECONDS = 0.025
 HALF_SECONDS = 1.2  # of a fingerprint
 POINT_RATE = 20  # Hz, of its points
 APART_SECONDS = 0.4  # a steep point is the steepest as far as this on both sides
@@ -59,19 +56,23 @@ COLUMNS = tuple(f"{place}_{side}" for side in "ab" for place in PLACES) + (
 
 
 class Found(NamedTuple):
-    """What a search found: ``pairs``, rows of the CSV file (dicts with COLUMNS); ``compared``,
-    how many pairs were compared on their signals; ``blind``, recordings without a fingerprint, of
-    which only exact copies are found.
+    """What a search found.
+
+    Attributes:
+        pairs: rows of the CSV file, dicts with COLUMNS.
+        compared: how many pairs were compared on their signals.
+        blind: how many recordings have no fingerprint, so that only exact copies are found.
     """
 
-    pairs: list
+    pairs: list[dict]
     compared: int
     blind: int
 
 
-def find_duplicates(store) -> Found:
-    """All pairs of recordings of a store with the same signal, in memory of about 1 kB a
-    recording of 10 s.
+def find_duplicates(store: RecordStore) -> Found:
+    """Find all pairs of recordings of a store with the same signal.
+
+    It takes about 1 kB of memory a recording of 10 s.
     """
     first = _exact_copies(store)
     pairs = [
@@ -91,12 +92,12 @@ def find_duplicates(store) -> Found:
     ]
     single = first == np.arange(len(store))  # of exact copies, one looks for the others
     missing = missing_leads(store)
-    found, seen = [], ~single
+    near, seen = [], ~single
     for lead in probe_leads(missing):
         row, sample, shapes = fingerprints(store, lead, single & ~missing[:, LEADS.index(lead)])
         seen[row] = True
-        found.append(_neighbours(row, sample, shapes))
-    candidates = _candidates(np.concatenate(found))
+        near.append(_neighbours(row, sample, shapes))
+    candidates = _candidates(np.concatenate(near))
     for a, b, shifts in tqdm(candidates, desc="comparing", unit="pair"):
         same = compare(store, a, b, shifts, ~(missing[a] | missing[b]))
         if same:
@@ -110,7 +111,8 @@ def _exact_copies(store):
     """int64 (records,): for each record the best (``_worth``) of those with the very same samples
     in mV.
     """
-    scale, groups = store.records["scale"].to_numpy(), {}
+    scale = store.records["scale"].to_numpy()
+    groups: dict[bytes, list[int]] = {}
     for i in tqdm(range(len(store)), desc="hashing", unit="record"):
         key = hashlib.blake2b(
             store.counts(i).data, digest_size=16, salt=scale[i].tobytes()
@@ -131,14 +133,16 @@ def _worth(store, i):
 
 
 # ============ fingerprints ============
-def missing_leads(store):
-    """bool (records, 12): leads that a recording lacks."""
+def missing_leads(store: RecordStore) -> np.ndarray:
+    """Return the leads that each recording lacks, bool (records, 12)."""
     return np.stack([~store.has_leads([lead]) for lead in LEADS], axis=1)
 
 
-def probe_leads(missing):
-    """The leads to take fingerprints of: of every two recordings that share leads, two shared
-    ones (or the only one) are among them, so that one bad lead hides no copy.
+def probe_leads(missing: np.ndarray) -> list[str]:
+    """Return the leads to take fingerprints of.
+
+    Of every two recordings that share leads, two shared ones (or the only one) are among them, so
+    that one bad lead hides no copy.
     """
     kinds, probes = np.unique(~missing, axis=0), []
     for one in kinds:
@@ -149,9 +153,13 @@ def probe_leads(missing):
     return probes
 
 
-def fingerprints(store, lead, wanted):
-    """The fingerprints of a lead of the ``wanted`` (bool (records,)): their rows, samples and
-    int8 shapes (n, 49).
+def fingerprints(
+    store: RecordStore, lead: str, wanted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the fingerprints of a lead of the ``wanted`` recordings, bool (records,).
+
+    Returns:
+        their rows (n,), samples (n,) and shapes, int8 (n, 49).
     """
     length = store.records["length"].to_numpy()
     spans = np.flatnonzero(np.diff(np.cumsum(length) // SPAN_SAMPLES, prepend=-1))
@@ -167,15 +175,16 @@ def fingerprints(store, lead, wanted):
         sample = at - (ends - length[first:last])[row]
         inside = (sample >= margin) & (ends[row] - at > margin) & wanted[first + row]
         shapes = _shapes(signal, (at + part)[inside], store.fs)
-        some = shapes.any(axis=1)
+        alive = shapes.any(axis=1)
         parts.append(
             (
-                (first + row[inside][some]).astype(np.int32),
-                sample[inside][some].astype(np.int32),
-                np.clip(np.rint(254 * shapes[some]), -127, 127).astype(np.int8),
+                (first + row[inside][alive]).astype(np.int32),
+                sample[inside][alive].astype(np.int32),
+                np.clip(np.rint(254 * shapes[alive]), -127, 127).astype(np.int8),
             )
         )
-    return tuple(map(np.concatenate, zip(*parts)))
+    rows, samples, shapes = map(np.concatenate, zip(*parts))
+    return rows, samples, shapes
 
 
 def _steep_points(signal, fs):
@@ -254,7 +263,8 @@ def _whitened(shapes):
         part = shapes[batch].astype(np.float32)
         return part / np.linalg.norm(part, axis=1, keepdims=True)
 
-    total, square = 0, 0
+    total: Any = 0
+    square: Any = 0
     for batch in _batches(len(shapes)):
         part = normed(batch).astype(float)
         total, square = total + part.sum(axis=0), square + part.T @ part
@@ -298,24 +308,24 @@ def _distance(white, i, j):
     return np.concatenate(parts)
 
 
-def _candidates(found):
+def _candidates(near):
     """[(a, b, shifts)] of the rows of ``_neighbours``: pairs whose fingerprints agree on a shift.
     Two equal fingerprints count 1, two as far apart as FAR 0; from a sum of ENOUGH within two
     samples a shift is worth a look: the best SHIFTS of a pair, for in a regular rhythm all beats
     are alike.
     """
-    _, pair = np.unique(found[:, :2], axis=0, return_inverse=True)
-    place = (pair.astype(np.int64) << 40) + found[:, 2]
+    _, pair = np.unique(near[:, :2], axis=0, return_inverse=True)
+    place = (pair.astype(np.int64) << 40) + near[:, 2]
     order = np.argsort(place, kind="stable")
-    place, found = place[order], found[order]
-    total = np.concatenate([[0], np.cumsum(1 - (found[:, 3] / (1000 * FAR)) ** 2)])
+    place, near = place[order], near[order]
+    total = np.concatenate([[0], np.cumsum(1 - (near[:, 3] / (1000 * FAR)) ** 2)])
     agreed = (
         total[np.searchsorted(place, place + 2, "right")]
         - total[np.searchsorted(place, place - 2, "left")]
     )
-    best = {}
+    best: dict[tuple[int, int], list[int]] = {}
     for at in np.argsort(-agreed, kind="stable")[: np.count_nonzero(agreed >= ENOUGH)]:
-        a, b, shift, _ = found[at].tolist()
+        a, b, shift, _ = near[at].tolist()
         shifts = best.setdefault((a, b), [])
         if len(shifts) < SHIFTS and all(abs(shift - other) > 3 for other in shifts):
             shifts.append(shift)
@@ -323,11 +333,14 @@ def _candidates(found):
 
 
 # ============ confirmation ============
-def compare(store, a, b, shifts, leads):
-    """How recordings a and b are one (kind, correlation, shift, overlap, gain), or None if they
-    are not: below SAME, or unless they differ by at most half as much as either differs from
-    itself some beats later.  In a regular rhythm that can be less than 1 - SAME, and so would two
-    recordings of one patient.
+def compare(
+    store: RecordStore, a: int, b: int, shifts: list[int], leads: np.ndarray
+) -> dict[str, Any] | None:
+    """Return how recordings a and b are one (kind, correlation, shift, overlap, gain), or None.
+
+    They are not if the correlation is below SAME, or unless they differ by at most half as much
+    as either differs from itself some beats later.  In a regular rhythm that can be less than
+    1 - SAME, and so would two recordings of one patient.
 
     The correlation is that of the overlap, the median over the ``leads`` (bool (12,)) that are
     not flat, after removing drift (a moving mean of 1 s) and mains (Gaussian of 10 ms), where b

@@ -8,6 +8,7 @@ is its own.
 
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,60 +19,70 @@ from util.data.strata import patient_numbers
 MIN_RECORDS = 10  # a code that fewer records of a database carry cannot be in every fold
 
 
-def assign_folds(databases, dx, patients, seed=0, strata=None):
-    """Folds of every record, dealt out within each database.
+def assign_folds(
+    databases: Sequence[str],
+    dx: Sequence[str],
+    patients: Sequence[str],
+    seed: int = 0,
+    strata: np.ndarray | None = None,
+) -> np.ndarray:
+    """Deal every record into a fold, within each database.
 
     Records with one of the Challenge's classes, or of ``strata`` where these are given, come
     first, stratified over those; then the others, over their codes of at least MIN_RECORDS
     records, so that both kinds together are spread; last those without any code.
 
     Args:
-        databases: names (N); dx: texts of SNOMED CT codes (N).
+        databases: names (N).
+        dx: texts of SNOMED CT codes (N).
         patients: ids (N), "" where unknown; the same id in two databases is two patients.
-        strata: bool (N, strata) of the labels that folds are for,
-            ``util.data.strata.label_strata``.
+        seed: of the ties that are broken by lot.
+        strata: bool (N, strata) of the labels that folds are for, see ``label_strata``.
 
     Returns:
         int64 (N,): 0 to FOLDS - 1.  The folds of one database do not depend on the others.
     """
-    databases, patients, folds = (
-        np.asarray(databases),
-        np.asarray(patients, object),
-        np.full(len(dx), NO_FOLD),
-    )
-    for database in sorted(set(databases.tolist())):
-        rows, number = np.flatnonzero(databases == database), zlib.crc32(database.encode())
-        own, ids = [dx[row] for row in rows], patients[rows]
-        labels = labels_from_dx(own) if strata is None else strata[rows]
+    database_of, patient_of = np.asarray(databases), np.asarray(patients, object)
+    folds = np.full(len(dx), NO_FOLD)
+    for database in sorted(set(database_of.tolist())):
+        rows, number = np.flatnonzero(database_of == database), zlib.crc32(database.encode())
+        texts, ids = [dx[row] for row in rows.tolist()], patient_of[rows]
+        labels = labels_from_dx(texts) if strata is None else strata[rows]
         scored, dealt = labels.any(1), np.full(len(rows), NO_FOLD)
         rng = np.random.default_rng([seed, number])
         dealt[scored] = stratify(labels[scored], patient_numbers(ids[scored]), FOLDS, rng)
-        count = Counter(code for text in own for code in set(text.split()) - CODE_TO_CLASS.keys())
+        count = Counter(code for text in texts for code in set(text.split()) - CODE_TO_CLASS.keys())
         others = {code: {code} for code in sorted(count) if count[code] >= MIN_RECORDS}
         rng = np.random.default_rng([seed, number, 1])
-        folds[rows] = stratify(labels_from_dx(own, others), patient_numbers(ids), FOLDS, rng, dealt)
+        codes = labels_from_dx(texts, others)
+        folds[rows] = stratify(codes, patient_numbers(ids), FOLDS, rng, dealt)
     return folds
 
 
-def stratify(labels, groups, n_folds, rng, dealt=None):
-    """Iterative stratification of groups: folds, int64 (n,).
+def stratify(
+    labels: np.ndarray,
+    groups: np.ndarray,
+    n_folds: int,
+    rng: np.random.Generator,
+    dealt: np.ndarray | None = None,
+) -> np.ndarray:
+    """Deal groups into folds by iterative stratification; return the folds, int64 (n,).
 
     Args:
         labels: bool (n, classes).
         groups: int64 (n,), numbered from 0 without gaps; records of a group share a fold.
+        n_folds: how many.
         rng: breaks ties.
         dealt: int64 (n,), folds that are given already, which go for the whole group, and
             NO_FOLD.
     """
     n_groups = int(groups.max()) + 1 if len(groups) else 0
-    counts = np.zeros(
-        (n_groups, labels.shape[1]), np.int32
-    )  # (groups, classes): records of a group with a label
+    # (groups, classes): records of a group with a label.
+    counts = np.zeros((n_groups, labels.shape[1]), np.int32)
     np.add.at(counts, groups, labels)
     sizes = np.bincount(groups, minlength=n_groups).astype(float)
-    wanted = np.tile(
-        counts.sum(0) / n_folds, (n_folds, 1)
-    )  # (folds, classes): records with a label still wanted
+    # (folds, classes): records with a label still wanted.
+    wanted = np.tile(counts.sum(0) / n_folds, (n_folds, 1))
     room = np.full(n_folds, sizes.sum() / n_folds)  # (folds,): records still wanted
     share = 1 / np.maximum(counts.sum(0), 1)  # a rare label weighs as much as a common one
     fold_of_group = np.full(n_groups, NO_FOLD)

@@ -1,5 +1,5 @@
 """Readers of .npy, HDF5 and CSV files for import_arrays.py; their interface stands in
-data_preparation/importing/shards.py.
+data_preparation/importing/sources.py.
 
 Files are untrusted: nothing is unpickled, no other file is opened, and what is wrong with a file
 is a RecordError.  One recording is in memory at a time, however many a file holds.
@@ -9,35 +9,34 @@ import contextlib
 import csv
 import os
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from data_preparation.importing.shards import Lazy
+from data_preparation.importing.flags import LAYOUTS
+from data_preparation.importing.sources import Lazy, Note
 from util.errors import RecordError
 from util.recordings.recording import MILLIVOLTS, Recording
 
 DATASETS = ("tracings", "ecg")  # of CODE-15 % and of SPH
-LAYOUTS = ("leads_time", "time_leads")
 CHUNKS_BYTES = 1 << 25  # decompressed chunks of HDF5 that are kept: neighbours share one
 
 
 # ============ files of arrays ============
 class NpyFile:
-    """An .npy file: its shape and dtype, and its rows by index.  These are read, not mapped:
-    pages of a map would count as our memory, and a file cut short under a map would kill us.
+    """An .npy file: its shape and dtype, and its rows by index.
+
+    These are read, not mapped: pages of a map would count as our memory, and a file cut short
+    under a map would kill us.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         array = self._map(path)
-        self.path, self.shape, self.dtype, self.offset = (
-            path,
-            array.shape,
-            array.dtype,
-            array.offset,
-        )
-        self.interleaved = (
-            not array.flags.c_contiguous
-        )  # in Fortran order a row lies all over the file
+        self.path, self.offset = path, array.offset
+        self.shape, self.dtype = array.shape, array.dtype
+        # In Fortran order a row lies all over the file.
+        self.interleaved = not array.flags.c_contiguous
 
     @staticmethod
     def _map(path):
@@ -48,14 +47,13 @@ class NpyFile:
         except Exception as error:  # numpy's parsing of a header raises whatever it meets
             raise RecordError(
                 f"no .npy file of numbers, or cut short ({error}); nothing is unpickled: save "
-                "one "
-                "array of numbers with numpy.save"
+                "one array of numbers with numpy.save"
             ) from None
         if not isinstance(array, np.memmap):
             raise RecordError("an archive of several arrays: save one array with numpy.save")
         return array
 
-    def __getitem__(self, row):
+    def __getitem__(self, row: int) -> np.ndarray:
         size = int(np.prod(self.shape[1:]))
         values = np.fromfile(
             self.path, self.dtype, size, offset=self.offset + row * size * self.dtype.itemsize
@@ -64,23 +62,25 @@ class NpyFile:
             raise RecordError("the file became shorter while it was read")
         return values.reshape(self.shape[1:])
 
-    def whole(self):
-        """All of it."""
+    def whole(self) -> np.ndarray:
+        """Return all of it."""
         return np.array(self._map(self.path))
 
 
 class HDF5File:
-    """One dataset of an HDF5 file, as NpyFile: ``dataset``, else tracings or ecg, else the only
-    array there is.
+    """One dataset of an HDF5 file, as NpyFile.
+
+    It is ``dataset``, else tracings or ecg, else the only array there is.
     """
 
     interleaved = False
 
-    def __init__(self, path, dataset=None):
+    def __init__(self, path: Path, dataset: str | None = None) -> None:
         import h5py  # a third of a second that others need not spend
 
         with _hdf5_errors():
-            self.file, self.names = h5py.File(path, "r", rdcc_nbytes=CHUNKS_BYTES), []
+            self.file = h5py.File(path, "r", rdcc_nbytes=CHUNKS_BYTES)
+            self.names: list[str] = []
             self.file.visititems(
                 lambda name, node: self.names.append(name) if hasattr(node, "shape") else None
             )
@@ -96,16 +96,17 @@ class HDF5File:
             self.values = self.file[(known or arrays)[0]]
             self.shape, self.dtype = self.values.shape, self.values.dtype
 
-    def __getitem__(self, row):
+    def __getitem__(self, row: int) -> np.ndarray:
         with _hdf5_errors():
             return self.values[row]
 
-    def whole(self):
-        """All of it."""
-        return self[()]
+    def whole(self) -> np.ndarray:
+        """Return all of it."""
+        with _hdf5_errors():
+            return self.values[()]
 
-    def column(self, name):
-        """A dataset with one value a record, as texts, ``Lazy``."""
+    def column(self, name: str) -> Lazy:
+        """Return a dataset with one value a record, as texts."""
         if name not in self.names:
             raise RecordError(f"no dataset {name}; there are {', '.join(self.names)}")
         with _hdf5_errors():
@@ -133,11 +134,11 @@ def _hdf5_errors():
         ) from None
 
 
-_opened = {}
+_opened: dict[tuple, NpyFile | HDF5File] = {}
 
 
-def open_array(path, dataset=None):
-    """An open file of arrays, kept open for the next record of it as long as it does not change."""
+def open_array(path: Path, dataset: str | None = None) -> NpyFile | HDF5File:
+    """Open a file of arrays, and keep it open for its next record as long as it does not change."""
     status = os.stat(path)
     key = path, dataset, status.st_size, status.st_mtime_ns
     if key not in _opened:
@@ -147,10 +148,19 @@ def open_array(path, dataset=None):
 
 
 # ============ readers ============
-def read_array(path, row, note, *, fs, units, leads, layout, dataset=None, trim_zeros=False):
-    """The reader of .npy and HDF5; ``leads`` in the array's order, "-" for a column that is
-    none.
-    """
+def read_array(
+    path: Path,
+    row: int | None,
+    note: Note,
+    *,
+    fs: float,
+    units: str,
+    leads: Sequence[str],
+    layout: str,
+    dataset: str | None = None,
+    trim_zeros: bool = False,
+) -> Recording:
+    """Read a recording of an .npy or HDF5 file; arguments as in ``ArrayInput``."""
     array = open_array(path, dataset)
     values = array.whole() if row is None else array[row]
     axis = lead_axis(values.shape, leads, layout)
@@ -160,16 +170,23 @@ def read_array(path, row, note, *, fs, units, leads, layout, dataset=None, trim_
     return Recording(rows.T, tuple(leads[k] for k in used), fs, flags=flags)
 
 
-def read_csv(path, row, note, *, fs, units, trim_zeros=False):
-    """The reader of CSV files: the first line names the leads, every other holds one instant."""
+def read_csv(
+    path: Path,
+    row: int | None,
+    note: Note,
+    *,
+    fs: float,
+    units: str,
+    trim_zeros: bool = False,
+) -> Recording:
+    """Read a CSV file: the first line names the leads, every other holds one instant."""
     import pandas as pd
 
     names, comma = csv_header(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "error", pd.errors.ParserWarning
-            )  # it drops cells that have no name
+            # It warns when it drops cells that have no name.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(
                 path,
                 sep=comma,
@@ -182,24 +199,25 @@ def read_csv(path, row, note, *, fs, units, trim_zeros=False):
             )
     except (ValueError, OverflowError, pd.errors.ParserWarning) as error:
         raise RecordError(f"CSV unreadable: {error}") from None
-    values = table.apply(pd.to_numeric, errors="coerce").to_numpy(
-        np.float64
-    )  # text becomes NaN, which is refused
+    # Text becomes NaN, which is refused.
+    values = table.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     rows, flags = _trimmed(_millivolts(values, units).T, fs, trim_zeros)
     return Recording(rows.T, tuple(names), fs, flags=flags)
 
 
-def csv_header(path):
-    """(names in the first line of a CSV file, the sign between them)."""
+def csv_header(path: Path) -> tuple[list[str], str]:
+    """Return the names in the first line of a CSV file, and the sign between them."""
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         first = file.readline(1 << 16)
     comma = max(",;\t", key=first.count)
     return next(csv.reader([first], delimiter=comma), []), comma
 
 
-def lead_axis(shape, leads, layout=None):
-    """0 where the leads of one recording come before the time, 1 where behind; a RecordError
-    unless it is sure.
+def lead_axis(shape: tuple[int, ...], leads: Sequence[str], layout: str | None = None) -> int:
+    """Return 0 where the leads of one recording come before the time, 1 where behind.
+
+    Raises:
+        RecordError: it is neither, or both are possible.
     """
     if len(shape) == 1:
         shape = (1, *shape)
@@ -241,6 +259,6 @@ def _trimmed(rows, fs, trim_zeros):
     if trim_zeros:
         return rows[:, first:end], ()
     padding = (rows.shape[1] - (end - first)) / fs
-    return rows, (
-        f"{padding:.3g} s of zeros at its ends (see --trim_zeros)",
-    ) if padding > 0.1 else ()
+    if padding <= 0.1:
+        return rows, ()
+    return rows, (f"{padding:.3g} s of zeros at its ends (see --trim_zeros)",)

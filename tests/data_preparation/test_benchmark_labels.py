@@ -9,9 +9,10 @@ import yaml
 
 import main_finetune
 from data_preparation import benchmark_labels
-from data_preparation.benchmarks.sets import BENCHMARKS
-from data_preparation.data_extraction_without_preprocessing import extract
-from data_preparation.reformat_memmap import reformat
+from data_preparation.benchmarks import tables
+from data_preparation.benchmarks.published import BENCHMARKS
+from data_preparation.building.reformat import reformat
+from data_preparation.importing.wfdb_source import extract
 from tests.support import benchmark_files, small_store
 from tests.support.tiny_jobs import CNN, LOADER
 from tests.support.wfdb_files import ecg_counts, write_record
@@ -150,7 +151,7 @@ def test_a_store_of_other_records_has_a_sentence(ptbxl, tmp_path):
         match="no record of .* is in the metadata of ptbxl: they have names like 00002_hr, the "
         "metadata 1000",
     ):
-        benchmark_labels.make_tables("ptbxl", ptbxl / "store", tmp_path)
+        tables.make_tables("ptbxl", ptbxl / "store", tmp_path)
 
 
 # ============ the configs ============

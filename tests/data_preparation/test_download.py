@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from data_preparation import download
+from data_preparation.importing import connection, fetching
 from util.processes.program import run_main
 
 DATA = {
@@ -96,7 +97,7 @@ def status(code):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(download, "BACK_OFF", 0.001)
+    monkeypatch.setattr(connection, "BACK_OFF", 0.001)
     server = Server()
     server.files = {"SHA256SUMS.txt": listing(), **DATA}
     yield server
@@ -298,7 +299,7 @@ def test_other_schemes_and_a_full_disk(server, tmp_path, capsys, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(download, "sync", full)
+    monkeypatch.setattr(fetching, "sync", full)
     assert get(server, tmp_path) == 2
     assert "the disk is full" in capsys.readouterr().err
 

@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks.duplicates import COPIES, plant
 from data_preparation import check_store, reformat_memmap
+from data_preparation.building import reformat as building
 from data_preparation.building.duplicates import (
     COLUMNS,
     compare,
@@ -12,12 +13,14 @@ from data_preparation.building.duplicates import (
     missing_leads,
     probe_leads,
 )
-from data_preparation.data_extraction_without_preprocessing import extract
-from data_preparation.simulate_physionet2020 import draw_findings, simulated_record
+from data_preparation.importing.wfdb_source import extract
+from data_preparation.simulator.challenge_files import simulated_record
 from data_preparation.simulator.ecg_model import simulate
+from data_preparation.simulator.patients import draw_findings
 from tests.support.wfdb_files import SHARED, needs_real, write_record
 from util.data.store import RecordStore, quantise, spread, write_store
 from util.leads import LEADS, lead_cell, lead_index
+from util.processes.program import run_main
 from util.recordings.recording import resample_to
 
 KINDS = {
@@ -253,13 +256,14 @@ def prepared(tmp_path_factory):
 
 
 def reformat(folder, output, *flags):
-    return reformat_memmap.main(
-        ["--input_dir", str(folder / "extracted"), "--output_dir", str(output), *flags]
+    return run_main(
+        reformat_memmap.main,
+        ["--input_dir", str(folder / "extracted"), "--output_dir", str(output), *flags],
     )
 
 
 def check(*words):
-    return check_store.main([str(word) for word in words])
+    return run_main(check_store.main, [str(word) for word in words])
 
 
 def test_found_listed_left_out_and_gone(prepared, tmp_path, capsys):
@@ -368,6 +372,6 @@ def test_wrong_output_is_a_sentence(prepared, tmp_path, capsys):
 @pytest.mark.slow
 def test_the_real_recordings_hold_one_pair(tmp_path):
     extract(SHARED / "real_ecg/training", tmp_path / "extracted", [100], workers=1)
-    reformat_memmap.reformat(tmp_path / "extracted", tmp_path / "store")
+    building.reformat(tmp_path / "extracted", tmp_path / "store")
     found = find_duplicates(RecordStore(tmp_path / "store/fs100"))
     assert names(found) == {("E07509", "E07510")} and found.pairs[0]["kind"] == "exact"

@@ -17,12 +17,15 @@ import wfdb
 
 from data_preparation import data_extraction_without_preprocessing as extraction
 from data_preparation import reformat_memmap
-from data_preparation.data_extraction_without_preprocessing import database_of, extract, wfdb_source
-from data_preparation.importing import shards
+from data_preparation.building import reformat as building
+from data_preparation.importing import shards, sources, wfdb_source
+from data_preparation.importing.plan import plan_shards
+from data_preparation.importing.wfdb_source import database_of, extract
 from tests.support.wfdb_files import SHARED, ecg_counts, needs_broken, needs_real, write_record
 from util.data.store import RecordStore, quantise
 from util.errors import ConfigError, StoreError
 from util.leads import LEADS
+from util.processes.program import run_main
 from util.recordings import wfdb_files
 from util.recordings.wfdb_files import read_record
 
@@ -32,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def build(folder, out, target_fs=(100, 250), workers=1, patients=None):
     """Both steps; returns {fs: RecordStore} and skipped.csv as {path: reason}."""
     extract(folder, out / "extracted", list(target_fs), workers)
-    reformat_memmap.reformat(out / "extracted", out / "store", patients)
+    building.reformat(out / "extracted", out / "store", patients=patients)
     return {fs: RecordStore(out / "store" / f"fs{fs}") for fs in target_fs}, skipped(
         out / "extracted"
     )
@@ -89,8 +92,8 @@ def test_defect_16_the_second_step_reads_where_the_first_wrote(tmp_path, monkeyp
     """
     make_records(tmp_path / "data_folder" / "datasets", 3)
     monkeypatch.chdir(tmp_path)
-    assert extraction.main(["--workers", "1"]) == 0
-    assert reformat_memmap.main([]) == 0
+    assert run_main(extraction.main, ["--workers", "1"]) == 0
+    assert run_main(reformat_memmap.main, []) == 0
     store = RecordStore("./data_folder/data_summary_without_preprocessing/fs100")
     assert len(store) == 3 and store.fs == 100
     assert RecordStore("./data_folder/data_summary_without_preprocessing/fs250").fs == 250
@@ -191,13 +194,13 @@ def test_records_with_fewer_leads_are_kept_and_counted(tmp_path, capsys):
         "--workers",
         "1",
     ]
-    assert extraction.main(flags) == 0
+    assert run_main(extraction.main, flags) == 0
     assert skipped(tmp_path / "extracted")["A00001.hea"].startswith(
         "none of the twelve leads: ECG; "
     )
-    assert extraction.main([*flags, "--lead_names", "ECG=I"]) == 0
+    assert run_main(extraction.main, [*flags, "--lead_names", "ECG=I"]) == 0
     assert "2 kept records have fewer than twelve leads" in capsys.readouterr().out
-    reformat_memmap.reformat(tmp_path / "extracted", tmp_path / "store")
+    building.reformat(tmp_path / "extracted", tmp_path / "store")
     store = RecordStore(tmp_path / "store" / "fs250")
     assert store.records["leads"].tolist() == ["I", "I II V2", ""]
     assert store.meta["command"][0].endswith("--lead_names ecg=I")
@@ -209,7 +212,7 @@ def test_records_with_fewer_leads_are_kept_and_counted(tmp_path, capsys):
         LEADS
     ).tolist() == [0, 0, 1]
     with pytest.raises(SystemExit):
-        extraction.main([*flags, "--lead_names", "ECG=MLII"])
+        run_main(extraction.main, [*flags, "--lead_names", "ECG=MLII"])
     assert "ECG=MLII is not NAME=LEAD with one of the leads I II" in capsys.readouterr().err
 
 
@@ -231,7 +234,8 @@ def test_patients_share_a_fold(tmp_path):
     assert store["fold"].min() >= 0 and (store.groupby("patient")["fold"].nunique() == 1).all()
     assert store["patient"][0] == "p0-0"
     assert (
-        reformat_memmap.main(
+        run_main(
+            reformat_memmap.main,
             [
                 "--input_dir",
                 str(tmp_path / "extracted"),
@@ -239,7 +243,7 @@ def test_patients_share_a_fold(tmp_path):
                 str(tmp_path / "s"),
                 "--patients",
                 str(tmp_path / "none.csv"),
-            ]
+            ],
         )
         == 2
     )
@@ -250,7 +254,7 @@ def test_a_record_with_two_patients_is_refused(tmp_path):
     with pytest.raises(
         ConfigError, match="patients.csv names 1 records more than once, such as a; keep one row"
     ):
-        reformat_memmap.read_patients(tmp_path / "patients.csv")
+        building.read_patients(tmp_path / "patients.csv")
 
 
 @pytest.mark.parametrize(
@@ -297,14 +301,14 @@ def test_duplicate_names_keep_the_first_and_name_it(tmp_path):
 
 def failing_reader(monkeypatch, record, error):
     """From here on, reading this record fails."""
-    read = extraction.read_signal
+    read = wfdb_source.read_signal
 
     def fail(header, *rest):
         if header.record == record:
             raise error
         return read(header, *rest)
 
-    monkeypatch.setattr(extraction, "read_signal", fail)
+    monkeypatch.setattr(wfdb_source, "read_signal", fail)
 
 
 def test_unexpected_failures_are_reasons_too(tmp_path, monkeypatch):
@@ -340,12 +344,13 @@ def test_a_read_error_that_passes_is_tried_again(tmp_path, monkeypatch, capsys, 
     ]
     with monkeypatch.context() as patch:
         failing_reader(patch, "R0002", error)
-        assert extraction.main(command) == 75
+        assert run_main(extraction.main, command) == 75
     assert "records not read this time: 1;" in capsys.readouterr().err
     assert skipped(tmp_path / "extracted") == {"db0/R0002.hea": f"not read this time: {words}"}
     assert (
-        reformat_memmap.main(
-            ["--input_dir", str(tmp_path / "extracted"), "--output_dir", str(tmp_path / "s")]
+        run_main(
+            reformat_memmap.main,
+            ["--input_dir", str(tmp_path / "extracted"), "--output_dir", str(tmp_path / "s")],
         )
         == 0
     )
@@ -353,7 +358,7 @@ def test_a_read_error_that_passes_is_tried_again(tmp_path, monkeypatch, capsys, 
         "which are not in the store: 1;" in capsys.readouterr().out
         and len(RecordStore(tmp_path / "s" / "fs100")) == 3
     )
-    assert extraction.main(command) == 0
+    assert run_main(extraction.main, command) == 0
     assert skipped(tmp_path / "extracted") == {}
     assert contents(tmp_path / "extracted") == contents(tmp_path / "sound" / "extracted")
 
@@ -396,7 +401,8 @@ def test_a_folder_that_cannot_be_listed_is_an_error_not_an_empty_one(tmp_path, m
 
     monkeypatch.setattr(os, "scandir", stale)
     assert (
-        extraction.main(
+        run_main(
+            extraction.main,
             [
                 "--input_dir",
                 str(tmp_path / "in"),
@@ -404,7 +410,7 @@ def test_a_folder_that_cannot_be_listed_is_an_error_not_an_empty_one(tmp_path, m
                 str(tmp_path / "e"),
                 "--workers",
                 "1",
-            ]
+            ],
         )
         == 2
     )
@@ -431,7 +437,10 @@ def test_two_extractions_do_not_share_a_folder(tmp_path, monkeypatch, capsys):
     try:
         for main, folder in ((extraction.main, "in"), (reformat_memmap.main, "extracted")):
             assert (
-                main(["--input_dir", str(tmp_path / folder), "--output_dir", str(tmp_path / "out")])
+                run_main(
+                    main,
+                    ["--input_dir", str(tmp_path / folder), "--output_dir", str(tmp_path / "out")],
+                )
                 == 2
             )
             assert "another process is writing to" in capsys.readouterr().err
@@ -472,21 +481,24 @@ def test_file_names_that_are_no_utf8(tmp_path):
 
 def test_no_input_is_one_sentence(tmp_path, capsys):
     assert (
-        extraction.main(
-            ["--input_dir", str(tmp_path / "none"), "--output_dir", str(tmp_path / "o")]
+        run_main(
+            extraction.main,
+            ["--input_dir", str(tmp_path / "none"), "--output_dir", str(tmp_path / "o")],
         )
         == 2
     )
     (tmp_path / "empty").mkdir()
     assert (
-        extraction.main(
-            ["--input_dir", str(tmp_path / "empty"), "--output_dir", str(tmp_path / "o")]
+        run_main(
+            extraction.main,
+            ["--input_dir", str(tmp_path / "empty"), "--output_dir", str(tmp_path / "o")],
         )
         == 2
     )
     assert (
-        reformat_memmap.main(
-            ["--input_dir", str(tmp_path / "o"), "--output_dir", str(tmp_path / "s")]
+        run_main(
+            reformat_memmap.main,
+            ["--input_dir", str(tmp_path / "o"), "--output_dir", str(tmp_path / "s")],
         )
         == 2
     )
@@ -498,7 +510,8 @@ def test_no_input_is_one_sentence(tmp_path, capsys):
 def test_only_bad_records_are_an_error_of_both_steps(tmp_path, capsys):
     write_record(tmp_path / "in", "A1", ecg_counts(300))
     assert (
-        extraction.main(
+        run_main(
+            extraction.main,
             [
                 "--input_dir",
                 str(tmp_path / "in"),
@@ -506,7 +519,7 @@ def test_only_bad_records_are_an_error_of_both_steps(tmp_path, capsys):
                 str(tmp_path / "e"),
                 "--workers",
                 "1",
-            ]
+            ],
         )
         == 2
     )
@@ -517,8 +530,9 @@ def test_only_bad_records_are_an_error_of_both_steps(tmp_path, capsys):
         "of 2 s; all are too short: lower --min_seconds" in said.err
     )
     assert (
-        reformat_memmap.main(
-            ["--input_dir", str(tmp_path / "e"), "--output_dir", str(tmp_path / "s")]
+        run_main(
+            reformat_memmap.main,
+            ["--input_dir", str(tmp_path / "e"), "--output_dir", str(tmp_path / "s")],
         )
         == 2
     )
@@ -529,7 +543,8 @@ def test_summary_counts_by_database(tmp_path, capsys):
     make_records(tmp_path / "in", 8)
     write_record(tmp_path / "in" / "db1", "bad", ecg_counts(10))
     assert (
-        extraction.main(
+        run_main(
+            extraction.main,
             [
                 "--input_dir",
                 str(tmp_path / "in"),
@@ -537,7 +552,7 @@ def test_summary_counts_by_database(tmp_path, capsys):
                 str(tmp_path / "e"),
                 "--workers",
                 "1",
-            ]
+            ],
         )
         == 0
     )
@@ -557,7 +572,8 @@ def segmented(tmp_path, *more):
     """Both steps with --segment_seconds 10 from <tmp_path>/in; returns the stores by rate."""
     folders = str(tmp_path / "extracted"), str(tmp_path / "store")
     assert (
-        extraction.main(
+        run_main(
+            extraction.main,
             [
                 "--input_dir",
                 str(tmp_path / "in"),
@@ -567,11 +583,16 @@ def segmented(tmp_path, *more):
                 "10",
                 "--workers",
                 "1",
-            ]
+            ],
         )
         == 0
     )
-    assert reformat_memmap.main(["--input_dir", folders[0], "--output_dir", folders[1], *more]) == 0
+    assert (
+        run_main(
+            reformat_memmap.main, ["--input_dir", folders[0], "--output_dir", folders[1], *more]
+        )
+        == 0
+    )
     return {fs: RecordStore(tmp_path / "store" / f"fs{fs}") for fs in (100, 250)}
 
 
@@ -645,7 +666,8 @@ def test_a_piece_called_like_another_record_is_an_error(tmp_path, capsys):
     write_record(tmp_path / "in", "A", ecg_counts(2000), fs="100")
     write_record(tmp_path / "in", "A_1", ecg_counts(1000), fs="100")
     assert (
-        extraction.main(
+        run_main(
+            extraction.main,
             [
                 "--input_dir",
                 str(tmp_path / "in"),
@@ -655,7 +677,7 @@ def test_a_piece_called_like_another_record_is_an_error(tmp_path, capsys):
                 "10",
                 "--workers",
                 "1",
-            ]
+            ],
         )
         == 2
     )
@@ -699,8 +721,8 @@ def count_extracted(monkeypatch):
 
 def test_a_second_run_redoes_only_what_changed(tmp_path, monkeypatch):
     make_records(tmp_path / "in", 300, samples=1000)
-    source = wfdb_source(tmp_path / "in")
-    planned = shards.plan_shards(source, [100], 2.0)
+    source = wfdb_source.wfdb_source(tmp_path / "in")
+    planned = plan_shards(source, [100])
     assert len(planned) > 3
     args = (tmp_path / "in", tmp_path / "out", [100], 1)
     made = count_extracted(monkeypatch)
@@ -736,10 +758,10 @@ def test_a_plan_takes_few_bytes_a_record(tmp_path):
     """
     n = 30_000
     tracemalloc.start()
-    items, duplicates = shards.without_duplicates(
-        shards.Lazy(n, lambda row: shards.Item(f"a-{row}", "a", "a.npy", row))
+    items, duplicates = sources.without_duplicates(
+        sources.Lazy(n, lambda row: sources.Item(f"a-{row}", "a", "a.npy", row))
     )
-    planned = shards.plan_shards(shards.Source(tmp_path, items, None, "x.py"), [100], 2.0)
+    planned = plan_shards(sources.Source(tmp_path, items, None, "x.py"), [100])
     held, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert held < 12 * n and peak < 24 * n and not duplicates
@@ -756,14 +778,14 @@ def test_a_plan_takes_few_bytes_a_record(tmp_path):
 
 def test_repeated_names():
     names = ["a", "b", "a", "c", "b", "a", ""]
-    assert shards.repeated(lambda: iter(names)) == {"a", "b"}
-    assert shards.repeated(lambda: iter(())) == shards.repeated(lambda: iter("abc")) == set()
+    assert sources.repeated(lambda: iter(names)) == {"a", "b"}
+    assert sources.repeated(lambda: iter(())) == sources.repeated(lambda: iter("abc")) == set()
 
 
 def test_a_shard_that_changes_while_a_store_is_made_is_refused(tmp_path):
     make_records(tmp_path / "in", 5)
     extract(tmp_path / "in", tmp_path / "e", [100], 1)
-    _, found = reformat_memmap.load_extraction(tmp_path / "e")
+    _, found = building.load_extraction(tmp_path / "e")
     assert found[0] == found[0]
     path = next((tmp_path / "e" / "shards").glob("*.json"))
     path.write_text(path.read_text().replace("R0001", "R9999"))
@@ -781,7 +803,8 @@ def test_an_unfinished_extraction_is_not_reformatted(tmp_path, monkeypatch):
     write_record(tmp_path / "in" / "db0", "new")
     monkeypatch.setattr(shards, "extract_shard", stop)
     assert (
-        extraction.main(
+        run_main(
+            extraction.main,
             [
                 "--input_dir",
                 str(tmp_path / "in"),
@@ -791,13 +814,14 @@ def test_an_unfinished_extraction_is_not_reformatted(tmp_path, monkeypatch):
                 "100",
                 "--workers",
                 "1",
-            ]
+            ],
         )
         == 130
     )
     assert (
-        reformat_memmap.main(
-            ["--input_dir", str(tmp_path / "e"), "--output_dir", str(tmp_path / "s")]
+        run_main(
+            reformat_memmap.main,
+            ["--input_dir", str(tmp_path / "e"), "--output_dir", str(tmp_path / "s")],
         )
         == 2
     )
@@ -809,8 +833,9 @@ def test_a_damaged_shard_is_refused(tmp_path, capsys):
     shard = next((tmp_path / "e" / "shards").glob("*.dat"))
     shard.write_bytes(shard.read_bytes()[:-2])
     assert (
-        reformat_memmap.main(
-            ["--input_dir", str(tmp_path / "e"), "--output_dir", str(tmp_path / "s")]
+        run_main(
+            reformat_memmap.main,
+            ["--input_dir", str(tmp_path / "e"), "--output_dir", str(tmp_path / "s")],
         )
         == 2
     )
@@ -832,7 +857,7 @@ def test_killed_and_started_again_gives_the_same_bytes(tmp_path, workers):
         str(workers),
     ]
     folder = tmp_path / "killed/extracted/shards"
-    planned = len(shards.plan_shards(wfdb_source(tmp_path / "in"), [100, 250], 2.0))
+    planned = len(plan_shards(wfdb_source.wfdb_source(tmp_path / "in"), [100, 250]))
     for _ in range(5):  # on a busy machine the run may be over before the blow
         kill_after_first_shard(command, folder)
         finished = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}

@@ -15,12 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_preparation import import_arrays, reformat_memmap
-from data_preparation.data_extraction_without_preprocessing import extract
+from data_preparation import import_arrays
+from data_preparation.building import reformat as building
 from data_preparation.importing import shards
+from data_preparation.importing.report import AGAIN
+from data_preparation.importing.wfdb_source import extract
 from tests.support.wfdb_files import ecg_counts, write_record
 from util.data.store import RecordStore
 from util.leads import LEADS
+from util.processes.program import run_main
 
 h5py = pytest.importorskip("h5py")
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,13 +54,14 @@ def reference(tmp_path_factory):
     for i, name in enumerate(NAMES):
         write_record(folder / "mine", name, counts(i), comments=())
     extract(folder / "mine", folder / "extracted", [100, 250], 1)
-    reformat_memmap.reformat(folder / "extracted", folder / "store")
+    building.reformat(folder / "extracted", folder / "store")
     return folder / "store"
 
 
 def run(given, out, *flags):
     """Exit status of the import into <out>/extracted."""
-    return import_arrays.main(
+    return run_main(
+        import_arrays.main,
         [
             "--input",
             str(given),
@@ -66,14 +70,14 @@ def run(given, out, *flags):
             "--workers",
             "1",
             *map(str, flags),
-        ]
+        ],
     )
 
 
 def imported(given, out, *flags):
     """The store at 250 Hz of an import that succeeds."""
     assert run(given, out, *flags) == 0
-    reformat_memmap.reformat(out / "extracted", out / "store")
+    building.reformat(out / "extracted", out / "store")
     return RecordStore(out / "store" / "fs250")
 
 
@@ -284,7 +288,9 @@ def test_patients_go_by_the_name_of_the_recording(tmp_path, array):
         )
         == 0
     )
-    reformat_memmap.reformat(tmp_path / "extracted", tmp_path / "store", tmp_path / "patients.csv")
+    building.reformat(
+        tmp_path / "extracted", tmp_path / "store", patients=tmp_path / "patients.csv"
+    )
     records = RecordStore(tmp_path / "store" / "fs100").records
     mine = records[records["patient"] == "p"]
     assert mine["record"].tolist() == [f"1.2.{i}_{k}" for i in (0, 7) for k in (1, 2, 3)]
@@ -320,7 +326,7 @@ def test_leads_in_any_order_land_in_their_columns(tmp_path, kind):
             extract(folder, folder / "out" / "extracted", [500], 1)
         else:
             assert run(folder, folder / "out", "--target_fs", 500, *flags) == 0
-        reformat_memmap.reformat(folder / "out" / "extracted", folder / "out" / "store")
+        building.reformat(folder / "out" / "extracted", folder / "out" / "store")
         store = RecordStore(folder / "out" / "store" / "fs500")
         assert store.fs == 500 and len(store) == 1
         expected = np.full(signal.shape, np.nan, np.float32)
@@ -512,7 +518,7 @@ def test_a_read_error_that_passes_is_tried_again(tmp_path, array, monkeypatch):
             "fromfile",
             lambda *_, **__: (_ for _ in ()).throw(OSError(116, "Stale file handle")),
         )
-        assert run(tmp_path / "a.npy", tmp_path, *flags) == shards.AGAIN
+        assert run(tmp_path / "a.npy", tmp_path, *flags) == AGAIN
     assert set(skipped(tmp_path).values()) == {"not read this time: Stale file handle"}
     assert run(tmp_path / "a.npy", tmp_path, *flags) == 0 and skipped(tmp_path) == {}
 
@@ -777,7 +783,7 @@ def test_wrong_input_is_one_sentence(tmp_path, array, capsys):
 )
 def test_wrong_flags(capsys, flags, words):
     with pytest.raises(SystemExit):
-        import_arrays.main(["--input", "x.npy", "--fs", "500", *flags])
+        run_main(import_arrays.main, ["--input", "x.npy", "--fs", "500", *flags])
     assert words in capsys.readouterr().err
 
 
@@ -798,7 +804,7 @@ def test_dicom_is_what_pydicom_reads(tmp_path):
     expected = example_dicom(tmp_path / "in").waveform_array(0) / 1000
     (tmp_path / "in" / "none.dcm").write_text("no DICOM")
     assert run(tmp_path / "in", tmp_path, "--target_fs", 1000) == 0
-    reformat_memmap.reformat(tmp_path / "extracted", tmp_path / "store")
+    building.reformat(tmp_path / "extracted", tmp_path / "store")
     store = RecordStore(tmp_path / "store" / "fs1000")
     row = store.records.iloc[0]
     assert (row["record"], row["age"], row["sex"], row["leads"], row["fs_original"]) == (
@@ -872,7 +878,7 @@ def test_the_reader_in_the_documentation_works(tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.DEVNULL,
     )
-    reformat_memmap.reformat(tmp_path / "extracted", tmp_path / "store")
+    building.reformat(tmp_path / "extracted", tmp_path / "store")
     store = RecordStore(tmp_path / "store" / "fs250")
     assert store.records["record"].tolist() == ["m0", "m1", "m2"] and set(
         store.records["leads"]

@@ -8,14 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data_preparation import benchmark_labels
-from data_preparation.benchmarks.sets import BENCHMARKS
+from data_preparation.benchmarks import tables
+from data_preparation.benchmarks.published import BENCHMARKS
+from data_preparation.benchmarks.sets import READERS, read_metadata
 from tests.support import benchmark_files
 from util.errors import ConfigError
 
 
 def read(name, folder, records=None):
-    return BENCHMARKS[name].read(folder, records)
+    return read_metadata(name, folder, records)
 
 
 def store_records(names, dx=None, database="any"):
@@ -94,7 +95,7 @@ def test_record_names_of_both_layouts_and_pieces():
             "HR00099.hea",
         ]
     )
-    keys = benchmark_labels.keys_of(records, BENCHMARKS["ptbxl"], ["7", "12", "3", "20000"])
+    keys = tables.keys_of(records, BENCHMARKS["ptbxl"], ["7", "12", "3", "20000"])
     assert keys.tolist() == ["7", "12", "3", "20000", "", "", ""]
 
 
@@ -231,8 +232,8 @@ def test_mimic_age_at_the_time_of_the_ecg(tmp_path):
 def test_counts_that_differ_are_warnings_that_name_them(tmp_path):
     benchmark_files.ptbxl(tmp_path, range(1, 161))
     metadata = read("ptbxl", tmp_path)
-    parts = benchmark_labels.parts_of(metadata.splits, BENCHMARKS["ptbxl"].given)
-    counts = benchmark_labels.count(metadata, parts)
+    parts = tables.parts_of(metadata.splits, BENCHMARKS["ptbxl"].given)
+    counts = tables.count(metadata, parts)
     assert counts["records"] == 160 and counts["patients"] == 80
     # 6 of 8 sets have a diagnosis, 16 records a fold
     assert [counts[f"ptbxl_superdiagnostic {part}"] for part in ("train", "valid", "test")] == [
@@ -241,7 +242,7 @@ def test_counts_that_differ_are_warnings_that_name_them(tmp_path):
         12,
     ]
     assert counts["ptbxl_superdiagnostic MI"] == 40
-    said = benchmark_labels.compare(counts, BENCHMARKS["ptbxl"].versions)
+    said = tables.compare(counts, BENCHMARKS["ptbxl"].versions)
     assert "warning: records: expected 21799 (version 1.0.3), found 160" in said
     assert "warning: ptbxl_superdiagnostic train: expected 17084 (version 1.0.3), found 96" in said
     assert said[-1] == "1 of 19 known counts of version 1.0.3 agree"  # five superclasses
@@ -256,10 +257,10 @@ def test_the_version_is_the_one_that_fits_best():
         "physionet2017 other": 2557,
         "physionet2017 noisy": 46,
     }
-    assert benchmark_labels.compare(first, versions) == ["5 of 5 known counts of version v1 agree"]
-    assert benchmark_labels.compare(
-        {"records": 21837, "patients": 18885}, BENCHMARKS["ptbxl"].versions
-    )[-1].startswith("2 of 8 known counts of version 1.0.1")
+    assert tables.compare(first, versions) == ["5 of 5 known counts of version v1 agree"]
+    assert tables.compare({"records": 21837, "patients": 18885}, BENCHMARKS["ptbxl"].versions)[
+        -1
+    ].startswith("2 of 8 known counts of version 1.0.1")
     for benchmark in BENCHMARKS.values():  # classes that exclude each other sum to the records
         for counts in benchmark.versions.values():
             if "physionet2017 noisy" in counts:
@@ -303,3 +304,7 @@ def test_a_flag_that_is_none_has_a_sentence(tmp_path):
     path.write_text(path.read_text().replace("True,False", "maybe,False", 1))
     with pytest.raises(ConfigError, match="neither true nor false: 'maybe'"):
         read("code15", tmp_path)
+
+
+def test_every_published_set_has_a_reader():
+    assert list(READERS) == list(BENCHMARKS)

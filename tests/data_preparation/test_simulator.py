@@ -11,22 +11,19 @@ import scipy.io
 import wfdb
 from scipy.signal import find_peaks, periodogram
 
-from data_preparation import simulate_physionet2020 as simulator
-from data_preparation.simulator import ecg_model
-from data_preparation.simulator.ecg_model import (
-    DOWER,
-    TO_ELECTRODES,
-    TO_LEADS,
-    Findings,
-    diagnoses,
-    simulate,
-)
+from data_preparation import simulate_physionet2020
+from data_preparation.simulator import challenge_files as simulator
+from data_preparation.simulator.dipole import DOWER, TO_ELECTRODES, TO_LEADS, Waves, render
+from data_preparation.simulator.ecg_model import simulate
+from data_preparation.simulator.findings import Findings, diagnoses
+from data_preparation.simulator.patients import draw_findings
+from data_preparation.simulator.rhythm import flutter_or_fibrillation
 from util.challenge import ABBREVIATIONS, labels_from_dx
 from util.errors import ECGError
 from util.leads import LEADS
 
 FS = 500
-SCRIPT = Path(simulator.__file__)
+SCRIPT = Path(simulate_physionet2020.__file__)
 COLUMN = {lead: number for number, lead in enumerate(LEADS)}
 
 
@@ -115,7 +112,7 @@ def t_peak(signal, lead):
 @cache
 def population():
     """400 patients of the simulator and the names of their diagnoses."""
-    drawn = [simulator.draw_findings(np.random.default_rng([5, index])) for index in range(400)]
+    drawn = [draw_findings(np.random.default_rng([5, index])) for index in range(400)]
     return [(index, findings, set(diagnoses(findings))) for index, findings in enumerate(drawn)]
 
 
@@ -162,7 +159,7 @@ def test_noise_keeps_the_identities_too():
 
 def test_render_equals_the_sum_written_out():
     rng = np.random.default_rng(1)
-    waves = ecg_model.Waves(
+    waves = Waves(
         rng.uniform(-0.1, 1.1, 7),
         rng.uniform(0.005, 0.02, 7),
         rng.uniform(0.005, 0.03, 7),
@@ -175,7 +172,7 @@ def test_render_equals_the_sum_written_out():
             expected[sample] += vector * np.exp(
                 -0.5 * (offset / (before if offset < 0 else after)) ** 2
             )
-    assert np.allclose(ecg_model.render(waves, 250, 250), expected, atol=2e-5)
+    assert np.allclose(render(waves, 250, 250), expected, atol=2e-5)
 
 
 # ---- Rhythm
@@ -232,7 +229,7 @@ def test_fibrillation_has_f_waves_strongest_in_v1_and_no_p():
 def test_atrial_waves_have_their_frequency(rhythm, low, high):
     time = np.arange(20 * FS) / FS
     findings = Findings(rhythm=rhythm, atrial_rate=300)
-    dipole = ecg_model.flutter_or_fibrillation(findings, 0.0, time, np.random.default_rng(2))
+    dipole = flutter_or_fibrillation(findings, 0.0, time, np.random.default_rng(2))
     lead = dipole @ (DOWER[0] if rhythm == "fibrillation" else DOWER[7])
     frequency, power = periodogram(lead, FS)
     assert low <= frequency[np.argmax(power)] <= high
@@ -480,7 +477,7 @@ def test_every_class_occurs_and_some_records_have_none():
     for index in range(2500):
         database = simulator.DATABASES[simulator.database_of(index)]
         dx = simulator.dx_codes(
-            diagnoses(simulator.draw_findings(np.random.default_rng([0, index]))), database
+            diagnoses(draw_findings(np.random.default_rng([0, index]))), database
         )
         label = labels_from_dx([" ".join(dx)])[0]
         codes |= set(dx)
@@ -496,7 +493,7 @@ def test_every_class_occurs_and_some_records_have_none():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("simulated") / "data"
-    simulator.main(
+    simulate_physionet2020.main(
         ["--output_dir", str(folder), "--records", "14", "--seed", "3", "--workers", "1"]
     )
     return folder
@@ -603,7 +600,7 @@ def test_bytes_do_not_depend_on_workers_nor_on_how_many_records_follow(folder, t
 def test_thousand_records_a_folder(tmp_path):
     index = next(i for i in range(100) if simulator.database_of(i) == "georgia")
     for number in (999, 1000):
-        simulator.write_record(index, number, 0, tmp_path, False)
+        simulator.write_record(index, number, 0, tmp_path)
     assert (tmp_path / "georgia/g1/E00999.hea").is_file() and (
         tmp_path / "georgia/g2/E01000.mat"
     ).is_file()
@@ -617,15 +614,17 @@ def test_full_length_incart_lasts_half_an_hour():
 def test_a_used_folder_is_refused_but_the_same_run_may_be_repeated(folder, tmp_path):
     arguments = ["--output_dir", str(folder), "--records", "14", "--workers", "1", "--seed"]
     before = {path: path.read_bytes() for path in headers(folder)}
-    simulator.main(arguments + ["3"])
+    simulate_physionet2020.main(arguments + ["3"])
     assert before == {path: path.read_bytes() for path in headers(folder)}
     with pytest.raises(ECGError, match="already holds other files"):
-        simulator.main(arguments + ["9"])
+        simulate_physionet2020.main(arguments + ["9"])
     (tmp_path / "file").write_text("")
     for name, records, words in (
         ("file", "1", "cannot make the folder"),
         ("none", "0", "at least 1"),
     ):
         with pytest.raises(ECGError, match=words):
-            simulator.main(["--output_dir", str(tmp_path / name), "--records", records])
+            simulate_physionet2020.main(
+                ["--output_dir", str(tmp_path / name), "--records", records]
+            )
     assert not (tmp_path / "none").exists()

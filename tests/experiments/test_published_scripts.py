@@ -13,7 +13,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import main_finetune
-from data_preparation import reformat_memmap
+from data_preparation.places import STORE
 from experiments import run_ensembled, run_signal, run_spectrogram
 from experiments.baselines import BASELINES, baseline_config, baseline_parser
 from tests.support.double import in_double
@@ -146,9 +146,7 @@ def test_gating_and_three_heads_reach_the_model():
 
 def test_defect_16_every_config_reads_where_preparation_writes():
     for path in CONFIGS.glob("*.yaml"):
-        assert (
-            load_config([path], program=FinetuneConfig).dataset.store == reformat_memmap.OUTPUT_DIR
-        ), path
+        assert load_config([path], program=FinetuneConfig).dataset.store == STORE, path
 
 
 def test_encoders_in_a_fusion_follow_the_data():

@@ -10,8 +10,8 @@ import yaml
 import main_finetune
 import main_pretrain
 from data_preparation import benchmark_labels
-from data_preparation.data_extraction_without_preprocessing import extract
-from data_preparation.reformat_memmap import reformat
+from data_preparation.building.reformat import reformat
+from data_preparation.importing.wfdb_source import extract
 from experiments import predict
 from models.encoder.st_mem_vit import ST_MEM_ViT
 from tests.support import benchmark_files, small_store

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_preparation.simulate_physionet2020 import draw_findings
 from data_preparation.simulator.ecg_model import simulate
+from data_preparation.simulator.patients import draw_findings
 from tests.support.wfdb_files import mat_bytes
 
 PTBXL_COLUMNS = (

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from data_preparation import add_labels
-from data_preparation.data_extraction_without_preprocessing import extract
-from data_preparation.reformat_memmap import reformat
+from data_preparation.building.reformat import reformat
+from data_preparation.importing.wfdb_source import extract
 from tests.support.wfdb_files import ecg_counts, write_record
 
 DX = (

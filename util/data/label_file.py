@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from util.data.record_tables import meet, read_text, some
-from util.data.store import safe_cell
+from util.data.record_tables import first_few, match_rows, read_text
 from util.errors import ConfigError
+from util.files import safe_cell
 
 LOOKS = {
     "multilabel": "0/1 (multi-label)",
@@ -71,8 +71,12 @@ def load_label_file(path, records, ignore_unknown=False, known_as=None) -> Label
     if not columns:
         raise ConfigError(f"{path} has no column of labels beside record and patient; add one")
     kind, classes = known_as or _kind_and_classes(path, columns)
-    row_of, has_row, notes = meet(
-        path, table["record"], records, ignore_unknown, "whose labels are unknown"
+    row_of, has_row, notes = match_rows(
+        path,
+        table["record"],
+        records,
+        ignore_unknown=ignore_unknown,
+        without="whose labels are unknown",
     )
     values = _values(kind, classes, columns)
     unknown = -1 if kind == "multiclass" else np.nan
@@ -169,7 +173,7 @@ def _kind_and_classes(path, columns: dict):
     if not 2 <= len(classes) <= MOST_CLASSES:
         raise ConfigError(
             f"{path}: column {first} holds {len(classes)} different words, such as "
-            f"{some(classes)}, but classes are 2 to {MOST_CLASSES}; leave such a column out"
+            f"{first_few(classes)}, but classes are 2 to {MOST_CLASSES}; leave such a column out"
         )
     for word in classes:
         check_name(path, f"class of column {first}", word)

@@ -15,9 +15,9 @@ import pandas as pd
 from util.challenge import CLASS_CODES, labels_from_dx
 from util.console import note
 from util.data.label_file import LOOKS, LabelFile, load_label_file
-from util.data.record_tables import find_table, save_table, some, table_name
-from util.data.store import safe_cell
+from util.data.record_tables import find_table, first_few, save_table, table_name
 from util.errors import ConfigError
+from util.files import safe_cell
 
 MIN_POSITIVES = 10  # with fewer records of a class its scores are mostly chance
 
@@ -165,7 +165,7 @@ def write_labels(root, name: str, file: LabelFile, records, source: str, command
         if count < file.has_row.sum()
     ]
     if partly:
-        print(f"records with a known label, of these {file.has_row.sum()}: {some(partly, 20)}")
+        print(f"records with a known label, of these {file.has_row.sum()}: {first_few(partly, 20)}")
     if file.kind == "regression":
         print(
             "note: numbers are taken as regression; if they are codes of classes, write words "

@@ -7,22 +7,28 @@ known of it and a checksum.
 """
 
 import json
+import os
 import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from util.data.store import checksum, write_frame, write_json
+from util.data.store import checksum
 from util.errors import ConfigError, StoreError
+from util.files import write_frame, write_json
 
 FORMAT, VERSION = "ECG record table", 1
 
 
 # ============ a file that is given ============
-def read_cells(path) -> pd.DataFrame:
-    """A CSV file as a table of texts, its first line the names of the columns; a ConfigError
-    where it is unreadable, not UTF-8 or empty, or has two columns of one name.
+def read_cells(path: str | os.PathLike) -> pd.DataFrame:
+    """Read a CSV file as a table of texts; its first line names the columns.
+
+    Raises:
+        ConfigError: it is unreadable, not UTF-8 or empty, or has two columns of one name.
     """
     try:
         # Without a header: pandas would quietly rename the second of two columns of one name.
@@ -55,13 +61,12 @@ def read_cells(path) -> pd.DataFrame:
     return table.iloc[1:].set_axis(names, axis=1)
 
 
-def read_text(path) -> pd.DataFrame:
-    """``read_cells`` of a file with a row a record, named in the column record; patient_id
-    becomes patient.
+def read_text(path: str | os.PathLike) -> pd.DataFrame:
+    """Read a file with a row a record, as ``read_cells``; the column patient_id becomes patient.
 
     Raises:
-        ConfigError: no column record, a name of a record missing or twice; it names the file and
-            the cure.
+        ConfigError: it has no column record, or a record's name is missing or comes twice; the
+            message names the file and the cure.
     """
     table = read_cells(path)
     if "record" not in table:
@@ -87,47 +92,59 @@ def read_text(path) -> pd.DataFrame:
     if twice.any():
         raise ConfigError(
             f"{path} names {twice.sum()} records more than once, such as "
-            f"{some(table['record'][twice])}; keep one row a record"
+            f"{first_few(table['record'][twice])}; keep one row a record"
         )
     return table
 
 
-def some(names, most=3):
-    """The first few names, in words."""
-    names = [str(name) for name in names[: most + 1]]
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+def first_few(names: Sequence | pd.Series, most: int = 3) -> str:
+    """Return the first few names, in words."""
+    words = [str(name) for name in names[: most + 1]]
+    return ", ".join(words[:most]) + (", ..." if len(words) > most else "")
 
 
-def meet(path, named, records, ignore_unknown, without):
-    """Bring the rows of a file and the records of a store together.
+def match_rows(
+    path: str | os.PathLike,
+    named: pd.Series,
+    records: Sequence[str],
+    *,
+    ignore_unknown: bool,
+    without: str,
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Find the row of a file that is about each record of a store.
 
     Args:
-        named: Series of the records that the rows are of; records: names of the store's.
-        ignore_unknown: count rows of other records, a ConfigError otherwise.
+        path: the file, for messages.
+        named: the records that its rows are of.
+        records: names of the store's.
+        ignore_unknown: leave out rows of other records, which are an error otherwise.
         without: what is so of the records without a row, in words.
 
     Returns:
         for each of ``records`` the number of its row (-1: none), whether it has one, and
-        sentences about both kinds of rest.
+        sentences about rows and records that have no partner.
+
+    Raises:
+        ConfigError: rows of other records, or no row of a record of the store.
     """
-    row_of = pd.Index(named).get_indexer(pd.Index(np.asarray(records, object)))
+    names = np.asarray(records, object)
+    row_of = pd.Index(named).get_indexer(pd.Index(names))
     has_row, notes = row_of >= 0, []
-    strangers = named[~named.isin(np.asarray(records, object))]
+    strangers = named[~named.isin(names)]
     if len(strangers) and not ignore_unknown:
         raise ConfigError(
             f"{path} names {len(strangers)} records that the store lacks, such as "
-            f"{some(strangers)}; mend the names, or leave these rows out with --ignore_unknown"
+            f"{first_few(strangers)}; mend the names, or leave these rows out with --ignore_unknown"
         )
     if not has_row.any():
         raise ConfigError(
             f"{path} names none of the store's {len(has_row)} records, which are called such as "
-            f"{some(list(records))}"
+            f"{first_few(list(records))}"
         )
     if len(strangers):
         notes.append(
             f"rows left out, whose records the store lacks: {len(strangers)} of {len(named)}, "
-            "such "
-            f"as {some(strangers)}"
+            f"such as {first_few(strangers)}"
         )
     if not has_row.all():
         notes.append(
@@ -137,9 +154,11 @@ def meet(path, named, records, ignore_unknown, without):
 
 
 # ============ a table of a store ============
-def table_name(kind: str, path, name: str | None = None) -> str:
-    """What the table of a file is called: ``name``, else as the file; a ConfigError where no file
-    could be.
+def table_name(kind: str, path: str | os.PathLike, name: str | None = None) -> str:
+    """Return what the table of a file is called: ``name``, else as the file.
+
+    Raises:
+        ConfigError: no file could be called so.
     """
     name = Path(path).stem if name is None else name
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
@@ -150,19 +169,27 @@ def table_name(kind: str, path, name: str | None = None) -> str:
     return name
 
 
-def table_names(root, kind: str) -> list[str]:
-    """Names of the tables of a kind in a store's root."""
+def table_names(root: str | os.PathLike, kind: str) -> list[str]:
+    """Return the names of the tables of a kind in a store's root."""
     return sorted(path.stem for path in (Path(root) / kind).glob("*.json"))
 
 
-def save_table(root, kind: str, name: str, table: pd.DataFrame, facts: dict) -> str:
-    """Write ``root/<kind>/<name>.csv`` and ``.json``; a table of that name is replaced.  Returns
-    that in words.
+def save_table(
+    root: str | os.PathLike, kind: str, name: str, table: pd.DataFrame, facts: dict[str, Any]
+) -> str:
+    """Write ``root/<kind>/<name>.csv`` and ``.json``, and return in words what was written.
+
+    A table of that name is replaced.
 
     Args:
-        root: the folder that holds fs100/ and others; kind: "labels" or "splits"; table: column
-            record, then others.
+        root: the folder that holds fs100/ and others.
+        kind: "labels" or "splits".
+        name: of the table.
+        table: column record, then others.
         facts: plain values, for the JSON file.
+
+    Raises:
+        StoreError: the files cannot be written.
     """
     path = Path(root) / kind / f"{name}.csv"
     new = f"{kind} {name}" + ", which replaces an earlier table" * (name in table_names(root, kind))
@@ -185,15 +212,20 @@ def save_table(root, kind: str, name: str, table: pd.DataFrame, facts: dict) -> 
     return new
 
 
-def find_table(root, kind: str, name: str | None, facts) -> tuple[Path, dict]:
-    """A store's table, whole and unchanged: its CSV file and what its JSON file says of it.
+def find_table(
+    root: str | os.PathLike, kind: str, name: str | None, facts: Collection[str]
+) -> tuple[Path, dict[str, Any]]:
+    """Return a store's table, whole and unchanged: its CSV file and what its JSON file says.
 
     Args:
-        name: None: the only one there is; facts: names of what it must say.
+        root: the folder that holds fs100/ and others.
+        kind: "labels" or "splits".
+        name: of the table; None for the only one there is.
+        facts: names of what the JSON file must say.
 
     Raises:
-        ConfigError: there is no such table, or none is named and there are several; StoreError:
-            damaged or changed.
+        ConfigError: there is no such table, or none is named and there are several.
+        StoreError: it is damaged or was changed.
     """
     there = table_names(root, kind)
     if name is None and len(there) == 1:
@@ -209,22 +241,18 @@ def find_table(root, kind: str, name: str | None, facts) -> tuple[Path, dict]:
             f"data_preparation/add_{kind}.py"
         )
     path = Path(root) / kind / f"{name}.csv"
-    about, again = (
-        path.with_suffix(".json"),
-        f"add the table again with data_preparation/add_{kind}.py",
-    )
+    about = path.with_suffix(".json")
+    again = f"add the table again with data_preparation/add_{kind}.py"
     try:
-        found = json.loads(about.read_text("utf-8"))
-        sound = (found["format"], found["version"]) == (FORMAT, VERSION) and {
-            "csv_crc32",
-            *facts,
-        } <= found.keys()
+        said = json.loads(about.read_text("utf-8"))
+        is_ours = (said["format"], said["version"]) == (FORMAT, VERSION)
+        sound = is_ours and {"csv_crc32", *facts} <= said.keys()
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         sound = False
     if not sound:
         raise StoreError(f"{about} is damaged or of another version; {again}")
-    if not path.is_file() or checksum(path.read_bytes()) != found["csv_crc32"]:
+    if not path.is_file() or checksum(path.read_bytes()) != said["csv_crc32"]:
         raise StoreError(
             f"{path} is missing or was changed after it was added (its checksum differs); {again}"
         )
-    return path, found
+    return path, said

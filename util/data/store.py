@@ -6,7 +6,6 @@ signal.  ``records.csv`` has one readable row a record.  ``meta.json`` holds the
 fs and checksums.  Opening costs no signal memory, and processes share the pages.
 """
 
-import csv
 import functools
 import json
 import os
@@ -19,7 +18,7 @@ import numpy as np
 
 from util.challenge import CLASSES
 from util.errors import StoreError
-from util.files import replacing, sync
+from util.files import sync, write_json, write_table
 from util.leads import LEADS, lead_index, leads_of_cell
 
 FORMAT = "ECG record store"
@@ -409,44 +408,3 @@ def publish(new, folder):
         os.rename(folder, old)
     os.rename(new, folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-_NUMBER = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?", re.IGNORECASE)
-
-
-def safe_cell(value):
-    """A cell of a CSV file that no spreadsheet takes for a formula and no reader for several
-    lines: text that starts with = + - or @ gets an apostrophe in front; control characters become
-    blanks.
-    """
-    if not isinstance(value, str):
-        return value
-    text = value.encode("utf-8", "backslashreplace").decode("utf-8")
-    text = "".join(c if c.isprintable() else " " for c in text).strip()
-    return "'" + text if text[:1] in ("=", "+", "-", "@") and not _NUMBER.fullmatch(text) else text
-
-
-def write_table(path, columns, rows):
-    """Write dict rows as a CSV file (UTF-8, one line end everywhere, safe cells), complete or not
-    at all.
-    """
-    with replacing(path, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([safe_cell(row[column]) for column in columns] for row in rows)
-
-
-def write_frame(path, frame, **options):
-    """Write a DataFrame as a CSV file without its index, complete or not at all; the folder is
-    made if need be. ``options`` are those of ``DataFrame.to_csv``.
-    """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, "w") as file:
-        frame.to_csv(file, index=False, lineterminator="\n", **options)
-
-
-def write_json(path, value):
-    """Write plain values as JSON, complete or not at all."""
-    with replacing(path, "w") as file:
-        json.dump(value, file, indent=1, allow_nan=False)
-        file.write("\n")

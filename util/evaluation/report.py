@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from util.console import note
-from util.data.store import write_frame
 from util.evaluation.evaluator import Evaluator, gate_table
+from util.files import write_frame
 from util.processes import collectives
 from util.scoring.intervals import Predicted, estimate
 from util.scoring.predictions import Predictions

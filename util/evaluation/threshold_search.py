@@ -18,12 +18,11 @@ from util.challenge import ABBREVIATIONS
 from util.config.fields import to_mapping
 from util.console import note
 from util.data.splits import selection_fold
-from util.data.store import write_frame
 from util.errors import CheckpointError, ConfigError
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.threshold_figures import plot_score_curves
 from util.evaluation.trained import Trained, find_weights, load_trained
-from util.files import replacing
+from util.files import replacing, write_frame
 from util.scoring.predictions import Predictions
 from util.scoring.scores import REPORT, compute_scores, parse_scores
 from util.scoring.thresholds import (

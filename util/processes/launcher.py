@@ -320,14 +320,8 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    os.environ.pop(
-        "WORLD_SIZE", None
-    )  # some clusters set it to the number of machines; processes come later
-    ended = run_main(main)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(
-        ended
-        # a thread that waits for a machine out of reach may abort an interpreter that ends in
-        # order
-    )
+    # Some clusters set it to the number of machines; the processes come later.
+    os.environ.pop("WORLD_SIZE", None)
+    # At once: a thread that waits for a machine out of reach may abort an interpreter that ends
+    # in order.
+    run_main(main, at_once=True)

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import sys
 import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from util.errors import ECGError
 from util.processes.stopping import (
@@ -19,27 +21,41 @@ from util.processes.stopping import (
 )
 
 
-def run_main(main, argv=None, again: str = RESUME) -> int:
-    """Call ``main(argv)``; errors a person can act on become one sentence and an exit status: 2
-    after an ECGError, 75 after a stop on request (SIGTERM, SIGUSR1), 76 when another process of
-    the run is gone, 130 after Ctrl-C; else what ``main`` returns, or 0.  ``again`` says how to go
-    on after a stop; a program that has no --resume gives its own.
+def run_main(
+    main: Callable[[Any], int | None],
+    argv: Sequence[str] | None = None,
+    again: str | None = None,
+    *,
+    at_once: bool = False,
+) -> int:
+    """Call ``main(argv)`` and return its exit status, with a sentence where it was not to end.
+
+    The status is what ``main`` returns, or 0; 2 after an ECGError, 75 after a stop on request
+    (SIGTERM, SIGUSR1), 76 when another process of the run is gone, 130 after Ctrl-C.  Any other
+    error passes through.
 
     One process of several ends here, without returning, unless all went well: the others may be
     waiting for it in a collective that it will never enter, and leaving the group in order would
     wait for them.
+
+    Args:
+        main: the program.
+        argv: its command line; None for that of the process.
+        again: how to go on after a stop or Ctrl-C; None for a program with --resume, of which
+            Ctrl-C can lose a step.
+        at_once: end here whatever the status, without Python's own clearing up.
     """
     several = in_group()
     try:
-        with StopRequest(raise_immediately=True, again=again):
+        with StopRequest(raise_immediately=True, again=again or RESUME):
             if several:
                 end_when_stuck()
             status = main(argv) or 0
         if several:
             _distributed().stop()
-        return status
     except (KeyboardInterrupt, Preempted, Exception) as error:
-        status, sentence = _ending(error)
+        at_once = at_once or several
+        status, sentence = _ending(error, again)
         if sentence is None and not several:
             # Lets go of the loaders.  Their workers ignore SIGTERM, by which Python would end
             # them at its own end.
@@ -49,11 +65,9 @@ def run_main(main, argv=None, again: str = RESUME) -> int:
             traceback.print_exception(error)
         elif sentence and (not several or _distributed().first_to_say(sentence)):
             print(sentence, file=sys.stderr, flush=True)
-    if several:
-        for (
-            child
-        ) in multiprocessing.active_children():  # loaders' workers would live on for seconds
-            child.kill()
+    if at_once:
+        for child in multiprocessing.active_children():
+            child.kill()  # workers of loaders would live on for seconds
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -66,12 +80,12 @@ def _distributed():
     return collectives
 
 
-def _ending(error) -> tuple[int, str | None]:
+def _ending(error: BaseException, again: str | None = None) -> tuple[int, str | None]:
     """(exit status, what to say) for what ended a main program; None for an error that needs a
     traceback.
     """
     if isinstance(error, KeyboardInterrupt):
-        return 130, "interrupted"
+        return 130, "interrupted" + (f"; {again}" if again else "")
     preempted = isinstance(error, Preempted)
     if in_group() and _distributed().lost_contact(error.__context__ if preempted else error):
         # Once asked to stop: what ended the others, or torchrun's signal on top of it, has been
@@ -100,8 +114,7 @@ def _explain(error) -> str | None:
     if type(error).__name__ == "OutOfMemoryError":  # torch's
         return (
             "the GPU is out of memory; lower dataloader.batch_size, and raise train.accum_iter "
-            "to "
-            "keep the effective batch"
+            "to keep the effective batch"
         )
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
         return (

@@ -209,9 +209,9 @@ def test_reformat_takes_labels_along(tmp_path, capsys):
         "--labels",
         str(tmp_path / "seen.csv"),
     ]
-    assert reformat_memmap.main(flags) == 2 and not list((tmp_path / "store").glob("fs*"))
+    assert run_main(reformat_memmap.main, flags) == 2 and not list((tmp_path / "store").glob("fs*"))
     assert "names 1 records that the store lacks, such as skipped" in capsys.readouterr().err
-    assert reformat_memmap.main([*flags, "--ignore_unknown"]) == 0
+    assert run_main(reformat_memmap.main, [*flags, "--ignore_unknown"]) == 0
     assert "labels seen: 2 of 80 records" in capsys.readouterr().out
     made = RecordStore(tmp_path / "store" / "fs250")
     assert read(made, "seen").values[:2].tolist() == [[1], [0]]
@@ -226,13 +226,13 @@ def test_check_store_looks_at_tables_of_labels(tmp_path, capsys):
     shutil.copytree(small_store.store(), root, ignore=shutil.ignore_patterns("labels", "fs250"))
     (tmp_path / "seen.csv").write_text("record,AF\nE000,1\nE001,0\n")
     assert run_main(add_labels.main, [str(root), str(tmp_path / "seen.csv")]) == 0
-    assert check_store.main([str(root)]) == 0
+    assert run_main(check_store.main, [str(root)]) == 0
     assert (
         "sound    labels seen: multilabel, 1 classes or columns, known of 2 records"
         in capsys.readouterr().out
     )
     (root / "labels" / "seen.csv").write_text("record,AF\nE000,1\nE001,1\n")
-    assert check_store.main([str(root)]) == 2
+    assert run_main(check_store.main, [str(root)]) == 2
     assert "damaged" in capsys.readouterr().out
 
 

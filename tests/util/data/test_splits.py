@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_preparation import add_labels, add_splits, check_store, reformat_memmap
-from data_preparation.add_splits import read_splits
+from data_preparation.building.split_files import read_splits
 from tests.support import small_store
 from util.data.labels import make_labels, parse_classes
 from util.data.splits import (
@@ -24,6 +24,7 @@ from util.data.splits import (
 from util.data.store import RecordStore, write_store
 from util.data.strata import fraction_of, label_strata
 from util.errors import ConfigError, ECGError, StoreError
+from util.processes.program import run_main
 
 AF, SINUS, BRADY, UNSCORED = "164889003", "426783006", "426177001", "999999"
 DX = [[SINUS], [AF], [SINUS, BRADY], [UNSCORED], [AF, BRADY]]
@@ -550,7 +551,7 @@ def test_a_changed_or_broken_table_is_a_store_error(tmp_path, capsys):
     mine = store_of(tmp_path, [("a", "", [SINUS], 0) for _ in range(3)])
     added(mine, "record,split\nR0,train\nR1,valid\nR2,test\n")
     assert (
-        check_store.main([str(tmp_path)]) == 0
+        run_main(check_store.main, [str(tmp_path)]) == 0
         and "sound    splits lab: by split, from given" in capsys.readouterr().out
     )
     path = tmp_path / "splits" / "lab.csv"
@@ -561,7 +562,7 @@ def test_a_changed_or_broken_table_is_a_store_error(tmp_path, capsys):
         "data_preparation/add_splits.py",
     ):
         splits_of(mine, protocol="given")
-    assert check_store.main([str(tmp_path)]) == 2
+    assert run_main(check_store.main, [str(tmp_path)]) == 2
     path.with_suffix(".json").write_text("{")
     with pytest.raises(StoreError, match="lab.json is damaged or of another version"):
         splits_of(mine, protocol="given")
@@ -595,7 +596,8 @@ def reformatted(folder, text, *flags):
     records.csv at 100 Hz).
     """
     (folder / "lab.csv").write_text(text)
-    status = reformat_memmap.main(
+    status = run_main(
+        reformat_memmap.main,
         [
             "--input_dir",
             str(small_store.store().parent / "extracted"),
@@ -604,7 +606,7 @@ def reformatted(folder, text, *flags):
             "--splits",
             str(folder / "lab.csv"),
             *flags,
-        ]
+        ],
     )
     return status, None if status else RecordStore(folder / "out" / "fs100").records
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data_preparation import check_store, reformat_memmap
+from data_preparation.building import reformat as building
 from util.challenge import CLASSES, labels_from_dx
 from util.data.store import (
     ABSENT,
@@ -14,12 +15,12 @@ from util.data.store import (
     RecordStore,
     publish,
     quantise,
-    safe_cell,
     spread,
     write_store,
 )
 from util.errors import StoreError
 from util.leads import LEADS
+from util.processes.program import run_main
 
 LENGTHS = (300, 17, 1000, 250)
 SCALES = (1, 1, 3, 40)
@@ -348,12 +349,12 @@ def flip(path, position):
     [(0, "000 to 001"), (BLOCK_BYTES + 7, "001 to 002"), (2 * BLOCK_BYTES + 1, "002 to 002")],
 )
 def test_one_changed_bit_is_found_and_the_records_named(long_store, position, records, capsys):
-    assert check_store.main([str(long_store)]) == 0
+    assert run_main(check_store.main, [str(long_store)]) == 0
     flip(long_store / "signals.dat", position)
     try:
         with pytest.raises(StoreError, match=f"1 of 3 blocks .*records {records}"):
             RecordStore(long_store).verify_blocks()
-        assert check_store.main([str(long_store)]) == 2
+        assert run_main(check_store.main, [str(long_store)]) == 2
         assert "damaged" in capsys.readouterr().out
     finally:
         flip(long_store / "signals.dat", position)
@@ -362,16 +363,16 @@ def test_one_changed_bit_is_found_and_the_records_named(long_store, position, re
 
 def test_check_store_reports_every_rate(folder, tmp_path, capsys):
     write_store(tmp_path / "fs250", 250, [(row(0), record_counts(0))], [])
-    assert check_store.main([str(tmp_path)]) == 0
+    assert run_main(check_store.main, [str(tmp_path)]) == 0
     truncate(folder)
-    assert check_store.main([str(tmp_path)]) == 2
+    assert run_main(check_store.main, [str(tmp_path)]) == 2
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
         "sound",
         "sound",
         "damaged",
         "sound",
     ]
-    assert check_store.main([str(tmp_path / "nothing")]) == 2
+    assert run_main(check_store.main, [str(tmp_path / "nothing")]) == 2
 
 
 # ------------------------------------------------------------------------------------------------
@@ -417,51 +418,30 @@ def test_a_failed_rebuild_leaves_the_old_store(tmp_path, monkeypatch):
         )
     ]
     monkeypatch.setattr(
-        reformat_memmap,
+        building,
         "load_extraction",
         lambda _: ({"target_fs": [100, 250], "command": "made by a test"}, shards),
     )
     (tmp_path / "shards").mkdir()
     for fs in (100, 250):
         record_counts(0).tofile(tmp_path / "shards" / f"s-fs{fs}.dat")
-    reformat_memmap.reformat(tmp_path, tmp_path / "out")
+    building.reformat(tmp_path, tmp_path / "out")
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    write = reformat_memmap.write_store
+    write = building.write_store
 
     def full(folder, fs, rows, command):
         write(folder, fs, rows, command)
         if fs == 250:
             raise StoreError("No space left on device")
 
-    monkeypatch.setattr(reformat_memmap, "write_store", full)
+    monkeypatch.setattr(building, "write_store", full)
     assert (
-        reformat_memmap.main(["--input_dir", str(tmp_path), "--output_dir", str(tmp_path / "out")])
+        run_main(
+            reformat_memmap.main,
+            ["--input_dir", str(tmp_path), "--output_dir", str(tmp_path / "out")],
+        )
         == 2
     )
     assert before == {
         path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()
     }
-
-
-@pytest.mark.parametrize(
-    "text, cell",
-    [
-        ("=1+1", "'=1+1"),
-        ("+x", "'+x"),
-        ("-x", "'-x"),
-        ("@SUM(1)", "'@SUM(1)"),
-        ("\t=1", "'=1"),
-        ("a=b", "a=b"),
-        ("-1", "-1"),
-        ("-1.5e-3", "-1.5e-3"),
-        ("a\r\nb", "a  b"),
-        ("x\udcff", "x\\udcff"),
-        ("", ""),
-        (" =1", "'=1"),
-        (-1, -1),
-        ("V3", "V3"),
-        ("-1+cmd", "'-1+cmd"),
-    ],
-)
-def test_safe_cells(text, cell):
-    assert safe_cell(text) == cell

@@ -139,6 +139,8 @@ sys.exit(run_main(main))
     assert ended.stderr.endswith("ValueError: a bug of one's own\n")
 
 
+# Without --resume: the same command goes on.
+RESUMING = ("data_extraction_without_preprocessing", "download", "import_arrays", "reproduce")
 NEEDED = ["--config_path", "x.yaml", "--output_dir", "x", "--exp_name", "x"]
 SCRIPTS = [
     path
@@ -167,7 +169,7 @@ def test_a_stopped_program_advises_no_flag_that_it_lacks(handlers, monkeypatch, 
             said.endswith(
                 "resume with --resume auto\n" if "--resume PTH" in text else "starts again\n"
             )
-            or path.stem in ("download", "reproduce")
+            or path.stem in RESUMING
             and said.endswith("goes on where it stopped\n")
         )
 
@@ -202,6 +204,9 @@ def test_run_main_turns_endings_into_exit_statuses(handlers, capsys):
     assert "a loader process died (DataLoader worker (pid 7) is killed" in capsys.readouterr().err
     assert program.run_main(raising(Preempted("stopped"))) == PREEMPTED
     assert program.run_main(raising(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "stopped\ninterrupted\n"
+    assert program.run_main(raising(KeyboardInterrupt()), again="give it again") == 130
+    assert capsys.readouterr().err == "interrupted; give it again\n"
     with pytest.raises(ZeroDivisionError):
         program.run_main(raising(ZeroDivisionError()))
 
@@ -397,6 +402,7 @@ def test_launcher_and_run_main_do_without_torch():
         "experiments/DINO_signal.py",
         "experiments/threshold_search.py",
         "experiments/predict.py",
+        *sorted(f"data_preparation/{path.name}" for path in SCRIPTS if path.parent.name[0] == "d"),
     ],
 )
 @pytest.mark.parametrize(
@@ -511,18 +517,18 @@ def test_a_launcher_whose_threads_wait_for_a_lost_machine_ends_in_order(tmp_path
     code = """
 import datetime, runpy, sys, threading, time, types
 from torch.distributed import TCPStore
-from util.processes import machines as nodes
+from util.processes import machines
 
 class Ending:
     def __del__(self, sleep=time.sleep):
         sleep(3)
 
-class Meeting(nodes.Meeting):
+class Meeting(machines.Meeting):
     def join(self, last):
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=datetime.timedelta(seconds=1))
         threading.Thread(target=store.get, args=["never"], daemon=True).start()
 
-nodes.Meeting = Meeting
+machines.Meeting = Meeting
 sys.modules["last"] = types.ModuleType("last")
 sys.modules["last"].one = Ending()
 sys.argv[1:] = "x.py --gpus cpu,cpu --config_path x --output_dir x --exp_name x".split()

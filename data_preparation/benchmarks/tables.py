@@ -1,0 +1,215 @@
+"""Tables of labels and splits of a public data set, for a store that holds its recordings."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from data_preparation.benchmarks.metadata import Metadata
+from data_preparation.benchmarks.published import BENCHMARKS, Benchmark
+from data_preparation.benchmarks.sets import read_metadata
+from data_preparation.building.tables import add_labels, add_splits, open_any_rate
+from util.data.splits import PARTS
+from util.errors import ConfigError
+from util.files import write_frame
+
+
+def make_tables(name: str, root: str | os.PathLike, folder: str | os.PathLike) -> list[str]:
+    """Write the tables of a benchmark into a store; return what there is to say.
+
+    Args:
+        name: a key of ``BENCHMARKS``.
+        root: the folder that holds fs100 and others.
+        folder: of the metadata.
+
+    Raises:
+        ConfigError: the metadata are wrong, or of none of the store's records.
+    """
+    benchmark, records = BENCHMARKS[name], open_any_rate(root).records
+    metadata = read_metadata(name, Path(folder), records)
+    parts = parts_of(metadata.splits, benchmark.given)
+    keys = keys_of(records, benchmark, metadata.splits.index)
+    key_of = pd.Series(keys, records["record"])[keys != ""]
+    if key_of.empty:
+        known = (
+            metadata.splits.index[0] if len(metadata.splits) else f"of the form {benchmark.name_of}"
+        )
+        raise ConfigError(
+            f"no record of {root} is in the metadata of {name}: they have names like "
+            f"{records['record'].iloc[0]}, the metadata {known}"
+        )
+    notes = [*metadata.notes, *_coverage(name, metadata, records, key_of)]
+    written = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for label, table in ((None, metadata.splits), *metadata.labels.items()):
+            in_table = key_of[key_of.isin(table.index)]
+            if in_table.empty:
+                notes.append(
+                    f"warning: {label or name}: no record of the store has a label of this task; "
+                    "no table was written"
+                )
+                continue
+            table = table.loc[in_table].set_axis(in_table.index)
+            patients = metadata.splits.loc[in_table, "patient"].array
+            path = Path(scratch) / f"{label or name}.csv"
+            _write_file(path, table.assign(patient=patients))
+            notes += _added(root, path, is_labels=label is not None)
+            if label is not None:
+                written.append(label)
+                notes.append(sizes(label, table, parts.loc[in_table].to_numpy()))
+    notes += compare(count(metadata, parts), benchmark.versions)
+    given = json.dumps(benchmark.given).replace('"', "") if benchmark.given else "null"
+    notes.append(
+        f"in a config: dataset: {{labels: NAME, protocol: given, splits: {name}, given: "
+        f"{given}}}; NAME is {' or '.join(written)}"
+    )
+    return list(dict.fromkeys(notes))  # what is true of every table is said once
+
+
+def _coverage(name, metadata, records, key_of) -> list[str]:
+    """Sentences about the records of the store and of the metadata that belong together."""
+    databases = ", ".join(sorted(set(records["database"][records["record"].isin(key_of.index)])))
+    absent = len(metadata.splits) - key_of.nunique()
+    shared = int(key_of.duplicated().sum())
+    notes = [
+        f"{len(key_of)} of {len(records)} records of the store are of {name} (database {databases})"
+    ]
+    if absent:
+        notes.append(
+            f"{absent} of {len(metadata.splits)} records of the metadata are not in the store"
+        )
+    if shared:
+        notes.append(
+            f"{shared} records share their row of the metadata with another: pieces of one "
+            "recording, or the same recording at two rates, which the store should not hold twice"
+        )
+    return notes
+
+
+def _write_file(path, table) -> None:
+    """Write a table as the CSV file that a user would give; 0 and 1 as whole numbers."""
+    flags = [
+        column
+        for column in table
+        if column != "patient" and table[column].dropna().isin((0, 1)).all()
+    ]
+    table = table.astype(dict.fromkeys(flags, "Int64"))
+    write_frame(path, table, index=True, index_label="record")
+
+
+def _added(root, path, *, is_labels) -> list[str]:
+    """Add a file to the store as a user's is; return what that says."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        if is_labels:
+            # A benchmark goes by its splits: patients in several folds of the store are no matter.
+            add_labels(root, path, by_folds=False)
+        else:
+            add_splits(root, path)
+    return printed.getvalue().splitlines()
+
+
+# ============ metadata and store ============
+def keys_of(records: pd.DataFrame, benchmark: Benchmark, known: Iterable[str]) -> np.ndarray:
+    """Return the key in the metadata of each record of a store, "" where there is none.
+
+    A record goes by its name, else by the name of the file that it is a piece of.
+
+    Args:
+        records: of the store.
+        benchmark: says how records are called.
+        known: the keys of the metadata.
+    """
+    pattern, keys = re.compile(benchmark.name_of), set(known)
+
+    def key(text: str) -> str:
+        match = pattern.fullmatch(text)
+        inner = match[1] if match else ""
+        if benchmark.numbered:
+            inner = inner.lstrip("0")
+        return text if text in keys else inner if inner in keys else ""
+
+    names = zip(records["record"], records["path"])
+    return np.array([key(name) or key(Path(path).stem) for name, path in names], object)
+
+
+def parts_of(splits: pd.DataFrame, given: Mapping[str, list[int]] | None) -> pd.Series:
+    """Return train, valid or test of every row of a table of splits, "" for folds of none."""
+    if given is None:
+        return splits["split"]
+    return (
+        splits["fold"]
+        .map({fold: part for part, folds in given.items() for fold in folds})
+        .fillna("")
+    )
+
+
+# ============ sizes ============
+def has_words(table: pd.DataFrame) -> bool:
+    """Say whether a table has one column of words, multi-class."""
+    return table.shape[1] == 1 and not pd.api.types.is_numeric_dtype(table.iloc[:, 0])
+
+
+def count(metadata: Metadata, parts: pd.Series) -> dict[str, int]:
+    """Count records and patients, and of each table classes, records by part and by class."""
+    patients = metadata.splits["patient"]
+    counts = {"records": len(patients), "patients": patients[patients != ""].nunique()}
+    for name, table in metadata.labels.items():
+        part_of = parts.reindex(table.index)
+        counts |= {f"{name} {part}": int((part_of == part).sum()) for part in PARTS}
+        if has_words(table):
+            counts |= {
+                f"{name} {word}": int(n) for word, n in table.iloc[:, 0].value_counts().items()
+            }
+        else:
+            counts |= {f"{name} {column}": int((table[column] == 1).sum()) for column in table}
+            counts[f"{name} classes"] = table.shape[1]
+    return counts
+
+
+def compare(counts: Mapping[str, int], versions: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Return a warning for every count that differs from the nearest known version, and a sum."""
+    version = min(
+        versions,
+        key=lambda name: (
+            abs(versions[name]["records"] - counts["records"]) * 1000
+            + sum(counts.get(quantity) != known for quantity, known in versions[name].items())
+        ),
+    )
+    differ = [
+        f"warning: {quantity}: expected {known} (version {version}), found "
+        f"{counts.get(quantity, 0)}"
+        for quantity, known in versions[version].items()
+        if counts.get(quantity, 0) != known
+    ]
+    agree = len(versions[version]) - len(differ)
+    return [*differ, f"{agree} of {len(versions[version])} known counts of version {version} agree"]
+
+
+def sizes(name: str, table: pd.DataFrame, parts: np.ndarray) -> str:
+    """Return the records of every class and part, as text; of numbers mean and deviation."""
+    columns = pd.get_dummies(table.iloc[:, 0], dtype=float) if has_words(table) else table
+    lines = [
+        f"{name:<32}" + "".join(f"{part:>10}" for part in PARTS),
+        f"{'  records':<32}" + "".join(f"{(parts == part).sum():>10}" for part in PARTS),
+    ]
+    for column in columns:
+        values = [columns.loc[parts == part, column].dropna() for part in PARTS]
+        if columns[column].dropna().isin((0, 1)).all():
+            lines.append(
+                f"{'  ' + column + ' ':<32}"
+                + "".join(f"{int(cells.sum()):>10}" for cells in values)
+            )
+        else:
+            lines += [
+                f"{'  ' + what + ' of ' + column:<32}"
+                + "".join(f"{cells.agg(what):>10.1f}" for cells in values)
+                for what in ("mean", "std")
+            ]
+    return "\n".join(lines)

@@ -1,0 +1,192 @@
+"""What an import left behind, and what is known of its records, for building stores of them."""
+
+import json
+import os
+import sys
+import zlib
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from data_preparation.building.folds import assign_folds
+from data_preparation.importing.plan import SHARD_VERSION
+from data_preparation.importing.sources import Lazy
+from util.data.record_tables import first_few, read_cells, read_text
+from util.errors import ConfigError, StoreError
+from util.leads import LEADS
+
+Shards = Sequence[tuple[str, list[dict[str, Any]]]]
+
+
+# ============ what an import left ============
+def load_extraction(input_dir: Path) -> tuple[dict[str, Any], Shards]:
+    """Return the settings of a finished import, and (name, rows) of its shards, read on demand.
+
+    Raises:
+        StoreError: there is none, or it is damaged, of another version or empty.
+    """
+    again = (
+        "run data_preparation/data_extraction_without_preprocessing.py, or import_arrays.py "
+        "there, (again); it resumes where it stopped"
+    )
+    try:
+        settings = json.loads((input_dir / "extraction.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        raise StoreError(f"no finished extraction in {input_dir}: {again}") from None
+    if not isinstance(settings, dict) or settings.get("version") != SHARD_VERSION:
+        raise StoreError(f"{input_dir} was extracted by another version of this code: {again}")
+    # It is read for the folds and for every rate, and must not change in between.
+    checksums: dict[str, int] = {}
+
+    def shard(place: int) -> tuple[str, list[dict]]:
+        name = settings["shards"][place]
+        try:
+            text = (input_dir / "shards" / f"{name}.json").read_bytes()
+            table = json.loads(text)
+            sizes = {
+                fs: (input_dir / "shards" / f"{name}-fs{fs}.dat").stat().st_size
+                for fs in table["bytes"]
+            }
+        except (OSError, ValueError):
+            sizes = None
+        if (
+            sizes is None
+            or sizes != table["bytes"]
+            or checksums.setdefault(name, zlib.crc32(text)) != zlib.crc32(text)
+        ):
+            raise StoreError(
+                f"shard {name} in {input_dir} is missing or damaged, or was changed just now: "
+                f"{again}"
+            )
+        return name, table["records"]
+
+    shards = Lazy(len(settings["shards"]), shard)
+    if not any(rows for _, rows in shards):
+        raise StoreError(f"{input_dir} holds no usable record: see its skipped.csv for the reasons")
+    return settings, shards
+
+
+def read_columns(shards: Shards, dropped: Collection[str] = ()) -> dict[str, list]:
+    """Return what of the records is needed at once, lists by the name of the column.
+
+    These are record, recording ("" unless it is a piece of one), database, dx and patient.  Equal
+    texts are one object: a record takes some 100 bytes.
+
+    Args:
+        shards: of the import.
+        dropped: names of records to leave out.
+    """
+    names = ("record", "recording", "database", "dx", "patient")
+    columns: dict[str, list] = {name: [] for name in names}
+    for _, rows in shards:
+        for row in rows:
+            if row["record"] not in dropped:
+                cells = {"recording": "", "patient": ""} | row | {"dx": " ".join(row["dx"])}
+                columns["record"].append(row["record"])
+                for name in names[1:]:
+                    columns[name].append(sys.intern(cells[name]))
+    return columns
+
+
+def stored_rows(
+    input_dir: Path,
+    shards: Shards,
+    dropped: Collection[str],
+    columns: dict[str, list],
+    fs: int,
+    progress: tqdm,
+) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """Yield the row and the int16 counts (n, 12) of every record at one rate."""
+    known = zip(columns["patient"], columns["fold"])
+    for name, rows in shards:
+        with open(input_dir / "shards" / f"{name}-fs{fs}.dat", "rb") as file:
+            for row in rows:
+                counts = np.fromfile(file, "<i2", row["length"][str(fs)] * len(LEADS)).reshape(
+                    -1, len(LEADS)
+                )
+                if row["record"] in dropped:
+                    continue
+                progress.update()
+                patient, fold = next(known)
+                yield (
+                    row | {"scale_uv": row["scale_uv"][str(fs)], "patient": patient, "fold": fold},
+                    counts,
+                )
+
+
+# ============ what a user knows besides ============
+def read_patients(path: str | os.PathLike) -> dict[str, str]:
+    """Return {record: patient id} of a CSV file with columns record and patient_id.
+
+    Empty ids are left out.
+
+    Raises:
+        ConfigError: the file is wrong.
+    """
+    table = read_text(path)
+    if "patient" not in table:
+        raise ConfigError(f"--patients {path} needs the columns record and patient_id")
+    return {
+        record: patient for record, patient in zip(table["record"], table["patient"]) if patient
+    }
+
+
+def read_drop(path: str | os.PathLike, names: Collection[str]) -> set[str]:
+    """Return the records that a CSV file lists in its column drop, or else record.
+
+    Raises:
+        ConfigError: the file is wrong, or they are not some of ``names``, but not all.
+    """
+    table = read_cells(path)
+    column = next((name for name in ("drop", "record") if name in table), None)
+    if not column:
+        raise ConfigError(
+            f"--drop {path} needs a column record, or drop as check_store.py --duplicates writes it"
+        )
+    listed = set(table[column].str.strip()) - {""}
+    unknown = sorted(listed.difference(names))
+    if unknown:
+        raise ConfigError(
+            f"--drop {path} names {len(unknown)} records that the extraction has not: "
+            f"{first_few(unknown)}"
+        )
+    if len(listed) == len(names):
+        raise ConfigError(f"--drop {path} names all {len(names)} records: none is left")
+    return listed
+
+
+def add_patients(columns: dict[str, list], patients: dict[str, str], source: object) -> None:
+    """Give every record the patient that a file says.
+
+    Args:
+        columns: of the records; the column patient changes.
+        patients: {record or recording: id}.
+        source: the file, for messages.
+
+    Raises:
+        ConfigError: another file said otherwise.
+    """
+    for row, (record, recording, known) in enumerate(
+        zip(columns["record"], columns["recording"], columns["patient"])
+    ):
+        patient = patients.get(record) or patients.get(recording, "")
+        if known and patient and known != patient:
+            raise ConfigError(
+                f"{source} says that {record} is of patient {patient}, another file that it is "
+                f"of {known}; mend one of them"
+            )
+        columns["patient"][row] = known or patient
+
+
+def add_folds(columns: dict[str, list], strata: np.ndarray | None = None) -> None:
+    """Give every record, which has its patient by now, its fold; see ``assign_folds``."""
+    patients = [
+        patient or recording and f"pieces/{recording}"  # those of a recording stay together
+        for patient, recording in zip(columns["patient"], columns["recording"])
+    ]
+    columns["fold"] = assign_folds(
+        columns["database"], columns["dx"], patients, strata=strata
+    ).tolist()

@@ -1,0 +1,164 @@
+"""Extracted shards -> one memory-mapped store per sampling rate."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from data_preparation.building.extraction import (
+    add_folds,
+    add_patients,
+    load_extraction,
+    read_columns,
+    read_drop,
+    read_patients,
+    stored_rows,
+)
+from data_preparation.building.split_files import read_splits, write_splits
+from data_preparation.importing import shards as engine
+from util.challenge import CODE_TO_CLASS
+from util.data.label_file import load_label_file
+from util.data.labels import write_labels
+from util.data.record_tables import first_few, table_name
+from util.data.store import FOLDS, publish, write_store
+from util.data.strata import label_strata
+from util.errors import ConfigError
+from util.files import FolderLock
+
+
+class Built(NamedTuple):
+    """What was built.
+
+    Attributes:
+        columns: of the records, see ``read_columns``, and fold.
+        folders: of the stores.
+    """
+
+    columns: dict[str, list]
+    folders: list[Path]
+
+    def summary(self) -> str:
+        """Say how many records there are, and in which folds."""
+        diagnoses = self.columns["dx"]
+        sizes = np.bincount(self.columns["fold"], minlength=FOLDS)
+        scored = sum(not CODE_TO_CLASS.keys().isdisjoint(dx.split()) for dx in diagnoses)
+        return (
+            f"{len(diagnoses)} records, {scored} with a diagnosis that the Challenge scores; "
+            f"records by fold: {' '.join(map(str, sizes))}\n"
+            f"stores: {', '.join(map(str, self.folders))}"
+        )
+
+
+def reformat(
+    input_dir: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    *,
+    patients: str | os.PathLike | None = None,
+    labels: str | os.PathLike | None = None,
+    splits: str | os.PathLike | None = None,
+    drop: str | os.PathLike | None = None,
+    ignore_unknown: bool = False,
+    allow_patient_overlap: bool = False,
+) -> Built:
+    """Build the stores of all extracted rates, and tables of labels and splits.
+
+    Args:
+        input_dir: what an import wrote.
+        output_dir: where the stores go.
+        patients: CSV file with columns record and patient_id.
+        labels: CSV file for a table of labels, over which the folds are spread.
+        splits: CSV file for a table of splits.
+        drop: CSV file of records to leave out.
+        ignore_unknown: leave out rows of ``labels`` and ``splits`` for other records.
+        allow_patient_overlap: take splits that put a patient on two sides.
+
+    Raises:
+        ECGError: there is no finished import, a file is wrong, or the stores cannot be written.
+    """
+    input_dir, output_dir = Path(input_dir), Path(output_dir)
+    settings, shards = load_extraction(input_dir)
+    columns = read_columns(shards)
+    dropped: Collection[str] = frozenset()
+    if drop:
+        dropped = read_drop(drop, columns["record"])
+        print(f"left out, as --drop {drop} says: {len(dropped)} records")
+        columns = read_columns(shards, dropped)
+    strata, names = None, columns["record"]
+    if patients:
+        patient_of = read_patients(patients)
+        add_patients(columns, patient_of, f"--patients {patients}")
+        if patient_of and not any(columns["patient"]):
+            raise ConfigError(f"--patients {patients} names none of the {len(names)} records")
+    if labels:  # before the work of building stores
+        table = table_name("labels", labels)
+        label_file = load_label_file(labels, names, ignore_unknown)
+        strata = label_strata(label_file.values, label_file.kind)
+        add_patients(columns, dict(zip(names, label_file.patients or ())), labels)
+    if splits:
+        split_file = read_splits(
+            splits,
+            columns,
+            ignore_unknown=ignore_unknown,
+            allow_patient_overlap=allow_patient_overlap,
+        )
+        add_patients(columns, split_file.patients, splits)
+    add_folds(columns, strata)
+    if settings.get("unread"):
+        print(
+            "records not read in the extraction, which are not in the store: "
+            f"{settings['unread']}; its command tries again"
+        )
+    rates = settings["target_fs"]
+    files = {"patients": patients, "labels": labels, "splits": splits, "drop": drop}
+    command = (
+        "python data_preparation/reformat_memmap.py"
+        + "".join(f" --{name} {Path(file).name}" for name, file in files.items() if file)
+        + " --ignore_unknown" * ignore_unknown
+        + " --allow_patient_overlap" * allow_patient_overlap
+    )
+    commands = [settings["command"], command]
+    new = {fs: output_dir / f".fs{fs}.tmp" for fs in rates}
+    with FolderLock(output_dir, engine.PATIENCE):
+        try:
+            with tqdm(
+                total=len(names) * len(rates), unit="record", desc="building stores"
+            ) as progress:
+                for fs, folder in new.items():
+                    shutil.rmtree(folder, ignore_errors=True)
+                    rows = stored_rows(input_dir, shards, dropped, columns, fs, progress)
+                    write_store(folder, fs, rows, commands)
+            _count_replaced(output_dir, {*names, *dropped})
+            for fs, folder in new.items():
+                publish(folder, output_dir / f"fs{fs}")
+            if labels:
+                write_labels(output_dir, table, label_file, names, Path(labels).name, command)
+            if splits:
+                write_splits(output_dir, split_file, table_name("splits", splits), command)
+        finally:
+            for folder in new.values():
+                shutil.rmtree(folder, ignore_errors=True)
+    return Built(columns, [output_dir / f"fs{fs}" for fs in rates])
+
+
+def _count_replaced(root, names):
+    """Say how many records of the store at ``root``, which is about to be replaced, are not among
+    ``names``.
+    """
+    old = next(iter(sorted(root.glob("fs*/records.csv"))), None)
+    if old:
+        with contextlib.suppress(OSError, ValueError):  # it may be damaged
+            before = pd.read_csv(old, usecols=["record"], dtype=str, keep_default_na=False)[
+                "record"
+            ]
+            lost = before[~before.isin(names)].tolist()
+            if lost:
+                print(
+                    "records of the store that is replaced, which the new one lacks: "
+                    f"{len(lost)} of {len(before)}, such as {first_few(lost)}"
+                )

@@ -1,0 +1,331 @@
+"""Recordings in arrays, CSV and DICOM files, as the source of an import."""
+
+import bisect
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_preparation.importing.array_readers import (
+    csv_header,
+    lead_axis,
+    open_array,
+    read_array,
+    read_csv,
+)
+from data_preparation.importing.flags import LAYOUTS
+from data_preparation.importing.sources import (
+    Item,
+    Lazy,
+    Source,
+    database_name,
+    without_duplicates,
+)
+from util.data.record_tables import read_text
+from util.errors import ECGError, RecordError
+from util.files import find_files
+from util.leads import LEADS, standard_lead
+from util.recordings.dicom import read_dicom
+from util.recordings.recording import check_name, checked, printable
+
+KINDS = {".npy": "npy", ".h5": "HDF5", ".hdf5": "HDF5", ".dcm": "DICOM", ".csv": "CSV"}
+ARRAYS = ("npy", "HDF5")
+USUAL_MV = (0.1, 20.0)  # peak to peak, the median of recordings: outside, the unit is in doubt
+
+
+@dataclass(frozen=True)
+class ArrayInput:
+    """What is said of arrays to import; None or nothing where it is to be inferred.
+
+    Attributes:
+        path: a file, or a folder of files of one kind.
+        fs: sampling rate in Hz.
+        units: mV or uV.
+        leads: in the order of the arrays; "-" for a column that is no lead.
+        layout: one of ``LAYOUTS``.
+        trim_zeros: whether zeros at both ends of a recording are cut off.
+        dataset: of the signals in HDF5 files.
+        ids: a CSV file or an HDF5 dataset with the names of the recordings.
+        database: its name.
+        lead_names: {name in lower case: the lead it stands for}.
+    """
+
+    path: Path
+    fs: float | None = None
+    units: str | None = None
+    leads: tuple[str, ...] | None = None
+    layout: str | None = None
+    trim_zeros: bool = False
+    dataset: str | None = None
+    ids: str | None = None
+    database: str | None = None
+    lead_names: dict[str, str] = field(default_factory=dict)
+
+
+def array_source(given: ArrayInput) -> Source:
+    """Return the recordings of a file or folder, and print how they are understood.
+
+    Raises:
+        ECGError: something is missing, contradictory or in doubt.
+    """
+    folder, kind, files = find_input(given.path)
+    name = given.path.resolve()
+    database = given.database or database_name(name.stem if name.is_file() else name.name)
+    many = False
+    options: dict[str, Any] = {}
+    if kind == "DICOM":
+        needless = [
+            f"--{name}"
+            for name in ("fs", "units", "leads", "layout", "trim_zeros")
+            if getattr(given, name)
+        ]
+        if needless:
+            raise ECGError(
+                f"{', '.join(needless)}: DICOM files say themselves what they hold; leave it out"
+            )
+    else:
+        if given.fs is None:
+            raise ECGError(
+                f"--fs is missing: {kind} files do not say at how many Hz they were sampled"
+            )
+        options = {"fs": given.fs, "units": given.units or "mV"} | (
+            {"trim_zeros": True} if given.trim_zeros else {}
+        )
+        print(f"{given.fs:g} Hz, {options['units']}{'' if given.units else ' (assumed; --units)'}")
+    if kind in ARRAYS:
+        many, how = _understand(folder, files, given)
+        options |= how
+    if kind == "CSV" and len(files) == 1:
+        _doubt_table(folder / files[0], given.lead_names)
+    if given.ids and not many:
+        raise ECGError(
+            "--ids names the recordings of an array of many; a file of one is named by its file "
+            "name"
+        )
+    items, skipped = (
+        _rows(folder, files, database, given, options) if many else _one_each(files, database)
+    )
+    readers: dict[str, Any] = {"DICOM": read_dicom, "CSV": read_csv}
+    source = Source(
+        folder,
+        items,
+        functools.partial(readers.get(kind, read_array), **options),
+        "data_preparation/import_arrays.py",
+        options,
+        given.lead_names,
+        skipped,
+    )
+    _look(source)
+    return source
+
+
+def find_input(path: Path) -> tuple[Path, str, list[str]]:
+    """Return the folder of --input, the kind of its files and their names, relative to it."""
+    if path.is_file():
+        if path.suffix.lower() not in KINDS:
+            raise ECGError(f"--input {path}: its ending is none of {', '.join(KINDS)}")
+        return path.parent, KINDS[path.suffix.lower()], [path.name]
+    if not path.is_dir():
+        raise ECGError(f"--input {path}: there is no such file or folder")
+    by_kind: dict[str, list[str]] = {}
+    for name in find_files(path, (*KINDS, *map(str.upper, KINDS))):
+        by_kind.setdefault(KINDS[name[name.rindex(".") :].lower()], []).append(name)
+    if len(by_kind) > 1 and "CSV" in by_kind:
+        print(
+            "CSV files beside the others, taken for tables and not for recordings: "
+            f"{len(by_kind.pop('CSV'))}"
+        )
+    if len(by_kind) != 1:
+        raise ECGError(
+            f"--input {path}: "
+            + (
+                f"files of several kinds ({', '.join(by_kind)}); move them apart"
+                if by_kind
+                else f"no file with ending {', '.join(KINDS)}"
+            )
+        )
+    return path, *by_kind.popitem()
+
+
+def _doubt_table(path, lead_names):
+    """An ECGError for a CSV file whose first line names no lead: it will be a table of labels."""
+    names = [name.strip() for name in csv_header(path)[0]]
+    if not any(standard_lead(name) or name.lower() in lead_names for name in names):
+        raise ECGError(
+            f"{path}: its first line names no lead "
+            f"({', '.join(map(printable, names[:4])) or 'it is empty'}), so it is no recording. "
+            "Say by --lead_names which lead a name stands for; a table of labels goes to "
+            "reformat_memmap.py --labels"
+        )
+
+
+def _understand(folder, files, given):
+    """Whether files hold many recordings each, and {leads, layout, dataset}, from the first that
+    leaves no doubt.
+    """
+    leads, doubt = given.leads or LEADS, None
+    for name in files:
+        try:
+            array = open_array(folder / name, given.dataset)
+            many, axis = _shape(array, leads, given.layout)
+            break
+        except RecordError as error:
+            doubt = doubt or f"{name}: {error}"
+    else:
+        raise ECGError(doubt)
+    if array.dtype.kind == "i" and not given.units:
+        raise ECGError(f"{name} holds whole numbers ({array.dtype}): say --units uV or --units mV")
+    print(
+        f"{name}: {array.dtype} of shape {array.shape}, "
+        f"{'a recording a row' if many else 'one recording'}, read as "
+        f"{LAYOUTS[axis]}{'' if given.layout else ' (inferred)'}; leads "
+        f"{' '.join(leads)}{'' if given.leads else ' (assumed; --leads)'}"
+    )
+    return many, {"leads": leads, "layout": LAYOUTS[axis]} | (
+        {"dataset": given.dataset} if given.dataset else {}
+    )
+
+
+def _shape(array, leads, layout):
+    """(whether an array has many recordings, the axis of its leads, see ``lead_axis``)."""
+    many = (
+        len(array.shape) == 3 or len(array.shape) == 2 and len(leads) == 1 and 1 not in array.shape
+    )
+    if many and array.interleaved:
+        raise RecordError(
+            "its recordings lie interleaved (Fortran order): save numpy.ascontiguousarray(array)"
+        )
+    return many, lead_axis(array.shape[1:] if many else array.shape, leads, layout)
+
+
+def _one_each(files, database):
+    """Items of files with one recording each, named by their file names, and rows of
+    skipped.csv.
+    """
+    usable, skipped = [], []
+    for name in files:
+        try:
+            check_name(Path(name).stem, "file name")
+            usable.append(name)
+        except RecordError as error:
+            skipped.append(Item(Path(name).stem, database, name).about | {"reason": str(error)})
+    items, duplicates = without_duplicates(
+        Lazy(len(usable), lambda n: Item(Path(usable[n]).stem, database, usable[n]))
+    )
+    if not items:
+        raise ECGError(f"{files[0]}: {skipped[0]['reason']}")
+    return items, skipped + duplicates
+
+
+def _rows(folder, files, database, given, options):
+    """Items of files with many recordings each, named by --ids, by the dataset exam_id, or by
+    their place.
+    """
+    listed = _read_ids(given.ids, files) if given.ids and given.ids.endswith(".csv") else None
+    # Of each file: the names of its recordings, and how many there are with those before.
+    names: list[Sequence[str]] = []
+    ends: list[int] = []
+    for name in files:
+        try:
+            array = open_array(folder / name, given.dataset)
+            if not _shape(array, options["leads"], options["layout"])[0]:
+                raise RecordError(
+                    f"shape {array.shape} is that of one recording, others hold many: move it away"
+                )
+            stem = database if len(files) == 1 else database_name(Path(name).stem)
+            of_file = _names_of(array, given.ids, stem) if listed is None else listed[name]
+            if len(of_file) != array.shape[0]:
+                raise RecordError(
+                    f"--ids {given.ids} names {len(of_file)} recordings of it, it holds "
+                    f"{array.shape[0]}: one line a recording, in the order of the array"
+                )
+            for record in of_file:
+                check_name(record, "record name")
+        except RecordError as error:
+            raise ECGError(f"{name}: {error}") from None
+        names.append(of_file)
+        ends.append(len(of_file) + (ends[-1] if ends else 0))
+
+    def item(place):
+        file = bisect.bisect_right(ends, place)
+        row = place - (ends[file - 1] if file else 0)
+        return Item(names[file][row], database, files[file], row)
+
+    kept, duplicates = without_duplicates(Lazy(ends[-1], item))
+    if duplicates or not kept:
+        raise ECGError(
+            f"--input {given.path}: "
+            + (
+                f"{duplicates[0]['record']} is the name of two recordings; every one needs its own"
+                if duplicates
+                else "no recording in it"
+            )
+        )
+    return kept, []
+
+
+def _names_of(array, dataset, stem):
+    """Names of an array's recordings: a dataset beside it, or their places."""
+    beside = getattr(array, "names", ())
+    if dataset is None and "exam_id" not in beside:
+        return Lazy(array.shape[0], lambda row: f"{stem}-{row}")
+    if not beside:
+        raise RecordError(f"--ids {dataset} is no .csv file, and an .npy file has no datasets")
+    names = array.column(dataset or "exam_id")
+    if len(names) != array.shape[0]:
+        raise RecordError(
+            f"{len(names)} values in {dataset or 'exam_id'} for {array.shape[0]} recordings"
+        )
+    return names
+
+
+def _read_ids(path, files):
+    """{file: names of its recordings, in its order} of a CSV file's columns record and, of
+    several files, file.
+    """
+    table = read_text(path)
+    if (
+        len(files) > 1 and "file" not in table
+    ):  # their order is not to be guessed: part10 comes before part2
+        raise ECGError(
+            f"--ids {path} names recordings of {len(files)} files, such as "
+            f"{', '.join(files[:3])}: "
+            "say in a column file which one each is of"
+        )
+    file_of = table["file"].str.strip() if "file" in table else files[0]
+    names: dict[str, list[str]] = {name: [] for name in files}
+    for record, name in zip(table["record"], np.broadcast_to(file_of, len(table))):
+        if name not in names:
+            raise ECGError(
+                f"--ids {path}: there is no file {name!r} in the input; it has "
+                f"{', '.join(files[:3])}{', ...' if len(files) > 3 else ''}"
+            )
+        names[name].append(record)
+    return names
+
+
+def _look(source):
+    """Print the usual amplitude of some recordings, and doubt the unit where it is none of an
+    ECG.
+    """
+    spans = []
+    for item in source.items[:: max(1, len(source.items) // 16)]:
+        try:
+            recording = checked(
+                source.read(source.folder / item.file, item.row, lambda path: None),
+                lead_names=source.lead_names,
+            )
+            spans.append(np.median(np.ptp(recording.signal, axis=0)))
+        except (RecordError, OSError):
+            continue  # it will be counted with its reason
+    if spans:
+        typical = float(np.median(spans))
+        print(f"peak to peak {typical:.3g} mV, the median of {len(spans)} recordings looked at")
+        if not USUAL_MV[0] <= typical <= USUAL_MV[1]:
+            print(
+                f"warning: an ECG has {USUAL_MV[0]:g} to {USUAL_MV[1]:g} mV from peak to peak; "
+                "is --units right?"
+            )

@@ -1,0 +1,69 @@
+"""The flags that every import has."""
+
+import argparse
+import math
+import os
+from collections.abc import Sequence
+
+from data_preparation.places import EXTRACTED
+from util.leads import add_lead_names
+
+MIN_SECONDS = 2.0
+LAYOUTS = ("leads_time", "time_leads")
+
+
+def parse_import(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line of an import, with the flags of one format and those of all.
+
+    Args:
+        parser: has the flags of one format.
+        argv: the command line; None for that of the process.
+    """
+    parser.add_argument("--output_dir", default=EXTRACTED, help="default: %(default)s")
+    parser.add_argument(
+        "--target_fs",
+        type=int,
+        nargs="+",
+        default=[100, 250],
+        metavar="HZ",
+        help="sampling rates to make; CNNs use 100, ST-MEM 250 (default: 100 250)",
+    )
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=cores,
+        metavar="N",
+        help="processes with one record each in memory (default: %(default)s, your cores)",
+    )
+    parser.add_argument(
+        "--min_seconds",
+        type=float,
+        default=MIN_SECONDS,
+        metavar="S",
+        help="shorter records are skipped (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--segment_seconds",
+        type=float,
+        metavar="S",
+        help="cut records into pieces of S seconds, each a record <record>_<n> of the store, "
+        "and skip "
+        "shorter ones; ST-MEM's published preparation has 10 (default: records stay whole)",
+    )
+    add_lead_names(parser)
+    args = parser.parse_args(argv)
+    if (
+        args.workers < 1
+        or not all(20 <= fs <= 10_000 for fs in args.target_fs)
+        or not args.min_seconds >= 0
+        or not 1 <= (args.segment_seconds or 1) < math.inf
+    ):
+        parser.error(
+            "--workers must be at least 1, --target_fs 20 to 10000 Hz, --min_seconds at least 0, "
+            "--segment_seconds at least 1"
+        )
+    args.target_fs = sorted(set(args.target_fs))
+    return args

@@ -1,0 +1,119 @@
+"""WFDB recordings under a folder, as the source of an import."""
+
+import functools
+import os
+import re
+from pathlib import Path
+
+from data_preparation.importing.flags import MIN_SECONDS
+from data_preparation.importing.shards import Imported, import_recordings
+from data_preparation.importing.sources import (
+    Item,
+    Lazy,
+    Note,
+    Source,
+    database_name,
+    without_duplicates,
+)
+from util.errors import ECGError
+from util.files import find_files
+from util.recordings.recording import Recording
+from util.recordings.wfdb_files import read_header, read_signal
+
+# The six databases of the Challenge, by every folder name under which they are published, without
+# case and signs.
+DATABASES = {
+    "cpsc_2018": ("cpsc2018", "icbeb2018", "physionetchallenge2020trainingcpsc"),
+    "cpsc_2018_extra": (
+        "cpsc2018extra",
+        "cpsc20182",
+        "icbeb20182",
+        "physionetchallenge2020training2",
+    ),
+    "st_petersburg_incart": (
+        "stpetersburgincart",
+        "stpetersburg",
+        "incart",
+        "physionetchallenge2020trainingstpetersburg",
+    ),
+    "ptb": ("ptb", "physionetchallenge2020trainingptb"),
+    "ptb-xl": ("ptbxl", "physionetchallenge2020trainingptbxl"),
+    "georgia": ("georgia", "ga", "physionetchallenge2020traininge"),
+}
+_BY_ALIAS = {alias: name for name, aliases in DATABASES.items() for alias in aliases}
+
+
+def wfdb_source(
+    input_dir: str | os.PathLike,
+    *,
+    min_seconds: float = MIN_SECONDS,
+    lead_names: dict[str, str] | None = None,
+) -> Source:
+    """Return all WFDB recordings under a folder.
+
+    Args:
+        input_dir: the folder.
+        min_seconds: the samples of shorter records are not read.
+        lead_names: {name in lower case: the lead it stands for}.
+
+    Raises:
+        ECGError: there is none.
+    """
+    input_dir = Path(input_dir)
+    if not input_dir.is_dir():
+        raise ECGError(
+            f"no folder {input_dir}: put the databases there or name another with --input_dir"
+        )
+    paths = find_files(input_dir, ".hea")
+    if not paths:
+        raise ECGError(
+            f"no .hea file under {input_dir}: put WFDB recordings there or name another --input_dir"
+        )
+    name = input_dir.resolve().name
+    items, duplicates = without_duplicates(
+        Lazy(len(paths), lambda n: Item(Path(paths[n]).stem, database_of(paths[n], name), paths[n]))
+    )
+    return Source(
+        input_dir,
+        items,
+        functools.partial(read_wfdb, min_seconds=min_seconds),
+        "data_preparation/data_extraction_without_preprocessing.py",
+        lead_names=lead_names or {},
+        skipped=duplicates,
+    )
+
+
+def read_wfdb(path: Path, row: int | None, note: Note, *, min_seconds: float = 0.0) -> Recording:
+    """Read a WFDB recording by its .hea file: a reader, see ``sources.py``."""
+    header = read_header(path)
+    for file in header.signal_files:
+        note(file)
+    return read_signal(header, min_seconds)
+
+
+def database_of(relative_path: str, input_name: str) -> str:
+    """Return the database of a record.
+
+    It is the first folder above it that is one of the Challenge's; else the top folder
+    ("training" and the Challenge's g1, g2, ... do not count), or the input folder's name.
+    """
+    folders = relative_path.split("/")[:-1]
+    for folder in [*folders, input_name]:
+        known = _BY_ALIAS.get(re.sub(r"[^a-z0-9]", "", folder.lower().removeprefix("wfdb_")))
+        if known:
+            return known
+    others = [name for name in folders if not re.fullmatch(r"training|g[0-9]+", name.lower())]
+    return database_name(others[0] if others else input_name)
+
+
+def extract(
+    input_dir: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    target_fs: list[int],
+    workers: int,
+    *,
+    lead_names: dict[str, str] | None = None,
+) -> Imported:
+    """Import every recording under a folder; see ``import_recordings``."""
+    source = wfdb_source(input_dir, lead_names=lead_names)
+    return import_recordings(source, output_dir, target_fs, workers)

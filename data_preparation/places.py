@@ -1,0 +1,5 @@
+"""Where the commands put and find things unless they are told otherwise."""
+
+DOWNLOADS = "./data_folder/datasets"
+EXTRACTED = "./data_folder/extracted_data_without_preprocessing"
+STORE = "./data_folder/data_summary_without_preprocessing"
