@@ -307,12 +307,12 @@ def main(argv=None) -> int:
         runpy.run_path(script, run_name="__main__")
     options, rest = parser.parse_known_args(flags)
     given = {"--config_path" if flag == "-f" else flag.split("=")[0] for flag in rest}
-    needed = ["--config_path", "--output_dir", "--exp_name"]
+    needed = ["--config_path", "--exp_name"]
     missing = ["--gpus"] * (not options.gpus) + [name for name in needed if name not in given]
     if missing:
         print(
             f"error: missing {', '.join(missing)}. {parser.format_usage().strip()} --config_path "
-            "YAML --output_dir DIR --exp_name NAME (-h explains)",
+            "YAML --exp_name NAME [--output_dir DIR] (-h explains)",
             file=sys.stderr,
         )
         return 2

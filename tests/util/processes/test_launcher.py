@@ -30,6 +30,7 @@ from util.processes import collectives, program, stopping
 from util.processes.launcher import (
     launch,
     launch_parser,
+    main,
     parse_devices,
     status_of,
     torchrun_arguments,
@@ -112,8 +113,8 @@ def test_a_traceback_ends_a_program_whose_loader_has_workers(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("""
 import sys
-from util.dataset import make_loader
-from util.program import run_main
+from util.data.dataset import make_loader
+from util.processes.program import run_main
 
 
 class Records:
@@ -238,6 +239,14 @@ def test_launcher_reports_what_failed_first(capsys):
         status_of([(-9, 10, 0), (PREEMPTED, 10, 1)]) == 137
     )  # torchrun's SIGTERM looked like a request to the other
     assert status_of([(LOST, 10, 1)]) == LOST
+
+
+def test_the_launcher_asks_for_what_has_no_default_alone(capsys):
+    """The defect: it demanded --output_dir, for which a config has ./output."""
+    assert main(["main_pretrain.py", "--gpus", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: missing --config_path, --exp_name. ")
+    assert "[--output_dir DIR]" in said
 
 
 def test_torchrun_gives_time_to_save():

@@ -91,7 +91,7 @@ def test_read_only_folder(saved, monkeypatch):
 
 LIMITED_SAVE = """
 import resource, signal, sys, torch
-from util.checkpoint import save
+from util.training.checkpoint import save
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
 save({"model": {"a": torch.zeros(1_000_000)}}, sys.argv[1])
