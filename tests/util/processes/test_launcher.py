@@ -498,7 +498,7 @@ def test_a_stop_while_torchrun_starts_processes_reaches_them(
             super().__init__(*args, **kwargs)
             self.started.append(self)
             if len(self.started) == process:
-                stopping()
+                stop()
 
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
     monkeypatch.setattr(
@@ -509,7 +509,7 @@ def test_a_stop_while_torchrun_starts_processes_reaches_them(
     script.write_text("import time; time.sleep(20)")
     options = launch_parser("x").parse_args(["--gpus", "cpu,cpu", "--max_restarts", "1"])
     assert launch(str(script), options, []) == PREEMPTED
-    number = signal.SIGTERM if stopping is Dying else signal.SIGUSR1
+    number = signal.SIGTERM if stop is Dying else signal.SIGUSR1
     assert [started.returncode for started in Popen.started] == [-number] * 2
 
 
@@ -520,18 +520,18 @@ def test_a_launcher_whose_threads_wait_for_a_lost_machine_ends_in_order(tmp_path
     code = """
 import datetime, runpy, sys, threading, time, types
 from torch.distributed import TCPStore
-from util import nodes
+from util.processes import machines
 
 class Ending:
     def __del__(self, sleep=time.sleep):
         sleep(3)
 
-class Meeting(nodes.Meeting):
+class Meeting(machines.Meeting):
     def join(self, last):
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=datetime.timedelta(seconds=1))
         threading.Thread(target=store.get, args=["never"], daemon=True).start()
 
-nodes.Meeting = Meeting
+machines.Meeting = Meeting
 sys.modules["last"] = types.ModuleType("last")
 sys.modules["last"].one = Ending()
 sys.argv[1:] = "x.py --gpus cpu,cpu --config_path x --output_dir x --exp_name x".split()
