@@ -84,15 +84,22 @@ def note_rows(store: RecordStore, config: JobConfig) -> None:
         )
 
 
+def crop_length(data: DatasetConfig) -> int:
+    """Return the samples of a training crop."""
+    if data.transforms is not None:
+        return parse_cropping(data.transforms, "dataset.transforms").length
+    if data.crop is None:
+        raise ConfigError("the config lacks the key 'dataset.crop': samples of a crop")
+    return data.crop
+
+
 def training_transforms(config: JobConfig) -> tuple[Cropping, Pipeline]:
     """Return how training crops are cut and transformed; ``Pipeline.fixed`` leaves out what draws
     random numbers.
     """
     data = config.dataset
     if data.transforms is None:
-        if data.crop is None:
-            raise ConfigError("the config lacks the key 'dataset.crop': samples of a crop")
-        cropping, where = Cropping("random", data.crop), "dataset.filters, standardize, augment"
+        cropping, where = Cropping("random", crop_length(data)), "dataset.filters and its like"
         steps = steps_after_crop(data.filters, data.standardize, data.augment)
     else:
         where = "dataset.transforms"
@@ -154,7 +161,8 @@ def build_configured(config: JobConfig, num_classes: int | None = None) -> nn.Mo
     classes.
     """
     torch.manual_seed(config.seed)
-    facts = DataFacts(parse_leads(config.dataset.lead), config.dataset.fs, num_classes)
+    data = config.dataset
+    facts = DataFacts(parse_leads(data.lead), data.fs, num_classes, crop_length(data))
     return build({"name": config.model_name, **config.model}, facts)
 
 
