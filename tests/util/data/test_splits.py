@@ -10,6 +10,7 @@ import pytest
 from data_preparation import add_labels, add_splits, check_store, reformat_memmap
 from data_preparation.add_splits import read_splits
 from tests.support import small_store
+from util.config.keys import PretrainDataset
 from util.data.labels import make_labels, parse_classes
 from util.data.splits import (
     choose_rows,
@@ -28,16 +29,6 @@ from util.errors import ConfigError, ECGError, StoreError
 AF, SINUS, BRADY, UNSCORED = "164889003", "426783006", "426177001", "999999"
 DX = [[SINUS], [AF], [SINUS, BRADY], [UNSCORED], [AF, BRADY]]
 RECORDS = 60
-KEYS = ("fold", "protocol", "splits", "given", "test_database", "exclude_folds", "exclude_parts")
-DEFAULTS = {
-    "fold": 0,
-    "protocol": "nested",
-    "splits": None,
-    "given": None,
-    "test_database": None,
-    "exclude_folds": [],
-    "exclude_parts": [],
-}
 
 
 def store_of(folder, records):
@@ -79,8 +70,13 @@ def store(tmp_path_factory):
     )
 
 
+def choice(**keys):
+    """The section ``dataset`` of a config."""
+    return PretrainDataset(transforms=[], **keys)
+
+
 def splits_of(store, **keys):
-    return make_splits(store, DEFAULTS | keys)
+    return make_splits(store, choice(**keys))
 
 
 # ============ folds ============
@@ -134,8 +130,8 @@ def test_folds_of_a_config():
 
 
 def test_keys_of_another_protocol_are_config_errors():
-    assert run_numbers(DEFAULTS | {"fold": [2, 3]}) == [2, 3]
-    assert run_numbers(DEFAULTS | {"protocol": "given", "fold": "all", "splits": "lab"}) == [0]
+    assert run_numbers(choice(fold=[2, 3])) == [2, 3]
+    assert run_numbers(choice(protocol="given", fold="all", splits="lab")) == [0]
     for key, value, owner in (
         ("splits", "lab", "given"),
         ("given", {}, "given"),
@@ -144,7 +140,7 @@ def test_keys_of_another_protocol_are_config_errors():
         with pytest.raises(
             ConfigError, match=f"dataset.{key} has no effect .*: published; it belongs to {owner}"
         ):
-            run_numbers(DEFAULTS | {key: value, "protocol": "published"})
+            run_numbers(choice(**{key: value}, protocol="published"))
 
 
 # ============ a database that is left out ============
@@ -188,7 +184,7 @@ def test_folds_to_leave_out_that_mean_nothing_are_config_errors(store, wrong):
     with pytest.raises(
         ConfigError, match="dataset.exclude_folds must be a list of different folds 0-9"
     ):
-        rows_left(store, np.arange(RECORDS), DEFAULTS | {"exclude_folds": wrong})
+        rows_left(store, np.arange(RECORDS), choice(exclude_folds=wrong))
 
 
 def test_folds_are_left_out_with_their_patients_other_records(tmp_path):
@@ -207,7 +203,7 @@ def test_folds_are_left_out_with_their_patients_other_records(tmp_path):
             ("b", "r", [AF], 0),
         ],
     )
-    rows, notes = rows_left(mine, np.arange(7), DEFAULTS | {"exclude_folds": [0]})
+    rows = rows_left(mine, np.arange(7), choice(exclude_folds=[0]))
     assert rows.tolist() == [2, 4, 5]
     assert (
         notes[0] == "dataset.exclude_folds [0]: 3 records left out, and 1 more of the same patients"
@@ -217,18 +213,18 @@ def test_folds_are_left_out_with_their_patients_other_records(tmp_path):
         and ": 2; data_preparation/reformat_memmap.py" in notes[1]
         and len(notes) == 2
     )
-    rows, notes = rows_left(
-        mine, np.array([1, 2, 5]), DEFAULTS | {"exclude_folds": [0, 7]}
+    rows = rows_left(
+        mine, np.array([1, 2, 5]), choice(exclude_folds=[0, 7])
     )  # in the fold, used here or not
     assert rows.tolist() == [2, 5] and "[0, 7]: 0 records left out, and 1 more" in notes[0]
-    rows, notes = rows_left(mine, np.arange(7), DEFAULTS)
+    rows = rows_left(mine, np.arange(7), choice())
     assert rows.tolist() == list(range(7)) and notes == []
 
 
 def test_leaving_out_everything_is_a_config_error(store):
     scored = np.flatnonzero(store.records["fold"].to_numpy() >= 0)
     with pytest.raises(ConfigError, match=r"dataset.exclude_folds \[0, .* leaves no record"):
-        rows_left(store, scored, DEFAULTS | {"exclude_folds": list(range(10))})
+        rows_left(store, scored, choice(exclude_folds=list(range(10))))
 
 
 def test_parts_are_left_out_as_the_protocol_makes_them(tmp_path):
@@ -242,21 +238,21 @@ def test_parts_are_left_out_as_the_protocol_makes_them(tmp_path):
             ("b", "", [AF], 2),
         ],
     )
-    rows, notes = rows_left(mine, np.arange(5), DEFAULTS | {"exclude_parts": ["test", "valid"]})
+    rows = rows_left(mine, np.arange(5), choice(exclude_parts=["test", "valid"]))
     assert rows.tolist() == [4]
     assert notes == [
         "dataset.exclude_parts ['test', 'valid']: 3 records left out, and 1 more of the same "
         "patients"
     ]
     hospital = {"exclude_parts": ["test"], "protocol": "leave_one_database", "test_database": "b"}
-    assert rows_left(mine, np.arange(5), DEFAULTS | hospital)[0].tolist() == [0, 2, 3]
+    assert rows_left(mine, np.arange(5), choice(**hospital))[0].tolist() == [0, 2, 3]
     both = {"exclude_parts": ["test"], "exclude_folds": [2]}
-    assert rows_left(mine, np.arange(5), DEFAULTS | both)[0].tolist() == [3]
+    assert rows_left(mine, np.arange(5), choice(**both))[0].tolist() == [3]
     for wrong in ({"exclude_parts": ["tests"]}, {"exclude_parts": ["test"], "fold": [0, 1]}):
         with pytest.raises(
             ConfigError, match="dataset.exclude_parts must be a list of train, valid, test"
         ):
-            rows_left(mine, np.arange(5), DEFAULTS | wrong)
+            rows_left(mine, np.arange(5), choice(**wrong))
 
 
 def test_parts_are_left_out_with_the_patients_of_a_table_of_labels(tmp_path):
@@ -264,8 +260,8 @@ def test_parts_are_left_out_with_the_patients_of_a_table_of_labels(tmp_path):
     mine = store_of(tmp_path, [("a", "", [SINUS], i) for i in range(6)])
     patients = np.array(["u", "u", "v", "v", "", ""], object)
     for keys in ({"exclude_parts": ["test"]}, {"exclude_folds": [0]}):
-        assert rows_left(mine, np.arange(6), DEFAULTS | keys, patients)[0].tolist() == [2, 3, 4, 5]
-    assert rows_left(mine, np.arange(6), DEFAULTS | {"exclude_parts": ["test"]})[0].tolist() == [
+        assert rows_left(mine, np.arange(6), choice(**keys), patients)[0].tolist() == [2, 3, 4, 5]
+    assert rows_left(mine, np.arange(6), choice(exclude_parts=["test"]))[0].tolist() == [
         1,
         2,
         3,
@@ -287,14 +283,14 @@ def test_records_that_take_no_part_are_counted(tmp_path):
         ],
     )
     classes, splits = parse_classes({"sinus": [SINUS], "fibrillation": [AF]}), splits_of(mine)
-    rows, notes = labelled_rows(np.arange(6), make_labels(mine, classes, "multilabel")[1], splits)
+    rows = labelled_rows(np.arange(6), make_labels(mine, classes, "multilabel")[1], splits)
     assert rows.tolist() == [0, 4, 5]
     assert notes[0] == "records without a known label, which take no part: 2 of 6"
     assert (
         notes[1].startswith("labelled records without a fold, which take no part: 1; ")
         and len(notes) == 2
     )
-    rows, notes = labelled_rows(
+    rows = labelled_rows(
         np.array([0, 4]), make_labels(mine, classes, "multilabel")[1], splits
     )
     assert rows.tolist() == [0, 4] and notes == []
@@ -481,7 +477,7 @@ def test_given_splits_are_taken_as_they_stand(tmp_path, capsys):
         "valid": [1],
         "test": [5],
     }
-    rows, notes = labelled_rows(np.arange(6), np.ones(6, bool), splits)
+    rows = labelled_rows(np.arange(6), np.ones(6, bool), splits)
     assert rows.tolist() == [0, 1, 3, 5]
     assert notes == ["labelled records without a part in the splits lab, which take no part: 2"]
     assert (
@@ -489,7 +485,7 @@ def test_given_splits_are_taken_as_they_stand(tmp_path, capsys):
         in splits_of(mine, protocol="given", fold="all").notes
     )
     assert rows_left(
-        mine, np.arange(6), DEFAULTS | {"protocol": "given", "exclude_parts": ["valid", "test"]}
+        mine, np.arange(6), choice(protocol="given", exclude_parts=["valid", "test"])
     )[0].tolist() == [0, 2, 3, 4]
 
 
