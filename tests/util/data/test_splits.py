@@ -187,7 +187,7 @@ def test_folds_to_leave_out_that_mean_nothing_are_config_errors(store, wrong):
         rows_left(store, np.arange(RECORDS), choice(exclude_folds=wrong))
 
 
-def test_folds_are_left_out_with_their_patients_other_records(tmp_path):
+def test_folds_are_left_out_with_their_patients_other_records(tmp_path, sentences):
     """A store of before: the unscored records have no fold, and those of an excluded patient
     stayed in pre-training.
     """
@@ -204,6 +204,7 @@ def test_folds_are_left_out_with_their_patients_other_records(tmp_path):
         ],
     )
     rows = rows_left(mine, np.arange(7), choice(exclude_folds=[0]))
+    notes = sentences()
     assert rows.tolist() == [2, 4, 5]
     assert (
         notes[0] == "dataset.exclude_folds [0]: 3 records left out, and 1 more of the same patients"
@@ -216,9 +217,9 @@ def test_folds_are_left_out_with_their_patients_other_records(tmp_path):
     rows = rows_left(
         mine, np.array([1, 2, 5]), choice(exclude_folds=[0, 7])
     )  # in the fold, used here or not
-    assert rows.tolist() == [2, 5] and "[0, 7]: 0 records left out, and 1 more" in notes[0]
+    assert rows.tolist() == [2, 5] and "[0, 7]: 0 records left out, and 1 more" in sentences()[0]
     rows = rows_left(mine, np.arange(7), choice())
-    assert rows.tolist() == list(range(7)) and notes == []
+    assert rows.tolist() == list(range(7)) and sentences() == []
 
 
 def test_leaving_out_everything_is_a_config_error(store):
@@ -227,7 +228,7 @@ def test_leaving_out_everything_is_a_config_error(store):
         rows_left(store, scored, choice(exclude_folds=list(range(10))))
 
 
-def test_parts_are_left_out_as_the_protocol_makes_them(tmp_path):
+def test_parts_are_left_out_as_the_protocol_makes_them(tmp_path, sentences):
     mine = store_of(
         tmp_path,
         [
@@ -240,14 +241,14 @@ def test_parts_are_left_out_as_the_protocol_makes_them(tmp_path):
     )
     rows = rows_left(mine, np.arange(5), choice(exclude_parts=["test", "valid"]))
     assert rows.tolist() == [4]
-    assert notes == [
+    assert sentences() == [
         "dataset.exclude_parts ['test', 'valid']: 3 records left out, and 1 more of the same "
         "patients"
     ]
     hospital = {"exclude_parts": ["test"], "protocol": "leave_one_database", "test_database": "b"}
-    assert rows_left(mine, np.arange(5), choice(**hospital))[0].tolist() == [0, 2, 3]
+    assert rows_left(mine, np.arange(5), choice(**hospital)).tolist() == [0, 2, 3]
     both = {"exclude_parts": ["test"], "exclude_folds": [2]}
-    assert rows_left(mine, np.arange(5), choice(**both))[0].tolist() == [3]
+    assert rows_left(mine, np.arange(5), choice(**both)).tolist() == [3]
     for wrong in ({"exclude_parts": ["tests"]}, {"exclude_parts": ["test"], "fold": [0, 1]}):
         with pytest.raises(
             ConfigError, match="dataset.exclude_parts must be a list of train, valid, test"
@@ -260,8 +261,8 @@ def test_parts_are_left_out_with_the_patients_of_a_table_of_labels(tmp_path):
     mine = store_of(tmp_path, [("a", "", [SINUS], i) for i in range(6)])
     patients = np.array(["u", "u", "v", "v", "", ""], object)
     for keys in ({"exclude_parts": ["test"]}, {"exclude_folds": [0]}):
-        assert rows_left(mine, np.arange(6), choice(**keys), patients)[0].tolist() == [2, 3, 4, 5]
-    assert rows_left(mine, np.arange(6), choice(exclude_parts=["test"]))[0].tolist() == [
+        assert rows_left(mine, np.arange(6), choice(**keys), patients).tolist() == [2, 3, 4, 5]
+    assert rows_left(mine, np.arange(6), choice(exclude_parts=["test"])).tolist() == [
         1,
         2,
         3,
@@ -270,7 +271,7 @@ def test_parts_are_left_out_with_the_patients_of_a_table_of_labels(tmp_path):
     ]
 
 
-def test_records_that_take_no_part_are_counted(tmp_path):
+def test_records_that_take_no_part_are_counted(tmp_path, sentences):
     mine = store_of(
         tmp_path,
         [
@@ -284,19 +285,17 @@ def test_records_that_take_no_part_are_counted(tmp_path):
     )
     classes, splits = parse_classes({"sinus": [SINUS], "fibrillation": [AF]}), splits_of(mine)
     rows = labelled_rows(np.arange(6), make_labels(mine, classes, "multilabel")[1], splits)
+    notes = sentences()
     assert rows.tolist() == [0, 4, 5]
     assert notes[0] == "records without a known label, which take no part: 2 of 6"
     assert (
         notes[1].startswith("labelled records without a fold, which take no part: 1; ")
         and len(notes) == 2
     )
-    rows = labelled_rows(
-        np.array([0, 4]), make_labels(mine, classes, "multilabel")[1], splits
-    )
-    assert rows.tolist() == [0, 4] and notes == []
-    assert labelled_rows(np.arange(6), make_labels(mine, classes, "multiclass")[1], splits)[
-        0
-    ].tolist() == [0, 4]
+    rows = labelled_rows(np.array([0, 4]), make_labels(mine, classes, "multilabel")[1], splits)
+    assert rows.tolist() == [0, 4] and sentences() == []
+    rows = labelled_rows(np.arange(6), make_labels(mine, classes, "multiclass")[1], splits)
+    assert rows.tolist() == [0, 4]
 
 
 # ============ a file of splits ============
@@ -424,7 +423,7 @@ def test_patients_of_the_file_count_before_the_stores(tmp_path, column):
     assert list(found.columns["patient"]) == ["u", "v"]
 
 
-def test_a_blank_patient_is_the_stores_under_the_files_name(tmp_path, capsys):
+def test_a_blank_patient_is_the_stores_under_the_files_name(tmp_path, capsys, sentences):
     """R0, R1 and R4 are one patient of the store: the file calls R0's 77 and leaves R1's and R4's
     blank.
     """
@@ -435,11 +434,12 @@ def test_a_blank_patient_is_the_stores_under_the_files_name(tmp_path, capsys):
         tmp_path, [("a", patient, [SINUS], i) for i, patient in enumerate(["p", "p", "", "p"])]
     )
     added(mine, text, "--allow_patient_overlap")
+    sentences()
     splits = splits_of(mine, protocol="given")
     assert splits.patients.tolist() == ["a/77", "a/77", "", "a/77"]
     assert (
         "patients who are on several sides of the splits lab: 1; scores may be too good"
-        in splits.notes
+        in sentences()
     )
     (tmp_path / "af.csv").write_text("record,AF,patient\nR0,1,77\nR1,0,\nR2,0,\nR3,1,78\n")
     capsys.readouterr()
@@ -457,7 +457,7 @@ def added(store, text, *flags, name="lab"):
     assert add_splits.main([str(store.path.parent), str(path), "--name", name, *flags]) is None
 
 
-def test_given_splits_are_taken_as_they_stand(tmp_path, capsys):
+def test_given_splits_are_taken_as_they_stand(tmp_path, capsys, sentences):
     mine = store_of(tmp_path, [("a", "", [SINUS], i % 10) for i in range(6)])
     added(mine, "record,split\nR3,train\nR0,train\nR1,valid\nR5,test\n")
     assert (
@@ -477,22 +477,24 @@ def test_given_splits_are_taken_as_they_stand(tmp_path, capsys):
         "valid": [1],
         "test": [5],
     }
+    sentences()
     rows = labelled_rows(np.arange(6), np.ones(6, bool), splits)
     assert rows.tolist() == [0, 1, 3, 5]
-    assert notes == ["labelled records without a part in the splits lab, which take no part: 2"]
-    assert (
-        "dataset.fold all has no effect: the splits lab make one run"
-        in splits_of(mine, protocol="given", fold="all").notes
-    )
+    assert sentences() == [
+        "labelled records without a part in the splits lab, which take no part: 2"
+    ]
+    splits_of(mine, protocol="given", fold="all")
+    assert "dataset.fold all has no effect: the splits lab make one run" in sentences()
     assert rows_left(
         mine, np.arange(6), choice(protocol="given", exclude_parts=["valid", "test"])
-    )[0].tolist() == [0, 2, 3, 4]
+    ).tolist() == [0, 2, 3, 4]
 
 
-def test_given_folds_need_to_be_told_what_they_are_for(tmp_path):
+def test_given_folds_need_to_be_told_what_they_are_for(tmp_path, sentences):
     mine = store_of(tmp_path, [("a", "", [SINUS], 0) for _ in range(6)])
     added(mine, "record,fold\nR0,1\nR1,2\nR2,9\nR3,10\nR4,11\n")
     given = {"train": [1, 2], "valid": [9], "test": [10]}
+    sentences()
     splits = splits_of(mine, protocol="given", splits="lab", given=given)
     parts = split_rows(splits, np.arange(6), 0)
     assert {name: rows.tolist() for name, rows in parts.items()} == {
@@ -500,7 +502,7 @@ def test_given_folds_need_to_be_told_what_they_are_for(tmp_path):
         "valid": [2],
         "test": [3],
     }
-    assert splits.notes == [
+    assert sentences() == [
         "records of fold 11 of the splits lab, which no part of dataset.given names: 1"
     ]
     for wrong, words in (
@@ -563,7 +565,7 @@ def test_a_changed_or_broken_table_is_a_store_error(tmp_path, capsys):
         splits_of(mine, protocol="given")
 
 
-def test_a_table_may_be_older_than_the_store(tmp_path):
+def test_a_table_may_be_older_than_the_store(tmp_path, sentences):
     old = store_of(tmp_path / "old", [("a", "", [SINUS], 0) for _ in range(5)])
     added(
         old,
@@ -572,8 +574,9 @@ def test_a_table_may_be_older_than_the_store(tmp_path):
     )
     new = store_of(tmp_path / "new", [("a", "", [SINUS], 0) for _ in range(4)])
     (tmp_path / "old" / "splits").rename(tmp_path / "new" / "splits")
-    splits = splits_of(new, protocol="given")
-    assert splits.notes == [
+    sentences()
+    splits_of(new, protocol="given")
+    assert sentences() == [
         "rows of the splits lab whose records this store lacks: 1 of 4",
         "patients who are on several sides of the splits lab: 1; scores may be too good",
     ]
