@@ -38,6 +38,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_preparation.building.duplicates import COLUMNS, SAME, find_duplicates
+from util.config.keys import FinetuneDataset
 from util.data.labels import read_labels
 from util.data.record_tables import find_table, table_names
 from util.data.store import RecordStore, write_table
@@ -57,7 +58,7 @@ def is_sound(folder):
             f"{len(store.meta['blocks'])} blocks"
         )
         for name in table_names(folder.parent, "labels"):
-            labels = read_labels(store, {"labels": name, "classes": None})
+            labels = read_labels(store, FinetuneDataset(transforms=[], labels=name))
             print(
                 f"sound    labels {name}: {labels.kind}, {len(labels.classes)} classes or "
                 "columns, "

@@ -10,6 +10,7 @@ import pytest
 from data_preparation import add_labels, add_splits, check_store, reformat_memmap
 from data_preparation.add_splits import read_splits
 from tests.support import small_store
+from tests.support.small_store import blank_store
 from util.config.keys import PretrainDataset
 from util.data.labels import make_labels, parse_classes
 from util.data.splits import (
@@ -22,7 +23,7 @@ from util.data.splits import (
     selection_fold,
     split_rows,
 )
-from util.data.store import RecordStore, write_store
+from util.data.store import RecordStore
 from util.data.strata import fraction_of, label_strata
 from util.errors import ConfigError, ECGError, StoreError
 
@@ -31,37 +32,10 @@ DX = [[SINUS], [AF], [SINUS, BRADY], [UNSCORED], [AF, BRADY]]
 RECORDS = 60
 
 
-def store_of(folder, records):
-    """A store at 250 Hz of (database, patient, dx, fold) a record."""
-    write_store(
-        folder / "fs250",
-        250,
-        [
-            (
-                {
-                    "record": f"R{i}",
-                    "database": database,
-                    "fs_original": 250.0,
-                    "scale_uv": 1,
-                    "age": None,
-                    "sex": "Unknown",
-                    "patient": patient,
-                    "dx": dx,
-                    "fold": fold,
-                },
-                np.zeros((5, 12), np.int16),
-            )
-            for i, (database, patient, dx, fold) in enumerate(records)
-        ],
-        [],
-    )
-    return RecordStore(folder / "fs250")
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     """Sixty records of two databases, those without a scored code without a fold."""
-    return store_of(
+    return blank_store(
         tmp_path_factory.mktemp("store"),
         [
             ("ab"[i % 2], "", DX[i % 5], -1 if DX[i % 5] == [UNSCORED] else i % 10)
@@ -146,7 +120,7 @@ def test_keys_of_another_protocol_are_config_errors():
 # ============ a database that is left out ============
 @pytest.mark.parametrize("fold", [0, 5])
 def test_one_database_tests_and_a_fold_of_the_others_selects(tmp_path, fold):
-    mine = store_of(
+    mine = blank_store(
         tmp_path, [("abc"[i % 3], "", [SINUS], -1 if i in (3, 4) else i % 10) for i in range(60)]
     )
     database, folds = mine.records["database"].to_numpy(), mine.records["fold"].to_numpy()
@@ -173,7 +147,7 @@ def test_a_database_to_leave_out_must_be_there_and_not_alone(store, tmp_path):
     ):
         with pytest.raises(ConfigError, match=words):
             splits_of(store, protocol="leave_one_database", test_database=name)
-    alone = store_of(tmp_path, [("a", "", [SINUS], 0)])
+    alone = blank_store(tmp_path, [("a", "", [SINUS], 0)])
     with pytest.raises(ConfigError, match="holds a alone"):
         splits_of(alone, protocol="leave_one_database", test_database="a")
 
@@ -191,7 +165,7 @@ def test_folds_are_left_out_with_their_patients_other_records(tmp_path, sentence
     """A store of before: the unscored records have no fold, and those of an excluded patient
     stayed in pre-training.
     """
-    mine = store_of(
+    mine = blank_store(
         tmp_path,
         [
             ("a", "p", [SINUS], 0),
@@ -229,7 +203,7 @@ def test_leaving_out_everything_is_a_config_error(store):
 
 
 def test_parts_are_left_out_as_the_protocol_makes_them(tmp_path, sentences):
-    mine = store_of(
+    mine = blank_store(
         tmp_path,
         [
             ("a", "p", [SINUS], 0),
@@ -258,7 +232,7 @@ def test_parts_are_left_out_as_the_protocol_makes_them(tmp_path, sentences):
 
 def test_parts_are_left_out_with_the_patients_of_a_table_of_labels(tmp_path):
     """Which the store does not know: R1 is of R0's patient, R3 of R2's."""
-    mine = store_of(tmp_path, [("a", "", [SINUS], i) for i in range(6)])
+    mine = blank_store(tmp_path, [("a", "", [SINUS], i) for i in range(6)])
     patients = np.array(["u", "u", "v", "v", "", ""], object)
     for keys in ({"exclude_parts": ["test"]}, {"exclude_folds": [0]}):
         assert rows_left(mine, np.arange(6), choice(**keys), patients).tolist() == [2, 3, 4, 5]
@@ -272,7 +246,7 @@ def test_parts_are_left_out_with_the_patients_of_a_table_of_labels(tmp_path):
 
 
 def test_records_that_take_no_part_are_counted(tmp_path, sentences):
-    mine = store_of(
+    mine = blank_store(
         tmp_path,
         [
             ("a", "", [SINUS], 0),
@@ -430,7 +404,7 @@ def test_a_blank_patient_is_the_stores_under_the_files_name(tmp_path, capsys, se
     text = "record,split,patient\nR0,train,77\nR1,test,\nR2,valid,\n"
     with pytest.raises(ConfigError, match="puts 1 patients on more than one side, such as a/77"):
         read_splits(written(tmp_path, text), RECORDS_CSV)
-    mine = store_of(
+    mine = blank_store(
         tmp_path, [("a", patient, [SINUS], i) for i, patient in enumerate(["p", "p", "", "p"])]
     )
     added(mine, text, "--allow_patient_overlap")
@@ -458,7 +432,7 @@ def added(store, text, *flags, name="lab"):
 
 
 def test_given_splits_are_taken_as_they_stand(tmp_path, capsys, sentences):
-    mine = store_of(tmp_path, [("a", "", [SINUS], i % 10) for i in range(6)])
+    mine = blank_store(tmp_path, [("a", "", [SINUS], i % 10) for i in range(6)])
     added(mine, "record,split\nR3,train\nR0,train\nR1,valid\nR5,test\n")
     assert (
         "splits lab: records by split: train 2, valid 1, test 1" in capsys.readouterr().out
@@ -491,7 +465,7 @@ def test_given_splits_are_taken_as_they_stand(tmp_path, capsys, sentences):
 
 
 def test_given_folds_need_to_be_told_what_they_are_for(tmp_path, sentences):
-    mine = store_of(tmp_path, [("a", "", [SINUS], 0) for _ in range(6)])
+    mine = blank_store(tmp_path, [("a", "", [SINUS], 0) for _ in range(6)])
     added(mine, "record,fold\nR0,1\nR1,2\nR2,9\nR3,10\nR4,11\n")
     given = {"train": [1, 2], "valid": [9], "test": [10]}
     sentences()
@@ -519,7 +493,7 @@ def test_given_folds_need_to_be_told_what_they_are_for(tmp_path, sentences):
 
 
 def test_tables_go_by_name(tmp_path, capsys):
-    mine = store_of(tmp_path, [("a", "", [SINUS], 0) for _ in range(3)])
+    mine = blank_store(tmp_path, [("a", "", [SINUS], 0) for _ in range(3)])
     with pytest.raises(
         ConfigError,
         match=r"no table of splits \(it has none\); .*add one with "
@@ -545,7 +519,7 @@ def test_tables_go_by_name(tmp_path, capsys):
 
 
 def test_a_changed_or_broken_table_is_a_store_error(tmp_path, capsys):
-    mine = store_of(tmp_path, [("a", "", [SINUS], 0) for _ in range(3)])
+    mine = blank_store(tmp_path, [("a", "", [SINUS], 0) for _ in range(3)])
     added(mine, "record,split\nR0,train\nR1,valid\nR2,test\n")
     assert (
         check_store.main([str(tmp_path)]) == 0
@@ -566,13 +540,13 @@ def test_a_changed_or_broken_table_is_a_store_error(tmp_path, capsys):
 
 
 def test_a_table_may_be_older_than_the_store(tmp_path, sentences):
-    old = store_of(tmp_path / "old", [("a", "", [SINUS], 0) for _ in range(5)])
+    old = blank_store(tmp_path / "old", [("a", "", [SINUS], 0) for _ in range(5)])
     added(
         old,
         "record,split,patient\nR0,train,p\nR1,valid,p\nR2,test,q\nR4,test,r\n",
         "--allow_patient_overlap",
     )
-    new = store_of(tmp_path / "new", [("a", "", [SINUS], 0) for _ in range(4)])
+    new = blank_store(tmp_path / "new", [("a", "", [SINUS], 0) for _ in range(4)])
     (tmp_path / "old" / "splits").rename(tmp_path / "new" / "splits")
     sentences()
     splits_of(new, protocol="given")
