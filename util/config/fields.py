@@ -155,4 +155,7 @@ def _convert(name: str, value, spec: Key):
 
 def to_mapping(section: typing.Any) -> dict:
     """Return a section as the plain mapping that ``parse`` takes."""
-    return dataclasses.asdict(section)
+    return {
+        name: to_mapping(value) if dataclasses.is_dataclass(value) else copy.deepcopy(value)
+        for name, value in vars(section).items()
+    }

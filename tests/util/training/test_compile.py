@@ -11,6 +11,7 @@ from tests.support import (
     tiny_encoder,  # noqa: F401  (registers plain_encoder)
 )
 from tests.support.tiny_jobs import DINO, LOADER, ST_MEM, with_store
+from util.config.keys import PretrainConfig
 from util.config.load import check
 from util.training.engine import Training
 
@@ -75,7 +76,7 @@ def test_no_step_after_the_second_compiles_anything(name, tmp_path, monkeypatch)
                 "dataloader": LOADER,
                 "device": "cpu",
             },
-            "pretrain",
+            PretrainConfig,
         )
     )
     assert len(counts) == 12 and 0 < counts[1] == counts[-1], counts

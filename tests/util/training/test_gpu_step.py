@@ -17,6 +17,7 @@ from tests.support import (
 )
 from tests.support.tiny_encoder import run_step
 from tests.support.tiny_jobs import CNN, DINO, ST_MEM, accumulating, with_store
+from util.config.keys import FinetuneConfig, PretrainConfig, TrainConfig
 from util.config.load import check
 from util.contract.registry import DataFacts, build
 from util.data.dataset import CropDataset, TrainingBatches, make_loader, to_device
@@ -53,7 +54,7 @@ CPC = {"encoder": {"name": "cpc_s4", "channels": 8, "layers": 1}, "ahead": 3}
 
 
 def run(program, config, folder, **train):
-    kind = "pretrain" if program is pretrain else "finetune"
+    kind = PretrainConfig if program is pretrain else FinetuneConfig
     config = with_store(config, epochs=1, **train)
     return program(
         check({**config, "output_dir": str(folder), "exp_name": "run", "device": "cpu"}, kind)
@@ -286,16 +287,8 @@ def test_fused_and_single_updates_keep_the_same_state():
     for fused in (True, False):
         torch.manual_seed(0)
         block = Block(64, 1)
-        optimizer = make_optimizer(
-            block,
-            {
-                "optimizer": "adamw",
-                "optimizer_kwargs": {"fused": fused},
-                "lr": 1e-3,
-                "weight_decay": 0.1,
-                "decay_all": False,
-            },
-        )
+        train = TrainConfig(epochs=1, weight_decay=0.1, optimizer_kwargs={"fused": fused})
+        optimizer = make_optimizer(block, train, 1e-3)
         block(torch.ones(2, 3, 64)).square().sum().backward()
         optimizer.step()
         states.append(optimizer.state_dict())
