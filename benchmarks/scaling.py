@@ -29,7 +29,7 @@ import numpy as np
 import torch
 import yaml
 
-from benchmarks.contests import TRAIN
+from benchmarks.contests import LR, TRAIN
 from benchmarks.fault_injection import simulate
 from benchmarks.timing import interleaved
 from util.contract.registry import DataFacts, build
@@ -106,7 +106,7 @@ def step_seconds(leads, length, small):
     torch.manual_seed(0)
     spec = {"name": "st_mem_vit_tiny_dec128d2b", "seq_len": length}
     model, x = build(spec, DataFacts(LEADS[:leads], 250)), torch.randn(4, leads, length)
-    optimizer = make_optimizer(model, TRAIN)
+    optimizer = make_optimizer(model, TRAIN, LR)
 
     def step():
         model(x)["loss"].backward()

@@ -36,8 +36,8 @@ MUTANTS = [
     Mutant(
         "rate_by_epoch",
         "util/training/engine.py",
-        "apply_schedules(self.optimizer, self.train_config, self.position())",
-        "apply_schedules(self.optimizer, self.train_config, self.epoch)",
+        "self.schedule.apply(self.optimizer, self.position())",
+        "self.schedule.apply(self.optimizer, self.epoch)",
         "an epoch is a position, too",
         ("util/training/test_engine.py",),
     ),
@@ -45,7 +45,7 @@ MUTANTS = [
         "teacher_by_epoch",
         "util/training/engine.py",
         "self.model.after_step(self.progress())",
-        'self.model.after_step(self.epoch / self.train_config["epochs"])',
+        "self.model.after_step(self.epoch / self.train_config.epochs)",
         "as above, for momenta",
         ("util/training/test_engine.py",),
     ),
@@ -159,8 +159,8 @@ MUTANTS = [
     Mutant(
         "thawed_late",
         "main_finetune.py",
-        'training.epoch < train["freeze_epochs"])',
-        'training.epoch <= train["freeze_epochs"])',
+        "training.epoch < train.freeze_epochs)",
+        "training.epoch <= train.freeze_epochs)",
         "off by one",
         (
             "jobs/test_pretraining.py::test_frozen_epochs_freeze_the_backbone_and_train_the_classifier",
@@ -169,7 +169,7 @@ MUTANTS = [
     Mutant(
         "all_labels",
         "util/training/job.py",
-        "label_fraction=fraction,",
+        "label_fraction=data.label_fraction,",
         "",
         "the argument has a default",
         ("util/training/test_engine.py",),
@@ -216,16 +216,16 @@ MUTANTS = [
     ),
     Mutant(
         "labels_of_the_first",
-        "util/evaluation/report.py",
-        "records.store.records.iloc[rows], records.labels[rows]",
-        "records.store.records.iloc[rows], records.labels[:len(rows)]",
+        "util/evaluation/evaluator.py",
+        "labels=fold.labels_of(part),",
+        "labels=fold.labels[: len(records)],",
         "labels were already cut elsewhere",
         ("util/evaluation/test_evaluator.py",),
     ),
     Mutant(
         "frozen_norms_move",
         "util/training/job.py",
-        "            self.classifier.eval()  # a frozen BatchNorm keeps its statistics\n",
+        "            self.classifier.eval()\n",
         "",
         "requires_grad False seems to be enough",
         (
