@@ -18,6 +18,8 @@ from benchmarks.fault_injection import differences
 from tests.support.jobs import run_job
 from tests.support.tiny_jobs import SCENARIOS, with_store
 from tests.support.two_processes import run_processes
+from util.config.fields import parse
+from util.config.keys import TrainConfig
 from util.errors import CheckpointError
 from util.processes import collectives
 from util.processes.stopping import PREEMPTED
@@ -87,26 +89,18 @@ def draws():
     return [random.random(), np.random.rand(), torch.rand(()).item()]
 
 
-def training_with(best):
+def training_with(best, matmul_precision="auto"):
     """As much of a Training as a checkpoint is made of and restored to."""
     model = torch.nn.Linear(2, 2)
-    optimizer = make_optimizer(
-        model,
-        {
-            "optimizer": "sgd",
-            "lr": 0.1,
-            "weight_decay": 0.0,
-            "decay_all": False,
-            "optimizer_kwargs": {},
-        },
-    )
+    given = {"epochs": 1, "optimizer": "sgd", "matmul_precision": matmul_precision}
+    train = parse(TrainConfig, given)
     return SimpleNamespace(
         model=model,
-        config={},
-        train_config={"matmul_precision": "auto"},
+        resolved={},
+        train_config=train,
         epoch=0,
         step=0,
-        optimizer=optimizer,
+        optimizer=make_optimizer(model, train, lr=0.1),
         best=best,
         last_saved=None,
         dataset=SimpleNamespace(checksums=[]),
@@ -145,8 +139,7 @@ def test_a_resumed_run_multiplies_as_before_whatever_a_new_trial_says(asked, res
         torch.set_float32_matmul_precision("medium")
         state = run_state.training_state(training_with({}))
         torch.set_float32_matmul_precision("highest")
-        training = training_with({})
-        training.train_config["matmul_precision"] = asked
+        training = training_with({}, asked)
         run_state._restore(training, state)
         assert torch.get_float32_matmul_precision() == resumed
     finally:
