@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.support.tiny_encoder import assert_every_parameter_learns, tiny_batch
-from util.config.keys import PretrainConfig
+from util.config.keys import FinetuneConfig, PretrainConfig
 from util.config.load import ROOT, load_config
 from util.contract.registry import MODELS, DataFacts, build, find_model
 from util.errors import ConfigError
@@ -127,5 +127,5 @@ def test_the_configs_are_taken(heading, folder, tmp_path):
     shutil.copytree(ROOT / "configs" / folder, tmp_path, dirs_exist_ok=True)
     (tmp_path / "my.yaml").write_text(block(heading, "yaml"))
     load_config(
-        [tmp_path / "my.yaml"], program=PretrainConfig if folder == "pretrain" else "finetune"
+        [tmp_path / "my.yaml"], program=PretrainConfig if folder == "pretrain" else FinetuneConfig
     )
