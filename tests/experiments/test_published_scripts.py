@@ -251,6 +251,14 @@ def test_folds_one_after_the_other_with_mean_and_deviation():
         assert metrics["AUROC"] == pytest.approx(summary.loc[str(fold), "AUROC"], abs=1e-4)
 
 
+def test_each_fold_keeps_what_was_said_of_the_job_and_of_itself():
+    for fold, other in ((3, 9), (9, 3)):
+        said = (trained_signal() / f"fold{fold}" / "console.txt").read_text().splitlines()
+        assert said.count(f"==== fold {fold} ====") == 1 and f"==== fold {other} ====" not in said
+        assert sum(line.startswith("scratch, test fold") for line in said) == 1
+        assert sum(line.startswith("epoch 2: ") for line in said) == 1
+
+
 def test_defect_10_first_epoch_trains_at_the_peak_then_a_cosine_step_an_epoch():
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.Adam([parameter], lr=5e-3)
