@@ -255,7 +255,7 @@ def test_each_fold_keeps_what_was_said_of_the_job_and_of_itself():
     for fold, other in ((3, 9), (9, 3)):
         said = (trained_signal() / f"fold{fold}" / "console.txt").read_text().splitlines()
         assert said.count(f"==== fold {fold} ====") == 1 and f"==== fold {other} ====" not in said
-        assert sum(line.startswith("scratch, test fold") for line in said) == 1
+        assert sum(line.startswith("scratch, ") for line in said) == 1
         assert sum(line.startswith("epoch 2: ") for line in said) == 1
 
 
