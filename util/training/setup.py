@@ -3,6 +3,7 @@ trainings.
 """
 
 import contextlib
+import os
 import random
 import subprocess
 from collections.abc import Callable
@@ -35,13 +36,18 @@ from util.training.optimizer import Schedule, resolve_lr
 
 # ============ data ============
 def open_store(config: JobConfig) -> RecordStore:
-    """Open the store of dataset.store and dataset.fs.
+    """Open the store of dataset.store and dataset.fs; errors as of ``store_at``."""
+    return store_at(config.dataset.store, config.dataset.fs)
+
+
+def store_at(place: str | os.PathLike, fs: int) -> RecordStore:
+    """Open the store of a sampling rate in the folder that holds one for each.
 
     Raises:
         ConfigError: there is none; StoreError: it is damaged.
     """
-    root = Path(config.dataset.store)
-    folder = root / f"fs{config.dataset.fs}"
+    root = Path(place)
+    folder = root / f"fs{fs}"
     if not folder.is_dir():
         there = sorted(p.name for p in root.glob("fs*")) if root.is_dir() else []
         hint = "prepare it with data_preparation/ (see docs/data.md)"
