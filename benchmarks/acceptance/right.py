@@ -295,8 +295,8 @@ def compiled(run):
                 "train.compile=true",
                 "train.steps_per_epoch=6",
             )
-            counts, step = [], training._step
-            training._step = lambda batches, step=step: (
+            counts, step = [], training.take_step
+            training.take_step = lambda batches, step=step: (
                 step(batches),
                 counts.append(counters["stats"]["unique_graphs"]),
             )
@@ -348,7 +348,7 @@ def no_waiting(run):
             "train.log_every=1000",
             "train.steps_per_epoch=22",
         )
-        step = training._step
+        step = training.take_step
 
         def strict(batches, training=training, step=step):
             torch.cuda.set_sync_debug_mode(
@@ -360,7 +360,7 @@ def no_waiting(run):
             finally:
                 torch.cuda.set_sync_debug_mode("default")
 
-        training._step = strict
+        training.take_step = strict
         training.train_epoch(StopRequest())
         run.row(f"{path}, {amp}, clipped: 20 steps", "no wait", True, "no synchronisation")
 

@@ -318,7 +318,7 @@ def watched(stop_at=None):
     """{epoch: rows of the store in the order seen} of what trains in here; a checkpoint and a
     stop at (epoch, step).
     """
-    seen, step, due = {}, engine.Training._step, engine.Training._save_if_due
+    seen, step, due = {}, engine.Training.take_step, engine.Training.save_if_due
 
     def look(self, batches):
         seen.setdefault(self.epoch, []).extend(
@@ -336,8 +336,8 @@ def watched(stop_at=None):
         pytest.MonkeyPatch.context() as patch,
         contextlib.nullcontext() if stop_at is None else pytest.raises(Preempted),
     ):
-        patch.setattr(engine.Training, "_step", look)
-        patch.setattr(engine.Training, "_save_if_due", save_if_due)
+        patch.setattr(engine.Training, "take_step", look)
+        patch.setattr(engine.Training, "save_if_due", save_if_due)
         yield seen
 
 

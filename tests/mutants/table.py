@@ -44,7 +44,7 @@ MUTANTS = [
     Mutant(
         "teacher_by_epoch",
         "util/training/engine.py",
-        "model.after_step(self.progress())",
+        "self.model.after_step(self.progress())",
         "model.after_step(self.epoch / self.config.train.epochs)",
         "as above, for momenta",
         ("util/training/test_engine.py",),
@@ -60,7 +60,7 @@ MUTANTS = [
     Mutant(
         "evaluation_mode_stays",
         "util/training/engine.py",
-        "        model.train()\n",
+        "        self.model.train()\n",
         "",
         "the model was made in training mode; the evaluation of the first epoch left it in another",
         ("util/training/test_engine.py",),

@@ -236,7 +236,13 @@ def check(config: dict, program: type[Job]) -> Job:
             f"no effect in {program.title}: {', '.join(others)}; that belongs to {other.title}: "
             f"leave it out, or put it under '{other.program}:' in a file for both"
         )
-    return parse(program, config)
+    checked = parse(program, config)
+    if checked.dataset.crop is None and checked.dataset.transforms is None:
+        raise ConfigError(
+            "the config lacks the key 'dataset.crop': samples of a crop; training takes them at "
+            "random places"
+        )
+    return checked
 
 
 def divide(config: dict, program: type[JobConfig]) -> tuple[dict, list[str]]:

@@ -171,55 +171,56 @@ class Training:
         Raises:
             Preempted: the process was asked to stop, and a checkpoint has been written.
         """
-        state, model, meters, steps = self.state, self.model, self.state.meters, self.batches.steps
+        state, steps = self.state, self.batches.steps
         self.stop, self.started = stop, (state.step, time.perf_counter())
-        collectives.same_tensors(model.buffers())
-        model.train()
+        collectives.same_tensors(self.model.buffers())
+        self.model.train()
         batches = iter(self.loader)
         title = f"epoch {self.epoch + 1}/{self.config.train.epochs}"
         with self.log.bar(steps, title, state.step) as bar:
             while state.step < steps:
-                # ---- fetch: the micro-batches of one step, still on the host
-                micro_batches = [next(batches) for _ in range(self.batches.accumulate)]
-                records = [row for batch in micro_batches for row in batch["record"].tolist()]
                 lr = self.schedule.apply(state.optimizer, self.position())
-                # A loss that is not finite may spoil running statistics and centres on its way.
-                buffers = [b.clone() for b in model.buffers()] if meters.tolerated else []
-
-                # ---- prepare, forward, backward
-                parts = []
-                for number, batch in enumerate(micro_batches, 1):
-                    with self.gradients_stay(number < len(micro_batches)):
-                        with autocast(self.device, self.amp):
-                            batch = self.prepare(batch)
-                            out = self.runner(batch, model.draw(batch))
-                        loss = out["loss"] / len(micro_batches)
-                        state.scaler.scale(loss).backward()
-                    parts.append(meters.scalars(out) / len(micro_batches))
-
-                # ---- update
-                values = sum(parts[1:], parts[0])
-                if meters.skips(values):
-                    for buffer, before in zip(model.buffers(), buffers):
-                        buffer.copy_(before)
-                else:
-                    self.update()
-                state.optimizer.zero_grad(set_to_none=True)
-                meters.add(state.epoch, state.step, values, records)
+                self.take_step([next(batches) for _ in range(self.batches.accumulate)])
                 state.step += 1
-                model.after_step(self.progress())
-
-                # ---- log, save
+                self.model.after_step(self.progress())
                 bar.update()
                 if state.step % self.config.train.log_every == 0 or state.step == steps:
                     self.log_steps(bar, lr)
                 self.save_if_due()
-        collectives.same_tensors(model.buffers())
-        means = {f"train_{name}": value for name, value in meters.close_epoch().items()}
+        collectives.same_tensors(self.model.buffers())
+        means = {f"train_{name}": value for name, value in state.meters.close_epoch().items()}
         done = state.epoch
         state.epoch, state.step = done + 1, 0
         self.batches.set_epoch(state.epoch)
         return {"train_lr": self.schedule.mean_lr(done, steps), **means}
+
+    def take_step(self, micro_batches: list[dict]) -> None:
+        """Go forward and backward over the micro-batches of one step, and update."""
+        model, state, meters = self.model, self.state, self.state.meters
+        records = [
+            row for batch in micro_batches for row in batch["record"].tolist()
+        ]  # on the host
+        # A loss that is not finite may spoil running statistics and centres on its way.
+        buffers = [buffer.clone() for buffer in model.buffers()] if meters.tolerated else []
+
+        scalars = []
+        for number, batch in enumerate(micro_batches, 1):
+            with self.gradients_stay(number < len(micro_batches)):
+                with autocast(self.device, self.amp):
+                    batch = self.prepare(batch)
+                    out = self.runner(batch, model.draw(batch))
+                loss = out["loss"] / len(micro_batches)
+                state.scaler.scale(loss).backward()
+            scalars.append(meters.scalars(out) / len(micro_batches))
+
+        values = sum(scalars[1:], scalars[0])
+        if meters.skips(values):
+            for buffer, before in zip(model.buffers(), buffers):
+                buffer.copy_(before)
+        else:
+            self.update()
+        state.optimizer.zero_grad(set_to_none=True)
+        meters.add(state.epoch, state.step, values, records)
 
     def gradients_stay(self, stay: bool) -> contextlib.AbstractContextManager:
         """Keep gradients on this process, between the micro-batches of a step: they travel once."""

@@ -94,8 +94,7 @@ def crop_length(data: DatasetConfig) -> int:
     """Return the samples of a training crop."""
     if data.transforms is not None:
         return parse_cropping(data.transforms, "dataset.transforms").length
-    if data.crop is None:
-        raise ConfigError("the config lacks the key 'dataset.crop': samples of a crop")
+    assert data.crop is not None, "a checked config has one or the other"
     return data.crop
 
 

@@ -83,7 +83,7 @@ class NoWaiting(TorchDispatchMode):
 
 def forbid_waiting(monkeypatch):
     """From a step's first copy to the device until its end; returns a list with an item a step."""
-    step, prepare, steps, armed = Training._step, Training._prepare, [], []
+    step, prepare, steps, armed = Training.take_step, Training.prepare, [], []
 
     def guarded(name, original):
         def call(value, *args, **kwargs):
@@ -111,8 +111,8 @@ def forbid_waiting(monkeypatch):
     ):
         for name in names:
             monkeypatch.setattr(place, name, guarded(name, getattr(place, name)))
-    monkeypatch.setattr(Training, "_prepare", preparing)
-    monkeypatch.setattr(Training, "_step", stepping)
+    monkeypatch.setattr(Training, "prepare", preparing)
+    monkeypatch.setattr(Training, "take_step", stepping)
     return steps
 
 
@@ -156,12 +156,12 @@ def test_a_step_that_waits_is_noticed(tmp_path, monkeypatch):
             forbid_waiting(patch)
             with pytest.raises(AssertionError, match=message):
                 run(pretrain, ST_MEM, tmp_path / str(len(change)), **change)
-    place = Training._prepare
+    place = Training.prepare
 
     def copying(self, batch):
         return {**place(self, batch), "epoch": torch.tensor(0.5)}
 
-    monkeypatch.setattr(Training, "_prepare", copying)
+    monkeypatch.setattr(Training, "prepare", copying)
     forbid_waiting(monkeypatch)
     with pytest.raises(AssertionError, match="tensor lets the host wait"):
         run(pretrain, ST_MEM, tmp_path / "copying")
