@@ -5,10 +5,11 @@ or more folds.
         --encoder_path output/st_mem/encoder.pth
     bash run_downstream.sh --gpus 0,1,2,3 ...  the same on four GPUs (see run_downstream.sh -h)
 
-Leaves in <output_dir>/<exp_name> (with several folds, in fold<k>/ there): config.yaml, log.txt,
-tensorboard/, checkpoint-last.pth, best-loss.pth and best-<metric>.pth chosen on the selection
-fold, encoder.pth, and of the checkpoint that test.target_metric names: test_metrics.csv,
-test_predictions.csv, test_gate.csv where there is a gate. Several folds also leave summary.csv.
+Leaves in <output_dir>/<exp_name> (with several folds, in fold<k>/ there): config.yaml,
+console.txt, log.txt, tensorboard/, checkpoint-last.pth, best-loss.pth and best-<metric>.pth
+chosen on the selection fold, encoder.pth, and of the checkpoint that test.target_metric names:
+test_metrics.csv, test_predictions.csv, test_predictions.npz in full precision, test_gate.csv
+where there is a gate. Several folds also leave summary.csv, which console.txt beside it repeats.
 """
 
 import sys
@@ -24,7 +25,7 @@ if __name__ == "__main__":
 
 import torch
 
-from util.console import begin, fold_of_job, note
+from util.console import begin, fold_of_job, keep_in, note
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.head_start import fit_heads
 from util.evaluation.report import FoldFiles, FoldResult, report_test, save_best, write_summary
@@ -61,8 +62,14 @@ def finetune(config: FinetuneConfig, *, published_names: bool = False) -> list[F
                 note(f"==== fold {number} ====")
             results.append(run_fold(job.fold(number), FoldFiles(place, published_names), device))
     if several:
-        collectives.on_main(lambda: write_summary(results, folder / "summary.csv"))
+        collectives.on_main(lambda: summarise(results, folder))
     return results
+
+
+def summarise(results: list[FoldResult], folder: Path) -> None:
+    """Write summary.csv of all folds, and what the job says of them in its console.txt."""
+    keep_in(folder)
+    write_summary(results, folder / "summary.csv")
 
 
 def run_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:
@@ -124,8 +131,8 @@ def run_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Command line; see the module's docstring."""
-    finetune(config_from(parser.parse_args(argv)))
+    """Run the command line; see the module's docstring."""
+    finetune(config_from(parser.parse_args(argv), FinetuneConfig))
 
 
 if __name__ == "__main__":

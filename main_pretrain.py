@@ -5,8 +5,8 @@ loop -> encoder.pth.
         --exp_name st_mem
     bash run_pretrain.sh --gpus 0,1,2,3 ...  the same on four GPUs (see run_pretrain.sh -h)
 
-Leaves in <output_dir>/<exp_name>: config.yaml, log.txt, tensorboard/, figures/,
-checkpoint-last.pth, checkpoint-<epoch>.pth, and encoder.pth at the end.
+Leaves in <output_dir>/<exp_name>: config.yaml, console.txt, log.txt, tensorboard/,
+figures/, checkpoint-last.pth, checkpoint-<epoch>.pth, and encoder.pth at the end.
 """
 
 import math
@@ -34,6 +34,7 @@ from util.leads import parse_leads
 from util.processes import collectives
 from util.processes.stopping import StopRequest
 from util.signals.crops import Cropping
+from util.training.engine import Training
 from util.training.setup import (
     build_configured,
     note_rows,
@@ -95,10 +96,16 @@ def pretrain(config: PretrainConfig) -> Path:
 
 
 @torch.no_grad()
-def draw_reconstruction(training, usable, rows) -> None:
-    """For methods that rebuild their input: one ECG, what was masked and its reconstruction, in
-    TensorBoard and as PNG; an ECG that is not trained on where dataset.exclude_folds or
-    exclude_parts leave one.
+def draw_reconstruction(training: Training, usable: np.ndarray, rows: np.ndarray) -> None:
+    """Draw one ECG, what was masked of it and its reconstruction, in TensorBoard and as PNG.
+
+    Only for methods that rebuild their input.  The ECG is one that is not trained on, where
+    dataset.exclude_folds or exclude_parts leave one.
+
+    Args:
+        training: of the method.
+        usable: rows of the store that could be trained on.
+        rows: those that are.
     """
     left_out = np.setdiff1d(usable, rows)
     row = int(left_out[0] if len(left_out) else rows[0])
@@ -120,9 +127,9 @@ def draw_reconstruction(training, usable, rows) -> None:
         training.log.figure("reconstruction", figure, training.epoch)
 
 
-def save_encoders(training) -> None:
-    """encoder.pth, and encoder-<name>.pth for each of a method's ``exports``: what
-    fine-tuning starts from.
+def save_encoders(training: Training) -> None:
+    """Write what fine-tuning starts from: encoder.pth, and encoder-<name>.pth for each of a
+    method's ``exports``.
     """
     exports = {f"encoder-{name}.pth": encoder for name, encoder in training.model.exports.items()}
     for name, encoder in {"encoder.pth": training.model.encoder, **exports}.items():
@@ -135,9 +142,9 @@ def save_encoders(training) -> None:
         )
 
 
-def main(argv=None):
-    """Command line; see the module's docstring."""
-    pretrain(config_from(parser.parse_args(argv)))
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; see the module's docstring."""
+    pretrain(config_from(parser.parse_args(argv), PretrainConfig))
 
 
 if __name__ == "__main__":

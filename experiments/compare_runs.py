@@ -10,17 +10,29 @@ import argparse
 import sys
 from pathlib import Path
 
-import pandas as pd
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from util.errors import ECGError
 from util.processes.program import run_main
 
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
+parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
+if __name__ == "__main__":
+    parser.parse_args()  # --help and a wrong flag end here, before anything slow is imported
 
-def compare(folders) -> pd.DataFrame:
-    """One row a run: its name and what its test_metrics.csv holds; an ECGError where there is
-    none.
+from collections.abc import Iterable
+
+import pandas as pd
+
+from util.errors import ECGError
+
+
+def compare(folders: Iterable[str | Path]) -> pd.DataFrame:
+    """Return a row for each run: what its test_metrics.csv holds, by the run's name.
+
+    Raises:
+        ECGError: a run has no test_metrics.csv.
     """
     rows = {}
     for folder in map(Path, folders):
@@ -36,12 +48,8 @@ def compare(folders) -> pd.DataFrame:
     return table
 
 
-def main(argv=None):
-    """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; see the module's docstring."""
     print(compare(parser.parse_args(argv).runs).to_string())
 
 

@@ -29,8 +29,8 @@ from util.errors import ConfigError
 from util.evaluation.neighbours import score_neighbours
 
 
-def main(argv=None):
-    """Command line; see the module's docstring."""
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; see the module's docstring."""
     arguments = parser.parse_args(argv)
     idle = [
         f"--set {each}"
@@ -44,7 +44,7 @@ def main(argv=None):
         raise ConfigError(
             f"no effect here, where nothing is trained: {', '.join(idle)}; leave that out"
         )
-    score_neighbours(config_from(arguments), arguments.k)
+    score_neighbours(config_from(arguments, FinetuneConfig), arguments.k)
 
 
 if __name__ == "__main__":

@@ -15,25 +15,45 @@ scored, each score with its 95 % interval, and the same score on the selection f
 databases that were trained on, which selected the weights and so flatters them a little.
 """
 
-import math
 import sys
-from dataclasses import replace
 from pathlib import Path
-
-import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from main_finetune import finetune
 from util.config.command_line import argument_parser, config_from
 from util.config.keys import FinetuneConfig
+from util.processes.program import run_main
+
+parser = argument_parser(__doc__, "configs/downstream/signal.yaml", FinetuneConfig)
+parser.add_argument(
+    "--fold",
+    type=int,
+    default=0,
+    metavar="K",
+    help="the fold of the other databases that selects; the other nine train (default 0)",
+)
+parser.add_argument(
+    "--min_records",
+    type=int,
+    default=50,
+    metavar="N",
+    help="skip a database with fewer usable records (default 50)",
+)
+if __name__ == "__main__":
+    parser.parse_args()  # --help and a wrong flag end here, before anything slow is imported
+
+import math
+from dataclasses import replace
+
+import pandas as pd
+
+from main_finetune import finetune
 from util.console import note, quietly
 from util.data.strata import label_strata
 from util.errors import ConfigError, ECGError
 from util.evaluation.report import rounded
 from util.files import write_frame
 from util.processes import collectives
-from util.processes.program import run_main
 from util.training.job import Fold, LabelledJob, check_start
 from util.training.setup import open_store, usable_rows
 
@@ -102,25 +122,10 @@ def leave_out(config: FinetuneConfig, min_records: int) -> dict:
     return row | {"selection_records": len(fold.parts["valid"])}
 
 
-def main(argv=None):
-    """Command line; see the module's docstring."""
-    parser = argument_parser(__doc__, "configs/downstream/signal.yaml", FinetuneConfig)
-    parser.add_argument(
-        "--fold",
-        type=int,
-        default=0,
-        metavar="K",
-        help="the fold of the other databases that selects; the other nine train (default 0)",
-    )
-    parser.add_argument(
-        "--min_records",
-        type=int,
-        default=50,
-        metavar="N",
-        help="skip a database with fewer usable records (default 50)",
-    )
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; see the module's docstring."""
     arguments = parser.parse_args(argv)
-    config = config_from(arguments)
+    config = config_from(arguments, FinetuneConfig)
     check_start(config)
     store = open_store(config)
     databases = sorted(set(store.records["database"].iloc[usable_rows(store, config)]))
@@ -145,7 +150,7 @@ def main(argv=None):
 
 
 def matrix(rows: list[dict]) -> pd.DataFrame:
-    """Rows of ``leave_out`` as a table, remarks last."""
+    """Return rows of ``leave_out`` as a table, remarks last."""
     table = pd.DataFrame(rows)
     counts = [name for name in table if name == "classes" or name.endswith("records")]
     table[counts] = table[counts].astype("Int64")
@@ -156,7 +161,9 @@ def matrix(rows: list[dict]) -> pd.DataFrame:
 
 
 def for_people(rows: list[dict]) -> str:
-    """The matrix with a cell a score: where it was left out [interval] / on the selection fold."""
+    """Return the matrix for people, a cell a score: where left out [interval] / on the selection
+    fold.
+    """
     lines = []
     for row in rows:
         cells = {

@@ -38,8 +38,8 @@ from util.processes.devices import add_gpu_flag, one_device
 from util.processes.program import run_main
 
 
-def parse_arguments(argv=None):
-    """Command line; see the module's docstring."""
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; see the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -361,8 +361,8 @@ def write_entry(entry, folder, ensemble, outputs, probabilities, plot) -> dict:
     }
 
 
-def main(argv=None):
-    """Command line; see the module's docstring."""
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; see the module's docstring."""
     arguments = parse_arguments(argv)
     device, ensemble = one_device(arguments.gpu), load_ensemble(arguments.weights)
     if arguments.thresholds and (ensemble[0].codes != CLASSES or ensemble[0].task != "multilabel"):

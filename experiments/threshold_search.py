@@ -33,8 +33,8 @@ METHODS = ("expected", "ascent", "published", "single", "pooled")
 DEFAULT_METHOD = "expected"
 
 
-def parse_arguments(argv=None):
-    """Command line; see the module's docstring."""
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; see the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -125,7 +125,7 @@ def check_model(trained: Trained, wanted: str | None, gating: bool) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Command line; see the module's docstring."""
+    """Run the command line; see the module's docstring."""
     arguments = parse_arguments(argv)
     device = one_device(arguments.gpu)
     folds = None if arguments.fold in (None, [ALL_FOLDS]) else parse_folds(arguments.fold)

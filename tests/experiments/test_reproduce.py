@@ -1,4 +1,4 @@
-"""Tables: what a YAML asks for is run once, written down, and put into RESULTS.md."""
+"""Tables by their command: what a YAML asks for is run once, written down, and put into RESULTS.md."""
 
 import json
 
@@ -6,52 +6,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from experiments import reproduce
-from tests.support.small_store import run, store
-from util.config.keys import FinetuneConfig, PretrainConfig
+from experiments.tables.definition import read_table
+from experiments.tables.page import markdown, write_markdown
+from experiments.tables.trainings import Settings, encoder_of, pretraining
+from tests.support.small_store import store
+from tests.support.tiny_tables import TINY, reproduced, write
 from util.errors import ConfigError
-from util.evaluation import threshold_search
-
-TINY = {
-    "about": "Tiny.",
-    "config": "downstream/signal",
-    "folds": [3, 9],
-    "set": [
-        "train.epochs=1",
-        "model.channels=4",
-        "dataloader.num_workers=0",
-        "dataloader.batch_size=8",
-        "dataset.crops_per_record=1",
-    ],
-    "rows": [{"name": "ours"}, {"name": "published start", "model": {"init": "published"}}],
-}
-
-
-@pytest.fixture
-def tables(tmp_path, monkeypatch):
-    monkeypatch.setattr(reproduce, "TABLES", tmp_path)
-    monkeypatch.setattr(reproduce, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(threshold_search, "plot_score_curves", lambda *arguments: None)
-    return tmp_path
-
-
-def write(folder, **changes):
-    (folder / "tiny.yaml").write_text(yaml.safe_dump({**TINY, **changes}))
-
-
-def reproduced(folder, *flags):
-    run(
-        reproduce.main,
-        "tiny",
-        "--device",
-        "cpu",
-        "--output_dir",
-        folder / "out",
-        "--set",
-        f"dataset.store={store()}",
-        *flags,
-    )
-    return pd.read_csv(folder / "results" / "tiny.csv", keep_default_na=False)
 
 
 def test_a_table_is_run_once_and_goes_on_where_it_stopped(tables, capsys):
@@ -78,7 +38,7 @@ def test_a_table_is_run_once_and_goes_on_where_it_stopped(tables, capsys):
     page = tables / "RESULTS.md"
     page.write_text("before\n<!-- table tiny: begin -->\nold\n<!-- table tiny: end -->\nafter\n")
     for _ in range(2):  # the same again
-        reproduce.write_markdown(reproduce.read_table("tiny"), page)
+        write_markdown(read_table("tiny"), page)
         text = page.read_text()
         mean = every[every["row"] == "ours"]["AUROC"].mean()
         assert text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text
@@ -94,7 +54,7 @@ def test_a_table_is_run_once_and_goes_on_where_it_stopped(tables, capsys):
     view = {"about": "How much too high.", "runs": "tiny", "score": "AUPRC"}
     (tables / "view.yaml").write_text(yaml.safe_dump(view))
     gap = (every["selection_AUPRC"] - every["AUPRC"])[every["row"] == "ours"].mean()
-    assert f"| {gap:+.3f} |" in reproduce.markdown(reproduce.read_table("view")).splitlines()[4]
+    assert f"| {gap:+.3f} |" in markdown(read_table("view")).splitlines()[4]
 
 
 def test_methods_of_thresholds_are_rows_of_their_own(tables):
@@ -161,44 +121,9 @@ def test_rows_and_tables_share_an_encoder_and_trainings_run_side_by_side(tables)
     assert config["dataset"]["exclude_folds"] == [3, 4]
     row = {"rows": TINY["rows"][:1], "pretrain": encoder}
     (tables / "other.yaml").write_text(yaml.safe_dump({**TINY, **row, "folds": [3]}))
-    arguments = reproduce.parse_arguments(
-        [
-            "other",
-            "--output_dir",
-            str(tables / "out"),
-            "--device",
-            "cpu",
-            "--set",
-            f"dataset.store={store()}",
-        ]
-    )
-    other = reproduce.read_table("other")["rows"][0]
-    assert reproduce.encoder_of(reproduce.pretraining(other, 0, 3, arguments)).is_file()
-
-
-def test_each_group_of_folds_has_an_encoder_that_saw_none_of_them(tables):
-    encoder = {"config": "pretrain/simclr_signal", "overlay": ["reduced_ssl"]}
-    write(
-        tables,
-        folds=[[3, 9], [5]],
-        rows=[
-            {"name": "ours", "pretrain": encoder},
-            {"name": "few", "pretrain": encoder, "folds": [9]},
-        ],
-    )
-    arguments = reproduce.parse_arguments(
-        ["tiny", "--output_dir", str(tables), "--set", f"dataset.store={store()}"]
-    )
-    ours, few = reproduce.read_table("tiny")["rows"]
-    unseen = {
-        fold: reproduce.pretraining(ours, 0, fold, arguments).dataset.exclude_folds
-        for fold in (3, 9, 5)
-    }
-    assert unseen == {3: [0, 3, 4, 9], 9: [0, 3, 4, 9], 5: [5, 6]}
-    assert reproduce.pretraining(few, 0, 9, arguments).dataset.exclude_folds == [0, 9]
-    write(tables, folds=[[3, 9], [9]])
-    with pytest.raises(ConfigError, match="a list of different ones"):
-        reproduce.read_table("tiny")
+    settings = Settings(str(tables / "out"), "cpu", [f"dataset.store={store()}"])
+    other = read_table("other").rows[0]
+    assert encoder_of(pretraining(other, 0, 3, settings)).is_file()
 
 
 def test_a_row_is_compared_with_the_one_it_names(tables):
@@ -206,7 +131,7 @@ def test_a_row_is_compared_with_the_one_it_names(tables):
     write(tables, rows=[*TINY["rows"], third], folds=[3])
     every = reproduced(tables).set_index("row")
     gap = every.loc["third", "AUROC"] - every.loc["published start", "AUROC"]
-    table = reproduce.markdown(reproduce.read_table("tiny"))
+    table = markdown(read_table("tiny"))
     assert "difference to the row named" in table and f"| published start: {gap:+.3f}" in table
 
 
@@ -224,85 +149,6 @@ def test_a_row_on_fewer_folds_is_compared_on_those(tables):
     )
     intervals = pd.read_csv(tables / "results" / "tiny.intervals.csv", keep_default_na=False)
     assert intervals["difference"][1].startswith(f"{gap:+.3f}")
-    assert f"| ours: {gap:+.3f}" not in reproduce.markdown(
-        reproduce.read_table("tiny")
-    )  # all against the same
+    assert f"| ours: {gap:+.3f}" not in markdown(read_table("tiny"))  # all against the same
     with pytest.raises(ConfigError, match=r"tested on \[3, 9\]"):
         reproduced(tables, "--fold", 4)
-
-
-def test_a_revision_is_no_number(tables):
-    """The defect: the revision 39e4096 was read as 39 times 10 to the 4096th, and written
-    as inf.
-    """
-    write(tables)
-    table = reproduce.read_table("tiny")
-    (tables / "results").mkdir(exist_ok=True)
-    for fold in (3, 9):
-        reproduce.add_results(
-            table, [{"row": "ours", "method": "", "seed": 0, "fold": fold, "revision": "39e4096"}]
-        )
-    assert list(reproduce.read_results(table)["revision"]) == ["39e4096"] * 2
-
-
-def test_seeds_of_a_fold_are_no_further_folds():
-    test, selection = [0.1, 0.2, 0.3, 0.2, 0.1, 0.3], [0.3, 0.2, 0.4, 0.5, 0.1, 0.4]
-    once = pd.DataFrame({"fold": range(6), "AUROC": test, "selection_AUROC": selection})
-    assert (
-        reproduce.optimism(pd.concat([once, once]), "AUROC")
-        == reproduce.optimism(once, "AUROC")
-        != ""
-    )
-
-
-def test_gates_are_weighed_by_records(tables):
-    write(tables)
-    table, arguments = (
-        reproduce.read_table("tiny"),
-        reproduce.parse_arguments(["tiny", "--output_dir", str(tables)]),
-    )
-    for fold, (weight, af) in {3: (0.2, 0.4), 9: (0.6, 0.8)}.items():
-        folder = reproduce.place(table, table["rows"][1], 0, arguments) / f"fold{fold}"
-        folder.mkdir(parents=True)
-        gates = pd.DataFrame(
-            {
-                "class": ["all", "AF", "rare"],
-                "records": [10 * fold, fold, 1],
-                "signal": [weight, af, 0.9],
-            }
-        )
-        gates.to_csv(folder / "test_gate.csv", index=False)
-    reproduce.write_gates(table, arguments)
-    line = reproduce.markdown(table).splitlines()[-1]
-    assert (
-        line == "| published start | 0.500 | AF 0.70, AF 0.70 |"
-    )  # (3 * 0.2 + 9 * 0.6) / 12; rare has 2 records
-
-
-def test_what_is_wrong_in_a_table_is_said(tables):
-    write(tables, colour="red")
-    with pytest.raises(ConfigError, match="unknown key 'colour'"):
-        reproduce.read_table("tiny")
-    with pytest.raises(ConfigError, match="no table huge; known: tiny"):
-        reproduce.read_table("huge")
-    write(tables, rows=[{"name": "ours", "against": "theirs"}])
-    with pytest.raises(
-        ConfigError, match="ours is compared with 'theirs', which is no row above it"
-    ):
-        reproduce.read_table("tiny")
-    write(tables)
-    with pytest.raises(ConfigError, match="rows are ours, published start"):
-        reproduced(tables, "--only", "theirs")
-    (tables / "RESULTS.md").write_text("nothing")
-    with pytest.raises(ConfigError, match="lacks the lines"):
-        reproduce.write_markdown(reproduce.read_table("tiny"), tables / "RESULTS.md")
-
-
-def test_the_tables_here_are_of_configs_that_exist():
-    for path in reproduce.TABLES.glob("*.yaml"):
-        table = reproduce.read_table(path.stem)
-        for row in table["rows"]:
-            config = reproduce.resolved(row, FinetuneConfig, {})
-            assert table["score"] in reproduce.config_scores(config)
-            if row["pretrain"]:
-                reproduce.resolved(row["pretrain"], PretrainConfig, {})

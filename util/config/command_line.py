@@ -3,7 +3,7 @@
 import argparse
 
 from util.config.keys import JobConfig
-from util.config.load import find_overlay, load_config
+from util.config.load import Job, find_overlay, load_config
 from util.config.page import describe_keys
 
 
@@ -16,7 +16,6 @@ def argument_parser(
         epilog=describe_keys(program),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(program=program)
     parser.add_argument(
         "-f",
         "--config_path",
@@ -62,9 +61,9 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def config_from(arguments: argparse.Namespace) -> JobConfig:
-    """Resolve the config that a command line asks for: flags win over --set, that over overlays,
-    those over the config file.
+def config_from(arguments: argparse.Namespace, program: type[Job]) -> Job:
+    """Resolve a program's config as a command line asks for it: flags win over --set, that over
+    overlays, those over the config file.
     """
     names = ("output_dir", "exp_name", "encoder_path", "start_epoch", "resume")
     flags = {
@@ -73,4 +72,4 @@ def config_from(arguments: argparse.Namespace) -> JobConfig:
         if getattr(arguments, name) not in (None, "")
     }
     paths = [arguments.config_path, *map(find_overlay, arguments.overlay)]
-    return load_config(paths, arguments.overrides, flags, program=arguments.program)
+    return load_config(paths, arguments.overrides, flags, program=program)

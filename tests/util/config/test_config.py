@@ -496,7 +496,7 @@ def test_the_published_settings_stand_in_the_configs(name, model):
 # ============ command line ============
 def parse(*words):
     parser = argument_parser("test", str(ROOT / "configs/pretrain/st_mem.yaml"), PretrainConfig)
-    return config_from(parser.parse_args(list(words)))
+    return config_from(parser.parse_args(list(words)), PretrainConfig)
 
 
 def test_flags_win_over_set_over_overlays_over_the_config(tmp_path):

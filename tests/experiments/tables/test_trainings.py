@@ -1,0 +1,31 @@
+"""Which records an encoder may see."""
+
+import pytest
+
+from experiments.tables.definition import read_table
+from experiments.tables.trainings import Settings, pretraining
+from tests.support.small_store import store
+from tests.support.tiny_tables import write
+from util.errors import ConfigError
+
+
+def test_each_group_of_folds_has_an_encoder_that_saw_none_of_them(tables):
+    encoder = {"config": "pretrain/simclr_signal", "overlay": ["reduced_ssl"]}
+    write(
+        tables,
+        folds=[[3, 9], [5]],
+        rows=[
+            {"name": "ours", "pretrain": encoder},
+            {"name": "few", "pretrain": encoder, "folds": [9]},
+        ],
+    )
+    settings = Settings(str(tables), overrides=[f"dataset.store={store()}"])
+    ours, few = read_table("tiny").rows
+    unseen = {
+        fold: pretraining(ours, 0, fold, settings).dataset.exclude_folds for fold in (3, 9, 5)
+    }
+    assert unseen == {3: [0, 3, 4, 9], 9: [0, 3, 4, 9], 5: [5, 6]}
+    assert pretraining(few, 0, 9, settings).dataset.exclude_folds == [0, 9]
+    write(tables, folds=[[3, 9], [9]])
+    with pytest.raises(ConfigError, match="a list of different ones"):
+        read_table("tiny")
