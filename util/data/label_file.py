@@ -144,8 +144,8 @@ class _Column:
         if digits:
             raise ConfigError(
                 f"{where} mixes numbers, such as {digits[0]!r}, and words, such as "
-                f"{others[0]!r}; "
-                "leave the cell empty where a label is unknown, and write classes as words"
+                f"{others[0]!r}; leave the cell empty where a label is unknown, and write "
+                "classes as words"
             )
         return "multiclass"
 

@@ -203,8 +203,7 @@ def read_annotated(path) -> dict[str, dict[str, float]]:
     if not counts or not len(table):
         raise ConfigError(
             f"dataset.annotated: {path} needs a column of codes or names (SNOMED CT Code, code "
-            "or "
-            "class) and a column a database with the numbers of its records"
+            "or class) and a column a database with the numbers of its records"
         )
     return counts
 

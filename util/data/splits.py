@@ -67,8 +67,7 @@ def choose_rows(store, *, databases=None, leads=None, max_records=None, seed=0) 
             raise ConfigError(
                 f"dataset.lead: none of {len(rows)} records has all of the leads "
                 f"{' '.join(leads)}; the first has {store.records['leads'].iloc[rows[0]]}; "
-                "choose "
-                "leads that records have, for lead I alone with --overlay lead1"
+                "choose leads that records have, for lead I alone with --overlay lead1"
             )
         rows = complete
     if max_records is not None and len(rows) > max_records:
@@ -287,8 +286,7 @@ def _given_folds(values, given, where):
     if not valid:
         raise ConfigError(
             f"dataset.protocol given: {where} are folds, so dataset.given must say which part "
-            "they "
-            f"are, {{train: [1, ...], valid: [9], test: [10]}}, not {given!r}"
+            f"they are, {{train: [1, ...], valid: [9], test: [10]}}, not {given!r}"
         )
     named = [fold for folds in given.values() for fold in folds]
     there = {int(value) for value in values if isinstance(value, str)}
@@ -361,8 +359,7 @@ def rows_left(store, rows: np.ndarray, data: ExcludeChoice, patients=None) -> np
         if not set(map(str, exclude_parts)) <= set(PARTS) or len(runs) > 1:
             raise ConfigError(
                 f"dataset.exclude_parts must be a list of {', '.join(PARTS)} where dataset.fold "
-                "is "
-                f"one fold, not {exclude_parts!r} of {len(runs)}; exclude_folds takes several "
+                f"is one fold, not {exclude_parts!r} of {len(runs)}; exclude_folds takes several "
                 "folds"
             )
         splits = make_splits(store, data, patients)
@@ -382,8 +379,7 @@ def rows_left(store, rows: np.ndarray, data: ExcludeChoice, patients=None) -> np
     if without:
         note(
             "records without a fold, which stay in even if their patients, unknown here, are "
-            "left "
-            f"out: {without}; {_NEW_FOLDS}"
+            f"left out: {without}; {_NEW_FOLDS}"
         )
     return kept
 

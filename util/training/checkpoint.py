@@ -61,8 +61,7 @@ def save(content: dict, path) -> None:
         kept = f"; the older {older[0]} is intact" if older else ""
         raise CheckpointError(
             f"cannot write {path}: {reason}{kept}. Free some space or choose another "
-            "--output_dir "
-            "and resume with --resume auto"
+            "--output_dir and resume with --resume auto"
         ) from error
 
 

@@ -77,8 +77,7 @@ def load_encoder(model, path) -> str:
         raise CheckpointError(
             f"{path} does not fit the model: {len(matched)} of {len(wanted)} encoder tensors "
             f"match; {listed}. Check model_name, model.* and dataset.lead against the "
-            "pre-training "
-            "run's config.yaml"
+            "pre-training run's config.yaml"
         )
     model.load_state_dict({**own, **given})
     return (
