@@ -21,8 +21,9 @@ def convert(model: nn.Module) -> nn.Module:
     Parameters, buffers and their names stay the same, so that checkpoints fit both.
     """
     if collectives.world() > 1:
+        plain: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.BatchNorm2d)
         for module in model.modules():
-            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            if isinstance(module, plain):
                 module.__class__ = SyncBatchNorm
     return model
 
@@ -42,12 +43,13 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training:
             return super().forward(x)
         y, mean, variance, count = _Normalise.apply(x, self.weight, self.bias, self.eps)
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        assert self.running_mean is not None and self.running_var is not None
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(
-                variance * (count / (count - 1)), self.momentum
-            )  # unbiased, as everywhere
+            unbiased = variance * (count / (count - 1))  # as everywhere
+            self.running_var.lerp_(unbiased, self.momentum)
         return y
 
 

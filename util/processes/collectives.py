@@ -11,6 +11,7 @@ import inspect
 import io
 import os
 import time
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -177,10 +178,10 @@ def _wait(work):
 def averaging(model) -> DistributedDataParallel:
     """``model`` with its gradients averaged over processes; buffers are left to each."""
     known = inspect.signature(DistributedDataParallel).parameters
-    buffers = (
-        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    )  # until torch 2.12
-    return DistributedDataParallel(model, gradient_as_bucket_view=True, **{buffers: False})
+    # The name until torch 2.12 is the second one
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    buffers: dict[str, Any] = {name: False}
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, **buffers)
 
 
 def total(tensor: torch.Tensor) -> torch.Tensor:
@@ -255,7 +256,7 @@ def broadcast_object(value, source: int = 0):
         torch.save(value, content)
     size = torch.tensor(content.tell())
     _wait(dist.broadcast(size, source, group=_long_group(), async_op=True))
-    data = torch.empty(size, dtype=torch.uint8)
+    data = torch.empty(int(size), dtype=torch.uint8)
     if rank() == source:
         data = torch.frombuffer(content.getbuffer(), dtype=torch.uint8)
     _wait(dist.broadcast(data, source, group=_long_group(), async_op=True))

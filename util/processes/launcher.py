@@ -24,6 +24,7 @@ import os
 import runpy
 import signal
 import sys
+from typing import cast
 
 from util.errors import ConfigError, ECGError
 from util.processes.machines import Meeting, choose_interface
@@ -236,7 +237,7 @@ def run_torchrun(arguments: list[str], called) -> int:
         from torch.distributed.run import parse_args, run
 
         logging.disable(logging.ERROR)  # torchrun's; the training processes speak for themselves
-        metrics.configure(stop)
+        metrics.configure(cast(metrics.MetricHandler, stop))
         try:
             run(parse_args(arguments))
             return 0

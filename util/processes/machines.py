@@ -95,7 +95,8 @@ class Meeting:
     """
 
     def __init__(self, nodes: int, node: int, address: str, port: int):
-        self.nodes, self.node, self._ended = nodes, node, None
+        self.nodes, self.node = nodes, node
+        self._ended: int | None = None
         self._store = self._open(address, port)
         self.port = self._store.port
         self.attempt = self._current()

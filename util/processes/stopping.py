@@ -107,13 +107,13 @@ def end_when_stuck() -> None:
 def _watch(reader, writer):
     while reader.recv(1)[0] not in SIGNALS:
         pass
-    stands, since = None, 0
+    stands: tuple | None = None
+    since = 0.0
+    main = threading.main_thread().ident or 0
     while True:
-        frame = sys._current_frames().get(threading.main_thread().ident)
-        now = (
-            frame,
-            frame and frame.f_lasti,
-        )  # holding the frame keeps another one from looking the same
+        frame = sys._current_frames().get(main)
+        # holding the frame keeps another one from looking the same
+        now = (frame, frame and frame.f_lasti)
         if now != stands or _working_alone.is_set():
             stands, since = now, time.monotonic()
         elif time.monotonic() - since > STUCK_SECONDS:

@@ -208,8 +208,7 @@ class Fold:
                 "note: protocol 'published' selects and reports on the same fold; its numbers are "
                 "optimistic"
             )
-        for sentence in self.criterion.notes:
-            note(sentence)
+        self.criterion.describe()
 
 
 class SupervisedTask(Method):
