@@ -262,7 +262,7 @@ def broadcast_object(value, source: int = 0):
     _wait(dist.broadcast(data, source, group=_long_group(), async_op=True))
     if rank() == source:
         return value
-    return torch.load(io.BytesIO(data.numpy()), map_location="cpu", weights_only=True)
+    return torch.load(io.BytesIO(data.numpy().data), map_location="cpu", weights_only=True)
 
 
 def gather(x: torch.Tensor) -> torch.Tensor:

@@ -58,10 +58,10 @@ class Predictions:
     def join(cls, several: list["Predictions"]) -> "Predictions":
         """Return the predictions of several folds as one, of the classes and task of the first."""
         columns = [predictions._by_record() for predictions in several]
-        return replace(
-            several[0],
-            **{name: np.concatenate([each[name] for each in columns]) for name in columns[0]},
-        )
+        joined: dict[str, Any] = {
+            name: np.concatenate([each[name] for each in columns]) for name in columns[0]
+        }
+        return replace(several[0], **joined)
 
     def _by_record(self) -> dict[str, Any]:
         """The fields that have a row a record."""
