@@ -133,9 +133,9 @@ def check_pretrained(path: str | os.PathLike) -> None:
     Raises:
         CheckpointError: it does not.
     """
-    files: Sequence[str | os.PathLike] = (
-        _present(path, *PUBLISHED_FILES) if Path(path).is_dir() else [path]
-    )
+    files = [Path(path)]
+    if files[0].is_dir():
+        files = _present(path, *PUBLISHED_FILES)
     if not files:
         wanted = ", ".join(name for names in PUBLISHED_FILES.values() for name in names)
         raise CheckpointError(
