@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from main_finetune import finetune
 from main_pretrain import pretrain
 from util.challenge import ABBREVIATIONS
+from util.config.command_line import add_set_flag
 from util.config.fields import to_mapping
 from util.config.keys import FinetuneConfig, JobConfig, PretrainConfig
 from util.config.load import ROOT, find_overlay, load_config, read_yaml
@@ -610,14 +611,7 @@ def parse_arguments(argv=None):
         metavar="DIR",
         help="for trainings and predictions",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="override one key of every config, e.g. --set dataset.store=DIR",
-    )
+    add_set_flag(parser, "override one key of every config, e.g. --set dataset.store=DIR")
     parser.add_argument(
         "--markdown", action="store_true", help="write RESULTS.md from the CSV and train nothing"
     )

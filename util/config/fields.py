@@ -55,17 +55,17 @@ class Key:
 
     @property
     def default_text(self) -> str:
-        """The default as YAML writes it; "required" where there is none."""
+        """Return the default as YAML writes it, "required" where there is none."""
         return "required" if self.default is REQUIRED else json.dumps(self.default)
 
     @property
     def kinds(self) -> str:
-        """The types, in words."""
+        """Return the types, in words."""
         return " or ".join(WORDS[kind] for kind in self.types)
 
     @property
     def bounds(self) -> str:
-        """The allowed numbers, in words."""
+        """Return the allowed numbers, in words."""
         least, most = f"{self.least:g}", f"{self.most:g}"
         return f"{least} or more" if math.isinf(self.most) else f"between {least} and {most}"
 

@@ -68,8 +68,8 @@ class CropDataset(Dataset):
 
     @functools.cached_property
     def checksums(self) -> list[str]:
-        """Those of the table of records and of the labels, "" without any: what a resumed run must
-        find unchanged.
+        """Return what a resumed run must find unchanged: the checksums of the table of records and
+        of the labels, "" without any.
         """
         labels = "" if self.labels is None else checksum(self.labels.tobytes())
         return [self.store.meta["records_crc32"], labels]

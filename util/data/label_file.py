@@ -126,7 +126,7 @@ class _Column:
         self.numbers = pd.to_numeric(flags, errors="coerce").to_numpy(float)
 
     def kind(self, where: str) -> str:
-        """A key of ``LOOKS``; ``where`` names the column in a ConfigError."""
+        """Return a key of ``LOOKS``; ``where`` names the column in a ConfigError."""
         finite = np.isfinite(self.numbers)
         others = [word for word in (self.words[place] for place in np.flatnonzero(~finite)) if word]
         if not others and not finite.any():

@@ -96,7 +96,7 @@ class LabelMasks:
 
     @property
     def by_fold(self) -> bool:
-        """Whether the labels depend on the fold."""
+        """Return whether the labels depend on the fold."""
         return self.wanted and self.left_out is not None
 
     def of_fold(self, selects: np.ndarray) -> Labels:

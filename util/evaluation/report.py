@@ -61,8 +61,10 @@ class FoldResult:
 
 # ============ selection ============
 def save_best(training: Training, values: dict[str, float], files: FoldFiles) -> None:
-    """Write the weights for every metric that improved (strictly).  NaN, a metric that is not
-    defined on these records, is the worst value; the first epoch is always written.
+    """Write the weights for every metric that improved (strictly).
+
+    NaN, a metric that is not defined on these records, is the worst value; the first epoch is
+    always written.
     """
     task = cast(SupervisedTask, training.model)
     for name, value in values.items():

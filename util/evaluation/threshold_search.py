@@ -202,14 +202,12 @@ def for_all_folds(
     if method == "pooled":
         every = Predictions.join([part for _, part in searched.values()])
         return SEARCHES[method](every.labels > 0, every.outputs, min_positives)
-    decoded = results[0].thresholds is None
-    return Thresholds(
-        None if decoded else np.median([found.thresholds for found in results], axis=0),
-        float(np.mean([found.score for found in results])),
-        sum(found.n_records for found in results),
-        results[0].method if decoded else f"{results[0].method}, median of {len(results)} folds",
-        0 if decoded else 1,
-    )
+    score = float(np.mean([result.score for result in results]))
+    records, name = sum(result.n_records for result in results), results[0].method
+    if results[0].thresholds is None:  # a decoder
+        return Thresholds(None, score, records, name, 0)
+    median = np.median([result.thresholds for result in results], axis=0)
+    return Thresholds(median, score, records, f"{name}, median of {len(results)} folds", 1)
 
 
 def mean_rows(table: pd.DataFrame) -> pd.DataFrame:
@@ -297,11 +295,11 @@ def search_folder(
         tested[fold] = parts["test"]
 
     results = folder / f"thresholds_{best}_{method}"
-    found, tables = [], []
+    every_fold, tables = [], []
     for fold, part in search_sets(method, searched).items():
         labels = part.labels > 0
         thresholds = SEARCHES[method](labels, part.outputs, min_positives)
-        found.append(thresholds)
+        every_fold.append(thresholds)
         note(f"==== fold {fold} ====\n{describe(thresholds, labels, min_positives)}")
         tables.append(report(fold, *searched[fold], thresholds, tested[fold]))
         note_table(tables[-1])
@@ -316,11 +314,11 @@ def search_folder(
                 f"{folder.name}, fold {fold}: {thresholds.method}, Challenge score on its search "
                 f"records {thresholds.score:.3f}, {thresholds.n_records} records",
             )
-    every = for_all_folds(method, found, searched, min_positives)
-    save_thresholds(results / "thresholds.json", every)
+    for_all = for_all_folds(method, every_fold, searched, min_positives)
+    save_thresholds(results / "thresholds.json", for_all)
     table = pd.concat(tables)
-    if len(found) > 1:
-        note(f"==== {len(found)} folds ====")
+    if len(every_fold) > 1:
+        note(f"==== {len(every_fold)} folds ====")
         means = mean_rows(table)
         note_table(means)
         table = pd.concat([table, means])

@@ -41,7 +41,10 @@ def find_weights(
     folder, metric = Path(folder), METRIC[best]
     weights: dict[int, Path] = {}
     for fold in range(FOLDS):
-        for files in FoldFiles(folder / f"fold{fold}"), FoldFiles(folder / f"fold{fold}", True):
+        for files in (
+            FoldFiles(folder / f"fold{fold}"),
+            FoldFiles(folder / f"fold{fold}", published=True),
+        ):
             if files.best(metric).is_file():
                 weights[fold] = files.best(metric)
     lone = FoldFiles(folder).best(metric)
@@ -99,12 +102,12 @@ class Trained:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes' names; in regression, the columns'."""
+        """Return the classes' names; in regression, the columns'."""
         return self.criterion.classes
 
     @property
     def task(self) -> str:
-        """multilabel, multiclass or regression."""
+        """Return multilabel, multiclass or regression."""
         return TASKS[self.criterion.loss]
 
 

@@ -134,11 +134,9 @@ def _check_archive(path: Path) -> None:
 def _damaged(path: Path, what: str, error: Exception) -> CheckpointError:
     reason = (str(error).splitlines() or [""])[0] or type(error).__name__
     older = [p for p in _numbered(path.parent) if p != path]
-    advice = (
-        f"Go on from an older one: --resume {older[-1]}"
-        if older and what == "checkpoint"
-        else "Copy it again, or make it again"
-    )
+    advice = "Copy it again, or make it again"
+    if older and what == "checkpoint":
+        advice = f"Go on from an older one: --resume {older[-1]}"
     return CheckpointError(f"{path} is damaged or no {what}: {reason}. {advice}")
 
 

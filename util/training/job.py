@@ -231,15 +231,15 @@ class SupervisedTask(Method):
         self.frozen = False
         self.learning = [p for p in classifier.parameters() if p.requires_grad]
         if mode == "linprobe":
-            self.freeze(True)
+            self.freeze(frozen=True)
 
     # Not an attribute: its weights would stand twice in the state dict
     @property
     def encoder(self) -> Encoder:  # type: ignore[override]
-        """The classifier: it exports as an encoder without its heads."""
+        """Return the classifier: it exports as an encoder without its heads."""
         return self.classifier
 
-    def freeze(self, frozen: bool) -> bool:
+    def freeze(self, *, frozen: bool) -> bool:
         """Train the heads alone (True) or everything (False); return whether this changed
         anything.
         """
