@@ -87,8 +87,10 @@ def choose_rows(
     return rows
 
 
-def _are_folds(values: list) -> bool:
-    """Whether these are different folds."""
+def _are_folds(values: Any) -> bool:
+    """Whether this is a list of different folds."""
+    if not isinstance(values, list):
+        return False
     valid = all(type(fold) is int and 0 <= fold < FOLDS for fold in values)
     return valid and len(set(values)) == len(values)
 
