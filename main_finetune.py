@@ -24,7 +24,7 @@ if __name__ == "__main__":
 
 import torch
 
-from util.console import begin, note
+from util.console import begin, fold_of_job, note
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.head_start import fit_heads
 from util.evaluation.report import FoldFiles, FoldResult, report_test, save_best, write_summary
@@ -55,10 +55,11 @@ def finetune(config: FinetuneConfig, *, published_names: bool = False) -> list[F
     folder = Path(config.output_dir) / config.exp_name
     several, results = len(job.folds) > 1, []
     for number in job.folds:
-        if several:
-            note(f"==== fold {number} ====")
         place = folder / f"fold{number}" if several or published_names else folder
-        results.append(run_fold(job.fold(number), FoldFiles(place, published_names), device))
+        with fold_of_job():
+            if several:
+                note(f"==== fold {number} ====")
+            results.append(run_fold(job.fold(number), FoldFiles(place, published_names), device))
     if several:
         collectives.on_main(lambda: write_summary(results, folder / "summary.csv"))
     return results

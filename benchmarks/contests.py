@@ -22,6 +22,8 @@ from benchmarks.reference.st_mem import LEADS as LEAD_COUNT
 from benchmarks.reference.st_mem import PATCH, PATCHES, plain_forward
 from benchmarks.reference.views import signal_views
 from util.challenge import CLASSES
+from util.config.fields import parse
+from util.config.keys import TrainConfig
 from util.contract.registry import build
 from util.data.dataset import CropDataset, TrainingBatches, make_loader, to_device
 from util.data.store import RecordStore, write_store
@@ -52,13 +54,16 @@ AUGMENT = {
         "partial_white_noise",
     ]
 }
-TRAIN = {
-    "optimizer": "adamw",
-    "optimizer_kwargs": {"betas": [0.9, 0.95]},
-    "weight_decay": 0.01,
-    "decay_all": True,
-    "lr": 1e-5,
-}
+LR = 1e-5
+TRAIN = parse(
+    TrainConfig,
+    {
+        "epochs": 1,
+        "optimizer_kwargs": {"betas": [0.9, 0.95]},
+        "weight_decay": 0.01,
+        "decay_all": True,
+    },
+)
 
 
 @dataclass
@@ -115,13 +120,13 @@ def st_mem_step(device, small):
     agreement = step_agreement(model, weights, series, noise)
     plain = torch.optim.AdamW(
         (p for p in model.parameters() if p.requires_grad),
-        lr=1e-5,
+        lr=LR,
         betas=(0.9, 0.95),
         weight_decay=0.01,
         foreach=False,
         fused=False,
     )
-    ours = make_optimizer(model, TRAIN)
+    ours = make_optimizer(model, TRAIN, LR)
 
     def step(forward, optimizer, precision, amp=None):
         torch.set_float32_matmul_precision(precision)

@@ -30,6 +30,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 MOMENTS = ("starting", "step", "checkpoint", "evaluation")
 EPOCHS = 3
+NOT_COMPARED = (".lock", "config.yaml", "console.txt")  # a resumed run says that it is one
 
 # ============ scenarios ============
 DATA = {
@@ -259,9 +260,7 @@ def differences(folder, other) -> list[str]:
         {
             path.relative_to(place).as_posix()
             for path in place.rglob("*")
-            if path.is_file()
-            and "tensorboard" not in path.parts
-            and path.name not in (".lock", "config.yaml")
+            if path.is_file() and "tensorboard" not in path.parts and path.name not in NOT_COMPARED
         }
         for place in (folder, other)
     ]

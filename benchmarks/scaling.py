@@ -29,7 +29,7 @@ import numpy as np
 import torch
 import yaml
 
-from benchmarks.contests import TRAIN
+from benchmarks.contests import LR, TRAIN
 from benchmarks.fault_injection import simulate
 from benchmarks.timing import interleaved
 from util.contract.registry import DataFacts, build
@@ -108,7 +108,7 @@ def step_seconds(leads, length, small):
     spec = {"name": "st_mem_vit_tiny_dec128d2b", "seq_len": length}
     model = build(spec, DataFacts(LEADS[:leads], 250))
     batch = {"signal": torch.randn(4, leads, length), "random": KeyedRandom(torch.arange(4))}
-    optimizer = make_optimizer(model, TRAIN)
+    optimizer = make_optimizer(model, TRAIN, LR)
 
     def step():
         model(batch, model.draw(batch))["loss"].backward()

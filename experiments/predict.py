@@ -92,7 +92,7 @@ from util.recordings.recording import resample_to
 from util.recordings.wfdb_files import UNDIAGNOSED, find_headers, read_record
 from util.scoring.thresholds import Thresholds, apply_thresholds, load_thresholds
 from util.training.optimizer import resolve_amp
-from util.training.setup import open_store
+from util.training.setup import store_at
 
 CHUNK_SAMPLES = 2_000_000  # samples a lead held in memory at a time: an hour of ECG at 500 Hz
 SUMMARY = "summary"
@@ -153,7 +153,7 @@ class Stored(NamedTuple):
 
 def stored_records(given, rates) -> list[Stored]:
     """All records of the store at ``given``."""
-    stores = {fs: open_store({"dataset": {"store": given, "fs": fs}}) for fs in rates}
+    stores = {fs: store_at(given, fs) for fs in rates}
     return [Stored(stores, row) for row in range(len(stores[rates[0]]))]
 
 

@@ -22,6 +22,7 @@ import os
 import sys
 import time
 import zlib
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
@@ -38,8 +39,8 @@ from main_pretrain import pretrain
 from util.challenge import ABBREVIATIONS
 from util.config.command_line import add_set_flag
 from util.config.fields import to_mapping
-from util.config.keys import FinetuneConfig, JobConfig, PretrainConfig
-from util.config.load import ROOT, find_overlay, load_config, read_yaml
+from util.config.keys import FinetuneConfig, PretrainConfig
+from util.config.load import ROOT, Job, find_overlay, load_config, read_yaml
 from util.console import quietly
 from util.data.splits import parse_folds
 from util.data.store import FOLDS
@@ -135,7 +136,7 @@ def folds_of(row: dict) -> list[int]:
     return sum(row["groups"], [])
 
 
-def resolved(part: dict, program: type[JobConfig], more: dict, overrides=()) -> JobConfig:
+def resolved(part: dict, program: type[Job], more: dict, overrides: Iterable[str] = ()) -> Job:
     """The config of a row, or of its pre-training."""
     layers = [
         ROOT / "configs" / f"{part['config']}.yaml",

@@ -1,4 +1,6 @@
-"""What every test begins with."""
+"""What every test begins with, and which tests are quick: all that are neither slow nor listed."""
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,6 +9,71 @@ from tests.support.stand_in import force_matmul_precision
 from util import console
 
 force_matmul_precision()
+
+ROOT = Path(__file__).resolve().parents[1]
+# Folders and files of whole jobs, of further processes or of seconds a test.
+LONG_FILES = (
+    "tests/benchmarks",
+    "tests/data_preparation/test_benchmark_labels.py",
+    "tests/data_preparation/test_duplicates.py",
+    "tests/data_preparation/test_extraction.py",
+    "tests/data_preparation/test_import_arrays.py",
+    "tests/data_preparation/test_simulator.py",
+    "tests/experiments",
+    "tests/jobs",
+    "tests/models/methods/test_golden.py",
+    "tests/util/config/test_fuzz_config.py",
+    "tests/util/evaluation/test_head_start.py",
+    "tests/util/evaluation/test_probes.py",
+    "tests/util/processes",
+    "tests/util/recordings/test_fuzz_records.py",
+    "tests/util/training/test_checkpoint.py",
+    "tests/util/training/test_compile.py",
+    "tests/util/training/test_engine.py",
+    "tests/util/training/test_gpu_step.py",
+)
+# Tests of seconds in files of otherwise quick ones.
+LONG_TESTS = {
+    "test_a_12_lead_checkpoint_serves_any_leads_in_any_order",
+    "test_a_thousand_resamples_of_two_thousand_records_take_seconds",
+    "test_a_flat_lead_comes_out_as_exact_zeros",
+    "test_a_published_overlay_turns_on_all_published_choices",
+    "test_an_electrode_offset_of_hundred_millivolts_costs_no_digits",
+    "test_attention_is_the_same_written_out_and_fused",
+    "test_dropped_samples_are_distributed_as_published",
+    "test_every_command_of_an_example_runs_as_it_stands",
+    "test_every_config_builds_its_transforms_and_its_model",
+    "test_every_method_trains_every_encoder",
+    "test_every_overlay_merges_over_a_config_it_is_made_for",
+    "test_every_parameter_learns_and_it_learns_to_tell_steps_apart",
+    "test_figure_has_a_panel_for_each_class",
+    "test_filters_at_other_rates_and_cutoffs",
+    "test_filters_equal_scipys_on_every_kind_of_signal",
+    "test_frozen_parts_stay_bit_for_bit_and_the_others_learn",
+    "test_it_learns_to_predict_crops_that_repeat",
+    "test_partial_noise_is_distributed_as_published",
+    "test_preprocessing_equals_the_recorded_arrays",
+    "test_the_encoder_is_fine_tuned",
+    "test_the_examples_pass_the_linter",
+    "test_the_few_negatives_of_a_common_class_stay_present",
+    "test_the_first_losses_of_pretraining_do_not_depend_on_the_number_of_workers",
+    "test_whatever_a_file_holds_it_is_read_or_explained",
+}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files without a quick test where these alone are asked for: some import a lot."""
+    asked = config.option.markexpr == "quick"
+    return True if asked and collection_path.relative_to(ROOT).as_posix() in LONG_FILES else None
+
+
+@pytest.hookimpl(tryfirst=True)  # before those that are not asked for are taken out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the quick tests."""
+    for item in items:
+        long = item.nodeid.startswith(LONG_FILES) or item.originalname in LONG_TESTS
+        if not long and not item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.quick)
 
 
 @pytest.fixture(autouse=True)

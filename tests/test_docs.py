@@ -5,10 +5,11 @@ messages are said.
 import argparse
 import ast
 import contextlib
-import importlib
+import importlib.util
 import io
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,9 +88,13 @@ def check_command(words: list[str]) -> None:
         assert (
             flags[0] in INSTALLED
             or (ROOT / flags[0].replace(".", "/")).with_suffix(".py").is_file()
+            or (ROOT / flags[0].replace(".", "/") / "__main__.py").is_file()
         ), flags[0]
         return
     assert (ROOT / program).is_file(), f"there is no {program}"
+    if program.startswith("docs/"):  # draws a picture; it takes no flags
+        assert flags[:1] in ([], [">"]), flags
+        return
     if not program.endswith(".py") and program not in LAUNCHERS:
         named = {flag for flag in flags if flag.startswith("--")}
         assert all(flag in (ROOT / program).read_text("utf-8") for flag in named), (
@@ -204,6 +209,34 @@ def test_no_page_names_a_place_of_one_machine(page):
 def test_the_readme_stays_short():
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
     assert (ROOT / "docs" / "reconstruction.png").stat().st_size < 150_000
+
+
+def drawing():
+    """Return the module docs/draw_architecture.py, which is no part of a package."""
+    path = ROOT / "docs" / "draw_architecture.py"
+    spec = importlib.util.spec_from_file_location("draw_architecture", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_picture_shows_the_rooms_that_exist():
+    names = re.findall(r'"name"[^>]*>([^<]+)<', (ROOT / "docs" / "architecture.svg").read_text())
+    rooms = {path.parent.name for path in (ROOT / "util").glob("*/__init__.py")}
+    assert {name.removeprefix("util/") for name in names if name.startswith("util/")} - {
+        ""
+    } == rooms
+    folders = {name.strip("/") for name in names if "util/" not in name}
+    assert all((ROOT / name).exists() for name in folders)
+    assert {"models", "data_preparation", "experiments", "main_pretrain.py"} <= folders
+
+
+def test_the_picture_is_the_drawing_of_this_tree():
+    drawn = drawing().draw() + "\n"
+    assert (ROOT / "docs" / "architecture.svg").read_text("utf-8") == drawn, (
+        "python docs/draw_architecture.py > docs/architecture.svg"
+    )
 
 
 def source_texts() -> str:

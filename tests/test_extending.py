@@ -2,17 +2,21 @@
 missing.
 """
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests.support import small_store
 from tests.support.tiny_encoder import assert_every_parameter_learns, run_step, tiny_batch
-from util.config.keys import PretrainConfig
-from util.config.load import ROOT, load_config
+from util.config.load import ROOT
 from util.contract.registry import MODELS, DataFacts, build, find_model
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
@@ -24,12 +28,25 @@ from util.signals.transforms import build_pipeline
 PAGE = (ROOT / "docs" / "extending.md").read_text("utf-8")
 CROP = torch.randn(4, 12, 250, generator=torch.Generator().manual_seed(0))
 FACTS = DataFacts(tuple(LEADS), 100.0, 24)
+HEADINGS = ("encoder", "method", "augmentation", "score")
+
+
+def section(heading: str) -> str:
+    """Return the text of one worked example."""
+    return PAGE.split(f"## A new {heading}\n")[1].split("\n## ")[0]
 
 
 def block(heading: str, language: str) -> str:
-    """The block of code of one section."""
-    section = PAGE.split(f"## A new {heading}\n")[1].split("\n## ")[0]
-    return re.search(rf"^```{language}\n(.*?)^```", section, re.MULTILINE | re.DOTALL)[1]
+    """Return the block of code of one section; of no language: its commands."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", section(heading), re.MULTILINE | re.DOTALL)
+    assert [name for name, _ in blocks] == ["python", "yaml", ""]
+    return dict(blocks)[language]
+
+
+def file_of(heading: str, suffix: str) -> str:
+    """Return the path, in backticks on the page, of the one Python or YAML file of an example."""
+    prose = re.sub(r"^```.*?^```", "", section(heading), flags=re.MULTILINE | re.DOTALL)
+    return re.search(rf"`((?:models|util|configs)/[\w/]+\.{suffix})`", prose)[1]
 
 
 @pytest.fixture(autouse=True)
@@ -114,18 +131,98 @@ def test_the_score_is_computed_and_the_lowest_is_the_best():
     assert not scores.lower_is_better("AUROC") and not scores.lower_is_better("F1Score_micro")
 
 
-@pytest.mark.parametrize(
-    "heading, folder",
-    [
-        ("method", "pretrain"),
-        ("encoder", "downstream"),
-        ("augmentation", "downstream"),
-        ("score", "downstream"),
-    ],
-)
-def test_the_configs_are_taken(heading, folder, tmp_path):
-    shutil.copytree(ROOT / "configs" / folder, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "my.yaml").write_text(block(heading, "yaml"))
-    load_config(
-        [tmp_path / "my.yaml"], program=PretrainConfig if folder == "pretrain" else "finetune"
+# ============ the page followed to the letter ============
+SMALLER_DEMO = """
+dataset: {max_records: 80}
+dataloader: {batch_size: 8, num_workers: 0}
+train: {epochs: 2, warmup_epochs: 1, steps_per_epoch: 2, log_every: 1}
+"""
+ENDS_WITH = {
+    "my_gru": r"test \(best-AUROC\.pth of epoch \d, .*\): loss [\d.]+, AUROC [\d.]+",
+    "simclr_gru": r"encoder: output/simclr_gru/encoder\.pth",
+    "my_gru_finetune": r"loaded 12 of 12 encoder tensors",
+    "my_vicreg": r"epoch 2: linear probe AUROC [^$]*encoder: output/my_vicreg/encoder\.pth",
+    "my_vicreg_finetune": r"loaded \d+ of \d+ encoder tensors",
+    "my_wander": r"test \(best-AUROC\.pth of epoch \d",
+    "my_brier": r"test \(best-MyBrier\.pth of epoch \d, .*MyBrier [\d.]+",
+}
+
+
+def add_code(path: Path, code: str) -> None:
+    """Write a new file, or put code at the end of one, before what it does as a program."""
+    path.parent.mkdir(exist_ok=True)
+    before, main, after = path.read_text().partition("if __name__") if path.exists() else [""] * 3
+    parts = [part.strip() + "\n" for part in (before, code, main + after) if part.strip()]
+    path.write_text("\n\n".join(parts))
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory) -> Path:
+    """A copy of this repository with the files of all examples, data where README puts them, and
+    a smaller demo.
+    """
+    copy = tmp_path_factory.mktemp("extended")
+    for folder in ("util", "models", "configs"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (
+        "main_pretrain.py",
+        "main_finetune.py",
+        "run_pretrain.sh",
+        "run_downstream.sh",
+        "pyproject.toml",
+    ):
+        shutil.copy(ROOT / name, copy)
+    (copy / "docs").mkdir()
+    for heading in HEADINGS:
+        add_code(copy / file_of(heading, "py"), block(heading, "python"))
+        yaml = copy / file_of(heading, "yaml")
+        assert not yaml.exists()
+        yaml.write_text(block(heading, "yaml"))
+    (copy / "configs" / "overlay" / "demo.yaml").write_text(SMALLER_DEMO)
+    store = copy / "data_folder" / "data_summary_without_preprocessing"  # the default, as in README
+    store.parent.mkdir()
+    store.symlink_to(small_store.store())
+    return copy
+
+
+def run_line(line: str, folder: Path) -> str:
+    """Run a command line in ``folder`` with the Python of this test; return what it printed."""
+    python = Path(sys.executable).parent
+    ended = subprocess.run(
+        ["bash", "-c", line],
+        cwd=folder,
+        env={
+            **os.environ,
+            "VIRTUAL_ENV": str(python.parent),
+            "PATH": f"{python}{os.pathsep}{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
     )
+    assert ended.returncode == 0, f"{line}\n{ended.stdout}"
+    return ended.stdout
+
+
+@pytest.mark.parametrize("heading", HEADINGS)
+def test_every_command_of_an_example_runs_as_it_stands(heading, repository):
+    lines = block(heading, "").splitlines()
+    assert lines
+    for line in lines:
+        text = run_line(line, repository)
+        name = re.search(r"--exp_name (\S+)", line)
+        if name is None:
+            assert line.endswith("> docs/scores.md")
+            assert "MyBrier" in (repository / "docs" / "scores.md").read_text()
+            continue
+        assert re.search(ENDS_WITH[name[1]], text), f"{line}\n{text}"
+        log = (repository / "output" / name[1] / "log.txt").read_text()
+        results = "encoder.pth" if "pretrain" in line else "test_metrics.csv"
+        assert log and (repository / "output" / name[1] / results).is_file()
+
+
+def test_the_examples_pass_the_linter(repository):
+    run_line(f"python -m ruff check --no-cache --config {ROOT}/pyproject.toml .", repository)
+    run_line("python -m ruff format --no-cache --check .", repository)

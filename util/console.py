@@ -56,6 +56,17 @@ def keep_in(folder: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
+def fold_of_job() -> Iterator[None]:
+    """Keep what is said meanwhile in the fold's folder alone, after what the job said before."""
+    shared = len(_said)
+    try:
+        yield
+    finally:
+        del _said[shared:]
+        _folder.clear()
+
+
+@contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Say nothing meanwhile: for a look ahead at what a job will say itself."""
     _quiet.append(True)

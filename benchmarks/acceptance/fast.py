@@ -72,7 +72,7 @@ def stepping(run, path, overrides, batch, steps=None, **train):
 
     def go():
         for _ in range(steps):
-            training._step(batches)
+            training.take_step(batches)
             training.model.after_step(training.progress())
         training.meters.pending.clear()
 
@@ -84,7 +84,7 @@ def flop(training) -> float:
     batch = next(iter(training.loader))
     counter = FlopCounterMode(display=False)
     with counter, autocast(training.device, training.amp):
-        prepared = training._prepare(batch)
+        prepared = training.prepare(batch)
         training.model(prepared, training.model.draw(prepared))["loss"].backward()
     training.optimizer.zero_grad(set_to_none=True)
     return counter.get_total_flops() / len(batch["key"])

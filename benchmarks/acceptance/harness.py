@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.fault_injection import simulate
+from util.config.keys import FinetuneConfig, JobConfig, PretrainConfig
 from util.config.load import find_overlay, load_config
 from util.files import replacing
 from util.processes.stopping import StopRequest
 from util.training.engine import Training
-from util.training.job import LabelledRecords, SupervisedTask
+from util.training.job import LabelledJob, SupervisedTask
 from util.training.setup import build_configured, open_store, set_up_training, usable_rows
 
 VERDICTS = {True: "pass", False: "FAIL", None: "skipped"}
@@ -94,11 +95,11 @@ class Run:
         return folder / "store" if done else simulate(folder, 200 if self.small else 3000, 100, 250)
 
     # ============ jobs of the project's programs ============
-    def config(self, path: str, *overrides: str, overlays=(), name="job") -> dict:
+    def config(self, path: str, *overrides: str, overlays=(), name="job") -> JobConfig:
         """A config of configs/ for this store and device: no warm-up, one epoch, no checkpoints
         but the last.
         """
-        program = "pretrain" if path.startswith("pretrain") else "finetune"
+        program = PretrainConfig if path.startswith("pretrain") else FinetuneConfig
         own = [
             f"dataset.store={self.store}",
             f"output_dir={self.out / 'runs'}",
@@ -110,8 +111,8 @@ class Run:
             "train.log_every=1",
         ]
         own += {
-            "pretrain": ["train.probe_every=0", "train.figure_every=1000"],
-            "finetune": ["mode=scratch", "dataset.fold=0"],
+            PretrainConfig: ["train.probe_every=0", "train.figure_every=1000"],
+            FinetuneConfig: ["mode=scratch", "dataset.fold=0"],
         }[program]
         root = Path(__file__).resolve().parents[2]
         return load_config(
@@ -124,8 +125,8 @@ class Run:
         """The engine of such a config, ready for its first step, in a folder of its own."""
         self.jobs += 1
         config = self.config(path, *overrides, name=f"job{self.jobs}", **options)
-        device, folder = device or self.device, Path(config["output_dir"]) / config["exp_name"]
-        if path.startswith("pretrain"):
+        device, folder = device or self.device, Path(config.output_dir) / config.exp_name
+        if isinstance(config, PretrainConfig):
             store = open_store(config)
             return set_up_training(
                 config,
@@ -135,17 +136,16 @@ class Run:
                 device,
                 folder,
             )
-        records = LabelledRecords(config)
+        job = LabelledJob(config)
+        fold = job.fold(job.folds[0])
         return set_up_training(
-            config,
-            records.store,
-            records.rows,
-            lambda: SupervisedTask(
-                build_configured(config, len(records.classes)), records.criterion(records.rows)
-            ),
+            job.config,
+            job.store,
+            fold.parts["train"],
+            lambda: SupervisedTask(build_configured(config, len(job.classes)), fold.criterion),
             device,
             folder,
-            records.labels,
+            labels=fold.labels,
         )
 
     def losses(self, path: str, *overrides, steps=20, **options) -> list[float]:

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import yaml
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -25,6 +24,7 @@ from benchmarks.fault_injection import differences
 from main_pretrain import pretrain
 from models.methods.mae import draw_mask
 from tests.support import golden_models as golden
+from util.config.load import save_config
 from util.data.dataset import to_device
 from util.keyed_random import KeyedRandom
 from util.processes import batch_norm, collectives
@@ -295,8 +295,8 @@ def compiled(run):
                 "train.compile=true",
                 "train.steps_per_epoch=6",
             )
-            counts, step = [], training._step
-            training._step = lambda batches, step=step: (
+            counts, step = [], training.take_step
+            training.take_step = lambda batches, step=step: (
                 step(batches),
                 counts.append(counters["stats"]["unique_graphs"]),
             )
@@ -348,11 +348,11 @@ def no_waiting(run):
             "train.log_every=1000",
             "train.steps_per_epoch=22",
         )
-        step = training._step
+        step = training.take_step
 
         def strict(batches, training=training, step=step):
             torch.cuda.set_sync_debug_mode(
-                "error" if training.step > 1 else "default"
+                "error" if training.state.step > 1 else "default"
             )  # the first two warm up
             try:
                 step(batches)
@@ -360,7 +360,7 @@ def no_waiting(run):
             finally:
                 torch.cuda.set_sync_debug_mode("default")
 
-        training._step = strict
+        training.take_step = strict
         training.train_epoch(StopRequest())
         run.row(f"{path}, {amp}, clipped: 20 steps", "no wait", True, "no synchronisation")
 
@@ -476,7 +476,7 @@ def several_processes(run):
             gap = max(
                 abs(a / b - 1)
                 for a, b in zip(
-                    logged_losses(Path(config["output_dir"]) / f"world{world}"), alone, strict=True
+                    logged_losses(Path(config.output_dir) / f"world{world}"), alone, strict=True
                 )
             )
             run.row(
@@ -506,11 +506,11 @@ def resumed(run):
         run.config("pretrain/st_mem", *overrides, name=name, overlays=["short_crops"])
         for name in ("undisturbed", "killed")
     )
-    folders = [Path(config["output_dir"]) / config["exp_name"] for config in (whole, killed)]
+    folders = [Path(config.output_dir) / config.exp_name for config in (whole, killed)]
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
     pretrain(whole)
-    (run.out / "killed.yaml").write_text(yaml.safe_dump(killed))
+    save_config(killed, run.out / "killed.yaml")
     process = subprocess.Popen(
         [
             sys.executable,

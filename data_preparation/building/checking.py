@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from data_preparation.building.duplicates import COLUMNS, SAME, find_duplicates
-from util.config.keys import DatasetConfig
+from util.config.keys import FinetuneDataset
 from util.data.labels import read_labels
 from util.data.record_tables import find_table, table_names
 from util.data.store import RecordStore
@@ -52,7 +52,7 @@ def is_sound(folder: Path) -> bool:
             f"{len(store.meta['blocks'])} blocks"
         )
         for name in table_names(folder.parent, "labels"):
-            labels = read_labels(store, DatasetConfig(labels=name))
+            labels = read_labels(store, FinetuneDataset(labels=name))
             print(
                 f"sound    labels {name}: {labels.kind}, {len(labels.classes)} classes or "
                 f"columns, known of {labels.known.sum()} records"

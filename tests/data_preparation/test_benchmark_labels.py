@@ -2,6 +2,8 @@
 files to the score.
 """
 
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 import torch
@@ -82,7 +84,7 @@ def test_tables_sizes_and_warnings(ptbxl, capsys):
         ["STTC", "32", "4", "4"],
     ]
     store = RecordStore(ptbxl / "store" / "fs100")
-    labels = read_labels(store, {"labels": "ptbxl_superdiagnostic", "classes": None})
+    labels = read_labels(store, SimpleNamespace(labels="ptbxl_superdiagnostic", classes=None))
     assert labels.classes == ("CD", "HYP", "MI", "NORM", "STTC") and labels.kind == "multilabel"
     for name, values, known in zip(store.records["record"], labels.values, labels.known):
         number = int("".join(c for c in name if c.isdigit()))
@@ -119,7 +121,7 @@ def test_superdiagnostic_from_metadata_to_score(ptbxl, tmp_path, capsys):
     shared = load_config(
         [ROOT / "configs/downstream/benchmarks/ptbxl_superdiagnostic.yaml"], program=FinetuneConfig
     ).dataset
-    data = {key: shared[key] for key in ("labels", "protocol", "splits", "given")}
+    data = {key: getattr(shared, key) for key in ("labels", "protocol", "splits", "given")}
     config = {
         **CNN,
         "dataset": {**CNN["dataset"], **data, "store": str(ptbxl / "store"), "max_records": None},
@@ -159,7 +161,7 @@ def test_a_store_of_other_records_has_a_sentence(ptbxl, tmp_path):
 def test_configs_fit_the_tables_and_build_their_models(path):
     config = load_config([path], program=FinetuneConfig)
     data = config.dataset
-    assert data["protocol"] == "given" and data["given"] == BENCHMARKS[data["splits"]].given
+    assert data.protocol == "given" and data.given == BENCHMARKS[data.splits].given
     assert path.read_text().startswith("# ") and "not yet run" in path.read_text()
     task = {"physionet2017": "multiclass", "mimic_age": "regression"}.get(path.stem, "multilabel")
     scores = parse_scores(config.metric.target_metrics, ("a", "b"), task)

@@ -12,12 +12,12 @@ from experiments import leave_one_hospital_out
 from main_finetune import finetune
 from tests.support.small_store import run
 from util.config.keys import FinetuneConfig, PretrainConfig
-from util.config.load import ROOT, load_config
+from util.config.load import ROOT, load_config, save_config
 from util.data.labels import read_labels
 from util.data.store import RecordStore, write_store
 from util.evaluation.probes import make_probe
 from util.scoring.scores import auroc, macro
-from util.training.job import LabelledRecords
+from util.training.job import LabelledJob
 
 AF, SINUS, BRADY, LAD = "164889003", "426783006", "426177001", "39732003"
 CODES = {
@@ -79,35 +79,37 @@ def config_of(store, folder, *overrides):
     return load_config([ROOT / "configs/downstream/signal.yaml"], overrides, program=FinetuneConfig)
 
 
-def test_labels_that_a_database_never_annotated_are_unknown(store, tmp_path):
-    records = LabelledRecords(
-        config_of(
-            store, tmp_path, "dataset.protocol=leave_one_database", "dataset.test_database=south"
-        )
+def fold_of(store, folder, *overrides):
+    """Fold 0 of the job of ``config_of``."""
+    return LabelledJob(config_of(store, folder, *overrides)).fold(0)
+
+
+def test_labels_that_a_database_never_annotated_are_unknown(store, tmp_path, capsys):
+    fold = fold_of(
+        store, tmp_path, "dataset.protocol=leave_one_database", "dataset.test_database=south"
     )
-    database = records.store.records["database"].to_numpy()
-    unknown = np.isnan(records.labels)
+    records = RecordStore(store / "fs100")
+    database = records.records["database"].to_numpy()
+    unknown = np.isnan(fold.labels)
     expected = np.zeros_like(unknown)
     expected[:, 3] = True  # the axis: south alone annotates it, and nobody trains on it
     expected[np.isin(database, ["west", "tiny"]), 2] = True
     assert np.array_equal(unknown, expected)
-    plain = read_labels(records.store, records.config["dataset"]).values
-    assert np.array_equal(records.labels[~unknown], plain[~unknown])
-    assert any("not scored on the database left out: axis" in note for note in records.notes)
-    fewer = LabelledRecords(
-        config_of(
-            store,
-            tmp_path,
-            "dataset.protocol=leave_one_database",
-            "dataset.test_database=south",
-            "dataset.databases=[south, west]",
-        )
+    plain = read_labels(records, fold.job.config.dataset).values
+    assert np.array_equal(fold.labels[~unknown], plain[~unknown])
+    assert "not scored on the database left out: axis" in capsys.readouterr().out
+    fewer = fold_of(
+        store,
+        tmp_path,
+        "dataset.protocol=leave_one_database",
+        "dataset.test_database=south",
+        "dataset.databases=[south, west]",
     )
     assert np.isnan(fewer.labels[database == "south"])[
         :, 2:
     ].all()  # slow: nobody who is trained on annotated it
-    assert not np.isnan(LabelledRecords(config_of(store, tmp_path)).labels).any()
-    nested = LabelledRecords(config_of(store, tmp_path, "dataset.mask_unannotated=true"))
+    assert not np.isnan(fold_of(store, tmp_path).labels).any()
+    nested = fold_of(store, tmp_path, "dataset.mask_unannotated=true")
     assert np.array_equal(np.isnan(nested.labels), expected & (database != "south")[:, None])
 
 
@@ -129,21 +131,19 @@ def test_the_probe_of_pre_training_knows_what_a_hospital_never_annotated(store, 
         program=PretrainConfig,
     )
     probe = make_probe(RecordStore(store / "fs100"), config, torch.device("cpu"))
-    records = LabelledRecords(
-        config_of(
-            store, tmp_path, "dataset.protocol=leave_one_database", "dataset.test_database=west"
-        )
+    fold = fold_of(
+        store, tmp_path, "dataset.protocol=leave_one_database", "dataset.test_database=west"
     )
     for (rows, _, labels), part in zip(probe.parts, ("train", "valid")):
-        assert rows.tolist() == records.parts(0)[part].tolist() and np.isnan(labels).any()
-        np.testing.assert_array_equal(labels, records.labels[rows])
+        assert rows.tolist() == fold.parts[part].tolist() and np.isnan(labels).any()
+        np.testing.assert_array_equal(labels, fold.labels_of(part))
 
 
 def test_the_matrix_of_all_hospitals(store, tmp_path, capsys):
-    (tmp_path / "config.json").write_text(json.dumps(config_of(store, tmp_path)))
+    save_config(config_of(store, tmp_path), tmp_path / "config.yaml")
     argv = [
         "--config_path",
-        tmp_path / "config.json",
+        tmp_path / "config.yaml",
         "--exp_name",
         "matrix",
         "--min_records",

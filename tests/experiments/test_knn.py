@@ -7,6 +7,7 @@ import pytest
 from experiments import knn
 from tests.support.small_store import run, store
 from util.errors import ConfigError
+from util.evaluation.neighbours import neighbours
 
 
 def by_definition(train_x, train_y, test_x, k, temperature):
@@ -35,7 +36,7 @@ def test_as_the_definition_reads_with_unknown_labels():
     train_x, test_x = numbers.normal(size=(60, 5)), numbers.normal(size=(9, 5))
     train_y = (numbers.random((60, 4)) < 0.4).astype(float)
     train_y[numbers.random((60, 4)) < 0.6] = np.nan
-    got = knn.neighbours(train_x, train_y, test_x, k=3, temperature=0.1)
+    got = neighbours(train_x, train_y, test_x, k=3, temperature=0.1)
     np.testing.assert_allclose(got, by_definition(train_x, train_y, test_x, 3, 0.1), rtol=1e-6)
 
 

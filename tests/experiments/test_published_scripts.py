@@ -16,7 +16,9 @@ import main_finetune
 from data_preparation.places import STORE
 from experiments import run_ensembled, run_signal, run_spectrogram
 from experiments.baselines import BASELINES, baseline_config, baseline_parser
+from tests.support.configs import changed
 from tests.support.double import in_double
+from tests.support.made_predictions import made
 from tests.support.small_store import (
     TINY,
     TINY_FUSION,
@@ -36,7 +38,7 @@ from util.evaluation.report import FoldFiles, save_best
 from util.evaluation.trained import load_trained
 from util.processes.devices import choose_devices
 from util.scoring.criterion import DEFAULT_LOSS
-from util.training.job import LabelledRecords, SupervisedTask
+from util.training.job import LabelledJob, SupervisedTask
 from util.training.setup import build_configured
 from util.training.transfer import load_pretrained
 
@@ -87,26 +89,26 @@ def config_of(baseline, command):
 def test_published_commands_give_the_published_settings(baseline, command, epochs, batch, floor):
     config = config_of(baseline, command)
     bare = config_of(baseline, command.split(" --gpu 0 ")[1])
-    assert {**bare, "device": ""} == {**config, "device": ""}, (
+    assert changed(bare, device="") == changed(config, device=""), (
         "the YAML's own numbers are the published ones"
     )
     train, data = config.train, config.dataset
     assert config.dataloader.batch_size == batch
-    assert (train["epochs"], train["lr"], train["min_lr"], train["lr_update"]) == (
+    assert (train.epochs, train.lr, train.min_lr, train.lr_update) == (
         epochs,
         5e-3,
         floor,
         "epoch",
     )
-    assert (train["optimizer"], train["weight_decay"], train["warmup_epochs"]) == ("adam", 0, 0)
-    assert (data["fs"], data["crops_per_record"], data["fold"], data["protocol"]) == (
+    assert (train.optimizer, train.weight_decay, train.warmup_epochs) == ("adam", 0, 0)
+    assert (data.fs, data.crops_per_record, data.fold, data.protocol) == (
         100,
         5,
         "all",
         "nested",
     )
-    assert data["transforms"] == [{"random_crop": {"crop_length": 250}}]
-    assert data["eval_transforms"] == [
+    assert data.transforms == [{"random_crop": {"crop_length": 250}}]
+    assert data.eval_transforms == [
         {"moving_window_crop": {"crop_length": 250, "crop_stride": 125}}
     ]
     assert (config.loss or DEFAULT_LOSS["multilabel"]) == "bce" and config.mode == "scratch"
@@ -247,6 +249,14 @@ def test_folds_one_after_the_other_with_mean_and_deviation():
         assert metrics["AUROC"] == pytest.approx(summary.loc[str(fold), "AUROC"], abs=1e-4)
 
 
+def test_each_fold_keeps_what_was_said_of_the_job_and_of_itself():
+    for fold, other in ((3, 9), (9, 3)):
+        said = (trained_signal() / f"fold{fold}" / "console.txt").read_text().splitlines()
+        assert said.count(f"==== fold {fold} ====") == 1 and f"==== fold {other} ====" not in said
+        assert sum(line.startswith("scratch, ") for line in said) == 1
+        assert sum(line.startswith("epoch 2: ") for line in said) == 1
+
+
 def test_defect_10_first_epoch_trains_at_the_peak_then_a_cosine_step_an_epoch():
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.Adam([parameter], lr=5e-3)
@@ -358,7 +368,7 @@ def test_one_checkpoint_cannot_be_resumed_by_several_folds(tmp_path):
 def test_best_weights_exist_even_where_a_metric_is_never_defined(tmp_path):
     class Training:
         dataset = type("Dataset", (), {"store": RecordStore(store() / "fs100")})
-        best, epoch, config, model = {}, 1, {}, SupervisedTask(build("xresnet1d50", channels=2))
+        best, epoch, resolved, model = {}, 1, {}, SupervisedTask(build("xresnet1d50", channels=2))
 
     files = FoldFiles(tmp_path / "fold0", published=True)
     save_best(Training, {"AUROC": float("nan")}, files)
@@ -408,13 +418,16 @@ def test_gate_table_against_a_loop():
     gate = np.random.default_rng(0).dirichlet([1, 1], 9)
     labels = np.random.default_rng(1).integers(0, 2, (9, 3))
     labels[:, 2] = 0
-    table = gate_table(gate, labels, ("a", "b", "never")).set_index("class")
+    found = made(np.zeros((9, 3)), labels, ("a", "b", "never"), gate=gate)
+    table = gate_table(found).set_index("class")
     assert list(table.index) == ["all", "a", "b"]
     for c, name in enumerate("ab"):
         mine = [gate[i] for i in range(9) if labels[i, c]]
         assert table.loc[name, "signal"] == pytest.approx(sum(g[0] for g in mine) / len(mine))
         assert table.loc[name, "records"] == len(mine)
-    classes = gate_table(gate, np.array([0, 1, 1, 0, 1, 1, 1, 1, 1]), ("a", "b")).set_index("class")
+    labels = np.array([0, 1, 1, 0, 1, 1, 1, 1, 1])
+    found = made(np.zeros((9, 2)), labels, ("a", "b"), task="multiclass", gate=gate)
+    classes = gate_table(found).set_index("class")
     assert classes.loc["a", "signal"] == pytest.approx(gate[[0, 3], 0].mean())
 
 
@@ -571,15 +584,12 @@ def evaluate(path):
     """
     with in_double():
         trained = load_trained(path)
-        (
-            trained.config["dataset"]["crops_per_record"],
-            trained.config["dataloader"]["batch_size"],
-        ) = 1, 2
-        records = LabelledRecords(trained.config)
-        evaluator = Evaluator(records, records.parts(3), torch.device("cpu"))
-        return torch.from_numpy(evaluator.predict(trained.classifier, "valid")[0]), len(
-            evaluator.loaders["valid"]
+        config = changed(
+            trained.config, dataset={"crops_per_record": 1}, dataloader={"batch_size": 2}
         )
+        evaluator = Evaluator(LabelledJob(config).fold(3), torch.device("cpu"))
+        predictions = evaluator.predict(trained.classifier, "valid")
+        return torch.from_numpy(predictions.outputs), len(evaluator.loaders["valid"])
 
 
 def test_defect_11_two_processes_give_the_numbers_of_one():

@@ -8,7 +8,9 @@ import yaml
 
 from experiments import reproduce
 from tests.support.small_store import run, store
+from util.config.keys import FinetuneConfig, PretrainConfig
 from util.errors import ConfigError
+from util.evaluation import threshold_search
 
 TINY = {
     "about": "Tiny.",
@@ -29,7 +31,7 @@ TINY = {
 def tables(tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce, "TABLES", tmp_path)
     monkeypatch.setattr(reproduce, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(reproduce.threshold_search, "plot_score_curves", lambda *arguments: None)
+    monkeypatch.setattr(threshold_search, "plot_score_curves", lambda *arguments: None)
     return tmp_path
 
 
@@ -189,11 +191,11 @@ def test_each_group_of_folds_has_an_encoder_that_saw_none_of_them(tables):
     )
     ours, few = reproduce.read_table("tiny")["rows"]
     unseen = {
-        fold: reproduce.pretraining(ours, 0, fold, arguments)["dataset"]["exclude_folds"]
+        fold: reproduce.pretraining(ours, 0, fold, arguments).dataset.exclude_folds
         for fold in (3, 9, 5)
     }
     assert unseen == {3: [0, 3, 4, 9], 9: [0, 3, 4, 9], 5: [5, 6]}
-    assert reproduce.pretraining(few, 0, 9, arguments)["dataset"]["exclude_folds"] == [0, 9]
+    assert reproduce.pretraining(few, 0, 9, arguments).dataset.exclude_folds == [0, 9]
     write(tables, folds=[[3, 9], [9]])
     with pytest.raises(ConfigError, match="a list of different ones"):
         reproduce.read_table("tiny")
@@ -300,7 +302,7 @@ def test_the_tables_here_are_of_configs_that_exist():
     for path in reproduce.TABLES.glob("*.yaml"):
         table = reproduce.read_table(path.stem)
         for row in table["rows"]:
-            config = reproduce.resolved(row, "finetune", {})
+            config = reproduce.resolved(row, FinetuneConfig, {})
             assert table["score"] in reproduce.config_scores(config)
             if row["pretrain"]:
-                reproduce.resolved(row["pretrain"], "pretrain", {})
+                reproduce.resolved(row["pretrain"], PretrainConfig, {})

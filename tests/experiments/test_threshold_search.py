@@ -10,13 +10,16 @@ import torch
 from experiments import run_signal, threshold_search
 from experiments.compare_runs import compare
 from main_finetune import main as finetune_main
+from tests.support.made_predictions import made
 from tests.support.small_store import TINY, run, store, trained_signal
 from util.challenge import ABBREVIATIONS
 from util.config.load import ROOT
 from util.data.store import RecordStore
 from util.errors import CheckpointError, ConfigError
+from util.evaluation import threshold_search as searching
 from util.evaluation.trained import find_weights
 from util.scoring.decoding import expected_outputs
+from util.scoring.predictions import Predictions
 from util.scoring.scores import REPORT, SCORES, challenge_score, compute_scores, parse_scores
 from util.scoring.thresholds import Thresholds, load_thresholds, search_ascent, search_published
 
@@ -35,7 +38,7 @@ def folder(tmp_path):
 def no_figures(request, monkeypatch):
     """Figures take seconds; one test draws them."""
     if "finds_what" not in request.node.name:
-        monkeypatch.setattr(threshold_search, "plot_score_curves", lambda *arguments: None)
+        monkeypatch.setattr(searching, "plot_score_curves", lambda *arguments: None)
 
 
 def search(folder, *flags):
@@ -55,7 +58,8 @@ def saved_part(folder, name, fold, best="PRC"):
     with np.load(
         folder / "predictions" / f"fold{fold}_best{best}_fold{fold}.npz", allow_pickle=False
     ) as file:
-        return tuple(file[f"{name}_{key}"] for key in ("records", "labels", "probabilities"))
+        predictions = Predictions.from_arrays(dict(file), name)
+    return predictions.records, predictions.labels > 0, predictions.outputs
 
 
 def test_both_spellings_of_best_type():
@@ -124,21 +128,19 @@ def test_pooled_thresholds_come_from_all_selection_folds_but_the_tested_one():
     """
     labels, scores = np.eye(24, dtype=bool), np.full((24, 24), 0.5)
     searched = {
-        fold: (select, threshold_search.Part(np.full(24, f"of {select}"), labels, scores))
+        fold: (select, made(scores, labels, records=np.full(24, f"of {select}")))
         for fold, select in ((3, 4), (4, 5), (9, 0))
     }
-    sets = threshold_search.search_sets("pooled", searched)
+    sets = searching.search_sets("pooled", searched)
     assert {fold: sorted(set(part.records)) for fold, part in sets.items()} == {
         3: ["of 0", "of 4", "of 5"],
         4: ["of 0", "of 5"],
         9: ["of 0", "of 4", "of 5"],
     }
-    assert len(sets[4].labels) == len(sets[4].probabilities) == 48
-    assert threshold_search.search_sets("ascent", searched)[4].records[0] == "of 5"
+    assert len(sets[4].labels) == len(sets[4].outputs) == 48
+    assert searching.search_sets("ascent", searched)[4].records[0] == "of 5"
     with pytest.raises(ConfigError, match="weights of several folds"):
-        threshold_search.search_sets(
-            "pooled", {3: (3, searched[3][1])}
-        )  # protocol published, one fold
+        searching.search_sets("pooled", {3: (3, searched[3][1])})  # protocol published, one fold
 
 
 def test_pooled_thresholds_for_new_patients_are_searched_on_all_selection_folds(folder):
@@ -193,13 +195,14 @@ def test_every_table_gives_the_same_number_under_the_same_name(folder, tmp_path)
         probabilities, labels, parse_scores(multilabel, ABBREVIATIONS), "multilabel"
     )
     search(folder, "--fold", 3, "--best-type", "ROC")
-    part = threshold_search.Part(*saved_part(folder, "test", 3, "ROC"))
+    records, truth, outputs = saved_part(folder, "test", 3, "ROC")
+    part = made(outputs, truth, ABBREVIATIONS, records=records)
     half = Thresholds(np.full(24, np.nextafter(0.5, 1)), 0.0, 0, "one half")  # on above 0.5
     tables = [
         pd.read_csv(fold3 / "test_metrics.csv").iloc[0],
         pd.read_csv(trained_signal() / "summary.csv").set_index("fold").loc["3"],
         compare([fold3]).loc["fold3"],
-        threshold_search.report(3, 4, part, half, part).set_index("part").loc["test"],
+        searching.report(3, 4, part, half, part).set_index("part").loc["test"],
     ]
     searched = (
         pd.read_csv(folder / "thresholds_ROC_ascent" / "scores.csv").set_index("part").loc["test"]

@@ -10,7 +10,7 @@ import pytest
 import main_finetune
 import main_pretrain
 from tests.support import small_store
-from util.config.keys import PretrainConfig
+from util.config.keys import FinetuneConfig, PretrainConfig
 from util.config.load import load_config
 from util.errors import ConfigError
 
@@ -41,7 +41,7 @@ def config(name, folder, *overrides):
             "train.epochs=1",
             *overrides,
         ],
-        program=PretrainConfig if name.startswith("pretrain") else "finetune",
+        program=PretrainConfig if name.startswith("pretrain") else FinetuneConfig,
     )
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ import yaml
 from torch import nn
 
 from main_pretrain import pretrain
+from tests.support.configs import changed
 from tests.support.tiny_jobs import ST_MEM, with_store
 from util.config.keys import PretrainConfig
 from util.config.load import load_config
@@ -28,6 +30,7 @@ from util.training import checkpoint, engine
 from util.training.checkpoint import parse_checkpoint_every
 from util.training.meters import Meters
 from util.training.run_log import RunLog
+from util.training.state import TrainState
 
 
 class MeanEncoder(Encoder):
@@ -94,7 +97,7 @@ def log(folder, name="log.txt"):
 # ============ losses that are not finite ============
 def test_nonfinite_loss_stops_with_step_records_and_checkpoint(tmp_path):
     config = config_for(tmp_path)
-    pretrain({**config, "train": {**config["train"], "epochs": 1}})
+    pretrain(changed(config, train={"epochs": 1}))
     with pytest.raises(ECGError) as caught:
         pretrain(config_for(tmp_path, "resume=auto", bad=[5]))
     text = str(caught.value)
@@ -148,15 +151,12 @@ def test_scaler_decides_alone_about_overflowing_gradients():
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
     training = engine.Training.__new__(engine.Training)
-    training.train_config, training.scaler, training.optimizer = (
-        {"max_norm": None},
-        scaler,
-        optimizer,
-    )
     meters = Meters(pd.Series(["A"]), tolerated=1)
+    training.config = SimpleNamespace(train=SimpleNamespace(max_norm=None))
+    training.state = TrainState(None, optimizer, scaler, meters)
     scaler.scale((parameter * torch.tensor([1.0, 3e38])).sum()).backward()
     assert not meters.skips(torch.tensor([1.0]))
-    training._update()
+    training.update()
     assert (
         torch.equal(parameter.detach(), torch.ones(2))
         and meters.skipped == 0
@@ -213,7 +213,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path, monkeypatch):
     config = config_for(tmp_path)
     (tmp_path / "run" / ".checkpoint-last.pth.123.tmp").write_bytes(b"half")
     # the lock died with its holder
-    pretrain({**config, "train": {**config["train"], "epochs": 1}})
+    pretrain(changed(config, train={"epochs": 1}))
     assert not list((tmp_path / "run").glob(".*.tmp"))
 
 
@@ -232,7 +232,7 @@ def test_full_disk_ends_a_run_with_one_sentence_and_it_goes_on_later(tmp_path, m
     assert said.startswith("error: cannot write ") and "No space left on device; the older" in said
     monkeypatch.setattr(os, "fsync", fsync)
     checkpoint.load_training(tmp_path / "run" / "checkpoint-last.pth")
-    pretrain({**config, "resume": "auto"})
+    pretrain(changed(config, resume="auto"))
     assert [line["epoch"] for line in log(tmp_path)] == [0, 1, 2]
 
 
@@ -287,30 +287,30 @@ def test_output_folder_that_cannot_be_made(tmp_path):
 )
 def test_checkpoint_with_a_wrong_part_is_refused(tmp_path, change, words):
     config = config_for(tmp_path)
-    pretrain({**config, "train": {**config["train"], "epochs": 1}})
+    pretrain(changed(config, train={"epochs": 1}))
     path = tmp_path / "run" / "checkpoint-last.pth"
     checkpoint.save({**checkpoint.load(path), **change}, path)
     with pytest.raises(CheckpointError, match=words):
-        pretrain({**config, "resume": "auto"})
+        pretrain(changed(config, resume="auto"))
 
 
 def test_damaged_checkpoint_is_not_silently_passed_over(tmp_path):
     config = config_for(tmp_path, "train.keep_every=1")
-    pretrain({**config, "train": {**config["train"], "epochs": 2}})
+    pretrain(changed(config, train={"epochs": 2}))
     path = tmp_path / "run" / "checkpoint-last.pth"
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(CheckpointError, match="is damaged.*--resume .*checkpoint-1.pth"):
-        pretrain({**config, "resume": "auto"})
-    pretrain({**config, "resume": str(tmp_path / "run" / "checkpoint-1.pth")})
+        pretrain(changed(config, resume="auto"))
+    pretrain(changed(config, resume=str(tmp_path / "run" / "checkpoint-1.pth")))
     assert [line["epoch"] for line in log(tmp_path)] == [0, 1, 2]
 
 
 def test_tolerated_steps_are_counted_over_an_interruption(tmp_path):
     """Two of three bad steps are tolerated; the defect would begin to count anew at the resume."""
     config = config_for(tmp_path, "train.skip_nonfinite=2", bad=[5])
-    pretrain({**config, "train": {**config["train"], "epochs": 2}})
+    pretrain(changed(config, train={"epochs": 2}))
     with pytest.raises(ECGError, match="not finite at epoch 2"):
-        pretrain({**config, "resume": "auto"})
+        pretrain(changed(config, resume="auto"))
 
 
 @contextlib.contextmanager
@@ -318,7 +318,7 @@ def watched(stop_at=None):
     """{epoch: rows of the store in the order seen} of what trains in here; a checkpoint and a
     stop at (epoch, step).
     """
-    seen, step, due = {}, engine.Training._step, engine.Training._save_if_due
+    seen, step, due = {}, engine.Training.take_step, engine.Training.save_if_due
 
     def look(self, batches):
         seen.setdefault(self.epoch, []).extend(
@@ -328,7 +328,7 @@ def watched(stop_at=None):
 
     def save_if_due(self):
         due(self)
-        if (self.epoch, self.step) == stop_at:
+        if (self.epoch, self.state.step) == stop_at:
             self.save()
             raise Preempted("")
 
@@ -336,8 +336,8 @@ def watched(stop_at=None):
         pytest.MonkeyPatch.context() as patch,
         contextlib.nullcontext() if stop_at is None else pytest.raises(Preempted),
     ):
-        patch.setattr(engine.Training, "_step", look)
-        patch.setattr(engine.Training, "_save_if_due", save_if_due)
+        patch.setattr(engine.Training, "take_step", look)
+        patch.setattr(engine.Training, "save_if_due", save_if_due)
         yield seen
 
 
@@ -347,15 +347,15 @@ def test_another_batch_size_goes_on_at_the_same_record(tmp_path, capsys, batch_s
     config = config_for(tmp_path, "train.log_every=3")
     with watched(stop_at=(1, 4)) as before:
         pretrain(config)
-    loader = {**config["dataloader"], "batch_size": batch_size}
+    loader = {"batch_size": batch_size}
     last = checkpoint.load_training(tmp_path / "run" / "checkpoint-last.pth")
     assert (last["epoch"], last["step"]) == (1, 4)
     if batch_size == 5:  # stopped once more within the epoch
         with watched(stop_at=(1, 7)) as again:
-            pretrain({**config, "resume": "auto", "dataloader": loader})
+            pretrain(changed(config, resume="auto", dataloader=loader))
         before[1] += again[1]
     with watched() as after:
-        pretrain({**config, "resume": "auto", "dataloader": loader})
+        pretrain(changed(config, resume="auto", dataloader=loader))
     seen = before[1] + after.get(1, [])
     assert len(seen) == len(set(seen)) == 48 - (48 - 32) % batch_size
     assert len(set(after[2])) == 48 - 48 % batch_size
@@ -373,19 +373,19 @@ def test_another_batch_size_goes_on_at_the_same_record(tmp_path, capsys, batch_s
 def test_start_epoch_counts_once(tmp_path):
     """The defect: --resume auto began at start_epoch after every interruption."""
     config = config_for(tmp_path)
-    pretrain({**config, "train": {**config["train"], "epochs": 2}})
-    again = {**config, "start_epoch": 1, "train": {**config["train"], "epochs": 5}}
+    pretrain(changed(config, train={"epochs": 2}))
+    again = changed(config, start_epoch=1, train={"epochs": 5})
     with watched(stop_at=(3, 2)) as seen:
-        pretrain({**again, "resume": "auto"})
+        pretrain(changed(again, resume="auto"))
     assert list(seen) == [1, 2, 3]
     with watched() as seen:
-        pretrain({**again, "resume": "auto"})
+        pretrain(changed(again, resume="auto"))
     assert list(seen) == [3, 4] and len(seen[3]) == 48 - 16
     with watched() as seen:  # named explicitly: as asked
-        pretrain({**again, "resume": str(tmp_path / "run" / "checkpoint-last.pth")})
+        pretrain(changed(again, resume=str(tmp_path / "run" / "checkpoint-last.pth")))
     assert list(seen) == [1, 2, 3, 4]
     with watched() as seen:  # nothing to resume from
-        pretrain({**again, "resume": "auto", "exp_name": "other"})
+        pretrain(changed(again, resume="auto", exp_name="other"))
     assert list(seen) == [1, 2, 3, 4]
 
 
@@ -395,11 +395,10 @@ def test_changed_arguments_of_the_optimizer_are_applied(tmp_path, capsys):
     with watched(stop_at=(0, 3)):
         pretrain(config)
     train = {
-        **config["train"],
         "optimizer_kwargs": {"betas": [0.5, 0.6], "eps": 1e-3},
         "weight_decay": 0.3,
     }
-    pretrain({**config, "resume": "auto", "train": train})
+    pretrain(changed(config, resume="auto", train=train))
     assert (
         "train.optimizer_kwargs.betas, train.optimizer_kwargs.eps, train.weight_decay"
         in capsys.readouterr().out
@@ -415,4 +414,4 @@ def test_changed_arguments_of_the_optimizer_are_applied(tmp_path, capsys):
         ({"optimizer_kwargs": {"amsgrad": True}}, "amsgrad cannot change"),
     ):
         with pytest.raises(CheckpointError, match=words):
-            pretrain({**config, "resume": "auto", "train": {**config["train"], **change}})
+            pretrain(changed(config, resume="auto", train=change))

@@ -21,14 +21,14 @@ from tests.support.jobs import run_job
 from tests.support.small_store import add_table, recordings, run
 from tests.support.tiny_jobs import CNN, DATA, LOADER, ST_MEM, VIT, with_store
 from util.challenge import ABBREVIATIONS, CLASSES
-from util.config.keys import FinetuneConfig
+from util.config.keys import FinetuneConfig, PretrainConfig
 from util.config.load import check
 from util.data.store import RecordStore
 from util.errors import ConfigError
 from util.evaluation.trained import load_trained
 from util.scoring.thresholds import Thresholds, save_thresholds
 from util.training import checkpoint
-from util.training.job import LabelledRecords
+from util.training.job import LabelledJob
 
 PLAIN = [
     {"random_crop": {"crop_length": 150}}
@@ -78,11 +78,17 @@ def job(config, folder, program=FinetuneConfig):
     return check({**config, "output_dir": str(folder), "exp_name": "run", "device": "cpu"}, program)
 
 
+def folder_of(config):
+    """The folder of a job of one fold, once it has been done."""
+    (result,) = finetune(config)
+    return result.folder
+
+
 def lines(folder, name="log.txt"):
     return [json.loads(line) for line in (folder / "run" / name).read_text().splitlines()]
 
 
-def test_patients_that_the_folds_did_not_know_are_counted(tmp_path):
+def test_patients_that_the_folds_did_not_know_are_counted(tmp_path, capsys):
     """The store knows no patients; the table does, and two records of each are wherever the
     folds put them.
     """
@@ -90,20 +96,18 @@ def test_patients_that_the_folds_did_not_know_are_counted(tmp_path):
     config = job(
         config_for(add_table(tmp_path, "with_patients", ["record,odd,patient", *rows])), tmp_path
     )
-    records = LabelledRecords(config)
-    folds = records.store.records["fold"].tolist()
+    folds = LabelledJob(config).store.records["fold"].tolist()
     apart = sum(folds[i] != folds[i + 1] for i in range(0, len(rows), 2))
-    assert apart and any(
-        f"patients who are in several folds of the store: {apart};" in note
-        for note in records.notes
-    )
+    said = capsys.readouterr().out
+    assert apart and f"patients who are in several folds of the store: {apart};" in said
     alone = [row.rpartition("p")[0] + row.partition(",")[0] for row in rows]
     config = job(config_for(add_table(tmp_path, "alone", ["record,odd,patient", *alone])), tmp_path)
-    assert not any("in several folds" in note for note in LabelledRecords(config).notes)
+    LabelledJob(config)
+    assert "in several folds" not in capsys.readouterr().out
 
 
 def test_unknown_labels_take_no_part_from_training_to_predictions(tmp_path, capsys):
-    folder = finetune(
+    folder = folder_of(
         job(
             config_for(some_unknown(tmp_path), metric={"target_metrics": ["AUROC", "ExactMatch"]}),
             tmp_path,
@@ -148,7 +152,7 @@ def test_words_make_a_multiclass_job(tmp_path):
         "words",
         ["record,size", *(f"{name},{words[amplitude(name)]}" for name in names())],
     )
-    folder = finetune(job(config_for(table), tmp_path))
+    folder = folder_of(job(config_for(table), tmp_path))
     found = pd.read_csv(folder / "test_predictions.csv").set_index("record")
     truth = [words[amplitude(name)] for name in found.index]
     assert "" not in truth
@@ -185,7 +189,7 @@ def regression(tmp_path_factory):
         "train": {**config["train"], "epochs": 12, "lr": 0.02},
         "dataset": {**config["dataset"], "max_records": None},
     }
-    return finetune(job(config, folder)), pd.read_csv(folder / "numbers.csv").set_index("record")
+    return folder_of(job(config, folder)), pd.read_csv(folder / "numbers.csv").set_index("record")
 
 
 def test_regression_learns_and_reports_in_the_labels_units(regression):
@@ -266,7 +270,7 @@ def test_a_linear_probe_of_numbers_trains_the_head_alone(regression, tmp_path):
     config = config_for(
         "numbers", mode="linprobe", encoder_path=str(folder / "encoder.pth"), loss="l1"
     )
-    mine = finetune(job(config, tmp_path))
+    mine = folder_of(job(config, tmp_path))
     before, after = (checkpoint.load(path / "encoder.pth")["model"] for path in (folder, mine))
     assert all(torch.equal(value, before[name]) for name, value in after.items())
     assert np.isfinite(pd.read_csv(mine / "test_metrics.csv")["MAE"].iloc[0])
@@ -280,7 +284,7 @@ def test_the_probe_of_pre_training_says_what_it_measures(tmp_path, capsys, make,
         {**ST_MEM, "dataset": {**DATA, "labels": make(tmp_path), "max_records": None}},
         probe_every=1,
     )
-    pretrain(job(config, tmp_path, "pretrain"))
+    pretrain(job(config, tmp_path, PretrainConfig))
     assert f"epoch 2: linear probe {score} " in capsys.readouterr().out
     assert all(
         np.isfinite(line[key]) and np.isfinite(line[f"{key}_untrained"]) for line in lines(tmp_path)
@@ -288,7 +292,7 @@ def test_the_probe_of_pre_training_says_what_it_measures(tmp_path, capsys, make,
 
 
 def test_threshold_search_refuses_other_classes_and_leaves_out_unknown_records(tmp_path, capsys):
-    folder = finetune(
+    folder = folder_of(
         job(
             config_for(some_unknown(tmp_path), metric={"target_metrics": ["AUROC", "AUPRC"]}),
             tmp_path,
@@ -310,7 +314,7 @@ def test_threshold_search_refuses_other_classes_and_leaves_out_unknown_records(t
     )
     config = config_for(table, metric={"target_metrics": ["AUROC", "AUPRC", "ChallengeScore"]})
     config = {**config, "train": {**config["train"], "epochs": 1}}
-    folder = finetune(job(config, tmp_path / "other"))
+    folder = folder_of(job(config, tmp_path / "other"))
     capsys.readouterr()
     run(threshold_search.main, "--weight_folder", folder, "--gpu", "cpu", "--best-type", "ROC")
     told = capsys.readouterr().out
@@ -333,7 +337,7 @@ def test_classes_that_exclude_each_other_have_no_thresholds(tmp_path):
     config = with_store(
         {**CNN, "metric": {"task": "multiclass", "target_metrics": ["AUROC", "AUPRC"]}}
     )
-    folder = finetune(job({**config, "train": {**config["train"], "epochs": 1}}, tmp_path))
+    folder = folder_of(job({**config, "train": {**config["train"], "epochs": 1}}, tmp_path))
     with pytest.raises(ConfigError, match="24, multi-label"):
         run(threshold_search.main, "--weight_folder", folder, "--gpu", "cpu")
     save_thresholds(tmp_path / "half.json", Thresholds(np.full(24, 0.5), 0.1, 10, "by hand"))

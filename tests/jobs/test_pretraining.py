@@ -229,7 +229,7 @@ def default_config(script):
 def test_finetuning_scripts_have_the_published_settings(name, epochs_frozen):
     config = default_config(f"{name}_signal_finetune")
     train = config.train
-    assert (train["lr"], train["min_lr"], train["epochs"], train["freeze_epochs"]) == (
+    assert (train.lr, train.min_lr, train.epochs, train.freeze_epochs) == (
         5e-3,
         1e-4,
         80,
@@ -269,7 +269,7 @@ def test_frozen_epochs_freeze_the_backbone_and_train_the_classifier(checkpoints,
     )
     start = transfer.read_encoder(checkpoints / "BYOL_signal.pth")["state"]
     frozen, opened = (
-        checkpoint.load(tmp_path / "fold0" / f"checkpoint-{epoch}.pth").model for epoch in (0, 1)
+        checkpoint.load(tmp_path / "fold0" / f"checkpoint-{epoch}.pth")["model"] for epoch in (0, 1)
     )
     backbone = [key for key in start if key.startswith("stages.") and key.endswith("weight")]
     assert backbone
@@ -297,15 +297,15 @@ def test_no_argument_means_the_published_settings(script, batch, epochs, optimiz
 
     config = default_config(script)
     train = config.train
-    assert (config.dataloader.batch_size, train["epochs"], train["optimizer"]) == (
+    assert (config.dataloader.batch_size, train.epochs, train.optimizer) == (
         batch,
         epochs,
         optimizer,
     )
-    assert resolve_lr(train, batch, 1) == pytest.approx(lr) and train["min_lr"] == floor
+    assert resolve_lr(train, batch, 1) == pytest.approx(lr) and train.min_lr == floor
     assert config.output_dir == "./checkpoints" and config.dataset.fs == 100
     if script.startswith("DINO"):
-        assert (train["weight_decay"], train["weight_decay_end"], train["warmup_epochs"]) == (
+        assert (train.weight_decay, train.weight_decay_end, train.warmup_epochs) == (
             0.04,
             0.4,
             10,

@@ -18,6 +18,8 @@ from benchmarks.fault_injection import differences
 from tests.support.jobs import run_job
 from tests.support.tiny_jobs import SCENARIOS, with_store
 from tests.support.two_processes import run_processes
+from util.config.fields import parse
+from util.config.keys import TrainConfig
 from util.errors import CheckpointError
 from util.processes import collectives
 from util.processes.stopping import PREEMPTED
@@ -87,31 +89,24 @@ def draws():
     return [random.random(), np.random.rand(), torch.rand(()).item()]
 
 
-def training_with(best):
+def training_with(best, matmul_precision="auto"):
     """As much of a Training as a checkpoint is made of and restored to."""
     model = torch.nn.Linear(2, 2)
-    optimizer = make_optimizer(
-        model,
-        {
-            "optimizer": "sgd",
-            "lr": 0.1,
-            "weight_decay": 0.0,
-            "decay_all": False,
-            "optimizer_kwargs": {},
-        },
-    )
-    return SimpleNamespace(
+    given = {"epochs": 1, "optimizer": "sgd", "matmul_precision": matmul_precision}
+    train = parse(TrainConfig, given)
+    state = run_state.TrainState(
         model=model,
-        config={},
-        train_config={"matmul_precision": "auto"},
-        epoch=0,
-        step=0,
-        optimizer=optimizer,
-        best=best,
-        last_saved=None,
-        dataset=SimpleNamespace(checksums=[]),
+        optimizer=make_optimizer(model, train, lr=0.1),
         scaler=torch.amp.GradScaler("cpu", enabled=False),
         meters=Meters(None),
+        best=best,
+    )
+    return SimpleNamespace(
+        state=state,
+        config=SimpleNamespace(train=train),
+        resolved={},
+        last_saved=None,
+        dataset=SimpleNamespace(checksums=[]),
         batches=SimpleNamespace(per_step=8, offset=0),
         position=lambda: 0.0,
     )
@@ -128,13 +123,14 @@ def test_every_process_draws_and_resumes_random_numbers_of_its_own(monkeypatch):
         states.append(run_state.random_state())
         drawn.append(draws())
     assert not set(drawn[0]) & set(drawn[1])
-    state = {**run_state.training_state(training_with({"loss": -0.5})), "rng": states}
+    content = {**run_state.content_of(training_with({"loss": 0.5})), "rng": states}
     monkeypatch.setattr(collectives, "world", lambda: 2)
     for rank in range(2):
         monkeypatch.setattr(collectives, "rank", lambda rank=rank: rank)
         training = training_with({})
-        run_state._restore(training, state)
-        assert draws() == drawn[rank] and training.best == {"loss": -0.5}
+        training.state.load_state_dict(content)
+        run_state._restore_surroundings(training, content)
+        assert draws() == drawn[rank] and training.state.best == {"loss": 0.5}
     run_state.set_random_state(before)
 
 
@@ -143,11 +139,10 @@ def test_a_resumed_run_multiplies_as_before_whatever_a_new_trial_says(asked, res
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
-        state = run_state.training_state(training_with({}))
+        content = run_state.content_of(training_with({}))
         torch.set_float32_matmul_precision("highest")
-        training = training_with({})
-        training.train_config["matmul_precision"] = asked
-        run_state._restore(training, state)
+        training = training_with({}, asked)
+        run_state._restore_surroundings(training, content)
         assert torch.get_float32_matmul_precision() == resumed
     finally:
         torch.set_float32_matmul_precision(before)

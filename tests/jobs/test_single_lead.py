@@ -15,14 +15,16 @@ from data_preparation.importing.wfdb_source import extract
 from experiments import predict
 from models.encoder.st_mem_vit import ST_MEM_ViT
 from tests.support import benchmark_files, small_store
-from tests.support.tiny_jobs import CNN, ST_MEM
+from tests.support.tiny_jobs import CNN, DATA, ST_MEM
 from tests.support.wfdb_files import ecg_counts, write_record
+from util.config.keys import PretrainConfig
+from util.config.load import check
 from util.contract.registry import register
 from util.data.splits import choose_rows
 from util.data.store import RecordStore
 from util.errors import ConfigError
 from util.leads import LEADS
-from util.training.setup import row_notes
+from util.training.setup import note_rows
 
 
 @register
@@ -71,7 +73,7 @@ def run(main, config, folder, store, **dataset):
     return folder / "run"
 
 
-def test_rows_are_those_that_have_all_of_the_leads(mixed):
+def test_rows_are_those_that_have_all_of_the_leads(mixed, capsys):
     store = RecordStore(mixed / "fs100")
     names = store.records["record"].to_numpy()
     assert len(choose_rows(store)) == 100
@@ -85,11 +87,14 @@ def test_rows_are_those_that_have_all_of_the_leads(mixed):
         choose_rows(store, leads=LEADS)
     )
     assert len(choose_rows(store, leads=LEADS, max_records=30)) == 30
-    data = {"lead": "12lead", "databases": None, "max_records": 30}
-    assert row_notes(store, {"dataset": data})[1:] == [
-        "dataset.max_records: 30 of 40 records, drawn by the seed, take part"
-    ]
-    assert len(row_notes(store, {"dataset": data | {"max_records": 40}})) == 1
+    for most in (30, 40):
+        config = check({**ST_MEM, "dataset": {**DATA, "max_records": most}}, PretrainConfig)
+        note_rows(store, config)
+        lacking, *drawn = capsys.readouterr().out.splitlines()
+        assert "which take no part: 60 of 100" in lacking
+        assert drawn == [
+            f"dataset.max_records: {most} of 40 records, drawn by the seed, take part"
+        ] * (most < 40)
 
 
 def test_leads_that_no_record_has_are_an_error(mixed, tmp_path):

@@ -109,7 +109,7 @@ def _arm(path, stop_at, number):
 
         return wrapper
 
-    Training._step = pointed("step", Training._step)
+    Training.take_step = pointed("step", Training.take_step)
     RunLog.line = pointed("line", RunLog.line)
     evaluator.predict = pointed("evaluation", evaluator.predict)
     os.fsync, os.replace = pointed("sync", os.fsync), pointed("rename", os.replace)

@@ -17,6 +17,7 @@ from data_preparation import add_labels
 from data_preparation.building.reformat import reformat
 from data_preparation.importing.wfdb_source import extract
 from tests.support.wfdb_files import ecg_counts, write_record
+from util.data.store import RecordStore, write_store
 
 DX = (
     "426783006",
@@ -120,3 +121,30 @@ def add_table(folder, name, rows, *flags) -> str:
     (folder / f"{name}.csv").write_text("\n".join(rows) + "\n")
     run(add_labels.main, store(), folder / f"{name}.csv", *flags)
     return name
+
+
+def blank_store(folder, records) -> RecordStore:
+    """A store at 250 Hz of (database, patient, dx, fold) a record."""
+    write_store(
+        folder / "fs250",
+        250,
+        [
+            (
+                {
+                    "record": f"R{i}",
+                    "database": database,
+                    "fs_original": 250.0,
+                    "scale_uv": 1,
+                    "age": None,
+                    "sex": "Unknown",
+                    "patient": patient,
+                    "dx": dx,
+                    "fold": fold,
+                },
+                np.zeros((5, 12), np.int16),
+            )
+            for i, (database, patient, dx, fold) in enumerate(records)
+        ],
+        [],
+    )
+    return RecordStore(folder / "fs250")

@@ -25,7 +25,11 @@ def argument_parser(
         help=f"default {default_config}",
     )
     add_config_flags(parser)
-    parser.add_argument("--output_dir", metavar="DIR", help="results go to DIR/EXP_NAME")
+    parser.add_argument(
+        "--output_dir",
+        metavar="DIR",
+        help="results go to DIR/EXP_NAME (default: the config's output_dir, or else ./output)",
+    )
     parser.add_argument("--exp_name", metavar="NAME")
     parser.add_argument("--encoder_path", metavar="PTH", help="pre-trained encoder.pth")
     parser.add_argument(

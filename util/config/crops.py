@@ -18,6 +18,8 @@ FILTERS = ("highpass", "lowpass")
 FILTER_STEPS = ("highpass_filter", "lowpass_filter")
 FILTER_OPTIONS = ("order", "fs")
 FILTER_KEYS = (*FILTERS, *FILTER_OPTIONS)
+NO_TRAINING_KEYS = {"crop": None, "filters": None, "standardize": None, "augment": []}
+NO_EVALUATION_KEYS = {"eval_crops": 1, "eval_stride": None, "eval_crop": None}
 
 
 # ============ keys to a list ============
@@ -45,22 +47,18 @@ def steps_after_crop(filters: dict | None, standardize: str | None, augment: lis
 # ============ a list to keys ============
 def lists_as_keys(dataset: dict) -> dict:
     """Return a layer's section ``dataset`` with its lists of transforms as keys, where keys can
-    say the same; else the lists stay, and what lower layers say by keys is taken back.
+    say the same; else the lists stay, and what lower layers say by keys is taken back.  A layer
+    that has both is left as it is: that is an error of its own.
     """
     dataset = dict(dataset)
-    training = dataset.get("transforms")
+    training, evaluation = dataset.get("transforms"), dataset.get("eval_transforms")
     keys: dict[str, Any] | None = None
-    if isinstance(training, list):
+    if isinstance(training, list) and not dataset.keys() & NO_TRAINING_KEYS.keys():
         keys = _training_keys(training)
-        dataset |= keys or {"crop": None, "filters": None, "standardize": None, "augment": []}
-        if keys:
-            dataset["transforms"] = None
-    evaluation = dataset.get("eval_transforms")
-    if isinstance(evaluation, list):
+        dataset |= keys | {"transforms": None} if keys else NO_TRAINING_KEYS
+    if isinstance(evaluation, list) and not dataset.keys() & NO_EVALUATION_KEYS.keys():
         eval_keys = _evaluation_keys(evaluation, keys)
-        dataset |= eval_keys or {"eval_crops": 1, "eval_stride": None, "eval_crop": None}
-        if eval_keys:
-            dataset["eval_transforms"] = None
+        dataset |= eval_keys | {"eval_transforms": None} if eval_keys else NO_EVALUATION_KEYS
     return dataset
 
 

@@ -159,4 +159,7 @@ def _convert(name: str, value: typing.Any, spec: Key) -> object:
 
 def to_mapping(section: typing.Any) -> dict:
     """Return a section as the plain mapping that ``parse`` takes."""
-    return dataclasses.asdict(section)
+    return {
+        name: to_mapping(value) if dataclasses.is_dataclass(value) else copy.deepcopy(value)
+        for name, value in vars(section).items()
+    }

@@ -7,7 +7,6 @@ docs/configs.md has the rules.
 """
 
 import difflib
-import json
 import os
 import re
 from collections.abc import Iterable
@@ -154,11 +153,11 @@ def merge(layers: list[dict]) -> dict:
     ``model`` by ``name``.
     """
     try:
-        json.dumps(layers, default=str, skipkeys=True)
-    except (ValueError, RecursionError):
-        raise ConfigError(
-            "a mapping of the config contains itself (an alias in its own anchor)"
-        ) from None
+        contains_itself = _contains_itself(layers, set(), set())
+    except RecursionError:
+        contains_itself = True
+    if contains_itself:
+        raise ConfigError("a mapping of the config contains itself (an alias in its own anchor)")
     layers = [dict(layer) for layer in layers]
     chosen = [layer["model_name"] for layer in layers if "model_name" in layer][-1:]
     for layer in layers:
@@ -171,10 +170,33 @@ def merge(layers: list[dict]) -> dict:
     return dict(mergedeep.merge({}, *layers))
 
 
+def _contains_itself(value: object, around: set[int], passed: set[int]) -> bool:
+    """Return whether a YAML value holds itself, at any depth.
+
+    A value that many aliases name is looked at once: written out, forty of them are billions.
+
+    Args:
+        value: of any kind.
+        around: ids of the values that hold it.
+        passed: ids of the values that are known not to hold themselves.
+    """
+    if not isinstance(value, (dict, list)) or id(value) in passed:
+        return False
+    if id(value) in around:
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    if any(_contains_itself(each, around | {id(value)}, passed) for each in inner):
+        return True
+    passed.add(id(value))
+    return False
+
+
 def _of_the_last_name(mappings: list[dict]) -> list[dict]:
     """The mappings that describe one model, layer by layer: empty where a later layer gives another
     ``name``, and a text as ``{name: text}`` where other layers have a mapping; at every depth.
     """
+    if len(mappings) < 2:
+        return mappings
     chosen = [mapping["name"] for mapping in mappings if "name" in mapping][-1:]
     mappings = [
         dict(mapping) if not chosen or mapping.get("name", chosen[0]) == chosen[0] else {}
@@ -233,7 +255,13 @@ def check(config: dict, program: type[Job]) -> Job:
             f"no effect in {program.title}: {', '.join(others)}; that belongs to {other.title}: "
             f"leave it out, or put it under '{other.program}:' in a file for both"
         )
-    return parse(program, config)
+    checked = parse(program, config)
+    if checked.dataset.crop is None and checked.dataset.transforms is None:
+        raise ConfigError(
+            "the config lacks the key 'dataset.crop': samples of a crop; training takes them at "
+            "random places"
+        )
+    return checked
 
 
 def divide(config: dict, program: type[JobConfig]) -> tuple[dict, list[str]]:

@@ -16,17 +16,21 @@ merged in this order: mappings merge, lists and values replace. The result is sa
 
 - **One base.** A file may begin with `base: other.yaml` (beside it) and holds what differs. A
   base has no base.
+- **Facts are said once.** Crop length, sampling rate and leads stand under `dataset:` and reach
+  every model from there: shorter crops are `--set dataset.crop=750`.
 - **Arguments go with their name.** Where a layer names another `model_name` (or `name:` in a
   nested mapping such as `model.signal`), what stood beside the old name is dropped. Arguments
-  given without a name go to whatever model is chosen in the end: under `--overlay short_crops
-  --set model_name=st_mem_vit_tiny` the overlay's `model.seq_len` stays. A file and its base
-  are one layer. Under `model:` a name alone, `encoder: xresnet1d50`, is short for `encoder:
-  {name: xresnet1d50}`.
-- **A key without effect is an error.** The column "program" says where a key has one. A file
-  for both programs keeps what one alone needs in a section `pretrain:` or `finetune:`, merged
-  over its other keys in that program.
-- **Published YAML files** are read: exact counterparts are put in with a note; one message
-  lists the other keys with their new names.
+  given without a name go to whatever model is chosen in the end: under
+  `--set model.patch_size=50 --set model_name=st_mem_vit_tiny` the `patch_size` stays. A file and
+  its base are one layer. Under `model:` a name alone, `encoder: xresnet1d50`, is short for
+  `encoder: {name: xresnet1d50}`.
+- **A key without effect is an error.** The column "program" says where a key has one. A file for
+  both programs keeps what one alone needs in a section `pretrain:` or `finetune:`, merged over its
+  other keys in that program.
+- **Published YAML files** are read: exact counterparts are put in with a note; one message lists
+  the other keys with their new names. Their lists of transforms are read as `dataset.crop`,
+  `filters`, `standardize`, `augment` and `eval_crops` where these say the same, and stay as
+  `dataset.transforms` and `eval_transforms` where they do not.
 """
 
 

@@ -32,11 +32,13 @@ class DataFacts:
         leads: names of the crops' leads, in order.
         fs: sampling rate in Hz.
         num_classes: None for no classifier.
+        length: samples of a crop; None where it is not known.
     """
 
     leads: tuple[str, ...]
     fs: float
     num_classes: int | None = None
+    length: int | None = None
 
 
 def register(factory: Factory) -> Factory:
@@ -70,7 +72,8 @@ def build(
     Args:
         spec: ``{"name": ..., **arguments}``, or the name alone; an argument that is an encoder is
             such a spec, too.
-        facts: fills in leads, fs and num_classes wherever a factory takes them, at any depth.
+        facts: fills in leads, fs, seq_len and num_classes wherever a factory takes them, at any
+            depth.
         arguments: more of the spec's.
 
     Raises:
@@ -153,6 +156,10 @@ def _from_facts(
                 f"model {name}: {key} is {given[key]} but that of the dataset is {value}; leave "
                 "it out"
             )
+    # A table of positions may be longer than the crops, as that of an encoder pre-trained on
+    # longer ones is: what the spec says of it stands.
+    if "seq_len" in parameters and facts.length is not None:
+        known["seq_len"] = given.get("seq_len", facts.length)
     return known
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from util.config.keys import FinetuneConfig
-from util.console import begin, keep_in, note
+from util.console import begin, fold_of_job, keep_in, note
 from util.errors import ConfigError
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.probes import features
@@ -63,7 +63,8 @@ def score_neighbours(config: FinetuneConfig, k: int = NEIGHBOURS) -> list[FoldRe
     results = []
     for number in job.folds:
         place = folder / f"fold{number}" if len(job.folds) > 1 else folder
-        results.append(_score_fold(job.fold(number), k, place, device))
+        with fold_of_job():
+            results.append(_score_fold(job.fold(number), k, place, device))
     return results
 
 

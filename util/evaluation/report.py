@@ -68,10 +68,9 @@ def save_best(training: Training, values: dict[str, float], files: FoldFiles) ->
     """
     task = cast(SupervisedTask, training.model)
     for name, value in values.items():
-        better = -math.inf if math.isnan(value) else -value if lower_is_better(name) else value
-        if name in training.best and better <= training.best[name]:
+        if not improved(name, value, training.best.get(name)):
             continue
-        training.best[name] = better
+        training.best[name] = value
         if collectives.is_main():
             content = checkpoint.content(
                 task.classifier.state_dict(),
@@ -82,6 +81,13 @@ def save_best(training: Training, values: dict[str, float], files: FoldFiles) ->
                 labels=task.criterion.about,
             )
             checkpoint.save(content, files.best(name))
+
+
+def improved(name: str, value: float, best: float | None) -> bool:
+    """Return whether a score is better than the best so far; NaN is the worst."""
+    if best is None or math.isnan(best):
+        return best is None or not math.isnan(value)
+    return value < best if lower_is_better(name) else value > best
 
 
 # ============ test ============

@@ -17,7 +17,7 @@ import torch
 
 from util.challenge import ABBREVIATIONS
 from util.config.fields import to_mapping
-from util.console import note
+from util.console import begin, note
 from util.data.splits import parse_folds, selection_fold
 from util.errors import CheckpointError, ConfigError
 from util.evaluation.evaluator import Evaluator
@@ -271,6 +271,7 @@ def search_folder(
         config_path: a config in place of the weights' own.
         check: raises where weights are not those that were asked for.
     """
+    begin()
     folder = Path(folder)
     searched, tested = {}, {}
     for fold, path in find_weights(folder, best, folds).items():

@@ -1,4 +1,4 @@
-"""The only place that knows how many processes there are.
+"""The one place that knows how many processes there are, and through which they exchange data.
 
 torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without them there is one process.  CPU tensors
 travel by gloo, GPU tensors by nccl.
@@ -11,7 +11,8 @@ import inspect
 import io
 import os
 import time
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,13 +23,19 @@ from util.errors import ECGError
 from util.processes.stopping import Preempted, in_group, working_alone
 
 TIMEOUT = datetime.timedelta(minutes=30)  # of a collective that all enter at about the same time
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 LONG = datetime.timedelta(days=7)  # of waiting for what process 0 does alone
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+Value = TypeVar("Value")
 
 
 def start(device: str = "auto") -> torch.device:
-    """Join the process group if torchrun started several processes; returns this process's
-    device.
+    """Join the process group if torchrun started several processes; return this process's device.
+
+    Args:
+        device: "auto" (a GPU where there is one), "cuda" or "cpu".
+
+    Raises:
+        ECGError: there is no GPU for this process.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ECGError("device is cuda but PyTorch sees no GPU; use --gpus cpu (or device: cpu)")
@@ -55,10 +62,11 @@ def start(device: str = "auto") -> torch.device:
     return where
 
 
-def _keep_memory():
-    """Have glibc keep memory that was freed: every step takes the same again, and each page that
-    it gave back to the system costs a fault: without it crops are filtered in 1.4 times the CPU
-    time.  No number depends on it.
+def _keep_memory() -> None:
+    """Have glibc keep memory that was freed.
+
+    Every step takes the same again, and each page that was given back to the system costs a
+    fault: filtering crops would take 1.4 times the CPU time.  No number depends on it.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
     if mallopt:
@@ -67,14 +75,16 @@ def _keep_memory():
 
 
 @functools.cache
-def _store():
+def _store() -> dist.Store:
     """The run's key-value store."""
     return _of_this_attempt(next(rendezvous("env://", timeout=TIMEOUT))[0])
 
 
-def _of_this_attempt(store):
-    """The launcher keeps its store over restarts: without a prefix of their own, restarted
-    processes would find, and try, the addresses of the dead ones (torch 2.13).
+def _of_this_attempt(store: dist.Store) -> dist.Store:
+    """``store`` with a prefix for each start of the processes.
+
+    The launcher keeps its store over restarts: restarted processes would find, and try, the
+    addresses of the dead ones (torch 2.13).
     """
     attempt = (
         os.environ.get("TORCHELASTIC_RUN_ID", ""),
@@ -84,13 +94,13 @@ def _of_this_attempt(store):
 
 
 @functools.cache
-def _long_group():
+def _long_group() -> dist.ProcessGroup:
     """All processes, with a time limit for long waits."""
     return dist.new_group(backend="gloo", timeout=LONG)
 
 
 def stop() -> None:
-    """Leave the process group; all others must leave, too."""
+    """Leave the process group, as all others must."""
     if dist.is_initialized():
         dist.destroy_process_group()
     _long_group.cache_clear()
@@ -98,57 +108,52 @@ def stop() -> None:
 
 
 def world() -> int:
-    """Number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Number of this process; 0 writes files.  torchrun's, before the process has joined the
-    group.
-    """
-    return (
-        dist.get_rank() if dist.is_initialized() else int(os.environ["RANK"]) if in_group() else 0
-    )
+    """Return the number of this process, torchrun's before it has joined; 0 writes files."""
+    if dist.is_initialized():
+        return dist.get_rank()
+    return int(os.environ["RANK"]) if in_group() else 0
 
 
 def is_main() -> bool:
-    """True on process 0."""
+    """Return whether this is process 0."""
     return rank() == 0
 
 
-def lost_contact(error) -> bool:
-    """Whether a collective failed because another process has ended, or cannot be reached."""
+def lost_contact(error: BaseException | None) -> bool:
+    """Return whether a collective failed because another process ended or cannot be reached."""
     # gloo, which serves the CPU, has no error type; its messages begin with the place in its
     # source.
-    return (
-        isinstance(error, dist.DistError)
-        or isinstance(error, RuntimeError)
-        and "/gloo/" in str(error)
-    )
+    of_gloo = isinstance(error, RuntimeError) and "/gloo/" in str(error)
+    return of_gloo or isinstance(error, dist.DistError)
 
 
 def first_to_say(text: str) -> bool:
-    """True on the first process that says ``text``: where all fail alike, one speaks, and none
-    waits.
+    """Return whether this process is the first to say ``text``.
+
+    Where all fail alike, one prints the sentence; none waits for another.
     """
     try:
-        store = (
-            _store()
-            if dist.is_initialized()
-            else _of_this_attempt(
-                dist.TCPStore(
-                    os.environ["MASTER_ADDR"],
-                    int(os.environ["MASTER_PORT"]),
-                    wait_for_workers=False,
-                    timeout=datetime.timedelta(seconds=2),
-                )
-            )
-        )
+        store = _store() if dist.is_initialized() else _store_before_joining()
         return store.add(f"said {text}", 1) == 1
     except (RuntimeError, KeyError):
-        return (
-            not dist.is_initialized() or is_main()
-        )  # who kept the store has gone, and not without a word
+        # The process that kept the store has ended, and it has said why.
+        return not dist.is_initialized() or is_main()
+
+
+def _store_before_joining() -> dist.Store:
+    """The run's key-value store, asked for two seconds at most."""
+    store = dist.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        wait_for_workers=False,
+        timeout=datetime.timedelta(seconds=2),
+    )
+    return _of_this_attempt(store)
 
 
 def barrier() -> None:
@@ -157,9 +162,11 @@ def barrier() -> None:
         _wait(dist.barrier(group=_long_group(), async_op=True))
 
 
-def _wait(work):
-    """Wait for a collective in Python, where signals are noticed; Preempted comes when it is
-    complete.
+def _wait(work: dist.Work) -> None:
+    """Wait for a collective in Python, where signals are noticed.
+
+    Raises:
+        Preempted: the process was asked to stop; the collective is complete all the same.
     """
     stopped = None
     while True:
@@ -168,54 +175,58 @@ def _wait(work):
                 time.sleep(0.002)
             break
         except Preempted as request:
-            # process 0, asked as well, will say so; if it does not, end_when_stuck helps
+            # Process 0 was asked as well and comes to this collective; if it does not,
+            # end_when_stuck ends this process.
             stopped = request
     work.wait()
     if stopped:
         raise stopped
 
 
-def averaging(model) -> DistributedDataParallel:
-    """``model`` with its gradients averaged over processes; buffers are left to each."""
+def averaging(model: torch.nn.Module) -> DistributedDataParallel:
+    """Return ``model`` with its gradients averaged over processes; each keeps its own buffers."""
     known = inspect.signature(DistributedDataParallel).parameters
-    # The name until torch 2.12 is the second one
-    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    buffers: dict[str, Any] = {name: False}
-    return DistributedDataParallel(model, gradient_as_bucket_view=True, **buffers)
+    # until torch 2.12 it is broadcast_buffers
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {buffers: False}
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, **options)
 
 
 def total(tensor: torch.Tensor) -> torch.Tensor:
-    """Sum of ``tensor`` over processes, in place."""
+    """Sum ``tensor`` over processes, in place, and return it."""
     if world() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def any_process(flag: bool) -> bool:
-    """True on every process if ``flag`` is true on one.  A small CPU message, no GPU
-    synchronisation.
+    """Return on every process whether ``flag`` is true on one.
+
+    It costs a small message between CPUs and no synchronisation with a GPU.
     """
     return bool(total(torch.tensor(int(flag))))
 
 
-def on_main(function):
-    """Call ``function()`` on process 0 while the others wait for it, however long it takes;
-    returns its value (plain types and tensors) on all.
+def on_main(function: Callable[[], Value]) -> Value:
+    """Call ``function()`` on process 0 while the others wait; return its value on all.
+
+    The others wait however long it takes.  The value is of plain types and tensors.
 
     Raises:
-        ECGError: on every process, where ``function`` raised one; Preempted, where it was asked
-            to stop.
+        ECGError: on every process, where ``function`` raised one.
+        Preempted: on every process, where process 0 was asked to stop.
     """
     if world() == 1:
         return function()
-    value, failure = None, None
+    value: Value | None = None
+    failure: ECGError | Preempted | None = None
     if is_main():
         try:
             with working_alone():
                 value = function()
         except (ECGError, Preempted) as error:
             failure = error
-    told = broadcast_object(
+    outcome = broadcast_object(
         {
             "value": value,
             "failed": failure is not None,
@@ -223,31 +234,32 @@ def on_main(function):
             "stopped": isinstance(failure, Preempted),
         }
     )
-    if told["failed"]:
-        raise failure or (Preempted if told["stopped"] else ECGError)(told["text"])
-    return told["value"]
+    if outcome["failed"]:
+        raise failure or (Preempted if outcome["stopped"] else ECGError)(outcome["text"])
+    return outcome["value"]
 
 
-def same_tensors(tensors) -> None:
-    """Hand process 0's tensors to all, in place.  BatchNorm statistics, for one, are each
-    process's own in training, and a checkpoint keeps those of process 0: what is evaluated must
-    be what is saved.
+def same_tensors(tensors: Iterable[torch.Tensor]) -> None:
+    """Copy process 0's tensors to all, in place.
+
+    BatchNorm statistics, for one, differ between processes in training, and a checkpoint keeps
+    those of process 0: what is evaluated must be what is saved.
     """
     if world() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, 0)
 
 
-def gather_objects(value) -> list:
-    """Every process's ``value`` on all, in rank order; see ``broadcast_object``."""
+def gather_objects(value: Any) -> list[Any]:
+    """Return every process's ``value`` on all, in rank order; see ``broadcast_object``."""
     return [broadcast_object(value, source) for source in range(world())]
 
 
-def broadcast_object(value, source: int = 0):
-    """The ``value`` (plain types and tensors, nested as in a checkpoint) of process ``source`` on
-    all, tensors on the CPU.  The others wait for it however long it takes.
+def broadcast_object(value: Any, source: int = 0) -> Any:
+    """Return the ``value`` of process ``source`` on all, however long the others wait for it.
 
-    Travels as what torch.save writes and is read as a checkpoint is: nothing else is accepted.
+    It is of plain types and tensors, nested as in a checkpoint; tensors arrive on the CPU.  It
+    travels as what torch.save writes and is read as a checkpoint is: nothing else is accepted.
     """
     if world() == 1:
         return value
@@ -266,29 +278,33 @@ def broadcast_object(value, source: int = 0):
 
 
 def gather(x: torch.Tensor) -> torch.Tensor:
-    """x of every process, (world, *x.shape); each x gets the gradient of every process's use of
-    it, summed.
+    """Return x of every process, (world, *x.shape), differentiably.
 
         rank 0: x0          rank 0: x0 x1
         rank 1: x1   ->     rank 1: x0 x1
 
-    A loss of what all processes hold so has, by DDP's mean of gradients, those of one process
-    with all samples.
+    Each x gets the gradient of every process's use of it, summed.  With DDP's mean of gradients,
+    a loss of all processes' samples so has the gradients of one process with all samples.
     """
     return _Gather.apply(x) if dist.is_initialized() else x[None]
+
+
+def gather_plain(x: torch.Tensor) -> torch.Tensor:
+    """Return x of every process, (world, *x.shape), without gradients."""
+    if not dist.is_initialized():
+        return x[None]
+    parts = [torch.empty_like(x) for _ in range(world())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.stack(parts)
 
 
 class _Gather(torch.autograd.Function):
     """The work of ``gather`` on several processes."""
 
     @staticmethod
-    def forward(ctx, x):
-        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, x.contiguous())
-        return torch.stack(parts)
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return gather_plain(x)
 
     @staticmethod
-    def backward(ctx, gradient):
-        gradient = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(gradient)
-        return gradient[dist.get_rank()]
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return total(gradient.clone(memory_format=torch.contiguous_format))[rank()]

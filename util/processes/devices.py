@@ -1,15 +1,21 @@
-"""--gpu of the published scripts: which devices, how many processes.  Imports torch where it is
-needed: --help does without.
+"""--gpu of the published scripts: which devices, how many processes.
+
+torch is imported where it is needed: --help does without.
 """
 
+import argparse
 import os
+from typing import TYPE_CHECKING
 
 from util.errors import ConfigError
 from util.processes.launcher import parse_devices
 
+if TYPE_CHECKING:
+    import torch
 
-def add_gpu_flag(parser, several=True) -> None:
-    """--gpu as everywhere; without ``several`` for scripts of one process."""
+
+def add_gpu_flag(parser: argparse.ArgumentParser, *, several: bool = True) -> None:
+    """Add --gpu to a script's command line; without ``several`` for scripts of one process."""
     more = ", 0,1 two, cpu none, cpu,cpu two CPU processes" if several else ", cpu none"
     parser.add_argument(
         "--gpu",
@@ -18,9 +24,11 @@ def add_gpu_flag(parser, several=True) -> None:
     )
 
 
-def one_device(text: str | None):
-    """The torch.device of --gpu for a script of one process; a ConfigError where it names
-    several.
+def one_device(text: str | None) -> "torch.device":
+    """Return the device of --gpu for a script of one process.
+
+    Raises:
+        ConfigError: ``text`` names several.
     """
     from util.processes import collectives
 
@@ -31,12 +39,14 @@ def one_device(text: str | None):
 
 
 def choose_devices(text: str | None) -> tuple[int, str]:
-    """Make the device of --gpu the visible one: (processes, value for the config's ``device``).
-    Where it asks for several processes, the launcher chooses as it starts them, and in these
-    nothing is left to choose.
+    """Make the device of --gpu the visible one; return (processes, the config's ``device``).
 
-    A machine without any GPU computes on the CPU and says so, so that published commands run
-    there, too.
+    Where several processes are asked for, the launcher chooses as it starts them, and nothing is
+    left to choose in these.  A machine without any GPU computes on the CPU and says so, so that
+    published commands run there, too.
+
+    Raises:
+        ConfigError: there is no such GPU, or ``text`` is none of the forms.
     """
     if text is None:
         return 1, "auto"

@@ -1,9 +1,8 @@
 """Start a main program on the devices asked for: one process, or one for each through torchrun.
 
     python -m util.processes.launcher main_pretrain.py --gpus 0,1,2,3
-                                           [--nnodes N --node_rank R --master_addr HOST \\
-                                               --master_port P]
-                                           [flags of the main program ...]
+        [--nnodes N --node_rank R --master_addr HOST --master_port P]
+        [flags of the main program ...]
 
 run_pretrain.sh and run_downstream.sh call this.  --gpus 0,1 takes these two GPUs; cpu is one
 process without a GPU, cpu,cpu two.
@@ -24,26 +23,32 @@ import os
 import runpy
 import signal
 import sys
-from typing import cast
+import threading
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
 
 from util.errors import ConfigError, ECGError
-from util.processes.machines import Meeting, choose_interface
 from util.processes.program import run_main
 from util.processes.stopping import LOST, PREEMPTED, SIGNALS, Preempted, StopRequest
 
 # for the step in hand and its checkpoint; a cluster's own limit is shorter
 SHUTDOWN_SECONDS = 600
-# on request
+# exit statuses of a run that was stopped on request, which is not started again
 STOPPED = (PREEMPTED, 128 + signal.SIGINT, 128 + signal.SIGHUP, 128 + signal.SIGQUIT)
 LOOPBACK = "127.0.0.1"
 
 
 def parse_devices(text: str, usable: str | None = None) -> tuple[int, str | None]:
-    """(processes on this node, CUDA_VISIBLE_DEVICES or None for the CPU) of "0,1", "cpu" or
-    "cpu,cpu".
+    """Return (processes on this node, CUDA_VISIBLE_DEVICES or None for the CPU).
 
-    ``usable`` is CUDA_VISIBLE_DEVICES as a scheduler has set it: where it is 6,7 (or names of
-    GPUs or MIG slices), 0 is the first of these.
+    Args:
+        text: "0,1", "cpu" or "cpu,cpu".
+        usable: CUDA_VISIBLE_DEVICES as a scheduler has set it: where it is 6,7 (or names of GPUs
+            or MIG slices), 0 is the first of these.
+
+    Raises:
+        ConfigError: ``text`` has none of these forms, or names a GPU that is not usable.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if names and all(name == "cpu" for name in names):
@@ -56,19 +61,18 @@ def parse_devices(text: str, usable: str | None = None) -> tuple[int, str | None
         )
     if usable is None:
         return len(names), ",".join(names)
-    there = [name.strip() for name in usable.split(",") if name.strip()]
-    if max(numbers) >= len(there):
-        may = (
-            f"only {len(there)} may be used here, numbered from 0"
-            if there
-            else "none may be used here"
+    offered = [name.strip() for name in usable.split(",") if name.strip()]
+    if max(numbers) >= len(offered):
+        count = f"only {len(offered)}" if offered else "none"
+        numbered = ", numbered from 0" if offered else ""
+        raise ConfigError(
+            f"--gpus {text}: {count} may be used here{numbered} (CUDA_VISIBLE_DEVICES={usable})"
         )
-        raise ConfigError(f"--gpus {text}: {may} (CUDA_VISIBLE_DEVICES={usable})")
-    return len(names), ",".join(there[number] for number in numbers)
+    return len(names), ",".join(offered[number] for number in numbers)
 
 
 def launch_parser(program: str) -> argparse.ArgumentParser:
-    """The launcher's own flags; what it does not know goes to the program."""
+    """Return a parser of the launcher's flags; all others go to the program."""
     parser = argparse.ArgumentParser(prog=program, add_help=False, allow_abbrev=False)
     parser.add_argument(
         "--gpus", metavar="IDS", help="GPU numbers (0,1,2,3), cpu, or cpu,cpu for two CPU processes"
@@ -96,8 +100,10 @@ def launch_parser(program: str) -> argparse.ArgumentParser:
     return parser
 
 
-def torchrun_arguments(options, processes: int, port: int, attempt: int) -> list[str]:
-    """torchrun's flags for ``processes`` on this node, which meet at machine 0's ``port``."""
+def torchrun_arguments(
+    options: argparse.Namespace, processes: int, port: int, attempt: int
+) -> list[str]:
+    """Return torchrun's flags for ``processes`` on this node, which meet at machine 0's port."""
     return [
         f"--nproc_per_node={processes}",
         f"--nnodes={options.nnodes}",
@@ -111,9 +117,7 @@ def torchrun_arguments(options, processes: int, port: int, attempt: int) -> list
 
 
 def handled_signals() -> list[signal.Signals]:
-    """Signals that end torchrun: not those that this process shall ignore, as SIGHUP under
-    nohup.
-    """
+    """Return the signals that end torchrun: not those that are ignored, as SIGHUP under nohup."""
     return [
         number
         for number in (*SIGNALS, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -121,8 +125,12 @@ def handled_signals() -> list[signal.Signals]:
     ]
 
 
-def launch(script: str, options, arguments: list[str]) -> int:
-    """Run ``script`` with ``arguments``; returns the exit status."""
+def launch(script: str, options: argparse.Namespace, arguments: list[str]) -> int:
+    """Run ``script`` with ``arguments`` and return the exit status.
+
+    Raises:
+        ConfigError: the launcher's flags contradict each other or the machine.
+    """
     processes, visible = parse_devices(options.gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
     if options.nnodes > 1 and not options.master_addr:
         raise ConfigError("--nnodes above 1 needs --master_addr, the name or address of machine 0")
@@ -140,17 +148,22 @@ def launch(script: str, options, arguments: list[str]) -> int:
     # One process must not take all cores from the others.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     if options.nnodes > 1:
+        from util.processes.machines import choose_interface
+
         choose_interface(options.master_addr)
     if options.max_restarts and "--resume" not in arguments:
         arguments = [*arguments, "--resume", "auto"]
     return run_attempts(options, processes, [script, *arguments])
 
 
-def run_attempts(options, processes: int, command: list[str]) -> int:
-    """Run ``command`` on ``processes`` of this machine, and after failures again up to
-    --max_restarts times; returns the exit status.  A preempted run is not started again, on any
+def run_attempts(options: argparse.Namespace, processes: int, command: list[str]) -> int:
+    """Run ``command`` on ``processes`` of this machine and return the exit status.
+
+    After a failure it is run again, up to --max_restarts times; a preempted run is not, on any
     machine.
     """
+    from util.processes.machines import Meeting  # with torch, which --help does without
+
     port = options.master_port or (0 if options.nnodes == 1 else 12345)
     meeting = Meeting(options.nnodes, options.node_rank, options.master_addr or LOOPBACK, port)
     status = LOST
@@ -179,9 +192,8 @@ def run_attempts(options, processes: int, command: list[str]) -> int:
         if status == LOST:
             print(
                 "error: other processes of the run have ended or cannot be reached; what they, "
-                "or "
-                "the launcher of their machine, said tells why. Go on from the last checkpoint "
-                "with --resume auto",
+                "or the launcher of their machine, said tells why. Go on from the last "
+                "checkpoint with --resume auto",
                 file=sys.stderr,
             )
         return status
@@ -193,28 +205,29 @@ def run_attempts(options, processes: int, command: list[str]) -> int:
 
 
 class TorchrunStop:
-    """What ends torchrun, a signal or the other machines' call, raised where torchrun measures
-    what it has just done.
+    """End torchrun, on a signal or when the other machines call, at a moment that loses nothing.
 
-    torchrun's own handler raises wherever the program stands: what it raises in a destructor is
-    lost, and a process that is being started remains unknown to torchrun, which does not pass the
-    signal on to it.
+    torchrun's handler raises wherever the program stands: what it raises in a destructor is lost,
+    and a process that is being started remains unknown to torchrun, which does not pass the
+    signal on to it.  This one raises where torchrun reports a measurement: it is given to torchrun
+    as the receiver of its metrics.
     """
 
-    def __init__(self, called):
+    def __init__(self, called: threading.Event):
         self.called = called
-        self.number = (
-            signal.SIGTERM if StopRequest.ever else None
-        )  # that one was lost in a destructor, too
+        # A signal from before may have been lost in a destructor, too.
+        self.number: int | None = signal.SIGTERM if StopRequest.ever else None
 
-    def notice(self, number, frame):
-        """The signal handler.  The first signal counts: on it the training processes save
-        themselves.
-        """
+    def notice(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal: the first counts, on which the training processes save themselves."""
         self.number = self.number or number
 
-    def emit(self, measured):
-        """Called by torchrun for every measurement: ten times a second while the processes run."""
+    def emit(self, measured: Any) -> None:
+        """Take a measurement of torchrun: ten times a second while the processes run.
+
+        Raises:
+            SignalException: torchrun shall end.
+        """
         from torch.distributed.elastic.multiprocessing.api import SignalException
 
         if self.number or self.called.is_set():
@@ -223,10 +236,8 @@ class TorchrunStop:
             )
 
 
-def run_torchrun(arguments: list[str], called) -> int:
-    """torchrun with one message at the end at most, until the event ``called`` is set;
-    returns the exit status.
-    """
+def run_torchrun(arguments: list[str], called: threading.Event) -> int:
+    """Run torchrun, with one message at most, until ``called`` is set; return the exit status."""
     stop, status = TorchrunStop(called), LOST
     before = {number: signal.signal(number, stop.notice) for number in handled_signals()}
     try:
@@ -237,20 +248,17 @@ def run_torchrun(arguments: list[str], called) -> int:
         from torch.distributed.run import parse_args, run
 
         logging.disable(logging.ERROR)  # torchrun's; the training processes speak for themselves
-        metrics.configure(cast(metrics.MetricHandler, stop))
+        metrics.configure(stop)  # type: ignore[arg-type]  # has emit, the one method asked for
         try:
             run(parse_args(arguments))
             return 0
         except ChildFailedError as error:
+            failures = error.failures.items()
             status = status_of(
-                [
-                    (failure.exitcode, failure.timestamp, rank)
-                    for rank, failure in error.failures.items()
-                ]
+                [(failure.exitcode, failure.timestamp, rank) for rank, failure in failures]
             )
         except (SignalException, DistError):
-            # LOST, unless asked to stop: contact to the other launchers, or they have called
-            pass
+            pass  # asked to stop, or LOST: the other launchers have called or cannot be reached
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -260,16 +268,18 @@ def run_torchrun(arguments: list[str], called) -> int:
 
 
 def status_of(failures: list[tuple[int, int, int]]) -> int:
-    """Exit status for the failed processes, each (exit code, negative: killed by that signal;
-    time; rank).
+    """Return the exit status of a run from its failed processes.
 
     What failed first is the cause.  That torchrun ended the others, or that they lost contact,
     says nothing.
+
+    Args:
+        failures: (exit code, negative where a signal of that number killed it; time; rank) each.
     """
-    told = [
+    causes = [
         failure for failure in failures if failure[0] != LOST and -failure[0] not in SIGNALS
     ] or failures
-    code, _, rank = min(told, key=lambda failure: (failure[1], failure[0]))
+    code, _, rank = min(causes, key=lambda failure: (failure[1], failure[0]))
     if code > 0:
         return code
     if -code in SIGNALS:
@@ -283,8 +293,8 @@ def status_of(failures: list[tuple[int, int, int]]) -> int:
     return 128 - code
 
 
-def main(argv=None) -> int:
-    """``python -m util.processes.launcher SCRIPT FLAGS``; returns the exit status."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``python -m util.processes.launcher SCRIPT FLAGS`` and return the exit status."""
     script, *flags = (sys.argv[1:] if argv is None else argv) or [""]
     if not script.endswith(".py"):
         parser = launch_parser(
@@ -296,8 +306,7 @@ def main(argv=None) -> int:
         raise ECGError(
             f"PyTorch is not installed for {sys.executable}; install requirements.txt there, "
             "activate an environment that has it, or deactivate this one and let bash "
-            "run_tests.sh "
-            "make .venv, which is taken where no other is active"
+            "run_tests.sh make .venv, which is taken where no other is active"
         )
     parser = launch_parser(
         f"bash {'run_pretrain.sh' if 'pretrain' in script else 'run_downstream.sh'}"
@@ -308,12 +317,12 @@ def main(argv=None) -> int:
         runpy.run_path(script, run_name="__main__")
     options, rest = parser.parse_known_args(flags)
     given = {"--config_path" if flag == "-f" else flag.split("=")[0] for flag in rest}
-    needed = ["--config_path", "--output_dir", "--exp_name"]
+    needed = ["--config_path", "--exp_name"]
     missing = ["--gpus"] * (not options.gpus) + [name for name in needed if name not in given]
     if missing:
         print(
             f"error: missing {', '.join(missing)}. {parser.format_usage().strip()} --config_path "
-            "YAML --output_dir DIR --exp_name NAME (-h explains)",
+            "YAML --exp_name NAME [--output_dir DIR] (-h explains)",
             file=sys.stderr,
         )
         return 2

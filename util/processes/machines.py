@@ -1,8 +1,8 @@
 """The machines of one run: how their launchers find each other, start together and end together.
 
 torchrun starts the processes of one machine and sees how they end.  What concerns all machines is
-left to us: a preempted run ends everywhere and is not started again, and after a failure all mean
-the same attempt.
+done here: a preempted run ends everywhere and is not started again, and after a failure all
+machines begin the same attempt.
 """
 
 import contextlib
@@ -15,44 +15,46 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Iterator
+
+from torch.distributed import DistError, TCPStore
 
 from util.errors import ConfigError, ECGError
 from util.processes.stopping import LOST
 
 WAIT_SECONDS = 900  # for the other machines: a cluster may start them minutes apart
-LEAVE_SECONDS = (
-    10  # that machine 0, which keeps the store, waits for the others to see how the run ended
-)
+LEAVE_SECONDS = 10  # that machine 0, which keeps the store, waits for the others to read its end
 POLL_SECONDS = 0.5
 
 
 # ============ network interface ============
 def choose_interface(address: str) -> None:
-    """Have gloo and NCCL use the network interface that leads to machine 0, unless the user has
-    named one.
+    """Have gloo and NCCL use the network interface that leads to machine 0.
 
-    Left alone, gloo takes the address that this machine's own name resolves to.  Debian's
-    /etc/hosts says 127.0.1.1, which no other machine can reach: all would wait for each other.
+    One that the user has named stays.  Left alone, gloo takes the address that this machine's
+    name resolves to.  Debian's /etc/hosts says 127.0.1.1, which no other machine can reach: all
+    would wait for each other.
+
+    Raises:
+        ConfigError: the address leads nowhere, or where no other machine can reach it.
     """
     if "GLOO_SOCKET_IFNAME" in os.environ:
         return
-    own = _own_address(address)
-    if ipaddress.ip_address(own).is_loopback:
+    here = _own_address(address)
+    if ipaddress.ip_address(here).is_loopback:
         raise ConfigError(
-            f"--master_addr {address} leads to this machine's loopback ({own}), where no other "
+            f"--master_addr {address} leads to this machine's loopback ({here}), where no other "
             "machine can reach it; give machine 0's address in the network (hostname -I shows "
-            "it), "
-            "or export GLOO_SOCKET_IFNAME=lo to try several launchers on one machine"
+            "it), or export GLOO_SOCKET_IFNAME=lo to try several launchers on one machine"
         )
-    name = next((name for _, name in socket.if_nameindex() if own in _addresses(name)), None)
+    name = next((name for _, name in socket.if_nameindex() if here in _addresses(name)), None)
     if name:
         os.environ["GLOO_SOCKET_IFNAME"] = name
-        os.environ.setdefault(
-            "NCCL_SOCKET_IFNAME", f"={name}"
-        )  # this name, not all that begin with it
+        # "=": this name, not all that begin with it
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")
 
 
-def _own_address(address):
+def _own_address(address: str) -> str:
     """This machine's address on the way to ``address``; nothing is sent."""
     try:
         family, kind, _, _, target = socket.getaddrinfo(address, 9, type=socket.SOCK_DGRAM)[0]
@@ -65,33 +67,39 @@ def _own_address(address):
         ) from None
 
 
-def _addresses(interface):
-    """The addresses of an interface (Linux)."""
-    found = []
+def _addresses(interface: str) -> list[str]:
+    """The IPv4 and IPv6 addresses of an interface (Linux)."""
+    addresses = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
         # SIOCGIFADDR
         answer = fcntl.ioctl(probe, 0x8915, struct.pack("256s", interface.encode()))
-        found.append(socket.inet_ntoa(answer[20:24]))
+        addresses.append(socket.inet_ntoa(answer[20:24]))
     with contextlib.suppress(OSError), open("/proc/net/if_inet6", encoding="ascii") as file:
-        found += [
+        addresses += [
             str(ipaddress.ip_address(bytes.fromhex(digits)))
             for digits, *_, name in map(str.split, file)
             if name == interface
         ]
-    return found
+    return addresses
 
 
 # ============ starting and ending together ============
 class Meeting:
-    """What the launchers of all machines agree on, in a key-value store that machine 0's launcher
-    keeps.
+    """What the launchers of all machines agree on, in a key-value store of machine 0's launcher.
 
     Its keys: ``attempt``, the number of the current start of all processes, which every launcher
     may advance once; ``<attempt>/<node>``, that launcher is ready for it; ``ended``, the status
-    with which the run is over for good; ``left/<node>``, that launcher knows and needs the store
-    no more.
+    with which the run is over for good; ``left/<node>``, that launcher has read ``ended`` and
+    needs the store no more.
 
-    ``nodes`` is the number of machines, ``node`` that of this one; port 0 takes a free one.
+    Args:
+        nodes: the number of machines.
+        node: the number of this one, from 0.
+        address: name or address of machine 0.
+        port: of the store there; 0 takes a free one.
+
+    Raises:
+        ECGError: the port is taken, or machine 0 does not answer within WAIT_SECONDS.
     """
 
     def __init__(self, nodes: int, node: int, address: str, port: int):
@@ -103,9 +111,7 @@ class Meeting:
         if self._store.add(f"launchers/{node}", 1) > 1:
             self.advance()  # the launcher before was killed: the others shall start again, too
 
-    def _open(self, address, port):
-        from torch.distributed import DistError, TCPStore
-
+    def _open(self, address: str, port: int) -> TCPStore:
         deadline = time.monotonic() + WAIT_SECONDS
         while True:
             try:  # in short spells, between which a signal is noticed
@@ -131,18 +137,16 @@ class Meeting:
                         "running, with --node_rank 0 and the same --master_port?"
                     ) from None
 
-    def _current(self):
+    def _current(self) -> int:
         return int(self._store.compare_set("attempt", "", "0"))
 
     def advance(self) -> None:
-        """The current attempt has failed: let the next one be it, whoever says so first."""
+        """Make the next attempt the current one, unless another launcher has done so."""
         self._store.compare_set("attempt", str(self.attempt), str(self.attempt + 1))
         self.attempt = self._current()
 
     def ended(self, seconds: float = 0) -> int | None:
-        """Status with which the run is over; None if it is not, and will not be in ``seconds``."""
-        from torch.distributed import DistError
-
+        """Return the status of a run that is over, None if it is not so within ``seconds``."""
         deadline = time.monotonic() + seconds
         try:
             while self._ended is None and not self._store.check(["ended"]):
@@ -157,10 +161,15 @@ class Meeting:
         return self._ended
 
     def join(self, last: int) -> bool:
-        """Wait until the launchers of all machines are ready for the same attempt; False if the
-        run is over, or has had its ``last`` attempt.
+        """Wait until the launchers of all machines are ready for the same attempt.
+
+        Returns:
+            False if the run is over, or has had its ``last`` attempt.
+
+        Raises:
+            ECGError: a machine is not ready within WAIT_SECONDS.
         """
-        tell, deadline = time.monotonic() + 20, time.monotonic() + WAIT_SECONDS
+        remind, deadline = time.monotonic() + 20, time.monotonic() + WAIT_SECONDS
         while self.ended() is None:
             self.attempt = self._current()
             if self.attempt > last:
@@ -178,25 +187,26 @@ class Meeting:
                     f"machine {missing} of {self.nodes} did not come within {WAIT_SECONDS} s; "
                     "start the same command there, with its own --node_rank"
                 )
-            if time.monotonic() > tell:
+            if time.monotonic() > remind:
                 print(
                     f"waiting for machine {missing} of {self.nodes} (numbered from 0) ...",
                     file=sys.stderr,
                 )
-                tell = deadline
+                remind = deadline
             time.sleep(POLL_SECONDS)
         return False
 
     @contextlib.contextmanager
-    def watch(self):
-        """While the processes of this attempt run: yields an event that is set when the others
-        have ended the run or begun another attempt, or cannot be asked any more.
-        """
-        from torch.distributed import DistError
+    def watch(self) -> Iterator[threading.Event]:
+        """Watch the other launchers while the processes of this attempt run.
 
+        Yields:
+            an event, set when they have ended the run or begun another attempt, or cannot be
+            asked any more.
+        """
         over, called = threading.Event(), threading.Event()
 
-        def look():
+        def look() -> None:
             while not over.wait(2 * POLL_SECONDS):
                 with contextlib.suppress(DistError):
                     if self.ended() is None and self._current() == self.attempt:
@@ -215,9 +225,8 @@ class Meeting:
         """Tell the others that the run is over; machine 0 stays for a moment until they know."""
         if self.nodes == 1 or status == LOST:
             return  # then the others have nothing to learn here
-        from torch.distributed import DistError
 
-        def farewell():
+        def farewell() -> None:
             with contextlib.suppress(DistError):
                 if status:
                     self._store.compare_set("ended", "", str(status))

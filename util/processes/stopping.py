@@ -7,6 +7,8 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from types import FrameType, TracebackType
 
 # exit status after a stop on request (EX_TEMPFAIL): start again with --resume auto
 PREEMPTED = 75
@@ -18,58 +20,71 @@ STUCK_SECONDS = 20  # that a process which was asked to stop waits for the other
 
 
 class Preempted(BaseException):
-    """The run was asked to stop and everything it has done is saved.  No Exception: it comes
-    anywhere, in the middle of an import too, and there are many who catch those.
+    """The run was asked to stop, and all that it has done is saved.
+
+    No Exception: it may be raised anywhere, in the middle of an import too, and much code catches
+    every Exception.
     """
 
 
 class StopRequest:
-    """Notices SIGTERM and SIGUSR1 while in its ``with`` block.
+    """Notice SIGTERM and SIGUSR1 within a ``with`` block.
 
-    With ``raise_immediately``, where nothing needs saving, Preempted is raised wherever the
-    program stands; it says how to go on: ``again``.  Else ``requested`` is set and the program
-    looks at it when it can save itself. After a request both signals are ignored: a cluster,
-    torchrun and a shell may each send their own, and the second must not kill what the first has
-    asked to save itself.
+    After a request both signals are ignored: a cluster, torchrun and a shell may each send one,
+    and the second must not kill what is saving itself because of the first.
+
+    Args:
+        raise_immediately: raise Preempted wherever the program stands, as nothing needs saving;
+            else set ``requested``, at which the program looks when it can save itself.
+        again: how to go on, for the message of that Preempted.
     """
 
     ever = False  # whether this process was asked to stop at any time
 
-    def __init__(self, raise_immediately: bool = False, again: str = RESUME):
-        self.raise_immediately, self.again, self.noticed = raise_immediately, again, None
+    def __init__(self, *, raise_immediately: bool = False, again: str = RESUME):
+        self.raise_immediately, self.again = raise_immediately, again
+        self.noticed: int | None = None
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
     @property
     def requested(self) -> bool:
-        """True after a signal, be it long ago and what it raised lost in a destructor, and when
-        torchrun is gone (killed outright): nobody would end this process in time.
+        """Whether to stop: after a signal, however long ago, and when torchrun is gone.
+
+        What a signal raised may have been lost in a destructor.  Without torchrun (killed
+        outright) nobody would end this process in time.
         """
         return StopRequest.ever or self._launcher not in (None, os.getppid())
 
-    def _notice(self, number, frame):
+    def _notice(self, number: int, frame: FrameType | None) -> None:
         self.noticed, StopRequest.ever = number, True
         if self.raise_immediately:
             ignore_signals()
             raise Preempted(f"stopped on request; {self.again}")
 
-    def __enter__(self):
+    def __enter__(self) -> "StopRequest":
         self._before = {}
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._notice) for number in SIGNALS}
         return self
 
-    def __exit__(self, kind, *error):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_IGN if self.noticed and kind else handler)
         if self.noticed and not kind:
-            signal.raise_signal(
-                self.noticed
-            )  # it came after the last look: those outside shall know
+            # It came after the program's last look: hand it on to an outer block.
+            signal.raise_signal(self.noticed)
 
 
 def ignore_signals(worker: int | None = None) -> None:
-    """Be deaf to both signals.  A loader's worker must be: it would leave its training process
-    without data for the step that is to be finished.
+    """Ignore both signals from now on.
+
+    A loader's worker must (it is called with its number): if it ended, its training process would
+    have no data for the step that is to be finished.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -80,8 +95,8 @@ _working_alone = threading.Event()
 
 
 @contextlib.contextmanager
-def working_alone():
-    """Long work that waits for no other process: ``end_when_stuck`` leaves it in peace."""
+def working_alone() -> Iterator[None]:
+    """Mark long work that waits for no other process, which ``end_when_stuck`` must not end."""
     _working_alone.set()
     try:
         yield
@@ -90,7 +105,7 @@ def working_alone():
 
 
 def end_when_stuck() -> None:
-    """From a stop request on, end this process with PREEMPTED if it waits for another one for
+    """End this process with PREEMPTED if, after a stop request, it waits for another process for
     STUCK_SECONDS.
 
     A collective waits outside of Python, where no handler runs.  So a thread looks whether the
@@ -98,24 +113,23 @@ def end_when_stuck() -> None:
     """
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    signal.set_wakeup_fd(
-        writer.fileno(), warn_on_full_buffer=False
-    )  # written to wherever the main thread is
+    # Python writes the signal's number to it at once, wherever the main thread is.
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reader, writer), daemon=True, name="stop request").start()
 
 
-def _watch(reader, writer):
+def _watch(reader: socket.socket, writer: socket.socket) -> None:
+    """The thread of ``end_when_stuck``; ``writer`` is held so that it is not closed."""
     while reader.recv(1)[0] not in SIGNALS:
         pass
-    stands: tuple | None = None
-    since = 0.0
-    main = threading.main_thread().ident or 0
+    main_thread = threading.main_thread().ident or 0
+    place, since = None, 0.0
     while True:
-        frame = sys._current_frames().get(main)
-        # holding the frame keeps another one from looking the same
+        frame = sys._current_frames().get(main_thread)
+        # The frame is held: else a new one at the same address might look like it.
         now = (frame, frame and frame.f_lasti)
-        if now != stands or _working_alone.is_set():
-            stands, since = now, time.monotonic()
+        if now != place or _working_alone.is_set():
+            place, since = now, time.monotonic()
         elif time.monotonic() - since > STUCK_SECONDS:
             print(
                 f"stopped on request while waiting {STUCK_SECONDS} s for another process; resume "
@@ -128,5 +142,5 @@ def _watch(reader, writer):
 
 
 def in_group() -> bool:
-    """True if torchrun started several processes, be they joined yet or not."""
+    """Return whether torchrun started several processes, joined yet or not."""
     return int(os.environ.get("WORLD_SIZE", 1)) > 1

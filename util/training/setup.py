@@ -3,6 +3,7 @@ trainings.
 """
 
 import contextlib
+import os
 import random
 import subprocess
 from collections.abc import Callable
@@ -36,13 +37,18 @@ from util.training.optimizer import Schedule, resolve_lr
 
 # ============ data ============
 def open_store(config: JobConfig) -> RecordStore:
-    """Open the store of dataset.store and dataset.fs.
+    """Open the store of dataset.store and dataset.fs; errors as of ``store_at``."""
+    return store_at(config.dataset.store, config.dataset.fs)
+
+
+def store_at(place: str | os.PathLike, fs: int) -> RecordStore:
+    """Open the store of a sampling rate in the folder that holds one for each.
 
     Raises:
         ConfigError: there is none; StoreError: it is damaged.
     """
-    root = Path(config.dataset.store)
-    folder = root / f"fs{config.dataset.fs}"
+    root = Path(place)
+    folder = root / f"fs{fs}"
     if not folder.is_dir():
         there = sorted(p.name for p in root.glob("fs*")) if root.is_dir() else []
         hint = "prepare it with data_preparation/ (see docs/data.md)"
@@ -85,15 +91,21 @@ def note_rows(store: RecordStore, config: JobConfig) -> None:
         )
 
 
+def crop_length(data: DatasetConfig) -> int:
+    """Return the samples of a training crop."""
+    if data.transforms is not None:
+        return parse_cropping(data.transforms, "dataset.transforms").length
+    assert data.crop is not None, "a checked config has one or the other"
+    return data.crop
+
+
 def training_transforms(config: JobConfig) -> tuple[Cropping, Pipeline]:
     """Return how training crops are cut and transformed; ``Pipeline.fixed`` leaves out what draws
     random numbers.
     """
     data = config.dataset
     if data.transforms is None:
-        if data.crop is None:
-            raise ConfigError("the config lacks the key 'dataset.crop': samples of a crop")
-        cropping, where = Cropping("random", data.crop), "dataset.filters, standardize, augment"
+        cropping, where = Cropping("random", crop_length(data)), "dataset.filters and its like"
         steps = steps_after_crop(data.filters, data.standardize, data.augment)
     else:
         where = "dataset.transforms"
@@ -162,7 +174,8 @@ def build_configured(config: JobConfig, num_classes: int | None = None) -> nn.Mo
     there are classes.
     """
     torch.manual_seed(config.seed)
-    facts = DataFacts(parse_leads(config.dataset.lead), config.dataset.fs, num_classes)
+    data = config.dataset
+    facts = DataFacts(parse_leads(data.lead), data.fs, num_classes, crop_length(data))
     return build({"name": config.model_name, **config.model}, facts)
 
 

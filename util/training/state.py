@@ -1,116 +1,168 @@
-"""What a training checkpoint holds, and how a run resumes from one as if nothing had happened."""
+"""What changes from step to step, what a checkpoint keeps of it, and how a run resumes from one as
+if nothing had happened.
+"""
 
 import math
+import os
 import random
 import zlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from util.console import note
+from util.contract.method import Method
 from util.errors import CheckpointError
 from util.processes import collectives
+from util.scoring.scores import lower_is_better
 from util.training import checkpoint
+from util.training.meters import Meters
 from util.training.optimizer import load_optimizer
 
-IRRELEVANT = {
-    "resume",
-    "start_epoch",
-    "output_dir",
-    "exp_name",
-    "device",
-}  # keys that change no result
+if TYPE_CHECKING:  # the engine imports this module
+    from util.training.engine import Training
+
+# keys that change no result
+IRRELEVANT = {"resume", "start_epoch", "output_dir", "exp_name", "device"}
 
 
-def training_state(training) -> dict:
-    """A checkpoint's content, everything that changes from step to step; every process must call
-    this.
+@dataclass
+class TrainState:
+    """All that changes from step to step.
+
+    Attributes:
+        model: what is trained.
+        optimizer: its optimiser.
+        scaler: of fp16's losses; it does nothing in other formats.
+        meters: what the steps have logged and no line has.
+        epoch: epochs that are done.
+        step: steps of the current one that are done.
+        best: whatever the caller wants kept over interruptions, plain numbers by name.
     """
-    training.meters.gather(training.last_saved)
-    return checkpoint.content(
-        training.model.state_dict(),
-        training.resolved,
-        training.epoch,
-        step=training.step,
-        optimizer=training.optimizer.state_dict(),
-        scaler=training.scaler.state_dict(),
-        scheduler={"position": training.position()},  # schedules are functions of the position
-        rng=collectives.gather_objects(random_state()),
-        metrics={
-            "best": training.best,
-            "data": training.dataset.checksums,
-            "per_step": training.batches.per_step,
-            "offset": training.batches.offset,
-            "matmul_precision": torch.get_float32_matmul_precision(),
-            **training.meters.state(),
-        },
-    )
+
+    model: Method
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    meters: Meters
+    epoch: int = 0
+    step: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+
+    def state_dict(self) -> dict:
+        """Return it as plain types and tensors, once the meters have gathered."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "metrics": {"best_scores": self.best, **self.meters.state_dict()},
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Undo ``state_dict``.  Checkpoints of earlier versions kept scores negated where lower
+        ones are better.
+        """
+        self.model.load_state_dict(state["model"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.meters.load_state_dict(state["metrics"])
+        self.epoch, self.step = state["epoch"], state["step"]
+        best = state["metrics"].get("best_scores")
+        if best is None:
+            best = {
+                name: -value if lower_is_better(name) else value
+                for name, value in state["metrics"]["best"].items()
+            }
+        self.best = best
 
 
-def resume(training) -> str | None:
-    """Put a ``Training`` where the checkpoint stands that ``config.resume`` names; returns its
+# ============ checkpoints ============
+def content_of(training: "Training") -> dict:
+    """Return a checkpoint's content; every process must call this."""
+    training.state.meters.gather(training.last_saved)
+    state = training.state.state_dict()
+    state["metrics"] |= {
+        "data": training.dataset.checksums,
+        "per_step": training.batches.per_step,
+        "offset": training.batches.offset,
+        "matmul_precision": torch.get_float32_matmul_precision(),
+    }
+    return state | {
+        "config": training.resolved,
+        "scheduler": {"position": training.position()},  # schedules are functions of the position
+        "rng": collectives.gather_objects(random_state()),
+    }
+
+
+def resume(training: "Training") -> str | None:
+    """Put a ``Training`` where the checkpoint stands that ``config.resume`` names; return its
     path, or None where there is none and the run starts afresh, at ``config.start_epoch``.
 
     Process 0 looks for it, reads and checks it; all take over what it read.  So other processes
     need not see the folder, and none can begin elsewhere.
+
+    Raises:
+        CheckpointError: it does not fit this run.
     """
-    config = training.config
-    path, state = collectives.on_main(lambda: _read(config.resume, training.folder))
+    config, state = training.config, training.state
+    path, content = collectives.on_main(lambda: _read(config.resume, training.folder))
     if path is None:
-        training.epoch = config.start_epoch
-        training.batches.set_epoch(training.epoch)
+        state.epoch = config.start_epoch
+        training.batches.set_epoch(state.epoch)
         return None
     try:
-        _check_kind(state["config"], training.resolved, path)
-        _restore(training, state)
-        _place(training, state, path)
-        changed = differences(state["config"], training.resolved)
+        _check_kind(content["config"], training.resolved, path)
+        state.load_state_dict(content)
+        _restore_surroundings(training, content)
+        _place(training, content, path)
+        changed = differences(content["config"], training.resolved)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"{path} does not fit this model or optimizer ({reason}); resume with the run's own "
             "config.yaml, or choose another --exp_name"
         ) from None
-    check_agreement(training)
-    if state["metrics"].get("data", training.dataset.checksums) != training.dataset.checksums:
+    check_agreement(state)
+    if content["metrics"].get("data", training.dataset.checksums) != training.dataset.checksums:
         note(
             "note: the store or the labels are not those of the checkpoint's run; start anew, "
             "under another --exp_name, for scores of one data set"
         )
     if changed:
         note(f"note: these keys differ from the checkpoint's run: {', '.join(changed)}")
-    note(f"resumed from {path}: epoch {training.epoch}, step {training.step}")
+    note(f"resumed from {path}: epoch {state.epoch}, step {state.step}")
     return path
 
 
-def _read(choice, folder):
+def _read(choice: str, folder: str | os.PathLike) -> tuple[str | None, dict]:
     path = checkpoint.find_resume(choice, folder)
-    return (None, None) if path is None else (str(path), checkpoint.load_training(path))
+    return (None, {}) if path is None else (str(path), checkpoint.load_training(path))
 
 
-def check_agreement(training) -> None:
-    """CheckpointError on every process, unless all go on at the same place with the same
+def check_agreement(state: TrainState) -> None:
+    """Raise a CheckpointError on every process, unless all go on at the same place with the same
     weights.
     """
     weights = 0
-    for value in training.model.state_dict().values():
-        weights = zlib.crc32(
-            value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy(), weights
-        )
-    places = collectives.gather_objects([training.epoch, training.step, weights])
+    for value in state.model.state_dict().values():
+        numbers = value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy()
+        weights = zlib.crc32(numbers, weights)
+    places = collectives.gather_objects([state.epoch, state.step, weights])
     if any(place != places[0] for place in places):
-        found = "; ".join(
+        listed = "; ".join(
             f"process {rank}: epoch {epoch}, step {step}, weights {crc:08x}"
             for rank, (epoch, step, crc) in enumerate(places)
         )
         raise CheckpointError(
-            f"the processes did not resume alike ({found}); start all of them with the same "
-            "code, "
-            "config and data"
+            f"the processes did not resume alike ({listed}); start all of them with the same "
+            "code, config and data"
         )
 
 
-def _check_kind(old, new, path):
+def _check_kind(old: dict, new: dict, path: str) -> None:
     old = {"train": new["train"], **old}
     for key, was, now in (
         ("model_name", old.get("model_name"), new["model_name"]),
@@ -122,56 +174,51 @@ def _check_kind(old, new, path):
             )
 
 
-def _restore(training, state):
-    training.model.load_state_dict(state["model"])
-    load_optimizer(training.optimizer, state["optimizer"])
-    training.scaler.load_state_dict(state["scaler"])
-    training.best = state["metrics"]["best"]
-    training.meters.restore(state["metrics"])
-    precision = state["metrics"].get("matmul_precision")
-    if precision and training.train_config.matmul_precision == "auto":
+def _restore_surroundings(training: "Training", content: dict) -> None:
+    """The precision of products and the random generators of this process."""
+    precision = content["metrics"].get("matmul_precision")
+    if precision and training.config.train.matmul_precision == "auto":
         # Its trial may end otherwise at another time; a resumed run must not.
         torch.set_float32_matmul_precision(precision)
         note(f"float32 products: matmul_precision {precision}, as before the interruption")
-    if len(state["rng"]) == collectives.world():
-        set_random_state(state["rng"][collectives.rank()])
+    if len(content["rng"]) == collectives.world():
+        set_random_state(content["rng"][collectives.rank()])
     else:
         note(
-            f"note: the checkpoint is of {len(state['rng'])} processes; what dropout draws will "
+            f"note: the checkpoint is of {len(content['rng'])} processes; what dropout draws will "
             "differ"
         )
 
 
-def _place(training, state, path):
+def _place(training: "Training", content: dict, path: str) -> None:
     """Go on with the first record that the epoch has not shown, or with
     ``config.start_epoch``.  That counts once: a checkpoint of a run that began there has it
     behind itself, unless it is named explicitly.
     """
-    config, batches, metrics = training.config, training.batches, state["metrics"]
-    epoch, step, offset = state["epoch"], state["step"], metrics.get("offset", 0)
+    config, batches, metrics = training.config, training.batches, content["metrics"]
+    state = training.state
+    epoch, step, offset = content["epoch"], content["step"], metrics.get("offset", 0)
     if step and metrics["per_step"] != batches.per_step:
         step, offset = divmod(offset + step * metrics["per_step"], batches.per_step)
         note(
             f"note: a step was {metrics['per_step']} records and is now {batches.per_step}; "
             f"resuming at the same record of the epoch, step {step}"
         )
-    if config.start_epoch and (
-        config.resume != "auto" or state["config"].get("start_epoch") != config.start_epoch
-    ):
+    began_there = content["config"].get("start_epoch") == config.start_epoch
+    if config.start_epoch and not (config.resume == "auto" and began_there):
         epoch, step, offset = config.start_epoch, 0, 0
-        training.meters.window, training.meters.sums = [], []
+        state.meters.forget()
     batches.set_epoch(epoch, step, offset)
     if step > batches.steps:
         raise CheckpointError(
             f"{path} stands at step {step} of an epoch, which now has {batches.steps}; resume "
-            "with "
-            "the same data and batch size, or give --start_epoch"
+            "with the same data and batch size, or give --start_epoch"
         )
-    training.epoch, training.step = epoch, step
+    state.epoch, state.step = epoch, step
 
 
-def differences(old: dict, new: dict, prefix="") -> list[str]:
-    """Names of config keys that differ and matter to the result."""
+def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """Return the names of config keys that differ and matter to the result."""
     names = []
     for key in sorted({*old, *new} - (set() if prefix else IRRELEVANT)):
         was, now = old.get(key), new.get(key)
@@ -184,18 +231,19 @@ def differences(old: dict, new: dict, prefix="") -> list[str]:
 
 # ============ random states ============
 def random_state() -> dict:
-    """State of this process's generators (Python, NumPy, torch) as tensors.  Data, views and
-    masks need none of them; dropout, drop path and what a user's model draws do.
+    """Return the state of this process's generators (Python, NumPy, torch) as tensors.  Data,
+    views and masks need none of them; dropout, drop path and what a user's model draws do.
     """
     _, python, left_over = random.getstate()
-    _, numbers, position, has_gauss, gauss = np.random.get_state()
+    numpy = np.random.get_state(legacy=False)
+    words, place = numpy["state"]["key"], numpy["state"]["pos"]
     state = {
         "cpu": torch.get_rng_state(),
         "python": torch.tensor(python),
-        "numpy": torch.tensor([*numbers.tolist(), position, has_gauss]),
+        "numpy": torch.tensor([*words.tolist(), place, numpy["has_gauss"]]),
         # Both keep the second number of a normal pair for the next call.
         "normal": torch.tensor(
-            [math.nan if left_over is None else left_over, gauss], dtype=torch.float64
+            [math.nan if left_over is None else left_over, numpy["gauss"]], dtype=torch.float64
         ),
     }
     if torch.cuda.is_available():
@@ -210,7 +258,7 @@ def set_random_state(state: dict) -> None:
     random.setstate(
         (3, tuple(state["python"].tolist()), None if math.isnan(left_over) else left_over)
     )
-    *numbers, position, has_gauss = state["numpy"].tolist()
-    np.random.set_state(("MT19937", np.array(numbers, np.uint32), position, has_gauss, gauss))
+    *words, place, has_gauss = state["numpy"].tolist()
+    np.random.set_state(("MT19937", np.array(words, np.uint32), place, has_gauss, gauss))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from models.encoder.cnn import CNNEncoder
+from util.config.keys import TrainConfig
 from util.contract.encoder import Encoder
 from util.contract.registry import MODELS, build
 from util.errors import ConfigError
@@ -320,16 +321,8 @@ def moved(frozen, mode="finetune", thaw=False, **variant):
         task.freeze(frozen=True)
         task.freeze(frozen=False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    optimizer = make_optimizer(
-        task,
-        {
-            "optimizer": "sgd",
-            "lr": 0.1,
-            "weight_decay": 0.1,
-            "decay_all": True,
-            "optimizer_kwargs": {},
-        },
-    )
+    train = TrainConfig(epochs=1, optimizer="sgd", weight_decay=0.1, decay_all=True)
+    optimizer = make_optimizer(task, train, 0.1)
     for _ in range(2):
         task.train()
         optimizer.zero_grad()

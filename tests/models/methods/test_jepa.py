@@ -177,6 +177,7 @@ def test_what_cannot_be_predicted_is_said():
 def test_the_encoder_is_fine_tuned(tmp_path, capsys):
     from main_finetune import finetune
     from main_pretrain import pretrain
+    from util.config.keys import FinetuneConfig, PretrainConfig
     from util.config.load import check
 
     transforms = [{"random_crop": {"crop_length": 150}}, {"standardize": {"axis": [-1, -2]}}]
@@ -197,7 +198,7 @@ def test_the_encoder_is_fine_tuned(tmp_path, capsys):
                 "train": train,
                 "model": {"encoder": {"name": "mean_vit_tiny", **encoder}, "block": 1},
             },
-            "pretrain",
+            PretrainConfig,
         )
     )
     finetune(
@@ -213,7 +214,7 @@ def test_the_encoder_is_fine_tuned(tmp_path, capsys):
                 "metric": {"target_metrics": ["AUROC"]},
                 "test": {"target_metric": "loss", "bootstrap": 0},
             },
-            "finetune",
+            FinetuneConfig,
         )
     )
     said = capsys.readouterr().out

@@ -36,10 +36,8 @@ from util.errors import ConfigError
 from util.leads import parse_leads
 from util.named_arguments import fits
 from util.scoring.scores import parse_scores
-from util.signals.crops import parse_cropping
-from util.signals.transforms import build_pipeline
 from util.training.optimizer import OPTIMIZERS, resolve_lr
-from util.training.setup import build_configured
+from util.training.setup import build_configured, evaluation_transforms, training_transforms
 
 PRETRAIN = sorted((ROOT / "configs" / "pretrain").glob("*.yaml"))
 DOWNSTREAM = sorted((ROOT / "configs" / "downstream").glob("*.yaml"))
@@ -130,7 +128,7 @@ def test_a_wrong_type_or_value_is_one_clear_sentence(override, words):
 
 @pytest.mark.parametrize("missing", ["model_name", "dataset", "train"])
 def test_a_required_key_that_is_missing_is_named_with_its_meaning(missing):
-    name = {"dataset": "dataset.transforms", "train": "train.epochs"}.get(missing, missing)
+    name = {"dataset": "dataset.crop", "train": "train.epochs"}.get(missing, missing)
     with pytest.raises(ConfigError, match=f"lacks the key '{name}': "):
         check({key: value for key, value in LEAST.items() if key != missing}, FinetuneConfig)
 
@@ -339,15 +337,10 @@ def check_job(config, downstream):
     the model itself.
     """
     data = config.dataset
-    cropping = parse_cropping(data.transforms, "dataset.transforms")
-    build_pipeline(
-        data.transforms, length=cropping.length, fs=data.fs, rand_augment=data.rand_augment
-    )
+    training_transforms(config)
     leads, classes = parse_leads(data.lead), parse_classes(data.classes)
     if downstream:
-        if data.eval_transforms:
-            evaluation = parse_cropping(data.eval_transforms, "dataset.eval_transforms")
-            build_pipeline(data.eval_transforms, length=evaluation.length, fs=data.fs)
+        evaluation_transforms(config)
         parse_scores(
             config.metric.target_metrics,
             tuple(classes),
@@ -463,12 +456,13 @@ def test_the_published_settings_stand_in_the_configs(name, model):
     """Specification, published config keys and values."""
     config = load_config([ROOT / "configs" / "pretrain" / f"{name}.yaml"], program=PretrainConfig)
     assert config.model_name == f"{model}_dec256d4b" and config.model["norm_pix_loss"] is True
-    assert config.dataset.transforms == [
-        {"random_crop": {"crop_length": 2250}},
-        {"highpass_filter": {"fs": 250, "cutoff": 0.67}},
-        {"lowpass_filter": {"fs": 250, "cutoff": 40}},
-        {"standardize": {"axis": [-1, -2]}},
-    ]
+    data = config.dataset
+    assert (data.crop, data.filters, data.standardize, data.transforms) == (
+        2250,
+        {"highpass": 0.67, "lowpass": 40},
+        "crop",
+        None,
+    )
     train = config.train
     assert (train.blr, train.lr, train.min_lr, train.weight_decay) == (
         1.5e-4,
@@ -479,7 +473,7 @@ def test_the_published_settings_stand_in_the_configs(name, model):
     assert train.optimizer == "adamw" and train.optimizer_kwargs == {"betas": [0.9, 0.95]}
     assert config.dataloader == LoaderConfig(batch_size=16, num_workers=8, pin_memory=True)
     tuned = load_config([ROOT / "configs" / "downstream" / f"{name}.yaml"], program=FinetuneConfig)
-    assert tuned.dataset.eval_transforms[0] == {"n_crop": {"crop_length": 2250, "num_segments": 3}}
+    assert (tuned.dataset.crop, tuned.dataset.eval_crops) == (2250, 3)
     assert tuned.dataset.rand_augment == {
         "op_names": [
             "shift",
@@ -584,6 +578,9 @@ ONE_PROGRAM = [
         "encoder_path",
         "mode",
         "dataset.eval_transforms",
+        "dataset.eval_crops",
+        "dataset.eval_stride",
+        "dataset.eval_crop",
         "dataset.label_fraction",
         "dataset.annotated",
         "dataset.mask_unannotated",
@@ -724,12 +721,13 @@ def test_no_config_repeats_a_default_or_its_base():
             elif name in below and below[name] == value:
                 yield prefix + name
 
+    least = {**LEAST, "dataset": {"crop": 1}}
     for path in [*PRETRAIN, *DOWNSTREAM]:
         own = read_yaml(path.read_text(encoding="utf-8"))
         below = (
             load_config([path.parent / own["base"]], program=program_of(path))
             if "base" in own
-            else check({**LEAST, "model_name": "none"}, program_of(path))
+            else check({**least, "model_name": "none"}, program_of(path))
         )
         below = to_mapping(below)
         if "base" in own and own.get("model_name", below["model_name"]) != below["model_name"]:
@@ -781,9 +779,7 @@ def test_arguments_go_with_their_name(layers, want):
 def test_set_chooses_another_model_over_a_published_config():
     path = ROOT / "configs/downstream/st_mem.yaml"
     config = load_config([path], ["model_name=xresnet1d50"], program=FinetuneConfig)
-    assert config.model == {} and config.dataset.transforms[0] == {
-        "random_crop": {"crop_length": 2250}
-    }
+    assert config.model == {} and config.dataset.crop == 2250
     config = load_config(
         [path], ["model.channels=4", "model_name=xresnet1d50"], program=FinetuneConfig
     )
@@ -795,15 +791,16 @@ def test_set_chooses_another_model_over_a_published_config():
     [(PretrainConfig, "st_mem_vit_tiny_dec128d2b"), (FinetuneConfig, "st_mem_vit_tiny")],
 )
 def test_the_demo_keeps_the_overlays_crops_under_its_small_model(program, name):
-    """run_demo.sh names a small model by --set after short_crops has set model.seq_len."""
+    """run_demo.sh names a small model by --set; the crop's length reaches it by itself."""
     folder = {"pretrain": "pretrain", "finetune": "downstream"}[program.program]
     config = load_config(
         [ROOT / f"configs/{folder}/st_mem.yaml", find_overlay("demo"), find_overlay("short_crops")],
         [f"model_name={name}"],
         program=program,
     )
-    assert config.model == {"seq_len": 750} and config.model_name == name
-    check_job(config, program is FinetuneConfig)
+    assert config.model == {} and config.model_name == name
+    model, _ = check_job(config, program is FinetuneConfig)
+    assert getattr(model, "encoder", model).seq_len == 750
 
 
 def test_classes_may_be_called_name():
@@ -846,8 +843,8 @@ def test_a_published_file_is_translated_where_that_is_exact_and_says_so(tmp_path
     config = load_config([write(tmp_path, "published.yaml", PUBLISHED)], program=FinetuneConfig)
     assert (config.resume, config.exp_name, config.encoder_path) == ("", "", "")
     assert config.output_dir == "./output" and config.loss == "bce" and config.train.amp == "none"
-    assert config.dataset.transforms == [{"random_crop": {"crop_length": 2250}}]
-    assert config.dataset.eval_transforms == [{"n_crop": {"crop_length": 2250, "num_segments": 3}}]
+    assert (config.dataset.crop, config.dataset.eval_crops) == (2250, 3)
+    assert config.dataset.transforms is None and config.dataset.eval_transforms is None
     assert config.dataset.rand_augment == {
         "op_names": ["shift", "cutout"],
         "level": 10,
@@ -926,3 +923,128 @@ def test_published_keys_by_set(override, words):
 )
 def test_a_bool_is_no_number_and_a_whole_number_may_stand_for_a_float(value, kinds, want):
     assert fits(value, kinds) is want
+
+
+# ============ crops said once ============
+FILTERED = [
+    {"highpass_filter": {"fs": 250, "cutoff": 0.67}},
+    {"lowpass_filter": {"fs": 250, "cutoff": 40}},
+    {"standardize": {"axis": [-1, -2]}},
+]
+LISTS = {
+    "transforms": [{"random_crop": {"crop_length": 2250}}, *FILTERED],
+    "eval_transforms": [{"n_crop": {"crop_length": 2250, "num_segments": 3}}, *FILTERED],
+}
+KEYS = {
+    "crop": 2250,
+    "filters": {"highpass": 0.67, "lowpass": 40},
+    "standardize": "crop",
+    "eval_crops": 3,
+}
+
+
+def transforms_of(dataset):
+    """What training and evaluation do to a record, by the config of this section."""
+    config = check({**LEAST, "dataset": dataset}, FinetuneConfig)
+    whole = []
+    for cropping, pipeline in (training_transforms(config), evaluation_transforms(config)):
+        steps = [(type(step).__name__, str(vars(step))) for step in pipeline.steps]
+        whole.append((cropping, [name for name, _ in steps]))
+        x = torch.randn(2, 12, cropping.length, generator=torch.Generator().manual_seed(0))
+        whole.append(pipeline(x) if not pipeline.random_steps else steps)
+    return whole
+
+
+@pytest.mark.parametrize(
+    "lists, keys",
+    [
+        (LISTS, KEYS),
+        (
+            {
+                "transforms": [{"random_crop": {"crop_length": 250}}],
+                "eval_transforms": [
+                    {"moving_window_crop": {"crop_length": 250, "crop_stride": 125}}
+                ],
+            },
+            {"crop": 250, "eval_stride": 125},
+        ),
+        (
+            {
+                "transforms": [
+                    {"random_crop": {"crop_length": 250}},
+                    {"standardize": {"axis": -1}},
+                ],
+                "eval_transforms": [
+                    {"center_crop": {"crop_length": 500}},
+                    {"standardize": {"axis": [-1]}},
+                ],
+            },
+            {"crop": 250, "standardize": "lead", "eval_crop": 500},
+        ),
+        (
+            {
+                "transforms": [
+                    {"random_crop": {"crop_length": 250}},
+                    "standardize",
+                    {"gaussian_noise": {"sigma": 0.1}},
+                    "flip",
+                ]
+            },
+            {
+                "crop": 250,
+                "standardize": "crop",
+                "augment": [{"gaussian_noise": {"sigma": 0.1}}, "flip"],
+            },
+        ),
+    ],
+)
+def test_lists_of_transforms_and_keys_are_the_same_job(lists, keys):
+    by_list, by_keys = transforms_of(lists), transforms_of(keys)
+    for one, other in zip(by_list, by_keys, strict=True):
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+    config = check({**LEAST, "dataset": lists}, FinetuneConfig)
+    assert config.dataset.transforms is None and config.dataset.eval_transforms is None
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        ["standardize", {"highpass_filter": {"cutoff": 1}}],  # another order
+        [{"gaussian_noise": {"sigma": 0.1}}, "standardize"],
+        [{"highpass_filter": {"cutoff": 1}}, {"highpass_filter": {"cutoff": 2}}],
+        [{"standardize": {"axis": -2}}],
+    ],
+)
+def test_a_list_that_keys_cannot_say_stays_and_counts_alone(steps):
+    lists = {"transforms": [{"random_crop": {"crop_length": 250}}, *steps]}
+    layers = [{**LEAST, "dataset": KEYS}, {"dataset": lists}]
+    config = load_config(layers, program=FinetuneConfig)
+    assert config.dataset.transforms == lists["transforms"] and config.dataset.crop is None
+    cropping, pipeline = training_transforms(config)
+    assert cropping.length == 250 and len(pipeline.steps) in (1, 2)
+    with pytest.raises(ConfigError, match="dataset.crop has no effect beside dataset.transforms"):
+        training_transforms(load_config(layers, ["dataset.crop=500"], program=FinetuneConfig))
+
+
+@pytest.mark.parametrize(
+    "keys, words",
+    [
+        (["dataset.filters={band: 1}"], "dataset.filters takes highpass, lowpass, order, fs"),
+        (["dataset.filters={highpass: 0.5, fs: 500}"], "says fs 500 but dataset.fs is 250"),
+        (["dataset.standardize=time"], "not one of crop, lead"),
+        (["dataset.augment=[no_such]"], "unknown name 'no_such'"),
+        (["dataset.eval_crops=3", "dataset.eval_stride=100"], "either dataset.eval_crops or"),
+    ],
+)
+def test_wrong_crops_are_one_clear_sentence(keys, words):
+    with pytest.raises(ConfigError, match=words):
+        config = load_config([LEAST], ["dataset.crop=500", *keys], program=FinetuneConfig)
+        training_transforms(config)
+        evaluation_transforms(config)
+
+
+def test_shorter_crops_are_one_key():
+    path = ROOT / "configs/downstream/st_mem.yaml"
+    config = load_config([path], ["dataset.crop=750"], program=FinetuneConfig)
+    model, _ = check_job(config, True)
+    assert model.seq_len == 750 and evaluation_transforms(config)[0].length == 750

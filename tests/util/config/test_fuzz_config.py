@@ -52,7 +52,8 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(SCALARS, inner, max_size=3),
     max_leaves=6,
 )
-KNOWN = st.sampled_from(sorted({path for program in PROGRAMS.values() for path in paths(program)}))
+EVERY_PATH = sorted({path for program in PROGRAMS.values() for path in paths(program)})
+KNOWN = st.sampled_from(EVERY_PATH)
 PROGRAM = st.sampled_from(list(PROGRAMS.values()))
 ODD = st.sampled_from(
     [
@@ -302,8 +303,13 @@ def test_an_alias_used_often_is_no_bomb(tmp_path):
         "  a0: &a0 [1, 1]",
     ]
     lines += [f"  a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}, *a{n - 1}]" for n in range(1, 40)]
+    lines += ["  m0: &m0 {x: 1}"]
+    lines += [f"  m{n}: &m{n} {{x: *m{n - 1}, y: *m{n - 1}}}" for n in range(1, 40)]
     (tmp_path / "x.yaml").write_text("\n".join(lines))
-    assert load_config([tmp_path / "x.yaml"], program=FinetuneConfig).model["a0"] == [1, 1]
+    config = load_config([tmp_path / "x.yaml"], program=FinetuneConfig)
+    assert config.model["a0"] == [1, 1] and config.model["m1"] == {"x": {"x": 1}, "y": {"x": 1}}
+    save_config(config, tmp_path / "config.yaml")
+    assert (tmp_path / "config.yaml").stat().st_size < 20_000
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "", ".", "/"])
@@ -319,7 +325,7 @@ def test_an_override_without_a_value_or_a_name():
 
 
 def test_every_key_explains_itself():
-    for path in paths():
+    for path in EVERY_PATH:
         *sections, name = path.split(".")
         value = {name: object()}
         for section in reversed(sections):

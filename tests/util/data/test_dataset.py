@@ -21,7 +21,7 @@ from util.data.dataset import (
     make_loader,
     to_device,
 )
-from util.data.labels import few_positives, make_labels, parse_classes
+from util.data.labels import make_labels, note_rare_classes, parse_classes
 from util.data.store import RecordStore, spread, write_store
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
@@ -482,18 +482,17 @@ def test_wrong_classes_are_config_errors(value, word):
         parse_classes(value)
 
 
-def test_classes_with_few_positives_are_named():
+def test_classes_with_few_positives_are_named(sentences):
     labels = np.zeros((40, 3), np.float32)
     labels[:10, 0], labels[5:14, 1] = 1, 1
-    assert few_positives(labels, np.arange(40), ("a", "b", "c"), "test") == [
+    note_rare_classes(labels, ("a", "b", "c"), "test")
+    assert sentences() == [
         "the test part has fewer than 10 records of b (9), c (0): their scores, and means over "
         "classes, say little"
     ]
-    assert few_positives(labels[:, :1], np.arange(40), ("a",), "test") == []
-    assert (
-        few_positives(np.array([0] * 10 + [1] * 3), np.arange(13), ("a", "b"), "test")[0].count(
-            "b (3)"
-        )
-        == 1
-    )
-    assert "a (2)" in few_positives(labels, np.array([3, 4, 39]), ("a", "b", "c"), "test")[0]
+    note_rare_classes(labels[:, :1], ("a",), "test")
+    assert sentences() == []
+    note_rare_classes(np.array([0] * 10 + [1] * 3), ("a", "b"), "test")
+    assert sentences()[0].count("b (3)") == 1
+    note_rare_classes(labels[[3, 4, 39]], ("a", "b", "c"), "test")
+    assert "a (2)" in sentences()[0]

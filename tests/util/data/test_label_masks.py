@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from util.data.label_masks import mask_labels, mask_unannotated, mask_untrained, read_annotated
+from util.config.keys import FinetuneDataset
+from util.data.label_masks import LabelMasks, mask_unannotated, mask_untrained, read_annotated
 from util.data.labels import Labels
 from util.errors import ConfigError
 
@@ -21,21 +22,21 @@ atrial fibrillation,164889003,AF,1221,153,1514,570,3475,
 """
 
 
-def test_the_store_itself_tells_what_was_annotated():
-    labels, notes = mask_unannotated(LABELS, DATABASES, CLASSES)
+def test_the_store_itself_tells_what_was_annotated(sentences):
+    labels = mask_unannotated(LABELS, DATABASES, CLASSES)
     nan = np.nan
     np.testing.assert_array_equal(
         labels, np.array([[nan, 1, 0], [1, nan, 1], [nan, 0, 1], [0, nan, 0], [nan, nan, 1]])
     )
     assert labels.dtype == np.float32 and not np.isnan(LABELS).any()
-    assert notes == [
+    assert sentences() == [
         "classes that cpsc_2018 never annotated, unknown for its 2 records: 1 of 3 (LAD)",
         "classes that own never annotated, unknown for its 1 records: 2 of 3 (LAD, CRBBB)",
         "classes that ptb-xl never annotated, unknown for its 2 records: 1 of 3 (CRBBB)",
     ]
 
 
-def test_the_challenges_table_tells_what_was_annotated(tmp_path):
+def test_the_challenges_table_tells_what_was_annotated(tmp_path, sentences):
     """PTB-XL has right bundle branch blocks, though none of these two records has: 542 of
     713427006.
     """
@@ -45,12 +46,12 @@ def test_the_challenges_table_tells_what_was_annotated(tmp_path):
     assert counts["ptbxl"] == {"39732003": 5146, "713427006": 542, "59118001": 0, "164889003": 1514}
     assert counts["cpsc2018"]["59118001"] == 1857 and counts["cpsc2018extra"]["713427006"] == 113
     assert set(counts) == {"cpsc2018", "cpsc2018extra", "ptbxl", "georgia", "total"}
-    labels, notes = mask_unannotated(LABELS, DATABASES, CLASSES, path)
+    labels = mask_unannotated(LABELS, DATABASES, CLASSES, path)
     nan = np.nan
     np.testing.assert_array_equal(
         labels, np.array([[nan, 1, 0], [1, 0, 1], [nan, 0, 1], [0, 0, 0], [nan, nan, 1]])
     )
-    assert "has no column for own" in notes[0]
+    assert "has no column for own" in sentences()[0]
 
 
 def test_classes_of_a_table_of_labels_go_by_name(tmp_path):
@@ -60,7 +61,7 @@ def test_classes_of_a_table_of_labels_go_by_name(tmp_path):
         {"large": {"large"}, "small": {"small"}},
         np.array([[1.0, 0], [0, 1], [0, np.nan]]),
     )
-    masked, _ = mask_unannotated(labels, ["own", "own", "ptb-xl"], classes, tmp_path / "counts.csv")
+    masked = mask_unannotated(labels, ["own", "own", "ptb-xl"], classes, tmp_path / "counts.csv")
     np.testing.assert_array_equal(masked, [[np.nan, 0], [np.nan, 1], [0, np.nan]])
 
 
@@ -77,41 +78,41 @@ def test_a_wrong_file_is_a_config_error(tmp_path, text):
         read_annotated(tmp_path / "none.csv")
 
 
-def test_what_only_selection_records_have_is_not_scored_on_the_database_left_out(tmp_path):
+def test_what_only_selection_records_have_is_not_scored_on_the_database_left_out(
+    tmp_path, sentences
+):
     """Nor what a file of counts calls annotated where no training record of the store has it."""
     (tmp_path / "counts.csv").write_text("class,a,b\nAF,5,5\nslow,5,5\nlong,5,5\n")
     values = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0], [1, 1, 1], [0, 0, 0]], np.float32)
     records = pd.DataFrame({"database": ["a", "a", "a", "b", "b"], "fold": [0, 1, 2, 0, 1]})
-    data = {
-        "labels": "mine",
-        "databases": None,
-        "protocol": "leave_one_database",
-        "test_database": "b",
-        "fold": 0,
-        "splits": None,
-        "given": None,
-        "mask_unannotated": None,
-        "annotated": str(tmp_path / "counts.csv"),
-    }
+    data = FinetuneDataset(
+        transforms=[], labels="mine", protocol="leave_one_database", test_database="b"
+    )
     labels = Labels("mine", "multilabel", ("AF", "slow", "long"), values, np.ones(5, bool))
-    found, notes = mask_labels(labels, SimpleNamespace(records=records), data)
+    store = SimpleNamespace(records=records)
+    masks = LabelMasks(labels, store, data, counts_file=str(tmp_path / "counts.csv"))
+    assert masks.by_fold and not np.isnan(masks.labels.values).any()
+    fold = records["fold"].to_numpy()
+    found = masks.of_fold(fold == 0)
     assert (
         np.isnan(found.values[3:]).tolist() == [[False, True, True]] * 2
         and not np.isnan(found.values[:3]).any()
     )
-    assert notes[-1].endswith("not scored on the database left out: slow, long")
-    found, _ = mask_labels(labels, SimpleNamespace(records=records), data | {"fold": 2})
+    assert sentences()[-1].endswith("not scored on the database left out: slow, long")
+    found = masks.of_fold(fold == 2)
     assert np.isnan(found.values[3:]).tolist() == [[False, False, True]] * 2
 
 
-def test_what_nobody_could_learn_is_not_scored():
-    labels, _ = mask_unannotated(LABELS, DATABASES, CLASSES)
+def test_what_nobody_could_learn_is_not_scored(sentences):
+    labels = mask_unannotated(LABELS, DATABASES, CLASSES)
+    sentences()
     left_out = np.array(DATABASES) == "cpsc_2018"
-    masked, notes = mask_untrained(labels, left_out, CLASSES, ~left_out)
-    assert notes == [
+    masked = mask_untrained(labels, left_out, CLASSES, ~left_out)
+    assert sentences() == [
         "classes without a positive training record, not scored on the database left out: CRBBB"
     ]
     assert np.isnan(masked[left_out][:, 1]).all() and np.array_equal(
         masked[:, [0, 2]], labels[:, [0, 2]], equal_nan=True
     )
-    assert mask_untrained(masked, left_out, CLASSES, ~left_out)[1] == []
+    mask_untrained(masked, left_out, CLASSES, ~left_out)
+    assert sentences() == []

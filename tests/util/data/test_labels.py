@@ -4,10 +4,10 @@ known labels alone.
 
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,16 +16,16 @@ from data_preparation import add_labels, add_splits, check_store, reformat_memma
 from tests.support import small_store
 from tests.support.small_store import add_table
 from tests.support.tiny_jobs import CNN, with_store
-from util.config.keys import FinetuneConfig
+from util.config.keys import FinetuneConfig, FinetuneDataset
 from util.config.load import check
-from util.data.labels import few_positives, never_positive, read_labels, unknown_labels
+from util.data.labels import note_rare_classes, note_unknown_labels, read_labels
 from util.data.store import RecordStore
 from util.errors import ConfigError, StoreError
 from util.evaluation.evaluator import gate_table
-from util.evaluation.report import write_predictions
 from util.processes.program import run_main
 from util.scoring.criterion import Criterion
-from util.training.job import LabelledRecords
+from util.scoring.predictions import Predictions
+from util.training.job import LabelledJob
 
 ONES = ["record,AF,LBBB,patient", "E003,1,0,p1", "E001,,1,p1", "E000,0,,", "E002,,,p2"]
 
@@ -36,11 +36,11 @@ def store():
 
 
 def read(store, choice, classes=None, task=None):
-    return read_labels(store, {"labels": choice, "classes": classes}, task)
+    return read_labels(store, FinetuneDataset(transforms=[], labels=choice, classes=classes), task)
 
 
-def records_of(**changes):
-    """The labelled records of a fine-tuning config with dotted keys changed."""
+def job_of(**changes):
+    """The job of a fine-tuning config with dotted keys changed."""
     config = with_store(CNN)
     config = {
         **config,
@@ -53,7 +53,7 @@ def records_of(**changes):
             config[section] = {**config[section], name: value}
         else:
             config[key] = value
-    return LabelledRecords(check(config, FinetuneConfig))
+    return LabelledJob(check(config, FinetuneConfig))
 
 
 # ============ tables ============
@@ -246,17 +246,16 @@ def test_task_loss_and_scores_follow_from_the_columns(tmp_path):
         ("words", "multiclass", "cross_entropy", ["AUROC"]),
         ("numbers", "regression", "mse", ["MAE", "R2"]),
     ):
-        records = records_of(labels=name)
-        assert (records.task, records.loss, list(records.scores)) == (task, loss, scores)
-        assert (records.config["metric"]["task"], records.config["loss"]) == (task, loss)
-        assert LabelledRecords(records.config).rows.tolist() == records.rows.tolist(), (
-            "the saved config repeats it"
-        )
-    default = records_of()
+        job = job_of(labels=name)
+        assert (job.task, job.loss, list(job.scores)) == (task, loss, scores)
+        assert (job.config.metric.task, job.config.loss) == (task, loss)
+        again = LabelledJob(job.config)
+        assert again.config == job.config, "the saved config repeats it"
+    default = job_of()
     assert (default.task, default.loss, len(default.classes)) == ("multilabel", "bce", 24)
-    assert default.config["dataset"]["classes"] == "challenge2020"
-    assert records_of(loss="cross_entropy").task == "multiclass"
-    assert records_of(labels="numbers", loss="l1").loss == "l1"
+    assert default.config.dataset.classes == "challenge2020"
+    assert job_of(loss="cross_entropy").task == "multiclass"
+    assert job_of(labels="numbers", loss="l1").loss == "l1"
 
 
 @pytest.mark.parametrize(
@@ -294,64 +293,84 @@ def test_task_loss_and_scores_follow_from_the_columns(tmp_path):
 def test_contradictions_have_a_sentence(tmp_path, changes, words):
     add_table(tmp_path, "ones", ONES)
     with pytest.raises(ConfigError, match=words):
-        records_of(**changes)
+        job_of(**changes)
 
 
 # ============ unknown is not negative ============
-def test_unknown_labels_are_counted_and_told():
-    labels = np.array([[1, np.nan], [0, np.nan], [np.nan, np.nan], [1, np.nan]])
-    rows = np.array([0, 1, 3])
-    assert unknown_labels(labels, rows, ("a", "b"), "test", ["F2", "G2"]) == [
+def test_unknown_labels_are_counted_and_said(sentences):
+    labels = np.array([[1, np.nan], [0, np.nan], [1, np.nan]])
+    note_unknown_labels(labels, ("a", "b"), "test", ["F2", "G2"])
+    assert sentences() == [
         "unknown labels in the test part, which take no part in loss and scores: 3 of 6",
         "the test part knows no label at all of b: no output for it is learned or scored there",
         "F2, G2 cannot count 3 of 3 records of the test part, which have an unknown label",
     ]
-    assert len(unknown_labels(labels, rows, ("a", "b"), "training", ["F2"])) == 2
-    assert unknown_labels(labels[:, :1], rows, ("a",), "test", ["F2"]) == []
-    assert unknown_labels(np.array([0, 1, 1]), np.arange(3), ("a", "b"), "test") == []
-    assert "of a (2), b (0): " in few_positives(labels, np.arange(4), ("a", "b"), "test")[0]
+    note_unknown_labels(labels, ("a", "b"), "training", ["F2"])
+    assert len(sentences()) == 2
+    note_unknown_labels(labels[:, :1], ("a",), "test", ["F2"])
+    note_unknown_labels(np.array([0, 1, 1]), ("a", "b"), "test", [])
+    assert sentences() == []
+    unknown_too = np.array([[1, np.nan], [0, np.nan], [np.nan, np.nan], [1, np.nan]])
+    note_rare_classes(unknown_too, ("a", "b"), "test")
+    assert "of a (2), b (0): " in sentences()[0]
 
 
-def test_classes_of_which_training_has_no_record_are_told(tmp_path):
+def test_classes_of_which_training_has_no_record_are_said(tmp_path, sentences):
     labels = np.array([[1, np.nan, 0], [0, np.nan, 0], [0, 1, 1]])
-    told = never_positive(labels, np.array([0, 1]), ("a", "b", "c"))
-    assert len(told) == 1 and told[0].startswith(
+    note_rare_classes(labels[:2], ("a", "b", "c"), "training")
+    (sentence,) = sentences()
+    assert sentence.startswith(
         "the training part has no record of b, c: nothing is learned of these"
     )
-    assert never_positive(labels, np.arange(3), ("a", "b", "c")) == []
-    assert (
-        "no record of a, c" in never_positive(np.array([1, 1, 0]), np.arange(2), ("a", "b", "c"))[0]
-    )
+    note_rare_classes(labels, ("a", "b", "c"), "training")
+    assert sentences() == []
+    note_rare_classes(np.array([1, 1]), ("a", "b", "c"), "training")
+    assert "no record of a, c" in sentences()[0]
     cells = [f"E{i:03d},{i % 2},0" if i else "E000,1,1" for i in range(80)]
     add_table(tmp_path, "rare", ["record,odd,rare", *cells])
-    records = records_of(labels="rare", dataset_max_records=None)
-    training = np.array([row for row in records.rows if records.labels[row, 1] == 0])
-    assert any("no record of rare" in note for note in records.describe("training", training))
-    assert not any("no record of" in note for note in records.describe("training", records.rows))
+    job = job_of(labels="rare", dataset_max_records=None)
+    home = int(job.store.records["fold"][0])
+    for fold, learned in ((home, False), ((home + 5) % 10, True)):
+        sentences()
+        job.fold(fold).describe()
+        assert any("training part has no record of rare" in each for each in sentences()) != learned
+
+
+def predicted(labels, outputs, task, classes, gate=None):
+    """Predictions of as many records of one database."""
+    n = len(labels)
+    return Predictions(
+        records=np.array([f"r{i}" for i in range(n)]),
+        databases=np.array(["d"] * n),
+        labels=labels,
+        outputs=outputs,
+        logits=outputs,
+        patients=np.arange(n),
+        classes=classes,
+        task=task,
+        gate=gate,
+    )
 
 
 def test_an_unknown_label_makes_no_member_of_the_gates_table():
     gate, labels = np.array([[0.1, 0.9], [0.5, 0.5]]), np.array([[1, np.nan], [np.nan, 1]])
-    table = gate_table(gate, labels, ("a", "b")).set_index("class")
+    predictions = predicted(labels, np.zeros((2, 2)), "multilabel", ("a", "b"), gate)
+    table = gate_table(predictions).set_index("class")
     assert table["records"].to_dict() == {"all": 2, "a": 1, "b": 1} and table["signal"]["a"] == 0.1
-    assert gate_table(gate, labels[:, :0], ())["class"].tolist() == ["all"], (
-        "numbers have no members"
-    )
+    numbers = replace(predictions, task="regression")
+    assert gate_table(numbers)["class"].tolist() == ["all"], "numbers have no members"
 
 
 @pytest.mark.parametrize(
-    "kind, cells", [("multilabel", [1.0, np.nan]), ("regression", [61.5, np.nan])]
+    "task, cells", [("multilabel", [1.0, np.nan]), ("regression", [61.5, np.nan])]
 )
-def test_an_unknown_label_is_an_empty_cell_of_the_predictions(tmp_path, kind, cells):
-    store = SimpleNamespace(records=pd.DataFrame({"record": ["r"], "database": ["d"]}))
-    records = SimpleNamespace(
-        store=store, labels=np.array([cells], np.float32), task=kind, classes=("one", "two")
-    )
-    write_predictions(records, np.array([0]), np.array([[0.2, 0.8]]), tmp_path / "t.csv")
+def test_an_unknown_label_is_an_empty_cell_of_the_predictions(tmp_path, task, cells):
+    labels, outputs = np.array([cells], np.float32), np.array([[0.2, 0.8]])
+    predicted(labels, outputs, task, ("one", "two")).write_csv(tmp_path / "t.csv")
     header, row = (tmp_path / "t.csv").read_text().splitlines()
-    what = "prediction" if kind == "regression" else "probability"
+    what = "prediction" if task == "regression" else "probability"
     assert header == f"record,database,label_one,label_two,{what}_one,{what}_two"
-    assert row == f"r,d,{'61.5' if kind == 'regression' else '1'},,0.2,0.8"
+    assert row == f"r0,d,{'61.5' if task == 'regression' else '1'},,0.2,0.8"
 
 
 @pytest.mark.parametrize("loss", ["bce", "mse", "l1"])
@@ -459,8 +478,8 @@ def test_patients_that_the_folds_did_not_know_are_told_of(store, tmp_path, capsy
     )
 
 
-def test_patients_of_a_table_of_labels_count_where_the_store_knows_none(store, tmp_path):
-    """Pairs of records are of one patient: a share takes both, splits that part them are told of,
+def test_patients_of_a_table_of_labels_count_where_the_store_knows_none(store, tmp_path, sentences):
+    """Pairs of records are of one patient: a share takes both, splits that part them are counted,
     and so are folds.
     """
     names = store.records["record"].tolist()
@@ -480,7 +499,8 @@ def test_patients_of_a_table_of_labels_count_where_the_store_knows_none(store, t
         )
     )
     assert run_main(add_splits.main, [str(store.path.parent), str(tmp_path / "apart.csv")]) == 0
-    records = records_of(
+    sentences()
+    job = job_of(
         labels="whose",
         dataset_protocol="given",
         dataset_splits="apart",
@@ -489,11 +509,12 @@ def test_patients_of_a_table_of_labels_count_where_the_store_knows_none(store, t
     )
     assert (
         "patients who are on several sides of the splits apart: 1; scores may be too good"
-        in records.notes
+        in sentences()
     )
-    rows = records.parts(0)["train"]
+    rows = job.fold(0).parts["train"]
     assert len(set(rows // 2)) < len(rows) and (np.bincount(rows // 2)[:20] % 2 == 0).all()
     folds = store.records["fold"].to_numpy()
     apart = (folds[::2] != folds[1::2]).sum()
-    told = f"patients who are in several folds of the store: {apart}; scores may be too good"
-    assert apart and any(told in note for note in records_of(labels="whose").notes)
+    job_of(labels="whose")
+    wanted = f"patients who are in several folds of the store: {apart}; scores may be too good"
+    assert apart and any(wanted in each for each in sentences())

@@ -10,6 +10,8 @@ import pytest
 from data_preparation import add_labels, add_splits, check_store, reformat_memmap
 from data_preparation.building.split_files import read_splits
 from tests.support import small_store
+from tests.support.small_store import blank_store
+from util.config.keys import PretrainDataset
 from util.data.labels import make_labels, parse_classes
 from util.data.splits import (
     choose_rows,
@@ -21,7 +23,7 @@ from util.data.splits import (
     selection_fold,
     split_rows,
 )
-from util.data.store import RecordStore, write_store
+from util.data.store import RecordStore
 from util.data.strata import fraction_of, label_strata
 from util.errors import ConfigError, ECGError, StoreError
 from util.processes.program import run_main
@@ -29,49 +31,12 @@ from util.processes.program import run_main
 AF, SINUS, BRADY, UNSCORED = "164889003", "426783006", "426177001", "999999"
 DX = [[SINUS], [AF], [SINUS, BRADY], [UNSCORED], [AF, BRADY]]
 RECORDS = 60
-KEYS = ("fold", "protocol", "splits", "given", "test_database", "exclude_folds", "exclude_parts")
-DEFAULTS = {
-    "fold": 0,
-    "protocol": "nested",
-    "splits": None,
-    "given": None,
-    "test_database": None,
-    "exclude_folds": [],
-    "exclude_parts": [],
-}
-
-
-def store_of(folder, records):
-    """A store at 250 Hz of (database, patient, dx, fold) a record."""
-    write_store(
-        folder / "fs250",
-        250,
-        [
-            (
-                {
-                    "record": f"R{i}",
-                    "database": database,
-                    "fs_original": 250.0,
-                    "scale_uv": 1,
-                    "age": None,
-                    "sex": "Unknown",
-                    "patient": patient,
-                    "dx": dx,
-                    "fold": fold,
-                },
-                np.zeros((5, 12), np.int16),
-            )
-            for i, (database, patient, dx, fold) in enumerate(records)
-        ],
-        [],
-    )
-    return RecordStore(folder / "fs250")
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     """Sixty records of two databases, those without a scored code without a fold."""
-    return store_of(
+    return blank_store(
         tmp_path_factory.mktemp("store"),
         [
             ("ab"[i % 2], "", DX[i % 5], -1 if DX[i % 5] == [UNSCORED] else i % 10)
@@ -80,8 +45,13 @@ def store(tmp_path_factory):
     )
 
 
+def choice(**keys):
+    """The section ``dataset`` of a config."""
+    return PretrainDataset(transforms=[], **keys)
+
+
 def splits_of(store, **keys):
-    return make_splits(store, DEFAULTS | keys)
+    return make_splits(store, choice(**keys))
 
 
 # ============ folds ============
@@ -135,8 +105,8 @@ def test_folds_of_a_config():
 
 
 def test_keys_of_another_protocol_are_config_errors():
-    assert run_numbers(DEFAULTS | {"fold": [2, 3]}) == [2, 3]
-    assert run_numbers(DEFAULTS | {"protocol": "given", "fold": "all", "splits": "lab"}) == [0]
+    assert run_numbers(choice(fold=[2, 3])) == [2, 3]
+    assert run_numbers(choice(protocol="given", fold="all", splits="lab")) == [0]
     for key, value, owner in (
         ("splits", "lab", "given"),
         ("given", {}, "given"),
@@ -145,13 +115,13 @@ def test_keys_of_another_protocol_are_config_errors():
         with pytest.raises(
             ConfigError, match=f"dataset.{key} has no effect .*: published; it belongs to {owner}"
         ):
-            run_numbers(DEFAULTS | {key: value, "protocol": "published"})
+            run_numbers(choice(**{key: value}, protocol="published"))
 
 
 # ============ a database that is left out ============
 @pytest.mark.parametrize("fold", [0, 5])
 def test_one_database_tests_and_a_fold_of_the_others_selects(tmp_path, fold):
-    mine = store_of(
+    mine = blank_store(
         tmp_path, [("abc"[i % 3], "", [SINUS], -1 if i in (3, 4) else i % 10) for i in range(60)]
     )
     database, folds = mine.records["database"].to_numpy(), mine.records["fold"].to_numpy()
@@ -178,7 +148,7 @@ def test_a_database_to_leave_out_must_be_there_and_not_alone(store, tmp_path):
     ):
         with pytest.raises(ConfigError, match=words):
             splits_of(store, protocol="leave_one_database", test_database=name)
-    alone = store_of(tmp_path, [("a", "", [SINUS], 0)])
+    alone = blank_store(tmp_path, [("a", "", [SINUS], 0)])
     with pytest.raises(ConfigError, match="holds a alone"):
         splits_of(alone, protocol="leave_one_database", test_database="a")
 
@@ -189,14 +159,14 @@ def test_folds_to_leave_out_that_mean_nothing_are_config_errors(store, wrong):
     with pytest.raises(
         ConfigError, match="dataset.exclude_folds must be a list of different folds 0-9"
     ):
-        rows_left(store, np.arange(RECORDS), DEFAULTS | {"exclude_folds": wrong})
+        rows_left(store, np.arange(RECORDS), choice(exclude_folds=wrong))
 
 
-def test_folds_are_left_out_with_their_patients_other_records(tmp_path):
+def test_folds_are_left_out_with_their_patients_other_records(tmp_path, sentences):
     """A store of before: the unscored records have no fold, and those of an excluded patient
     stayed in pre-training.
     """
-    mine = store_of(
+    mine = blank_store(
         tmp_path,
         [
             ("a", "p", [SINUS], 0),
@@ -208,7 +178,8 @@ def test_folds_are_left_out_with_their_patients_other_records(tmp_path):
             ("b", "r", [AF], 0),
         ],
     )
-    rows, notes = rows_left(mine, np.arange(7), DEFAULTS | {"exclude_folds": [0]})
+    rows = rows_left(mine, np.arange(7), choice(exclude_folds=[0]))
+    notes = sentences()
     assert rows.tolist() == [2, 4, 5]
     assert (
         notes[0] == "dataset.exclude_folds [0]: 3 records left out, and 1 more of the same patients"
@@ -218,22 +189,22 @@ def test_folds_are_left_out_with_their_patients_other_records(tmp_path):
         and ": 2; data_preparation/reformat_memmap.py" in notes[1]
         and len(notes) == 2
     )
-    rows, notes = rows_left(
-        mine, np.array([1, 2, 5]), DEFAULTS | {"exclude_folds": [0, 7]}
+    rows = rows_left(
+        mine, np.array([1, 2, 5]), choice(exclude_folds=[0, 7])
     )  # in the fold, used here or not
-    assert rows.tolist() == [2, 5] and "[0, 7]: 0 records left out, and 1 more" in notes[0]
-    rows, notes = rows_left(mine, np.arange(7), DEFAULTS)
-    assert rows.tolist() == list(range(7)) and notes == []
+    assert rows.tolist() == [2, 5] and "[0, 7]: 0 records left out, and 1 more" in sentences()[0]
+    rows = rows_left(mine, np.arange(7), choice())
+    assert rows.tolist() == list(range(7)) and sentences() == []
 
 
 def test_leaving_out_everything_is_a_config_error(store):
     scored = np.flatnonzero(store.records["fold"].to_numpy() >= 0)
     with pytest.raises(ConfigError, match=r"dataset.exclude_folds \[0, .* leaves no record"):
-        rows_left(store, scored, DEFAULTS | {"exclude_folds": list(range(10))})
+        rows_left(store, scored, choice(exclude_folds=list(range(10))))
 
 
-def test_parts_are_left_out_as_the_protocol_makes_them(tmp_path):
-    mine = store_of(
+def test_parts_are_left_out_as_the_protocol_makes_them(tmp_path, sentences):
+    mine = blank_store(
         tmp_path,
         [
             ("a", "p", [SINUS], 0),
@@ -243,30 +214,30 @@ def test_parts_are_left_out_as_the_protocol_makes_them(tmp_path):
             ("b", "", [AF], 2),
         ],
     )
-    rows, notes = rows_left(mine, np.arange(5), DEFAULTS | {"exclude_parts": ["test", "valid"]})
+    rows = rows_left(mine, np.arange(5), choice(exclude_parts=["test", "valid"]))
     assert rows.tolist() == [4]
-    assert notes == [
+    assert sentences() == [
         "dataset.exclude_parts ['test', 'valid']: 3 records left out, and 1 more of the same "
         "patients"
     ]
     hospital = {"exclude_parts": ["test"], "protocol": "leave_one_database", "test_database": "b"}
-    assert rows_left(mine, np.arange(5), DEFAULTS | hospital)[0].tolist() == [0, 2, 3]
+    assert rows_left(mine, np.arange(5), choice(**hospital)).tolist() == [0, 2, 3]
     both = {"exclude_parts": ["test"], "exclude_folds": [2]}
-    assert rows_left(mine, np.arange(5), DEFAULTS | both)[0].tolist() == [3]
+    assert rows_left(mine, np.arange(5), choice(**both)).tolist() == [3]
     for wrong in ({"exclude_parts": ["tests"]}, {"exclude_parts": ["test"], "fold": [0, 1]}):
         with pytest.raises(
             ConfigError, match="dataset.exclude_parts must be a list of train, valid, test"
         ):
-            rows_left(mine, np.arange(5), DEFAULTS | wrong)
+            rows_left(mine, np.arange(5), choice(**wrong))
 
 
 def test_parts_are_left_out_with_the_patients_of_a_table_of_labels(tmp_path):
     """Which the store does not know: R1 is of R0's patient, R3 of R2's."""
-    mine = store_of(tmp_path, [("a", "", [SINUS], i) for i in range(6)])
+    mine = blank_store(tmp_path, [("a", "", [SINUS], i) for i in range(6)])
     patients = np.array(["u", "u", "v", "v", "", ""], object)
     for keys in ({"exclude_parts": ["test"]}, {"exclude_folds": [0]}):
-        assert rows_left(mine, np.arange(6), DEFAULTS | keys, patients)[0].tolist() == [2, 3, 4, 5]
-    assert rows_left(mine, np.arange(6), DEFAULTS | {"exclude_parts": ["test"]})[0].tolist() == [
+        assert rows_left(mine, np.arange(6), choice(**keys), patients).tolist() == [2, 3, 4, 5]
+    assert rows_left(mine, np.arange(6), choice(exclude_parts=["test"])).tolist() == [
         1,
         2,
         3,
@@ -275,8 +246,8 @@ def test_parts_are_left_out_with_the_patients_of_a_table_of_labels(tmp_path):
     ]
 
 
-def test_records_that_take_no_part_are_counted(tmp_path):
-    mine = store_of(
+def test_records_that_take_no_part_are_counted(tmp_path, sentences):
+    mine = blank_store(
         tmp_path,
         [
             ("a", "", [SINUS], 0),
@@ -288,20 +259,18 @@ def test_records_that_take_no_part_are_counted(tmp_path):
         ],
     )
     classes, splits = parse_classes({"sinus": [SINUS], "fibrillation": [AF]}), splits_of(mine)
-    rows, notes = labelled_rows(np.arange(6), make_labels(mine, classes, "multilabel")[1], splits)
+    rows = labelled_rows(np.arange(6), make_labels(mine, classes, "multilabel")[1], splits)
+    notes = sentences()
     assert rows.tolist() == [0, 4, 5]
     assert notes[0] == "records without a known label, which take no part: 2 of 6"
     assert (
         notes[1].startswith("labelled records without a fold, which take no part: 1; ")
         and len(notes) == 2
     )
-    rows, notes = labelled_rows(
-        np.array([0, 4]), make_labels(mine, classes, "multilabel")[1], splits
-    )
-    assert rows.tolist() == [0, 4] and notes == []
-    assert labelled_rows(np.arange(6), make_labels(mine, classes, "multiclass")[1], splits)[
-        0
-    ].tolist() == [0, 4]
+    rows = labelled_rows(np.array([0, 4]), make_labels(mine, classes, "multilabel")[1], splits)
+    assert rows.tolist() == [0, 4] and sentences() == []
+    rows = labelled_rows(np.arange(6), make_labels(mine, classes, "multiclass")[1], splits)
+    assert rows.tolist() == [0, 4]
 
 
 # ============ a file of splits ============
@@ -427,22 +396,23 @@ def test_patients_of_the_file_count_before_the_stores(tmp_path, column):
     assert list(found.columns["patient"]) == ["u", "v"]
 
 
-def test_a_blank_patient_is_the_stores_under_the_files_name(tmp_path, capsys):
+def test_a_blank_patient_is_the_stores_under_the_files_name(tmp_path, capsys, sentences):
     """R0, R1 and R4 are one patient of the store: the file calls R0's 77 and leaves R1's and R4's
     blank.
     """
     text = "record,split,patient\nR0,train,77\nR1,test,\nR2,valid,\n"
     with pytest.raises(ConfigError, match="puts 1 patients on more than one side, such as a/77"):
         read_splits(written(tmp_path, text), RECORDS_CSV)
-    mine = store_of(
+    mine = blank_store(
         tmp_path, [("a", patient, [SINUS], i) for i, patient in enumerate(["p", "p", "", "p"])]
     )
     added(mine, text, "--allow_patient_overlap")
+    sentences()
     splits = splits_of(mine, protocol="given")
     assert splits.patients.tolist() == ["a/77", "a/77", "", "a/77"]
     assert (
         "patients who are on several sides of the splits lab: 1; scores may be too good"
-        in splits.notes
+        in sentences()
     )
     (tmp_path / "af.csv").write_text("record,AF,patient\nR0,1,77\nR1,0,\nR2,0,\nR3,1,78\n")
     capsys.readouterr()
@@ -460,8 +430,8 @@ def added(store, text, *flags, name="lab"):
     assert add_splits.main([str(store.path.parent), str(path), "--name", name, *flags]) is None
 
 
-def test_given_splits_are_taken_as_they_stand(tmp_path, capsys):
-    mine = store_of(tmp_path, [("a", "", [SINUS], i % 10) for i in range(6)])
+def test_given_splits_are_taken_as_they_stand(tmp_path, capsys, sentences):
+    mine = blank_store(tmp_path, [("a", "", [SINUS], i % 10) for i in range(6)])
     added(mine, "record,split\nR3,train\nR0,train\nR1,valid\nR5,test\n")
     assert (
         "splits lab: records by split: train 2, valid 1, test 1" in capsys.readouterr().out
@@ -480,22 +450,24 @@ def test_given_splits_are_taken_as_they_stand(tmp_path, capsys):
         "valid": [1],
         "test": [5],
     }
-    rows, notes = labelled_rows(np.arange(6), np.ones(6, bool), splits)
+    sentences()
+    rows = labelled_rows(np.arange(6), np.ones(6, bool), splits)
     assert rows.tolist() == [0, 1, 3, 5]
-    assert notes == ["labelled records without a part in the splits lab, which take no part: 2"]
-    assert (
-        "dataset.fold all has no effect: the splits lab make one run"
-        in splits_of(mine, protocol="given", fold="all").notes
-    )
+    assert sentences() == [
+        "labelled records without a part in the splits lab, which take no part: 2"
+    ]
+    splits_of(mine, protocol="given", fold="all")
+    assert "dataset.fold all has no effect: the splits lab make one run" in sentences()
     assert rows_left(
-        mine, np.arange(6), DEFAULTS | {"protocol": "given", "exclude_parts": ["valid", "test"]}
-    )[0].tolist() == [0, 2, 3, 4]
+        mine, np.arange(6), choice(protocol="given", exclude_parts=["valid", "test"])
+    ).tolist() == [0, 2, 3, 4]
 
 
-def test_given_folds_need_to_be_told_what_they_are_for(tmp_path):
-    mine = store_of(tmp_path, [("a", "", [SINUS], 0) for _ in range(6)])
+def test_given_folds_need_to_be_told_what_they_are_for(tmp_path, sentences):
+    mine = blank_store(tmp_path, [("a", "", [SINUS], 0) for _ in range(6)])
     added(mine, "record,fold\nR0,1\nR1,2\nR2,9\nR3,10\nR4,11\n")
     given = {"train": [1, 2], "valid": [9], "test": [10]}
+    sentences()
     splits = splits_of(mine, protocol="given", splits="lab", given=given)
     parts = split_rows(splits, np.arange(6), 0)
     assert {name: rows.tolist() for name, rows in parts.items()} == {
@@ -503,7 +475,7 @@ def test_given_folds_need_to_be_told_what_they_are_for(tmp_path):
         "valid": [2],
         "test": [3],
     }
-    assert splits.notes == [
+    assert sentences() == [
         "records of fold 11 of the splits lab, which no part of dataset.given names: 1"
     ]
     for wrong, words in (
@@ -520,7 +492,7 @@ def test_given_folds_need_to_be_told_what_they_are_for(tmp_path):
 
 
 def test_tables_go_by_name(tmp_path, capsys):
-    mine = store_of(tmp_path, [("a", "", [SINUS], 0) for _ in range(3)])
+    mine = blank_store(tmp_path, [("a", "", [SINUS], 0) for _ in range(3)])
     with pytest.raises(
         ConfigError,
         match=r"no table of splits \(it has none\); .*add one with "
@@ -546,7 +518,7 @@ def test_tables_go_by_name(tmp_path, capsys):
 
 
 def test_a_changed_or_broken_table_is_a_store_error(tmp_path, capsys):
-    mine = store_of(tmp_path, [("a", "", [SINUS], 0) for _ in range(3)])
+    mine = blank_store(tmp_path, [("a", "", [SINUS], 0) for _ in range(3)])
     added(mine, "record,split\nR0,train\nR1,valid\nR2,test\n")
     assert (
         run_main(check_store.main, [str(tmp_path)]) == 0
@@ -566,17 +538,18 @@ def test_a_changed_or_broken_table_is_a_store_error(tmp_path, capsys):
         splits_of(mine, protocol="given")
 
 
-def test_a_table_may_be_older_than_the_store(tmp_path):
-    old = store_of(tmp_path / "old", [("a", "", [SINUS], 0) for _ in range(5)])
+def test_a_table_may_be_older_than_the_store(tmp_path, sentences):
+    old = blank_store(tmp_path / "old", [("a", "", [SINUS], 0) for _ in range(5)])
     added(
         old,
         "record,split,patient\nR0,train,p\nR1,valid,p\nR2,test,q\nR4,test,r\n",
         "--allow_patient_overlap",
     )
-    new = store_of(tmp_path / "new", [("a", "", [SINUS], 0) for _ in range(4)])
+    new = blank_store(tmp_path / "new", [("a", "", [SINUS], 0) for _ in range(4)])
     (tmp_path / "old" / "splits").rename(tmp_path / "new" / "splits")
-    splits = splits_of(new, protocol="given")
-    assert splits.notes == [
+    sentences()
+    splits_of(new, protocol="given")
+    assert sentences() == [
         "rows of the splits lab whose records this store lacks: 1 of 4",
         "patients who are on several sides of the splits lab: 1; scores may be too good",
     ]

@@ -1,4 +1,4 @@
-"""Predictions of a record from those of its crops, and the table that keeps them."""
+"""Predictions of a record from those of its crops, gathered with their labels."""
 
 from types import SimpleNamespace
 
@@ -9,10 +9,13 @@ import torch
 from torch import nn
 
 from util.contract.encoder import Encoder
+from util.evaluation.evaluator import Evaluator
 from util.evaluation.inference import predict
-from util.evaluation.report import write_predictions
+from util.evaluation.report import intervals
+from util.scoring.criterion import Criterion
 from util.scoring.intervals import Predicted, estimate
 from util.scoring.scores import parse_scores
+from util.training.job import Fold
 
 
 class Means(Encoder):
@@ -69,30 +72,32 @@ def test_a_records_prediction_is_the_mean_of_its_crops_activated_outputs(loss, a
     assert np.abs(found[1] - activate(logits)[1]).max() > 0.1
 
 
-@pytest.mark.parametrize("task", ["multilabel", "multiclass"])
-def test_the_table_of_predictions_keeps_records_labels_and_probabilities_together(tmp_path, task):
-    labels = (
-        np.array([[1, 0], [0, 1], [1, 1], [0, 0]])
-        if task == "multilabel"
-        else np.array([0, 1, 1, 0])
+def evaluator_of(part, labels, *, fold=0, bootstrap=0, **facts):
+    """An evaluator without loaders, of a fold whose only part is these rows."""
+    config = SimpleNamespace(seed=5, test=SimpleNamespace(bootstrap=bootstrap))
+    job = SimpleNamespace(task="multilabel", classes=("one", "two"), config=config, **facts)
+    evaluator = Evaluator.__new__(Evaluator)
+    evaluator.job = job
+    evaluator.fold = Fold(job, fold, f"fold {fold}", {"test": part}, labels, Criterion())
+    return evaluator
+
+
+def test_predictions_are_of_the_parts_records_in_its_order():
+    records = pd.DataFrame({"record": list("abcd"), "database": list("wxyz")})
+    evaluator = evaluator_of(
+        np.array([2, 1]),
+        np.array([[1.0, 0], [0, 1], [1, 1], [0, 0]]),
+        fold=3,
+        store=SimpleNamespace(records=records),
+        splits=SimpleNamespace(patients=np.array(["w/p", "", "y/q", "w/p"], object)),
     )
-    store = SimpleNamespace(
-        records=pd.DataFrame({"record": list("abcd"), "database": list("wxyz")})
-    )
-    records = SimpleNamespace(store=store, labels=labels, task=task, classes=("one", "two"))
-    write_predictions(
-        records, np.array([2, 1]), np.array([[0.2, 0.8], [0.4, 0.6]]), tmp_path / "t.csv"
-    )
-    table = pd.read_csv(tmp_path / "t.csv").set_index("record")
-    assert list(table.index) == ["c", "b"] and list(table["database"]) == ["y", "x"]
-    assert table[["label_one", "label_two"]].to_numpy().tolist() == [
-        [int(task == "multilabel"), 1],
-        [0, 1],
-    ]
-    assert table[["probability_one", "probability_two"]].to_numpy().tolist() == [
-        [0.2, 0.8],
-        [0.4, 0.6],
-    ]
+    outputs = np.array([[0.2, 0.8], [0.4, 0.6]])
+    found = evaluator.predictions("test", outputs, 2 * outputs)
+    assert found.records.tolist() == ["c", "b"] and found.databases.tolist() == ["y", "x"]
+    assert found.labels.tolist() == [[1, 1], [0, 1]] and (found.fold, found.seed) == (3, 5)
+    assert len(set(found.patients.tolist())) == 2 and found.gate is None
+    np.testing.assert_array_equal(found.outputs, outputs)
+    np.testing.assert_array_equal(found.logits, 2 * outputs)
 
 
 def test_patients_of_the_splits_table_count_in_intervals():
@@ -100,22 +105,21 @@ def test_patients_of_the_splits_table_count_in_intervals():
     narrow.
     """
     random, labels = np.random.default_rng(0), np.tile([[1.0, 0.0], [0.0, 1.0]], (20, 1))
-    probabilities = np.repeat(random.random((20, 2)), 2, axis=0)
-    patients = np.array([f"a/{i // 4}" for i in range(40)], object)
-    table = pd.DataFrame({"database": ["a"] * 40, "patient": [""] * 40})
-    records = SimpleNamespace(
-        store=SimpleNamespace(records=table),
-        splits=SimpleNamespace(patients=patients),
+    outputs = np.repeat(random.random((20, 2)), 2, axis=0)
+    names = [f"r{i}" for i in range(40)]
+    records = pd.DataFrame({"record": names, "database": "a", "patient": ""})
+    evaluator = evaluator_of(
+        np.arange(40),
+        labels,
+        bootstrap=200,
+        store=SimpleNamespace(records=records),
+        splits=SimpleNamespace(patients=np.array([f"a/{i // 4}" for i in range(40)], object)),
         scores=parse_scores(["AUROC"]),
-        task="multilabel",
-        config={"seed": 0, "test": {"bootstrap": 200}},
     )
-    evaluator = SimpleNamespace(
-        records=records, parts={"test": np.arange(40)}, labels={"test": labels}
-    )
-    found = evaluator.intervals(evaluator, probabilities)
-    test = Predicted(labels, probabilities, np.arange(40) // 4)
-    wanted = estimate("AUROC", records.scores["AUROC"], [test], "multilabel", n=200, seed=0)
+    found = intervals(evaluator, evaluator.predictions("test", outputs, outputs))
+    test = Predicted(labels, outputs, np.arange(40) // 4)
+    score = evaluator.job.scores["AUROC"]
+    wanted = estimate("AUROC", score, [test], "multilabel", n=200, seed=5)
     assert (found["AUROC_low"], found["AUROC_high"]) == (
         round(wanted.low, 4),
         round(wanted.high, 4),

@@ -11,13 +11,14 @@ from torch import nn
 from tests.support.double import compute_in_double
 from tests.support.jobs import run_job
 from tests.support.tiny_jobs import CNN, VIT, with_store
+from util.config.keys import FinetuneTrain
 from util.contract.registry import build
 from util.errors import ConfigError
 from util.evaluation.head_start import fit_layer, fit_linear, last_layers
 from util.scoring.criterion import LOSSES, Criterion
 from util.training import checkpoint
 from util.training.job import SupervisedTask
-from util.training.optimizer import apply_schedules, make_optimizer, parameter_groups
+from util.training.optimizer import Schedule, make_optimizer, parameter_groups
 
 FITTED = {**CNN, "train": {**CNN["train"], "head_init": "probe"}}
 
@@ -209,30 +210,9 @@ def test_the_fitted_head_begins_below_the_random_one_s_loss(tmp_path):
 )
 def test_rates_fall_from_the_head_to_the_input(name, arguments, expected):
     task = SupervisedTask(build(name, **arguments) if arguments else build(name, num_classes=2))
-    optimizer = make_optimizer(
-        task,
-        {
-            "optimizer": "adamw",
-            "lr": 1.0,
-            "weight_decay": 0.1,
-            "decay_all": False,
-            "optimizer_kwargs": {},
-            "layer_decay": 0.5,
-        },
-    )
-    apply_schedules(
-        optimizer,
-        {
-            "lr": 0.8,
-            "min_lr": 0,
-            "warmup_epochs": 0,
-            "epochs": 2,
-            "lr_update": "iteration",
-            "weight_decay": 0.1,
-            "weight_decay_end": None,
-        },
-        0.0,
-    )
+    train = FinetuneTrain(lr=0.8, epochs=2, weight_decay=0.1)
+    optimizer = make_optimizer(task, train, 1.0, layer_decay=0.5)
+    Schedule.of(train, 0.8).apply(optimizer, 0.0)
     rates = {
         parameter: group["lr"] for group in optimizer.param_groups for parameter in group["params"]
     }

@@ -141,7 +141,7 @@ def test_the_probe_trains_on_records_from_the_whole_store(monkeypatch):
     )
     store = RecordStore(small_store.store() / "fs100")
     rows = probes.Probe(
-        store, config, read_labels(store, config["dataset"]), torch.device("cpu")
+        store, config, read_labels(store, config.dataset), torch.device("cpu")
     ).parts[0][0]
     assert len(rows) == 12 == len(set(rows)) and rows[0] < 8 and rows[-1] > len(store) - 8
     assert np.diff(rows).max() < 0.3 * len(store)

@@ -30,6 +30,7 @@ from util.processes import collectives, program, stopping
 from util.processes.launcher import (
     launch,
     launch_parser,
+    main,
     parse_devices,
     status_of,
     torchrun_arguments,
@@ -243,6 +244,14 @@ def test_launcher_reports_what_failed_first(capsys):
         status_of([(-9, 10, 0), (PREEMPTED, 10, 1)]) == 137
     )  # torchrun's SIGTERM looked like a request to the other
     assert status_of([(LOST, 10, 1)]) == LOST
+
+
+def test_the_launcher_asks_for_what_has_no_default_alone(capsys):
+    """The defect: it demanded --output_dir, for which a config has ./output."""
+    assert main(["main_pretrain.py", "--gpus", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: missing --config_path, --exp_name. ")
+    assert "[--output_dir DIR]" in said
 
 
 def test_torchrun_gives_time_to_save():

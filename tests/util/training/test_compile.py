@@ -11,6 +11,7 @@ from tests.support import (
     tiny_encoder,  # noqa: F401  (registers plain_encoder)
 )
 from tests.support.tiny_jobs import DINO, LOADER, ST_MEM, with_store
+from util.config.keys import PretrainConfig
 from util.config.load import check
 from util.training.engine import Training
 
@@ -52,7 +53,7 @@ def test_no_step_after_the_second_compiles_anything(name, tmp_path, monkeypatch)
     The defect: DINO and BYOL were compiled at every step, and after eight of them no longer at
     all.
     """
-    graphs, counts, step = [], [], Training._step
+    graphs, counts, step = [], [], Training.take_step
 
     def backend(graph, inputs):
         graphs.append(graph)
@@ -64,7 +65,7 @@ def test_no_step_after_the_second_compiles_anything(name, tmp_path, monkeypatch)
 
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
-    monkeypatch.setattr(Training, "_step", counting)
+    monkeypatch.setattr(Training, "take_step", counting)
     config = with_store({**CONFIGS, "st_mem": ST_MEM}[name], compile=True)
     pretrain(
         check(
@@ -75,7 +76,7 @@ def test_no_step_after_the_second_compiles_anything(name, tmp_path, monkeypatch)
                 "dataloader": LOADER,
                 "device": "cpu",
             },
-            "pretrain",
+            PretrainConfig,
         )
     )
     assert len(counts) == 12 and 0 < counts[1] == counts[-1], counts

@@ -14,6 +14,7 @@ from main_pretrain import pretrain
 from tests.support import small_store
 from tests.support.double import in_double
 from tests.support.tiny_jobs import CNN, LOADER, ST_MEM, with_store
+from util.config.keys import FinetuneConfig, PretrainConfig
 from util.config.load import check
 from util.contract.encoder import Encoder
 from util.contract.method import Method
@@ -24,7 +25,7 @@ from util.data.store import RecordStore
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.trained import load_trained
 from util.training import checkpoint
-from util.training.job import LabelledRecords
+from util.training.job import LabelledJob
 from util.training.optimizer import lr_at
 
 
@@ -74,7 +75,7 @@ SQUARE = {**ST_MEM, "model_name": "square"}
 def trained(folder, config, **train):
     """Weights after pre-training."""
     Square.rows, Square.progress = [], []
-    pretrain(job(with_store(config, **train), folder, "pretrain"))
+    pretrain(job(with_store(config, **train), folder, PretrainConfig))
     return checkpoint.load(folder / "run" / "checkpoint-last.pth")["model"]
 
 
@@ -137,7 +138,7 @@ def test_the_share_of_labels_that_is_asked_for_is_trained_on(tmp_path, monkeypat
     class Enough(Exception):
         """All is known."""
 
-    def record(config, store, rows, *rest):
+    def record(config, store, rows, *rest, **more):
         raise Enough(rows)
 
     monkeypatch.setattr(main_finetune, "set_up_training", record)
@@ -147,7 +148,7 @@ def test_the_share_of_labels_that_is_asked_for_is_trained_on(tmp_path, monkeypat
         "dataset": {**config["dataset"], "label_fraction": share, "max_records": 60, "fold": 2},
     }
     with pytest.raises(Enough) as told:
-        finetune(job(config, tmp_path, "finetune"))
+        finetune(job(config, tmp_path, FinetuneConfig))
     store = RecordStore(small_store.store() / "fs100")
     usable = choose_rows(store, max_records=60)
     folds = store.records["fold"].to_numpy()[usable]
@@ -163,7 +164,7 @@ def test_the_weights_of_the_lowest_loss_are_kept_tested_and_handed_on(tmp_path, 
     config = job(
         with_store({**CNN, "train": {**CNN["train"], "epochs": 3, "lr": 0.05}}),
         tmp_path,
-        "finetune",
+        FinetuneConfig,
     )
     losses, select, kept, steps = iter([1.0, 0.5, 0.8]), Evaluator.select, [], []
 
@@ -175,7 +176,8 @@ def test_the_weights_of_the_lowest_loss_are_kept_tested_and_handed_on(tmp_path, 
         return {**select(self, training), "loss": next(losses)}
 
     monkeypatch.setattr(Evaluator, "select", selected)
-    folder = finetune(config)
+    (result,) = finetune(config)
+    folder = result.folder
 
     def same(state, epoch):
         return all(torch.equal(value, kept[epoch][name]) for name, value in state.items())
@@ -204,11 +206,9 @@ def probabilities_by(state, folder):
     """Probabilities of the test records by these weights."""
     again = load_trained(folder / "best-loss.pth")
     again.classifier.load_state_dict(state)
-    records = LabelledRecords(again.config)
-    evaluator = Evaluator(
-        records, records.parts(again.config["dataset"]["fold"]), torch.device("cpu")
-    )
-    return evaluator.predict(again.classifier, "test")[0]
+    fold = LabelledJob(again.config).fold(again.config.dataset.fold)
+    evaluator = Evaluator(fold, torch.device("cpu"))
+    return evaluator.predict(again.classifier, "test").outputs
 
 
 @pytest.mark.parametrize("before, now", [((8, 1), (4, 5)), ((4, 2), (8, 3)), ((8, 3), (8, 2))])

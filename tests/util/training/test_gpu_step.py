@@ -17,6 +17,7 @@ from tests.support import (
 )
 from tests.support.tiny_encoder import run_step
 from tests.support.tiny_jobs import CNN, DINO, ST_MEM, accumulating, with_store
+from util.config.keys import FinetuneConfig, PretrainConfig, TrainConfig
 from util.config.load import check
 from util.contract.registry import DataFacts, build
 from util.data.dataset import CropDataset, TrainingBatches, make_loader, to_device
@@ -53,7 +54,7 @@ CPC = {"encoder": {"name": "cpc_s4", "channels": 8, "layers": 1}, "ahead": 3}
 
 
 def run(program, config, folder, **train):
-    kind = "pretrain" if program is pretrain else "finetune"
+    kind = PretrainConfig if program is pretrain else FinetuneConfig
     config = with_store(config, epochs=1, **train)
     return program(
         check({**config, "output_dir": str(folder), "exp_name": "run", "device": "cpu"}, kind)
@@ -82,7 +83,7 @@ class NoWaiting(TorchDispatchMode):
 
 def forbid_waiting(monkeypatch):
     """From a step's first copy to the device until its end; returns a list with an item a step."""
-    step, prepare, steps, armed = Training._step, Training._prepare, [], []
+    step, prepare, steps, armed = Training.take_step, Training.prepare, [], []
 
     def guarded(name, original):
         def call(value, *args, **kwargs):
@@ -110,8 +111,8 @@ def forbid_waiting(monkeypatch):
     ):
         for name in names:
             monkeypatch.setattr(place, name, guarded(name, getattr(place, name)))
-    monkeypatch.setattr(Training, "_prepare", preparing)
-    monkeypatch.setattr(Training, "_step", stepping)
+    monkeypatch.setattr(Training, "prepare", preparing)
+    monkeypatch.setattr(Training, "take_step", stepping)
     return steps
 
 
@@ -155,12 +156,12 @@ def test_a_step_that_waits_is_noticed(tmp_path, monkeypatch):
             forbid_waiting(patch)
             with pytest.raises(AssertionError, match=message):
                 run(pretrain, ST_MEM, tmp_path / str(len(change)), **change)
-    place = Training._prepare
+    place = Training.prepare
 
     def copying(self, batch):
         return {**place(self, batch), "epoch": torch.tensor(0.5)}
 
-    monkeypatch.setattr(Training, "_prepare", copying)
+    monkeypatch.setattr(Training, "prepare", copying)
     forbid_waiting(monkeypatch)
     with pytest.raises(AssertionError, match="tensor lets the host wait"):
         run(pretrain, ST_MEM, tmp_path / "copying")
@@ -286,16 +287,8 @@ def test_fused_and_single_updates_keep_the_same_state():
     for fused in (True, False):
         torch.manual_seed(0)
         block = Block(64, 1)
-        optimizer = make_optimizer(
-            block,
-            {
-                "optimizer": "adamw",
-                "optimizer_kwargs": {"fused": fused},
-                "lr": 1e-3,
-                "weight_decay": 0.1,
-                "decay_all": False,
-            },
-        )
+        train = TrainConfig(epochs=1, weight_decay=0.1, optimizer_kwargs={"fused": fused})
+        optimizer = make_optimizer(block, train, 1e-3)
         block(torch.ones(2, 3, 64)).square().sum().backward()
         optimizer.step()
         states.append(optimizer.state_dict())

@@ -2,44 +2,31 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from util.config.keys import PretrainConfig
+from util.config.keys import PretrainConfig, PretrainTrain
 from util.config.load import ROOT, find_overlay, load_config
 from util.contract.registry import build
 from util.errors import ConfigError
 from util.training import optimizer
 from util.training.lars import LARS
 from util.training.optimizer import (
-    apply_schedules,
+    Schedule,
     lr_at,
     make_optimizer,
     parameter_groups,
     resolve_lr,
-    schedule_lr,
     set_matmul_precision,
     weight_decay_at,
 )
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "st_mem.json").read_text())["lr_sched"]
-TRAIN = {
-    "optimizer": "adamw",
-    "optimizer_kwargs": {},
-    "weight_decay": 0.05,
-    "decay_all": False,
-    "lr": 1e-3,
-    "blr": None,
-    "min_lr": 1e-6,
-    "warmup_epochs": 3.0,
-    "epochs": 100,
-    "accum_iter": 1,
-    "lr_update": "iteration",
-    "weight_decay_end": None,
-}
+TRAIN = PretrainTrain(weight_decay=0.05, lr=1e-3, min_lr=1e-6, warmup_epochs=3.0, epochs=100)
 MODELS = {
     "st_mem_vit_tiny_dec128d2b": {},
     "mtae_vit_tiny_dec128d2b": {},
@@ -49,6 +36,10 @@ MODELS = {
     "mlae_vit_tiny": {"num_classes": 3},
     "xresnet1d50": {"channels": 4},
 }
+
+
+def schedule_of(train):
+    return Schedule.of(train, train.lr)
 
 
 # ============ schedules ============
@@ -86,23 +77,25 @@ def test_a_run_of_warm_up_alone():
 
 
 def test_once_an_epoch_or_every_iteration():
-    assert schedule_lr(TRAIN, 1.75) == pytest.approx(1e-3 * 1.75 / 3)
-    assert schedule_lr({**TRAIN, "lr_update": "epoch"}, 1.75) == pytest.approx(1e-3 * 2 / 3)
-    assert schedule_lr({**TRAIN, "lr_update": "epoch"}, 50.75) == schedule_lr(TRAIN, 50)
+    assert schedule_of(TRAIN).lr_at(1.75) == pytest.approx(1e-3 * 1.75 / 3)
+    assert schedule_of(replace(TRAIN, lr_update="epoch")).lr_at(1.75) == pytest.approx(1e-3 * 2 / 3)
+    assert schedule_of(replace(TRAIN, lr_update="epoch")).lr_at(50.75) == schedule_of(TRAIN).lr_at(
+        50
+    )
 
 
 def test_once_an_epoch_the_first_epoch_of_the_warm_up_trains_too():
     """The defect: a whole epoch at rate 0."""
-    train = {**TRAIN, "lr_update": "epoch"}
+    train = replace(TRAIN, lr_update="epoch")
     for position, share in ((0, 1 / 3), (0.9, 1 / 3), (1, 2 / 3), (2.5, 1), (3, 1)):
-        assert schedule_lr(train, position) == pytest.approx(1e-3 * share), position
-    assert schedule_lr({**train, "warmup_epochs": 0.5}, 0) == pytest.approx(
+        assert schedule_of(train).lr_at(position) == pytest.approx(1e-3 * share), position
+    assert schedule_of(replace(train, warmup_epochs=0.5)).lr_at(0) == pytest.approx(
         1e-3
     )  # never above the peak
+    cold = schedule_of(replace(train, warmup_epochs=0))
+    steady = schedule_of(replace(TRAIN, warmup_epochs=0))
     for position in (0, 0.5, 7.3):
-        assert schedule_lr({**train, "warmup_epochs": 0}, position) == schedule_lr(
-            {**TRAIN, "warmup_epochs": 0}, math.floor(position)
-        )
+        assert cold.lr_at(position) == steady.lr_at(math.floor(position))
 
 
 def test_weight_decay_goes_by_half_a_cosine():
@@ -123,21 +116,21 @@ def test_weight_decay_goes_by_half_a_cosine():
     [(16, 1, 1, 1.5e-4 / 16), (16, 4, 4, 1.5e-4), (64, 2, 8, 6e-4)],
 )
 def test_the_base_rate_scales_with_the_effective_batch(batch, accumulate, world, want):
-    train = {**TRAIN, "lr": None, "blr": 1.5e-4, "accum_iter": accumulate}
+    train = replace(TRAIN, lr=None, blr=1.5e-4, accum_iter=accumulate)
     assert resolve_lr(train, batch, world) == pytest.approx(want)
-    assert resolve_lr({**train, "lr": 0.7}, batch, world) == 0.7
-    assert resolve_lr({**train, "lr": 0.0}, batch, world) == 0.0
+    assert resolve_lr(replace(train, lr=0.7), batch, world) == 0.7
+    assert resolve_lr(replace(train, lr=0.0), batch, world) == 0.0
 
 
 def test_no_learning_rate_at_all_is_a_config_error():
     with pytest.raises(ConfigError, match="give train.lr, or train.blr"):
-        resolve_lr({**TRAIN, "lr": None}, 16, 1)
+        resolve_lr(replace(TRAIN, lr=None), 16, 1)
 
 
 def test_schedules_reach_the_optimiser_and_spare_the_spared_group():
-    optimizer = make_optimizer(nn.Linear(3, 2), {**TRAIN, "weight_decay": 0.04})
-    train = {**TRAIN, "weight_decay": 0.04, "weight_decay_end": 0.4}
-    assert apply_schedules(optimizer, train, 50.0) == pytest.approx(
+    optimizer = make_optimizer(nn.Linear(3, 2), replace(TRAIN, weight_decay=0.04), 1e-3)
+    train = replace(TRAIN, weight_decay=0.04, weight_decay_end=0.4)
+    assert schedule_of(train).apply(optimizer, 50.0) == pytest.approx(
         GOLDEN["values"]["50"], rel=1e-11
     )
     decayed, spared = optimizer.param_groups
@@ -185,7 +178,7 @@ def test_frozen_parameters_are_not_listed():
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     with pytest.raises(ConfigError, match="nothing to train"):
-        make_optimizer(model, TRAIN)
+        make_optimizer(model, TRAIN, 1e-3)
 
 
 # ============ optimisers ============
@@ -193,9 +186,9 @@ def steps(train, n=4):
     """Parameters of a small network after n steps on fixed gradients."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Linear(4, 2)).double()
-    optimizer = make_optimizer(model, train)
+    optimizer = make_optimizer(model, train, train.lr)
     for step in range(n):
-        apply_schedules(optimizer, train, 4.0 + step)
+        schedule_of(train).apply(optimizer, 4.0 + step)
         for number, parameter in enumerate(model.parameters()):
             generator = torch.Generator().manual_seed(100 * step + number)
             parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
@@ -205,8 +198,8 @@ def steps(train, n=4):
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
 def test_the_fused_kernel_equals_the_plain_one(name):
-    fused, optimizer = steps({**TRAIN, "optimizer": name})
-    plain, _ = steps({**TRAIN, "optimizer": name, "optimizer_kwargs": {"fused": False}})
+    fused, optimizer = steps(replace(TRAIN, optimizer=name))
+    plain, _ = steps(replace(TRAIN, optimizer=name, optimizer_kwargs={"fused": False}))
     assert optimizer.defaults["fused"] is True
     for a, b in zip(fused.parameters(), plain.parameters()):
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-14)
@@ -214,7 +207,7 @@ def test_the_fused_kernel_equals_the_plain_one(name):
 
 def test_adamw_equals_its_definition_with_and_without_decay():
     """Loshchilov and Hutter 2019, algorithm 2: w -= lr * (m / (sqrt(v) + eps) + decay * w)."""
-    train = {**TRAIN, "optimizer_kwargs": {"betas": [0.9, 0.95]}}
+    train = replace(TRAIN, optimizer_kwargs={"betas": [0.9, 0.95]})
     got, _ = steps(train)
     torch.manual_seed(0)
     want = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Linear(4, 2)).double()
@@ -238,7 +231,7 @@ def test_adamw_equals_its_definition_with_and_without_decay():
 
 
 def test_lars_is_known_by_name_and_spares_too():
-    model, optimizer = steps({**TRAIN, "optimizer": "lars", "optimizer_kwargs": {"momentum": 0.8}})
+    model, optimizer = steps(replace(TRAIN, optimizer="lars", optimizer_kwargs={"momentum": 0.8}))
     assert isinstance(optimizer, LARS) and [g["weight_decay"] for g in optimizer.param_groups] == [
         0.05,
         0.0,
@@ -256,12 +249,12 @@ def test_the_large_batch_recipe_is_the_published_one():
     assert 8 * batch == 4096 and resolve_lr(train, batch, 8) == pytest.approx(
         4.8
     ) == 0.075 * math.sqrt(8 * batch)
-    optimizer = make_optimizer(nn.Linear(3, 2), {**train, "lr": 4.8})
+    optimizer = make_optimizer(nn.Linear(3, 2), replace(train, lr=4.8), 4.8)
     assert isinstance(optimizer, LARS) and [g["weight_decay"] for g in optimizer.param_groups] == [
         1e-6,
         0.0,
     ]
-    assert schedule_lr({**train, "lr": 4.8}, 10) == 4.8
+    assert schedule_of(replace(train, lr=4.8)).lr_at(10) == 4.8
 
 
 @pytest.mark.parametrize(
@@ -277,11 +270,13 @@ def test_the_large_batch_recipe_is_the_published_one():
 )
 def test_wrong_optimisers_are_config_errors(train, words):
     with pytest.raises(ConfigError, match=words):
-        make_optimizer(nn.Linear(2, 2), {**TRAIN, **train})
+        make_optimizer(nn.Linear(2, 2), replace(TRAIN, **train), 1e-3)
 
 
 def test_foreach_may_be_asked_for():
-    optimizer = make_optimizer(nn.Linear(2, 2), {**TRAIN, "optimizer_kwargs": {"foreach": True}})
+    optimizer = make_optimizer(
+        nn.Linear(2, 2), replace(TRAIN, optimizer_kwargs={"foreach": True}), 1e-3
+    )
     assert optimizer.defaults["foreach"] is True and not optimizer.defaults["fused"]
 
 
