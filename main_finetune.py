@@ -106,7 +106,7 @@ def run_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:
     with StopRequest() as stop:
         while training.epoch < train.epochs:
             may_freeze = train.freeze_epochs > 0 and config.mode != "linprobe"
-            if may_freeze and task.freeze(training.epoch < train.freeze_epochs):
+            if may_freeze and task.freeze(frozen=training.epoch < train.freeze_epochs):
                 training.build_runner()
             epoch = training.epoch
             line = {"epoch": epoch, **training.train_epoch(stop)}

@@ -301,10 +301,10 @@ def probabilities_of(entries, ensemble, device) -> np.ndarray:
             make_loader(dataset, batches),
             trained.pipeline,
             rows,
-            len(trained.classes),
-            trained.criterion.loss,
-            device,
-            resolve_amp(config.train.amp, device),
+            classes=len(trained.classes),
+            loss=trained.criterion.loss,
+            device=device,
+            amp=resolve_amp(config.train.amp, device),
         )[0]
         total = total + trained.criterion.to_units(found)
     return total / len(ensemble)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from util.config.command_line import add_set_flag
 from util.processes.program import run_main
 
 
@@ -55,14 +56,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="for trainings and predictions",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="override one key of every config, e.g. --set dataset.store=DIR",
-    )
+    add_set_flag(parser, "override one key of every config, e.g. --set dataset.store=DIR")
     parser.add_argument(
         "--markdown", action="store_true", help="write RESULTS.md from the CSV and train nothing"
     )

@@ -25,6 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from util.config.command_line import add_set_flag
 from util.processes.devices import add_gpu_flag, one_device
 from util.processes.program import run_main
 
@@ -91,14 +92,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="YAML",
         help="config of the model (default: the one in the weights)",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="override one key of the config, e.g. --set dataset.store=DIR where the store has "
-        "moved",
+    add_set_flag(
+        parser, "override one key of the config, e.g. --set dataset.store=DIR where it has moved"
     )
     add_gpu_flag(parser, several=False)
     return parser.parse_args(argv)

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 import util.processes.launcher
-from util.config.keys import KEYS
+from util.config.fields import keys_of
+from util.config.keys import FinetuneConfig, PretrainConfig
 from util.config.load import ROOT, find_overlay
 from util.errors import ConfigError
 
@@ -127,12 +128,13 @@ def check_key(override: str) -> None:
     """Fails where ``a.b`` or ``a.b=c`` names no key of the configuration; below ``model`` are the
     models' own.
     """
-    keys = KEYS
+    sections = [PretrainConfig, FinetuneConfig]
     for part in override.partition("=")[0].split("."):
-        if not isinstance(keys, dict):
-            return  # below a key that holds a mapping
-        assert part in keys, f"there is no configuration key {override}"
-        keys = keys[part]
+        specs = [keys_of(section)[part] for section in sections if part in keys_of(section)]
+        assert specs, f"there is no configuration key {override}"
+        sections = [spec for spec in specs if isinstance(spec, type)]
+        if not sections:
+            return  # what is below a key is its value's
 
 
 @each_page

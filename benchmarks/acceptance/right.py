@@ -352,7 +352,7 @@ def no_waiting(run):
 
         def strict(batches, training=training, step=step):
             torch.cuda.set_sync_debug_mode(
-                "error" if training.step > 1 else "default"
+                "error" if training.state.step > 1 else "default"
             )  # the first two warm up
             try:
                 step(batches)

@@ -97,7 +97,7 @@ def reformat(
             raise ConfigError(f"--patients {patients} names none of the {len(names)} records")
     if labels:  # before the work of building stores
         table = table_name("labels", labels)
-        label_file = load_label_file(labels, names, ignore_unknown)
+        label_file = load_label_file(labels, names, ignore_unknown=ignore_unknown)
         strata = label_strata(label_file.values, label_file.kind)
         add_patients(columns, dict(zip(names, label_file.patients or ())), labels)
     if splits:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from util.data.record_tables import match_rows, read_text, save_table
+from util.console import note
+from util.data.record_tables import match_rows, note_unmatched, read_text, save_table
 from util.data.splits import PARTS, known_patients, patients_on_several_sides, with_patients
 from util.errors import ConfigError
 
@@ -30,7 +31,6 @@ class SplitFile:
             order.
         patients: {record: id}, of known ones.
         sizes: {part: number of records}.
-        notes: sentences about what takes no part.
     """
 
     path: Path
@@ -38,7 +38,6 @@ class SplitFile:
     columns: dict
     patients: dict
     sizes: dict
-    notes: list
 
 
 def read_splits(
@@ -58,6 +57,8 @@ def read_splits(
         ignore_unknown: leave out rows of other records.
         allow_patient_overlap: take splits that put a patient on two sides.
 
+    What takes no part is said.
+
     Raises:
         ConfigError: the file is unreadable, a word or number in it is wrong, or a patient is on
             two sides.
@@ -74,13 +75,9 @@ def read_splits(
             )
         )
     kind = kinds[0]
-    row_of, has_row, notes = match_rows(
-        path,
-        table["record"],
-        records["record"],
-        ignore_unknown=ignore_unknown,
-        without="which take no part",
-    )
+    names = records["record"]
+    row_of, has_row = match_rows(path, table["record"], names, ignore_unknown=ignore_unknown)
+    note_unmatched(table["record"], names, without="which take no part")
     table = table.iloc[row_of[has_row]]
     parts = np.array(
         [_part(path, kind, *cells) for cells in zip(table[kind].str.strip(), table["record"])],
@@ -90,10 +87,10 @@ def read_splits(
     if not taken.any():
         raise ConfigError(f"{path}: the column {kind} is empty")
     if not taken.all():
-        notes.append(f"records whose {kind} is empty, which take no part: {(~taken).sum()}")
+        note(f"records whose {kind} is empty, which take no part: {(~taken).sum()}")
     others = [name for name in table if name not in ("record", "patient", kind)]
     if others:
-        notes.append(f"columns without effect: {', '.join(others)}")
+        note(f"columns without effect: {', '.join(others)}")
     sizes = {
         part: int((parts == part).sum()) for part in sorted(set(parts[taken]), key=_ORDER[kind])
     }
@@ -125,9 +122,9 @@ def read_splits(
             "published splits that do"
         )
     if len(several):
-        notes.append(f"patients on more than one side, as allowed: {len(several)}")
+        note(f"patients on more than one side, as allowed: {len(several)}")
     columns = {name: np.asarray(cells, object)[taken] for name, cells in columns.items()}
-    return SplitFile(Path(path), kind, columns, patients, sizes, notes)
+    return SplitFile(Path(path), kind, columns, patients, sizes)
 
 
 def _part(path, kind, cell, name):
@@ -163,5 +160,3 @@ def write_splits(root: Path, table: SplitFile, name: str, command: str) -> None:
         f"{new}: records by {table.kind}: "
         + ", ".join(f"{part} {size}" for part, size in table.sizes.items())
     )
-    for note in table.notes:
-        print(note)

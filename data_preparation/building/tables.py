@@ -49,7 +49,7 @@ def add_labels(
         by_folds: whether the store's folds may serve the table.
     """
     store, name = open_any_rate(place), table_name("labels", path, name)
-    file = load_label_file(path, store.records["record"], ignore_unknown)
+    file = load_label_file(path, store.records["record"], ignore_unknown=ignore_unknown)
     if file.patients and by_folds:
         patients = known_patients(with_patients(store.records, file.patients))
         several = patients_on_several_sides(

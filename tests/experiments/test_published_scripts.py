@@ -443,7 +443,7 @@ def test_frozen_epochs_freeze_the_branches_and_train_the_rest():
     learning = {name.split(".")[0] for name, p in fusion.named_parameters() if p.requires_grad}
     assert learning == {"head", "gate", "extra_heads"}
     assert not fusion.signal.training and fusion.head.training and fusion.gate.training
-    task.freeze(False)
+    task.freeze(frozen=False)
     assert (
         all(p.requires_grad for p in fusion.parameters())
         and task.train().classifier.signal.training

@@ -328,7 +328,7 @@ def watched(stop_at=None):
 
     def save_if_due(self):
         due(self)
-        if (self.epoch, self.step) == stop_at:
+        if (self.epoch, self.state.step) == stop_at:
             self.save()
             raise Preempted("")
 

@@ -46,14 +46,7 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
         metavar="YAML",
         help="merged over the config; a path, or a name in configs/overlay; repeatable",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="override one key, e.g. --set train.epochs=5; repeatable",
-    )
+    add_set_flag(parser, "override one key, e.g. --set train.epochs=5; repeatable")
     parser.add_argument(
         "--resume",
         metavar="PTH",
@@ -61,15 +54,19 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_set_flag(parser: argparse.ArgumentParser, help: str) -> None:
+    """Add --set, which ``load_config`` takes as ``overrides``."""
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help=help
+    )
+
+
 def config_from(arguments: argparse.Namespace, program: type[Job]) -> Job:
-    """Resolve a program's config as a command line asks for it: flags win over --set, that over
-    overlays, those over the config file.
+    """Resolve a program's config as a command line asks for it: flags win over --set, --set over
+    overlays, these over the config file.
     """
     names = ("output_dir", "exp_name", "encoder_path", "start_epoch", "resume")
-    flags = {
-        name: getattr(arguments, name)
-        for name in names
-        if getattr(arguments, name) not in (None, "")
-    }
+    given = {name: getattr(arguments, name) for name in names}
+    flags = {name: value for name, value in given.items() if value not in (None, "")}
     paths = [arguments.config_path, *map(find_overlay, arguments.overlay)]
     return load_config(paths, arguments.overrides, flags, program=program)

@@ -8,15 +8,23 @@
       - standardize: {axis: [-1, -2]}
 """
 
+import itertools
 from typing import Any
 
 from util.errors import ConfigError
 
 AXES = {"crop": [-1, -2], "lead": -1}  # of standardize, as (leads, time) counts
 FILTERS = ("highpass", "lowpass")
-FILTER_KEYS = (*FILTERS, "order", "fs")
-NO_TRAINING_KEYS = {"crop": None, "filters": None, "standardize": None, "augment": []}
-NO_EVALUATION_KEYS = {"eval_crops": 1, "eval_stride": None, "eval_crop": None}
+FILTER_STEPS = ("highpass_filter", "lowpass_filter")
+FILTER_OPTIONS = ("order", "fs")
+FILTER_KEYS = (*FILTERS, *FILTER_OPTIONS)
+NO_TRAINING_KEYS: dict[str, Any] = {
+    "crop": None,
+    "filters": None,
+    "standardize": None,
+    "augment": [],
+}
+NO_EVALUATION_KEYS: dict[str, Any] = {"eval_crops": 1, "eval_stride": None, "eval_crop": None}
 
 
 # ============ keys to a list ============
@@ -30,7 +38,7 @@ def steps_after_crop(filters: dict | None, standardize: str | None, augment: lis
     unknown = [name for name in filters if name not in FILTER_KEYS]
     if unknown:
         raise ConfigError(f"dataset.filters takes {', '.join(FILTER_KEYS)}; given: {unknown[0]!r}")
-    shared = {name: filters[name] for name in ("order", "fs") if name in filters}
+    shared = {name: filters[name] for name in FILTER_OPTIONS if name in filters}
     steps: list = [
         {f"{name}_filter": {"cutoff": cutoff, **shared}}
         for name, cutoff in filters.items()
@@ -80,35 +88,55 @@ def _training_keys(steps: list) -> dict | None:
 
 
 def _keys_after_crop(steps: list) -> dict | None:
-    """filters, standardize and augment of the steps behind the cropping; None as above."""
-    filters: dict[str, Any] = dict.fromkeys(FILTER_KEYS)
-    standardize, augment = None, []
-    for step in steps:
-        name, arguments = _named(step)
-        kind = name.removesuffix("_filter")
-        late = standardize is not None or augment
-        if name in ("highpass_filter", "lowpass_filter"):
-            shared = {key: value for key, value in arguments.items() if key != "cutoff"}
-            known = {key: filters[key] for key in ("order", "fs") if filters[key] is not None}
-            first = filters["highpass"] is None and filters["lowpass"] is None
-            if late or filters[kind] is not None or "cutoff" not in arguments:
-                return None
-            if not shared.keys() <= {"order", "fs"} or not (first or known == shared):
-                return None
-            filters = {**{key: value for key, value in filters.items() if key != kind}}
-            filters |= {kind: arguments["cutoff"], **shared}
-        elif name == "standardize":
-            axis = arguments.get("axis", AXES["crop"])
-            axis = sorted(axis, reverse=True) if isinstance(axis, list) else axis
-            names = {"crop": [[-1, -2]], "lead": [-1, [-1]]}
-            found = [choice for choice, axes in names.items() if axis in axes]
-            if late or not found or not arguments.keys() <= {"axis"}:
-                return None
-            standardize = found[0]
-        else:
-            augment.append(step)
-    some = any(value is not None for value in filters.values())
-    return {"filters": filters if some else None, "standardize": standardize, "augment": augment}
+    """filters, standardize and augment of the steps behind the cropping; None as above.
+
+    Keys can say filters, then standardize, then anything else, and nothing in another order.
+    """
+    named = [_named(step) for step in steps]
+    filters = list(itertools.takewhile(lambda step: step[0] in FILTER_STEPS, named))
+    filter_keys = _filter_keys(filters)
+    if filter_keys is None:
+        return None
+    first, standardize = len(filters), None
+    if first < len(steps) and named[first][0] == "standardize":
+        standardize = _standardize_key(named[first][1])
+        if standardize is None:
+            return None
+        first += 1
+    if any(name in (*FILTER_STEPS, "standardize") for name, _ in named[first:]):
+        return None
+    return {
+        "filters": filter_keys if filters else None,
+        "standardize": standardize,
+        "augment": steps[first:],
+    }
+
+
+def _filter_keys(filters: list[tuple[str, dict]]) -> dict | None:
+    """The key ``filters`` of filter steps: at most one of each, alike but for their cutoffs.
+
+    What the steps do not say is null, so that what lower layers say of it is taken back.
+    """
+    cutoffs = {name.removesuffix("_filter"): given.get("cutoff") for name, given in filters}
+    others = [
+        {key: value for key, value in given.items() if key != "cutoff"} for _, given in filters
+    ]
+    if len(cutoffs) < len(filters) or None in cutoffs.values():
+        return None
+    if any(other != others[0] or not other.keys() <= set(FILTER_OPTIONS) for other in others):
+        return None
+    said = {**cutoffs, **(others[0] if others else {})}
+    return {**{key: None for key in FILTER_KEYS if key not in said}, **said}
+
+
+def _standardize_key(arguments: dict) -> str | None:
+    """The key ``standardize`` of a step of this name."""
+    axis = arguments.get("axis", AXES["crop"])
+    if arguments.keys() <= {"axis"}:
+        for choice, same in {"crop": ([-1, -2], [-2, -1]), "lead": (-1, [-1])}.items():
+            if axis in same:
+                return choice
+    return None
 
 
 def _evaluation_keys(steps: list, training: dict | None) -> dict | None:
@@ -123,6 +151,7 @@ def _evaluation_keys(steps: list, training: dict | None) -> dict | None:
     if any(rest[key] != training[key] for key in ("filters", "standardize")):
         return None
     count, stride = 1, None
+    # A random crop is evaluated as a centre crop
     if name == "n_crop" and arguments.keys() == {"crop_length", "num_segments"}:
         count = arguments["num_segments"]
         if not isinstance(count, int) or count < 2:

@@ -55,17 +55,17 @@ class Key:
 
     @property
     def default_text(self) -> str:
-        """The default as YAML writes it; "required" where there is none."""
+        """Return the default as YAML writes it, "required" where there is none."""
         return "required" if self.default is REQUIRED else json.dumps(self.default)
 
     @property
     def kinds(self) -> str:
-        """The types, in words."""
+        """Return the types, in words."""
         return " or ".join(WORDS[kind] for kind in self.types)
 
     @property
     def bounds(self) -> str:
-        """The allowed numbers, in words."""
+        """Return the allowed numbers, in words."""
         least, most = f"{self.least:g}", f"{self.most:g}"
         return f"{least} or more" if math.isinf(self.most) else f"between {least} and {most}"
 
@@ -85,9 +85,13 @@ def key(
     return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=facts)
 
 
-@cache
-def keys_of(section: typing.Any) -> dict[str, "Key | type"]:
+def keys_of(section: type) -> dict[str, Key | type]:
     """Return the keys of a section by name; a section within it is its class."""
+    return _keys_of(section)
+
+
+@cache
+def _keys_of(section: typing.Any) -> dict[str, Key | type]:
     annotations = typing.get_type_hints(section)
     keys: dict[str, Key | type] = {}
     for field in dataclasses.fields(section):
@@ -137,7 +141,7 @@ def parse(section: type[Section], given: dict, prefix: str = "") -> Section:
     return section(**values)
 
 
-def _convert(name: str, value, spec: Key):
+def _convert(name: str, value: typing.Any, spec: Key) -> object:
     """``value`` in the key's type, within its bounds."""
     if value is None and None in spec.types:
         return None

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import mergedeep
 import yaml
@@ -32,7 +32,8 @@ class _Loader(yaml.SafeLoader):
     twice.
     """
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Make the dict of a mapping."""
         names = [name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode)]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
@@ -50,24 +51,32 @@ for _rules in (_Loader, _Dumper):
     _rules.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, "-+0123456789")
 
 
-def read_yaml(text: str):
-    """A YAML text's value.  ValueError: not YAML, or of a kind that the safe loader does not
-    make.
+def read_yaml(text: str) -> Any:
+    """Return the value of a YAML text.
+
+    Raises:
+        ValueError: it is not YAML, or of a kind that the safe loader does not make.
     """
     try:
         return yaml.load(text, _Loader)
-    except (
-        Exception
-    ) as error:  # besides YAMLError, a wrong date or tag makes the loader stumble in many ways
+    # Besides YAMLError, a wrong date or tag makes the loader stumble in many ways
+    except Exception as error:
         raise ValueError(" ".join(str(error).split())) from None
 
 
-def load_yaml(path, program: type[JobConfig] | None = None, *, base: bool = True) -> dict:
-    """The mapping of a YAML file, merged over the one that its key ``base`` names (where it may
-    have one).
+def load_yaml(
+    path: str | os.PathLike, program: type[JobConfig] | None = None, *, base: bool = True
+) -> dict:
+    """Read the mapping of a YAML file, merged over that of the file which its key ``base`` names.
 
-    ``program`` is whose section (``pretrain:`` or ``finetune:``) is merged over the file's other
-    keys.
+    Args:
+        path: the file.
+        program: whose section (``pretrain:`` or ``finetune:``) is merged over the file's other
+            keys; None for neither.
+        base: whether the file may have a base.
+
+    Raises:
+        ConfigError: it cannot be read, or does not hold such a mapping.
     """
     try:
         value = read_yaml(Path(path).read_text(encoding="utf-8"))
@@ -81,40 +90,47 @@ def load_yaml(path, program: type[JobConfig] | None = None, *, base: bool = True
         raise ConfigError(f"{path} must hold a mapping of keys, not {type(value).__name__}")
     sections = {name: value.pop(name, None) or {} for name in PROGRAMS}
     below = value.pop("base", None)
-    if below is not None and not (base and isinstance(below, str)):
+    if below is not None and not base:
         raise ConfigError(
-            f"{path}: base must be the name of a YAML file, not {below!r}"
-            if base
-            else f"{path} is another file's base and has a base itself; put the keys of both in one"
+            f"{path} is another file's base and has a base itself; put the keys of both in one"
         )
+    if below is not None and not isinstance(below, str):
+        raise ConfigError(f"{path}: base must be the name of a YAML file, not {below!r}")
     for name, section in sections.items():
         if not isinstance(section, dict):
             raise ConfigError(
                 f"{path}: the section {name} must be a mapping of keys, not {section!r}"
             )
     section = sections[program.program] if program else {}
-    own = merge([translate(layer, path) for layer in (value, section)])
-    return merge([load_yaml(Path(path).parent / below, program, base=False), own]) if below else own
+    layers = [merge([translate(layer, path) for layer in (value, section)])]
+    if below:
+        layers.insert(0, load_yaml(Path(path).parent / below, program, base=False))
+    return merge(layers)
 
 
-def find_overlay(name) -> Path:
-    """An overlay by path, or by its bare name in configs/overlay/."""
+def find_overlay(name: str | os.PathLike) -> Path:
+    """Return the path of an overlay, which is given by path or by its bare name in
+    configs/overlay/.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
     named = ROOT / "configs" / "overlay" / f"{name}.yaml"
     if os.path.exists(name) or "/" in str(name):  # Path.exists() may raise
         return Path(name)
     if not os.path.exists(named):
-        close = difflib.get_close_matches(
-            str(name), [path.stem for path in named.parent.glob("*.yaml")], 1
-        )
+        names = [path.stem for path in named.parent.glob("*.yaml")]
+        close = difflib.get_close_matches(str(name), names, 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
         raise ConfigError(
             f"--overlay {name}: there is no such file, nor one of this name in "
-            f"configs/overlay/{f'; did you mean {close[0]}?' if close else ''}"
+            f"configs/overlay/{hint}"
         )
     return named
 
 
 def parse_override(text: str) -> dict:
-    """``a.b=c`` as {"a": {"b": c}}, c read as YAML."""
+    """Return ``a.b=c`` as {"a": {"b": c}}, c read as YAML; a ConfigError for any other text."""
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
         raise ConfigError(f"--set {text!r}: write key=value, e.g. --set train.epochs=5")
@@ -207,19 +223,22 @@ def load_config(
     *,
     program: type[Job],
 ) -> Job:
-    """Merge layers, ``overrides`` (texts ``a.b=c``) and the mapping ``extra``, and check them.
+    """Merge the layers of a config, and check it.
 
     Args:
         sources: YAML files, or configs out of checkpoints: earlier versions stored keys of the
             other program in these, which are left out.
+        overrides: texts ``a.b=c``, merged over these.
+        extra: a mapping, merged over all.
         program: ``PretrainConfig`` or ``FinetuneConfig``.
     """
-    layers = [
-        divide(translate(source, "the stored config"), program)[0]
-        if isinstance(source, dict)
-        else load_yaml(source, program)
-        for source in sources
-    ]
+    layers = []
+    for source in sources:
+        if isinstance(source, dict):
+            layer, _ = divide(translate(source, "the stored config"), program)
+        else:
+            layer = load_yaml(source, program)
+        layers.append(layer)
     layers += [translate(parse_override(text), f"--set {text!r}") for text in overrides]
     return check(merge([*layers, extra or {}]), program)
 
@@ -250,17 +269,21 @@ def divide(config: dict, program: type[JobConfig]) -> tuple[dict, list[str]]:
     return _divide(config, program, other_program(program), "")
 
 
-def _divide(config: dict, mine: type | None, theirs: type | None, prefix: str):
+def _divide(
+    config: dict, section: type | None, others_section: type | None, prefix: str
+) -> tuple[dict, list[str]]:
     """The same for a section of two programs; None for a program that has no such section."""
-    known, foreign = (keys_of(section) if section else {} for section in (mine, theirs))
-    kept, others = {}, []
+    known = keys_of(section) if section else {}
+    foreign = keys_of(others_section) if others_section else {}
+    kept: dict = {}
+    others: list[str] = []
     for name, value in config.items():
-        spec = known.get(name, foreign.get(name))
-        if isinstance(spec, Key) and name not in known:
+        here, there = known.get(name), foreign.get(name)
+        if here is None and isinstance(there, Key):
             others.append(prefix + name)
             continue
-        if isinstance(spec, type) and isinstance(value, (dict, type(None))):
-            here, there = known.get(name), foreign.get(name)
+        is_section = isinstance(here or there, type) and isinstance(value, (dict, type(None)))
+        if is_section and not isinstance(here, Key) and not isinstance(there, Key):
             value, more = _divide(value or {}, here, there, f"{prefix}{name}.")
             others += more
             if not value:

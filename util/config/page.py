@@ -1,6 +1,7 @@
 """The configuration keys as text: docs/configs.md, and the end of ``--help``."""
 
 import math
+from collections.abc import Iterator
 
 from util.config.fields import REQUIRED, Key, keys_of
 from util.config.keys import FinetuneConfig, JobConfig, PretrainConfig
@@ -38,7 +39,7 @@ def describe_keys(program: type[JobConfig]) -> str:
     return "\n".join(["configuration keys (YAML, --overlay or --set):", *_lines(program, "")])
 
 
-def _lines(section: type, prefix: str):
+def _lines(section: type, prefix: str) -> Iterator[str]:
     for name, spec in keys_of(section).items():
         if isinstance(spec, Key):
             default = ("" if spec.default is REQUIRED else "default ") + spec.default_text
@@ -49,20 +50,19 @@ def _lines(section: type, prefix: str):
 
 def page() -> str:
     """Return docs/configs.md: how configs are put together, and one table a section."""
-    both = {config: keys_of(config) for config in (PretrainConfig, FinetuneConfig)}
-    sections = [
-        name for name, spec in both[FinetuneConfig].items() if not isinstance(spec, Key)
-    ]  # it has all sections of the other
+    programs = (PretrainConfig, FinetuneConfig)
+    both: dict[type[JobConfig], dict] = {config: keys_of(config) for config in programs}
     tables = {"": both}
-    for name in sections:
-        tables[name] = {
-            config: keys_of(keys[name]) if name in keys else {} for config, keys in both.items()
-        }
+    for name, spec in both[FinetuneConfig].items():  # it has all sections of the other
+        if isinstance(spec, type):
+            tables[name] = {
+                config: keys_of(keys[name]) if name in keys else {} for config, keys in both.items()
+            }
     return PAGE + "".join(_table(name, keys) for name, keys in tables.items())
 
 
-def _table(section: str, keys: dict) -> str:
-    """The table of a section, whose keys of each program are given."""
+def _table(section: str, keys_of_program: dict[type[JobConfig], dict]) -> str:
+    """The table of a section, whose keys in each program are given."""
     lines = [
         "",
         f"## {section or 'Top level'}",
@@ -70,11 +70,11 @@ def _table(section: str, keys: dict) -> str:
         "| key | type | default | allowed | program | advice |",
         "|" + "---|" * 6,
     ]
-    every = {name: spec for own in keys.values() for name, spec in own.items()}
+    every = {name: spec for keys in keys_of_program.values() for name, spec in keys.items()}
     for name, spec in every.items():
         if not isinstance(spec, Key):
             continue
-        programs = [config.title for config, own in keys.items() if name in own]
+        programs = [config.title for config, keys in keys_of_program.items() if name in keys]
         allowed = ", ".join(spec.choices) or ("" if math.isinf(spec.least) else spec.bounds)
         cells = (
             f"`{section and section + '.'}{name}`",

@@ -8,13 +8,15 @@ anything is made of it.
 A column ``patient`` (or ``patient_id``) is no label: it says whose record it is.
 """
 
+import os
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from util.data.record_tables import first_few, match_rows, read_text
+from util.data.record_tables import first_few, match_rows, note_unmatched, read_text
 from util.errors import ConfigError
 from util.files import safe_cell
 
@@ -29,17 +31,18 @@ _NO_VALUE = re.compile(r"[+-]?(nan|inf(inity)?)|n/?a|#n/a|null", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 
 
-@dataclass
+@dataclass(frozen=True)
 class LabelFile:
     """What a file says of the records it was read for, in their order.
 
     Attributes:
-        kind: a key of ``LOOKS``; columns: their names; classes: the same, or the words of a
-            multi-class column.
+        kind: a key of ``LOOKS``.
+        columns: their names.
+        classes: the same, or the words of a multi-class column.
         values: multilabel float64 (records, classes) of 1, 0 and NaN; multiclass int64
             (records,), -1 unknown; regression float64 (records, columns), NaN unknown.
         patients: their ids, "" where unknown, or None without such a column.
-        has_row: bool (records,); notes: sentences about rows and records that did not meet.
+        has_row: bool (records,), which of them have a row.
     """
 
     kind: str
@@ -48,16 +51,23 @@ class LabelFile:
     values: np.ndarray
     patients: list[str] | None
     has_row: np.ndarray
-    notes: list[str] = field(default_factory=list)
 
 
-def load_label_file(path, records, ignore_unknown=False, known_as=None) -> LabelFile:
-    """Read a CSV file of labels for ``records``, names.
+def load_label_file(
+    path: str | os.PathLike,
+    records: Sequence[str],
+    *,
+    ignore_unknown: bool = False,
+    known_as: tuple[str, tuple[str, ...]] | None = None,
+) -> LabelFile:
+    """Read a CSV file of labels.
 
     Args:
-        ignore_unknown: count rows of other records, which are an error otherwise.
-        known_as: (kind, classes) where they are settled; else they follow from all cells of the
-            file.
+        path: the file.
+        records: names of the records that it is read for.
+        ignore_unknown: leave out rows of other records, which are an error otherwise.
+        known_as: (kind, classes) of a table of a store, where they are settled and what has no
+            partner was said when it was added; else they follow from all cells of the file.
 
     Raises:
         ConfigError: the file cannot be read, or something in it is wrong; a sentence names it and
@@ -71,29 +81,28 @@ def load_label_file(path, records, ignore_unknown=False, known_as=None) -> Label
     if not columns:
         raise ConfigError(f"{path} has no column of labels beside record and patient; add one")
     kind, classes = known_as or _kind_and_classes(path, columns)
-    row_of, has_row, notes = match_rows(
-        path,
-        table["record"],
-        records,
-        ignore_unknown=ignore_unknown,
-        without="whose labels are unknown",
-    )
-    values = _values(kind, classes, columns)
+    row_of, has_row = match_rows(path, table["record"], records, ignore_unknown=ignore_unknown)
+    if known_as is None:
+        note_unmatched(table["record"], records, without="whose labels are unknown")
+    of_rows = _values(kind, classes, columns)
     unknown = -1 if kind == "multiclass" else np.nan
-    own = np.full((len(row_of), *values.shape[1:]), unknown, values.dtype)
-    own[has_row] = values[row_of[has_row]]
+    values = np.full((len(row_of), *of_rows.shape[1:]), unknown, of_rows.dtype)
+    values[has_row] = of_rows[row_of[has_row]]
     patients = None
     if "patient" in table:
-        patients = np.full(len(row_of), "", object)
-        patients[has_row] = table["patient"].to_numpy(object)[row_of[has_row]]
-        patients = patients.tolist()
-    return LabelFile(kind, tuple(columns), classes, own, patients, has_row, notes)
+        of_records = np.full(len(row_of), "", object)
+        of_records[has_row] = table["patient"].to_numpy(object)[row_of[has_row]]
+        patients = of_records.tolist()
+    return LabelFile(kind, tuple(columns), classes, values, patients, has_row)
 
 
 # ============ names ============
-def check_name(path, what, name):
-    """A ConfigError unless a class of this name can stand in a table's header, a config and a
-    file of predictions.
+def check_name(path: str | os.PathLike, what: str, name: str) -> None:
+    """Check that a class of this name can stand in a table's header, a config and a file of
+    predictions.
+
+    Raises:
+        ConfigError: it cannot.
     """
     if not name or safe_cell(name) != name or set(name) & set(",\"'"):
         raise ConfigError(
@@ -108,17 +117,16 @@ class _Column:
     ``words``.
     """
 
-    def __init__(self, cells):
+    def __init__(self, cells: pd.Series):
         self.cell, words = pd.factorize(cells)
         self.words = [word.strip() for word in words]  # two may differ in blanks alone
         flags = pd.Series(self.words, dtype=object)
         flags = flags.where(~flags.str.lower().isin(_FLAGS), flags.str.lower().map(_FLAGS))
-        self.numbers = pd.to_numeric(flags, errors="coerce").to_numpy(
-            float
-        )  # of each word; NaN for other texts
+        # of each word; NaN for other texts
+        self.numbers = pd.to_numeric(flags, errors="coerce").to_numpy(float)
 
     def kind(self, where: str) -> str:
-        """A key of ``LOOKS``; ``where`` names the column in a ConfigError."""
+        """Return a key of ``LOOKS``; ``where`` names the column in a ConfigError."""
         finite = np.isfinite(self.numbers)
         others = [word for word in (self.words[place] for place in np.flatnonzero(~finite)) if word]
         if not others and not finite.any():
@@ -144,13 +152,16 @@ class _Column:
         if digits:
             raise ConfigError(
                 f"{where} mixes numbers, such as {digits[0]!r}, and words, such as "
-                f"{others[0]!r}; "
-                "leave the cell empty where a label is unknown, and write classes as words"
+                f"{others[0]!r}; leave the cell empty where a label is unknown, and write "
+                "classes as words"
             )
         return "multiclass"
 
 
-def _kind_and_classes(path, columns: dict):
+def _kind_and_classes(
+    path: str | os.PathLike, columns: dict[str, _Column]
+) -> tuple[str, tuple[str, ...]]:
+    """What kind of labels all columns hold, and the names of their classes."""
     kinds = {name: column.kind(f"{path}: column {name}") for name, column in columns.items()}
     if len(set(kinds.values())) > 1:
         parts = [
@@ -180,7 +191,7 @@ def _kind_and_classes(path, columns: dict):
     return kind, classes
 
 
-def _values(kind, classes, columns: dict):
+def _values(kind: str, classes: Iterable[str], columns: dict[str, _Column]) -> np.ndarray:
     """The labels of every row; see ``LabelFile``."""
     if kind == "multiclass":
         (column,) = columns.values()

@@ -4,7 +4,9 @@ The CPSC 2018 records of the Challenge carry nine kinds of label; that none of t
 axis deviation says nothing about their axes.
 """
 
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -13,6 +15,7 @@ import numpy as np
 from util.console import note
 from util.data.labels import Labels, parse_classes
 from util.data.record_tables import read_cells
+from util.data.store import RecordStore
 from util.errors import ConfigError
 
 CODE_COLUMNS = ("snomedctcode", "code", "class")  # in lower case, letters and digits alone
@@ -58,7 +61,7 @@ class LabelMasks:
     def __init__(
         self,
         labels: Labels,
-        store,
+        store: RecordStore,
         data: MaskChoice,
         *,
         wanted: bool | None = None,
@@ -84,17 +87,16 @@ class LabelMasks:
         if data.databases is not None:
             self.used = np.isin(self.databases, data.databases)
         if wanted:
-            named = {name: {name} for name in labels.classes}
-            classes = named if data.labels else parse_classes(data.classes)
+            codes = parse_classes(data.classes)
+            if data.labels is not None:  # a table's classes have their name as a code
+                codes = {name: {name} for name in labels.classes}
             values, used = labels.values.copy(), self.used
-            values[used] = mask_unannotated(
-                values[used], self.databases[used], classes, counts_file
-            )
+            values[used] = mask_unannotated(values[used], self.databases[used], codes, counts_file)
             self.labels = with_values(labels, values)
 
     @property
     def by_fold(self) -> bool:
-        """Whether the labels depend on the fold."""
+        """Return whether the labels depend on the fold."""
         return self.wanted and self.left_out is not None
 
     def of_fold(self, selects: np.ndarray) -> Labels:
@@ -117,7 +119,10 @@ def with_values(labels: Labels, values: np.ndarray) -> Labels:
 
 
 def mask_unannotated(
-    labels: np.ndarray, databases: np.ndarray, classes: dict, path: str | None = None
+    labels: np.ndarray,
+    databases: np.ndarray,
+    classes: Mapping[str, set[str]],
+    path: str | os.PathLike | None = None,
 ) -> np.ndarray:
     """Return multi-label labels with NaN, unknown, where a record's database never annotated the
     class; a sentence a database says which.
@@ -183,14 +188,17 @@ def mask_untrained(
     return labels
 
 
-def read_annotated(path) -> dict[str, dict[str, float]]:
-    """{database, in lower case, letters and digits alone: {code: number of its records}} of a CSV
-    file.
+def read_annotated(path: str | os.PathLike) -> dict[str, dict[str, float]]:
+    """Read {database: {code: number of its records}} from a CSV file; databases in lower case,
+    letters and digits alone.
 
     It has a row a class with its SNOMED CT code (column SNOMED CT Code, SNOMEDCTCode or code) or
     its name (column class), and a column a database with the number of its records of that class;
     columns without numbers are passed over.  The Challenge's dx_mapping_scored.csv is such a
     file.
+
+    Raises:
+        ConfigError: it is unreadable or lacks these columns.
     """
     table = read_cells(path)
     header = {_plain(name): name for name in table if name}
@@ -203,11 +211,11 @@ def read_annotated(path) -> dict[str, dict[str, float]]:
     if not counts or not len(table):
         raise ConfigError(
             f"dataset.annotated: {path} needs a column of codes or names (SNOMED CT Code, code "
-            "or "
-            "class) and a column a database with the numbers of its records"
+            "or class) and a column a database with the numbers of its records"
         )
     return counts
 
 
-def _plain(name):
+def _plain(name: str) -> str:
+    """A name in lower case, letters and digits alone."""
     return re.sub(r"[^a-z0-9]", "", name.lower())

@@ -6,8 +6,10 @@ They come from the diagnoses of a store (``dataset.classes``) or from a table be
 its kind and classes in ``<name>.json``.
 """
 
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ from util.challenge import CLASS_CODES, labels_from_dx
 from util.console import note
 from util.data.label_file import LOOKS, LabelFile, load_label_file
 from util.data.record_tables import find_table, first_few, save_table, table_name
+from util.data.store import RecordStore
 from util.errors import ConfigError
 from util.files import safe_cell
 
@@ -28,15 +31,15 @@ class Labels:
 
     Attributes:
         name: of the table, or dataset.classes.
-        kind: multilabel, multiclass or regression; classes: names of classes or, in regression,
-            of columns.
+        kind: multilabel, multiclass or regression.
+        classes: names of classes or, in regression, of columns.
         values: multilabel float32 (records, classes) of 1, 0 and NaN = unknown; multiclass int64
             (records,) of class numbers, -1 = unknown; regression float32 (records, columns), NaN
             = unknown.
         known: bool (records,), which records can be learned from: those with a known label; of
             ``dataset.classes`` those to which at least one class applies, in multi-class exactly
             one.
-        patients: ids (records,) that a table tells, "" where it does not; None without such a
+        patients: ids (records,) that a table gives, "" where it does not; None without such a
             column.
     """
 
@@ -57,15 +60,18 @@ class LabelChoice(Protocol):
     def classes(self) -> str | dict | None: ...
 
 
-def read_labels(store, data: LabelChoice, task: str | None = None) -> Labels:
-    """The labels that a config's section ``dataset`` asks for: the one way in.
+def read_labels(store: RecordStore, data: LabelChoice, task: str | None = None) -> Labels:
+    """Read the labels that a config's section ``dataset`` asks for: the one way in.
 
     Args:
+        store: whose records they are of.
+        data: the config's choices.
         task: of ``dataset.classes``: multilabel (None, too) or multiclass; the columns of a table
             say it themselves.
 
     Raises:
-        ConfigError: both, a table that is not there, a wrong choice; StoreError: a damaged table.
+        ConfigError: both are given, there is no such table, or the choice is wrong.
+        StoreError: the table is damaged.
     """
     if data.labels is not None:
         if data.classes is not None:
@@ -80,15 +86,20 @@ def read_labels(store, data: LabelChoice, task: str | None = None) -> Labels:
             "regression needs numbers, and dataset.classes gives none; name a table in "
             "dataset.labels"
         )
-    return Labels(
-        "dataset.classes", task or "multilabel", tuple(classes), *make_labels(store, classes, task)
-    )
+    task = task or "multilabel"
+    values, known = make_labels(store, classes, task)
+    return Labels("dataset.classes", task, tuple(classes), values, known)
 
 
 # ============ from diagnoses ============
-def parse_classes(value) -> dict[str, set[str]]:
-    """``dataset.classes``, challenge2020 (or null) or {name: codes}, as {name: SNOMED CT codes};
-    else a ConfigError.
+def parse_classes(value: str | dict | None) -> Mapping[str, set[str]]:
+    """Read ``dataset.classes`` as {name: SNOMED CT codes}.
+
+    Args:
+        value: challenge2020, None for the same, or {name: code or codes}.
+
+    Raises:
+        ConfigError: it is anything else.
     """
     if value in (None, "challenge2020"):
         return CLASS_CODES
@@ -112,25 +123,38 @@ def parse_classes(value) -> dict[str, set[str]]:
     return classes
 
 
-def make_labels(store, classes: dict, task: str):
-    """Labels of every record by its diagnoses, and which records have one; see ``Labels``."""
+def make_labels(
+    store: RecordStore, classes: Mapping[str, set[str]], task: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return every record's label by its diagnoses, and which records have one; see ``Labels``."""
     matrix = labels_from_dx(store.records["dx"], classes)
+    counts: np.ndarray = matrix.sum(axis=1)
     if task == "multiclass":
-        return matrix.argmax(axis=1), matrix.sum(axis=1) == 1
-    return matrix.astype(np.float32), matrix.any(axis=1)
+        return matrix.argmax(axis=1), np.equal(counts, 1)
+    return matrix.astype(np.float32), np.greater(counts, 0)
 
 
 # ============ tables beside a store ============
-def write_labels(root, name: str, file: LabelFile, records, source: str, command: str) -> None:
+def write_labels(
+    root: str | os.PathLike,
+    name: str,
+    file: LabelFile,
+    records: Sequence[str],
+    source: str,
+    command: str,
+) -> None:
     """Write ``root/labels/<name>.csv`` and ``.json``, replacing a table of that name, and say
     what it is.
 
     Args:
-        file: the labels of ``records``, the names of the stores' records; source: name of their
-            file.
+        root: the folder that holds fs100/ and others.
+        name: of the table.
+        file: the labels of ``records``.
+        records: names of the store's records.
+        source: name of the labels' file.
         command: the command line that made it.
     """
-    cells = {"record": np.asarray(records, object)}
+    cells: dict[str, Any] = {"record": np.asarray(records, object)}
     if file.kind == "multiclass":
         cells[file.columns[0]] = np.array([*file.classes, ""], object)[file.values]
     else:
@@ -171,11 +195,9 @@ def write_labels(root, name: str, file: LabelFile, records, source: str, command
             "note: numbers are taken as regression; if they are codes of classes, write words "
             "instead"
         )
-    for sentence in file.notes:
-        note(sentence)
 
 
-def _read_table(store, choice) -> Labels:
+def _read_table(store: RecordStore, choice: str | dict) -> Labels:
     """The table of ``dataset.labels``: its name, or {name: ..., columns: [...]}."""
     name, wanted = _parse_choice(choice)
     path, about = find_table(store.path.parent, "labels", name, ("kind", "columns", "classes"))
@@ -187,16 +209,19 @@ def _read_table(store, choice) -> Labels:
         raise ConfigError(
             f"dataset.labels: {error}; add the table again with data_preparation/add_labels.py"
         ) from None
-    known = file.values >= 0 if file.kind == "multiclass" else ~np.isnan(file.values).all(axis=1)
-    values = file.values if file.kind == "multiclass" else file.values.astype(np.float32)
+    if file.kind == "multiclass":
+        values, known = file.values, file.values >= 0
+    else:
+        values = file.values.astype(np.float32)
+        known = ~np.isnan(values).all(axis=1)
     patients = None if file.patients is None else np.array(file.patients, object)
     labels = Labels(name, file.kind, file.classes, values, known, patients)
     return labels if wanted is None else _choose_columns(labels, file.columns, wanted)
 
 
-def _parse_choice(choice):
-    single = isinstance(choice, str)
-    given = {"name": choice} if single else choice
+def _parse_choice(choice: str | dict) -> tuple[str, list[str] | None]:
+    """The table's name, and its wanted columns, None for all."""
+    given = {"name": choice} if isinstance(choice, str) else choice
     columns = given.get("columns")
     if (
         set(given) - {"name", "columns"}
@@ -207,26 +232,25 @@ def _parse_choice(choice):
             f"dataset.labels must be a table's name, or {{name: NAME, columns: [...]}}, not "
             f"{choice!r}"
         )
-    return table_name("labels", given["name"], given["name"]), columns and [
-        str(column) for column in columns
-    ]
+    name = table_name("labels", given["name"], given["name"])
+    return name, None if columns is None else [str(column) for column in columns]
 
 
-def _choose_columns(labels, columns, wanted) -> Labels:
+def _choose_columns(labels: Labels, columns: tuple[str, ...], wanted: list[str]) -> Labels:
+    """The labels of these columns alone."""
     unknown = [column for column in wanted if column not in columns]
-    if unknown or len(set(wanted)) < len(wanted):
+    if unknown:
         raise ConfigError(
             f"dataset.labels.columns: the table {labels.name} has no {', '.join(unknown)}; its "
             f"columns are {', '.join(columns)}"
-            if unknown
-            else "dataset.labels.columns names a column twice"
         )
+    if len(set(wanted)) < len(wanted):
+        raise ConfigError("dataset.labels.columns names a column twice")
     if labels.kind == "multiclass":
         return labels
     values = labels.values[:, [columns.index(column) for column in wanted]]
-    return replace(
-        labels, classes=tuple(wanted), values=values, known=~np.isnan(values).all(axis=1)
-    )
+    known = ~np.isnan(values).all(axis=1)
+    return replace(labels, classes=tuple(wanted), values=values, known=known)
 
 
 # ============ what to know of them ============
@@ -285,7 +309,7 @@ def note_rare_classes(values: np.ndarray, classes: tuple[str, ...], part: str) -
         )
 
 
-def _positives(values, classes):
+def _positives(values: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
     """Number of records of each class, int64 (classes,)."""
     if values.ndim == 2:
         return np.nansum(values, axis=0).astype(int)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from util.console import note
 from util.data.store import checksum
 from util.errors import ConfigError, StoreError
 from util.files import write_frame, write_json
@@ -109,8 +110,7 @@ def match_rows(
     records: Sequence[str],
     *,
     ignore_unknown: bool,
-    without: str,
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Find the row of a file that is about each record of a store.
 
     Args:
@@ -118,18 +118,16 @@ def match_rows(
         named: the records that its rows are of.
         records: names of the store's.
         ignore_unknown: leave out rows of other records, which are an error otherwise.
-        without: what is so of the records without a row, in words.
 
     Returns:
-        for each of ``records`` the number of its row (-1: none), whether it has one, and
-        sentences about rows and records that have no partner.
+        for each of ``records`` the number of its row (-1: none), and whether it has one.
 
     Raises:
         ConfigError: rows of other records, or no row of a record of the store.
     """
     names = np.asarray(records, object)
     row_of = pd.Index(named).get_indexer(pd.Index(names))
-    has_row, notes = row_of >= 0, []
+    has_row = row_of >= 0
     strangers = named[~named.isin(names)]
     if len(strangers) and not ignore_unknown:
         raise ConfigError(
@@ -141,16 +139,26 @@ def match_rows(
             f"{path} names none of the store's {len(has_row)} records, which are called such as "
             f"{first_few(list(records))}"
         )
+    return row_of, has_row
+
+
+def note_unmatched(named: pd.Series, records: Sequence[str], *, without: str) -> None:
+    """Say how many rows of a file and how many records of a store have no partner.
+
+    Args:
+        named: the records that the file's rows are of.
+        records: names of the store's.
+        without: what is so of the records without a row, in words.
+    """
+    strangers = named[~named.isin(records)]
     if len(strangers):
-        notes.append(
+        note(
             f"rows left out, whose records the store lacks: {len(strangers)} of {len(named)}, "
             f"such as {first_few(strangers)}"
         )
-    if not has_row.all():
-        notes.append(
-            f"records of the store without a row, {without}: {(~has_row).sum()} of {len(has_row)}"
-        )
-    return row_of, has_row, notes
+    missing = len(set(records) - set(named))
+    if missing:
+        note(f"records of the store without a row, {without}: {missing} of {len(records)}")
 
 
 # ============ a table of a store ============

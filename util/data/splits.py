@@ -1,26 +1,23 @@
 """Which records a job uses, and for what: databases, folds and splits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from util.console import note
 from util.data.record_tables import find_table
-from util.data.store import FOLDS, NO_FOLD
+from util.data.store import FOLDS, NO_FOLD, RecordStore
 from util.data.strata import fraction_of
 from util.errors import ConfigError
 
 ALL_FOLDS = 11  # the fusion original's number for all ten folds
 PARTS = ("train", "valid", "test")
 _NEW_FOLDS = "data_preparation/reformat_memmap.py makes a store in which every record has one"
-_BELONGS_TO = {
-    "splits": "given",
-    "given": "given",
-    "test_database": "leave_one_database",
-}  # keys to protocols
+# keys to the protocols that they belong to
+_BELONGS_TO = {"splits": "given", "given": "given", "test_database": "leave_one_database"}
 
 
 class SplitChoice(Protocol):
@@ -47,10 +44,25 @@ class ExcludeChoice(SplitChoice, Protocol):
     def exclude_parts(self) -> list: ...
 
 
-def choose_rows(store, *, databases=None, leads=None, max_records=None, seed=0) -> np.ndarray:
-    """Rows of these databases, else of all, that have all of these leads; with ``max_records`` a
-    seeded subset, in store order.  A database that the store does not hold, or leads that no
-    record has, is a ConfigError.
+def choose_rows(
+    store: RecordStore,
+    *,
+    databases: Collection | None = None,
+    leads: Sequence[str] | None = None,
+    max_records: int | None = None,
+    seed: int = 0,
+) -> np.ndarray:
+    """Return the rows of a store that a job may use, in store order.
+
+    Args:
+        store: the records.
+        databases: those wanted; None: all.
+        leads: names of leads that a record must have.
+        max_records: take no more than these, drawn by the seed.
+        seed: of the draw.
+
+    Raises:
+        ConfigError: the store does not hold a database, or no record has all the leads.
     """
     rows = np.arange(len(store))
     if databases is not None:
@@ -67,8 +79,7 @@ def choose_rows(store, *, databases=None, leads=None, max_records=None, seed=0) 
             raise ConfigError(
                 f"dataset.lead: none of {len(rows)} records has all of the leads "
                 f"{' '.join(leads)}; the first has {store.records['leads'].iloc[rows[0]]}; "
-                "choose "
-                "leads that records have, for lead I alone with --overlay lead1"
+                "choose leads that records have, for lead I alone with --overlay lead1"
             )
         rows = complete
     if max_records is not None and len(rows) > max_records:
@@ -76,21 +87,26 @@ def choose_rows(store, *, databases=None, leads=None, max_records=None, seed=0) 
     return rows
 
 
-def _are_folds(value) -> bool:
-    return (
-        isinstance(value, list)
-        and all(type(fold) is int and 0 <= fold < FOLDS for fold in value)
-        and len(set(value)) == len(value)
-    )
+def _are_folds(values: Any) -> bool:
+    """Whether this is a list of different folds."""
+    if not isinstance(values, list):
+        return False
+    valid = all(type(fold) is int and 0 <= fold < FOLDS for fold in values)
+    return valid and len(set(values)) == len(values)
 
 
-def parse_folds(value) -> list[int]:
-    """``dataset.fold`` as a list of test folds: a fold 0-9, a list of different ones, or all of
-    them: 'all', or 11 as published.  Anything else is a ConfigError.
+def parse_folds(value: int | list | str) -> list[int]:
+    """Read ``dataset.fold`` as a list of test folds.
+
+    Args:
+        value: a fold 0-9, a list of different ones, or all of them: 'all', or 11 as published.
+
+    Raises:
+        ConfigError: it is anything else.
     """
     if value in ("all", ALL_FOLDS, [ALL_FOLDS]):
         return list(range(FOLDS))
-    folds = value if isinstance(value, list) else [value]
+    folds: list = value if isinstance(value, list) else [value]
     if not folds or not _are_folds(folds):
         raise ConfigError(
             f"dataset.fold must be a fold 0-{FOLDS - 1}, a list of different ones, or 'all' (or "
@@ -100,8 +116,10 @@ def parse_folds(value) -> list[int]:
 
 
 def run_numbers(data: SplitChoice) -> list[int]:
-    """The runs of a job: the folds of ``dataset.fold``; with given splits one, number 0.  A
-    ConfigError where a key of another protocol is set.
+    """Return the runs of a job: the folds of ``dataset.fold``; with given splits one, number 0.
+
+    Raises:
+        ConfigError: a key of another protocol is set.
     """
     protocol = data.protocol
     for key, owner in _BELONGS_TO.items():
@@ -115,8 +133,10 @@ def run_numbers(data: SplitChoice) -> list[int]:
 
 
 def selection_fold(protocol: str, run: int) -> int | str:
-    """The fold that a run selects on, "valid" with given splits."""
-    return "valid" if protocol == "given" else (run + 1) % FOLDS if protocol == "nested" else run
+    """Return the fold that a run selects on, "valid" with given splits."""
+    if protocol == "given":
+        return "valid"
+    return (run + 1) % FOLDS if protocol == "nested" else run
 
 
 # ============ protocols ============
@@ -133,16 +153,18 @@ class Splits:
         checksum: of the table of splits, "" without one.
     """
 
-    masks: Callable
-    title: Callable
+    masks: Callable[[int], dict[str, np.ndarray]]
+    title: Callable[[int], str]
     in_use: np.ndarray
     patients: np.ndarray
     lack: str = f"a fold, which take no part: {{}}; {_NEW_FOLDS}"
     checksum: str = ""
 
 
-def make_splits(store, data: SplitChoice, patients=None) -> Splits:
-    """The splits that ``dataset.protocol`` and its keys ask for.
+def make_splits(
+    store: RecordStore, data: SplitChoice, patients: Sequence[str] | np.ndarray | None = None
+) -> Splits:
+    """Make the splits that ``dataset.protocol`` and its keys ask for.
 
     nested: run k tests on fold k, selects on fold k + 1 (mod 10), trains on the other eight.
     published: selects and reports on fold k, trains on the other nine.  given: as a table of
@@ -151,8 +173,13 @@ def make_splits(store, data: SplitChoice, patients=None) -> Splits:
     fold, or without a row in the table, are in no part.
 
     Args:
-        patients: ids (records,), "" where unknown, that the table of labels tells; they count
-            before the store's, and those of a table of splits before both.
+        store: the records.
+        data: the config's choices.
+        patients: ids (records,), "" where unknown, out of the table of labels; they count before
+            the store's, and those of a table of splits before both.
+
+    Raises:
+        ConfigError: a choice is wrong, or does not fit the store.
     """
     run_numbers(data)  # its checks
     records = with_patients(store.records[["database", "patient", "fold"]], patients)
@@ -168,46 +195,51 @@ def make_splits(store, data: SplitChoice, patients=None) -> Splits:
     return splits
 
 
-def with_patients(records, patients):
-    """Records with these ids.  One whose id is "" has that which another record of its own
-    patient is given, so that a patient has one id, else its own; with None all keep their own.
-    ``records``: columns database and patient.
+def with_patients(
+    records: pd.DataFrame, patients: Sequence[str] | np.ndarray | None
+) -> pd.DataFrame:
+    """Return records with these ids of patients.
+
+    A record whose new id is "" has the new id of another record of the same patient, so that a
+    patient has one id, else it keeps its old one; with None all keep their old ones.
+
+    Args:
+        records: columns database and patient.
+        patients: the new ids (records,).
     """
     if patients is None:
         return records
-    own, patients = known_patients(records), np.asarray(patients, object)
-    both = (patients != "") & (own != "")
-    given = pd.Series(patients[both], own[both], dtype=object)
-    renamed = (
-        given[~given.index.duplicated()].reindex(own).to_numpy()
-    )  # NaN where no record of theirs is given one
-    return records.assign(
-        patient=np.where(
-            patients != "", patients, np.where(pd.isna(renamed), records["patient"], renamed)
-        )
-    )
+    old, new = known_patients(records), np.asarray(patients, object)
+    both = (new != "") & (old != "")
+    new_of = pd.Series(new[both], old[both], dtype=object)
+    # NaN where no record of the patient has a new id
+    renamed = new_of[~new_of.index.duplicated()].reindex(old).to_numpy()
+    kept = np.where(pd.isna(renamed), records["patient"], renamed)
+    return records.assign(patient=np.where(new != "", new, kept))
 
 
-def _of_folds(store, data, records):
+def _of_folds(store: RecordStore, data: SplitChoice, records: pd.DataFrame) -> Splits:
     """nested and published."""
     folds = store.records["fold"].to_numpy()
 
-    def masks(run):
+    def masks(run: int) -> dict[str, np.ndarray]:
         test, valid = folds == run, folds == selection_fold(data.protocol, run)
         return {"train": (folds != NO_FOLD) & ~test & ~valid, "valid": valid, "test": test}
 
     return Splits(masks, "fold {}".format, folds != NO_FOLD, known_patients(records))
 
 
-def _leave_one_database(store, data, records):
+def _leave_one_database(store: RecordStore, data: SplitChoice, records: pd.DataFrame) -> Splits:
     folds, databases = store.records["fold"].to_numpy(), store.records["database"]
     name, known = data.test_database, sorted(set(databases))
+    if not name:
+        raise ConfigError(
+            "dataset.protocol leave_one_database needs dataset.test_database: one of "
+            f"{', '.join(known)}"
+        )
     if name not in known:
         raise ConfigError(
             f"dataset.test_database: the store has no {name}; it holds {', '.join(known)}"
-            if name
-            else "dataset.protocol leave_one_database needs dataset.test_database: one of "
-            f"{', '.join(known)}"
         )
     if len(known) == 1:
         raise ConfigError(
@@ -216,7 +248,7 @@ def _leave_one_database(store, data, records):
     left_out = (databases == name).to_numpy()
     others = ~left_out & (folds != NO_FOLD)
 
-    def masks(run):
+    def masks(run: int) -> dict[str, np.ndarray]:
         valid = others & (folds == run)
         return {"train": others & ~valid, "valid": valid, "test": left_out}
 
@@ -228,19 +260,22 @@ def _leave_one_database(store, data, records):
     )
 
 
-def known_patients(records) -> np.ndarray:
-    """Texts, the same for records of one patient, "" where unknown; the same id in two databases
-    is two patients. ``records``: columns database and patient.
+def known_patients(records: pd.DataFrame) -> np.ndarray:
+    """Return a text for each record, the same for those of one patient, "" where unknown; the same
+    id in two databases is two patients.
+
+    Args:
+        records: columns database and patient.
     """
     return np.where(records["patient"] != "", records["database"] + "/" + records["patient"], "")
 
 
-def _given(store, data, records):
+def _given(store: RecordStore, data: SplitChoice, records: pd.DataFrame) -> Splits:
+    """As a table of splits says."""
     path, facts = find_table(store.path.parent, "splits", data.splits, ("kind",))
     table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col="record")
-    values = (
-        table[facts["kind"]].reindex(store.records["record"]).to_numpy()
-    )  # NaN where the table has no row
+    # NaN where the table has no row
+    values = table[facts["kind"]].reindex(store.records["record"]).to_numpy()
     where = f"the splits {path.stem}"
     if facts["kind"] == "split":
         if data.given is not None:
@@ -253,12 +288,10 @@ def _given(store, data, records):
     stray = len(table) - sum(isinstance(value, str) for value in values)
     if stray:
         note(f"rows of {where} whose records this store lacks: {stray} of {len(table)}")
-    own = (
-        table["patient"].reindex(store.records["record"]).fillna("").to_numpy()
-        if "patient" in table
-        else None
-    )
-    patients = known_patients(with_patients(records, own))
+    if "patient" in table:
+        of_table = table["patient"].reindex(store.records["record"]).fillna("").to_numpy()
+        records = with_patients(records, of_table)
+    patients = known_patients(records)
     several = patients_on_several_sides(patients, np.stack(list(belong.values())))
     if len(several):
         note(
@@ -276,7 +309,7 @@ def _given(store, data, records):
     )
 
 
-def _given_folds(values, given, where):
+def _given_folds(values: np.ndarray, given: Any, where: str) -> dict[str, np.ndarray]:
     """{part: bool (records,)} of a table of folds."""
     try:
         valid = given.keys() == set(PARTS) and all(
@@ -287,8 +320,7 @@ def _given_folds(values, given, where):
     if not valid:
         raise ConfigError(
             f"dataset.protocol given: {where} are folds, so dataset.given must say which part "
-            "they "
-            f"are, {{train: [1, ...], valid: [9], test: [10]}}, not {given!r}"
+            f"they are, {{train: [1, ...], valid: [9], test: [10]}}, not {given!r}"
         )
     named = [fold for folds in given.values() for fold in folds]
     there = {int(value) for value in values if isinstance(value, str)}
@@ -303,7 +335,8 @@ def _given_folds(values, given, where):
             f"dataset.given: {where} have no fold {absent[0]}; they have "
             f"{', '.join(map(str, sorted(there)))}"
         )
-    belong = {part: np.isin(values.astype(str), list(map(str, given[part]))) for part in PARTS}
+    texts = values.astype(str)
+    belong = {part: np.isin(texts, list(map(str, given[part]))) for part in PARTS}
     for fold in sorted(there - set(named)):
         note(
             f"records of fold {fold} of {where}, which no part of dataset.given names: "
@@ -312,7 +345,7 @@ def _given_folds(values, given, where):
     return belong
 
 
-PROTOCOLS = {
+PROTOCOLS: dict[str, Callable[[RecordStore, SplitChoice, pd.DataFrame], Splits]] = {
     "nested": _of_folds,
     "published": _of_folds,
     "given": _given,
@@ -320,11 +353,12 @@ PROTOCOLS = {
 }
 
 
-def patients_on_several_sides(patients, sides) -> np.ndarray:
-    """Known patients with records on more than one side.
+def patients_on_several_sides(patients: np.ndarray, sides: np.ndarray) -> np.ndarray:
+    """Return the known patients with records on more than one side.
 
     Args:
-        patients: texts (records,), "" where unknown; sides: bool (sides, records).
+        patients: texts (records,), "" where unknown.
+        sides: bool (sides, records).
     """
     known = patients != ""
     ids, number = np.unique(patients[known].astype(str), return_inverse=True)
@@ -333,7 +367,12 @@ def patients_on_several_sides(patients, sides) -> np.ndarray:
 
 
 # ============ rows of a job ============
-def rows_left(store, rows: np.ndarray, data: ExcludeChoice, patients=None) -> np.ndarray:
+def rows_left(
+    store: RecordStore,
+    rows: np.ndarray,
+    data: ExcludeChoice,
+    patients: Sequence[str] | np.ndarray | None = None,
+) -> np.ndarray:
     """Return the rows without those of ``dataset.exclude_folds`` and ``dataset.exclude_parts``
     and of the same patients; a sentence counts these.
 
@@ -361,8 +400,7 @@ def rows_left(store, rows: np.ndarray, data: ExcludeChoice, patients=None) -> np
         if not set(map(str, exclude_parts)) <= set(PARTS) or len(runs) > 1:
             raise ConfigError(
                 f"dataset.exclude_parts must be a list of {', '.join(PARTS)} where dataset.fold "
-                "is "
-                f"one fold, not {exclude_parts!r} of {len(runs)}; exclude_folds takes several "
+                f"is one fold, not {exclude_parts!r} of {len(runs)}; exclude_folds takes several "
                 "folds"
             )
         splits = make_splits(store, data, patients)
@@ -382,15 +420,19 @@ def rows_left(store, rows: np.ndarray, data: ExcludeChoice, patients=None) -> np
     if without:
         note(
             "records without a fold, which stay in even if their patients, unknown here, are "
-            "left "
-            f"out: {without}; {_NEW_FOLDS}"
+            f"left out: {without}; {_NEW_FOLDS}"
         )
     return kept
 
 
 def labelled_rows(rows: np.ndarray, labelled: np.ndarray, splits: Splits) -> np.ndarray:
-    """Return the rows that a supervised job can use: those with a label (``labelled``, of
-    ``Labels.known``) and a part in the splits; sentences count the others.
+    """Return the rows that a supervised job can use, those with a label and a part in the splits;
+    sentences count the others.
+
+    Args:
+        rows: of the store, to choose from.
+        labelled: bool (records of the store,), ``Labels.known``.
+        splits: who trains, selects and tests.
     """
     in_use = splits.in_use[rows]
     unlabelled, without = (~labelled[rows]).sum(), (labelled[rows] & ~in_use).sum()
@@ -402,15 +444,27 @@ def labelled_rows(rows: np.ndarray, labelled: np.ndarray, splits: Splits) -> np.
 
 
 def split_rows(
-    splits: Splits, rows, run: int, *, strata=None, label_fraction=1.0, seed=0
+    splits: Splits,
+    rows: np.ndarray,
+    run: int,
+    *,
+    strata: np.ndarray | None = None,
+    label_fraction: float = 1.0,
+    seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Rows of train, valid (selection) and test in a run: parts that are empty are a ConfigError.
+    """Return the rows of train, valid (selection) and test in a run.
 
     Args:
-        rows: usable ones; label_fraction: of the training rows, drawn by
-            ``util.data.strata.fraction_of``.
+        splits: who trains, selects and tests.
+        rows: usable ones.
+        run: its number.
         strata: bool (records of the store, strata), ``util.data.strata.label_strata``; only a
             fraction needs them.
+        label_fraction: of the training rows, drawn by ``util.data.strata.fraction_of``.
+        seed: of the draw.
+
+    Raises:
+        ConfigError: a part is empty.
     """
     masks = splits.masks(run)
     parts = {name: rows[masks[name][rows]] for name in PARTS}
@@ -422,5 +476,6 @@ def split_rows(
                 "splits"
             )
     if label_fraction < 1:
+        assert strata is not None, "a fraction is spread over strata"
         parts["train"] = fraction_of(parts["train"], label_fraction, strata, splits.patients, seed)
     return parts

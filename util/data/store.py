@@ -12,7 +12,9 @@ import os
 import re
 import shutil
 import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +22,9 @@ from util.challenge import CLASSES
 from util.errors import StoreError
 from util.files import sync, write_json, write_table
 from util.leads import LEADS, lead_index, leads_of_cell
+
+if TYPE_CHECKING:  # half a second, which those who only write tables need not spend
+    import pandas as pd
 
 FORMAT = "ECG record store"
 VERSION = 2  # 1 knew no records with fewer than twelve leads
@@ -62,7 +67,9 @@ class RecordStore:
             ``data_summary_without_preprocessing/fs100``.
 
     Attributes:
-        fs: sampling rate in Hz (int); leads: names, in the order of the columns.
+        path: its folder.
+        fs: sampling rate in Hz.
+        leads: names, in the order of the columns.
         records: pandas DataFrame, one row a record, columns COLUMNS.  ``start`` and ``length``
             are in samples at fs, ``scale`` is mV per count, ``dx`` is space separated SNOMED CT
             codes, ``fold`` is -1 for records without a scored diagnosis in stores of before;
@@ -74,10 +81,10 @@ class RecordStore:
         StoreError: missing, damaged, of another version, or records.csv and signals.dat disagree.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         self.meta = _read_meta(self.path)
-        self.fs = self.meta["fs"]
+        self.fs: int = self.meta["fs"]
         self.leads = LEADS
         self.records = _read_records(self.path, self.meta)
         self._start = self.records["start"].to_numpy()
@@ -87,24 +94,30 @@ class RecordStore:
         signals = np.memmap(
             self.path / "signals.dat", "<i2", "r", shape=(self.meta["samples"], len(LEADS))
         )
-        self._signals = signals.view(
-            np.ndarray
-        )  # the same pages without memmap's cost at every slice
+        # The same pages, without what numpy.memmap costs at every slice
+        self._signals = signals.view(np.ndarray)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         return RecordStore, (self.path,)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._length)
 
-    def has_leads(self, leads):
-        """bool (records,): whether a record has all of these leads."""
+    def has_leads(self, leads: Sequence[str]) -> np.ndarray:
+        """Return which records have all of these leads, bool (records,)."""
         wanted = _bits(leads)
         return self._leads & wanted == wanted
 
-    def counts(self, i, start=0, length=None):
-        """int16 (length, 12): a read-only view of record i from sample ``start``, by default to
-        its end; an IndexError outside of the record.  Leads that the record lacks are ABSENT.
+    def counts(self, i: int, start: int = 0, length: int | None = None) -> np.ndarray:
+        """Return a read-only view of record i, int16 (length, 12); leads that it lacks are ABSENT.
+
+        Args:
+            i: row of the store.
+            start: the first sample.
+            length: samples; None: to the record's end.
+
+        Raises:
+            IndexError: the samples are outside of the record.
         """
         size = int(self._length[i])
         length = size - start if length is None else length
@@ -113,24 +126,36 @@ class RecordStore:
         first = int(self._start[i]) + start
         return self._signals[first : first + length]
 
-    def stretch(self, first, last):
-        """int16 (n, 12): a read-only view of records first to last - 1 as they lie, end to end."""
+    def stretch(self, first: int, last: int) -> np.ndarray:
+        """Return a read-only view of records first to last - 1 as they lie, end to end, int16
+        (samples, 12).
+        """
         start = int(self._start[first])
         return self._signals[start : int(self._start[last - 1] + self._length[last - 1])]
 
-    def read(self, i, start=0, length=None, leads=LEADS):
-        """float32 (length, leads) in mV; NaN for a lead that the record lacks."""
+    def read(
+        self,
+        i: int,
+        start: int = 0,
+        length: int | None = None,
+        leads: Sequence[str] = LEADS,
+    ) -> np.ndarray:
+        """Return record i, or a part of it as ``counts`` does, float32 (length, leads) in mV; NaN
+        for a lead that it lacks.
+        """
         signal = self.counts(i, start, length)[:, lead_index(leads)] * self._scale[i]
         if self._leads[i] != _ALL_LEADS:
             signal[:, [not self._leads[i] & _bits([lead]) for lead in leads]] = np.nan
         return signal
 
-    def verify_blocks(self):
-        """Compare signals.dat with its checksums; a StoreError names the records in damaged
-        blocks.
+    def verify_blocks(self) -> None:
+        """Compare signals.dat with its checksums.
+
+        Raises:
+            StoreError: some differ; it names the records in damaged blocks.
         """
-        found = _block_checksums(self.path / "signals.dat")
-        damaged = [block for block, (a, b) in enumerate(zip(found, self.meta["blocks"])) if a != b]
+        blocks = _block_checksums(self.path / "signals.dat")
+        damaged = [block for block, (a, b) in enumerate(zip(blocks, self.meta["blocks"])) if a != b]
         if damaged:
             rows = BLOCK_BYTES / _ROW_BYTES
             ends = self._start + self._length
@@ -140,24 +165,24 @@ class RecordStore:
                 if any(start < (block + 1) * rows and end > block * rows for block in damaged)
             ]
             raise StoreError(
-                f"{self.path}/signals.dat was changed or damaged: {len(damaged)} of {len(found)} "
+                f"{self.path}/signals.dat was changed or damaged: {len(damaged)} of {len(blocks)} "
                 f"blocks differ from their checksums (records {hit[0]} to {hit[-1]}); {_REMAKE}"
             )
 
 
-def quantise(signal):
-    """float32 mV -> (int16 counts, microvolts per count: 1 unless more range is needed); nothing
-    is clipped.
+def quantise(signal: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return a signal, float32 in mV, as int16 counts, and how many microvolts one count is.
+
+    That is 1 unless the signal needs more range: nothing is clipped.
     """
     peak_uv = 1000 * float(max(signal.max(), -signal.min()))
-    scale_uv = int(peak_uv / 32767.4) + 1
-    return np.ascontiguousarray(
-        np.rint(signal * np.float32(1000 / scale_uv)).astype("<i2")
-    ), scale_uv
+    scale_uv = int(peak_uv / 32767.4) + 1  # 32767.4 still rounds to the largest int16
+    counts = np.rint(signal * np.float32(1000 / scale_uv)).astype("<i2")
+    return np.ascontiguousarray(counts), scale_uv
 
 
-def spread(counts, leads):
-    """int16 (n, 12) of counts (n, leads): each in its lead's column, ABSENT in the others."""
+def spread(counts: np.ndarray, leads: Sequence[str]) -> np.ndarray:
+    """Return counts (n, leads) as int16 (n, 12): each in its lead's column, else ABSENT."""
     if len(leads) == len(LEADS):
         return counts
     columns = np.full((len(counts), len(LEADS)), ABSENT, "<i2")
@@ -165,7 +190,7 @@ def spread(counts, leads):
     return columns
 
 
-def _bits(leads):
+def _bits(leads: Iterable[str]) -> np.uint16:
     """These leads as a number with one bit a lead."""
     return np.uint16(sum(1 << column for column in lead_index(leads)))
 
@@ -173,16 +198,17 @@ def _bits(leads):
 _ALL_LEADS = _bits(LEADS)
 
 
-def _lead_bits(cells):
+def _lead_bits(cells: np.ndarray) -> np.ndarray:
     """The column ``leads`` as numbers, uint16 (records,)."""
-    bits = {cell: _bits(leads_of_cell(cell)) for cell in set(cells)}
-    if len(bits) == 1:
-        return np.full(len(cells), *bits.values())
-    return np.fromiter(map(bits.get, cells), np.uint16, len(cells))
+    bits = {cell: _bits(leads_of_cell(cell) or ()) for cell in set(cells)}
+    if len(bits) == 1:  # as nearly always, and quick
+        return np.full(len(cells), next(iter(bits.values())))
+    return np.fromiter((bits[cell] for cell in cells), np.uint16, len(cells))
 
 
 # ============ opening ============
-def _read_meta(folder):
+def _read_meta(folder: Path) -> dict[str, Any]:
+    """The contents of meta.json, checked."""
     if not folder.is_dir():
         raise StoreError(f"no store at {folder}: make one with data_preparation/reformat_memmap.py")
     if not (folder / "meta.json").is_file():
@@ -214,7 +240,7 @@ def _read_meta(folder):
     return meta
 
 
-def _meta_problem(meta, folder):
+def _meta_problem(meta: dict, folder: Path) -> str | None:
     """What is wrong with the entries of meta.json, or None."""
     for key, value in _FIXED.items():
         if meta.get(key) != value:
@@ -230,8 +256,9 @@ def _meta_problem(meta, folder):
     return None
 
 
-def _read_records(folder, meta):
-    import pandas as pd  # half a second, which those who only write tables need not spend
+def _read_records(folder: Path, meta: dict) -> "pd.DataFrame":
+    """The table records.csv, checked."""
+    import pandas as pd  # late, see above
 
     path = folder / "records.csv"
     if not path.is_file():
@@ -254,7 +281,7 @@ def _read_records(folder, meta):
     return records
 
 
-def _records_problem(records, meta):
+def _records_problem(records: "pd.DataFrame", meta: dict) -> str | None:
     """Where records.csv contradicts itself or signals.dat, or None."""
     missing = [column for column in COLUMNS if column not in records]
     if missing:
@@ -285,29 +312,34 @@ def _records_problem(records, meta):
     return None
 
 
-def checksum(data) -> str:
-    """CRC-32 of bytes, as files keep it."""
+def checksum(data: bytes) -> str:
+    """Return the CRC-32 of bytes, as files keep it."""
     return f"{zlib.crc32(data):08x}"
 
 
-def _block_checksums(path):
+def _block_checksums(path: Path) -> list[str]:
     with open(path, "rb") as file:
         return [checksum(block) for block in iter(lambda: file.read(BLOCK_BYTES), b"")]
 
 
 # ============ writing ============
-def write_store(folder, fs, rows, command):
+def write_store(
+    folder: str | os.PathLike,
+    fs: int,
+    rows: Iterable[tuple[dict[str, Any], np.ndarray]],
+    command: Sequence[str],
+) -> None:
     """Write a store into a new folder, record by record, in memory that does not grow with their
     number.
 
     Args:
         folder: must not exist.
-        fs: sampling rate in Hz (int).
+        fs: sampling rate in Hz.
         rows: iterable of (row, counts): ``counts`` int16 (n, 12); ``row`` a dict with record,
             database, fs_original, scale_uv (integer microvolts per count), age (years or None),
             sex, dx (list of codes), fold and, if known, patient, flags, path, leads (as
             ``lead_cell`` names them).
-        command: the command lines that made it (list of strings); no times and no paths of this
+        command: the command lines that made it; no times and no paths of this
             machine in them, so that the same input gives the same bytes.
 
     Raises:
@@ -316,7 +348,8 @@ def write_store(folder, fs, rows, command):
     """
     folder, number, start = Path(folder), 0, 0
 
-    def written(file):
+    def written(file: Any) -> Iterator[dict[str, Any]]:
+        """Write the signals, and yield the row of each record."""
         nonlocal number, start
         for row, counts in rows:
             if (
@@ -359,47 +392,50 @@ def write_store(folder, fs, rows, command):
 
 
 @functools.cache
-def _absent_columns(cell):
+def _absent_columns(cell: str) -> np.ndarray | None:
     """bool (12,): the columns that are absent by a cell of the column ``leads``; None if the cell
     is none.
     """
     leads = leads_of_cell(cell)
-    return leads and np.array([lead not in leads for lead in LEADS])
+    return None if leads is None else np.array([lead not in leads for lead in LEADS])
 
 
-def _check_absent(row, counts):
+def _check_absent(row: dict[str, Any], counts: np.ndarray) -> None:
     absent = _absent_columns(row.get("leads", ""))
-    wrong = absent is None or (
-        counts.min() == ABSENT if not absent.any() else ((counts == ABSENT) != absent).any()
-    )
-    if wrong:
+    if absent is None:
+        right = False
+    elif absent.any():
+        right = ((counts == ABSENT) == absent).all()
+    else:
+        right = counts.min() != ABSENT  # the same, and quick
+    if not right:
         raise StoreError(
             f"record {row['record']}: its column leads and what is absent from its counts differ"
         )
 
 
-def _table_row(row, start, length):
-    return (
-        {"patient": "", "flags": "", "path": "", "leads": ""}
-        | row
-        | {
-            "fs_original": f"{row['fs_original']:.12g}",
-            "start": start,
-            "length": length,
-            "scale": repr(row["scale_uv"] / 1000),
-            "age": "" if row["age"] is None else f"{row['age']:g}",
-            "dx": " ".join(row["dx"]),
-        }
-    )
+def _table_row(row: dict[str, Any], start: int, length: int) -> dict[str, Any]:
+    """A record's row of records.csv."""
+    cells = {
+        "fs_original": f"{row['fs_original']:.12g}",
+        "start": start,
+        "length": length,
+        "scale": repr(row["scale_uv"] / 1000),
+        "age": "" if row["age"] is None else f"{row['age']:g}",
+        "dx": " ".join(row["dx"]),
+    }
+    return {"patient": "", "flags": "", "path": "", "leads": "", **row, **cells}
 
 
-def publish(new, folder):
-    """Put the complete folder ``new`` in the place of ``folder``, whose earlier contents are
-    removed; a StoreError if they are not a store.
+def publish(new: str | os.PathLike, folder: str | os.PathLike) -> None:
+    """Put the complete folder ``new`` in the place of ``folder``, whose contents are removed.
+
+    Raises:
+        StoreError: these are not a store.
     """
     new, folder = Path(new), Path(folder)
     old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)  # of a process that was killed between the renames
     if folder.exists():
         if any(folder.iterdir()) and not (folder / "meta.json").exists():
             raise StoreError(

@@ -1,5 +1,7 @@
 """A share of the labels: nested, stratified subsets of training records, whole patients."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -8,13 +10,14 @@ CANDIDATES = 16
 BINS = 5  # of equal numbers of records, a regression's strata
 
 
-def label_strata(labels, task: str) -> np.ndarray:
-    """Labels as strata, bool (records, strata): over these, folds and subsets are spread.
+def label_strata(labels: np.ndarray, task: str) -> np.ndarray:
+    """Return labels as strata, bool (records, strata), over which folds and subsets are spread.
 
     Args:
         labels: multilabel: (records, classes) of 0, 1 and NaN (unknown); multiclass: (records,)
             class numbers, NaN or negative where unknown; regression: (records,) or (records,
             values), NaN where unknown.
+        task: multilabel, multiclass or regression.
     """
     if task == "multilabel":
         return labels > 0
@@ -23,24 +26,30 @@ def label_strata(labels, task: str) -> np.ndarray:
     return np.concatenate([_bins(values) for values in labels.reshape(len(labels), -1).T], axis=1)
 
 
-def _bins(values):
+def _bins(values: np.ndarray) -> np.ndarray:
     """bool (records, bins) of numbers, by their quantiles; NaN is in no bin."""
     known = values[~np.isnan(values)]
-    edges = np.unique(np.quantile(known, np.arange(1, BINS) / BINS)) if len(known) else []
+    edges = np.empty(0)
+    if len(known):
+        edges = np.unique(np.quantile(known, np.arange(1, BINS) / BINS))
     number = np.where(np.isnan(values), -1, np.searchsorted(edges, values, side="right"))
     return number[:, None] == np.arange(len(edges) + 1)
 
 
-def patient_numbers(patients) -> np.ndarray:
-    """int64 (records,), from 0 in the order of their first records: the same for those of one
-    patient; a record of an unknown one ("") has its own.
+def patient_numbers(patients: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Return a number for each record's patient, int64 (records,).
+
+    They count from 0 in the order of the patients' first records; a record of an unknown patient
+    ("") has a number of its own.
     """
     patients = np.asarray(patients, object)
     return pd.factorize(np.where(patients == "", np.arange(len(patients)), patients))[0]
 
 
-def fraction_of(rows, fraction: float, strata, patients, seed: int) -> np.ndarray:
-    """A share of ``rows``, in their order: the smaller of two shares is part of the larger one.
+def fraction_of(
+    rows: np.ndarray, fraction: float, strata: np.ndarray, patients: np.ndarray, seed: int
+) -> np.ndarray:
+    """Return a share of ``rows``, in their order: the smaller of two shares is part of the larger.
 
     Patients (a record without one is its own) are taken one after another until the share is
     full, so it may exceed it by less than a patient.  Next comes always a patient of the stratum
@@ -50,8 +59,10 @@ def fraction_of(rows, fraction: float, strata, patients, seed: int) -> np.ndarra
 
     Args:
         rows: int64 (n,), of the store.
-        strata: bool (records of the store, strata); patients: texts (records of the store,), ""
-            where unknown.
+        fraction: the share, of 1.
+        strata: bool (records of the store, strata).
+        patients: texts (records of the store,), "" where unknown.
+        seed: of the order.
     """
     wanted = max(1, round(len(rows) * fraction))
     order = np.random.default_rng([seed, 2]).permutation(len(strata))
@@ -60,15 +71,15 @@ def fraction_of(rows, fraction: float, strata, patients, seed: int) -> np.ndarra
     rows_drawn = rows[np.argsort(place[rows])]  # in the order of the draw
     groups = patient_numbers(patients[rows_drawn])
     sizes = np.bincount(groups)
-    own = strata[rows_drawn]
-    own = np.column_stack([own, ~own.any(axis=1)])  # records of no stratum are one, too
-    counts = np.zeros((len(sizes), own.shape[1]))
-    np.add.at(counts, groups, own)
+    members = strata[rows_drawn]
+    members = np.column_stack([members, ~members.any(axis=1)])  # those of no stratum are one, too
+    counts = np.zeros((len(sizes), members.shape[1]))
+    np.add.at(counts, groups, members)
     chosen = _chosen_groups(counts, sizes, wanted)
     return np.sort(rows_drawn[chosen[groups]])
 
 
-def _chosen_groups(counts, sizes, wanted):
+def _chosen_groups(counts: np.ndarray, sizes: np.ndarray, wanted: int) -> np.ndarray:
     """Which groups, bool (groups,), fill ``wanted`` records; counts: (groups, strata), records of
     each stratum.
     """
@@ -79,6 +90,7 @@ def _chosen_groups(counts, sizes, wanted):
     taken, chosen, filled = np.zeros(len(totals)), np.zeros(len(sizes), bool), 0
     by_size = np.argsort(totals, kind="stable")
     while filled < wanted:
+        # Serve the stratum of which the smallest share is taken; equals, the rarest first
         level = np.where(taken < totals, taken * share, np.inf)
         stratum = by_size[level[by_size].argmin()]
         queue = queues[stratum]
@@ -87,9 +99,8 @@ def _chosen_groups(counts, sizes, wanted):
         waiting = queue[heads[stratum] : heads[stratum] + CANDIDATES]
         waiting = waiting[~chosen[waiting]]
         # How far each would push its strata ahead of this one
-        ahead = np.maximum((taken + counts[waiting]) * share - level[stratum], 0) * (
-            counts[waiting] > 0
-        )
+        ahead = np.maximum((taken + counts[waiting]) * share - level[stratum], 0)
+        ahead *= counts[waiting] > 0
         group = waiting[ahead.sum(axis=1).argmin()]
         chosen[group] = True
         taken += counts[group]

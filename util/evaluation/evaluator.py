@@ -1,5 +1,7 @@
 """Predictions and scores of the records of a fold, gathered from all processes."""
 
+from typing import Any, cast
+
 import numpy as np
 import pandas as pd
 import torch
@@ -13,7 +15,7 @@ from util.processes import collectives
 from util.scoring.predictions import Predictions
 from util.scoring.scores import compute_scores
 from util.training.engine import Training
-from util.training.job import Fold
+from util.training.job import Fold, SupervisedTask
 from util.training.optimizer import resolve_amp
 
 
@@ -40,7 +42,7 @@ class Evaluator:
             for part in ("valid", "test")
         }
 
-    def loader_of(self, rows: np.ndarray, **options) -> torch.utils.data.DataLoader:
+    def loader_of(self, rows: np.ndarray, **options: Any) -> torch.utils.data.DataLoader:
         """Return a loader of the crops by which evaluation sees these records, as many at a time
         as in training.
         """
@@ -65,10 +67,10 @@ class Evaluator:
             loader,
             self.pipeline,
             fold.parts[part],
-            len(job.classes),
-            job.loss,
-            self.device,
-            self.amp,
+            classes=len(job.classes),
+            loss=job.loss,
+            device=self.device,
+            amp=self.amp,
         )
         return self.predictions(part, fold.criterion.to_units(outputs), logits, gate)
 
@@ -106,7 +108,8 @@ class Evaluator:
 
     def select(self, training: Training) -> dict[str, float]:
         """Return the scores of the selection records; log the gate's mean where there is one."""
-        predictions = self.predict(training.model.classifier, "valid")
+        task = cast(SupervisedTask, training.model)
+        predictions = self.predict(task.classifier, "valid")
         if predictions.gate is not None:
             table = gate_table(predictions)
             means = {
@@ -122,20 +125,15 @@ def gate_table(predictions: Predictions) -> pd.DataFrame:
     occurs, in columns class, records, signal, spectrogram.
     """
     labels, gate = predictions.labels, predictions.gate
-    members = [np.ones(len(gate), bool)]
+    assert gate is not None, "predictions of a model with a gate"
+    members = [np.ones(len(gate), np.bool_)]
     if predictions.task == "multiclass":
         members += [labels == c for c in range(len(predictions.classes))]
     elif predictions.task == "multilabel":
         members += list((labels > 0).T)  # NaN, unknown, makes no member
-    return pd.DataFrame(
-        [
-            {
-                "class": name,
-                "records": int(mine.sum()),
-                "signal": gate[mine, 0].mean(),
-                "spectrogram": gate[mine, 1].mean(),
-            }
-            for name, mine in zip(("all", *predictions.classes), members)
-            if mine.any()
-        ]
-    )
+    rows = []
+    for name, chosen in zip(("all", *predictions.classes), members):
+        if chosen.any():
+            means = {"signal": gate[chosen, 0].mean(), "spectrogram": gate[chosen, 1].mean()}
+            rows.append({"class": name, "records": int(chosen.sum()), **means})
+    return pd.DataFrame(rows)

@@ -4,7 +4,11 @@ Figures are made without pyplot, so that they neither need a display nor leave a
 the process.
 """
 
+import os
+from collections.abc import Sequence
+
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -15,14 +19,13 @@ MM_PER_SECOND, MM_PER_MV = 25, 10
 MM_PER_INCH = 25.4
 THIN, THICK, INK = "#f8d3d3", "#ee9c9c", "#151515"
 MARGIN = 6  # mm of paper around the traces
-PULSE = np.array(
-    [[0, 1, 1, 4, 4, 5], [0, 0, 10, 10, 0, 0]]
-)  # mm: 1 mV before each row, for calibration
+# mm: 1 mV before each row, for calibration
+PULSE = np.array([[0, 1, 1, 4, 4, 5], [0, 0, 10, 10, 0, 0]])
 START = MARGIN + 5 + 2  # mm: where the traces begin
 CLINICAL = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"))
 
 
-def _paper(width: float, height: float) -> tuple[Figure, object]:
+def _paper(width: float, height: float) -> tuple[Figure, Axes]:
     """A figure of this many mm in true size, with an axis in mm and ECG paper on it."""
     figure = Figure(figsize=(width / MM_PER_INCH, height / MM_PER_INCH), dpi=120, facecolor="white")
     FigureCanvasAgg(figure)
@@ -38,35 +41,41 @@ def _paper(width: float, height: float) -> tuple[Figure, object]:
     return figure, axis
 
 
-def _rows(leads, seconds):
+def _rows(leads: Sequence[str], seconds: float) -> list[list[tuple[str, float, float]]]:
     """Rows of (lead, start, stop) in seconds: of 12 leads the clinical 3 x 4 with II below, else
     a stack.
     """
     if set(leads) != set(LEADS):
         return [[(lead, 0.0, seconds)] for lead in leads]
     quarter = seconds / 4
-    return [
+    quarters = [
         [(lead, k * quarter, (k + 1) * quarter) for k, lead in enumerate(row)] for row in CLINICAL
-    ] + [[("II", 0.0, seconds)]]
+    ]
+    return [*quarters, [("II", 0.0, seconds)]]
 
 
 def plot_ecg(
     signal_mv: np.ndarray,
     fs: float,
-    path,
+    path: str | os.PathLike,
     title: str | None = None,
-    lead_names=LEADS,
+    lead_names: Sequence[str] = LEADS,
     seconds: float = 10,
-):
-    """Draw an ECG as a cardiologist reads it and write it as PNG, titled ``title``.
+) -> None:
+    """Draw an ECG as a cardiologist reads it and write it as PNG.
 
     Args:
         signal_mv: (samples, leads) in mV; NaN leaves a gap.  Every lead is drawn around its
             median.
         fs: sampling rate in Hz.
+        path: of the PNG file.
+        title: above it.
         lead_names: the columns.  Twelve are laid out 3 x 4 with a rhythm strip of lead II, fewer
             are stacked.
         seconds: how much of the record to show, from its start.
+
+    Raises:
+        ValueError: the signal has another number of leads.
     """
     signal = np.asarray(signal_mv, float)
     lead_names = tuple(lead_names)
@@ -75,6 +84,7 @@ def plot_ecg(
             f"signal of shape {signal.shape} does not fit (samples, {len(lead_names)} leads)"
         )
     signal = signal[: int(round(seconds * fs))]
+    # A lead without any value has the median 0, rather than a warning
     signal = signal - np.nanmedian(np.where(np.isnan(signal).all(axis=0), 0, signal), axis=0)
     seconds = len(signal) / fs
     rows = _rows(lead_names, seconds)
@@ -104,24 +114,25 @@ def plot_reconstruction(
     reconstruction: np.ndarray,
     mask: np.ndarray,
     fs: float,
-    lead_names,
+    lead_names: Sequence[str],
     title: str | None = None,
 ) -> Figure:
-    """One ECG, what was hidden of it, and what the model made of the rest.
+    """Draw one ECG, what was hidden of it, and what the model made of the rest.
 
     Args:
-        signal, reconstruction: (leads, time), both in mV or both standardised; the leads are
-            ``lead_names``.
+        signal: (leads, time), in mV or standardised.
+        reconstruction: (leads, time), likewise.
         mask: bool (leads, time), True where the model did not see the signal; shaded.
         fs: sampling rate in Hz.
+        lead_names: names of the leads.
+        title: above it.
+
+    Raises:
+        ValueError: shapes differ.
     """
     signal, reconstruction, mask = (np.asarray(a) for a in (signal, reconstruction, mask))
-    if (
-        not signal.shape
-        == reconstruction.shape
-        == mask.shape
-        == (len(lead_names), signal.shape[-1])
-    ):
+    shape = (len(lead_names), signal.shape[-1])
+    if any(array.shape != shape for array in (signal, reconstruction, mask)):
         raise ValueError(
             f"signal {signal.shape}, reconstruction {reconstruction.shape} and mask {mask.shape} "
             f"should all be ({len(lead_names)} leads, time)"

@@ -54,24 +54,28 @@ def fit_heads(task: SupervisedTask, evaluator: Evaluator) -> None:
 
 
 def last_layers(classifier: Encoder) -> list[nn.Linear]:
-    """The Linear that ends each head of the classifier; a ConfigError where something else does."""
-    layers = [
-        head[-1] if isinstance(head, nn.Sequential) else head for head in classifier.classifiers
-    ]
-    for layer in layers:
+    """Return the Linear that ends each head of the classifier.
+
+    Raises:
+        ConfigError: something else ends one.
+    """
+    layers = []
+    for head in classifier.classifiers:
+        layer = head[-1] if isinstance(head, nn.Sequential) else head
         if not isinstance(layer, nn.Linear) or layer.bias is None:
             raise ConfigError(
                 "train.head_init: probe fits heads that end in a Linear with a bias, not in "
                 f"{type(layer).__name__}; choose head_init: random for this model"
             )
+        layers.append(layer)
     return layers
 
 
 def inputs_of(
     layers: list[nn.Linear], evaluator: Evaluator, classifier: Encoder, rows: np.ndarray
 ) -> torch.Tensor:
-    """What enters the layers, side by side, mean over the crops of each record: float64 (records,
-    sum of widths).
+    """Return what enters the layers, side by side, mean over the crops of each record: float64
+    (records, sum of widths).
     """
     seen: dict[nn.Module, torch.Tensor] = {}
     hooks = [
@@ -79,7 +83,7 @@ def inputs_of(
         for layer in layers
     ]
 
-    def vectors(signal):
+    def vectors(signal: torch.Tensor) -> torch.Tensor:
         with autocast(evaluator.device, evaluator.amp):
             classifier.outputs(signal)
         return torch.cat([seen[layer] for layer in layers], dim=1)
@@ -92,8 +96,8 @@ def inputs_of(
             evaluator.pipeline,
             rows,
             evaluator.device,
-            vectors,
-            sum(layer.in_features for layer in layers),
+            vectors=vectors,
+            width=sum(layer.in_features for layer in layers),
         )
     finally:
         for hook in hooks:
@@ -105,12 +109,11 @@ def inputs_of(
 def fit_layer(
     layer: nn.Linear, x: torch.Tensor, targets: torch.Tensor, criterion: Criterion
 ) -> tuple[float, float]:
-    """Set a layer to ``fit_linear`` of its inputs; returns the criterion before and after."""
+    """Set a layer to ``fit_linear`` of its inputs; return the criterion before and after."""
 
-    def loss():
-        return criterion(
-            x @ layer.weight.double().cpu().T + layer.bias.double().cpu(), targets
-        ).item()
+    def loss() -> float:
+        weight, bias = layer.weight.double().cpu(), layer.bias.double().cpu()
+        return criterion(x @ weight.T + bias, targets).item()
 
     before = loss()
     weight, bias = fit_linear(x, targets, criterion, layer.out_features)
@@ -127,21 +130,29 @@ def fit_linear(
     outputs: int,
     penalty: float = PENALTY,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights (outputs, width) and biases (outputs,) that minimise criterion + (penalty
-    |weights|^2 + |biases|^2 / records) / (2 outputs), the weights taken on standardised features;
-    float64, by L-BFGS from zero.  The term of the biases keeps that of a class without a positive
-    record finite.
+    """Return the weights (outputs, width) and biases (outputs,) of a linear classifier, float64.
+
+    They minimise, by L-BFGS from zero, the weights taken on standardised features,
+
+        criterion + (penalty |weights|^2 + |biases|^2 / records) / (2 outputs)
+
+    where the term of the biases keeps that of a class without a positive record finite.
 
     Args:
-        x: float64 (records, width); targets: as the criterion takes them.
+        x: float64 (records, width).
+        targets: as the criterion takes them.
         criterion: (logits (records, outputs), targets) -> mean loss over records, and over
             outputs if these are classified one by one, so that the penalty is the same for each
             of them.
+        outputs: how many there are.
+        penalty: of squared weights.
+
+    Raises:
+        ConfigError: the features are not finite.
     """
     mean, std = x.mean(dim=0), x.std(dim=0, correction=0)
-    std = torch.where(
-        std > 1e-6 * std.max().clamp(min=1e-12), std, torch.inf
-    )  # a constant feature says nothing
+    # A constant feature says nothing: divided by inf, it is 0
+    std = torch.where(std > 1e-6 * std.max().clamp(min=1e-12), std, torch.inf)
     x = (x - mean) / std
     weight = torch.zeros(outputs, x.shape[1], dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(outputs, dtype=torch.float64, requires_grad=True)
@@ -153,7 +164,7 @@ def fit_linear(
         line_search_fn="strong_wolfe",
     )
 
-    def closure():
+    def closure() -> torch.Tensor:
         optimizer.zero_grad()
         squares = penalty * weight.square().sum() + bias.square().sum() / len(x)
         loss = criterion(x @ weight.T + bias, targets) + squares / (2 * outputs)

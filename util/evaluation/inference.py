@@ -1,16 +1,34 @@
 """What a model says of whole records: means over their crops, gathered from all processes."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
-from util.data.dataset import EvaluationBatches, make_loader, to_device
+from util.contract.encoder import Encoder
+from util.data.dataset import CropDataset, EvaluationBatches, make_loader, to_device
 from util.processes import collectives
 from util.scoring.criterion import ACTIVATIONS
+from util.signals.crops import Cropping
 from util.training.optimizer import autocast
 
+Transform = Callable[[torch.Tensor], torch.Tensor]
 
-def record_loader(dataset, rows, cropping, batch_size: int, **options):
-    """A loader of the crops of ``rows``, dealt out to all processes."""
+
+def record_loader(
+    dataset: CropDataset, rows: np.ndarray, cropping: Cropping, batch_size: int, **options: Any
+) -> DataLoader:
+    """Return a loader of the crops of ``rows``, dealt out to all processes.
+
+    Args:
+        dataset: reads them.
+        rows: of the store.
+        cropping: which windows of each.
+        batch_size: crops a batch.
+        options: of ``make_loader``.
+    """
     batches = EvaluationBatches(
         rows,
         dataset.samples[rows],
@@ -23,15 +41,30 @@ def record_loader(dataset, rows, cropping, batch_size: int, **options):
 
 
 @torch.no_grad()
-def record_means(model, loader, pipeline, rows, device, vectors, width: int) -> np.ndarray:
-    """Means over the crops of each record, gathered from all processes: float64 (records, width).
+def record_means(
+    model: torch.nn.Module,
+    loader: DataLoader,
+    pipeline: Transform,
+    rows: np.ndarray,
+    device: torch.device,
+    *,
+    vectors: Transform,
+    width: int,
+) -> np.ndarray:
+    """Return means over the crops of each record, gathered from all processes: float64 (records,
+    width).
 
     Args:
         model: what ``vectors`` computes with, in evaluation mode meanwhile.
         loader: ``record_loader`` of ``rows``.
-        rows: rows of the store, each once; the results' order.
-        vectors: device signals (crops, leads, samples) -> (crops, width).
+        pipeline: what is done to the crops.
+        rows: of the store, each once; the results' order.
+        device: where it is computed.
+        vectors: signals on the device (crops, leads, samples) -> (crops, width).
+        width: of the vectors.
     """
+    # A record's crops may lie in several batches and on several processes: sums of their vectors,
+    # and of ones beside them, say it all.
     place = torch.full((int(max(rows)) + 1,), -1, dtype=torch.int64)
     place[torch.as_tensor(np.asarray(rows))] = torch.arange(len(rows))
     place = place.to(device)
@@ -41,17 +74,36 @@ def record_means(model, loader, pipeline, rows, device, vectors, width: int) -> 
     try:
         for batch in loader:
             batch = to_device(batch, device)
-            found = vectors(pipeline(batch["signal"])).double()
-            counted = torch.cat([found, torch.ones_like(found[:, :1])], dim=1)
+            values = vectors(pipeline(batch["signal"])).double()
+            counted = torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
             sums.index_add_(0, place[batch["record"]], counted)
     finally:
         model.train(training)
-    sums = collectives.total(sums).cpu().numpy()
-    return sums[:, :-1] / sums[:, -1:]
+    totals = collectives.total(sums).cpu().numpy()
+    return totals[:, :-1] / totals[:, -1:]
 
 
-def predict(classifier, loader, pipeline, rows, classes: int, loss: str, device, amp=None):
-    """Outputs of every record, means over its crops; see ``record_means``.
+def predict(
+    classifier: Encoder,
+    loader: DataLoader,
+    pipeline: Transform,
+    rows: np.ndarray,
+    classes: int,
+    loss: str,
+    device: torch.device,
+    amp: torch.dtype | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return the outputs for every record, means over its crops; see ``record_means``.
+
+    Args:
+        classifier: an encoder with a head.
+        loader: ``record_loader`` of ``rows``.
+        pipeline: what is done to the crops.
+        rows: of the store.
+        classes: how many outputs there are.
+        loss: a key of ``ACTIVATIONS``.
+        device: where it is computed.
+        amp: the type to compute in; None: float32.
 
     Returns:
         probabilities: float64 (records, classes), mean of the activated outputs (in regression
@@ -61,18 +113,14 @@ def predict(classifier, loader, pipeline, rows, classes: int, loss: str, device,
     """
     gated = "gate" in classifier.fresh_parts
 
-    def vectors(signal):
+    def vectors(signal: torch.Tensor) -> torch.Tensor:
         with autocast(device, amp):
             out = classifier.outputs(signal)
         logits = out["logits"].float()
         gate = [out["gate"].float()] if gated else []
         return torch.cat([ACTIVATIONS[loss](logits), logits, *gate], dim=1)
 
-    means = record_means(
-        classifier, loader, pipeline, rows, device, vectors, 2 * classes + 2 * gated
-    )
-    return (
-        means[:, :classes],
-        means[:, classes : 2 * classes],
-        means[:, 2 * classes :] if gated else None,
-    )
+    width = 2 * classes + 2 * gated
+    means = record_means(classifier, loader, pipeline, rows, device, vectors=vectors, width=width)
+    outputs, logits, gate = np.split(means, [classes, 2 * classes], axis=1)
+    return outputs, logits, gate if gated else None

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from util.config.keys import FinetuneConfig
 from util.console import begin, fold_of_job, keep_in, note
@@ -27,14 +28,17 @@ def neighbours(
     k: int,
     temperature: float = TEMPERATURE,
 ) -> np.ndarray:
-    """Mean label of the k nearest training records, weighted by exp(cosine / temperature):
-    float64 (records, outputs).
+    """Return the mean label of the k nearest training records, weighted by exp(cosine /
+    temperature): float64 (records, outputs).
 
     Args:
-        train_x, test_x: (records, width) features; each is standardised over the training records
-            first, as what all records have in common says nothing.
+        train_x: features (records, width); each is standardised over the training records first,
+            as what all records have in common says nothing.
         train_y: (records, outputs), NaN where unknown, which does not count; an output that no
             neighbour knows has the mean of all that do.
+        test_x: features (records, width).
+        k: how many.
+        temperature: the lower, the more the nearest count.
     """
     mean, std = train_x.mean(axis=0), train_x.std(axis=0) + 1e-9
     a, b = ((x - mean) / std for x in (train_x, test_x))
@@ -44,8 +48,8 @@ def neighbours(
     weight = np.exp((np.take_along_axis(cosine, nearest, axis=1) - 1) / temperature)[..., None]
     known = ~np.isnan(train_y[nearest])
     total = (weight * known).sum(axis=1)
-    found = (weight * np.where(known, train_y[nearest], 0)).sum(axis=1)
-    return np.where(total > 0, found / np.where(total > 0, total, 1), np.nanmean(train_y, axis=0))
+    sums = (weight * np.where(known, train_y[nearest], 0)).sum(axis=1)
+    return np.where(total > 0, sums / np.where(total > 0, total, 1), np.nanmean(train_y, axis=0))
 
 
 def score_neighbours(config: FinetuneConfig, k: int = NEIGHBOURS) -> list[FoldResult]:
@@ -64,7 +68,7 @@ def score_neighbours(config: FinetuneConfig, k: int = NEIGHBOURS) -> list[FoldRe
     return results
 
 
-def _score_fold(fold: Fold, k: int, place: Path, device) -> FoldResult:
+def _score_fold(fold: Fold, k: int, place: Path, device: torch.device) -> FoldResult:
     job, config = fold.job, fold.job.config
     count = len(fold.parts["train"])
     if not 0 < k <= count:

@@ -71,8 +71,8 @@ class Probe:
 
 
 def make_probe(store: RecordStore, config: PretrainConfig, device: torch.device) -> Probe | None:
-    """Return the probe of train.probe_every; None, and a word about why, where there are too few
-    labels for one.
+    """Return the probe of train.probe_every; None where there are too few labels for one, which is
+    said.
     """
     if not config.train.probe_every:
         return None
@@ -100,21 +100,33 @@ def features(
     ordered as ``rows``.
     """
 
-    def vectors(signal):
+    def vectors(signal: torch.Tensor) -> torch.Tensor:
         with autocast(device, amp):
             return encoder.forward_features(signal)
 
-    return record_means(encoder, loader, pipeline, rows, device, vectors, encoder.width)
+    return record_means(
+        encoder, loader, pipeline, rows, device, vectors=vectors, width=encoder.width
+    )
 
 
-def linear_probe(train_x, train_y, valid_x, valid_y, ridge=1e-2, score="AUROC") -> float:
-    """Macro AUROC, or R2, on the selection records of a ridge regression fitted on the training
-    records.
+def linear_probe(
+    train_x: np.ndarray,
+    train_y: np.ndarray,
+    valid_x: np.ndarray,
+    valid_y: np.ndarray,
+    ridge: float = 1e-2,
+    score: str = "AUROC",
+) -> float:
+    """Return the macro AUROC, or R2, on the selection records of a ridge regression fitted on the
+    training records.
 
     Args:
-        train_x, valid_x: (records, width) features; train_y, valid_y: (records, classes) of 0 and
-            1, or numbers; NaN where unknown.
+        train_x: features (records, width).
+        train_y: (records, classes) of 0 and 1, or numbers; NaN where unknown.
+        valid_x: as ``train_x``, of the selection records.
+        valid_y: as ``train_y``.
         ridge: penalty as a share of the mean feature variance times the number of records.
+        score: AUROC or R2.
 
     Least squares on 0/1 labels is a linear discriminant; it has a closed form, so the probe adds
     no randomness.
@@ -125,26 +137,21 @@ def linear_probe(train_x, train_y, valid_x, valid_y, ridge=1e-2, score="AUROC") 
     if known.all():
         outputs = _ridge(a, train_y, b, ridge)
     else:  # each class learns from the records whose label is known
-        outputs = np.stack(
-            [
-                _centred_ridge(a[mine], train_y[mine, c], b, ridge)
-                if mine.any()
-                else np.zeros(len(b))
-                for c, mine in enumerate(known.T)
-            ],
-            axis=1,
-        )
+        outputs = np.zeros((len(b), known.shape[1]))
+        for c, rows in enumerate(known.T):
+            if rows.any():
+                outputs[:, c] = _centred_ridge(a[rows], train_y[rows, c], b, ridge)
     task = "multilabel" if score == "AUROC" else "regression"
     return compute_scores(outputs, valid_y, parse_scores([score], task=task), task)[score]
 
 
-def _centred_ridge(a, y, b, ridge):
-    """``_ridge`` where the records are some of those that ``a`` was standardised by."""
+def _centred_ridge(a: np.ndarray, y: np.ndarray, b: np.ndarray, ridge: float) -> np.ndarray:
+    """``_ridge`` where ``a`` was standardised over more records than these."""
     centre = a.mean(axis=0)
     return _ridge(a - centre, y, b - centre, ridge)
 
 
-def _ridge(a, y, b, ridge):
+def _ridge(a: np.ndarray, y: np.ndarray, b: np.ndarray, ridge: float) -> np.ndarray:
     """Outputs for the features ``b`` of the ridge regression of ``y`` on the features ``a``, both
     standardised.
     """

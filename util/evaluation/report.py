@@ -4,6 +4,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 
@@ -16,6 +17,7 @@ from util.scoring.predictions import Predictions
 from util.scoring.scores import compute_scores, lower_is_better
 from util.training import checkpoint
 from util.training.engine import Training
+from util.training.job import SupervisedTask
 from util.training.transfer import save_encoder
 
 PUBLISHED_BEST = {"AUROC": "ROC", "AUPRC": "PRC"}  # fold0_bestROC.pth, as published
@@ -59,21 +61,24 @@ class FoldResult:
 
 # ============ selection ============
 def save_best(training: Training, values: dict[str, float], files: FoldFiles) -> None:
-    """Write the weights for every metric that improved (strictly).  NaN, a metric that is not
-    defined on these records, is the worst value; the first epoch is always written.
+    """Write the weights for every metric that improved (strictly).
+
+    NaN, a metric that is not defined on these records, is the worst value; the first epoch is
+    always written.
     """
+    task = cast(SupervisedTask, training.model)
     for name, value in values.items():
         if not improved(name, value, training.best.get(name)):
             continue
         training.best[name] = value
         if collectives.is_main():
             content = checkpoint.content(
-                training.model.classifier.state_dict(),
+                task.classifier.state_dict(),
                 training.resolved,
                 training.epoch - 1,
                 metrics=values,
                 store=training.dataset.store.meta["records_crc32"],  # whose folds these are
-                labels=training.model.criterion.about,
+                labels=task.criterion.about,
             )
             checkpoint.save(content, files.best(name))
 
@@ -91,7 +96,7 @@ def report_test(evaluator: Evaluator, training: Training, files: FoldFiles) -> F
     encoder.pth and, where there is a gate, test_gate.csv.
     """
     collectives.barrier()
-    classifier = training.model.classifier
+    classifier = cast(SupervisedTask, training.model).classifier
     chosen = files.best(evaluator.job.config.test.target_metric)
     best = collectives.on_main(lambda: checkpoint.load(chosen))
     classifier.load_state_dict(best["model"])
@@ -103,7 +108,7 @@ def report_test(evaluator: Evaluator, training: Training, files: FoldFiles) -> F
     )
 
     def write() -> dict[str, float]:
-        found = write_scores(evaluator, files.folder, values, predictions)
+        limits = write_scores(evaluator, files.folder, values, predictions)
         save_encoder(
             classifier,
             files.folder / "encoder.pth",
@@ -111,7 +116,7 @@ def report_test(evaluator: Evaluator, training: Training, files: FoldFiles) -> F
             config=training.resolved,
             leads=evaluator.job.leads,
         )
-        return found
+        return limits
 
     return FoldResult(
         fold=evaluator.fold.number,
@@ -132,11 +137,11 @@ def write_scores(
     """Write test_metrics.csv, test_predictions.csv and .npz and, where there is a gate,
     test_gate.csv; return the intervals that test.bootstrap asks for.
     """
-    folder, found = Path(folder), intervals(evaluator, predictions)
+    folder, limits = Path(folder), intervals(evaluator, predictions)
     table = {
         "records": len(predictions),
         **rounded(values),
-        **found,
+        **limits,
         **by_column(evaluator, predictions),
     }
     write_frame(folder / "test_metrics.csv", pd.DataFrame([table]))
@@ -149,33 +154,35 @@ def write_scores(
             f"gate: mean weight of the signal branch {gates['signal'][0]:.3f}, by class in "
             "test_gate.csv"
         )
-    return found
+    return limits
 
 
 def intervals(evaluator: Evaluator, predictions: Predictions) -> dict[str, float]:
     """Return <metric>_low and <metric>_high by test.bootstrap resamples; nothing without any."""
-    job, found = evaluator.job, {}
+    job = evaluator.job
+    limits: dict[str, float] = {}
     resamples, seed = job.config.test.bootstrap, job.config.seed
     test = Predicted(predictions.labels, predictions.outputs, predictions.patients)
     for name, score in job.scores.items() if resamples else ():
         interval = estimate(name, score, [test], job.task, n=resamples, seed=seed)
-        found |= rounded({f"{name}_low": interval.low, f"{name}_high": interval.high})
+        limits |= rounded({f"{name}_low": interval.low, f"{name}_high": interval.high})
         note(f"{name}: 95 % interval {interval.low:.4f} to {interval.high:.4f}")
-    return found
+    return limits
 
 
 def by_column(evaluator: Evaluator, predictions: Predictions) -> dict[str, float]:
     """Return <score>_<column> where a regression has several columns, whose units may differ."""
-    job, found = evaluator.job, {}
+    job = evaluator.job
+    scores: dict[str, float] = {}
     several = job.task == "regression" and len(job.classes) > 1
     for c, column in enumerate(job.classes if several else ()):
         one = slice(c, c + 1)
         values = compute_scores(
             predictions.outputs[:, one], predictions.labels[:, one], job.scores, job.task
         )
-        found |= rounded({f"{name}_{column}": value for name, value in values.items()})
+        scores |= rounded({f"{name}_{column}": value for name, value in values.items()})
         note(f"{column}: {in_words(values)}")
-    return found
+    return scores
 
 
 def rounded(values: dict[str, float]) -> dict[str, float]:

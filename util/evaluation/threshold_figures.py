@@ -1,5 +1,7 @@
 """A picture of a threshold search: the Challenge score against each class's own threshold."""
 
+import os
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -7,12 +9,17 @@ from util.challenge import ABBREVIATIONS
 from util.scoring.thresholds import Thresholds, score_curve
 
 COLUMNS = 6
-SHOWN = (
-    0.2  # of the Challenge score, from the best down; a curve that falls further leaves its panel
-)
+# of the Challenge score, from the best down; a curve that falls further leaves its panel
+SHOWN = 0.2
 
 
-def plot_score_curves(labels, scores, found: Thresholds, path, title):
+def plot_score_curves(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    found: Thresholds,
+    path: str | os.PathLike,
+    title: str,
+) -> None:
     """Draw one panel a class: the Challenge score at its thresholds from 0 to 1, the others held
     at ``found``.
 
@@ -21,21 +28,24 @@ def plot_score_curves(labels, scores, found: Thresholds, path, title):
     of that class does not matter.
 
     Args:
-        labels: bool (records, 24); scores: probabilities (records, 24); path: PNG to write.
+        labels: bool (records, 24).
+        scores: probabilities (records, 24).
         found: thresholds of a search, usually on these records.
+        path: of the PNG file.
+        title: above all panels.
     """
+    thresholds = found.thresholds
+    assert thresholds is not None, "a decoder without thresholds has no curves"
     candidates = np.linspace(0, 1, 201)
-    curves = score_curve(labels, scores, found.thresholds, candidates)
+    curves = score_curve(labels, scores, thresholds, candidates)
     positives = np.sum(labels, axis=0)
     figure = Figure(figsize=(13, 8.5), layout="constrained")
     panels = figure.subplots(-(-len(ABBREVIATIONS) // COLUMNS), COLUMNS, sharex=True, sharey=True)
     for c, (panel, name) in enumerate(zip(panels.flat, ABBREVIATIONS)):
         panel.plot(candidates, curves[:, c], color="tab:blue")
-        panel.axvline(np.clip(found.thresholds[c], 0, 1), color="tab:red", linewidth=1)
+        panel.axvline(np.clip(thresholds[c], 0, 1), color="tab:red", linewidth=1)
         star = "*" if c in found.shared else ""
-        panel.set_title(
-            f"{name}{star}: {_in_words(found.thresholds[c])}, n = {positives[c]}", fontsize=9
-        )
+        panel.set_title(f"{name}{star}: {_in_words(thresholds[c])}, n = {positives[c]}", fontsize=9)
         panel.grid(alpha=0.3)
     # of all panels, which share it
     panel.set_ylim(curves.max() - SHOWN, curves.max() + SHOWN / 10)
@@ -45,7 +55,7 @@ def plot_score_curves(labels, scores, found: Thresholds, path, title):
     figure.savefig(path, dpi=120)
 
 
-def _in_words(threshold):
+def _in_words(threshold: float) -> str:
     """The threshold for a panel's title; beyond the probabilities it means always or never."""
     if threshold <= 0:
         return "always"

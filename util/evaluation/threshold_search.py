@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from util.challenge import ABBREVIATIONS
 from util.config.fields import to_mapping
 from util.console import begin, note
-from util.data.splits import selection_fold
+from util.data.splits import parse_folds, selection_fold
 from util.errors import CheckpointError, ConfigError
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.threshold_figures import plot_score_curves
@@ -65,14 +66,14 @@ def predictions_of(trained: Trained, place: Path, device: torch.device) -> dict[
             f"note: the store at {job.store.path} is not the one that {trained.path.name} was "
             "trained on; where its folds differ, test records may have been trained on"
         )
-    fold = job.fold(trained.config.dataset.fold)
+    fold = job.fold(tested_fold(trained))
     made_by = fingerprint(trained, fold)
     kept = read_predictions(place, made_by)
     if kept:
         note(f"predictions: {place.name} from an earlier search")
         return kept
     evaluator, classifier = Evaluator(fold, device), trained.classifier.to(device)
-    found = {}
+    predictions = {}
     for part in ("valid", "test"):
         known = ~np.isnan(fold.labels_of(part)).any(axis=1)  # the score judges whole records
         if not known.all():
@@ -80,12 +81,20 @@ def predictions_of(trained: Trained, place: Path, device: torch.device) -> dict[
                 f"records with an unknown label, left out of the {part} part: {(~known).sum()} "
                 f"of {len(known)}"
             )
-        found[part] = evaluator.predict(classifier, part).where(known)
+        predictions[part] = evaluator.predict(classifier, part).where(known)
     place.parent.mkdir(exist_ok=True)
-    arrays = {key: value for part in found for key, value in found[part].arrays(part).items()}
+    arrays: dict[str, Any] = {"made_by": made_by}
+    for part, values in predictions.items():
+        arrays |= values.arrays(part)
     with replacing(place) as file:
-        np.savez_compressed(file, made_by=made_by, **arrays)
-    return found
+        np.savez_compressed(file, **arrays)
+    return predictions
+
+
+def tested_fold(trained: Trained) -> int:
+    """Return the one fold that weights were tested on, as their config says."""
+    (fold,) = parse_folds(trained.config.dataset.fold)
+    return fold
 
 
 def fingerprint(trained: Trained, fold: Fold) -> str:
@@ -122,7 +131,7 @@ def read_predictions(place: Path, made_by: str) -> dict[str, Predictions] | None
 
 # ============ search and report ============
 def report(
-    fold: int, select: int, valid: Predictions, found: Thresholds, test: Predictions
+    fold: int, select: int | str, valid: Predictions, found: Thresholds, test: Predictions
 ) -> pd.DataFrame:
     """Return a row of scores of what was found for the selection fold and one for the test fold."""
     rows = []
@@ -147,6 +156,7 @@ def describe(found: Thresholds, labels: np.ndarray, min_positives: int) -> str:
     )
     if not found.shared:
         return text
+    assert found.thresholds is not None, "they share one"
     names = ", ".join(f"{ABBREVIATIONS[c]} ({labels[:, c].sum()})" for c in found.shared)
     return (
         f"{text}\nfewer than {min_positives} positives on the search records, so these share the "
@@ -155,7 +165,7 @@ def describe(found: Thresholds, labels: np.ndarray, min_positives: int) -> str:
 
 
 def search_sets(
-    method: str, searched: dict[int, tuple[int, Predictions]]
+    method: str, searched: dict[int, tuple[int | str, Predictions]]
 ) -> dict[int, Predictions]:
     """Return the records to search on for the weights of each fold.
 
@@ -180,7 +190,7 @@ def search_sets(
 def for_all_folds(
     method: str,
     results: list[Thresholds],
-    searched: dict[int, tuple[int, Predictions]],
+    searched: dict[int, tuple[int | str, Predictions]],
     min_positives: int,
 ) -> Thresholds:
     """Return one set for weights of several folds: each class's median threshold, which an
@@ -192,14 +202,12 @@ def for_all_folds(
     if method == "pooled":
         every = Predictions.join([part for _, part in searched.values()])
         return SEARCHES[method](every.labels > 0, every.outputs, min_positives)
-    decoded = results[0].thresholds is None
-    return Thresholds(
-        None if decoded else np.median([found.thresholds for found in results], axis=0),
-        float(np.mean([found.score for found in results])),
-        sum(found.n_records for found in results),
-        results[0].method if decoded else f"{results[0].method}, median of {len(results)} folds",
-        0 if decoded else 1,
-    )
+    score = float(np.mean([result.score for result in results]))
+    records, name = sum(result.n_records for result in results), results[0].method
+    if results[0].thresholds is None:  # a decoder
+        return Thresholds(None, score, records, name, 0)
+    median = np.median([result.thresholds for result in results], axis=0)
+    return Thresholds(median, score, records, f"{name}, median of {len(results)} folds", 1)
 
 
 def mean_rows(table: pd.DataFrame) -> pd.DataFrame:
@@ -208,9 +216,9 @@ def mean_rows(table: pd.DataFrame) -> pd.DataFrame:
     """
     return pd.DataFrame(
         [
-            {"weights of fold": "all", "part": part, "fold": name, "records": mine["records"].sum()}
-            | mine[REPORT].agg(name).to_dict()
-            for part, mine in table.groupby("part")
+            {"weights of fold": "all", "part": part, "fold": name, "records": rows["records"].sum()}
+            | rows[REPORT].agg(name).to_dict()
+            for part, rows in table.groupby("part")
             for name in ("mean", "std")
         ]
     )
@@ -229,7 +237,7 @@ def load_weights(
     if config_path:
         data = replace(trained.config.dataset, fold=fold)
         trained = replace(trained, config=replace(trained.config, dataset=data))
-    if trained.config.dataset.fold != fold:
+    if trained.config.dataset.fold != fold:  # of a list, or "all", it is not one either
         raise CheckpointError(
             f"{path} was tested on fold {trained.config.dataset.fold}, not {fold}; its records "
             "would be scored by weights that were trained on them. Give the file its own name"
@@ -288,11 +296,11 @@ def search_folder(
         tested[fold] = parts["test"]
 
     results = folder / f"thresholds_{best}_{method}"
-    found, tables = [], []
+    every_fold, tables = [], []
     for fold, part in search_sets(method, searched).items():
         labels = part.labels > 0
         thresholds = SEARCHES[method](labels, part.outputs, min_positives)
-        found.append(thresholds)
+        every_fold.append(thresholds)
         note(f"==== fold {fold} ====\n{describe(thresholds, labels, min_positives)}")
         tables.append(report(fold, *searched[fold], thresholds, tested[fold]))
         note_table(tables[-1])
@@ -307,11 +315,11 @@ def search_folder(
                 f"{folder.name}, fold {fold}: {thresholds.method}, Challenge score on its search "
                 f"records {thresholds.score:.3f}, {thresholds.n_records} records",
             )
-    every = for_all_folds(method, found, searched, min_positives)
-    save_thresholds(results / "thresholds.json", every)
+    for_all = for_all_folds(method, every_fold, searched, min_positives)
+    save_thresholds(results / "thresholds.json", for_all)
     table = pd.concat(tables)
-    if len(found) > 1:
-        note(f"==== {len(found)} folds ====")
+    if len(every_fold) > 1:
+        note(f"==== {len(every_fold)} folds ====")
         means = mean_rows(table)
         note_table(means)
         table = pd.concat([table, means])

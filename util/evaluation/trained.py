@@ -1,13 +1,15 @@
 """Trained weights: finding them in a folder, and rebuilding the classifier that they belong to."""
 
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch import nn
+from typing import Any
 
 from util.challenge import ABBREVIATIONS, CLASSES
 from util.config.keys import FinetuneConfig
 from util.config.load import load_config
+from util.contract.encoder import Encoder
 from util.data.labels import parse_classes
 from util.data.store import FOLDS
 from util.errors import CheckpointError
@@ -21,37 +23,50 @@ from util.training.setup import build_configured, evaluation_transforms
 METRIC = {name: metric for metric, name in PUBLISHED_BEST.items()}  # --best-type ROC -> AUROC
 
 
-def find_weights(folder, best: str, folds=None) -> dict[int, Path]:
-    """Weights that training left in ``folder``, by test fold: those of an experiment
+def find_weights(
+    folder: str | os.PathLike, best: str, folds: Sequence[int] | None = None
+) -> dict[int, Path]:
+    """Return the weights that training left in a folder, by test fold: those of an experiment
     (fold<k>_best<ROC|PRC>.pth) or of main_finetune.py (fold<k>/best-<metric>.pth, or
     best-<metric>.pth of a single fold).
 
     Args:
+        folder: of the training.
         best: ROC or PRC, the metric of the selection.
-        folds: those wanted, or a CheckpointError; None for all that are there.
+        folds: those wanted; None for all that are there.
+
+    Raises:
+        CheckpointError: there are none, or not those wanted.
     """
     folder, metric = Path(folder), METRIC[best]
-    found = {}
+    weights: dict[int, Path] = {}
     for fold in range(FOLDS):
-        for files in FoldFiles(folder / f"fold{fold}"), FoldFiles(folder / f"fold{fold}", True):
+        for files in (
+            FoldFiles(folder / f"fold{fold}"),
+            FoldFiles(folder / f"fold{fold}", published=True),
+        ):
             if files.best(metric).is_file():
-                found[fold] = files.best(metric)
+                weights[fold] = files.best(metric)
     lone = FoldFiles(folder).best(metric)
-    if not found and lone.is_file():
-        found[read_weights(lone)["config"]["dataset"]["fold"]] = lone
-    missing = [fold for fold in folds or () if fold not in found]
-    if not found or missing:
-        what = f"for fold {', '.join(map(str, missing))}" if found else "at all"
+    if not weights and lone.is_file():
+        weights[read_weights(lone)["config"]["dataset"]["fold"]] = lone
+    missing = [fold for fold in folds or () if fold not in weights]
+    if not weights or missing:
+        what = f"for fold {', '.join(map(str, missing))}" if weights else "at all"
         raise CheckpointError(
             f"{folder} holds no weights chosen by {metric} {what} (looked for "
             f"fold<k>_best{best}.pth, fold<k>/best-{metric}.pth, best-{metric}.pth); name the "
             "--save_folder of the training"
         )
-    return {fold: found[fold] for fold in folds or found}
+    return {fold: weights[fold] for fold in folds or weights}
 
 
-def read_weights(path) -> dict:
-    """Content of a checkpoint that carries the config it was trained by."""
+def read_weights(path: str | os.PathLike) -> dict[str, Any]:
+    """Return the content of a checkpoint that carries the config it was trained by.
+
+    Raises:
+        CheckpointError: the file is unreadable or carries none.
+    """
     content = checkpoint.load(path, "weights")
     if not isinstance(content.get("config"), dict) or not isinstance(content.get("model"), dict):
         raise CheckpointError(
@@ -61,36 +76,50 @@ def read_weights(path) -> dict:
     return content
 
 
-@dataclass
+@dataclass(frozen=True)
 class Trained:
-    """A trained classifier and all that it takes to use it, rebuilt from its weights file."""
+    """A trained classifier and all that it takes to use it, rebuilt from its weights file.
+
+    Attributes:
+        path: of the file.
+        config: by which it was trained.
+        classifier: in evaluation mode.
+        store: checksum of records.csv of the store that it was trained on, if known.
+        cropping: which windows of a record it sees.
+        pipeline: and what is done to them.
+        criterion: what its outputs mean.
+        codes: SNOMED CT codes of the classes, or their names where labels come from a table.
+    """
 
     path: Path
     config: FinetuneConfig
-    classifier: nn.Module  # in evaluation mode
-    store: str | None  # checksum of records.csv of the store that it was trained on, if known
-    cropping: Cropping  # how it sees a record
+    classifier: Encoder
+    store: str | None
+    cropping: Cropping
     pipeline: Pipeline
-    criterion: Criterion  # what its outputs mean
-    codes: tuple[
-        str, ...
-    ]  # SNOMED CT codes of the classes, or their names where labels come from a table
+    criterion: Criterion
+    codes: tuple[str, ...]
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Their names; in regression, of the columns."""
+        """Return the classes' names; in regression, the columns'."""
         return self.criterion.classes
 
     @property
     def task(self) -> str:
-        """multilabel, multiclass or regression."""
+        """Return multilabel, multiclass or regression."""
         return TASKS[self.criterion.loss]
 
 
-def load_trained(path, overrides=(), config_path=None) -> Trained:
+def load_trained(
+    path: str | os.PathLike,
+    overrides: Iterable[str] = (),
+    config_path: str | os.PathLike | None = None,
+) -> Trained:
     """Rebuild the classifier of a weights file.
 
     Args:
+        path: the file.
         overrides: ``--set`` texts, such as dataset.store=... where the store has moved.
         config_path: a config to use instead of the file's own.
 
@@ -111,18 +140,18 @@ def load_trained(path, overrides=(), config_path=None) -> Trained:
         raise CheckpointError(f"{path} does not fit {config.model_name}: {reason}") from None
     cropping, pipeline = evaluation_transforms(config)
     return Trained(
-        Path(path),
-        config,
-        classifier.eval(),
-        content.get("store"),
-        cropping,
-        pipeline,
-        criterion,
-        class_codes(config, criterion.classes),
+        path=Path(path),
+        config=config,
+        classifier=classifier.eval(),
+        store=content.get("store"),
+        cropping=cropping,
+        pipeline=pipeline,
+        criterion=criterion,
+        codes=class_codes(config, criterion.classes),
     )
 
 
-def _criterion(about, config, path) -> Criterion:
+def _criterion(about: Any, config: FinetuneConfig, path: str | os.PathLike) -> Criterion:
     """The criterion that weights carry; earlier ones follow from their config."""
     if isinstance(about, dict):
         try:
@@ -138,13 +167,17 @@ def _criterion(about, config, path) -> Criterion:
     return Criterion(config.loss or "bce", tuple(parse_classes(config.dataset.classes)))
 
 
-def class_codes(config, names=()) -> tuple[str, ...]:
-    """The SNOMED CT code that stands for each class: the Challenge's, or the first one listed in
-    the config; its name among ``names`` where labels come from a table.
+def class_codes(config: FinetuneConfig, names: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the SNOMED CT code that stands for each class: the Challenge's, or the first one
+    listed in the config; its name where labels come from a table.
+
+    Args:
+        config: says where the labels come from.
+        names: of the classes.
     """
     classes = config.dataset.classes
     if config.dataset.labels is not None:
         return CLASSES if tuple(names) == ABBREVIATIONS else tuple(names)
-    if classes in (None, "challenge2020"):
+    if not isinstance(classes, dict):  # challenge2020, or null
         return CLASSES
     return tuple(str(codes[0] if isinstance(codes, list) else codes) for codes in classes.values())

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from util.console import note
 from util.errors import ConfigError
 
 LOSSES: dict[str, Callable[..., torch.Tensor]] = {
@@ -100,19 +101,18 @@ class Criterion(nn.Module):
         }
         return {"loss": self.loss, "classes": list(self.classes), **numbers}
 
-    @property
-    def notes(self) -> list[str]:
-        """Return a sentence about standardised targets, if they are."""
+    def describe(self) -> None:
+        """Say by what the targets are standardised, if they are."""
         if self.mean is None or self.std is None:
-            return []
+            return
         targets = ", ".join(
             f"{name} {mean:.4g} +- {std:.4g}"
             for name, mean, std in zip(self.classes, self.mean.tolist(), self.std.tolist())
         )
-        return [
+        note(
             "targets are standardised by the training part's mean and standard deviation "
             f"({targets}); the loss is in these units, predictions and scores in the labels' own"
-        ]
+        )
 
     def forward(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Return the loss to learn by, a scalar.

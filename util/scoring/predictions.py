@@ -5,6 +5,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -57,18 +58,18 @@ class Predictions:
     def join(cls, several: list["Predictions"]) -> "Predictions":
         """Return the predictions of several folds as one, of the classes and task of the first."""
         columns = [predictions._by_record() for predictions in several]
-        return replace(
-            several[0],
-            **{name: np.concatenate([each[name] for each in columns]) for name in columns[0]},
-        )
+        joined: dict[str, Any] = {
+            name: np.concatenate([each[name] for each in columns]) for name in columns[0]
+        }
+        return replace(several[0], **joined)
 
-    def _by_record(self) -> dict[str, np.ndarray]:
+    def _by_record(self) -> dict[str, Any]:
         """The fields that have a row a record."""
         return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
 
     # ============ files ============
-    def arrays(self, prefix: str = "") -> dict[str, np.ndarray]:
-        """Return them as arrays for an .npz file, without objects."""
+    def arrays(self, prefix: str = "") -> dict[str, Any]:
+        """Return them as numpy arrays for an .npz file, without objects."""
         fields = {name: value for name, value in vars(self).items() if value is not None}
         for name in ("records", "databases", "classes"):
             fields[name] = np.asarray(fields[name], str)
@@ -80,8 +81,11 @@ class Predictions:
         fields = {
             name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)
         }
-        plain = {name: fields.pop(name).tolist() for name in ("classes", "task", "fold", "seed")}
-        return cls(**fields, **plain | {"classes": tuple(plain["classes"])})
+        plain: dict[str, Any] = {
+            name: fields.pop(name).tolist() for name in ("classes", "task", "fold", "seed")
+        }
+        plain["classes"] = tuple(plain["classes"])
+        return cls(**plain, **cast(dict[str, Any], fields))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write them as .npz, in full precision."""

@@ -4,11 +4,13 @@ A checkpoint is a dict {"model", "optimizer", "scheduler", "scaler", "epoch", "s
 "config", "metrics", "version"}; ``epoch`` and ``step`` say where to resume.
 """
 
+import os
 import pickle
 import re
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,9 +21,16 @@ VERSION = 1
 LAST = "checkpoint-last.pth"
 
 
-def content(model: dict, config: dict, epoch: int, **more) -> dict:
-    """A checkpoint of a model's state dict; of weights alone unless ``more`` brings what training
-    needs. ``epoch`` is that in which these weights were reached, or with which to resume.
+def content(
+    model: dict[str, torch.Tensor], config: dict, epoch: int, **more: Any
+) -> dict[str, Any]:
+    """Return the content of a checkpoint.
+
+    Args:
+        model: a state dict.
+        config: by which it was trained, resolved.
+        epoch: in which these weights were reached, or with which to resume.
+        more: what training needs besides; weights alone do without.
     """
     return {
         "model": model,
@@ -33,21 +42,28 @@ def content(model: dict, config: dict, epoch: int, **more) -> dict:
     }
 
 
-def parse_checkpoint_every(value) -> tuple[int | None, int | None]:
-    """``train.checkpoint_every`` as (epochs, steps) between checkpoints, one of them None."""
-    found = re.fullmatch(r"0*([1-9][0-9]*)(?: +(epochs?|steps?))?", str(value).strip())
-    if not found:
+def parse_checkpoint_every(value: int | str) -> tuple[int | None, int | None]:
+    """Read ``train.checkpoint_every`` as (epochs, steps) between checkpoints, one of them None.
+
+    Raises:
+        ConfigError: it is neither a number of epochs nor a text such as "500 steps".
+    """
+    match = re.fullmatch(r"0*([1-9][0-9]*)(?: +(epochs?|steps?))?", str(value).strip())
+    if not match:
         raise ConfigError(
             "train.checkpoint_every must be a number of epochs (1 or more), or a text like '500 "
             f"steps', not {value!r}"
         )
-    count = int(found[1])
-    return (None, count) if "step" in (found[2] or "") else (count, None)
+    count = int(match[1])
+    return (None, count) if "step" in (match[2] or "") else (count, None)
 
 
-def save(content: dict, path) -> None:
-    """Write to a temporary file, sync, rename: ``path`` is at any instant the old file or the
-    whole new one.
+def save(content: dict[str, Any], path: str | os.PathLike) -> None:
+    """Write a checkpoint to a temporary file, sync, rename: ``path`` is at any instant the old
+    file or the whole new one.
+
+    Raises:
+        CheckpointError: it cannot be written.
     """
     path = Path(path)
     try:
@@ -61,14 +77,19 @@ def save(content: dict, path) -> None:
         kept = f"; the older {older[0]} is intact" if older else ""
         raise CheckpointError(
             f"cannot write {path}: {reason}{kept}. Free some space or choose another "
-            "--output_dir "
-            "and resume with --resume auto"
+            "--output_dir and resume with --resume auto"
         ) from error
 
 
-def load(path, what="checkpoint") -> dict:
-    """A dict of tensors and plain values from ``path``, on the CPU, by PyTorch's restricted
-    reader: a file that would run code is refused, and so is one whose bytes have changed.
+def load(path: str | os.PathLike, what: str = "checkpoint") -> dict[str, Any]:
+    """Read a dict of tensors and plain values, on the CPU, by PyTorch's restricted reader.
+
+    Args:
+        path: the file.
+        what: it should be, for messages.
+
+    Raises:
+        CheckpointError: there is none, its bytes have changed, or reading it could run code.
     """
     path = Path(path)
     if not path.is_file():
@@ -94,7 +115,7 @@ def load(path, what="checkpoint") -> dict:
     return content
 
 
-def _check_archive(path):
+def _check_archive(path: Path) -> None:
     """Verify the checksums that torch.save wrote and torch.load ignores; nothing may swell on
     reading.
     """
@@ -102,29 +123,29 @@ def _check_archive(path):
         return  # the format of PyTorch before 1.6, which has no checksums
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-        if (
-            any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-            or sum(entry.file_size for entry in entries) > path.stat().st_size
-        ):
+        compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        if compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
             raise ValueError("its parts claim to be larger than the file")
         bad = archive.testzip()
     if bad:
         raise ValueError(f"the checksum of {bad} is wrong")
 
 
-def _damaged(path, what, error):
+def _damaged(path: Path, what: str, error: Exception) -> CheckpointError:
     reason = (str(error).splitlines() or [""])[0] or type(error).__name__
     older = [p for p in _numbered(path.parent) if p != path]
-    advice = (
-        f"Go on from an older one: --resume {older[-1]}"
-        if older and what == "checkpoint"
-        else "Copy it again, or make it again"
-    )
+    advice = "Copy it again, or make it again"
+    if older and what == "checkpoint":
+        advice = f"Go on from an older one: --resume {older[-1]}"
     return CheckpointError(f"{path} is damaged or no {what}: {reason}. {advice}")
 
 
-def load_training(path) -> dict:
-    """A training checkpoint, checked for its parts and version."""
+def load_training(path: str | os.PathLike) -> dict[str, Any]:
+    """Read a training checkpoint, checked for its parts and version.
+
+    Raises:
+        CheckpointError: it cannot be resumed from.
+    """
     content = load(path)
     needed = ("model", "optimizer", "epoch", "step", "rng", "metrics", "config")
     missing = [key for key in needed if key not in content]
@@ -140,13 +161,15 @@ def load_training(path) -> dict:
     return content
 
 
-def find_resume(resume: str, folder) -> Path | None:
-    """The checkpoint to resume from: None for '', and for 'auto' where the run has none yet."""
-    path = Path(folder) / LAST if resume == "auto" else Path(resume)
-    return path if resume and (resume != "auto" or path.exists()) else None
+def find_resume(resume: str, folder: str | os.PathLike) -> Path | None:
+    """Return the checkpoint to resume from: None for '', and for 'auto' where the run has none."""
+    if resume == "auto":
+        last = Path(folder) / LAST
+        return last if last.exists() else None
+    return Path(resume) if resume else None
 
 
-def _numbered(folder) -> list[Path]:
+def _numbered(folder: str | os.PathLike) -> list[Path]:
     """checkpoint-<epoch>.pth of a folder, oldest first."""
     return sorted(
         (p for p in Path(folder).glob("checkpoint-*.pth") if p.stem[11:].isdigit()),
@@ -154,7 +177,7 @@ def _numbered(folder) -> list[Path]:
     )
 
 
-def prune(folder, keep_last: int) -> None:
+def prune(folder: str | os.PathLike, keep_last: int) -> None:
     """Delete all but the newest ``keep_last`` of checkpoint-<epoch>.pth (0: keep all)."""
     for path in _numbered(folder)[:-keep_last] if keep_last else []:
         path.unlink()

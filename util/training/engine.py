@@ -207,8 +207,8 @@ class Training:
         for number, batch in enumerate(micro_batches, 1):
             with self.gradients_stay(number < len(micro_batches)):
                 with autocast(self.device, self.amp):
-                    batch = self.prepare(batch)
-                    out = self.runner(batch, model.draw(batch))
+                    ready = self.prepare(batch)
+                    out = self.runner(ready, model.draw(ready))
                 loss = out["loss"] / len(micro_batches)
                 state.scaler.scale(loss).backward()
             scalars.append(meters.scalars(out) / len(micro_batches))
@@ -232,13 +232,13 @@ class Training:
         """Return a loader's batch as the model sees it: on the device, transformed, with the
         run's place.
         """
-        batch = to_device(batch, self.device, self.copies)
-        batch["signal"] = self.pipeline(batch["signal"], batch["random"])
+        ready: Any = to_device(batch, self.device, self.copies)
+        ready["signal"] = self.pipeline(ready["signal"], ready["random"])
         # Tensors: of a number, a compiled model would make a constant and be compiled anew at
         # every step.  Filled on the device: a number copied there would make the host wait.
         for name, value in (("epoch", self.position()), ("progress", self.progress())):
-            batch[name] = torch.full((), value, dtype=torch.float64, device=self.device)
-        return batch
+            ready[name] = torch.full((), value, dtype=torch.float64, device=self.device)
+        return ready
 
     def update(self) -> None:
         """Clip the gradients, where asked for, and take a step of the optimiser."""

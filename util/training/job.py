@@ -2,10 +2,12 @@
 its criterion.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import torch
 
 from util.config.keys import FinetuneConfig
 from util.console import note
@@ -31,8 +33,8 @@ def check_start(config: FinetuneConfig) -> None:
     """Check what training starts from, before any work.
 
     Raises:
-        ConfigError: mode and encoder_path contradict each other; CheckpointError: the encoder file
-            is unusable.
+        ConfigError: mode and encoder_path contradict each other.
+        CheckpointError: the encoder file is unusable.
     """
     if config.mode == "scratch" and config.encoder_path:
         raise ConfigError(
@@ -208,8 +210,7 @@ class Fold:
                 "note: protocol 'published' selects and reports on the same fold; its numbers are "
                 "optimistic"
             )
-        for sentence in self.criterion.notes:
-            note(sentence)
+        self.criterion.describe()
 
 
 class SupervisedTask(Method):
@@ -230,14 +231,15 @@ class SupervisedTask(Method):
         self.frozen = False
         self.learning = [p for p in classifier.parameters() if p.requires_grad]
         if mode == "linprobe":
-            self.freeze(True)
+            self.freeze(frozen=True)
 
+    # Not an attribute: its weights would stand twice in the state dict
     @property
-    def encoder(self) -> Encoder:
-        """The classifier: it exports as an encoder without its heads."""
+    def encoder(self) -> Encoder:  # type: ignore[override]
+        """Return the classifier: it exports as an encoder without its heads."""
         return self.classifier
 
-    def freeze(self, frozen: bool) -> bool:
+    def freeze(self, *, frozen: bool) -> bool:
         """Train the heads alone (True) or everything (False); return whether this changed
         anything.
         """
@@ -259,11 +261,12 @@ class SupervisedTask(Method):
                 part.train()
         return self
 
-    def forward(self, batch: Batch, drawn: dict) -> dict:
+    def forward(self, batch: Batch, drawn: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Return the loss, and the mean weight of the signal branch where there is a gate."""
         out, label = self.classifier.outputs(batch["signal"]), batch["label"]
         logits = (out["logits"], *out.get("extra_logits", ()))
-        losses = {"loss": sum(self.criterion(each.float(), label) for each in logits)}
+        loss = sum(self.criterion(each.float(), label) for each in logits)
+        losses: dict[str, torch.Tensor] = {"loss": loss}
         if "gate" in out:
             losses["gate_signal"] = out["gate"][:, 0].float().mean()
         return losses

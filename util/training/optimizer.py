@@ -5,7 +5,9 @@ formats.
 import functools
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +15,12 @@ from torch import nn
 
 from util.config.keys import TrainConfig
 from util.console import note
+from util.contract.encoder import Encoder
 from util.errors import ConfigError
 from util.processes import collectives
 from util.training.lars import LARS
 
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "adam": torch.optim.Adam,
     "sgd": torch.optim.SGD,
@@ -29,38 +32,40 @@ FUSED = ("adamw", "adam", "sgd")  # one kernel for all parameters
 def parameter_groups(
     model: nn.Module, weight_decay: float, *, decay_all: bool = False, layer_decay: float = 1.0
 ) -> list[dict]:
-    """Weight matrices and kernels are decayed; biases, norms, tokens and position embeddings are
-    not.
+    """Return the parameters by how they learn: weight matrices and kernels are decayed; biases,
+    norms, tokens and position embeddings are not.
 
-    ``decay_all`` decays everything, as the published ST-MEM scripts did.  Frozen parameters may
-    be thawed later (freeze_epochs), so all of them are listed except those that never learn (no
-    gradient at construction). ``layer_decay`` is the learning rate's factor from one level of
-    ``model.encoder`` to the next, from the heads down (Bao et al., BEiT, ICLR 2022); a group has
-    it as "lr_scale".
+    Frozen parameters may be thawed later (freeze_epochs), so all of them are listed except those
+    that never learn (no gradient at construction).
+
+    Args:
+        model: whose parameters; with a ``layer_decay`` it has an ``encoder``.
+        weight_decay: of those that are decayed.
+        decay_all: decay everything, as the published ST-MEM scripts did.
+        layer_decay: the learning rate's factor from one level of ``model.encoder`` to the next,
+            from the heads down (Bao et al., BEiT, ICLR 2022); a group has it as "lr_scale".
     """
-    steps = (
-        {}
-        if layer_decay == 1
-        else {
-            parameter: model.encoder.level_of(name)
-            for name, parameter in model.encoder.named_parameters()
+    levels: dict[nn.Parameter, int] = {}
+    if layer_decay != 1:
+        encoder = model.encoder
+        assert isinstance(encoder, Encoder)
+        levels = {
+            parameter: encoder.level_of(name) for name, parameter in encoder.named_parameters()
         }
-    )
-    found = {}
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             matrix = parameter.ndim >= 2 and "weight" in name.rpartition(".")[2]
-            found.setdefault((steps.get(parameter, 0), not (matrix or decay_all)), []).append(
-                parameter
-            )
+            spared = not (matrix or decay_all)
+            groups.setdefault((levels.get(parameter, 0), spared), []).append(parameter)
     return [
         {
-            "params": found[step, spared],
+            "params": groups[level, spared],
             "weight_decay": 0.0 if spared else weight_decay,
             "decayed": not spared,
-            "lr_scale": layer_decay**step,
+            "lr_scale": layer_decay**level,
         }
-        for step, spared in sorted(found)
+        for level, spared in sorted(groups)
     ]
 
 
@@ -91,18 +96,19 @@ def make_optimizer(
         raise ConfigError(f"train.optimizer_kwargs {train.optimizer_kwargs}: {error}") from None
 
 
-def load_optimizer(optimizer, state: dict) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Take over a checkpoint's moments, but not its ``optimizer_kwargs``: the config's hold,
-    changed or not. ValueError: state of other parameter groups, or with another choice of
-    amsgrad.
+    changed or not.
+
+    Raises:
+        ValueError: the state is of other parameter groups, or of another choice of amsgrad.
     """
     groups, scheduled = [], ("params", "lr", "weight_decay")
     for old, new in zip(state["param_groups"], optimizer.param_groups, strict=True):
         if old.get("amsgrad") != new.get("amsgrad"):
             raise ValueError("amsgrad cannot change in the middle of a run")
-        groups.append(
-            {**old, **{name: value for name, value in new.items() if name not in scheduled}}
-        )
+        kept = {name: value for name, value in new.items() if name not in scheduled}
+        groups.append({**old, **kept})
     optimizer.load_state_dict({**state, "param_groups": groups})
 
 
@@ -119,8 +125,8 @@ def resolve_lr(train: TrainConfig, batch_size: int, world: int) -> float:
 
 
 def lr_at(epoch: float, *, lr: float, min_lr: float, warmup_epochs: float, epochs: float) -> float:
-    """Learning rate at a position in epochs: linear from 0 over the warm-up, then half a cosine
-    down to min_lr, where it stays (the published schedule rose again past its end).
+    """Return the learning rate at a position in epochs: linear from 0 over the warm-up, then half
+    a cosine down to min_lr, where it stays (the published schedule rose again past its end).
     """
     if epoch < warmup_epochs:
         return lr * epoch / warmup_epochs
@@ -129,8 +135,8 @@ def lr_at(epoch: float, *, lr: float, min_lr: float, warmup_epochs: float, epoch
 
 
 def weight_decay_at(epoch: float, *, start: float, end: float | None, epochs: float) -> float:
-    """Half a cosine from ``start`` to ``end`` over the run; constant if ``end`` is None (DINO,
-    section A).
+    """Return the weight decay at a position in epochs: half a cosine from ``start`` to ``end`` over
+    the run, constant if ``end`` is None (DINO, section A).
     """
     if end is None:
         return start
@@ -208,26 +214,21 @@ class Schedule:
 
 # ============ number formats ============
 def resolve_amp(amp: str, device: torch.device) -> torch.dtype | None:
-    """The autocast type for ``train.amp`` on this device, None for plain float32."""
+    """Return the autocast type for ``train.amp`` on this device, None for plain float32."""
     if amp == "auto":
         if device.type != "cuda":
             return None
-        return (
-            torch.bfloat16
-            if torch.cuda.is_bf16_supported(including_emulation=False)
-            else torch.float16
-        )
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if bf16 else torch.float16
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "none": None}[amp]
 
 
 def set_matmul_precision(choice: str, device: torch.device) -> None:
-    """Set what ``train.matmul_precision`` asks for; what ``auto`` makes of it is said.  Process 0
-    decides for all.
-    """
+    """Set what ``train.matmul_precision`` asks for, and say what ``auto`` makes of it."""
     if choice == "auto":
-        choice, why = (
-            ("high", "on a GPU") if device.type == "cuda" else collectives.on_main(_best_on_cpu)
-        )
+        choice, why = "high", "on a GPU"
+        if device.type != "cuda":  # measured: process 0 decides for all
+            choice, why = collectives.on_main(_best_on_cpu)
         note(f"float32 products: matmul_precision {choice}, {why}")
     torch.set_float32_matmul_precision(choice)
 
@@ -243,20 +244,20 @@ def _best_on_cpu() -> tuple[str, str]:
     before = torch.get_float32_matmul_precision()
     error = {precision: _products_error(precision) for precision in ("highest", "medium")}
     seconds = dict.fromkeys(error, math.inf)
-    for precision in [
-        *error
-    ] * 4:  # in turns, and the fastest counts: other work on the machine only slows them
+    # In turns, and the fastest counts: other work on the machine only slows them
+    for precision in [*error] * 4:
         seconds[precision] = min(seconds[precision], _products_seconds(precision))
     torch.set_float32_matmul_precision(before)
     ratio = seconds["highest"] / seconds["medium"]
     exact = error["medium"] < max(2e-6, 2 * error["highest"])
-    return "medium" if exact and ratio > 1.5 else "highest", (
+    why = (
         f"as on this processor medium is {ratio:.1f} times as fast and errs by "
         f"{error['medium']:.0e} ({error['highest']:.0e} with highest)"
     )
+    return "medium" if exact and ratio > 1.5 else "highest", why
 
 
-def _products(dtype=torch.float32):
+def _products(dtype: torch.dtype = torch.float32) -> Callable[[], tuple[torch.Tensor, ...]]:
     """The three products of a linear layer: forward, and both of backward."""
     numbers = torch.Generator().manual_seed(0)
     x, weight, gradient = (
@@ -281,6 +282,6 @@ def _products_seconds(precision: str) -> float:
     return time.process_time() - start
 
 
-def autocast(device: torch.device, dtype: torch.dtype | None):
-    """Autocast to ``dtype``; to nothing for None."""
+def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    """Return a context that casts to ``dtype``; to nothing for None."""
     return torch.autocast(device.type, dtype, enabled=dtype is not None)

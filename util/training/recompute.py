@@ -10,9 +10,10 @@ from util.errors import ConfigError
 
 
 def recompute_blocks(model: nn.Module) -> None:
-    """Let every transformer block of ``model`` keep its input alone, and compute the rest again
-    in the backward pass; loss, gradients and what dropout draws stay the same.  In place; names
-    in checkpoints do not change.
+    """Make every transformer block of ``model``, in place, keep its input alone and compute the
+    rest again in the backward pass.
+
+    Loss, gradients, what dropout draws and names in checkpoints stay the same.
 
     Raises:
         ConfigError: there is none.

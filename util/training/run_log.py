@@ -1,12 +1,16 @@
-"""What a run tells: progress bar, TensorBoard, JSON lines and PNG figures, all by process 0
+"""The files of a run: progress bar, TensorBoard, JSON lines and PNG figures, all by process 0
 alone.
 """
 
 import contextlib
 import gc
 import json
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -24,46 +28,50 @@ class RunLog:
 
     Args:
         folder: of the run; made if missing.
-        epoch, step: where the run resumes: later lines, of a run cut off after its last
-            checkpoint, go.
+        epoch: where the run resumes: later lines, of a run cut off after its last checkpoint, go.
+        step: likewise, within the epoch.
         position: the same in epochs; later TensorBoard points go.
     """
 
-    def __init__(self, folder, epoch=0, step=0, position=0.0):
-        self.folder, self.writer = Path(folder), None
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        epoch: int = 0,
+        step: int = 0,
+        position: float = 0.0,
+    ):
+        self.folder = Path(folder)
+        self.writer: SummaryWriter | None = None  # on process 0
         collectives.on_main(lambda: self._open(epoch, step, position))
 
-    def _open(self, epoch, step, position):
+    def _open(self, epoch: int, step: int, position: float) -> None:
         with self._writing():
             (self.folder / "figures").mkdir(parents=True, exist_ok=True)
             self._cut("log.txt", lambda line: line["epoch"] < epoch)
             self._cut("log_steps.txt", lambda line: (line["epoch"], line["step"]) <= (epoch, step))
-            self.writer = SummaryWriter(
-                self.folder / "tensorboard", purge_step=int(1000 * position) + 1
-            )
+            tensorboard = self.folder / "tensorboard"
+            self.writer = SummaryWriter(tensorboard, purge_step=int(1000 * position) + 1)
 
     @contextlib.contextmanager
-    def _writing(self):
+    def _writing(self) -> Iterator[None]:
         """A full disk or a read-only folder as one sentence."""
         try:
             yield
         except OSError as error:
             raise ECGError(
-                f"cannot write to the run's folder {self.folder}: {error.strerror or error}. "
-                "Free "
+                f"cannot write to the run's folder {self.folder}: {error.strerror or error}. Free "
                 "some space or make it writable, resume with --resume auto, or choose another "
                 "--output_dir"
             ) from None
 
-    def _cut(self, name, keep):
+    def _cut(self, name: str, keep: Callable[[dict], bool]) -> None:
+        """Drop the lines of a file that are not to be kept."""
         path = self.folder / name
         if not path.exists():
             return
         with replacing(path, "w") as file:
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                with contextlib.suppress(
-                    ValueError, KeyError, TypeError
-                ):  # of a line torn by a kill
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # torn by a kill
                     if keep(json.loads(line)):
                         file.write(line + "\n")
 
@@ -76,21 +84,23 @@ class RunLog:
             with self._writing(), open(self.folder / name, "a", encoding="utf-8") as file:
                 file.write(json.dumps(rounded) + "\n")
 
-    def scalars(self, values: dict, epoch: float) -> None:
-        """TensorBoard scalars at x = 1000 * epoch, so that runs of different batch size line up."""
+    def scalars(self, values: dict[str, float], epoch: float) -> None:
+        """Write TensorBoard scalars at x = 1000 * epoch, so that runs of different batch size line
+        up.
+        """
         if self.writer:
             with self._writing():
                 for name, value in values.items():
                     self.writer.add_scalar(name, value, int(1000 * epoch))
 
-    def histogram(self, name: str, values, epoch: float) -> None:
-        """A TensorBoard histogram."""
+    def histogram(self, name: str, values: np.ndarray, epoch: float) -> None:
+        """Write a TensorBoard histogram."""
         if self.writer:
             with self._writing():
                 self.writer.add_histogram(name, values, int(1000 * epoch))
 
-    def figure(self, name: str, figure, epoch: float) -> None:
-        """A matplotlib Figure to TensorBoard and to figures/<name>-<epoch>.png."""
+    def figure(self, name: str, figure: Figure, epoch: float) -> None:
+        """Write a figure to TensorBoard and to figures/<name>-<epoch>.png."""
         if self.writer:
             with self._writing():
                 figure.savefig(self.folder / "figures" / f"{name}-{int(epoch):04d}.png", dpi=100)
@@ -100,8 +110,8 @@ class RunLog:
             figure.clear()
             gc.collect()
 
-    def bar(self, total: int, title: str, done: int):
-        """A progress bar with ETA, silent on other processes."""
+    def bar(self, total: int, title: str, done: int) -> tqdm:
+        """Return a progress bar with ETA, silent on other processes."""
         return tqdm(
             total=total,
             initial=done,
@@ -118,6 +128,6 @@ class RunLog:
             self.writer.flush()
 
     def close(self) -> None:
-        """The last thing to call."""
+        """Close the files; the last thing to call."""
         if self.writer:
             self.writer.close()

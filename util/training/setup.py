@@ -9,13 +9,14 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
 from torch import nn
 
 from util.config.crops import steps_after_crop
-from util.config.fields import keys_of, to_mapping
+from util.config.fields import Key, keys_of, to_mapping
 from util.config.keys import DatasetConfig, FinetuneConfig, JobConfig
 from util.config.load import ROOT, save_config
 from util.console import note
@@ -154,16 +155,23 @@ def evaluation_transforms(config: FinetuneConfig) -> tuple[Cropping, Pipeline]:
 def _refuse_both(lists: str, data: DatasetConfig, keys: tuple[str, ...]) -> None:
     """A ConfigError where a list of transforms and a key say the same thing."""
     for name, spec in keys_of(type(data)).items():
-        if name in keys and getattr(data, name) != spec.default:
+        changed = isinstance(spec, Key) and getattr(data, name) != spec.default
+        if name in keys and changed:
             raise ConfigError(
                 f"dataset.{name} has no effect beside {lists}, which says all of it; leave out one"
             )
 
 
 # ============ model ============
+@overload
+def build_configured(config: JobConfig) -> Method: ...
+@overload
+def build_configured(config: JobConfig, num_classes: int) -> Encoder: ...
+
+
 def build_configured(config: JobConfig, num_classes: int | None = None) -> nn.Module:
-    """Build the config's model for its data, initialised by its seed; a classifier if there are
-    classes.
+    """Build the config's model for its data, initialised by its seed; an encoder with a head if
+    there are classes.
     """
     torch.manual_seed(config.seed)
     data = config.dataset
@@ -173,8 +181,10 @@ def build_configured(config: JobConfig, num_classes: int | None = None) -> nn.Mo
 
 @torch.no_grad()
 def check_input(encoder: Encoder, leads: int, length: int) -> None:
-    """Put one blank crop through the encoder: a ConfigError before any work starts where sizes do
-    not fit.
+    """Put one blank crop through the encoder before any work starts.
+
+    Raises:
+        ConfigError: sizes do not fit.
     """
     training = encoder.training
     try:
@@ -190,7 +200,7 @@ def check_input(encoder: Encoder, leads: int, length: int) -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds of Python, NumPy and torch, another for each process; models are built before."""
+    """Seed Python, NumPy and torch, each process otherwise; models are built before."""
     seed = seed + 1000 * collectives.rank()
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -198,14 +208,15 @@ def seed_everything(seed: int) -> None:
 
 
 def revision() -> str:
-    """The code's git revision, with a + where it has been changed since; "unknown" where git has
-    none.
+    """Return the code's git revision, with a + where it has been changed since; "unknown" where
+    git has none.
     """
 
-    def git(*words):
+    def git(*words: str) -> str:
         command = ["git", "-C", str(ROOT), *words]
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
+        return ""
 
     changed = git(
         "status", "--porcelain", "--untracked-files=no", "--", ":!results", ":!RESULTS.md"

@@ -7,22 +7,22 @@ import os
 import random
 import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 
+from util.config.keys import JobConfig
 from util.console import note
 from util.contract.method import Method
+from util.data.dataset import CropDataset, TrainingBatches
 from util.errors import CheckpointError
 from util.processes import collectives
 from util.scoring.scores import lower_is_better
 from util.training import checkpoint
 from util.training.meters import Meters
 from util.training.optimizer import load_optimizer
-
-if TYPE_CHECKING:  # the engine imports this module
-    from util.training.engine import Training
 
 # keys that change no result
 IRRELEVANT = {"resume", "start_epoch", "output_dir", "exp_name", "device"}
@@ -79,26 +79,42 @@ class TrainState:
         self.best = best
 
 
+class Run(Protocol):
+    """What of a training (util/training/engine.py) a checkpoint is made of and restored to."""
+
+    state: TrainState
+    config: JobConfig
+    resolved: dict
+    dataset: CropDataset
+    batches: TrainingBatches
+    folder: Path
+    last_saved: str | None
+
+    def position(self) -> float:
+        """Return where the run stands, in epochs."""
+        ...
+
+
 # ============ checkpoints ============
-def content_of(training: "Training") -> dict:
+def content_of(run: Run) -> dict:
     """Return a checkpoint's content; every process must call this."""
-    training.state.meters.gather(training.last_saved)
-    state = training.state.state_dict()
+    run.state.meters.gather(run.last_saved)
+    state = run.state.state_dict()
     state["metrics"] |= {
-        "data": training.dataset.checksums,
-        "per_step": training.batches.per_step,
-        "offset": training.batches.offset,
+        "data": run.dataset.checksums,
+        "per_step": run.batches.per_step,
+        "offset": run.batches.offset,
         "matmul_precision": torch.get_float32_matmul_precision(),
     }
     return state | {
-        "config": training.resolved,
-        "scheduler": {"position": training.position()},  # schedules are functions of the position
+        "config": run.resolved,
+        "scheduler": {"position": run.position()},  # schedules are functions of the position
         "rng": collectives.gather_objects(random_state()),
     }
 
 
-def resume(training: "Training") -> str | None:
-    """Put a ``Training`` where the checkpoint stands that ``config.resume`` names; return its
+def resume(run: Run) -> str | None:
+    """Put a run where the checkpoint stands that ``config.resume`` names; return its
     path, or None where there is none and the run starts afresh, at ``config.start_epoch``.
 
     Process 0 looks for it, reads and checks it; all take over what it read.  So other processes
@@ -107,18 +123,18 @@ def resume(training: "Training") -> str | None:
     Raises:
         CheckpointError: it does not fit this run.
     """
-    config, state = training.config, training.state
-    path, content = collectives.on_main(lambda: _read(config.resume, training.folder))
+    config, state = run.config, run.state
+    path, content = collectives.on_main(lambda: _read(config.resume, run.folder))
     if path is None:
         state.epoch = config.start_epoch
-        training.batches.set_epoch(state.epoch)
+        run.batches.set_epoch(state.epoch)
         return None
     try:
-        _check_kind(content["config"], training.resolved, path)
+        _check_kind(content["config"], run.resolved, path)
         state.load_state_dict(content)
-        _restore_surroundings(training, content)
-        _place(training, content, path)
-        changed = differences(content["config"], training.resolved)
+        _restore_surroundings(run, content)
+        _place(run, content, path)
+        changed = differences(content["config"], run.resolved)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
@@ -126,7 +142,7 @@ def resume(training: "Training") -> str | None:
             "config.yaml, or choose another --exp_name"
         ) from None
     check_agreement(state)
-    if content["metrics"].get("data", training.dataset.checksums) != training.dataset.checksums:
+    if content["metrics"].get("data", run.dataset.checksums) != run.dataset.checksums:
         note(
             "note: the store or the labels are not those of the checkpoint's run; start anew, "
             "under another --exp_name, for scores of one data set"
@@ -174,10 +190,10 @@ def _check_kind(old: dict, new: dict, path: str) -> None:
             )
 
 
-def _restore_surroundings(training: "Training", content: dict) -> None:
+def _restore_surroundings(run: Run, content: dict) -> None:
     """The precision of products and the random generators of this process."""
     precision = content["metrics"].get("matmul_precision")
-    if precision and training.config.train.matmul_precision == "auto":
+    if precision and run.config.train.matmul_precision == "auto":
         # Its trial may end otherwise at another time; a resumed run must not.
         torch.set_float32_matmul_precision(precision)
         note(f"float32 products: matmul_precision {precision}, as before the interruption")
@@ -190,13 +206,13 @@ def _restore_surroundings(training: "Training", content: dict) -> None:
         )
 
 
-def _place(training: "Training", content: dict, path: str) -> None:
+def _place(run: Run, content: dict, path: str) -> None:
     """Go on with the first record that the epoch has not shown, or with
     ``config.start_epoch``.  That counts once: a checkpoint of a run that began there has it
     behind itself, unless it is named explicitly.
     """
-    config, batches, metrics = training.config, training.batches, content["metrics"]
-    state = training.state
+    config, batches, metrics = run.config, run.batches, content["metrics"]
+    state = run.state
     epoch, step, offset = content["epoch"], content["step"], metrics.get("offset", 0)
     if step and metrics["per_step"] != batches.per_step:
         step, offset = divmod(offset + step * metrics["per_step"], batches.per_step)

@@ -8,37 +8,73 @@ own key names: in the whole fusion DINO's keys match none, which the published s
 notice.
 """
 
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypedDict
 
 import torch
 
+from util.contract.encoder import Encoder
 from util.errors import CheckpointError
 from util.training import checkpoint
 
 # What the self-supervised scripts leave in ./checkpoints, best first.
-PUBLISHED_FILES = {
+PUBLISHED_FILES: dict[str, tuple[str, ...]] = {
     "signal": ("DINO_signal_student.pth", "SIMCLR_signal.pth", "BYOL_signal.pth"),
     "spectrogram": ("DINO_spectrogram_student.pth",),
 }
 
 
+class EncoderFile(TypedDict):
+    """What a file says of an encoder.
+
+    Attributes:
+        state: tensors by name.
+        leads: names of those that it was trained on, None if the file does not say.
+    """
+
+    state: dict[str, torch.Tensor]
+    leads: list[str] | None
+
+
 # ============ one encoder ============
-def without_heads(encoder, state: dict) -> dict:
-    """What of a state dict pre-training knows: all but the encoder's heads."""
+def without_heads(encoder: Encoder, state: dict[str, Any]) -> dict[str, Any]:
+    """Return what pre-training knows of a state dict: all but the encoder's heads."""
     prefixes = tuple(f"{name}." for name in encoder.fresh_parts)
     return {name: value for name, value in state.items() if not name.startswith(prefixes)}
 
 
-def save_encoder(encoder, path, *, epoch: int, config: dict, leads) -> None:
-    """Write an encoder file; ``leads`` are the names of those that it was trained on."""
+def save_encoder(
+    encoder: Encoder,
+    path: str | os.PathLike,
+    *,
+    epoch: int,
+    config: dict,
+    leads: Iterable[str],
+) -> None:
+    """Write an encoder file.
+
+    Args:
+        encoder: whose weights are written, without the heads.
+        path: the file.
+        epoch: in which they were reached.
+        config: of the training, resolved.
+        leads: names of those that it was trained on.
+    """
     state = without_heads(encoder, encoder.state_dict())
     checkpoint.save(checkpoint.content(state, config, epoch, leads=list(leads)), path)
 
 
-def read_encoder(path) -> dict:
-    """{"state": tensors by name, "leads": names, or None if the file does not say} of
-    encoder.pth, a pre-training checkpoint (its ``encoder.`` part), a fine-tuned checkpoint, or a
-    bare state dict.
+def read_encoder(path: str | os.PathLike) -> EncoderFile:
+    """Read the tensors of an encoder, and the names of its leads.
+
+    Args:
+        path: encoder.pth, a pre-training checkpoint (of which the ``encoder.`` part is read), a
+            fine-tuned checkpoint, or a bare state dict.
+
+    Raises:
+        CheckpointError: it is unreadable or holds no tensors.
     """
     content = checkpoint.load(path, "encoder file")
     state = content["model"] if isinstance(content.get("model"), dict) else content
@@ -56,19 +92,24 @@ def read_encoder(path) -> dict:
     return {"state": state, "leads": leads if isinstance(leads, list) else None}
 
 
-def load_encoder(model, path) -> str:
+def load_encoder(model: Encoder, path: str | os.PathLike) -> str:
     """Load pre-trained weights into ``model``: everything but the heads must be there and fit.
-    Returns a line for people: how many tensors matched, and which were left to train anew.
+
+    Returns:
+        a line for people: how many tensors matched, and which were left to train anew.
+
+    Raises:
+        CheckpointError: something does not fit; the model stays as it is.
     """
-    found = read_encoder(path)
-    given = without_heads(model, model.adapt_leads(found["state"], found["leads"]))
-    own = model.state_dict()
-    wanted = set(without_heads(model, own))
+    file = read_encoder(path)
+    given = without_heads(model, model.adapt_leads(file["state"], file["leads"]))
+    here = model.state_dict()
+    wanted = set(without_heads(model, here))
     matched = sorted(wanted & set(given))
     problems = [
-        f"{name} is {tuple(given[name].shape)} in the file but {tuple(own[name].shape)} here"
+        f"{name} is {tuple(given[name].shape)} in the file but {tuple(here[name].shape)} here"
         for name in matched
-        if own[name].shape != given[name].shape
+        if here[name].shape != given[name].shape
     ]
     problems += [f"{name} is missing in the file" for name in sorted(wanted - set(given))]
     problems += [f"{name} of the file has no place here" for name in sorted(set(given) - wanted)]
@@ -77,19 +118,24 @@ def load_encoder(model, path) -> str:
         raise CheckpointError(
             f"{path} does not fit the model: {len(matched)} of {len(wanted)} encoder tensors "
             f"match; {listed}. Check model_name, model.* and dataset.lead against the "
-            "pre-training "
-            "run's config.yaml"
+            "pre-training run's config.yaml"
         )
-    model.load_state_dict({**own, **given})
+    model.load_state_dict({**here, **given})
     return (
         f"loaded {len(matched)} of {len(wanted)} encoder tensors from {path}; the head starts anew"
     )
 
 
 # ============ into any model ============
-def check_pretrained(path) -> None:
-    """Fail early for a path that holds no readable encoder at all."""
-    files = _present(path, *PUBLISHED_FILES) if Path(path).is_dir() else [path]
+def check_pretrained(path: str | os.PathLike) -> None:
+    """Fail early for a path that holds no readable encoder at all.
+
+    Raises:
+        CheckpointError: it does not.
+    """
+    files = [Path(path)]
+    if files[0].is_dir():
+        files = _present(path, *PUBLISHED_FILES)
     if not files:
         wanted = ", ".join(name for names in PUBLISHED_FILES.values() for name in names)
         raise CheckpointError(
@@ -100,7 +146,7 @@ def check_pretrained(path) -> None:
         read_encoder(file)
 
 
-def load_pretrained(model, path) -> str:
+def load_pretrained(model: Encoder, path: str | os.PathLike) -> str:
     """Load pre-trained weights into ``model``, every tensor of an encoder or none.
 
     Args:
@@ -110,37 +156,38 @@ def load_pretrained(model, path) -> str:
             first of each branch.  A single file goes to the branch that it fits, or to the whole
             fusion if it is one's own encoder.pth.
 
-    Returns lines for people: how many tensors matched, and what starts anew.
+    Returns:
+        lines for people: how many tensors matched, and what starts anew.
+
+    Raises:
+        CheckpointError: nothing fits.
     """
     check_pretrained(path)
-    branches = model.branches
-    if not Path(path).is_dir():
-        return (
-            _first_fit({"fusion": model, **branches}, [path])
-            if branches
-            else load_encoder(model, path)
-        )
+    branches, is_folder = model.branches, Path(path).is_dir()
     if not branches:
-        return _first_fit({"encoder": model}, _present(path, *PUBLISHED_FILES))
+        if is_folder:
+            return _first_fit({"encoder": model}, _present(path, *PUBLISHED_FILES))
+        return load_encoder(model, path)
+    if not is_folder:
+        return _first_fit({"fusion": model, **branches}, [path])
     lines = []
     for role, branch in branches.items():
         files = _present(path, role)
-        wanted = " or ".join(PUBLISHED_FILES.get(role, ["file"]))
-        lines.append(
-            _first_fit({role: branch}, files[:1])
-            if files
-            else f"{role} branch: no {wanted} in {path}, it starts anew"
-        )
+        if files:
+            lines.append(_first_fit({role: branch}, files[:1]))
+        else:
+            wanted = " or ".join(PUBLISHED_FILES.get(role, ["file"]))
+            lines.append(f"{role} branch: no {wanted} in {path}, it starts anew")
     return "\n".join(lines)
 
 
-def _present(folder, *roles) -> list[Path]:
+def _present(folder: str | os.PathLike, *roles: str) -> list[Path]:
     """The published files of these branches that are in ``folder``, best first."""
     files = [Path(folder) / name for role in roles for name in PUBLISHED_FILES.get(role, ())]
     return [file for file in files if file.is_file()]
 
 
-def _first_fit(models: dict, files: list) -> str:
+def _first_fit(models: Mapping[str, Encoder], files: Sequence[str | os.PathLike]) -> str:
     """Load the first file into the first model that it fits; a line that says so."""
     reasons = []
     for file in files:
@@ -150,10 +197,8 @@ def _first_fit(models: dict, files: list) -> str:
             except CheckpointError as error:
                 reasons.append(f"as {role}: {error}")
                 continue
-            others = ", ".join(
-                name for name in models if role != "fusion" and name not in (role, "fusion")
-            )
-            return f"{role}: {line}" + (
-                f"; {others} branch, gate and heads start anew" if others else ""
-            )
+            others = [name for name in models if name not in (role, "fusion")]
+            if role == "fusion" or not others:
+                return f"{role}: {line}"
+            return f"{role}: {line}; {', '.join(others)} branch, gate and heads start anew"
     raise CheckpointError("\n  ".join(["no weights were transferred:", *reasons]))

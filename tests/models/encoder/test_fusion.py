@@ -318,8 +318,8 @@ def moved(frozen, mode="finetune", thaw=False, **variant):
     model = small(frozen=frozen, **variant)
     task = SupervisedTask(model, mode=mode)
     if thaw:  # freeze_epochs, then everything
-        task.freeze(True)
-        task.freeze(False)
+        task.freeze(frozen=True)
+        task.freeze(frozen=False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     train = TrainConfig(epochs=1, optimizer="sgd", weight_decay=0.1, decay_all=True)
     optimizer = make_optimizer(task, train, 0.1)

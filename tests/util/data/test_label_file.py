@@ -58,15 +58,16 @@ def test_words_such_as_true_among_others_are_words(write):
     assert read_label_file(write("record,seen\na,true\nb,maybe\n"), RECORDS)[1] == ("maybe", "true")
 
 
-def test_what_does_not_meet_is_counted(write):
+def test_rows_and_records_without_a_partner_are_counted(write, sentences):
     path = write("record,AF\nb,1\nx,0\nd,0\ny,1\n")
     file = load_label_file(path, RECORDS, ignore_unknown=True)
     assert file.has_row.tolist() == [False, True, False, True]
-    assert file.notes == [
+    assert sentences() == [
         "rows left out, whose records the store lacks: 2 of 4, such as x, y",
         "records of the store without a row, whose labels are unknown: 2 of 4",
     ]
-    assert load_label_file(write("record,AF\na,1\nb,0\nc,1\nd,0\n"), RECORDS).notes == []
+    load_label_file(write("record,AF\na,1\nb,0\nc,1\nd,0\n"), RECORDS)
+    assert sentences() == []
 
 
 def test_excels_utf8_and_names_that_look_like_numbers(write):

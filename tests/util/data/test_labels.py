@@ -424,7 +424,7 @@ def test_where_all_is_known_the_loss_is_the_plain_one_to_the_last_bit():
     )
 
 
-def test_regression_is_learned_standardised_and_read_in_its_own_units():
+def test_regression_is_learned_standardised_and_read_in_its_own_units(sentences):
     values = np.array([[10, 1], [20, np.nan], [60, 3], [np.nan, 5]], np.float32)
     criterion = Criterion.fitted("mse", ("age", "pr"), values)
     assert criterion.share == 6 / 8
@@ -443,7 +443,10 @@ def test_regression_is_learned_standardised_and_read_in_its_own_units():
     )
     again = Criterion(**criterion.about)
     assert torch.equal(again.mean, criterion.mean) and again.classes == ("age", "pr")
-    assert "age 30 +- 21.6" in criterion.notes[0] and Criterion().notes == []
+    criterion.describe()
+    Criterion().describe()
+    (sentence,) = sentences()
+    assert "age 30 +- 21.6" in sentence
     for nothing in (values[:1], values[1:2]):
         with pytest.raises(
             ConfigError, match="pr has no two different known values in the training part"

@@ -287,7 +287,7 @@ def written(folder, text, encoding="utf-8"):
     return path
 
 
-def test_splits_are_read_as_they_stand(tmp_path):
+def test_splits_are_read_as_they_stand(tmp_path, sentences):
     path = written(
         tmp_path,
         "\ufeffrecord, split ,hospital\r\nR5,test,x\r\n R0 "
@@ -298,7 +298,7 @@ def test_splits_are_read_as_they_stand(tmp_path):
         name: list(cells) for name, cells in found.columns.items()
     } == {"record": ["R0", "R1", "R3", "R5"], "split": ["train", "train", "valid", "test"]}
     assert found.sizes == {"train": 2, "valid": 1, "test": 1}
-    assert found.notes == [
+    assert sentences() == [
         "records of the store without a row, which take no part: 1 of 6",
         "records whose split is empty, which take no part: 1",
         "columns without effect: hospital",
@@ -358,17 +358,17 @@ def test_wrong_encodings_and_missing_files_are_sentences(tmp_path):
         read_splits(tmp_path / "none.csv", RECORDS_CSV)
 
 
-def test_unknown_records_may_be_ignored_and_are_counted(tmp_path):
+def test_unknown_records_may_be_ignored_and_are_counted(tmp_path, sentences):
     path = written(tmp_path, "record,split\nR0,train\nR9,test\n")
     found = read_splits(path, RECORDS_CSV, ignore_unknown=True)
     assert list(found.columns["record"]) == ["R0"]
-    assert any("1 of 2" in note for note in found.notes)
+    assert any("1 of 2" in sentence for sentence in sentences())
     with pytest.raises(ConfigError, match="names none of the store's 6 records"):
         read_splits(written(tmp_path, "record,split\nR9,train\n"), RECORDS_CSV, ignore_unknown=True)
 
 
 @pytest.mark.parametrize("kind, one, other", [("split", "train", "test"), ("fold", "1", "10")])
-def test_a_patient_on_two_sides_is_an_error(tmp_path, kind, one, other):
+def test_a_patient_on_two_sides_is_an_error(tmp_path, sentences, kind, one, other):
     """R0 and R1 are one patient of the store; R3's, of the same id, is another one, of another
     database.
     """
@@ -380,10 +380,8 @@ def test_a_patient_on_two_sides_is_an_error(tmp_path, kind, one, other):
         rf"\(R0 in {where}{one}, R1 in {where}{other}\).*--allow_patient_overlap",
     ):
         read_splits(path, RECORDS_CSV)
-    assert (
-        "patients on more than one side, as allowed: 1"
-        in read_splits(path, RECORDS_CSV, allow_patient_overlap=True).notes
-    )
+    read_splits(path, RECORDS_CSV, allow_patient_overlap=True)
+    assert "patients on more than one side, as allowed: 1" in sentences()
     read_splits(written(tmp_path, f"record,{kind}\nR0,{one}\nR1,{one}\nR3,{other}\n"), RECORDS_CSV)
 
 
