@@ -12,6 +12,7 @@ figures/, checkpoint-last.pth, checkpoint-<epoch>.pth, and encoder.pth at the en
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 from util.config.command_line import argument_parser, config_from
 from util.config.keys import PretrainConfig
@@ -62,7 +63,7 @@ def pretrain(config: PretrainConfig) -> Path:
     training = set_up_training(
         config, store, rows, lambda: build_configured(config), device, folder
     )
-    method, train = training.model, training.config.train
+    method, train = training.model, config.train
 
     # ============ train ============
     probe = make_probe(store, config, device)
@@ -112,15 +113,18 @@ def draw_reconstruction(training: Training, usable: np.ndarray, rows: np.ndarray
     start = int(
         Cropping("center", training.dataset.length).starts(int(training.dataset.samples[row]))[0]
     )
-    batch = to_device(training.dataset.__getitems__([(row, start, 0)]), training.device)
+    batch: Any = to_device(training.dataset.__getitems__([(row, start, 0)]), training.device)
     batch["signal"] = training.pipeline.fixed(batch["signal"])
     training.model.eval()
     rebuilt = training.model.reconstruct(batch)
     training.model.train()
     if rebuilt is not None:
+        signal, reconstruction, mask = (part[0].cpu().numpy() for part in rebuilt)
         figure = plot_reconstruction(
-            *(part[0].cpu().numpy() for part in rebuilt),
-            training.dataset.store.fs,
+            signal,
+            reconstruction,
+            mask,
+            fs=training.dataset.store.fs,
             lead_names=parse_leads(training.config.dataset.lead),
             title=None if len(left_out) else "a training record: none is left out",
         )

@@ -7,12 +7,13 @@ Phan et al., Multimodality multi-lead ECG arrhythmia classification using self-s
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from util.config.command_line import add_config_flags
-from util.config.keys import FinetuneConfig, JobConfig, PretrainConfig
+from util.config.keys import FinetuneConfig, PretrainConfig
 from util.config.load import ROOT, find_overlay, load_config
 from util.config.page import describe_keys
 from util.files import replacing
@@ -36,8 +37,8 @@ class Baseline:
     Attributes:
         config: its YAML in configs/, without the suffix.
         folder: what the default --save_folder calls a supervised one.
-        overlays: in configs/overlay/, and start: pre-trained weights, that it takes unless told
-            otherwise.
+        overlays: names in configs/overlay/; the default of --overlay.
+        start: pre-trained weights; the default of --finetune.
         encoders: {file that pre-training leaves: its name in --save_folder}; empty for a
             supervised one.
         switches: {flag that sets the model's argument of that name: its help}.
@@ -45,18 +46,18 @@ class Baseline:
 
     config: str
     folder: str = ""
-    overlays: tuple = ()
+    overlays: tuple[str, ...] = ()
     start: str | None = None
-    encoders: dict = field(default_factory=dict)
-    switches: dict = field(default_factory=dict)
+    encoders: dict[str, str] = field(default_factory=dict)
+    switches: dict[str, str] = field(default_factory=dict)
 
     @property
-    def program(self) -> type[JobConfig]:
+    def program(self) -> type[PretrainConfig] | type[FinetuneConfig]:
         """The program whose configuration keys it takes."""
         return PretrainConfig if self.encoders else FinetuneConfig
 
 
-def _dino(branch):
+def _dino(branch: str) -> dict[str, str]:
     return {f"encoder-{role}.pth": f"DINO_{branch}_{role}.pth" for role in ("student", "teacher")}
 
 
@@ -89,17 +90,19 @@ BASELINES = {
 }
 
 
-def script(file: str, description: str):
-    """``main(argv)`` of the script in ``file``, which does what the description says."""
+def script(file: str, description: str) -> Callable[..., None]:
+    """Return ``main(argv)`` of the script in ``file``, which does what the description says."""
     return partial(run_baseline, Path(file).stem, description)
 
 
-def run_baseline(name: str, description: str, argv=None) -> None:
-    """The command line of experiments/<name>.py; on several processes where --gpu asks for them."""
+def run_baseline(name: str, description: str, argv: list[str] | None = None) -> None:
+    """Run the command line of experiments/<name>.py, on several processes where --gpu asks for
+    them.
+    """
     argv = sys.argv[1:] if argv is None else argv
     baseline = BASELINES[name]
     files = [baseline.config, *(f"overlay/{overlay}" for overlay in baseline.overlays)]
-    leaves = baseline.encoders.values() or (
+    leaves = [*baseline.encoders.values()] or (
         "fold<k>_bestROC.pth",
         "fold<k>_bestPRC.pth",
         "summary.csv",
@@ -121,7 +124,7 @@ def run_baseline(name: str, description: str, argv=None) -> None:
         status = launch(str(ROOT / "experiments" / f"{name}.py"), options, list(argv))
         if status:
             raise SystemExit(status)
-    elif baseline.encoders:
+    elif isinstance(config, PretrainConfig):
         from main_pretrain import pretrain  # with torch, which --help and a wrong flag do without
 
         publish_encoders(pretrain(config), Path(arguments.save_folder), baseline.encoders)
@@ -143,7 +146,7 @@ def publish_encoders(folder: Path, place: Path, names: dict[str, str]) -> None:
 
 
 def baseline_parser(baseline: Baseline, description: str) -> argparse.ArgumentParser:
-    """The published flags; none is needed."""
+    """Make the command line of published flags, none of which is needed."""
     parser = argparse.ArgumentParser(
         description=description,
         epilog=describe_keys(baseline.program),
@@ -184,7 +187,9 @@ def baseline_parser(baseline: Baseline, description: str) -> argparse.ArgumentPa
     return parser
 
 
-def _add_supervised_flags(parser, baseline, defaults):
+def _add_supervised_flags(
+    parser: argparse.ArgumentParser, baseline: Baseline, defaults: PretrainConfig | FinetuneConfig
+) -> None:
     parser.add_argument(
         "--lr_rate",
         type=float,
@@ -219,11 +224,13 @@ def _add_supervised_flags(parser, baseline, defaults):
         parser.add_argument(f"--{flag}", action="store_true", help=text)
 
 
-def baseline_config(baseline: Baseline, arguments, device: str) -> JobConfig:
-    """The resolved config of a baseline's flags; they win over --set, that over overlays, those
+def baseline_config(
+    baseline: Baseline, arguments: argparse.Namespace, device: str
+) -> PretrainConfig | FinetuneConfig:
+    """Resolve the config of a baseline's flags; they win over --set, that over overlays, those
     over the YAML.
     """
-    flags = {
+    flags: dict = {
         "device": device,
         "resume": arguments.resume,
         "dataloader": {"batch_size": arguments.batch_size},

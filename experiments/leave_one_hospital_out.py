@@ -95,10 +95,11 @@ def leave_out(config: FinetuneConfig, min_records: int) -> dict:
     """Run what ``config_without`` made; return its row of the matrix, with a remark in place of
     scores where it cannot be.
     """
-    row = {"test_database": config.dataset.test_database, "remark": ""}
+    row: dict = {"test_database": config.dataset.test_database, "remark": ""}
     try:
         with quietly():  # the job itself will say it
-            fold = LabelledJob(config).fold(config.dataset.fold)
+            job = LabelledJob(config)
+            fold = job.fold(job.folds[0])
     except ConfigError as error:
         return row | {"remark": f"skipped: {error}"}
     classes, tested = scored_classes(fold), len(fold.parts["test"])
@@ -114,7 +115,7 @@ def leave_out(config: FinetuneConfig, min_records: int) -> dict:
         return row | {"remark": "skipped: no class that it and the others annotate"}
     (result,) = finetune(config)
     scores, selection = rounded(result.scores), rounded(result.selection)
-    for name in fold.job.scores:
+    for name in job.scores:
         bounds = (f"{name}_low", f"{name}_high")
         row |= {name: scores[name]}
         row |= {key: result.intervals[key] for key in bounds if key in result.intervals}

@@ -27,9 +27,11 @@ labels, go by name.  Weights of a regression leave their predictions in the labe
 
 import argparse
 import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -77,6 +79,7 @@ if __name__ == "__main__":
 
 import numpy as np
 import pandas as pd
+import torch
 from tqdm import tqdm
 
 from util.challenge import CLASSES, NAMES
@@ -85,7 +88,7 @@ from util.data.store import RecordStore, quantise, spread
 from util.errors import CheckpointError, ConfigError, ECGError, RecordError
 from util.evaluation.figures import plot_ecg
 from util.evaluation.inference import predict
-from util.evaluation.trained import load_trained
+from util.evaluation.trained import Trained, load_trained
 from util.files import safe_cell
 from util.leads import leads_of_cell, parse_leads
 from util.recordings.recording import resample_to
@@ -101,20 +104,29 @@ SUMMARY = "summary"
 # ============ recordings ============
 @dataclass
 class Entry:
-    """One recording that could be read: name, file, remarks, and its samples at each rate
-    as a store keeps them.
+    """One recording that could be read.
+
+    Attributes:
+        record: its name.
+        path: of its file.
+        remarks: what readers of its prediction should know.
+        counts: by sampling rate, int16 (n, 12) as a store keeps them.
+        scale: by sampling rate, mV a count.
+        picture: arguments of ``plot_ecg`` for its first ten seconds.
     """
 
     record: str
     path: Path
     remarks: list[str]
-    counts: dict  # fs -> int16 (n, 12)
-    scale: dict  # fs -> mV per count
-    picture: dict  # arguments of plot_ecg: its first ten seconds
+    counts: dict[int, np.ndarray]
+    scale: dict[int, float]
+    picture: dict[str, Any]
 
 
 def find_recordings(given: str) -> list[Path]:
-    """Header files of a folder, at any depth, or of one record, named with or without .hea."""
+    """Return the header files of a folder, at any depth, or of one record, named with or without
+    .hea.
+    """
     path = Path(given)
     one = [
         p for p in (path, path.with_name(f"{path.name}.hea")) if p.suffix == ".hea" and p.is_file()
@@ -138,33 +150,51 @@ class Stored(NamedTuple):
     row: int
 
     @property
-    def about(self):
+    def about(self) -> pd.Series:
         """Its row of records.csv, the same for all rates but for start and length."""
         return next(iter(self.stores.values())).records.iloc[self.row]
 
     @property
-    def stem(self):
+    def stem(self) -> str:
         """The record's name."""
         return self.about["record"]
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.about["path"] or self.stem
 
 
-def stored_records(given, rates) -> list[Stored]:
-    """All records of the store at ``given``."""
-    stores = {fs: store_at(given, fs) for fs in rates}
+Source = Path | Stored  # of a recording
+
+
+def stored_records(place: str, rates: list[int]) -> list[Stored]:
+    """Return all records of the store at a place."""
+    stores = {fs: store_at(place, fs) for fs in rates}
     return [Stored(stores, row) for row in range(len(stores[rates[0]]))]
 
 
-def read_entry(path, rates, longest_crop: float, leads, lead_names=None) -> Entry:
-    """Read a recording, or a ``Stored`` record, at ``rates``, with the rounding of a store.  One
-    shorter than ``longest_crop`` seconds gets a remark, one without all of ``leads`` is a
-    RecordError.
+def read_entry(
+    source: Source,
+    rates: list[int],
+    longest_crop: float,
+    leads: Iterable[str],
+    lead_names: dict[str, str] | None = None,
+) -> Entry:
+    """Read a recording at several rates, with the rounding of a store.
+
+    Args:
+        source: its header file, or its record of a store.
+        rates: sampling rates in Hz.
+        longest_crop: seconds; a shorter recording gets a remark.
+        leads: which it must have.
+        lead_names: other names of leads, of --lead_names.
+
+    Raises:
+        RecordError: the recording cannot be read, or lacks a lead.
     """
-    entry, seconds = (
-        _read_stored(path) if isinstance(path, Stored) else _read_file(path, rates, lead_names)
-    )
+    if isinstance(source, Stored):
+        entry, seconds = _read_stored(source)
+    else:
+        entry, seconds = _read_file(source, rates, lead_names)
     missing = [lead for lead in leads if lead not in entry.picture["lead_names"]]
     if missing:
         raise RecordError(f"lead {', '.join(missing)} missing, which the model needs")
@@ -178,55 +208,61 @@ def read_entry(path, rates, longest_crop: float, leads, lead_names=None) -> Entr
     return entry
 
 
-def _read_file(path, rates, lead_names):
+def _read_file(
+    path: Path, rates: list[int], lead_names: dict[str, str] | None
+) -> tuple[Entry, float]:
     """(Entry, seconds) of a WFDB recording."""
     recording = read_record(path, lead_names=lead_names)
     fs, counts, scale = recording.fs, {}, {}
-    for rate, signal in resample_to(recording.signal, fs, rates).items():
-        own, microvolts = quantise(signal)
-        counts[rate] = spread(own, recording.leads)
+    resampled = resample_to(recording.signal, fs, rates)
+    for rate in rates:
+        columns, microvolts = quantise(resampled[rate])
+        counts[rate] = spread(columns, recording.leads)
         scale[rate] = microvolts / 1000
     picture = {
         "signal_mv": recording.signal[: int(10 * fs)].copy(),
         "fs": fs,
         "lead_names": recording.leads,
     }
-    return Entry(path.stem, path, [*recording.flags], counts, scale, picture), len(
-        recording.signal
-    ) / fs
+    entry = Entry(path.stem, path, [*recording.flags], counts, scale, picture)
+    return entry, len(recording.signal) / fs
 
 
-def _read_stored(stored):
+def _read_stored(stored: Stored) -> tuple[Entry, float]:
     """(Entry, seconds) of a record of a store."""
     fs, store = max(stored.stores.items())
-    leads, length = (
-        leads_of_cell(stored.about["leads"]),
-        int(store.records["length"].iloc[stored.row]),
-    )
+    leads = leads_of_cell(stored.about["leads"]) or ()
+    length = int(store.records["length"].iloc[stored.row])
     picture = {
         "signal_mv": store.read(stored.row, 0, min(length, 10 * fs), leads),
         "fs": fs,
         "lead_names": leads,
     }
-    counts = {rate: own.counts(stored.row) for rate, own in stored.stores.items()}
-    scale = {rate: own.records["scale"].iloc[stored.row] for rate, own in stored.stores.items()}
+    counts = {rate: each.counts(stored.row) for rate, each in stored.stores.items()}
+    scale = {rate: each.records["scale"].iloc[stored.row] for rate, each in stored.stores.items()}
     remarks = [flag for flag in stored.about["flags"].split("; ") if flag]
     return Entry(stored.stem, Path(str(stored)), remarks, counts, scale, picture), length / fs
 
 
-def read_all(given, failed: list, *how):
-    """Lists of entries, each of about CHUNK_SAMPLES at most, read by ``read_entry`` from what is
-    given; what cannot be read is added to ``failed``.
+def read_all(
+    sources: Sequence[Source], failed: list[dict[str, str]], read: Callable[[Source], Entry]
+) -> Iterator[list[Entry]]:
+    """Yield lists of entries, each of about CHUNK_SAMPLES at most.
+
+    Args:
+        sources: of the recordings.
+        failed: where the summary's row of each is added that cannot be read.
+        read: reads one.
     """
-    chunk, samples, seen = [], 0, {SUMMARY}  # summary.csv is ours
-    for path in tqdm(given, unit="record", desc="predicting"):
+    chunk: list[Entry] = []
+    samples, seen = 0, {SUMMARY}  # summary.csv is ours
+    for path in tqdm(sources, unit="record", desc="predicting"):
         try:
             if path.stem in seen:
                 raise RecordError(f"the name {path.stem} is taken; give the recording another one")
-            entry = read_entry(path, *how)
-        except (
-            Exception
-        ) as error:  # what nobody has foreseen in an untrusted file must not stop the rest
+            entry = read(path)
+        # What nobody has foreseen in an untrusted file must not stop the rest
+        except Exception as error:
             kind = "" if isinstance(error, RecordError) else f"unexpected {type(error).__name__}: "
             failed.append(
                 {"record": path.stem, "file": str(path), "remark": f"not read: {kind}{error}"}
@@ -243,9 +279,14 @@ def read_all(given, failed: list, *how):
 
 
 class MemoryStore:
-    """Entries at one rate with as much of RecordStore's face as a CropDataset needs."""
+    """Entries at one rate, with as much of a RecordStore as a CropDataset needs.
 
-    def __init__(self, entries, fs):
+    Args:
+        entries: the recordings.
+        fs: sampling rate in Hz.
+    """
+
+    def __init__(self, entries: Sequence[Entry], fs: int):
         self.entries, self.fs = entries, fs
         self.records = pd.DataFrame(
             {
@@ -254,21 +295,21 @@ class MemoryStore:
             }
         )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.entries)
 
-    def has_leads(self, leads):
-        """All entries have the leads that the models need."""
+    def has_leads(self, leads: Sequence[str]) -> np.ndarray:
+        """Return that all entries have the leads, as ``read_entry`` saw to it."""
         return np.ones(len(self), bool)
 
-    def counts(self, i, start, length):
-        """int16 (length, 12) of recording i."""
+    def counts(self, i: int, start: int, length: int) -> np.ndarray:
+        """Return int16 (length, 12) of recording i."""
         return self.entries[i].counts[self.fs][start : start + length]
 
 
 # ============ prediction ============
-def load_ensemble(weights) -> list:
-    """The trained classifiers; a CheckpointError where they do not predict the same classes."""
+def load_ensemble(weights: Iterable[str]) -> list[Trained]:
+    """Load trained classifiers; a CheckpointError where they do not predict the same classes."""
     ensemble = [load_trained(path) for path in weights]
     for trained in ensemble[1:]:
         if (trained.codes, trained.task) != (ensemble[0].codes, ensemble[0].task):
@@ -280,23 +321,24 @@ def load_ensemble(weights) -> list:
     return ensemble
 
 
-def probabilities_of(entries, ensemble, device) -> np.ndarray:
-    """Probabilities (records, classes), or a regression's predictions, the ensemble's mean:
-    float64.
+def probabilities_of(
+    entries: Sequence[Entry], ensemble: Sequence[Trained], device: torch.device
+) -> np.ndarray:
+    """Return the ensemble's mean probabilities, or a regression's predictions: float64 (records,
+    classes).
     """
-    total = 0
+    rows, answers = np.arange(len(entries)), []
     for trained in ensemble:
-        config, data, rows = trained.config, trained.config.dataset, range(len(entries))
-        dataset = CropDataset(
-            MemoryStore(entries, data.fs), parse_leads(data.lead), trained.cropping.length
-        )
+        config, data = trained.config, trained.config.dataset
+        store = cast(RecordStore, MemoryStore(entries, data.fs))
+        dataset = CropDataset(store, parse_leads(data.lead), trained.cropping.length)
         batches = EvaluationBatches(
             rows,
             dataset.samples,
             trained.cropping,
             batch_size=config.dataloader.batch_size * data.crops_per_record,
         )
-        found = predict(
+        outputs, _, _ = predict(
             trained.classifier,
             make_loader(dataset, batches),
             trained.pipeline,
@@ -305,33 +347,54 @@ def probabilities_of(entries, ensemble, device) -> np.ndarray:
             loss=trained.criterion.loss,
             device=device,
             amp=resolve_amp(config.train.amp, device),
-        )[0]
-        total = total + trained.criterion.to_units(found)
-    return total / len(ensemble)
+        )
+        answers.append(trained.criterion.to_units(outputs))
+    return sum(answers, np.zeros_like(answers[0])) / len(ensemble)
 
 
 def decide(probabilities: np.ndarray, thresholds: Thresholds | None, task: str) -> np.ndarray:
-    """Outputs, bool (records, classes): by what a search found, or at 0.5 and above; the
-    likeliest class where classes exclude each other; all in regression, where each is an answer.
+    """Return outputs, bool (records, classes): by thresholds of a search, or at 0.5 and above;
+    the likeliest class where classes exclude each other; all in regression, where each is an
+    answer.
     """
     if task == "regression":
         return np.ones_like(probabilities, bool)
     if task == "multiclass":
         return np.eye(probabilities.shape[1], dtype=bool)[probabilities.argmax(axis=1)]
-    return thresholds.decide(probabilities) if thresholds else apply_thresholds(probabilities, 0.5)
+    if thresholds:
+        return thresholds.decide(probabilities)
+    return apply_thresholds(probabilities, np.array(0.5))
 
 
 # ============ output ============
-def in_words(classes, outputs, probabilities, most=8) -> str:
-    """The classes that are output, the likeliest first, for a figure's title."""
-    found = sorted(np.flatnonzero(outputs), key=lambda c: -probabilities[c])
-    text = ", ".join(f"{classes[c]} {probabilities[c]:.2f}" for c in found[:most])
-    return (text or "nothing") + (f" and {len(found) - most} more" if len(found) > most else "")
+def in_words(
+    classes: Sequence[str], outputs: np.ndarray, probabilities: np.ndarray, most: int = 8
+) -> str:
+    """Return the classes that are output, the likeliest first, for a figure's title."""
+    named = sorted(np.flatnonzero(outputs).tolist(), key=lambda c: -probabilities[c])
+    text = ", ".join(f"{classes[c]} {probabilities[c]:.2f}" for c in named[:most])
+    return (text or "nothing") + (f" and {len(named) - most} more" if len(named) > most else "")
 
 
-def write_entry(entry, folder, ensemble, outputs, probabilities, plot) -> dict:
-    """Files of one recording; returns its row of the summary."""
-    first = ensemble[0]
+def write_entry(
+    entry: Entry,
+    folder: Path,
+    first: Trained,
+    outputs: np.ndarray,
+    probabilities: np.ndarray,
+    *,
+    plot: bool,
+) -> dict[str, Any]:
+    """Write the files of one recording; return its row of the summary.
+
+    Args:
+        entry: the recording.
+        folder: of all files.
+        first: of the ensemble, whose classes all of it have.
+        outputs: bool (classes,).
+        probabilities: (classes,).
+        plot: draw it, too.
+    """
     decided = (
         [] if first.task == "regression" else [",".join(str(int(output)) for output in outputs)]
     )
@@ -367,21 +430,20 @@ def main(argv: list[str] | None = None) -> None:
     device, ensemble = one_device(arguments.gpu), load_ensemble(arguments.weights)
     if arguments.thresholds and (ensemble[0].codes != CLASSES or ensemble[0].task != "multilabel"):
         raise ConfigError(
-            "--thresholds are for the Challenge's 24 classes, multi-label, which these weights "
-            "do "
+            "--thresholds are for the Challenge's 24 classes, multi-label, which these weights do "
             "not predict"
         )
     thresholds = load_thresholds(arguments.thresholds) if arguments.thresholds else None
-    folder, rates = (
-        Path(arguments.output),
-        sorted({trained.config.dataset.fs for trained in ensemble}),
-    )
+    folder = Path(arguments.output)
+    rates = sorted({trained.config.dataset.fs for trained in ensemble})
     is_store = any(Path(arguments.input).glob("fs*/meta.json"))
     if is_store and arguments.lead_names:
         raise ConfigError(
             "--lead_names has no effect on a store, whose leads have their names; leave it out"
         )
-    given = stored_records(arguments.input, rates) if is_store else find_recordings(arguments.input)
+    sources: Sequence[Source] = (
+        stored_records(arguments.input, rates) if is_store else find_recordings(arguments.input)
+    )
     for trained in ensemble:
         trained.classifier.to(device)
         trained.pipeline.to(device)
@@ -390,12 +452,20 @@ def main(argv: list[str] | None = None) -> None:
         lead for trained in ensemble for lead in parse_leads(trained.config.dataset.lead)
     )
     folder.mkdir(parents=True, exist_ok=True)
-    rows, failed = [], []
-    for entries in read_all(given, failed, rates, longest, leads, dict(arguments.lead_names)):
+    read = partial(
+        read_entry,
+        rates=rates,
+        longest_crop=longest,
+        leads=leads,
+        lead_names=dict(arguments.lead_names),
+    )
+    rows: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
+    for entries in read_all(sources, failed, read):
         probabilities = probabilities_of(entries, ensemble, device)
         outputs = decide(probabilities, thresholds, ensemble[0].task)
         rows += [
-            write_entry(entry, folder, ensemble, *answer, arguments.plot)
+            write_entry(entry, folder, ensemble[0], *answer, plot=arguments.plot)
             for entry, *answer in zip(entries, outputs, probabilities)
         ]
     failed = [{name: safe_cell(value) for name, value in row.items()} for row in failed]
@@ -407,7 +477,7 @@ def main(argv: list[str] | None = None) -> None:
         "them all"
     )
     if not rows:
-        raise ECGError(f"none of the {len(given)} recordings could be read")
+        raise ECGError(f"none of the {len(sources)} recordings could be read")
 
 
 if __name__ == "__main__":
