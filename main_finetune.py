@@ -99,6 +99,7 @@ def run_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:
         fold=fold.number,
     )
     task, train = training.model, config.train
+    assert isinstance(task, SupervisedTask)
     if train.head_init == "probe" and not training.resumed:
         fit_heads(task, evaluator)
 

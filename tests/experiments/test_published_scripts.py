@@ -107,10 +107,9 @@ def test_published_commands_give_the_published_settings(baseline, command, epoch
         "all",
         "nested",
     )
-    assert data.transforms == [{"random_crop": {"crop_length": 250}}]
-    assert data.eval_transforms == [
-        {"moving_window_crop": {"crop_length": 250, "crop_stride": 125}}
-    ]
+    assert (data.crop, data.filters, data.standardize, data.augment) == (250, None, None, [])
+    assert (data.eval_stride, data.eval_crop) == (125, None)
+    assert data.transforms is None and data.eval_transforms is None
     assert (config.loss or DEFAULT_LOSS["multilabel"]) == "bce" and config.mode == "scratch"
     assert Path(config.output_dir) / config.exp_name == Path(command.split()[-1])
 
@@ -255,6 +254,12 @@ def test_each_fold_keeps_what_was_said_of_the_job_and_of_itself():
         assert said.count(f"==== fold {fold} ====") == 1 and f"==== fold {other} ====" not in said
         assert sum(line.startswith("scratch, ") for line in said) == 1
         assert sum(line.startswith("epoch 2: ") for line in said) == 1
+
+
+def test_the_job_keeps_its_summary_and_what_was_said_of_all_folds():
+    said = (trained_signal() / "console.txt").read_text()
+    summary = pd.read_csv(trained_signal() / "summary.csv", index_col="fold")
+    assert said.count(summary.to_string()) == 1 and "====" not in said and "epoch" not in said
 
 
 def test_defect_10_first_epoch_trains_at_the_peak_then_a_cosine_step_an_epoch():
