@@ -18,7 +18,12 @@ FILTERS = ("highpass", "lowpass")
 FILTER_STEPS = ("highpass_filter", "lowpass_filter")
 FILTER_OPTIONS = ("order", "fs")
 FILTER_KEYS = (*FILTERS, *FILTER_OPTIONS)
-NO_TRAINING_KEYS: dict[str, Any] = {"crop": None, "filters": None, "standardize": None, "augment": []}
+NO_TRAINING_KEYS: dict[str, Any] = {
+    "crop": None,
+    "filters": None,
+    "standardize": None,
+    "augment": [],
+}
 NO_EVALUATION_KEYS: dict[str, Any] = {"eval_crops": 1, "eval_stride": None, "eval_crop": None}
 
 
