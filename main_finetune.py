@@ -28,17 +28,15 @@ import torch
 from util.console import begin, fold_of_job, keep_in, note
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.head_start import fit_heads
+from util.evaluation.probe_job import probe_fold
 from util.evaluation.report import FoldFiles, FoldResult, report_test, save_best, write_summary
 from util.processes import collectives
 from util.processes.stopping import StopRequest
-from util.training.job import Fold, LabelledJob, SupervisedTask, check_start
+from util.training.job import Fold, LabelledJob, SupervisedTask, check_start, make_classifier
 from util.training.setup import (
-    build_configured,
-    check_input,
     set_up_training,
     training_transforms,
 )
-from util.training.transfer import load_pretrained
 
 
 def finetune(config: FinetuneConfig, *, published_names: bool = False) -> list[FoldResult]:
@@ -60,7 +58,8 @@ def finetune(config: FinetuneConfig, *, published_names: bool = False) -> list[F
         with fold_of_job():
             if several:
                 note(f"==== fold {number} ====")
-            results.append(run_fold(job.fold(number), FoldFiles(place, published_names), device))
+            run = probe_fold if config.mode == "probe" else run_fold
+            results.append(run(job.fold(number), FoldFiles(place, published_names), device))
     if several:
         collectives.on_main(lambda: summarise(results, folder))
     return results
@@ -80,13 +79,7 @@ def run_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:
     evaluator = Evaluator(fold, device)
 
     def make_task() -> SupervisedTask:
-        classifier = build_configured(config, len(job.classes))
-        if config.mode != "scratch":
-            # Process 0 reads; the others need not see the file.
-            note(collectives.on_main(lambda: load_pretrained(classifier, config.encoder_path)))
-            collectives.same_tensors(classifier.state_dict().values())
-        check_input(classifier, len(job.leads), job.eval_cropping.length)
-        return SupervisedTask(classifier, fold.criterion, config.mode)
+        return SupervisedTask(make_classifier(job), fold.criterion, config.mode)
 
     training = set_up_training(
         config,
@@ -126,7 +119,7 @@ def run_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:
             training.save_epoch()
 
     # ============ test ============
-    result = report_test(evaluator, training, files)
+    result = report_test(evaluator, task.classifier, files, training.resolved)
     training.log.close()
     return result
 

@@ -62,12 +62,11 @@ finetune=(--config_path "$root/configs/downstream/st_mem.yaml" --set model_name=
 
 step "3/5 pre-training ST-MEM on the unlabelled ECGs"
 bash "$root/run_pretrain.sh" "${common[@]}" "${pretrain[@]}" --exp_name pretrain
-# Heads start as a linear probe of frozen features.  A run whose rate is zero is that probe.
-probe=("${common[@]}" "${finetune[@]}" --set train.epochs=1 --set train.warmup_epochs=0 --set train.steps_per_epoch=1
-       --set train.lr=0)
+# Heads start as a linear probe of frozen features; mode probe is that probe and nothing else.
+probe=("${common[@]}" "${finetune[@]}" --set mode=probe)
 step "4/5 linear probes: an untrained encoder, and the pre-trained one"
-bash "$root/run_downstream.sh" "${probe[@]}" --exp_name random --set mode=scratch
-bash "$root/run_downstream.sh" "${probe[@]}" --exp_name probe --set mode=linprobe --encoder_path "$work/pretrain/encoder.pth"
+bash "$root/run_downstream.sh" "${probe[@]}" --exp_name random
+bash "$root/run_downstream.sh" "${probe[@]}" --exp_name probe --encoder_path "$work/pretrain/encoder.pth"
 step "5/5 fine-tuning it, and the same network from scratch"
 bash "$root/run_downstream.sh" "${common[@]}" "${finetune[@]}" --exp_name finetune --set mode=finetune \
   --encoder_path "$work/pretrain/encoder.pth"

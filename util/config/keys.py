@@ -270,9 +270,14 @@ class FinetuneConfig(JobConfig):
 
     program: ClassVar[str] = "finetune"
     title: ClassVar[str] = "fine-tuning"
-    encoder_path: str = key("", "encoder.pth of a pre-training run (modes finetune and linprobe)")
+    encoder_path: str = key(
+        "", "encoder.pth of a pre-training run (modes finetune, linprobe and probe)"
+    )
     mode: str = key(
-        "scratch", "what is trained and from where", choices=("finetune", "linprobe", "scratch")
+        "scratch",
+        "what is trained and from where; probe: nothing, heads are fitted on frozen features, of "
+        "an untrained encoder where no encoder_path is given",
+        choices=("finetune", "linprobe", "probe", "scratch"),
     )
     loss: str | None = key(
         None,

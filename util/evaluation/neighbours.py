@@ -13,9 +13,7 @@ from util.evaluation.probes import features
 from util.evaluation.report import FoldResult, in_words, write_scores
 from util.processes import collectives
 from util.scoring.scores import compute_scores
-from util.training.job import Fold, LabelledJob, check_start
-from util.training.setup import build_configured
-from util.training.transfer import load_pretrained
+from util.training.job import Fold, LabelledJob, check_start, make_classifier
 
 # as Caron et al., DINO (ICCV 2021), after Wu et al. (CVPR 2018)
 NEIGHBOURS, TEMPERATURE = 20, 0.07
@@ -69,15 +67,11 @@ def score_neighbours(config: FinetuneConfig, k: int = NEIGHBOURS) -> list[FoldRe
 
 
 def _score_fold(fold: Fold, k: int, place: Path, device: torch.device) -> FoldResult:
-    job, config = fold.job, fold.job.config
+    job = fold.job
     count = len(fold.parts["train"])
     if not 0 < k <= count:
         raise ConfigError(f"--k {k}: fold {fold.number} has {count} training records to ask")
-    encoder = build_configured(config, len(job.classes))
-    if config.mode != "scratch":
-        note(collectives.on_main(lambda: load_pretrained(encoder, config.encoder_path)))
-        collectives.same_tensors(encoder.state_dict().values())
-    encoder.to(device)
+    encoder = make_classifier(job).to(device)
     evaluator = Evaluator(fold, device)
     train, test = (
         features(

@@ -9,6 +9,8 @@ from typing import cast
 import pandas as pd
 
 from util.console import note
+from util.contract.encoder import Encoder
+from util.data.store import RecordStore
 from util.evaluation.evaluator import Evaluator, gate_table
 from util.files import write_frame
 from util.processes import collectives
@@ -72,15 +74,37 @@ def save_best(training: Training, values: dict[str, float], files: FoldFiles) ->
             continue
         training.best[name] = value
         if collectives.is_main():
-            content = checkpoint.content(
-                task.classifier.state_dict(),
-                training.resolved,
-                training.epoch - 1,
-                metrics=values,
-                store=training.dataset.store.meta["records_crc32"],  # whose folds these are
-                labels=task.criterion.about,
-            )
-            checkpoint.save(content, files.best(name))
+            store, done = training.dataset.store, training.epoch - 1
+            save_weights(task, training.resolved, done, values, store, files.best(name))
+
+
+def save_weights(
+    task: SupervisedTask,
+    resolved: dict,
+    epoch: int,
+    values: dict[str, float],
+    store: RecordStore,
+    path: Path,
+) -> None:
+    """Write a classifier's weights with all that it takes to use them.
+
+    Args:
+        task: the classifier and what its outputs mean.
+        resolved: the config.
+        epoch: in which these weights were reached.
+        values: scores of the selection records.
+        store: whose folds these are.
+        path: of the file.
+    """
+    content = checkpoint.content(
+        task.classifier.state_dict(),
+        resolved,
+        epoch,
+        metrics=values,
+        store=store.meta["records_crc32"],
+        labels=task.criterion.about,
+    )
+    checkpoint.save(content, path)
 
 
 def improved(name: str, value: float, best: float | None) -> bool:
@@ -91,12 +115,19 @@ def improved(name: str, value: float, best: float | None) -> bool:
 
 
 # ============ test ============
-def report_test(evaluator: Evaluator, training: Training, files: FoldFiles) -> FoldResult:
-    """Score the selected checkpoint on the test records; write test_metrics.csv, the predictions,
+def report_test(
+    evaluator: Evaluator, classifier: Encoder, files: FoldFiles, resolved: dict
+) -> FoldResult:
+    """Score the selected weights on the test records; write test_metrics.csv, the predictions,
     encoder.pth and, where there is a gate, test_gate.csv.
+
+    Args:
+        evaluator: of the fold.
+        classifier: takes the weights.
+        files: where they are, and where the results go.
+        resolved: the config, for encoder.pth.
     """
     collectives.barrier()
-    classifier = cast(SupervisedTask, training.model).classifier
     chosen = files.best(evaluator.job.config.test.target_metric)
     best = collectives.on_main(lambda: checkpoint.load(chosen))
     classifier.load_state_dict(best["model"])
@@ -113,7 +144,7 @@ def report_test(evaluator: Evaluator, training: Training, files: FoldFiles) -> F
             classifier,
             files.folder / "encoder.pth",
             epoch=best["epoch"],
-            config=training.resolved,
+            config=resolved,
             leads=evaluator.job.leads,
         )
         return limits

@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 from util.errors import ECGError
@@ -74,7 +75,7 @@ def run_main(
     return status
 
 
-def _distributed():
+def _distributed() -> ModuleType:
     from util.processes import collectives
 
     return collectives
@@ -100,7 +101,7 @@ def _ending(error: BaseException, again: str | None = None) -> tuple[int, str | 
     return (1, None) if sentence is None else (2, f"error: {sentence}")
 
 
-def _explain(error) -> str | None:
+def _explain(error: BaseException) -> str | None:
     """A sentence for an error that a person can act on, None for one of ours."""
     text = str(error)
     if isinstance(error, ECGError):

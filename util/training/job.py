@@ -23,8 +23,15 @@ from util.leads import parse_leads
 from util.processes import collectives
 from util.scoring.criterion import DEFAULT_LOSS, TASKS, Criterion
 from util.scoring.scores import parse_scores
-from util.training.setup import evaluation_transforms, note_rows, open_store, usable_rows
-from util.training.transfer import check_pretrained
+from util.training.setup import (
+    build_configured,
+    check_input,
+    evaluation_transforms,
+    note_rows,
+    open_store,
+    usable_rows,
+)
+from util.training.transfer import check_pretrained, load_pretrained
 
 PARTS = {"train": "training", "valid": "selection", "test": "test"}
 
@@ -41,7 +48,7 @@ def check_start(config: FinetuneConfig) -> None:
             "mode scratch loads no encoder: choose mode finetune or linprobe, or leave out "
             "encoder_path"
         )
-    if config.mode != "scratch" and not config.encoder_path:
+    if config.mode in ("finetune", "linprobe") and not config.encoder_path:
         raise ConfigError(
             f"mode {config.mode} needs --encoder_path, the encoder.pth of a pre-training run"
         )
@@ -213,13 +220,30 @@ class Fold:
         self.criterion.describe()
 
 
+def make_classifier(job: LabelledJob) -> Encoder:
+    """Build the job's classifier, with the weights of encoder_path where there is one.
+
+    Raises:
+        ConfigError: its sizes do not fit the crops.
+        CheckpointError: the weights do not fit it.
+    """
+    config = job.config
+    classifier = build_configured(config, len(job.classes))
+    if config.encoder_path:
+        # Process 0 reads; the others need not see the file.
+        note(collectives.on_main(lambda: load_pretrained(classifier, config.encoder_path)))
+        collectives.same_tensors(classifier.state_dict().values())
+    check_input(classifier, len(job.leads), job.eval_cropping.length)
+    return classifier
+
+
 class SupervisedTask(Method):
     """A classifier and its criterion, as the engine trains it.
 
     Args:
         classifier: an ``Encoder`` with a head; the losses of all its outputs are summed.
         criterion: its loss.
-        mode: linprobe trains the heads alone and keeps the rest in evaluation mode; else
+        mode: linprobe and probe keep all but the heads as it is, in evaluation mode; else
             everything learns.
     """
 
@@ -230,7 +254,7 @@ class SupervisedTask(Method):
         self.classifier, self.criterion = classifier, criterion or Criterion()
         self.frozen = False
         self.learning = [p for p in classifier.parameters() if p.requires_grad]
-        if mode == "linprobe":
+        if mode in ("linprobe", "probe"):
             self.freeze(frozen=True)
 
     # Not an attribute: its weights would stand twice in the state dict
