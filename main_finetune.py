@@ -33,10 +33,7 @@ from util.evaluation.report import FoldFiles, FoldResult, report_test, save_best
 from util.processes import collectives
 from util.processes.stopping import StopRequest
 from util.training.job import Fold, LabelledJob, SupervisedTask, check_start, make_classifier
-from util.training.setup import (
-    set_up_training,
-    training_transforms,
-)
+from util.training.setup import set_up_training, training_transforms
 
 
 def finetune(config: FinetuneConfig, *, published_names: bool = False) -> list[FoldResult]:

@@ -101,7 +101,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(override, words):
         ("dataset.transforms=standardize", "dataset.transforms must be a list"),
         ("model=[1]", "model must be a mapping"),
         ("train=5", "train must be a mapping of keys, not 5"),
-        ("mode=fine", "mode: 'fine' is not one of finetune, linprobe, scratch"),
+        ("mode=fine", "mode: 'fine' is not one of finetune, linprobe, probe, scratch"),
         ("train.amp=fp32", "not one of auto, bf16"),
         ("train.matmul_precision=low", "not one of auto, highest"),
         ("dataset.fold=null", "dataset.fold must be"),
