@@ -81,12 +81,12 @@ class Training:
         self,
         model: Method,
         config: JobConfig,
+        *,
         dataset: CropDataset,
         batches: TrainingBatches,
         pipeline: Pipeline,
         device: torch.device,
         folder: str | os.PathLike,
-        *,
         schedule: Schedule,
         resolved: dict,
     ):

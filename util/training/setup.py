@@ -193,7 +193,7 @@ def check_input(encoder: Encoder, leads: int, length: int) -> None:
     except (ValueError, RuntimeError) as error:
         raise ConfigError(
             f"the model does not take crops of {leads} leads and {length} samples: {error}. Make "
-            "model.* and the crop_length of dataset.transforms agree"
+            "model.* and dataset.crop agree"
         ) from None
     finally:
         encoder.train(training)
@@ -287,11 +287,11 @@ def set_up_training(
     training = Training(
         model,
         config,
-        dataset,
-        batches,
-        pipeline,
-        device,
-        folder,
+        dataset=dataset,
+        batches=batches,
+        pipeline=pipeline,
+        device=device,
+        folder=folder,
         schedule=Schedule.of(train, lr),
         resolved=resolved(config, lr, fold),
     )
