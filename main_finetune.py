@@ -6,10 +6,11 @@ or more folds.
     bash run_downstream.sh --gpus 0,1,2,3 ...  the same on four GPUs (see run_downstream.sh -h)
 
 Leaves in <output_dir>/<exp_name> (with several folds, in fold<k>/ there): config.yaml,
-console.txt, log.txt, tensorboard/, checkpoint-last.pth, best-loss.pth and best-<metric>.pth
-chosen on the selection fold, encoder.pth, and of the checkpoint that test.target_metric names:
-test_metrics.csv, test_predictions.csv, test_predictions.npz in full precision, test_gate.csv
-where there is a gate. Several folds also leave summary.csv, which console.txt beside it repeats.
+console.txt, log.txt, tensorboard/, checkpoint-last.pth, and best-loss.pth and best-<metric>.pth,
+the weights that score best on the selection fold.  Those of them that test.target_metric names are
+tested, which leaves test_metrics.csv, test_predictions.csv and .npz (in full precision),
+encoder.pth and, with a gate, test_gate.csv.  Several folds also leave summary.csv, which
+console.txt beside it repeats.
 """
 
 import sys
@@ -37,15 +38,15 @@ from util.training.setup import set_up_training, training_transforms
 
 
 def finetune(config: FinetuneConfig, *, published_names: bool = False) -> list[FoldResult]:
-    """Run the job that ``config`` describes, fold after fold; return what each fold's test found.
+    """Run the job that ``config`` describes, fold after fold; return each fold's test results.
 
     Args:
         config: of the job.
-        published_names: name weights as the published scripts do.
+        published_names: name the weights as the published scripts do (fold0_bestROC.pth).
     """
     begin()
     check_start(config)
-    training_transforms(config)  # a mistake in them is said before the store is read
+    training_transforms(config)  # built here only to report a mistake before the store is read
     job = LabelledJob(config)
     device = collectives.start(config.device)
     folder = Path(config.output_dir) / config.exp_name
@@ -98,7 +99,7 @@ def run_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:
         while training.epoch < train.epochs:
             may_freeze = train.freeze_epochs > 0 and config.mode != "linprobe"
             if may_freeze and task.freeze(frozen=training.epoch < train.freeze_epochs):
-                training.build_runner()
+                training.build_runner()  # DDP has to know which parameters have gradients now
             epoch = training.epoch
             line = {"epoch": epoch, **training.train_epoch(stop)}
             values = evaluator.select(training)
@@ -112,7 +113,7 @@ def run_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:
                 f"{name} {value:{'.2e' if name == 'train_lr' else '.4f'}}"
                 for name, value in line.items()
             ]
-            note(f"epoch {epoch + 1}: {', '.join(shown[1:])}")
+            note(f"epoch {epoch + 1}: {', '.join(shown[1:])}")  # all but the epoch
             training.save_epoch()
 
     # ============ test ============

@@ -52,10 +52,11 @@ def pretrain(config: PretrainConfig) -> Path:
     # ============ data and model ============
     begin()
     folder = Path(config.output_dir) / config.exp_name
-    training_transforms(config)  # a mistake in them is said before the store is read
+    training_transforms(config)  # built here only to report a mistake before the store is read
     store = open_store(config)
-    usable = usable_rows(store, config)
+    usable = usable_rows(store, config)  # row numbers: of dataset.databases, with the leads
     data = config.dataset
+    # Without the folds that a downstream test will use, nor other records of the same patients.
     patients = read_labels(store, data).patients if data.labels else None
     rows = rows_left(store, usable, data, patients)
     note_rows(store, config)
@@ -68,7 +69,7 @@ def pretrain(config: PretrainConfig) -> Path:
     # ============ train ============
     probe = make_probe(store, config, device)
     if probe and not training.resumed:
-        # What random weights reach is the yardstick of the curve; kept with the checkpoints.
+        # What random weights reach, to compare the curve with; checkpoints keep training.best.
         training.best[f"{probe.key}_untrained"] = probe(method.encoder, training.amp)
         training.log.scalars({probe.tag: training.best[f"{probe.key}_untrained"]}, 0)
     with StopRequest() as stop:
@@ -79,7 +80,7 @@ def pretrain(config: PretrainConfig) -> Path:
                 collectives.on_main(lambda: draw_reconstruction(training, usable, rows))
             if probe and (done % train.probe_every == 0 or done == train.epochs):
                 line[probe.key] = probe(method.encoder, training.amp)
-                line.update(training.best)
+                line.update(training.best)  # the score before training, on every line
                 training.log.scalars({probe.tag: line[probe.key]}, done)
                 note(
                     f"epoch {done}: linear probe {probe.score} {line[probe.key]:.4f} on "
@@ -98,15 +99,15 @@ def pretrain(config: PretrainConfig) -> Path:
 
 @torch.no_grad()
 def draw_reconstruction(training: Training, usable: np.ndarray, rows: np.ndarray) -> None:
-    """Draw one ECG, what was masked of it and its reconstruction, in TensorBoard and as PNG.
+    """Draw one ECG, what was masked and its reconstruction, in TensorBoard and as PNG.
 
-    Only for methods that rebuild their input.  The ECG is one that is not trained on, where
-    dataset.exclude_folds or exclude_parts leave one.
+    Methods that do not rebuild their input draw nothing.
 
     Args:
-        training: of the method.
-        usable: rows of the store that could be trained on.
-        rows: those that are.
+        training: whose model rebuilds it.
+        usable: all rows of the store that could be trained on.
+        rows: those that are; the ECG is one of the others, where dataset.exclude_folds or
+            exclude_parts leaves any.
     """
     left_out = np.setdiff1d(usable, rows)
     row = int(left_out[0] if len(left_out) else rows[0])
@@ -132,8 +133,8 @@ def draw_reconstruction(training: Training, usable: np.ndarray, rows: np.ndarray
 
 
 def save_encoders(training: Training) -> None:
-    """Write what fine-tuning starts from: encoder.pth, and encoder-<name>.pth for each of a
-    method's ``exports``.
+    """Write what fine-tuning starts from: encoder.pth, and encoder-<name>.pth for each further
+    encoder in the method's ``exports`` (DINO's teacher).
     """
     exports = {f"encoder-{name}.pth": encoder for name, encoder in training.model.exports.items()}
     for name, encoder in {"encoder.pth": training.model.encoder, **exports}.items():

@@ -15,8 +15,8 @@ from util.contract.patch_encoder import PatchEncoder
 from util.contract.registry import register
 from util.errors import ConfigError
 
-# width 256 and depth 4 as published; the tiny one, for laptops, makes a step three times faster:
-# with a tiny encoder most of the work is the decoder's, which sees every patch
+# dec256d4b is the published one.  dec128d2b goes with tiny encoders, for laptops: there the
+# decoder, which sees every patch, does most of the work, and this one makes a step 3 times faster.
 DECODERS = {
     "dec256d4b": {"width": 256, "depth": 4, "heads": 4},
     "dec128d2b": {"width": 128, "depth": 2, "heads": 2},
@@ -25,8 +25,8 @@ EPS = 1e-6  # added to the variance of a patch, as published
 
 
 def kept_tokens(n: int, mask_ratio: float) -> int:
-    """Return how many of n tokens stay: ``int(n * (1 - mask_ratio))``, rounding errors of the
-    product included, as published.
+    """Return how many of n tokens stay visible: ``int(n * (1 - mask_ratio))`` in floating point,
+    rounding errors included, as published.
 
     Raises:
         ConfigError: the ratio keeps or masks nothing, where the loss would be undefined.
@@ -42,29 +42,30 @@ def kept_tokens(n: int, mask_ratio: float) -> int:
 def draw_mask(
     noise: torch.Tensor, mask_ratio: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return which tokens stay: the ``kept_tokens`` with the smallest noise.
+    """Choose the tokens that stay visible: those with the smallest noise.
 
     Args:
-        noise: uniform (..., n), a number a token.
+        noise: uniform (..., n), one number per token.
         mask_ratio: share of tokens to mask.
 
     Returns:
-        keep: indices (..., kept) in the order of the noise.
+        keep: indices (..., kept) of the visible tokens, in the order of their noise.
         restore: (..., n), the inverse permutation, which puts [kept tokens, masked tokens] back
             in place.
         mask: float32 (..., n), 0 kept and 1 masked.
     """
     kept = kept_tokens(noise.shape[-1], mask_ratio)
-    # stable: the noise has 24 bits, and two equal numbers must not be ordered by what else is in
-    # the batch
+    # stable, as two of these 24-bit numbers may be equal: their order must not depend on the rest
+    # of the batch
     order = noise.argsort(dim=-1, stable=True)
     restore = order.argsort(dim=-1)
     return order[..., :kept], restore, (restore >= kept).float()
 
 
 def patch_moments(patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and standard deviation (..., 1) of each patch (..., values), the deviation from
-    the unbiased variance and never 0.
+    """Return mean and standard deviation (..., 1) of each patch (..., values).
+
+    The deviation comes from the unbiased variance, as published, and is never 0.
     """
     variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
     return mean, (variance + EPS).sqrt()
@@ -73,12 +74,13 @@ def patch_moments(patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 class MaskedAutoencoder(Method):
     """Hide patches, encode the others, rebuild the hidden ones.
 
-    The base of the three masked autoencoders; a subclass says how to decode.
+    The base class of ST-MEM, MTAE and MLAE, each of which writes ``decode``.  In the shapes below
+    "..." is the leads for ST-MEM, whose patches are of single leads, and nothing for the others.
 
     Args:
         encoder: built without a head; its position table is replaced by the frozen sine-cosine
             one.
-        norm_pix_loss: standardise each target patch.
+        norm_pix_loss: standardise each target patch by its own mean and deviation.
         mask_ratio: share of tokens to mask.
         decoder: width, depth and heads of the decoder.
     """
@@ -94,14 +96,14 @@ class MaskedAutoencoder(Method):
         decoder: Mapping[str, int] = DECODERS["dec256d4b"],
     ):
         super().__init__()
-        kept_tokens(encoder.patch_count(encoder.seq_len), mask_ratio)
+        kept_tokens(encoder.patch_count(encoder.seq_len), mask_ratio)  # its errors, at once
         width, depth, heads = decoder["width"], decoder["depth"], decoder["heads"]
         self.norm_pix_loss, self.mask_ratio = norm_pix_loss, mask_ratio
         self.mask_embedding = nn.Parameter(torch.zeros(1, 1, width))
         self.decoder_pos_embed = nn.Parameter(encoder.position_table(width), requires_grad=False)
         self.encoder = encoder
         encoder.fix_positions()
-        # The published checkpoints hold the patch embedding under this name, too (one storage).
+        # The published checkpoints also hold the patch embedding under this name: the same module.
         self.to_patch_embedding = encoder.to_patch_embedding
         self.to_decoder_embedding = nn.Linear(encoder.width, width)
         self.decoder_blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
@@ -110,7 +112,7 @@ class MaskedAutoencoder(Method):
         init_transformer(self)
 
     def draw(self, batch: Batch) -> dict[str, Any]:
-        """Return "noise": uniform (batch, ..., n), a number a patch."""
+        """Return "noise": uniform (batch, ..., n), one number per patch, which decides the mask."""
         shape, random = self.encoder.patchify(batch["signal"]).shape[1:-1], batch["random"]
         return {"noise": random.uniform(*shape)}
 
@@ -133,27 +135,28 @@ class MaskedAutoencoder(Method):
         """Return the predicted patches (batch, ..., n, patch_width).
 
         Args:
-            latent: the encoder's tokens (batch, kept and added ones, encoder width).
+            latent: the encoder's tokens (batch, tokens, encoder width): those of visible patches
+                and what the encoder adds to them (class token or separators).
             restore: (batch, ..., n), see ``draw_mask``.
         """
         raise NotImplementedError
 
     def fill_masked(self, visible: torch.Tensor, restore: torch.Tensor) -> torch.Tensor:
-        """Return tokens (..., n, width) in their places: the visible ones, (..., kept, width), and
-        mask tokens elsewhere.
+        """Return n tokens (..., n, width) in the order of the patches: the visible ones,
+        (..., kept, width), in their places, and the mask token everywhere else.
         """
         masked = restore.shape[-1] - visible.shape[-2]
         tokens = self.mask_embedding.expand(*visible.shape[:-2], masked, visible.shape[-1])
         return take(torch.cat([visible, tokens], dim=-2), restore)
 
     def run_decoder(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return patches (..., n, patch_width) of the decoder's tokens (..., n, width)."""
+        """Return the patches (..., n, patch_width) predicted from tokens (..., n, width)."""
         for block in self.decoder_blocks:
             tokens = block(tokens)
         return self.decoder_head(self.decoder_norm(tokens))
 
     def loss(self, target: torch.Tensor, pred: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Return the mean squared error of a patch, averaged over the masked patches.
+        """Return the mean squared error of the masked patches.
 
         Args:
             target, pred: patches (batch, ..., n, patch_width).
@@ -168,8 +171,8 @@ class MaskedAutoencoder(Method):
     def reconstruct(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return signal, reconstruction and mask, each (batch, leads, time).
 
-        Visible patches of the reconstruction are the decoder's output as well; with norm_pix_loss
-        each patch is scaled back by the target's mean and standard deviation.
+        The reconstruction is the decoder's output everywhere, in visible patches, too.  With
+        norm_pix_loss each patch is scaled back by the true patch's mean and standard deviation.
         """
         out = self(batch, self.draw(batch))
         target, pred = self.encoder.patchify(batch["signal"]), out["pred"].float()
@@ -202,7 +205,7 @@ def mae_factory(
 
     Args:
         name: <method>_vit_<one of SIZES>_<one of DECODERS>.
-        patch_size: what the function takes where a config says nothing.
+        patch_size: the function's default for the argument of that name.
     """
     size, decoder = name.split("_")[-2:]
 

@@ -21,7 +21,7 @@ def argument_parser(
         "--config_path",
         default=default_config,
         metavar="YAML",
-        help=f"default {default_config}",
+        help=f"the job to run (default: {default_config})",
     )
     add_config_flags(parser)
     parser.add_argument(
@@ -29,10 +29,17 @@ def argument_parser(
         metavar="DIR",
         help="results go to DIR/EXP_NAME (default: the config's output_dir, or else ./output)",
     )
-    parser.add_argument("--exp_name", metavar="NAME")
-    parser.add_argument("--encoder_path", metavar="PTH", help="pre-trained encoder.pth")
     parser.add_argument(
-        "--start_epoch", type=int, metavar="N", help="0-based, if not the checkpoint's"
+        "--exp_name", metavar="NAME", help="name of the run; choose one that no other run has"
+    )
+    parser.add_argument(
+        "--encoder_path", metavar="PTH", help="pre-trained encoder.pth (fine-tuning)"
+    )
+    parser.add_argument(
+        "--start_epoch",
+        type=int,
+        metavar="N",
+        help="first epoch, from 0, instead of the one that the checkpoint says",
     )
     return parser
 
@@ -44,13 +51,13 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="YAML",
-        help="merged over the config; a path, or a name in configs/overlay; repeatable",
+        help="changes to the config: a path, or a name in configs/overlay; may be repeated",
     )
-    add_set_flag(parser, "override one key, e.g. --set train.epochs=5; repeatable")
+    add_set_flag(parser, "change one key, e.g. --set train.epochs=5; may be repeated")
     parser.add_argument(
         "--resume",
         metavar="PTH",
-        help="checkpoint to resume from, or 'auto' for this run's last one",
+        help="checkpoint to resume from; 'auto': this run's last one, if there is one",
     )
 
 

@@ -14,31 +14,47 @@ from util.config.fields import REQUIRED, key
 class DatasetConfig:
     """Section ``dataset``: which records, and what is done to their signals."""
 
-    store: str = key("./data_folder/data_summary_without_preprocessing", "holds fs100/ and fs250/")
-    fs: int = key(250, "sampling rate in Hz; picks the store's folder", least=1)
-    lead: str | list = key("12lead", "12lead, limb_lead, lead1, lead2, a lead's name or several")
+    store: str = key(
+        "./data_folder/data_summary_without_preprocessing",
+        "folder of the prepared records; it holds fs100/ and fs250/",
+    )
+    fs: int = key(250, "sampling rate in Hz; chooses the store's folder fs<rate>/", least=1)
+    lead: str | list = key(
+        "12lead", "12lead, limb_lead, lead1, lead2, the name of a lead, or a list of names"
+    )
     crop: int | None = key(None, "samples of a crop; training takes them at random places", least=1)
     filters: dict | None = key(
         None,
-        "zero-phase Butterworth filters of each crop: {highpass: Hz, lowpass: Hz}, order: 5",
+        "zero-phase Butterworth filters of each crop: {highpass: Hz, lowpass: Hz, order: N} (order "
+        "5 if not given)",
     )
     standardize: str | None = key(
         None,
-        "to mean 0 and deviation 1: crop, over leads and time together, or lead, each by itself",
+        "scale to mean 0 and deviation 1: crop, all leads together; lead, each lead alone",
         choices=("crop", "lead"),
     )
-    augment: list = key([], "augmentations of training crops, in this order, after the above")
-    transforms: list | None = key(
-        None, "in place of the four above, as published: a cropping, then steps in any order"
+    augment: list = key(
+        [], "augmentations of training crops, in order, after filters and standardize"
     )
-    rand_augment: dict | None = key(None, "then RandAugment: op_names, level, num_layers, prob")
-    crops_per_record: int = key(1, "random crops of a record each time it is visited", least=1)
+    transforms: list | None = key(
+        None,
+        "instead of crop, filters, standardize and augment, as published: a cropping, then steps "
+        "in any order",
+    )
+    rand_augment: dict | None = key(
+        None, "RandAugment, after all others: {op_names, level, num_layers, prob}"
+    )
+    crops_per_record: int = key(
+        1, "random crops taken from a record each time it is visited", least=1
+    )
     databases: list | None = key(None, "only these source databases (null: all)")
     max_records: int | None = key(
-        None, "a seeded subset of so many records, to try things out", least=1
+        None, "use only this many records, drawn by the seed; for quick trials (null: all)", least=1
     )
     fold: int | list | str = key(
-        0, "test fold 0-9, a list, 'all' or 11 (the same); pre-training: the probe's"
+        0,
+        "the test fold k, 0-9, a list of them, or 'all' (11 means the same); in pre-training, of "
+        "the probe of train.probe_every",
     )
     protocol: str = key(
         "nested",
@@ -57,36 +73,40 @@ class DatasetConfig:
     labels: str | dict | None = key(
         None,
         "a table of labels beside the store (docs/data.md), or {name: ..., columns: [...]}; in "
-        "pre-training the probe's",
+        "pre-training, for the probe of train.probe_every",
     )
     classes: str | dict | None = key(
-        None, "challenge2020 (as null is, without labels): 24 classes; or {name: [SNOMED CT codes]}"
+        None,
+        "labels from the diagnoses: challenge2020 (24 classes; also null, without dataset.labels), "
+        "or {name: [SNOMED CT codes]}",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainDataset(DatasetConfig):
-    """What pre-training alone asks of its records."""
+    """Keys of section ``dataset`` that only pre-training has."""
 
     exclude_folds: list = key([], "folds to leave out, e.g. those a downstream test will use")
     exclude_parts: list = key(
         [],
-        "leave out what protocol (and fold, splits, given, test_database) makes these parts, e.g. "
-        "[valid, test]",
+        "parts to leave out, e.g. [valid, test], as protocol (with fold, splits, given, "
+        "test_database) defines them",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneDataset(DatasetConfig):
-    """What supervised jobs alone ask of their records."""
+    """Keys of section ``dataset`` that only supervised jobs have."""
 
     eval_crops: int = key(
-        1, "crops of a record, spread evenly, whose outputs are averaged", least=1
+        1, "crops of a record in evaluation, spread evenly; their outputs are averaged", least=1
     )
-    eval_stride: int | None = key(None, "or a crop every so many samples", least=1)
-    eval_crop: int | None = key(None, "samples of these crops (null: as in training)", least=1)
+    eval_stride: int | None = key(
+        None, "instead of eval_crops: samples from the start of a crop to the next", least=1
+    )
+    eval_crop: int | None = key(None, "samples of an evaluation crop (null: dataset.crop)", least=1)
     eval_transforms: list | None = key(
-        None, "in place of these three, as published: a cropping, then steps without chance"
+        None, "instead of these three, as published: a cropping, then steps without random numbers"
     )
     mask_unannotated: bool | None = key(
         None,
@@ -95,13 +115,13 @@ class FinetuneDataset(DatasetConfig):
     )
     annotated: str | None = key(
         None,
-        "CSV file of which database annotated which class, such as the Challenge's "
-        "dx_mapping_scored.csv (null: those with a positive record in the store)",
+        "CSV file that says which database annotated which class, such as the Challenge's "
+        "dx_mapping_scored.csv (null: each those with a positive record in the store)",
     )
     label_fraction: float = key(
         1.0,
-        "share of the training records to use, stratified, whole patients: 0.01 for 1 % of the "
-        "labels",
+        "share of the training records to use, stratified, without dividing patients: 0.01 for "
+        "1 % of the labels",
         least=0,
         most=1,
     )
@@ -111,9 +131,9 @@ class FinetuneDataset(DatasetConfig):
 class LoaderConfig:
     """Section ``dataloader``: batches and who reads them."""
 
-    batch_size: int = key(16, "records a process and forward pass", least=1)
-    num_workers: int = key(8, "loader processes a training process", least=0)
-    pin_memory: bool = key(True, "faster copies to the GPU")
+    batch_size: int = key(16, "records per process and forward pass", least=1)
+    num_workers: int = key(8, "processes that load data, per training process", least=0)
+    pin_memory: bool = key(True, "load into pinned memory, which the GPU copies faster")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,83 +142,114 @@ class TrainConfig:
 
     epochs: int = key(REQUIRED, "passes over the data", least=1)
     accum_iter: int = key(
-        1, "forward passes a step; effective batch: batch_size * accum_iter * processes", least=1
+        1,
+        "forward passes per step (gradient accumulation); effective batch: batch_size * accum_iter "
+        "* processes",
+        least=1,
     )
-    warmup_epochs: float = key(0.0, "epochs of linear warm-up from 0", least=0)
-    lr: float | None = key(None, "peak learning rate; null: blr * effective batch / 256", least=0)
-    blr: float | None = key(None, "base learning rate for an effective batch of 256", least=0)
-    min_lr: float = key(0.0, "floor of the cosine", least=0)
+    warmup_epochs: float = key(
+        0.0, "epochs in which the learning rate rises linearly from 0", least=0
+    )
+    lr: float | None = key(None, "peak learning rate (null: blr * effective batch / 256)", least=0)
+    blr: float | None = key(
+        None,
+        "peak learning rate for an effective batch of 256; scales with the batch if lr is null",
+        least=0,
+    )
+    min_lr: float = key(
+        0.0, "learning rate at the end; after the warm-up it falls to this on a cosine", least=0
+    )
     lr_update: str = key(
         "iteration",
-        "the schedule moves every iteration, or once an epoch (warm-up epoch n of w then has n/w "
-        "of the peak)",
+        "when the learning rate changes: every iteration, or once an epoch (warm-up epoch n of w "
+        "then has n/w of the peak)",
         choices=("iteration", "epoch"),
     )
-    optimizer: str = key("adamw", "one of util/training/optimizer.py's OPTIMIZERS")
-    optimizer_kwargs: dict = key({}, "further arguments, e.g. betas: [0.9, 0.95]")
+    optimizer: str = key("adamw", "adamw, adam, sgd or lars (for batches of thousands)")
+    optimizer_kwargs: dict = key(
+        {}, "further arguments of the optimiser, e.g. {betas: [0.9, 0.95]}"
+    )
     weight_decay: float = key(0.0, "decoupled weight decay", least=0)
     weight_decay_end: float | None = key(
-        None, "the weight decay goes there on a cosine (DINO)", least=0
+        None,
+        "weight decay at the end, reached on a cosine (DINO; null: it stays the same)",
+        least=0,
     )
-    decay_all: bool = key(False, "published: decay biases, norms and embeddings as well")
-    max_norm: float | None = key(None, "clip the gradient's norm", least=0)
+    decay_all: bool = key(False, "decay biases, norms and embeddings as well, as published")
+    max_norm: float | None = key(
+        None, "clip the gradient to this norm (null: no clipping)", least=0
+    )
     amp: str = key(
         "auto",
-        "autocast: auto (bf16 on GPUs that have it, else fp16; none on the CPU), bf16, fp16 or "
-        "none",
+        "mixed precision: auto (bf16 on GPUs that have it, else fp16; none on the CPU), bf16, fp16 "
+        "or none",
         choices=("auto", "bf16", "fp16", "none"),
     )
     matmul_precision: str = key(
         "auto",
-        "of float32 products: auto (high on a GPU; on a CPU medium where a trial finds it faster "
-        "and as exact, else highest), highest, high or medium",
+        "precision of float32 matrix products in PyTorch: auto (high on a GPU; on a CPU medium "
+        "where a trial finds it faster and as exact, else highest), highest, high or medium",
         choices=("auto", "highest", "high", "medium"),
     )
-    compile: bool = key(False, "torch.compile the model: slow first step, faster ones after")
+    compile: bool = key(False, "torch.compile the model: a slow first step, faster ones after it")
     checkpoint_activations: bool = key(
         False,
-        "compute transformer blocks again in the backward pass: a third more work, memory for "
-        "longer crops or larger batches",
+        "recompute transformer blocks in the backward pass: a third more work, but less memory, "
+        "for longer crops or larger batches",
     )
     sync_bn: bool = key(
-        True, "BatchNorm over the batches of all processes: as many give the same numbers as one"
+        True, "BatchNorm over all processes together, so that their number changes no result"
     )
-    steps_per_epoch: int | None = key(None, "cut epochs short, for trying things out", least=1)
+    steps_per_epoch: int | None = key(
+        None, "end each epoch after this many steps; for quick trials", least=1
+    )
     log_every: int = key(10, "steps between progress updates and TensorBoard points", least=1)
     checkpoint_every: int | str = key(
-        1, "epochs, or '500 steps', between checkpoint-last.pth's", least=1
+        1,
+        "how often to write checkpoint-last.pth: a number of epochs, or e.g. '500 steps'",
+        least=1,
     )
-    keep_every: int = key(20, "epochs between kept checkpoints (checkpoint-<epoch>.pth)", least=1)
-    keep_last: int = key(0, "keep only so many of these (0: all)", least=0)
-    skip_nonfinite: int = key(0, "how many steps without a finite loss to tolerate", least=0)
+    keep_every: int = key(
+        20, "epochs between checkpoints that are kept (checkpoint-<epoch>.pth)", least=1
+    )
+    keep_last: int = key(0, "how many of these to keep, the newest (0: all)", least=0)
+    skip_nonfinite: int = key(
+        0, "steps whose loss is not finite to skip before the run ends with an error", least=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainTrain(TrainConfig):
-    """What the training of pre-training alone takes."""
+    """Keys of section ``train`` that only pre-training has."""
 
-    figure_every: int = key(10, "epochs between figures of a reconstruction", least=1)
-    probe_every: int = key(0, "epochs between linear probes on labelled records; 0: none", least=0)
+    figure_every: int = key(
+        10,
+        "epochs between figures of a reconstruction, for methods that rebuild their input",
+        least=1,
+    )
+    probe_every: int = key(0, "epochs between linear probes on labelled records (0: none)", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneTrain(TrainConfig):
-    """What the training of supervised jobs alone takes."""
+    """Keys of section ``train`` that only supervised jobs have."""
 
     head_init: str = key(
         "random",
-        "how heads start: at random, or as a linear probe of the frozen encoder, which keeps what "
-        "pre-training learnt (not with resume)",
+        "how heads start: at random, or fitted on frozen features (a linear probe), which keeps a "
+        "random head from spoiling the encoder; no effect on a resumed run",
         choices=("random", "probe"),
     )
     layer_decay: float = key(
         1.0,
-        "factor of the learning rate from each level of the encoder to the one below it, the heads "
-        "having the full one",
+        "factor of the learning rate from each level of the encoder to the one below; heads have "
+        "the full rate",
         least=0.01,
         most=1,
     )
-    freeze_epochs: int = key(0, "train the head alone for the first epochs", least=0)
+    freeze_epochs: int = key(
+        0, "train only the heads for this many epochs, then everything", least=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,15 +258,19 @@ class MetricConfig:
 
     task: str | None = key(
         None,
-        "kind of labels (null: as a table says; of dataset.classes multilabel)",
+        "kind of labels (null: as the table of labels says; multilabel with dataset.classes)",
         choices=("multilabel", "multiclass", "regression"),
     )
-    num_labels: int | None = key(None, "checked against the labels when given", least=1)
-    num_classes: int | None = key(None, "checked against the labels when given", least=1)
+    num_labels: int | None = key(
+        None, "an error if the labels have another number of classes (null: not checked)", least=1
+    )
+    num_classes: int | None = key(
+        None, "an error if the labels have another number of classes (null: not checked)", least=1
+    )
     target_metrics: list | None = key(
         None,
-        "names, or {name: {average: macro}}: docs/scores.md (null: AUROC, in regression MAE and "
-        "R2)",
+        "scores to compute: names, or {name: {average: macro}}, see docs/scores.md (null: AUROC; "
+        "in regression MAE and R2)",
     )
 
 
@@ -223,18 +278,22 @@ class MetricConfig:
 class TestConfig:
     """Section ``test``: how the test is done."""
 
-    target_metric: str = key("loss", "tests the checkpoint that is best by this in selection")
-    bootstrap: int = key(0, "resamples of the test records for 95 % intervals (0: none)", least=0)
+    target_metric: str = key(
+        "loss", "loss or a score; the weights that are best by it on the selection fold are tested"
+    )
+    bootstrap: int = key(
+        0, "resamples of the test patients for 95 % intervals, e.g. 1000 (0: no intervals)", least=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobConfig:
-    """What every job has; see ``PretrainConfig`` and ``FinetuneConfig``."""
+    """The keys of every job; see ``PretrainConfig`` and ``FinetuneConfig``."""
 
     program: ClassVar[str]
     title: ClassVar[str]
     seed: int = key(
-        0, "of data order, crops, views, masks and initialisation", least=0, most=2**63 - 1
+        0, "seed of data order, crops, views, masks and initial weights", least=0, most=2**63 - 1
     )
     output_dir: str = key("./output", "runs are written to <output_dir>/<exp_name>")
     exp_name: str = key("", "name of the run")
@@ -242,13 +301,13 @@ class JobConfig:
         "", "checkpoint to resume from; 'auto': this run's checkpoint-last.pth if it is there"
     )
     start_epoch: int = key(
-        0, "first epoch (0-based) when it shall differ from the checkpoint's", least=0
+        0, "first epoch, from 0, when it should differ from the checkpoint's", least=0
     )
     device: str = key(
-        "auto", "auto takes the GPU where there is one", choices=("auto", "cuda", "cpu")
+        "auto", "cuda, cpu, or auto: the GPU if there is one", choices=("auto", "cuda", "cpu")
     )
     model_name: str = key(REQUIRED, "a model of models/, e.g. st_mem_vit_base_dec256d4b")
-    model: dict = key({}, "arguments of the model's factory")
+    model: dict = key({}, "arguments of the function that model_name names")
     dataset: DatasetConfig
     dataloader: LoaderConfig
     train: TrainConfig
@@ -275,8 +334,10 @@ class FinetuneConfig(JobConfig):
     )
     mode: str = key(
         "scratch",
-        "what is trained and from where; probe: nothing, heads are fitted on frozen features, of "
-        "an untrained encoder where no encoder_path is given",
+        "finetune: train everything, from encoder_path; linprobe: train only the heads, from "
+        "encoder_path; probe: fit the heads on frozen features without a training loop, of an "
+        "untrained encoder if no encoder_path is given; scratch: train everything from random "
+        "weights",
         choices=("finetune", "linprobe", "probe", "scratch"),
     )
     loss: str | None = key(

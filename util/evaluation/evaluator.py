@@ -43,15 +43,15 @@ class Evaluator:
         }
 
     def loader_of(self, rows: np.ndarray, **options: Any) -> torch.utils.data.DataLoader:
-        """Return a loader of the crops by which evaluation sees these records, as many at a time
-        as in training.
+        """Return a loader of the evaluation crops of these records, in batches as large as in
+        training.
         """
         config = self.job.config
         batch_size = config.dataloader.batch_size * config.dataset.crops_per_record
         return record_loader(self.dataset, rows, self.job.eval_cropping, batch_size, **options)
 
     def predict(self, classifier: Encoder, part: str) -> Predictions:
-        """Return what a classifier says of a part's records, the same on every process."""
+        """Return a classifier's predictions of a part's records, the same on every process."""
         job, fold = self.job, self.fold
         loader = tqdm(
             self.loaders[part],
@@ -81,7 +81,7 @@ class Evaluator:
         logits: np.ndarray,
         gate: np.ndarray | None = None,
     ) -> Predictions:
-        """Return these outputs of a part's records as predictions of them."""
+        """Return these outputs, joined with the names, labels and patients of a part's records."""
         job, fold = self.job, self.fold
         records = job.store.records.iloc[fold.parts[part]]
         return Predictions(
@@ -99,7 +99,7 @@ class Evaluator:
         )
 
     def scores(self, predictions: Predictions) -> dict[str, float]:
-        """Return the criterion, of the records' mean logits, and the job's scores."""
+        """Return "loss", the criterion of the records' mean logits, and the job's scores."""
         labels = predictions.labels
         target = torch.from_numpy(labels if labels.ndim == 1 else labels.astype(float))
         loss = self.fold.criterion.of_known(torch.from_numpy(predictions.logits), target)
@@ -107,7 +107,7 @@ class Evaluator:
         return {"loss": loss, **values}
 
     def select(self, training: Training) -> dict[str, float]:
-        """Return the scores of the selection records; log the gate's mean where there is one."""
+        """Score the selection records; where there is a gate, log its weights."""
         task = cast(SupervisedTask, training.model)
         predictions = self.predict(task.classifier, "valid")
         if predictions.gate is not None:
@@ -121,8 +121,9 @@ class Evaluator:
 
 
 def gate_table(predictions: Predictions) -> pd.DataFrame:
-    """Return the mean weight of each branch over all records and over those of each class that
-    occurs, in columns class, records, signal, spectrogram.
+    """Return the gate's mean weights: a row for all records and one for each class that occurs.
+
+    Columns: class, records (how many), signal, spectrogram (mean weights of the branches).
     """
     labels, gate = predictions.labels, predictions.gate
     assert gate is not None, "predictions of a model with a gate"
@@ -130,7 +131,7 @@ def gate_table(predictions: Predictions) -> pd.DataFrame:
     if predictions.task == "multiclass":
         members += [labels == c for c in range(len(predictions.classes))]
     elif predictions.task == "multilabel":
-        members += list((labels > 0).T)  # NaN, unknown, makes no member
+        members += list((labels > 0).T)  # an unknown label, NaN, counts as no
     rows = []
     for name, chosen in zip(("all", *predictions.classes), members):
         if chosen.any():

@@ -1,7 +1,7 @@
-"""``mode: probe``: heads fitted on frozen features in place of a training; nothing else is learned.
+"""``mode: probe``: without a training loop, heads are fitted on features of a frozen encoder.
 
-What a linear probe of an encoder reaches, and of an untrained one the yardstick beside every
-pre-trained number.
+The result is the linear-probe score of a pre-trained encoder or, without an encoder_path, that of
+an untrained one, which shows how much of the former comes from pre-training.
 """
 
 import torch
@@ -20,19 +20,22 @@ from util.training.setup import describe_run, resolved, training_transforms
 
 
 def probe_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:
-    """Fit the heads on the training records' features, and score them on selection and test
-    records; leave the files that a training leaves, but for logs and checkpoints.
+    """Fit the heads on the features of the training records, and test them.
 
-    Deterministic: the heads minimise the criterion (util/evaluation/head_start.py), and the
-    encoder stays in evaluation mode, its running statistics with it.
+    Writes the files that ``run_fold`` of main_finetune.py writes, except logs and checkpoints.
+    Deterministic: the heads minimise the criterion (util/evaluation/head_start.py); the encoder
+    is in evaluation mode, so its running statistics do not change.
     """
     job, config = fold.job, fold.job.config
-    lock: list[FolderLock] = []  # process 0 holds it until the fold is done
+    lock: list[FolderLock] = []  # on process 0 the folder's, until the fold is done; else none
     option = "--output_dir or --exp_name"
     collectives.on_main(lambda: lock.append(FolderLock(files.folder, PATIENCE, option)))
     keep_in(files.folder)
     fold.describe()
-    note("mode probe: nothing is trained but the heads; of train, amp and matmul_precision count")
+    note(
+        "mode probe: nothing is trained but the heads; of the section train, only amp and "
+        "matmul_precision have an effect"
+    )
     task = SupervisedTask(make_classifier(job), fold.criterion, "probe").to(device)
     describe_run(config, device, task)
     evaluator, rows = Evaluator(fold, device), fold.parts["train"]
@@ -45,7 +48,7 @@ def probe_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult
         device,
         pipeline.to(device).fixed,
     )
-    task.fit_statistics(crops)  # of the input, where no weights have brought them along
+    task.fit_statistics(crops)  # of the input, unless they were loaded with the weights
     fit_heads(task, evaluator)
     values = evaluator.scores(evaluator.predict(task.classifier, "valid"))
     note(f"selection: {in_words(values)}")

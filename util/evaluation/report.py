@@ -1,4 +1,4 @@
-"""What a fold leaves behind: best weights, scores and predictions of its test."""
+"""The results of a fold: best weights, test scores and test predictions, in memory and as files."""
 
 import math
 import os
@@ -28,7 +28,7 @@ DIGITS = 4  # of scores in CSV files
 
 @dataclass(frozen=True)
 class FoldFiles:
-    """Where the files of one fold go: into ``folder``; if ``published``, weights go beside it."""
+    """Where the files of one fold go: into ``folder``, but weights beside it if ``published``."""
 
     folder: Path
     published: bool = False
@@ -42,14 +42,14 @@ class FoldFiles:
 
 @dataclass(frozen=True)
 class FoldResult:
-    """What a fold's test found.
+    """The test results of a fold.
 
     Attributes:
         fold: its number.
         folder: of its files.
         scores: of the test records, by name.
         intervals: <score>_low and <score>_high, where the config asks for them.
-        selection: scores by which the weights were chosen; none where nothing was.
+        selection: scores of the tested weights on the selection fold.
         predictions: of the test records.
     """
 
@@ -63,9 +63,9 @@ class FoldResult:
 
 # ============ selection ============
 def save_best(training: Training, values: dict[str, float], files: FoldFiles) -> None:
-    """Write the weights for every metric that improved (strictly).
+    """Write best-<metric>.pth for every metric that is better than ever before.
 
-    NaN, a metric that is not defined on these records, is the worst value; the first epoch is
+    NaN, where a metric is not defined on these records, is the worst value; the first epoch is
     always written.
     """
     task = cast(SupervisedTask, training.model)
@@ -86,14 +86,14 @@ def save_weights(
     store: RecordStore,
     path: Path,
 ) -> None:
-    """Write a classifier's weights with all that it takes to use them.
+    """Write a classifier's weights, with all that is needed to use them.
 
     Args:
         task: the classifier and what its outputs mean.
         resolved: the config.
         epoch: in which these weights were reached.
         values: scores of the selection records.
-        store: whose folds these are.
+        store: trained on; a checksum of its records is kept.
         path: of the file.
     """
     content = checkpoint.content(
@@ -118,13 +118,13 @@ def improved(name: str, value: float, best: float | None) -> bool:
 def report_test(
     evaluator: Evaluator, classifier: Encoder, files: FoldFiles, resolved: dict
 ) -> FoldResult:
-    """Score the selected weights on the test records; write test_metrics.csv, the predictions,
-    encoder.pth and, where there is a gate, test_gate.csv.
+    """Load the weights that test.target_metric names, score them on the test records, and write
+    test_metrics.csv, the predictions, encoder.pth and, where there is a gate, test_gate.csv.
 
     Args:
         evaluator: of the fold.
-        classifier: takes the weights.
-        files: where they are, and where the results go.
+        classifier: any weights of it; the selected ones are loaded into it.
+        files: where these are, and where the results go.
         resolved: the config, for encoder.pth.
     """
     collectives.barrier()
@@ -189,7 +189,7 @@ def write_scores(
 
 
 def intervals(evaluator: Evaluator, predictions: Predictions) -> dict[str, float]:
-    """Return <metric>_low and <metric>_high by test.bootstrap resamples; nothing without any."""
+    """Return <metric>_low and <metric>_high, from test.bootstrap resamples; {} if that is 0."""
     job = evaluator.job
     limits: dict[str, float] = {}
     resamples, seed = job.config.test.bootstrap, job.config.seed
@@ -202,7 +202,7 @@ def intervals(evaluator: Evaluator, predictions: Predictions) -> dict[str, float
 
 
 def by_column(evaluator: Evaluator, predictions: Predictions) -> dict[str, float]:
-    """Return <score>_<column> where a regression has several columns, whose units may differ."""
+    """Return <score>_<column> where a regression has several columns, as their units may differ."""
     job = evaluator.job
     scores: dict[str, float] = {}
     several = job.task == "regression" and len(job.classes) > 1

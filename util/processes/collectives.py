@@ -189,6 +189,7 @@ def averaging(model: torch.nn.Module) -> DistributedDataParallel:
     # until torch 2.12 it is broadcast_buffers
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     options: dict[str, Any] = {buffers: False}
+    # Gradients as views of the buckets that are sent: saves a copy, and its memory.
     return DistributedDataParallel(model, gradient_as_bucket_view=True, **options)
 
 

@@ -75,27 +75,36 @@ def launch_parser(program: str) -> argparse.ArgumentParser:
     """Return a parser of the launcher's flags; all others go to the program."""
     parser = argparse.ArgumentParser(prog=program, add_help=False, allow_abbrev=False)
     parser.add_argument(
-        "--gpus", metavar="IDS", help="GPU numbers (0,1,2,3), cpu, or cpu,cpu for two CPU processes"
+        "--gpus",
+        metavar="IDS",
+        help="required: GPU numbers (0,1,2,3), cpu, or cpu,cpu for two CPU processes",
     )
     parser.add_argument("--nnodes", type=int, default=1, metavar="N", help="machines (default 1)")
     parser.add_argument(
-        "--node_rank", type=int, default=0, metavar="R", help="number of this machine, from 0"
+        "--node_rank",
+        type=int,
+        default=0,
+        metavar="R",
+        help="number of this machine, from 0 (default 0)",
     )
     parser.add_argument(
-        "--master_addr", metavar="HOST", help="machine 0 (needed with several machines)"
+        "--master_addr",
+        metavar="HOST",
+        help="name or address of machine 0 (needed with several machines)",
     )
     parser.add_argument(
         "--master_port",
         type=int,
         metavar="PORT",
-        help="default: a free port; 12345 with several machines",
+        help="port on machine 0 (default: a free one; 12345 with several machines)",
     )
     parser.add_argument(
         "--max_restarts",
         type=int,
         default=0,
         metavar="N",
-        help="start again so often after a failure (all machines), from the last checkpoint",
+        help="after a failure start again, on all machines, from the last checkpoint, at most N "
+        "times (default 0)",
     )
     return parser
 
@@ -312,7 +321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"bash {'run_pretrain.sh' if 'pretrain' in script else 'run_downstream.sh'}"
     )
     if "-h" in flags or "--help" in flags:
-        print(f"{parser.format_help()}\nFlags of {script}, which are handed on:\n", flush=True)
+        print(f"{parser.format_help()}\nAll other flags go to {script}:\n", flush=True)
         sys.argv = [script, "--help"]
         runpy.run_path(script, run_name="__main__")
     options, rest = parser.parse_known_args(flags)

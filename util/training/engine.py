@@ -1,20 +1,20 @@
-"""The one training loop: self-supervised methods and supervised tasks alike.
+"""The training loop of every job, self-supervised or supervised.
 
 The engine knows of a model only its contract: ``draw(batch) -> drawn`` (masks, views),
 ``forward(batch, drawn) -> {"loss": scalar, ...more to log}`` and ``after_step(progress)`` (slow
 teachers).  ``main_pretrain.py`` hands it a self-supervised method, ``main_finetune.py`` a
 ``SupervisedTask`` (util/training/job.py)::
 
-    training = Training(model, config, ...)  # resumed, where asked for
+    training = Training(model, config, ...)  # resumed, if config.resume says so
     while training.epoch < config.train.epochs:
-        line = training.train_epoch(stop)  # steps, their log lines, checkpoints in mid-epoch
+        line = training.train_epoch(stop)  # steps, log lines, checkpoints within the epoch
         ...  # evaluate, log
         training.save_epoch()
 
-Nothing in a step waits for the device: losses stay there until ``train.log_every`` steps have
-gathered, batches are copied on a stream of their own.  Two choices do wait at every step:
-``train.skip_nonfinite`` looks at each loss, and fp16 with an optimiser that is not fused (LARS,
-or ``foreach``) asks its GradScaler for overflows.
+The host queues work and never waits for the GPU within a step: losses stay on the device until
+they are logged, every ``train.log_every`` steps, and batches are copied on a separate CUDA stream.
+Two settings make it wait at every step: ``train.skip_nonfinite`` has to look at each loss, and
+fp16 with an optimiser that is not fused (LARS, or ``foreach``) asks its GradScaler for overflows.
 """
 
 import contextlib
@@ -50,14 +50,14 @@ from util.training.recompute import recompute_blocks
 from util.training.run_log import RunLog
 from util.training.state import TrainState, content_of, resume
 
-PATIENCE = 30  # seconds that a run waits for an earlier one of the same name to end
+PATIENCE = 30  # seconds to wait while another run of the same name still holds the folder
 
 
 class Training:
     """A model in training, and how it is saved.
 
-    Ready when made: the folder is this run's alone until the process ends, the checkpoint that
-    ``config.resume`` names has been resumed from, and the log continues where the run stands.
+    The constructor does everything up to the next step: it locks the folder until the process
+    ends, loads the checkpoint that ``config.resume`` names, and continues the log from there.
 
     Args:
         model: see the module's docstring; already on ``device``.
@@ -72,7 +72,7 @@ class Training:
 
     Attributes:
         state: all that changes from step to step.
-        resumed: whether it comes out of a checkpoint.
+        resumed: whether it continues from a checkpoint.
         last_saved: path of the newest checkpoint of this run, or None.
         log: its log files and TensorBoard.
     """
@@ -127,15 +127,16 @@ class Training:
         remove_temporary(self.folder)  # what a killed run left half-written
 
     def build_runner(self) -> None:
-        """(Re)build what runs a step: compiled where asked, and averaging gradients over
-        processes.  To be called again whenever parameters have been frozen or thawed.
+        """Make ``runner``, what a step calls in place of the model: the model itself, compiled if
+        train.compile says so, and in DDP if there are several processes.
+
+        Call it again after parameters have been frozen or thawed.
         """
         self.runner: Any = self.model
         if self.config.train.compile:
             self.runner = torch.compile(self.model)
         if collectives.world() > 1:
-            # Buffers are made equal at the ends of epochs; a checkpoint keeps those of process 0.
-            # Gradients are views of the messages' buffers: one copy, and their memory, saved.
+            # DDP averages gradients alone: ``train_epoch`` makes the model's buffers equal.
             self.runner = collectives.averaging(self.runner)
 
     # ============ where the run stands ============
@@ -146,7 +147,7 @@ class Training:
 
     @property
     def epoch(self) -> int:
-        """Epochs that are done."""
+        """Number of epochs done, and so the number of the current one, from 0."""
         return self.state.epoch
 
     @property
@@ -155,24 +156,25 @@ class Training:
         return self.state.best
 
     def position(self) -> float:
-        """Return where the run stands, in epochs."""
-        steps = max(self.batches.steps, 1)  # 0: none was left to a resumed epoch
+        """Return how far the run is, in epochs: 2.5 is the middle of the third one."""
+        steps = max(self.batches.steps, 1)  # 0: a resumed epoch had no step left
         return self.state.epoch + self.state.step / steps
 
     def progress(self) -> float:
-        """Return where the run stands, in [0, 1]."""
+        """Return how far the run is, as a share in [0, 1]."""
         return self.position() / self.config.train.epochs
 
     # ============ an epoch ============
     def train_epoch(self, stop: StopRequest) -> dict[str, float]:
-        """Train from the current step to the epoch's end; return the epoch's mean of all logged
-        values.
+        """Train from the current step to the end of the epoch; return the means over the epoch of
+        all logged values.
 
         Raises:
             Preempted: the process was asked to stop, and a checkpoint has been written.
         """
         state, steps = self.state, self.batches.steps
         self.stop, self.started = stop, (state.step, time.perf_counter())
+        # Buffers (BatchNorm's running statistics) drift apart between processes: copy process 0's.
         collectives.same_tensors(self.model.buffers())
         self.model.train()
         batches = iter(self.loader)
@@ -195,12 +197,14 @@ class Training:
         return {"train_lr": self.schedule.mean_lr(done, steps), **means}
 
     def take_step(self, micro_batches: list[dict]) -> None:
-        """Go forward and backward over the micro-batches of one step, and update."""
+        """Run the forward and backward passes of one step, ``train.accum_iter`` of them, and update
+        the weights.
+        """
         model, state, meters = self.model, self.state, self.state.meters
-        records = [
-            row for batch in micro_batches for row in batch["record"].tolist()
-        ]  # on the host
-        # A loss that is not finite may spoil running statistics and centres on its way.
+        # Read on the CPU, before the batches are copied: no wait for the device.
+        records = [row for batch in micro_batches for row in batch["record"].tolist()]
+        # A forward pass whose loss is not finite may already have spoilt buffers such as running
+        # statistics: keep them, to undo it.
         buffers = [buffer.clone() for buffer in model.buffers()] if meters.tolerated else []
 
         scalars = []
@@ -208,7 +212,7 @@ class Training:
             with self.gradients_stay(number < len(micro_batches)):
                 with autocast(self.device, self.amp):
                     ready = self.prepare(batch)
-                    out = self.runner(ready, model.draw(ready))
+                    out = self.runner(ready, model.draw(ready))  # draws are not compiled
                 loss = out["loss"] / len(micro_batches)
                 state.scaler.scale(loss).backward()
             scalars.append(meters.scalars(out) / len(micro_batches))
@@ -223,25 +227,27 @@ class Training:
         meters.add(state.epoch, state.step, values, records)
 
     def gradients_stay(self, stay: bool) -> contextlib.AbstractContextManager:
-        """Keep gradients on this process, between the micro-batches of a step: they travel once."""
+        """Return a context for a backward pass; in it, with ``stay``, DDP exchanges no gradients:
+        it does so once a step, with the last micro-batch.
+        """
         if stay and isinstance(self.runner, DistributedDataParallel):
             return self.runner.no_sync()
         return contextlib.nullcontext()
 
     def prepare(self, batch: dict) -> Batch:
-        """Return a loader's batch as the model sees it: on the device, transformed, with the
-        run's place.
+        """Return a loader's batch as the model sees it: on the device, transformed, with ``epoch``
+        and ``progress`` added.
         """
         ready: Any = to_device(batch, self.device, self.copies)
         ready["signal"] = self.pipeline(ready["signal"], ready["random"])
-        # Tensors: of a number, a compiled model would make a constant and be compiled anew at
-        # every step.  Filled on the device: a number copied there would make the host wait.
+        # As tensors: a compiled model would treat a number as a constant and be recompiled at
+        # every step.  Filled on the device: copying a number there would make the host wait.
         for name, value in (("epoch", self.position()), ("progress", self.progress())):
             ready[name] = torch.full((), value, dtype=torch.float64, device=self.device)
         return ready
 
     def update(self) -> None:
-        """Clip the gradients, where asked for, and take a step of the optimiser."""
+        """Clip the gradients if train.max_norm is given, and take a step of the optimiser."""
         state, most = self.state, self.config.train.max_norm
         if most is not None:
             state.scaler.unscale_(state.optimizer)
@@ -250,7 +256,7 @@ class Training:
         state.scaler.update()
 
     def log_steps(self, bar: tqdm, lr: float) -> None:
-        """Show, and write a line for, the steps since the last one."""
+        """Log the means over the steps since the last log line."""
         state, (step, began) = self.state, self.started
         means = state.meters.close_window(self.last_saved)
         rate = self.batches.per_step * (state.step - step) / (time.perf_counter() - began)
@@ -264,7 +270,11 @@ class Training:
 
     # ============ saving ============
     def save_if_due(self) -> None:
-        """In mid-epoch: save every so many steps, or because the process was asked to stop."""
+        """Save within an epoch, if the step is due or the process was asked to stop.
+
+        Raises:
+            Preempted: it was asked to stop, and the checkpoint has been written.
+        """
         step = self.state.step
         if collectives.any_process(self.stop.requested):
             self.save()
@@ -273,16 +283,16 @@ class Training:
             self.save()
 
     def save_epoch(self) -> None:
-        """After an epoch: write the periodic checkpoint-<epoch>.pth, and checkpoint-last.pth as
-        often as asked.
+        """Save after an epoch: checkpoint-<epoch>.pth every train.keep_every epochs, and
+        checkpoint-last.pth as often as train.checkpoint_every says.
 
         Raises:
             Preempted: the process was asked to stop, and both have been written.
         """
         train, done = self.config.train, self.epoch - 1
         last = self.epoch >= train.epochs
-        # checkpoint-last.pth comes last: a run killed in between does this epoch again, and
-        # misses no file.
+        # checkpoint-last.pth comes last: a run killed between the two repeats this epoch and
+        # writes both.
         if done % train.keep_every == 0 or last:
             self.save(f"checkpoint-{done}.pth")
             collectives.on_main(lambda: checkpoint.prune(self.folder, train.keep_last))
@@ -294,9 +304,9 @@ class Training:
             self._leave()
 
     def save(self, name: str = checkpoint.LAST) -> None:
-        """Write a checkpoint (process 0) and wait until it is there (all)."""
+        """Write a checkpoint on process 0 while the others wait."""
         content = content_of(self)
-        self.log.flush()  # the points before a checkpoint are as safe as it is
+        self.log.flush()  # TensorBoard must not lack points that the checkpoint counts as done
         collectives.on_main(lambda: checkpoint.save(content, self.folder / name))
         self.last_saved = str(self.folder / name)
 

@@ -1,5 +1,5 @@
-"""Supervised jobs: the labelled records that a config asks for, fold by fold, and a classifier with
-its criterion.
+"""Supervised jobs: the labelled records that a config asks for, fold by fold, and the classifier
+with its criterion that the engine trains on them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -60,17 +60,17 @@ class LabelledJob:
     """The labelled records that a config asks for, how they are scored, and the folds of the job.
 
     Attributes:
-        config: with loss, task and classes as they follow from the labels.
+        config: with loss, task and classes filled in from the labels.
         store: the records.
         leads: names of the crops' leads.
         task: multilabel, multiclass or regression.
         classes: names of the classes or, in regression, of the columns.
         loss: name of the criterion.
-        scores: by the names under which they are printed.
-        splits: who trains, selects and tests.
-        folds: the runs of the job, by their test folds.
-        eval_cropping: which windows of a record a trained model sees.
-        eval_pipeline: and what is done to them.
+        scores: what to measure, by printed name.
+        splits: which records train, select and test, for each run.
+        folds: numbers of the test folds, one run each.
+        eval_cropping: which windows of a record evaluation uses.
+        eval_pipeline: the transforms of these windows.
     """
 
     def __init__(self, config: FinetuneConfig):
@@ -100,11 +100,12 @@ class LabelledJob:
             counts_file=data.annotated,
         )
         self._usable = usable_rows(self.store, config)
+        # Where labels are masked fold by fold, ``fold`` finds the labelled rows of each.
         self._rows = None if self._masks.by_fold else self._labelled(self._masks.labels)
         note_rows(self.store, config)
 
     def _read_labels(self, config: FinetuneConfig) -> Labels:
-        """Set what follows from the labels, and return them."""
+        """Read the labels, check the config by them, and set task, classes, loss and config."""
         data, metric, loss = config.dataset, config.metric, config.loss
         task = metric.task or (TASKS[loss] if loss else None)
         if loss and TASKS[loss] != task:
@@ -139,7 +140,7 @@ class LabelledJob:
         return labelled_rows(self._usable, labels.known, self.splits)
 
     def fold(self, number: int) -> "Fold":
-        """Return one fold of the job; sentences say what is unknown in its parts.
+        """Return one fold of the job.
 
         Raises:
             ConfigError: a part of it is empty, or nothing can be learned from its labels.
@@ -171,15 +172,15 @@ class LabelledJob:
 
 @dataclass(frozen=True)
 class Fold:
-    """One run of a supervised job: whoever scores, probes, searches or tests takes a fold.
+    """One run of a supervised job, which all code that trains, scores, probes or tests takes.
 
     Attributes:
         job: what all its folds share.
         number: of the test fold.
-        title: what it is, for people.
+        title: its description in printed sentences.
         parts: rows of the store by part: train, valid (selection) and test.
-        labels: of all records of the store, with what this fold cannot know unknown.
-        criterion: of its training part.
+        labels: of all records of the store, in row order; those that this fold masks are unknown.
+        criterion: the loss, fitted to the labels of its training part.
     """
 
     job: LabelledJob
@@ -230,7 +231,7 @@ def make_classifier(job: LabelledJob) -> Encoder:
     config = job.config
     classifier = build_configured(config, len(job.classes))
     if config.encoder_path:
-        # Process 0 reads; the others need not see the file.
+        # Process 0 reads the file, which the others may be unable to see, and sends the weights.
         note(collectives.on_main(lambda: load_pretrained(classifier, config.encoder_path)))
         collectives.same_tensors(classifier.state_dict().values())
     check_input(classifier, len(job.leads), job.eval_cropping.length)
@@ -243,7 +244,7 @@ class SupervisedTask(Method):
     Args:
         classifier: an ``Encoder`` with a head; the losses of all its outputs are summed.
         criterion: its loss.
-        mode: linprobe and probe keep all but the heads as it is, in evaluation mode; else
+        mode: linprobe and probe freeze all but the heads, in evaluation mode; otherwise
             everything learns.
     """
 
@@ -257,10 +258,10 @@ class SupervisedTask(Method):
         if mode in ("linprobe", "probe"):
             self.freeze(frozen=True)
 
-    # Not an attribute: its weights would stand twice in the state dict
+    # A property, as an attribute would put its weights into the state dict twice.
     @property
     def encoder(self) -> Encoder:  # type: ignore[override]
-        """Return the classifier: it exports as an encoder without its heads."""
+        """Return the classifier, which is an encoder with a head."""
         return self.classifier
 
     def freeze(self, *, frozen: bool) -> bool:

@@ -527,7 +527,8 @@ def test_an_experiment_may_have_a_number_for_a_name():
 
 def test_help_lists_every_key_with_its_default():
     text = describe_keys(PretrainConfig)
-    assert "train.blr: base learning rate for an effective batch of 256 [default null]" in text
+    assert "train.blr: peak learning rate for an effective batch of 256" in text
+    assert "; scales with the batch if lr is null [default null]" in text
     assert (
         "model_name: " in text
         and "[required]" in text
