@@ -89,13 +89,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"(default: {','.join(LEADS)})",
     )
     parser.add_argument(
-        "--units", choices=("mV", "uV"), help="default: mV; whole numbers need to be told"
+        "--units",
+        choices=("mV", "uV"),
+        help="unit of the samples (default: mV; required if they are whole numbers)",
     )
     parser.add_argument(
         "--layout",
         choices=LAYOUTS,
         help="which of the last two axes comes first (default: the axis "
-        "with as many places as leads is theirs, if only one has)",
+        "that is as long as there are leads is the leads', if only one is)",
     )
     parser.add_argument(
         "--dataset",

@@ -1,4 +1,4 @@
-"""Where the commands put and find things unless they are told otherwise."""
+"""Folders that the commands use by default."""
 
 DOWNLOADS = "./data_folder/datasets"
 EXTRACTED = "./data_folder/extracted_data_without_preprocessing"

@@ -23,7 +23,7 @@ from util.processes.launcher import launch, launch_parser
 USAGE = """
     python experiments/{name}.py                          the published settings, first GPU or CPU
     python experiments/{name}.py --gpu 0,1,2,3 --resume auto  four GPUs, resuming where it stopped
-    python experiments/{name}.py --overlay demo --gpu cpu     minutes on a CPU, to try it out
+    python experiments/{name}.py --overlay demo --gpu cpu     a short trial on a CPU
 
 Settings: {settings}, after Phan et al. (BHI 2022).
 It leaves {leaves} in --save_folder.

@@ -1,12 +1,12 @@
-"""What the nearest neighbours of an encoder's features know of the labels: a score that trains
-nothing.
+"""Score an encoder by k nearest neighbours in its features, without any training.
 
     python experiments/knn.py --config_path configs/downstream/st_mem.yaml \\
         --encoder_path output/st_mem/encoder.pth
     python experiments/knn.py --config_path configs/downstream/st_mem.yaml --overlay scratch --k 10
 
 Leaves test_metrics.csv and test_predictions.csv in <output_dir>/<exp_name> (with several folds,
-in fold<k>/ there), as main_finetune.py does.  Test records ask those that it would train on.
+in fold<k>/ there), as main_finetune.py does.  Neighbours are
+the records that main_finetune.py would train on.
 """
 
 import sys
@@ -20,7 +20,7 @@ from util.processes.program import run_main
 
 parser = argument_parser(__doc__, "configs/downstream/st_mem.yaml", FinetuneConfig)
 parser.add_argument(
-    "--k", type=int, default=20, metavar="N", help="neighbours asked (default: %(default)s)"
+    "--k", type=int, default=20, metavar="N", help="number of neighbours (default: %(default)s)"
 )
 if __name__ == "__main__":
     parser.parse_args()  # --help and a wrong flag end here, before anything slow is imported

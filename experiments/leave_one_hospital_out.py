@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> None:
         f"{place}"
     )
     if all(row["remark"] for row in rows):
-        raise ECGError(f"no database of {store.path} could be left out; the reasons stand above")
+        raise ECGError(f"no database of {store.path} could be left out, for the reasons above")
 
 
 def matrix(rows: list[dict]) -> pd.DataFrame:

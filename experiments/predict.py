@@ -261,8 +261,8 @@ def read_all(
             if path.stem in seen:
                 raise RecordError(f"the name {path.stem} is taken; give the recording another one")
             entry = read(path)
-        # What nobody has foreseen in an untrusted file must not stop the rest
         except Exception as error:
+            # An untrusted file can raise anything, which must not stop the rest.
             kind = "" if isinstance(error, RecordError) else f"unexpected {type(error).__name__}: "
             failed.append(
                 {"record": path.stem, "file": str(path), "remark": f"not read: {kind}{error}"}

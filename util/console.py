@@ -1,9 +1,9 @@
-"""What a run says to people: each sentence at once, by process 0, and kept in the run's folder.
+"""Sentences that a run prints: at once, on process 0 alone, and kept in the run's console.txt.
 
     note("records without a fold, which take no part: 12")
 
-``begin`` starts a job and ``keep_in`` says where its sentences belong: those that were said before
-there was a folder, while the data were being read, are written there first.
+Call ``begin`` at the start of a job and ``keep_in`` when its folder is known: sentences printed
+before that, while the data were being read, are then written there first.
 """
 
 import contextlib
@@ -28,13 +28,13 @@ def is_first() -> bool:
 
 
 def begin() -> None:
-    """Start a job, which has said nothing yet and has no folder."""
+    """Start a job: forget the sentences and the folder of an earlier one in this process."""
     _said.clear()
     _folder.clear()
 
 
 def note(sentence: str) -> None:
-    """Say a sentence once, outside of a progress bar, and keep it in the run's console.txt.
+    """Print a sentence on process 0, without breaking a progress bar, and keep it in console.txt.
 
     Raises:
         ECGError: the file cannot be written.
@@ -57,7 +57,9 @@ def keep_in(folder: str | os.PathLike) -> None:
 
 @contextlib.contextmanager
 def fold_of_job() -> Iterator[None]:
-    """Keep what is said meanwhile in the fold's folder alone, after what the job said before."""
+    """Return a context for one fold: the console.txt of its folder gets the sentences that the job
+    printed before any fold, then those of this fold alone.
+    """
     shared = len(_said)
     try:
         yield
@@ -68,7 +70,7 @@ def fold_of_job() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Say nothing meanwhile: for a look ahead at what a job will say itself."""
+    """Return a context in which ``note`` prints nothing: for work that the job will repeat."""
     _quiet.append(True)
     try:
         yield
@@ -77,7 +79,7 @@ def quietly() -> Iterator[None]:
 
 
 def said() -> list[str]:
-    """Return what has been said since ``begin`` and before there was a folder."""
+    """Return the sentences since ``begin``, up to ``keep_in``."""
     return list(_said)
 
 

@@ -136,7 +136,7 @@ class KeyedRandom:
         """Draw standard normal float32 by Box and Muller, both uniforms from one 64-bit number.
 
         Args:
-            first: only the first so many along the last axis: normal(*shape)[..., :first] for
+            first: draw only this many along the last axis: normal(*shape)[..., :first] for
                 less work.
         """
         bits = self._bits(shape, first)

@@ -20,7 +20,7 @@ from util.errors import ConfigError
 def fits(value: object, kinds: Collection) -> bool:
     """Return whether a value out of YAML is of one of ``kinds``.
 
-    A bool is an int to Python, but no number to people; a whole number may stand for a float.
+    A bool is an int to Python, but no number to people; a whole number is accepted as a float.
 
     Args:
         kinds: types, and None (or its type) for null.

@@ -1,6 +1,6 @@
 """What is known of each public data set: names of its records, folds and how many there are.
 
-How its metadata become labels and splits stands in ``sets.py``.
+``sets.py`` turns the metadata into labels and splits.
 """
 
 from dataclasses import dataclass

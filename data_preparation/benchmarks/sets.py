@@ -257,7 +257,7 @@ def _mimic_iv_ecg(folder, _) -> Metadata:
     if people is None:
         raise ConfigError(
             f"no patients.csv or patients.csv.gz in {folder}: put that of MIMIC-IV (hosp/, "
-            "credentialed) beside record_list.csv; MIMIC-IV-ECG itself tells neither age nor sex"
+            "credentialed) beside record_list.csv; MIMIC-IV-ECG itself has neither age nor sex"
         )
     patients = by_key(
         read_table(people, ("subject_id", "gender", "anchor_age", "anchor_year")),

@@ -108,7 +108,7 @@ def _added(root, path, *, is_labels) -> list[str]:
     """Add a file to the store as a user's is; return what that says."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         if is_labels:
-            # A benchmark goes by its splits: patients in several folds of the store are no matter.
+            # A benchmark has its own splits, so patients in several folds of the store do no harm.
             add_labels(root, path, by_folds=False)
         else:
             add_splits(root, path)

@@ -2,8 +2,8 @@
 single beats.
 
 A *fingerprint* is the shape of one lead around a steep point of it (a QRS complex, as a rule):
-2.4 s, low-passed, without drift, of norm 1.  It knows nothing of the recording's start, gain,
-offset or sampling rate, so copies that were shifted, cut, rescaled or resampled share
+2.4 s, low-passed, without drift, of norm 1.  It does not depend on the recording's start,
+gain, offset or sampling rate, so copies that were shifted, cut, rescaled or resampled share
 fingerprints wherever they overlap.  Alike ones are found without comparing all with all:
 locality-sensitive hashing (Indyk and Motwani 1998; Datar et al. 2004) of whitened principal
 components. Each candidate is then compared on the signals themselves, on all leads that both
@@ -34,7 +34,7 @@ SPAN_SAMPLES = 1 << 21  # of the store, read at a time
 COMPONENTS = 24  # principal components of fingerprints
 LEAST_VARIANCE = 2e-3  # of a component: in a store of a few recordings most have next to none
 TABLES = 6  # of hashes; copies need share a cell in one of them, by one beat of many
-CROWD = 32  # of a crowded cell, each fingerprint meets so many others
+CROWD = 32  # of a crowded cell, each fingerprint is compared with this many others
 FAR = 0.2  # standard deviations (rms over components) from which fingerprints differ
 BATCH = 1 << 16
 SHIFTS = 3  # tried a pair
@@ -56,7 +56,7 @@ COLUMNS = tuple(f"{place}_{side}" for side in "ab" for place in PLACES) + (
 
 
 class Found(NamedTuple):
-    """What a search found.
+    """The result of a search.
 
     Attributes:
         pairs: rows of the CSV file, dicts with COLUMNS.

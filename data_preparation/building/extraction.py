@@ -117,7 +117,7 @@ def stored_rows(
                 )
 
 
-# ============ what a user knows besides ============
+# ============ files that a user adds ============
 def read_patients(path: str | os.PathLike) -> dict[str, str]:
     """Return {record: patient id} of a CSV file with columns record and patient_id.
 

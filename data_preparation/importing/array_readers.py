@@ -1,4 +1,4 @@
-"""Readers of .npy, HDF5 and CSV files for import_arrays.py; their interface stands in
+"""Readers of .npy, HDF5 and CSV files for import_arrays.py; their interface is described in
 data_preparation/importing/sources.py.
 
 Files are untrusted: nothing is unpickled, no other file is opened, and what is wrong with a file
@@ -44,7 +44,7 @@ class NpyFile:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, MemoryError):
             raise
-        except Exception as error:  # numpy's parsing of a header raises whatever it meets
+        except Exception as error:  # numpy's parser of headers can raise anything
             raise RecordError(
                 f"no .npy file of numbers, or cut short ({error}); nothing is unpickled: save "
                 "one array of numbers with numpy.save"

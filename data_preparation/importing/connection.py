@@ -1,4 +1,4 @@
-"""Asking a server with patience."""
+"""Requests to a server, repeated where that may help."""
 
 import errno
 import http.client

@@ -122,9 +122,9 @@ def _size(path):
 
 
 def _fetch_rest(file, part, connection, progress):
-    """Append to a .part file what it lacks; begin anew where the server sends all of it.
+    """Append to a .part file what it lacks; start over if the server sends all of it.
 
-    Whether the pieces fit, the checksum says.
+    The checksum will show whether the pieces fit.
     """
     have = _size(part)
     if have and have == file.size:

@@ -1,8 +1,8 @@
 """The engine of every import: recordings -> checked, resampled, written in shards that a killed
 run resumes from.
 
-All that stands here is the same for every format: leads by name, checks, resampling, flags,
-shards, tables, restart.  What is imported stands in ``sources.py``.
+What is here is the same for every format: leads by name, checks, resampling, flags, shards,
+tables, restart.  ``sources.py`` says what is imported.
 """
 
 import contextlib
@@ -303,7 +303,7 @@ def extract_shard(
                 )
                 continue
             except Exception as error:
-                # A record nobody has foreseen must not end a run over all the others.
+                # An unforeseen error in one record must not end the run over all the others.
                 table["skipped"].append(
                     item.about | {"reason": f"unexpected failure: {type(error).__name__}: {error}"}
                 )

@@ -86,8 +86,8 @@ class Source:
         items: in the order of the store; a list, or ``Lazy`` where they are many.
         read: the reader, see above.
         options: plain values by flag that the recordings depend on besides the files; where one
-            changes, all is made again.  They stand in the store's ``meta.json``, so they name no
-            path of this machine.
+            changes, all is made again.  They are kept in the store's ``meta.json``, so they
+            name no path of this machine.
         program: the script, for the command in ``meta.json``.
         lead_names: {name in lower case: the lead it stands for}.
         skipped: rows of skipped.csv that the plan left out.

@@ -1,4 +1,4 @@
-"""The waves of a simulated beat: P, QRS, ST and T, by what was found.
+"""The waves of a simulated beat: P, QRS, ST and T, as the findings make them.
 
 Wave tables give vectors as ``dipole.py`` says.
 """

@@ -64,7 +64,7 @@ def classifier(width: int, hidden: int, num_classes: int | None) -> nn.Module:
 class CNNEncoder(Encoder):
     """The shell of an encoder that standardises its input by the training records' statistics.
 
-    A subclass sets ``stages``, the residual blocks by depth, besides what an ``Encoder`` asks.
+    A subclass sets ``stages``, the residual blocks by depth, besides what an ``Encoder`` requires.
 
     Args:
         num_leads: leads of the crops, (batch, num_leads, time) in mV.

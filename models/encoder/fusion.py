@@ -31,7 +31,7 @@ class Fusion(Encoder):
         num_classes: None for an encoder without heads.
         frozen: names of ``branches``, and "gate": these never learn, their BatchNorms keep their
             statistics.  A frozen gate is not fresh: it is loaded and exported with the branches.
-        gate_norm: show the gate normalised features.
+        gate_norm: give the gate normalised features.
     """
 
     def __init__(
@@ -156,8 +156,8 @@ def fusion(
         num_classes: classes of every head; None for an encoder without heads.
         frozen: which of signal, spectrogram and gate do not learn.  (train.freeze_epochs and
             mode linprobe freeze both branches together, for a few epochs or for all.)
-        gate_norm: the gate sees the features of each branch normalised, so that neither rules by
-            their scale; false is as published.
+        gate_norm: the gate sees the features of each branch normalised, so that neither
+            dominates by its scale; false is as published.
 
     Raises:
         ConfigError: three heads without classes, a ``gate_norm`` without a gate, or a frozen part

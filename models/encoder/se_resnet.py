@@ -138,7 +138,7 @@ def spectrogram_se_resnet34(
         fs: sampling rate of the crops, Hz; it must be the store's.
         segment_seconds: length of an STFT segment; half of it overlaps the next.
         channels: channels of the first stage, 64 as published; features are 8 times as many.  8
-            makes a network for trying things out on a laptop.
+            makes a network small enough for a laptop.
         init: weights from scratch, "shortcut" or "published"; see ``init_from_scratch``.
     """
     return SpectrogramSEResNet(num_classes, num_leads, fs, segment_seconds, channels, init)

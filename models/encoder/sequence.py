@@ -1,4 +1,6 @@
-"""What CPC's two encoders share: each sample by itself, then what is known of all up to it."""
+"""What CPC's two encoders share: a step from each stretch of samples, then a context from all steps
+up to it.
+"""
 
 import torch
 from torch import nn

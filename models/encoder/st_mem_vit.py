@@ -1,6 +1,6 @@
 """ST-MEM's encoder: a ViT whose tokens are patches of single leads (Na et al., ICLR 2024).
 
-Each lead's tokens stand between two separators and carry that lead's embedding, so the encoder
+Each lead's tokens are between two separator tokens and carry that lead's embedding, so the encoder
 takes any set of leads.
 """
 
@@ -19,7 +19,7 @@ class ST_MEM_ViT(TransformerEncoder):
     """A ViT with a token for every patch of every lead; its feature is the mean over leads and
     patches, then the norm.
 
-    Position row 0 is that of the separator in front of a lead, the last one of that behind it.
+    Row 0 of the position table is for the separator before a lead, the last one for that after it.
 
     Args:
         num_classes: width of the linear head; None for none.

@@ -125,7 +125,7 @@ class TransformerEncoder(PatchEncoder):
         return self.lead_rows(names)
 
     def lead_rows(self, leads: Sequence[str]) -> list[int]:
-        """Return where these leads stand in ``known_leads``."""
+        """Return the places of these leads in ``known_leads``."""
         unknown = [lead for lead in leads if lead not in self.known_leads]
         if unknown:
             raise ConfigError(
@@ -135,7 +135,7 @@ class TransformerEncoder(PatchEncoder):
         return [self.known_leads.index(lead) for lead in leads]
 
     def rows_in_file(self, count: int, leads: Sequence[str] | None) -> list[int]:
-        """Return where this encoder's leads stand among those of a file.
+        """Return the places of this encoder's leads among those of a file.
 
         Args:
             count: how many leads the file knows.
@@ -313,7 +313,7 @@ def encoder_factory(
     """Return the registered function ``name`` that builds ``encoder_class`` in one of ``SIZES``.
 
     Args:
-        patch_size: what the function takes where a config says nothing.
+        patch_size: the function's default for the argument of that name.
     """
 
     def factory(

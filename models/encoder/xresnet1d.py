@@ -152,7 +152,7 @@ def xresnet_factory(name: str) -> Callable[..., XResNet1d]:
             without head.
         num_leads: leads of the crops.
         channels: inner width of every block, 64 as published; features are 8 times as many
-            (xresnet1d18, 34: twice).  16 makes a network for trying things out on a laptop.
+            (xresnet1d18, 34: twice).  16 makes a network small enough for a laptop.
         init: weights from scratch, "shortcut" or "published"; see ``init_from_scratch``.
     """
 

@@ -30,7 +30,7 @@ def momentum_at(progress: Scalar, start: float, end: float) -> Scalar:
 
     Args:
         progress: where the run stands, in [0, 1]; a number, or a 0-dim tensor, for which compiled
-            code is not compiled anew.
+            code is not recompiled.
     """
     height: Scalar
     if isinstance(progress, torch.Tensor):

@@ -95,8 +95,8 @@ class DINOLoss(nn.Module):
 
 
 class DINO(ViewMethod):
-    """The student learns to give, for every view, what its slow teacher gives for the other,
-    global ones.
+    """The student learns to give, for each view, the output of its slow teacher for the other,
+    global views.
 
     Args:
         encoder, head: the student's; the teacher's are their slow copies.

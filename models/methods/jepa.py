@@ -90,7 +90,7 @@ class JEPA(Method):
     the places of all other patches, what the teacher, which sees the whole crop, makes of these.
 
     Where tokens are of single leads, the same times are hidden in all of them and each lead is
-    predicted from its tokens alone: what other leads have to say has to be in these.
+    predicted from its own tokens alone, so these must hold what is needed from other leads.
 
     Args:
         encoder: a ``PatchEncoder`` of patches in time, built without a head; its position table

@@ -1,4 +1,4 @@
-"""Crops and what is done to them, said once: ``dataset.crop``, ``filters``, ``standardize`` and
+"""Crops and their transforms, given once: ``dataset.crop``, ``filters``, ``standardize`` and
 ``augment``; and the published lists of transforms, which say the same.
 
     transforms:                                       crop: 2250

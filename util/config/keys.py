@@ -1,7 +1,8 @@
-"""The vocabulary of configs: every key with its type, default, allowed values and advice.
+"""Every configuration key with its type, default, allowed values and help text.
 
-The program is the class: ``PretrainConfig`` for main_pretrain.py, ``FinetuneConfig`` for
-main_finetune.py.  docs/configs.md is made from these fields.
+Each main program has one class: main_pretrain.py ``PretrainConfig``, main_finetune.py
+``FinetuneConfig``.  The help texts become docs/configs.md and the end of ``--help``: run
+``python -m util.config > docs/configs.md`` after a change.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Configuration: YAML files merged left to right, then ``--set a.b=c``, checked against one table
 of keys.
 
-``util/config/keys.py`` is the whole vocabulary.  Under ``model:`` stand the factory's own
-arguments, checked when the model is built; transforms likewise by their own signatures.
+``util/config/keys.py`` has all keys.  Those under ``model:`` are the arguments of the model's
+factory and are checked when the model is built; so are transforms, by their own arguments.
 docs/configs.md has the rules.
 """
 

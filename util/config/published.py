@@ -1,5 +1,5 @@
-"""Published YAML files and older ones of ours: counterparts are put in, what moved is named with
-its place.
+"""Published YAML files and our older ones: keys with an exact counterpart are translated, others
+are listed with their new places.
 """
 
 import os
@@ -67,8 +67,7 @@ EXACT: dict[str, tuple[str, Callable[[str, Any], list]]] = {
 
 # ============ a layer ============
 def translate(layer: dict, where: str | os.PathLike) -> dict:
-    """Return a layer of a config, be it published or ours, in this project's words; a note says
-    what was said in others.
+    """Return a layer of a config with published keys translated into ours; a note lists these.
 
     Args:
         layer: which stays as it is.

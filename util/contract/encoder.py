@@ -1,7 +1,7 @@
 """What the rest of the project may rely on in an encoder.
 
-Everything has a default here that does nothing, so that no caller has to ask an encoder what it
-can do.  ``PatchEncoder`` and ``SequenceEncoder``, beside this file, add what masked and
+Everything optional has a default here that does nothing, so that no caller has to check what an
+encoder can do.  ``PatchEncoder`` and ``SequenceEncoder``, beside this file, add what masked and
 predictive methods use.
 """
 
@@ -74,8 +74,8 @@ class Encoder(nn.Module):
 
     @property
     def fresh_parts(self) -> dict[str, nn.Module]:
-        """Return the parts that no pre-training knows, by attribute: fine-tuning starts them
-        anew, a linear probe trains them alone, and ``encoder.pth`` leaves them out.
+        """Return the parts that pre-training does not train, by attribute: fine-tuning starts them
+        at random, a linear probe trains only them, and ``encoder.pth`` leaves them out.
         """
         return {"head": self.head}
 
@@ -121,7 +121,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def fit_statistics(self, batches: Iterable[torch.Tensor]) -> None:
-        """Fit, in one pass, the standardisations that no weights have brought along.
+        """Fit, in one pass, the standardisations whose statistics were not loaded with weights.
 
         Args:
             batches: float32 (batch, leads, time) in mV, one crop of each training record; not

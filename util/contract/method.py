@@ -20,7 +20,7 @@ class Batch(TypedDict, total=False):
         label: in supervised jobs, float32 (batch, classes) with NaN where unknown, or int64
             (batch,).
         epoch: where the run stands, in epochs; a float64 scalar on the device, so that compiled
-            code need not be compiled anew at every step.
+            code is not recompiled at every step.
         progress: the same as a share of the run, in [0, 1].
     """
 
@@ -35,7 +35,7 @@ class Batch(TypedDict, total=False):
 class Method(nn.Module):
     """A self-supervised method: a batch to a loss.
 
-    A subclass sets ``encoder`` and writes ``forward``, and ``draw`` where chance plays a part.
+    A subclass sets ``encoder`` and writes ``forward``, and ``draw`` if it needs random numbers.
     A step is ``out = method(batch, method.draw(batch))``.
 
     Attributes:
@@ -45,7 +45,7 @@ class Method(nn.Module):
     encoder: Encoder
 
     def draw(self, batch: Batch) -> dict[str, Any]:
-        """Return what chance decides for a batch (masks, views, negatives), by name, drawn from
+        """Return whatever is random for a batch (masks, views, negatives), by name, drawn from
         ``batch["random"]`` alone.
 
         It stays outside of what is compiled: Inductor cannot print the wrapping 64-bit integers
@@ -65,7 +65,7 @@ class Method(nn.Module):
         return {}
 
     def after_step(self, progress: float) -> None:
-        """Move what follows slowly, such as a teacher, after a step of the optimizer.
+        """Update what follows the model slowly, such as a teacher, after a step of the optimizer.
 
         Args:
             progress: where the run stands, in [0, 1].

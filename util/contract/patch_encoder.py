@@ -34,8 +34,8 @@ class PatchEncoder(Encoder):
         raise NotImplementedError
 
     def patch_count(self, samples: int) -> int:
-        """Return how many patches a crop of so many samples has; where each lead has its own
-        patches, how many of each lead.
+        """Return the number of patches in a crop of this many samples; where each lead has its own
+        patches, the number per lead.
         """
         raise NotImplementedError
 

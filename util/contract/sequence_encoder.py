@@ -15,7 +15,7 @@ class SequenceEncoder(Encoder):
     step_width: int
 
     def step_count(self, samples: int) -> int:
-        """Return how many steps a crop of so many samples has."""
+        """Return the number of steps in a crop of this many samples."""
         raise NotImplementedError
 
     def steps(self, series: torch.Tensor) -> torch.Tensor:

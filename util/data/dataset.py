@@ -44,8 +44,7 @@ class CropDataset(Dataset):
         labels: of ``util.data.labels.Labels``, of all records of the store, or None.
 
     Raises:
-        ConfigError: in reading, a record lacks one of the leads: what stands in its place is no
-            signal.
+        ConfigError: while reading, if a record lacks one of the leads.
     """
 
     def __init__(
@@ -137,13 +136,13 @@ class TrainingBatches:
         rows: of the store, to visit.
         samples: their lengths.
         length: samples a crop.
-        batch_size: records a process and forward pass.
-        accumulate: forward passes a step.
+        batch_size: records per process and forward pass.
+        accumulate: forward passes per step.
         crops: of a record each time it is visited.
         seed: of the orders and of the crops.
         rank: number of this process.
         world: number of processes.
-        steps: at most so many an epoch.
+        steps: end an epoch after this many.
 
     Raises:
         ConfigError: one step needs more records than there are.

@@ -33,7 +33,7 @@ _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 
 @dataclass(frozen=True)
 class LabelFile:
-    """What a file says of the records it was read for, in their order.
+    """The labels that a file gives the records it was read for, in their order.
 
     Attributes:
         kind: a key of ``LOOKS``.
@@ -66,8 +66,8 @@ def load_label_file(
         path: the file.
         records: names of the records that it is read for.
         ignore_unknown: leave out rows of other records, which are an error otherwise.
-        known_as: (kind, classes) of a table of a store, where they are settled and what has no
-            partner was said when it was added; else they follow from all cells of the file.
+        known_as: (kind, classes) of a table that is already in a store, which was checked when it
+            was added; otherwise both follow from all cells of the file.
 
     Raises:
         ConfigError: the file cannot be read, or something in it is wrong; a sentence names it and
@@ -98,7 +98,7 @@ def load_label_file(
 
 # ============ names ============
 def check_name(path: str | os.PathLike, what: str, name: str) -> None:
-    """Check that a class of this name can stand in a table's header, a config and a file of
+    """Check that a class of this name can be used in a table's header, a config and a file of
     predictions.
 
     Raises:

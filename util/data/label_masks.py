@@ -28,7 +28,7 @@ _DATABASES = {
 
 
 class MaskChoice(Protocol):
-    """What of a config's section ``dataset`` says who annotated what."""
+    """The keys of section ``dataset`` that say which database annotated what."""
 
     @property
     def labels(self) -> str | dict | None: ...
@@ -41,18 +41,21 @@ class MaskChoice(Protocol):
 
 
 class LabelMasks:
-    """Which labels nobody can know: where a database never annotated a class, a label is unknown;
-    where no training record of a fold is positive, the database left out is not scored.
+    """Which labels to treat as unknown.
+
+    A label is unknown where a record's database never annotated its class.  Under protocol
+    leave_one_database a class without a positive training record is not scored on the database
+    that is left out.
 
     Args:
         labels: of all records of the store.
-        store: theirs.
+        store: the one that the labels belong to.
         data: the config's choices.
         wanted: ``dataset.mask_unannotated``; None: under protocol leave_one_database.
         counts_file: ``dataset.annotated``.
 
     Attributes:
-        labels: with what nobody annotated unknown.
+        labels: with the labels of classes that were not annotated unknown.
 
     Raises:
         ConfigError: a key has no effect, or the file of counts is wrong.
@@ -167,8 +170,8 @@ def mask_unannotated(
 def mask_untrained(
     labels: np.ndarray, left_out: np.ndarray, classes: tuple[str, ...], training: np.ndarray
 ) -> np.ndarray:
-    """Return labels with NaN on the records that are left out where no training record is
-    positive: what nobody could learn is not scored; a sentence names these classes.
+    """Return labels with NaN, on the records that are left out, for classes without a positive
+    training record: they cannot be learned, so they are not scored.  A note names them.
 
     Args:
         labels: float (records, classes), from ``mask_unannotated``.

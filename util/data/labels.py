@@ -52,7 +52,7 @@ class Labels:
 
 
 class LabelChoice(Protocol):
-    """What of a config's section ``dataset`` says which labels."""
+    """The keys of section ``dataset`` that choose the labels."""
 
     @property
     def labels(self) -> str | dict | None: ...
@@ -253,11 +253,11 @@ def _choose_columns(labels: Labels, columns: tuple[str, ...], wanted: list[str])
     return replace(labels, classes=tuple(wanted), values=values, known=known)
 
 
-# ============ what to know of them ============
+# ============ notes on unknown and rare labels ============
 def note_unknown_labels(
     values: np.ndarray, classes: tuple[str, ...], part: str, whole: list[str]
 ) -> None:
-    """Say what is unknown among the labels of a part, where something is.
+    """Print how many labels of a part are unknown, if any are.
 
     Args:
         values: of ``Labels``, of the part's records.
@@ -275,7 +275,7 @@ def note_unknown_labels(
     none = [name for name, any_known in zip(classes, known.any(axis=0)) if not any_known]
     if none:
         note(
-            f"the {part} part knows no label at all of {', '.join(none)}: no output for it is "
+            f"the {part} part has no known label of {', '.join(none)}: no output for it is "
             "learned or scored there"
         )
     if whole and part != "training":

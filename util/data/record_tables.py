@@ -1,9 +1,8 @@
-"""Tables of records: what a lab knows of its records beside the signals (labels, splits), a row a
-record.
+"""Tables of records: what is known of them beside the signals (labels, splits), one row per record.
 
 They come as CSV files and lie beside the folders of the sampling rates, one for all of these:
-<root>/<kind>/<name>.csv with the column record first, and <name>.json with what else is to be
-known of it and a checksum.
+<root>/<kind>/<name>.csv with the column record first, and <name>.json with further facts
+about it and a checksum.
 """
 
 import json
@@ -148,7 +147,7 @@ def note_unmatched(named: pd.Series, records: Sequence[str], *, without: str) ->
     Args:
         named: the records that the file's rows are of.
         records: names of the store's.
-        without: what is so of the records without a row, in words.
+        without: what happens to records without a row, in words.
     """
     strangers = named[~named.isin(records)]
     if len(strangers):

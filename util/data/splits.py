@@ -21,7 +21,7 @@ _BELONGS_TO = {"splits": "given", "given": "given", "test_database": "leave_one_
 
 
 class SplitChoice(Protocol):
-    """What of a config's section ``dataset`` says who trains, selects and tests."""
+    """The keys of section ``dataset`` that say which records train, select and test."""
 
     @property
     def fold(self) -> int | list | str: ...
@@ -142,11 +142,11 @@ def selection_fold(protocol: str, run: int) -> int | str:
 # ============ protocols ============
 @dataclass(frozen=True)
 class Splits:
-    """Who trains, selects and tests.
+    """Which records train, select and test.
 
     Attributes:
         masks: number of a run -> {part: bool (records of the store,)}, parts PARTS.
-        title: number of a run -> what it is, for people.
+        title: number of a run -> its description in printed sentences.
         in_use: bool (records,), those that are in some part of some run.
         patients: texts (records,), the same for records of one patient, "" where unknown.
         lack: what the records that are not in use lack.
@@ -175,8 +175,8 @@ def make_splits(
     Args:
         store: the records.
         data: the config's choices.
-        patients: ids (records,), "" where unknown, out of the table of labels; they count before
-            the store's, and those of a table of splits before both.
+        patients: ids (records,), "" where unknown, from the table of labels; they replace the
+            store's, and those of a table of splits replace both.
 
     Raises:
         ConfigError: a choice is wrong, or does not fit the store.
@@ -374,10 +374,10 @@ def rows_left(
     patients: Sequence[str] | np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the rows without those of ``dataset.exclude_folds`` and ``dataset.exclude_parts``
-    and of the same patients; a sentence counts these.
+    and of the same patients; a note counts these.
 
     Args:
-        store: theirs.
+        store: the one that the rows belong to.
         rows: int64, to choose from.
         data: the config's choices.
         patients: those of a table of labels, as ``make_splits`` takes them.
@@ -427,7 +427,7 @@ def rows_left(
 
 def labelled_rows(rows: np.ndarray, labelled: np.ndarray, splits: Splits) -> np.ndarray:
     """Return the rows that a supervised job can use, those with a label and a part in the splits;
-    sentences count the others.
+    notes count the others.
 
     Args:
         rows: of the store, to choose from.

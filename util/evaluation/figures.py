@@ -117,11 +117,11 @@ def plot_reconstruction(
     lead_names: Sequence[str],
     title: str | None = None,
 ) -> Figure:
-    """Draw one ECG, what was hidden of it, and what the model made of the rest.
+    """Draw one ECG, which parts of it were hidden, and the model's reconstruction.
 
     Args:
         signal: (leads, time), in mV or standardised.
-        reconstruction: (leads, time), likewise.
+        reconstruction: (leads, time), in the same unit.
         mask: bool (leads, time), True where the model did not see the signal; shaded.
         fs: sampling rate in Hz.
         lead_names: names of the leads.

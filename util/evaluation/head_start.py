@@ -1,7 +1,7 @@
 """``train.head_init: probe``: the heads start as a linear probe of the encoder, not at random.
 
 A random head sends random gradients into a pre-trained encoder and spoils it before it has learnt
-anything itself. Fitted first on frozen features, it leaves the encoder what it knows: Kumar et
+anything itself. A head that is first fitted on frozen features does not: Kumar et
 al., Fine-tuning can distort pretrained features and underperform out-of-distribution (ICLR 2022).
 """
 

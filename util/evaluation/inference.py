@@ -1,4 +1,4 @@
-"""What a model says of whole records: means over their crops, gathered from all processes."""
+"""Predictions of whole records: means over their crops, gathered from all processes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -63,8 +63,8 @@ def record_means(
         vectors: signals on the device (crops, leads, samples) -> (crops, width).
         width: of the vectors.
     """
-    # A record's crops may lie in several batches and on several processes: sums of their vectors,
-    # and of ones beside them, say it all.
+    # The crops of a record may be in several batches and on several processes.  So sum the vectors
+    # of its crops, with a 1 added to each to count them.
     place = torch.full((int(max(rows)) + 1,), -1, dtype=torch.int64)
     place[torch.as_tensor(np.asarray(rows))] = torch.arange(len(rows))
     place = place.to(device)

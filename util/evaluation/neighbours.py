@@ -31,9 +31,9 @@ def neighbours(
 
     Args:
         train_x: features (records, width); each is standardised over the training records first,
-            as what all records have in common says nothing.
-        train_y: (records, outputs), NaN where unknown, which does not count; an output that no
-            neighbour knows has the mean of all that do.
+            as what all records have in common tells none apart.
+        train_y: (records, outputs), NaN where unknown, which is ignored; where no neighbour
+            has a known label, the result is the mean of all known ones.
         test_x: features (records, width).
         k: how many.
         temperature: the lower, the more the nearest count.

@@ -1,5 +1,5 @@
-"""Frozen features, computed in one place, and linear probes on them: how much an encoder knows,
-without fine-tuning it.
+"""Frozen features, computed in one place, and linear probes on them: how useful the features of an
+encoder are without fine-tuning it.
 """
 
 import numpy as np
@@ -71,9 +71,7 @@ class Probe:
 
 
 def make_probe(store: RecordStore, config: PretrainConfig, device: torch.device) -> Probe | None:
-    """Return the probe of train.probe_every; None where there are too few labels for one, which is
-    said.
-    """
+    """Return the probe of train.probe_every; None, with a note, where there are too few labels."""
     if not config.train.probe_every:
         return None
     masks = LabelMasks(read_labels(store, config.dataset), store, config.dataset)

@@ -1,4 +1,4 @@
-"""A picture of a threshold search: the Challenge score against each class's own threshold."""
+"""A picture of a threshold search: the Challenge score against the threshold of each class."""
 
 import os
 

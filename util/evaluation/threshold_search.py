@@ -133,7 +133,7 @@ def read_predictions(place: Path, made_by: str) -> dict[str, Predictions] | None
 def report(
     fold: int, select: int | str, valid: Predictions, found: Thresholds, test: Predictions
 ) -> pd.DataFrame:
-    """Return a row of scores of what was found for the selection fold and one for the test fold."""
+    """Return the scores of thresholds: a row for the selection fold and one for the test fold."""
     rows = []
     for name, number, part in (("search", select, valid), ("test", fold, test)):
         scores = compute_scores(part.outputs, part.labels > 0, REPORTED, "multilabel", found.decide)
@@ -328,5 +328,5 @@ def search_folder(
         f"{score.heading} is {name}" for name, score in REPORTED.items() if score.heading != name
     ]
     note(f"published headings: {', '.join(headings)}")
-    note(f"what was found, and its scores: {results}")
+    note(f"thresholds and their scores: {results}")
     return table

@@ -86,7 +86,7 @@ class Trained:
         classifier: in evaluation mode.
         store: checksum of records.csv of the store that it was trained on, if known.
         cropping: which windows of a record it sees.
-        pipeline: and what is done to them.
+        pipeline: the transforms of these windows.
         criterion: what its outputs mean.
         codes: SNOMED CT codes of the classes, or their names where labels come from a table.
     """

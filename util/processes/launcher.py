@@ -112,7 +112,7 @@ def launch_parser(program: str) -> argparse.ArgumentParser:
 def torchrun_arguments(
     options: argparse.Namespace, processes: int, port: int, attempt: int
 ) -> list[str]:
-    """Return torchrun's flags for ``processes`` on this node, which meet at machine 0's port."""
+    """Return torchrun's flags for ``processes`` on this node, which connect to machine 0's port."""
     return [
         f"--nproc_per_node={processes}",
         f"--nnodes={options.nnodes}",
@@ -256,7 +256,7 @@ def run_torchrun(arguments: list[str], called: threading.Event) -> int:
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.run import parse_args, run
 
-        logging.disable(logging.ERROR)  # torchrun's; the training processes speak for themselves
+        logging.disable(logging.ERROR)  # torchrun's; the training processes print their errors
         metrics.configure(stop)  # type: ignore[arg-type]  # has emit, the one method asked for
         try:
             run(parse_args(arguments))

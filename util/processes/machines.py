@@ -1,6 +1,6 @@
 """The machines of one run: how their launchers find each other, start together and end together.
 
-torchrun starts the processes of one machine and sees how they end.  What concerns all machines is
+torchrun starts and watches the processes of one machine.  What concerns all machines is
 done here: a preempted run ends everywhere and is not started again, and after a failure all
 machines begin the same attempt.
 """
@@ -109,7 +109,7 @@ class Meeting:
         self.port = self._store.port
         self.attempt = self._current()
         if self._store.add(f"launchers/{node}", 1) > 1:
-            self.advance()  # the launcher before was killed: the others shall start again, too
+            self.advance()  # an earlier launcher here was killed: the others must restart, too
 
     def _open(self, address: str, port: int) -> TCPStore:
         deadline = time.monotonic() + WAIT_SECONDS

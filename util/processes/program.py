@@ -1,5 +1,5 @@
-"""How every main program ends: with one sentence and an exit status instead of a traceback, and
-at once.
+"""How every main program ends: immediately, with one sentence and an exit status in place of a
+traceback.
 """
 
 import multiprocessing
@@ -29,7 +29,7 @@ def run_main(
     *,
     at_once: bool = False,
 ) -> int:
-    """Call ``main(argv)`` and return its exit status, with a sentence where it was not to end.
+    """Call ``main(argv)`` and return its exit status; print a sentence if it ended early.
 
     The status is what ``main`` returns, or 0; 2 after an ECGError, 75 after a stop on request
     (SIGTERM, SIGUSR1), 76 when another process of the run is gone, 130 after Ctrl-C.  Any other
@@ -89,8 +89,8 @@ def _ending(error: BaseException, again: str | None = None) -> tuple[int, str | 
         return 130, "interrupted" + (f"; {again}" if again else "")
     preempted = isinstance(error, Preempted)
     if in_group() and _distributed().lost_contact(error.__context__ if preempted else error):
-        # Once asked to stop: what ended the others, or torchrun's signal on top of it, has been
-        # told.
+        # After a request to stop there is nothing to add: the process that ended first has
+        # printed the reason.
         return (
             LOST,
             "" if StopRequest.ever else "note: ending, as another process of this run is gone",

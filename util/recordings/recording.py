@@ -1,8 +1,8 @@
 """One recording in memory, wherever it came from: what every reader returns, its checks and its
 resampling.
 
-A reader is a function that makes a Recording of a file; ``checked`` makes of it what a store can
-keep, or says by a RecordError why it cannot be trusted.
+A reader is a function from a file to a Recording; ``checked`` turns it into one that a store can
+keep, or raises a RecordError that says why it cannot be trusted.
 """
 
 import math

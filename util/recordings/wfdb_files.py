@@ -324,7 +324,7 @@ def read_record(
 
 
 def read_signal(header: Header, min_seconds: float = 0.0) -> Recording:
-    """Read the Recording of a header as it stands in the file: all its signals, not yet checked.
+    """Read all signals of a header's recording, unchecked.
 
     Raises:
         RecordError: why it cannot be read.
@@ -439,7 +439,7 @@ def _read_with_wfdb(header: Header) -> np.ndarray:
         signal = wfdb.rdrecord(os.path.abspath(header.path.with_suffix(""))).p_signal
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # wfdb raises whatever its parsing meets
+    except Exception as error:  # wfdb's parser can raise anything
         raise RecordError(
             f"wfdb cannot read it: {type(error).__name__}: {printable(str(error))}"
         ) from None

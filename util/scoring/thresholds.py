@@ -3,7 +3,7 @@
 A class is output where its score is at least its threshold (``score >= threshold``), here and in
 everything that reads ``thresholds.json``.  ``search_published`` is the published search,
 ``search_ascent`` a thorough one, ``search_single`` looks for one threshold for all classes.
-``no_search`` stands beside them: outputs of the highest expected score
+``no_search`` is the alternative: outputs of the highest expected score
 (util/scoring/decoding.py), which need no threshold.
 
 The searches rest on one identity.  With V = L W, a record's part of the Challenge score's

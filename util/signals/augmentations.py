@@ -6,7 +6,7 @@ frames); ``random`` is the samples' ``KeyedRandom``.  None of them changes its i
 an operation of RandAugment, a step of a view, or a step of ``dataset.transforms``.  Amplitudes
 are in the unit of the signal at that place: mV, or standard deviations after ``standardize``.
 
-A new one is a function here that says ``@augmentation()``.
+To add one, write a function here and decorate it with ``@augmentation()``.
 """
 
 import functools
@@ -312,13 +312,13 @@ def _noise(
 
 @augmentation(draws=False)
 def sine(x: Tensor, random: KeyedRandom | None, amplitude: NUMBER, cycles: NUMBER) -> Tensor:
-    """Add a sine of so many cycles a crop to all leads."""
+    """Add a sine to all leads, with this many cycles per crop."""
     return x + amplitude * (2 * math.pi * (_time(x) / x.shape[-1] * cycles)).sin()
 
 
 @augmentation(draws=False)
 def square(x: Tensor, random: KeyedRandom | None, amplitude: NUMBER, cycles: NUMBER) -> Tensor:
-    """Add a square wave of so many cycles a crop to all leads."""
+    """Add a square wave to all leads, with this many cycles per crop."""
     return x + amplitude * torch.where(_time(x) / x.shape[-1] * cycles % 1 < 0.5, 1.0, -1.0)
 
 
@@ -375,7 +375,7 @@ def frame_crop(
 ) -> Tensor:
     """Take consecutive frames, of ratio U(ratio) of all, from a random place.
 
-    They stand in the middle of ``frames`` frames, whose rest is ``fill``.  All leads and
+    They are put in the middle of ``frames`` frames, whose rest is ``fill``.  All leads and
     frequencies share the window.
     """
     given = x.shape[-1]

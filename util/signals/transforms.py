@@ -150,7 +150,7 @@ class RandAugment(nn.Module):
 
 # ============ from config to module ============
 def _filter(kind: str, cutoff: NUMBER, fs: NUMBER = math.nan, order: COUNT = 5) -> Filter:
-    """``fs`` may stand in a config, and is always given by ``build_pipeline``."""
+    """A config may give ``fs``; ``build_pipeline`` always does."""
     return kind, float(cutoff), float(fs), order
 
 

@@ -108,7 +108,7 @@ class Views:
 
     Calling it with a signal (batch, leads, time) and its ``KeyedRandom`` gives the list of views.
     View n draws from ``random.fork(1 + n)``, whichever views are made beside it.  ``fill``, the
-    encoder's ``input_mean``, stands in the padding and the cut-outs of a spectrogram.
+    encoder's ``input_mean``, fills the padding and the cut-outs of a spectrogram.
 
     Raises:
         ConfigError: unknown names, keys or values; the message lists the known ones.

@@ -152,7 +152,7 @@ class Training:
 
     @property
     def best(self) -> dict[str, float]:
-        """Whatever the caller wants kept over interruptions, plain numbers by name."""
+        """Numbers by name that the caller wants checkpoints to keep, such as best scores."""
         return self.state.best
 
     def position(self) -> float:

@@ -1,5 +1,5 @@
-"""What a step logs, on its way into a line of the log: kept on the device, gathered over
-processes, averaged.
+"""What steps log, until it is a line of the log: kept on the device, then averaged over processes
+and steps.
 
 Nothing here waits for the device before a window of steps is closed, unless skipping steps is
 allowed.
@@ -17,7 +17,7 @@ SHOWN = 32  # records named in a message
 
 
 class Meters:
-    """Means of all scalars that a model returns, over windows of some steps and over the epoch.
+    """Means of all scalars that a model returns, over windows of steps and over the epoch.
 
     Args:
         record_names: of all rows of the store, for messages.
@@ -63,7 +63,7 @@ class Meters:
         return skip
 
     def add(self, epoch: int, step: int, values: torch.Tensor, records: list[int]) -> None:
-        """Take a step's scalars and the rows of the store that they are of."""
+        """Add the scalars of a step, with the rows of the store that its records have."""
         self.pending.append((epoch, step, values, records))
 
     # ============ over processes ============
@@ -131,7 +131,7 @@ class Meters:
         return {name: total / max(count, 1) for name, total in zip(self.names, sums)}
 
     def forget(self) -> None:
-        """Start the epoch anew."""
+        """Forget the values of the epoch so far."""
         self.window, self.sums = [], []
 
     # ============ checkpoints ============

@@ -97,8 +97,7 @@ def make_optimizer(
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Take over a checkpoint's moments, but not its ``optimizer_kwargs``: the config's hold,
-    changed or not.
+    """Load a checkpoint's moments, but not its ``optimizer_kwargs``: those of the config apply.
 
     Raises:
         ValueError: the state is of other parameter groups, or of another choice of amsgrad.
@@ -145,7 +144,7 @@ def weight_decay_at(epoch: float, *, start: float, end: float | None, epochs: fl
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate and weight decay of a run: functions of its place, which need no state.
+    """Learning rate and weight decay as functions of the position in the run; they need no state.
 
     Attributes:
         lr: the peak.
@@ -224,7 +223,7 @@ def resolve_amp(amp: str, device: torch.device) -> torch.dtype | None:
 
 
 def set_matmul_precision(choice: str, device: torch.device) -> None:
-    """Set what ``train.matmul_precision`` asks for, and say what ``auto`` makes of it."""
+    """Set ``train.matmul_precision``; for ``auto``, say which precision was chosen."""
     if choice == "auto":
         choice, why = "high", "on a GPU"
         if device.type != "cuda":  # measured: process 0 decides for all

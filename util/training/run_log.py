@@ -28,9 +28,9 @@ class RunLog:
 
     Args:
         folder: of the run; made if missing.
-        epoch: where the run resumes: later lines, of a run cut off after its last checkpoint, go.
-        step: likewise, within the epoch.
-        position: the same in epochs; later TensorBoard points go.
+        epoch: where the run resumes; later lines, written after its last checkpoint, are removed.
+        step: where it resumes within the epoch.
+        position: the same in epochs; later TensorBoard points are removed.
     """
 
     def __init__(

@@ -200,7 +200,7 @@ def check_input(encoder: Encoder, leads: int, length: int) -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch, each process otherwise; models are built before."""
+    """Seed Python, NumPy and torch, each process differently; models are built before."""
     seed = seed + 1000 * collectives.rank()
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -225,7 +225,7 @@ def revision() -> str:
 
 
 def describe_run(config: JobConfig, device: torch.device, model: nn.Module) -> None:
-    """Say what runs: code version, device, size of the model."""
+    """Print what runs: code version, device, size of the model."""
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     note(
         f"{config.model_name}: {learning / 1e6:.1f} M trainable parameters; "
@@ -246,7 +246,7 @@ def set_up_training(
     labels: np.ndarray | None = None,
     fold: int | None = None,
 ) -> Training:
-    """Do everything up to the first step, or to where a resumed run stands, and save the config.
+    """Do everything up to the next step of a new or resumed run, and save the config.
 
     Args:
         config: of the job.

@@ -1,5 +1,5 @@
-"""What changes from step to step, what a checkpoint keeps of it, and how a run resumes from one as
-if nothing had happened.
+"""What changes from step to step, what a checkpoint keeps of it, and how a run resumes from one and
+ends with the same result as without the interruption.
 """
 
 import math
@@ -36,10 +36,10 @@ class TrainState:
         model: what is trained.
         optimizer: its optimiser.
         scaler: of fp16's losses; it does nothing in other formats.
-        meters: what the steps have logged and no line has.
+        meters: values of steps that are not in the log yet.
         epoch: epochs that are done.
         step: steps of the current one that are done.
-        best: whatever the caller wants kept over interruptions, plain numbers by name.
+        best: numbers by name that the caller wants checkpoints to keep, such as best scores.
     """
 
     model: Method
@@ -114,11 +114,11 @@ def content_of(run: Run) -> dict:
 
 
 def resume(run: Run) -> str | None:
-    """Put a run where the checkpoint stands that ``config.resume`` names; return its
-    path, or None where there is none and the run starts afresh, at ``config.start_epoch``.
+    """Load the checkpoint that ``config.resume`` names into a run and return its path; None where
+    there is none and the run starts afresh, at ``config.start_epoch``.
 
-    Process 0 looks for it, reads and checks it; all take over what it read.  So other processes
-    need not see the folder, and none can begin elsewhere.
+    Process 0 finds, reads and checks it and sends it to the others, which need not see the folder
+    and cannot start from another one.
 
     Raises:
         CheckpointError: it does not fit this run.
@@ -194,7 +194,7 @@ def _restore_surroundings(run: Run, content: dict) -> None:
     """The precision of products and the random generators of this process."""
     precision = content["metrics"].get("matmul_precision")
     if precision and run.config.train.matmul_precision == "auto":
-        # Its trial may end otherwise at another time; a resumed run must not.
+        # Another trial might choose differently; a resumed run has to keep its precision.
         torch.set_float32_matmul_precision(precision)
         note(f"float32 products: matmul_precision {precision}, as before the interruption")
     if len(content["rng"]) == collectives.world():
@@ -207,9 +207,10 @@ def _restore_surroundings(run: Run, content: dict) -> None:
 
 
 def _place(run: Run, content: dict, path: str) -> None:
-    """Go on with the first record that the epoch has not shown, or with
-    ``config.start_epoch``.  That counts once: a checkpoint of a run that began there has it
-    behind itself, unless it is named explicitly.
+    """Set the epoch and step to go on with: the checkpoint's, or ``config.start_epoch``.
+
+    With ``resume: auto`` start_epoch is ignored if the checkpoint's own run already used it: that
+    run has gone further since.
     """
     config, batches, metrics = run.config, run.batches, content["metrics"]
     state = run.state

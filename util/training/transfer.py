@@ -27,7 +27,7 @@ PUBLISHED_FILES: dict[str, tuple[str, ...]] = {
 
 
 class EncoderFile(TypedDict):
-    """What a file says of an encoder.
+    """The content of an encoder file.
 
     Attributes:
         state: tensors by name.
@@ -40,7 +40,7 @@ class EncoderFile(TypedDict):
 
 # ============ one encoder ============
 def without_heads(encoder: Encoder, state: dict[str, Any]) -> dict[str, Any]:
-    """Return what pre-training knows of a state dict: all but the encoder's heads."""
+    """Return the pre-trained part of a state dict: all but the encoder's heads."""
     prefixes = tuple(f"{name}." for name in encoder.fresh_parts)
     return {name: value for name, value in state.items() if not name.startswith(prefixes)}
 
@@ -96,7 +96,7 @@ def load_encoder(model: Encoder, path: str | os.PathLike) -> str:
     """Load pre-trained weights into ``model``: everything but the heads must be there and fit.
 
     Returns:
-        a line for people: how many tensors matched, and which were left to train anew.
+        a sentence: how many tensors matched, and which start from random weights.
 
     Raises:
         CheckpointError: something does not fit; the model stays as it is.
@@ -128,7 +128,7 @@ def load_encoder(model: Encoder, path: str | os.PathLike) -> str:
 
 # ============ into any model ============
 def check_pretrained(path: str | os.PathLike) -> None:
-    """Fail early for a path that holds no readable encoder at all.
+    """Raise an error early if a path holds no readable encoder.
 
     Raises:
         CheckpointError: it does not.
@@ -154,10 +154,10 @@ def load_pretrained(model: Encoder, path: str | os.PathLike) -> str:
         path: a file (encoder.pth, DINO_signal_student.pth, ...) or a folder with
             ``PUBLISHED_FILES``, of which an encoder takes the first that fits and a fusion the
             first of each branch.  A single file goes to the branch that it fits, or to the whole
-            fusion if it is one's own encoder.pth.
+            fusion if it is the encoder.pth of a fusion.
 
     Returns:
-        lines for people: how many tensors matched, and what starts anew.
+        sentences: how many tensors matched, and what starts from random weights.
 
     Raises:
         CheckpointError: nothing fits.

@@ -302,7 +302,7 @@ def test_unknown_labels_are_counted_and_said(sentences):
     note_unknown_labels(labels, ("a", "b"), "test", ["F2", "G2"])
     assert sentences() == [
         "unknown labels in the test part, which take no part in loss and scores: 3 of 6",
-        "the test part knows no label at all of b: no output for it is learned or scored there",
+        "the test part has no known label of b: no output for it is learned or scored there",
         "F2, G2 cannot count 3 of 3 records of the test part, which have an unknown label",
     ]
     note_unknown_labels(labels, ("a", "b"), "training", ["F2"])
