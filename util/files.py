@@ -27,7 +27,7 @@ class FolderLock:
     """Hold a folder for this process alone, until ``release`` or the end of the process.
 
     The lock is the kernel's: it ends with the process, however that ends.  The folder is made if
-    there is none.  On a file system without locks nothing is locked and nobody waits.
+    there is none.  On a file system without locks nothing is locked and no process waits.
 
     The package filelock was tried in place of this class and is not as exact (4.3).  Where a file
     system has no locks it raises an error or leaves a marker file, which outlives a run that was

@@ -57,7 +57,7 @@ def read_splits(
         ignore_unknown: leave out rows of other records.
         allow_patient_overlap: take splits that put a patient on two sides.
 
-    What takes no part is said.
+    Notes count what is left out.
 
     Raises:
         ConfigError: the file is unreadable, a word or number in it is wrong, or a patient is on

@@ -70,8 +70,8 @@ def load_label_file(
             was added; otherwise both follow from all cells of the file.
 
     Raises:
-        ConfigError: the file cannot be read, or something in it is wrong; a sentence names it and
-            the cure.
+        ConfigError: the file cannot be read, or something in it is wrong; the message says what
+            and how to mend it.
     """
     table = read_text(path)
     names = [name for name in table if name not in ("record", "patient")]

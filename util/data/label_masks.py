@@ -128,7 +128,7 @@ def mask_unannotated(
     path: str | os.PathLike | None = None,
 ) -> np.ndarray:
     """Return multi-label labels with NaN, unknown, where a record's database never annotated the
-    class; a sentence a database says which.
+    class; a note for each database says which.
 
     Args:
         labels: float (records, classes) of 0, 1 and NaN, of all records of the store.

@@ -235,7 +235,7 @@ class TorchrunStop:
         """Take a measurement of torchrun: ten times a second while the processes run.
 
         Raises:
-            SignalException: torchrun shall end.
+            SignalException: to end torchrun.
         """
         from torch.distributed.elastic.multiprocessing.api import SignalException
 

@@ -51,7 +51,7 @@ class StopRequest:
         """Whether to stop: after a signal, however long ago, and when torchrun is gone.
 
         What a signal raised may have been lost in a destructor.  Without torchrun (killed
-        outright) nobody would end this process in time.
+        outright) nothing would end this process in time.
         """
         return StopRequest.ever or self._launcher not in (None, os.getppid())
 

@@ -83,7 +83,7 @@ class Draws:
 
     Attributes:
         records: (n, records), how often each is in each resample.
-        patients: (n, patients), likewise.
+        patients: (n, patients), how often each is in each resample.
         strata: the numbers of the patients of each; none where resamples that hold all sides of
             all classes are too rare.
     """

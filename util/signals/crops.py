@@ -52,7 +52,7 @@ def center_crop(crop_length: COUNT) -> Cropping:
 
 
 def n_crop(crop_length: COUNT, num_segments: COUNT) -> Cropping:
-    """Take so many windows, spread evenly."""
+    """Take several windows, spread evenly."""
     return Cropping("segments", crop_length, count=num_segments)
 
 

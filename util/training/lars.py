@@ -19,7 +19,7 @@ class LARS(torch.optim.Optimizer):
         v = momentum * v + lr * local * (g + weight_decay * w);    w = w - v
 
     Parameters of one dimension (biases, normalisation) take local = 1, as does a weight or
-    gradient of length zero.  Whether they are decayed is the parameter groups' business.
+    gradient of length zero.  The parameter groups say whether they are decayed.
     """
 
     def __init__(
