@@ -5,8 +5,8 @@
     python experiments/knn.py --config_path configs/downstream/st_mem.yaml --overlay scratch --k 10
 
 Leaves test_metrics.csv and test_predictions.csv in <output_dir>/<exp_name> (with several folds,
-in fold<k>/ there), as main_finetune.py does.  Neighbours are
-the records that main_finetune.py would train on.
+in fold<k>/ there), as main_finetune.py does.  Neighbours are the
+records that main_finetune.py would train on.
 """
 
 import sys

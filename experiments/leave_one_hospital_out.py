@@ -97,7 +97,7 @@ def leave_out(config: FinetuneConfig, min_records: int) -> dict:
     """
     row: dict = {"test_database": config.dataset.test_database, "remark": ""}
     try:
-        with quietly():  # the job itself will say it
+        with quietly():  # the job itself will print its notes
             job = LabelledJob(config)
             fold = job.fold(job.folds[0])
     except ConfigError as error:

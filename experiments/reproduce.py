@@ -6,8 +6,8 @@ the table of these.
     python experiments/reproduce.py fusion --markdown  RESULTS.md from the CSV, no training
 
 A table is configs/tables/<table>.yaml: what all its rows share, and its rows; docs/reproduce.md
-explains the keys. What is in the CSV is not run again; a training that was stopped goes on where
-it stood.  Trainings, with their predictions, are kept in
+explains the keys. What is in the CSV is not run again; a training that was stopped continues
+where it was.  Trainings, with their predictions, are kept in
 --output_dir/<table>/<row>/seed<s>/fold<k>; while those of all folds are there, the intervals of
 the table are a bootstrap over patients (util/scoring/intervals.py), written to
 results/<table>.intervals.csv.  Encoders, in --output_dir/pretrained, are trained once for all
@@ -37,7 +37,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--budget",
         type=float,
         metavar="MIN",
-        help="start no further training after so many minutes",
+        help="start no further training after this many minutes",
     )
     parser.add_argument("--only", metavar="ROW", help="this row alone")
     parser.add_argument(

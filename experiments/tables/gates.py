@@ -7,7 +7,7 @@ from experiments.tables.results import path_of
 from experiments.tables.trainings import Settings, place
 from util.files import write_frame
 
-FEW = 5  # records below which nothing is said of a class
+FEW = 5  # classes with fewer records are left out
 
 
 def write_gates(table: Table, settings: Settings) -> None:

@@ -12,7 +12,7 @@ from util.config.load import ROOT
 from util.errors import ConfigError
 from util.files import replacing
 
-FEW = 5  # folds below which nothing is said of their spread
+FEW = 5  # with fewer folds no spread is given
 MARKS = "<!-- table {name}: {edge} -->"
 NAMED = "the row named"  # in a difference's cell, as rows are compared with different ones
 

@@ -75,8 +75,8 @@ def run_all(
                     add_results(table, [done])
     if late:
         print(
-            f"the budget of {budget:g} minutes is spent: {late} trainings were not started; the "
-            "same command goes on"
+            f"the budget of {budget:g} minutes is spent: {late} trainings were not started; "
+            "give the same command again to continue"
         )
 
 

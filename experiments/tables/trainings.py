@@ -55,7 +55,7 @@ def pretraining(row: Row, seed: int, fold: int, settings: Settings) -> PretrainC
 
 
 def encoder_of(config: PretrainConfig) -> Path:
-    """Return the path of encoder.pth of a pre-training that is complete or will be."""
+    """Return the path of a pre-training's encoder.pth, there or not yet."""
     return Path(config.output_dir) / config.exp_name / "encoder.pth"
 
 
