@@ -37,7 +37,7 @@ class Row(Recipe):
     Attributes:
         name: as the table prints it.
         pretrain: how its encoder is pre-trained; None without one.
-        knn: the number of nearest neighbours that score the encoder instead of a training; 0: train.
+        knn: the number of nearest neighbours that score it instead of a training; 0: train.
         groups: test folds; those of a group share an encoder.
         against: the name of the row with which it is compared.
     """
