@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from util.config.keys import PretrainConfig
-from util.console import note
+from util.console import note, quietly
 from util.contract.encoder import Encoder
 from util.data.dataset import CropDataset, evenly
 from util.data.label_masks import LabelMasks
@@ -54,7 +54,8 @@ class Probe:
         if labels.kind == "multiclass":
             values = np.eye(len(labels.classes))[values]
         splits = make_splits(store, data)
-        rows = labelled_rows(usable_rows(store, config), labels.known, splits)
+        with quietly():  # records without a label take part in the training all the same
+            rows = labelled_rows(usable_rows(store, config), labels.known, splits)
         parts = split_rows(splits, rows, run_numbers(data)[0])
         centre = Cropping("center", cropping.length)
         for rows in (evenly(parts["train"], MAX_TRAINING), parts["valid"]):

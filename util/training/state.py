@@ -63,7 +63,7 @@ class TrainState:
 
     def load_state_dict(self, state: dict) -> None:
         """Undo ``state_dict``.  Checkpoints of earlier versions kept scores negated where lower
-        ones are better.
+        ones are better, and those of a pre-training's probe as they were.
         """
         self.model.load_state_dict(state["model"])
         load_optimizer(self.optimizer, state["optimizer"])
@@ -73,7 +73,7 @@ class TrainState:
         best = state["metrics"].get("best_scores")
         if best is None:
             best = {
-                name: -value if lower_is_better(name) else value
+                name: -value if not name.startswith("probe_") and lower_is_better(name) else value
                 for name, value in state["metrics"]["best"].items()
             }
         self.best = best

@@ -2,6 +2,8 @@
 form.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -171,3 +173,17 @@ def test_figures_draw_a_record_that_is_not_trained_on(monkeypatch, tmp_path, exc
     folds = RecordStore(small_store.store() / "fs100").records["fold"]
     assert list(folds[drawn]) == excluded or not excluded
     assert [title is None for title in titles] == [bool(excluded)] and len(drawn) == 1
+
+
+def test_a_probe_does_not_say_that_records_it_cannot_use_take_no_part(capsys):
+    """They are trained on all the same."""
+    config = load_config(
+        [ROOT / "configs/pretrain/simclr_signal.yaml"],
+        [f"dataset.store={small_store.store()}"],
+        program=PretrainConfig,
+    )
+    store = RecordStore(small_store.store() / "fs100")
+    labels = read_labels(store, config.dataset)
+    known = labels.known & (np.arange(len(store)) != 5)
+    probes.Probe(store, config, replace(labels, known=known), torch.device("cpu"))
+    assert "take no part" not in capsys.readouterr().out
