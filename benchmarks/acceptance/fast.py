@@ -74,7 +74,7 @@ def stepping(run, path, overrides, batch, steps=None, **train):
         for _ in range(steps):
             training.take_step(batches)
             training.model.after_step(training.progress())
-        training.meters.pending.clear()
+        training.state.meters.pending.clear()
 
     return go, steps, training
 
@@ -86,7 +86,7 @@ def flop(training) -> float:
     with counter, autocast(training.device, training.amp):
         prepared = training.prepare(batch)
         training.model(prepared, training.model.draw(prepared))["loss"].backward()
-    training.optimizer.zero_grad(set_to_none=True)
+    training.state.optimizer.zero_grad(set_to_none=True)
     return counter.get_total_flops() / len(batch["key"])
 
 

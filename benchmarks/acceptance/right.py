@@ -267,7 +267,7 @@ def accumulation(run):
         before = nn.utils.parameters_to_vector(training.model.parameters()).detach().clone()
         training.train_epoch(StopRequest())
         found.append(nn.utils.parameters_to_vector(training.model.parameters()).detach() - before)
-    gap, scale = relative(*found), training.scaler.get_scale()
+    gap, scale = relative(*found), training.state.scaler.get_scale()
     run.row(
         "3 steps of 2 x 4 against 8, fp16, GradScaler, clipped: difference of the change",
         f"{gap:.1e}",
