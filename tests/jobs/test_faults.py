@@ -523,3 +523,61 @@ def test_a_copy_of_the_store_is_no_other_job(tmp_path, capsys):
     checkpoint.save(content, path)
     with pytest.raises(CheckpointError, match="is of another job, which differs in dataset.store"):
         pretrain(changed(config, resume="auto"))
+
+
+# ============ a folder with results ============
+@pytest.mark.parametrize(
+    "change, keys",
+    [
+        ({"seed": 1}, "seed"),
+        ({"model": {"bad": [7]}, "train": {"lr": 1e-4}}, "model.bad, train.lr"),
+        ({"train": {"epochs": 2}}, "train.epochs"),
+        ({"seed": 1, "resume": "auto"}, "seed"),
+    ],
+)
+def test_results_of_another_job_are_not_overwritten(tmp_path, change, keys):
+    """The defect: the same command with another seed replaced encoder.pth without a word."""
+    config = config_for(tmp_path)
+    pretrain(changed(config, train={"epochs": 1}))
+    (tmp_path / "run" / "checkpoint-last.pth").unlink()  # with it, --resume auto says so
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
+    config = changed(config, train={"epochs": 1})
+    with pytest.raises(
+        ConfigError, match=f"holds the results of another job.* {keys};.*--exp_name"
+    ):
+        pretrain(changed(config, **change))
+    assert all(path.read_bytes() == was for path, was in before.items())
+    pretrain(changed(config, overwrite=True, **change))
+    assert (tmp_path / "run" / "encoder.pth").read_bytes() != before[tmp_path / "run/encoder.pth"]
+
+
+def test_the_same_job_may_be_done_again(tmp_path):
+    config = changed(config_for(tmp_path), train={"epochs": 1})
+    pretrain(config)
+    before = checkpoint.load(tmp_path / "run" / "encoder.pth")["model"]
+    pretrain(changed(config, dataloader={"num_workers": 1}))
+    after = checkpoint.load(tmp_path / "run" / "encoder.pth")["model"]
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_run_that_left_no_result_is_in_nobodys_way(tmp_path):
+    with watched(stop_at=(0, 2)):
+        pretrain(config_for(tmp_path))
+    (tmp_path / "run" / "checkpoint-last.pth").unlink()
+    pretrain(config_for(tmp_path, "seed=4"))
+
+
+@pytest.mark.parametrize("mode", ["scratch", "probe"])
+def test_fine_tuning_does_not_replace_the_pre_training(tmp_path, mode):
+    """README's two commands with one ${EXPERIMENT_NAME}, in both orders."""
+    pretrain(changed(config_for(tmp_path), train={"epochs": 1}))
+    before = (tmp_path / "run" / "encoder.pth").read_bytes()
+    mapping = {**with_store(CNN, epochs=1), "mode": mode, "output_dir": str(tmp_path)}
+    tuning = check({**mapping, "exp_name": "run", "device": "cpu"}, FinetuneConfig)
+    with pytest.raises(ConfigError, match="holds the results of a pre-training; .*--exp_name"):
+        finetune(tuning)
+    assert (tmp_path / "run" / "encoder.pth").read_bytes() == before
+    (result,) = finetune(changed(tuning, exp_name="tuned"))
+    assert result.folder == tmp_path / "tuned"
+    with pytest.raises(ConfigError, match="holds the results of a fine-tuning; .*--exp_name"):
+        pretrain(changed(config_for(tmp_path), exp_name="tuned"))

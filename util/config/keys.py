@@ -360,6 +360,11 @@ class JobConfig:
         "checkpoint to resume from; 'auto': this run's checkpoint-last.pth if it is there",
         resumed="free",
     )
+    overwrite: bool = key(
+        False,
+        "replace the results of another job that lie in the run's folder (false: that is an error)",
+        resumed="free",
+    )
     start_epoch: int = key(
         0,
         "first epoch, from 0, when it should differ from the checkpoint's",

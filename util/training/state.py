@@ -26,7 +26,7 @@ from util.training.meters import Meters
 from util.training.optimizer import load_optimizer
 
 # keys whose change is not said
-UNSAID = {"resume", "start_epoch", "output_dir", "exp_name", "device"}
+UNSAID = {"resume", "overwrite", "start_epoch", "output_dir", "exp_name", "device"}
 CURE = "choose another --exp_name, or resume with the run's own config.yaml"
 
 
