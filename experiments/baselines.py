@@ -233,6 +233,7 @@ def baseline_config(
     flags: dict = {
         "device": device,
         "resume": arguments.resume,
+        "overwrite": arguments.overwrite,
         "dataloader": {"batch_size": arguments.batch_size},
         "train": {"epochs": arguments.num_epoches},
     }

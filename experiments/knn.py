@@ -38,7 +38,9 @@ def main(argv: list[str] | None = None) -> None:
         if each.startswith("train.") and "train.amp=" not in each
     ]
     idle += [
-        f"--{name}" for name in ("resume", "start_epoch") if getattr(arguments, name) is not None
+        f"--{name}"
+        for name in ("resume", "start_epoch", "overwrite")
+        if getattr(arguments, name) is not None
     ]
     if idle:
         raise ConfigError(

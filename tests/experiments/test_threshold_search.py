@@ -345,6 +345,22 @@ def test_weights_under_another_fold_s_name_are_refused(folder):
         search(folder, "--fold", 4)
 
 
+@pytest.mark.parametrize(
+    "section, change", [("train", {"lr": 0.5}), ("train", {"epochs": 9}), ("dataset", {"crop": 99})]
+)
+def test_weights_of_different_jobs_are_not_averaged(folder, section, change):
+    """The defect: one mean of "2 folds" over two jobs whose weights lay in one folder."""
+    path = folder / "fold9_bestPRC.pth"
+    content = torch.load(path, weights_only=True)
+    content["config"][section] |= change
+    torch.save(content, path)
+    key = f"{section}.{next(iter(change))}"
+    with pytest.raises(ConfigError, match=f"are of different jobs, which differ in {key};"):
+        search(folder)
+    if section == "train":
+        search(folder, "--fold", 9)
+
+
 def test_another_store_is_noticed(folder, capsys):
     content = torch.load(folder / "fold3_bestPRC.pth", weights_only=True)
     assert content["store"] == RecordStore(store() / "fs100").meta["records_crc32"]

@@ -15,11 +15,12 @@ import torch
 import yaml
 from torch import nn
 
+from main_finetune import finetune
 from main_pretrain import pretrain
 from tests.support.configs import changed
-from tests.support.tiny_jobs import ST_MEM, with_store
-from util.config.keys import PretrainConfig
-from util.config.load import load_config
+from tests.support.tiny_jobs import CNN, ST_MEM, with_store
+from util.config.keys import FinetuneConfig, PretrainConfig
+from util.config.load import check, load_config
 from util.contract.encoder import Encoder
 from util.contract.method import Method
 from util.contract.registry import register
@@ -50,13 +51,15 @@ class Fragile(Method):
     would spoil.
     """
 
+    bad_from_now_on = ()
+
     def __init__(self, bad, width=4):
         super().__init__()
         self.encoder, self.bad = MeanEncoder(width), bad
 
     def forward(self, batch, drawn):
         signal = batch["signal"]
-        for row in self.bad:
+        for row in (*self.bad, *self.bad_from_now_on):
             signal = torch.where((batch["record"] == row)[:, None, None], math.nan, signal)
         return {
             "loss": self.encoder.forward_features(signal).square().mean() * 1e-3
@@ -95,11 +98,12 @@ def log(folder, name="log.txt"):
 
 
 # ============ losses that are not finite ============
-def test_nonfinite_loss_stops_with_step_records_and_checkpoint(tmp_path):
+def test_nonfinite_loss_stops_with_step_records_and_checkpoint(tmp_path, monkeypatch):
     config = config_for(tmp_path)
     pretrain(changed(config, train={"epochs": 1}))
+    monkeypatch.setattr(Fragile, "bad_from_now_on", (5,))
     with pytest.raises(ECGError) as caught:
-        pretrain(config_for(tmp_path, "resume=auto", bad=[5]))
+        pretrain(changed(config, resume="auto"))
     text = str(caught.value)
     step = int(text.split("epoch 1, step ")[1].split(";")[0])
     assert "the loss was not finite at epoch 1" in text and 0 <= step < 6
@@ -280,7 +284,7 @@ def test_output_folder_that_cannot_be_made(tmp_path):
         ({"optimizer": {"a": 1}}, "does not fit"),
         ({"metrics": {}}, "does not fit"),
         ({"metrics": 3}, "does not fit"),
-        ({"config": {"model_name": "dino"}}, "is of dino"),
+        ({"config": {"model_name": "dino"}}, "is of another job, which differs in model_name"),
         ({"step": 99}, "stands at step 99 of an epoch, which now has 6"),
         ({"step": "a"}, "does not fit"),
     ],
@@ -410,8 +414,170 @@ def test_changed_arguments_of_the_optimizer_are_applied(tmp_path, capsys):
     assert [group["weight_decay"] for group in last["param_groups"]] == [0.3, 0.0]
     assert all(state["step"] == 18 for state in last["state"].values())  # the moments went on
     for change, words in (
-        ({"optimizer": "sgd", "optimizer_kwargs": {}}, "is of adamw, not sgd"),
+        (
+            {"optimizer": "sgd", "optimizer_kwargs": {}},
+            "is of another job, which differs in train.optimizer;",
+        ),
         ({"optimizer_kwargs": {"amsgrad": True}}, "amsgrad cannot change"),
     ):
         with pytest.raises(CheckpointError, match=words):
             pretrain(changed(config, resume="auto", train=change))
+
+
+# ============ another job's checkpoint ============
+@pytest.mark.parametrize(
+    "change, key",
+    [
+        ({"seed": 1}, "seed"),
+        ({"model": {"bad": [7]}}, "model.bad"),
+        ({"dataset": {"crops_per_record": 2}}, "dataset.crops_per_record"),
+        ({"dataset": {"crop": 200}}, "dataset.crop"),
+        ({"dataset": {"standardize": "lead"}}, "dataset.standardize"),
+        ({"dataset": {"filters": {"highpass": 0.5}}}, "dataset.filters"),
+        ({"dataset": {"max_records": 40}}, "dataset.max_records"),
+        ({"dataset": {"exclude_folds": [1]}}, "dataset.exclude_folds"),
+        ({"train": {"decay_all": True}}, "train.decay_all"),
+    ],
+)
+def test_auto_never_goes_on_with_another_job(tmp_path, change, key):
+    """The defect: a note, then the old weights under the new job's name and config.yaml."""
+    config = config_for(tmp_path)
+    pretrain(changed(config, train={"epochs": 1}))
+    kept = {name: (tmp_path / "run" / name).read_bytes() for name in ("config.yaml", "encoder.pth")}
+    with pytest.raises(
+        CheckpointError, match="is of another job, which differs in (.*);"
+    ) as caught:
+        pretrain(changed(config, resume="auto", **change))
+    assert key in str(caught.value) and "choose another --exp_name" in str(caught.value)
+    assert all((tmp_path / "run" / name).read_bytes() == was for name, was in kept.items())
+
+
+def test_a_loop_over_folds_under_one_name_ends_at_the_second(tmp_path):
+    """The defect: fold 3 was tested with the weights of fold 0, which had trained on its records:
+    AUROC 1.000 in place of .923.
+    """
+    config = check(
+        {**with_store(CNN), "output_dir": str(tmp_path), "exp_name": "run"}, FinetuneConfig
+    )
+    looped = changed(config, resume="auto", device="cpu")
+    (first,) = finetune(looped)
+    (again,) = finetune(looped)
+    assert again.scores == first.scores
+    before = (tmp_path / "run" / "test_metrics.csv").read_bytes()
+    for change, key in (
+        ({"fold": 3}, "dataset.fold"),
+        ({"label_fraction": 0.5}, "dataset.label_fraction"),
+        ({"protocol": "published"}, "dataset.protocol"),
+    ):
+        with pytest.raises(CheckpointError, match=f"of another job, which differs in {key};"):
+            finetune(changed(looped, dataset=change))
+    assert (tmp_path / "run" / "test_metrics.csv").read_bytes() == before
+    (other,) = finetune(changed(looped, dataset={"fold": 3}, exp_name="run3"))
+    assert other.fold == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dataloader": {"num_workers": 1, "pin_memory": False}},
+        {"train": {"log_every": 1, "figure_every": 3, "keep_every": 1, "skip_nonfinite": 1}},
+        {"device": "cpu"},
+    ],
+)
+def test_what_changes_no_result_may_differ(tmp_path, change):
+    config = config_for(tmp_path)
+    pretrain(changed(config, train={"epochs": 2}))
+    pretrain(changed(config, resume="auto", **change))
+    assert [line["epoch"] for line in log(tmp_path)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"train": {"lr": 1e-4}}, "train.lr can have no effect"),
+        ({"train": {"weight_decay": 0.2}}, "train.weight_decay can have no effect"),
+        ({"dataloader": {"batch_size": 4}}, "dataloader.batch_size can have no effect"),
+        ({"train": {"epochs": 2}}, "3 epochs behind it, more than train.epochs: 2"),
+    ],
+)
+def test_a_finished_run_is_no_result_of_other_settings(tmp_path, change, words):
+    """A loop over learning rates under one name printed the first one's result for all."""
+    config = config_for(tmp_path)
+    pretrain(config)
+    with pytest.raises(CheckpointError, match=words):
+        pretrain(changed(config, resume="auto", **change))
+    pretrain(changed(config, resume="auto", train={"epochs": 4}))
+    assert [line["epoch"] for line in log(tmp_path)] == [0, 1, 2, 3]
+
+
+def test_a_copy_of_the_store_is_no_other_job(tmp_path, capsys):
+    config = config_for(tmp_path)
+    pretrain(changed(config, train={"epochs": 1}))
+    (tmp_path / "link").symlink_to(config.dataset.store, target_is_directory=True)
+    moved = {"store": str(tmp_path / "link")}
+    pretrain(changed(config, resume="auto", dataset=moved, train={"epochs": 2}))
+    assert "these keys differ from the checkpoint's run: dataset.store" in capsys.readouterr().out
+    path = tmp_path / "run" / "checkpoint-last.pth"
+    content = checkpoint.load(path)
+    content["metrics"]["data"] = [0 for _ in content["metrics"]["data"]]
+    checkpoint.save(content, path)
+    with pytest.raises(CheckpointError, match="is of another job, which differs in dataset.store"):
+        pretrain(changed(config, resume="auto"))
+
+
+# ============ a folder with results ============
+@pytest.mark.parametrize(
+    "change, keys",
+    [
+        ({"seed": 1}, "seed"),
+        ({"model": {"bad": [7]}, "train": {"lr": 1e-4}}, "model.bad, train.lr"),
+        ({"train": {"epochs": 2}}, "train.epochs"),
+        ({"seed": 1, "resume": "auto"}, "seed"),
+    ],
+)
+def test_results_of_another_job_are_not_overwritten(tmp_path, change, keys):
+    """The defect: the same command with another seed replaced encoder.pth without a word."""
+    config = config_for(tmp_path)
+    pretrain(changed(config, train={"epochs": 1}))
+    (tmp_path / "run" / "checkpoint-last.pth").unlink()  # with it, --resume auto says so
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
+    config = changed(config, train={"epochs": 1})
+    with pytest.raises(
+        ConfigError, match=f"holds the results of another job.* {keys};.*--exp_name"
+    ):
+        pretrain(changed(config, **change))
+    assert all(path.read_bytes() == was for path, was in before.items())
+    pretrain(changed(config, overwrite=True, **change))
+    assert (tmp_path / "run" / "encoder.pth").read_bytes() != before[tmp_path / "run/encoder.pth"]
+
+
+def test_the_same_job_may_be_done_again(tmp_path):
+    config = changed(config_for(tmp_path), train={"epochs": 1})
+    pretrain(config)
+    before = checkpoint.load(tmp_path / "run" / "encoder.pth")["model"]
+    pretrain(changed(config, dataloader={"num_workers": 1}))
+    after = checkpoint.load(tmp_path / "run" / "encoder.pth")["model"]
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_run_that_left_no_result_is_in_nobodys_way(tmp_path):
+    with watched(stop_at=(0, 2)):
+        pretrain(config_for(tmp_path))
+    (tmp_path / "run" / "checkpoint-last.pth").unlink()
+    pretrain(config_for(tmp_path, "seed=4"))
+
+
+@pytest.mark.parametrize("mode", ["scratch", "probe"])
+def test_fine_tuning_does_not_replace_the_pre_training(tmp_path, mode):
+    """README's two commands with one ${EXPERIMENT_NAME}, in both orders."""
+    pretrain(changed(config_for(tmp_path), train={"epochs": 1}))
+    before = (tmp_path / "run" / "encoder.pth").read_bytes()
+    mapping = {**with_store(CNN, epochs=1), "mode": mode, "output_dir": str(tmp_path)}
+    tuning = check({**mapping, "exp_name": "run", "device": "cpu"}, FinetuneConfig)
+    with pytest.raises(ConfigError, match="holds the results of a pre-training; .*--exp_name"):
+        finetune(tuning)
+    assert (tmp_path / "run" / "encoder.pth").read_bytes() == before
+    (result,) = finetune(changed(tuning, exp_name="tuned"))
+    assert result.folder == tmp_path / "tuned"
+    with pytest.raises(ConfigError, match="holds the results of a fine-tuning; .*--exp_name"):
+        pretrain(changed(config_for(tmp_path), exp_name="tuned"))

@@ -45,7 +45,7 @@ def argument_parser(
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
-    """Add --overlay, --set and --resume, the flags that every training script has."""
+    """Add --overlay, --set, --resume and --overwrite, the flags that every training script has."""
     parser.add_argument(
         "--overlay",
         action="append",
@@ -58,6 +58,12 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
         "--resume",
         metavar="PTH",
         help="checkpoint to resume from; 'auto': this run's last one, if there is one",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        default=None,
+        help="replace the results of another job that lie in the run's folder",
     )
 
 
@@ -72,7 +78,7 @@ def config_from(arguments: argparse.Namespace, program: type[Job]) -> Job:
     """Resolve a program's config as a command line asks for it: flags win over --set, --set over
     overlays, these over the config file.
     """
-    names = ("output_dir", "exp_name", "encoder_path", "start_epoch", "resume")
+    names = ("output_dir", "exp_name", "encoder_path", "start_epoch", "resume", "overwrite")
     given = {name: getattr(arguments, name) for name in names}
     flags = {name: value for name, value in given.items() if value not in (None, "")}
     paths = [arguments.config_path, *map(find_overlay, arguments.overlay)]

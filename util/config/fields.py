@@ -29,6 +29,11 @@ WORDS = {
     bool: "true or false",
     int: "a whole number",
 }
+RESUMED = {  # whether a resumed run may change a key
+    "fixed": "never: it would be another job",
+    "unfinished": "while there are steps left to train",
+    "free": "always",
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Key:
         choices: the allowed values, () for any.
         least: the smallest allowed number.
         most: the largest allowed number.
+        resumed: what a resumed run may do to it, a key of ``RESUMED``.
     """
 
     name: str
@@ -52,6 +58,7 @@ class Key:
     choices: tuple = ()
     least: float = -math.inf
     most: float = math.inf
+    resumed: str = "fixed"
 
     @property
     def default_text(self) -> str:
@@ -77,9 +84,11 @@ def key(
     choices: tuple = (),
     least: float = -math.inf,
     most: float = math.inf,
+    resumed: str = "fixed",
 ) -> typing.Any:
     """Declare a field of a section; arguments as in ``Key``."""
     facts = {"help": help, "choices": choices, "least": least, "most": most, "default": default}
+    facts["resumed"] = resumed
     if default is REQUIRED:
         return dataclasses.field(metadata=facts)
     return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=facts)

@@ -18,6 +18,7 @@ class DatasetConfig:
     store: str = key(
         "./data_folder/data_summary_without_preprocessing",
         "folder of the prepared records; it holds fs100/ and fs250/",
+        resumed="free",
     )
     fs: int = key(250, "sampling rate in Hz; chooses the store's folder fs<rate>/", least=1)
     lead: str | list = key(
@@ -132,90 +133,130 @@ class FinetuneDataset(DatasetConfig):
 class LoaderConfig:
     """Section ``dataloader``: batches and who reads them."""
 
-    batch_size: int = key(16, "records per process and forward pass", least=1)
-    num_workers: int = key(8, "processes that load data, per training process", least=0)
-    pin_memory: bool = key(True, "load into pinned memory, which the GPU copies faster")
+    batch_size: int = key(16, "records per process and forward pass", least=1, resumed="unfinished")
+    num_workers: int = key(
+        8, "processes that load data, per training process", least=0, resumed="free"
+    )
+    pin_memory: bool = key(
+        True, "load into pinned memory, which the GPU copies faster", resumed="free"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Section ``train``: the optimiser, its schedules, and what a run keeps."""
 
-    epochs: int = key(REQUIRED, "passes over the data", least=1)
+    epochs: int = key(REQUIRED, "passes over the data", least=1, resumed="free")
     accum_iter: int = key(
         1,
         "forward passes per step (gradient accumulation); effective batch: batch_size * accum_iter "
         "* processes",
         least=1,
+        resumed="unfinished",
     )
     warmup_epochs: float = key(
-        0.0, "epochs in which the learning rate rises linearly from 0", least=0
+        0.0,
+        "epochs in which the learning rate rises linearly from 0",
+        least=0,
+        resumed="unfinished",
     )
-    lr: float | None = key(None, "peak learning rate (null: blr * effective batch / 256)", least=0)
+    lr: float | None = key(
+        None,
+        "peak learning rate (null: blr * effective batch / 256)",
+        least=0,
+        resumed="unfinished",
+    )
     blr: float | None = key(
         None,
         "peak learning rate for an effective batch of 256; scales with the batch if lr is null",
         least=0,
+        resumed="unfinished",
     )
     min_lr: float = key(
-        0.0, "learning rate at the end; after the warm-up it falls to this on a cosine", least=0
+        0.0,
+        "learning rate at the end; after the warm-up it falls to this on a cosine",
+        least=0,
+        resumed="unfinished",
     )
     lr_update: str = key(
         "iteration",
         "when the learning rate changes: every iteration, or once an epoch (warm-up epoch n of w "
         "then has n/w of the peak)",
         choices=("iteration", "epoch"),
+        resumed="unfinished",
     )
     optimizer: str = key("adamw", "adamw, adam, sgd or lars (for batches of thousands)")
     optimizer_kwargs: dict = key(
-        {}, "further arguments of the optimiser, e.g. {betas: [0.9, 0.95]}"
+        {}, "further arguments of the optimiser, e.g. {betas: [0.9, 0.95]}", resumed="unfinished"
     )
-    weight_decay: float = key(0.0, "decoupled weight decay", least=0)
+    weight_decay: float = key(0.0, "decoupled weight decay", least=0, resumed="unfinished")
     weight_decay_end: float | None = key(
         None,
         "weight decay at the end, reached on a cosine (DINO; null: it stays the same)",
         least=0,
+        resumed="unfinished",
     )
     decay_all: bool = key(False, "decay biases, norms and embeddings as well, as published")
     max_norm: float | None = key(
-        None, "clip the gradient to this norm (null: no clipping)", least=0
+        None, "clip the gradient to this norm (null: no clipping)", least=0, resumed="unfinished"
     )
     amp: str = key(
         "auto",
         "mixed precision: auto (bf16 on GPUs that have it, else fp16; none on the CPU), bf16, fp16 "
         "or none",
         choices=("auto", "bf16", "fp16", "none"),
+        resumed="free",
     )
     matmul_precision: str = key(
         "auto",
         "precision of float32 matrix products in PyTorch: auto (high on a GPU; on a CPU medium "
         "where a trial finds it faster and as exact, else highest), highest, high or medium",
         choices=("auto", "highest", "high", "medium"),
+        resumed="free",
     )
-    compile: bool = key(False, "torch.compile the model: a slow first step, faster ones after it")
+    compile: bool = key(
+        False, "torch.compile the model: a slow first step, faster ones after it", resumed="free"
+    )
     checkpoint_activations: bool = key(
         False,
         "recompute transformer blocks in the backward pass: a third more work, but less memory, "
         "for longer crops or larger batches",
+        resumed="free",
     )
     sync_bn: bool = key(
-        True, "BatchNorm over all processes together, so that their number changes no result"
+        True,
+        "BatchNorm over all processes together, so that their number changes no result",
+        resumed="unfinished",
     )
     steps_per_epoch: int | None = key(
-        None, "end each epoch after this many steps; for quick trials", least=1
+        None,
+        "end each epoch after this many steps; for quick trials",
+        least=1,
+        resumed="unfinished",
     )
-    log_every: int = key(10, "steps between progress updates and TensorBoard points", least=1)
+    log_every: int = key(
+        10, "steps between progress updates and TensorBoard points", least=1, resumed="free"
+    )
     checkpoint_every: int | str = key(
         1,
         "how often to write checkpoint-last.pth: a number of epochs, or e.g. '500 steps'",
         least=1,
+        resumed="free",
     )
     keep_every: int = key(
-        20, "epochs between checkpoints that are kept (checkpoint-<epoch>.pth)", least=1
+        20,
+        "epochs between checkpoints that are kept (checkpoint-<epoch>.pth)",
+        least=1,
+        resumed="free",
     )
-    keep_last: int = key(0, "how many of these to keep, the newest (0: all)", least=0)
+    keep_last: int = key(
+        0, "how many of these to keep, the newest (0: all)", least=0, resumed="free"
+    )
     skip_nonfinite: int = key(
-        0, "steps whose loss is not finite to skip before the run ends with an error", least=0
+        0,
+        "steps whose loss is not finite to skip before the run ends with an error",
+        least=0,
+        resumed="free",
     )
 
 
@@ -227,8 +268,11 @@ class PretrainTrain(TrainConfig):
         10,
         "epochs between figures of a reconstruction, for methods that rebuild their input",
         least=1,
+        resumed="free",
     )
-    probe_every: int = key(0, "epochs between linear probes on labelled records (0: none)", least=0)
+    probe_every: int = key(
+        0, "epochs between linear probes on labelled records (0: none)", least=0, resumed="free"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,7 +293,10 @@ class FinetuneTrain(TrainConfig):
         most=1,
     )
     freeze_epochs: int = key(
-        0, "train only the heads for this many epochs, then everything", least=0
+        0,
+        "train only the heads for this many epochs, then everything",
+        least=0,
+        resumed="unfinished",
     )
 
 
@@ -263,15 +310,22 @@ class MetricConfig:
         choices=("multilabel", "multiclass", "regression"),
     )
     num_labels: int | None = key(
-        None, "an error if the labels have another number of classes (null: not checked)", least=1
+        None,
+        "an error if the labels have another number of classes (null: not checked)",
+        least=1,
+        resumed="free",
     )
     num_classes: int | None = key(
-        None, "an error if the labels have another number of classes (null: not checked)", least=1
+        None,
+        "an error if the labels have another number of classes (null: not checked)",
+        least=1,
+        resumed="free",
     )
     target_metrics: list | None = key(
         None,
         "scores to compute: names, or {name: {average: macro}}, see docs/scores.md (null: AUROC; "
         "in regression MAE and R2)",
+        resumed="free",
     )
 
 
@@ -283,7 +337,10 @@ class TestConfig:
         "loss", "loss or a score; the weights that are best by it on the selection fold are tested"
     )
     bootstrap: int = key(
-        0, "resamples of the test patients for 95 % intervals, e.g. 1000 (0: no intervals)", least=0
+        0,
+        "resamples of the test patients for 95 % intervals, e.g. 1000 (0: no intervals)",
+        least=0,
+        resumed="free",
     )
 
 
@@ -296,16 +353,29 @@ class JobConfig:
     seed: int = key(
         0, "seed of data order, crops, views, masks and initial weights", least=0, most=2**63 - 1
     )
-    output_dir: str = key("./output", "runs are written to <output_dir>/<exp_name>")
-    exp_name: str = key("", "name of the run")
+    output_dir: str = key("./output", "runs are written to <output_dir>/<exp_name>", resumed="free")
+    exp_name: str = key("", "name of the run", resumed="free")
     resume: str = key(
-        "", "checkpoint to resume from; 'auto': this run's checkpoint-last.pth if it is there"
+        "",
+        "checkpoint to resume from; 'auto': this run's checkpoint-last.pth if it is there",
+        resumed="free",
+    )
+    overwrite: bool = key(
+        False,
+        "replace the results of another job that lie in the run's folder (false: that is an error)",
+        resumed="free",
     )
     start_epoch: int = key(
-        0, "first epoch, from 0, when it should differ from the checkpoint's", least=0
+        0,
+        "first epoch, from 0, when it should differ from the checkpoint's",
+        least=0,
+        resumed="free",
     )
     device: str = key(
-        "auto", "cuda, cpu, or auto: the GPU if there is one", choices=("auto", "cuda", "cpu")
+        "auto",
+        "cuda, cpu, or auto: the GPU if there is one",
+        choices=("auto", "cuda", "cpu"),
+        resumed="free",
     )
     model_name: str = key(REQUIRED, "a model of models/, e.g. st_mem_vit_base_dec256d4b")
     model: dict = key({}, "arguments of the function that model_name names")

@@ -27,6 +27,9 @@ merged in this order: mappings merge, lists and values replace. The result is sa
 - **A key without effect is an error.** The column "program" says where a key has one. A file for
   both programs keeps what one alone needs in a section `pretrain:` or `finetune:`, merged over its
   other keys in that program.
+- **A resumed run is the same job.** The column "resumed" says whether `--resume` may change a key:
+  `fixed`: never, it would be another job, and is an error that names the key; `unfinished`: while
+  there are steps left to train; `free`: always. What changes is said.
 - **Published YAML files** are read: exact counterparts are put in with a note; one message lists
   the other keys with their new names. Their lists of transforms are read as `dataset.crop`,
   `filters`, `standardize`, `augment` and `eval_crops` where these say the same, and stay as
@@ -67,8 +70,8 @@ def _table(section: str, keys_of_program: dict[type[JobConfig], dict]) -> str:
         "",
         f"## {section or 'Top level'}",
         "",
-        "| key | type | default | allowed | program | advice |",
-        "|" + "---|" * 6,
+        "| key | type | default | allowed | program | resumed | advice |",
+        "|" + "---|" * 7,
     ]
     every = {name: spec for keys in keys_of_program.values() for name, spec in keys.items()}
     for name, spec in every.items():
@@ -82,6 +85,7 @@ def _table(section: str, keys_of_program: dict[type[JobConfig], dict]) -> str:
             f"`{spec.default_text}`",
             allowed,
             programs[0] if len(programs) == 1 else "both",
+            spec.resumed,
             spec.help.replace("<", "&lt;"),
         )
         lines.append(f"| {' | '.join(cells)} |")

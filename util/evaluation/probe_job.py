@@ -14,6 +14,7 @@ from util.evaluation.head_start import fit_heads
 from util.evaluation.report import FoldFiles, FoldResult, in_words, report_test, save_weights
 from util.files import FolderLock
 from util.processes import collectives
+from util.training.claim import check_folder
 from util.training.engine import PATIENCE
 from util.training.job import Fold, SupervisedTask, make_classifier
 from util.training.setup import describe_run, resolved, training_transforms
@@ -29,7 +30,13 @@ def probe_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult
     job, config = fold.job, fold.job.config
     lock: list[FolderLock] = []  # on process 0 the folder's, until the fold is done; else none
     option = "--output_dir or --exp_name"
-    collectives.on_main(lambda: lock.append(FolderLock(files.folder, PATIENCE, option)))
+    kept = resolved(config, 0.0, fold.number)
+
+    def claim() -> None:
+        lock.append(FolderLock(files.folder, PATIENCE, option))
+        check_folder(files.folder, config, kept)
+
+    collectives.on_main(claim)
     keep_in(files.folder)
     fold.describe()
     note(
@@ -52,7 +59,6 @@ def probe_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult
     fit_heads(task, evaluator)
     values = evaluator.scores(evaluator.predict(task.classifier, "valid"))
     note(f"selection: {in_words(values)}")
-    kept = resolved(config, 0.0, fold.number)
 
     def write() -> None:
         save_config(kept, files.folder / "config.yaml")

@@ -16,7 +16,9 @@ import pandas as pd
 import torch
 
 from util.challenge import ABBREVIATIONS
+from util.config.compare import differences
 from util.config.fields import to_mapping
+from util.config.keys import FinetuneConfig
 from util.console import begin, note
 from util.data.splits import parse_folds, selection_fold
 from util.errors import CheckpointError, ConfigError
@@ -245,6 +247,24 @@ def load_weights(
     return trained
 
 
+def check_same_job(first: Trained, other: Trained) -> None:
+    """Refuse weights of two folds that are not of one job.
+
+    Raises:
+        ConfigError: their configs differ; the message names the keys.
+    """
+    old, new = to_mapping(first.config), to_mapping(other.config)
+    changed = differences(old, new, FinetuneConfig, str(first.path))
+    names = [name for name, may in changed.items() if may != "free" or name == "train.epochs"]
+    names = [name for name in names if name != "dataset.fold"]
+    if names:
+        raise ConfigError(
+            f"{first.path.name} and {other.path.name} are of different jobs, which differ in "
+            f"{', '.join(names)}; a mean over them would be of neither. Put them into different "
+            "folders, or choose weights of one job with --fold"
+        )
+
+
 def search_folder(
     folder: str | Path,
     method: str,
@@ -274,10 +294,13 @@ def search_folder(
     begin()
     folder = Path(folder)
     searched, tested = {}, {}
+    first: Trained | None = None
     for fold, path in find_weights(folder, best, folds).items():
         note(f"==== fold {fold}: {path.name} ====")
         trained = load_weights(path, fold, overrides or [], config_path)
         check(trained)
+        first = first or trained
+        check_same_job(first, trained)
         protocol = trained.config.dataset.protocol
         if method == "pooled" and protocol not in ("nested", "published"):
             raise ConfigError(

@@ -177,7 +177,11 @@ def _numbered(folder: str | os.PathLike) -> list[Path]:
     )
 
 
-def prune(folder: str | os.PathLike, keep_last: int) -> None:
-    """Delete all but the newest ``keep_last`` of checkpoint-<epoch>.pth (0: keep all)."""
-    for path in _numbered(folder)[:-keep_last] if keep_last else []:
+def prune(folder: str | os.PathLike, keep_last: int, *, newest: int) -> None:
+    """Delete all but the last ``keep_last`` of checkpoint-<epoch>.pth (0: keep all).
+
+    Those of later epochs than ``newest``, the run's last one, are of another run and do not count.
+    """
+    numbered = [path for path in _numbered(folder) if int(path.stem[11:]) <= newest]
+    for path in numbered[:-keep_last] if keep_last else []:
         path.unlink()

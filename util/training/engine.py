@@ -38,6 +38,7 @@ from util.processes.stopping import Preempted, StopRequest
 from util.signals.transforms import Pipeline
 from util.training import checkpoint
 from util.training.checkpoint import parse_checkpoint_every
+from util.training.claim import check_folder
 from util.training.meters import Meters
 from util.training.optimizer import (
     Schedule,
@@ -124,6 +125,7 @@ class Training:
 
     def _claim_folder(self) -> None:
         self._lock = FolderLock(self.folder, PATIENCE, "--output_dir or --exp_name")
+        check_folder(self.folder, self.config, self.resolved)
         remove_temporary(self.folder)  # what a killed run left half-written
 
     def build_runner(self) -> None:
@@ -295,7 +297,7 @@ class Training:
         # writes both.
         if done % train.keep_every == 0 or last:
             self.save(f"checkpoint-{done}.pth")
-            collectives.on_main(lambda: checkpoint.prune(self.folder, train.keep_last))
+            collectives.on_main(lambda: checkpoint.prune(self.folder, train.keep_last, newest=done))
         stop = collectives.any_process(self.stop.requested)
         by_epoch = self.save_epochs is not None and self.epoch % self.save_epochs == 0
         if self.save_steps or by_epoch or last or stop:

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from util.config.compare import differences
 from util.config.keys import JobConfig
 from util.console import note
 from util.contract.method import Method
@@ -24,8 +25,9 @@ from util.training import checkpoint
 from util.training.meters import Meters
 from util.training.optimizer import load_optimizer
 
-# keys that change no result
-IRRELEVANT = {"resume", "start_epoch", "output_dir", "exp_name", "device"}
+# keys whose change is not said
+UNSAID = {"resume", "overwrite", "start_epoch", "output_dir", "exp_name", "device"}
+CURE = "choose another --exp_name, or resume with the run's own config.yaml"
 
 
 @dataclass
@@ -121,7 +123,7 @@ def resume(run: Run) -> str | None:
     and cannot start from another one.
 
     Raises:
-        CheckpointError: it does not fit this run.
+        CheckpointError: it is of another job, or does not fit this run.
     """
     config, state = run.config, run.state
     path, content = collectives.on_main(lambda: _read(config.resume, run.folder))
@@ -130,25 +132,27 @@ def resume(run: Run) -> str | None:
         run.batches.set_epoch(state.epoch)
         return None
     try:
-        _check_kind(content["config"], run.resolved, path)
+        changed = differences(content["config"], run.resolved, type(config), path)
+        other_data = content["metrics"].get("data", run.dataset.checksums) != run.dataset.checksums
+        _refuse_another_job(changed, path, other_data=other_data)
         state.load_state_dict(content)
         _restore_surroundings(run, content)
         _place(run, content, path)
-        changed = differences(content["config"], run.resolved)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"{path} does not fit this model or optimizer ({reason}); resume with the run's own "
-            "config.yaml, or choose another --exp_name"
+            f"{path} does not fit this model or optimizer ({reason}); {CURE}"
         ) from None
     check_agreement(state)
-    if content["metrics"].get("data", run.dataset.checksums) != run.dataset.checksums:
+    _refuse_changes_at_the_end(run, changed, path)
+    if other_data:
         note(
             "note: the store or the labels are not those of the checkpoint's run; start anew, "
             "under another --exp_name, for scores of one data set"
         )
-    if changed:
-        note(f"note: these keys differ from the checkpoint's run: {', '.join(changed)}")
+    said = [name for name in changed if name not in UNSAID]
+    if said:
+        note(f"note: these keys differ from the checkpoint's run: {', '.join(said)}")
     note(f"resumed from {path}: epoch {state.epoch}, step {state.step}")
     return path
 
@@ -178,16 +182,34 @@ def check_agreement(state: TrainState) -> None:
         )
 
 
-def _check_kind(old: dict, new: dict, path: str) -> None:
-    old = {"train": new["train"], **old}
-    for key, was, now in (
-        ("model_name", old.get("model_name"), new["model_name"]),
-        ("train.optimizer", old["train"]["optimizer"], new["train"]["optimizer"]),
-    ):
-        if was != now:
-            raise CheckpointError(
-                f"{path} is of {was}, not {now}; choose another --exp_name or the same {key}"
-            )
+def _refuse_another_job(changed: dict[str, str], path: str, *, other_data: bool) -> None:
+    """Raise a CheckpointError where keys differ that no resumed run may change, or where another
+    store holds other records or labels.
+    """
+    fixed = [name for name, resumed in changed.items() if resumed == "fixed"]
+    if other_data and "dataset.store" in changed:
+        fixed.append("dataset.store")
+    if fixed:
+        raise CheckpointError(
+            f"{path} is of another job, which differs in {', '.join(fixed)}; {CURE}"
+        )
+
+
+def _refuse_changes_at_the_end(run: Run, changed: dict[str, str], path: str) -> None:
+    """Raise a CheckpointError where keys differ that could only act on steps which are all done."""
+    train, epoch = run.config.train, run.state.epoch
+    if epoch > train.epochs:
+        raise CheckpointError(
+            f"{path} has {epoch} epochs behind it, more than train.epochs: {train.epochs}; {CURE}"
+        )
+    late = [name for name, resumed in changed.items() if resumed == "unfinished"]
+    if train.lr is None and "train.lr" in late:  # it follows from blr and the effective batch
+        late.remove("train.lr")
+    if epoch == train.epochs and late:
+        raise CheckpointError(
+            f"{path} is of a run that has finished, on which {', '.join(late)} can have no effect "
+            f"any more; {CURE}"
+        )
 
 
 def _restore_surroundings(run: Run, content: dict) -> None:
@@ -232,18 +254,6 @@ def _place(run: Run, content: dict, path: str) -> None:
             "with the same data and batch size, or give --start_epoch"
         )
     state.epoch, state.step = epoch, step
-
-
-def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
-    """Return the names of config keys that differ and matter to the result."""
-    names = []
-    for key in sorted({*old, *new} - (set() if prefix else IRRELEVANT)):
-        was, now = old.get(key), new.get(key)
-        if isinstance(was, dict) and isinstance(now, dict):
-            names += differences(was, now, f"{prefix}{key}.")
-        elif was != now:
-            names.append(prefix + key)
-    return names
 
 
 # ============ random states ============

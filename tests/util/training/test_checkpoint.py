@@ -164,14 +164,25 @@ def test_keep_last(tmp_path):
         save(CONTENT, tmp_path / f"checkpoint-{epoch}.pth")
     for name in ("checkpoint-last.pth", "checkpoint-best.pth"):
         save(CONTENT, tmp_path / name)
-    prune(tmp_path, 0)
+    prune(tmp_path, 0, newest=100)
     assert len(list(tmp_path.iterdir())) == 6
-    prune(tmp_path, 2)
+    prune(tmp_path, 2, newest=100)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "checkpoint-10.pth",
         "checkpoint-100.pth",
         "checkpoint-best.pth",
         "checkpoint-last.pth",
+    ]
+
+
+def test_checkpoints_of_a_longer_run_before_do_not_count(tmp_path):
+    """The defect: epoch 60 of an older run stayed, and the new run's epoch 1 was deleted."""
+    for epoch in (0, 1, 60):
+        save(CONTENT, tmp_path / f"checkpoint-{epoch}.pth")
+    prune(tmp_path, 1, newest=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint-1.pth",
+        "checkpoint-60.pth",
     ]
 
 
