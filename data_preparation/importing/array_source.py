@@ -22,6 +22,7 @@ from data_preparation.importing.sources import (
     Lazy,
     Source,
     database_name,
+    repeated,
     without_duplicates,
 )
 from util.data.record_tables import read_text
@@ -29,10 +30,11 @@ from util.errors import ECGError, RecordError
 from util.files import find_files
 from util.leads import LEADS, standard_lead
 from util.recordings.dicom import read_dicom
-from util.recordings.recording import check_name, checked, printable
+from util.recordings.recording import check_name, checked, is_safe_name, printable
 
 KINDS = {".npy": "npy", ".h5": "HDF5", ".hdf5": "HDF5", ".dcm": "DICOM", ".csv": "CSV"}
 ARRAYS = ("npy", "HDF5")
+NO_SIGNAL = "no signal: every sample is 0 or NaN"
 USUAL_MV = (0.1, 20.0)  # peak to peak, the median of recordings: outside, the unit is in doubt
 
 
@@ -242,8 +244,6 @@ def _rows(folder, files, database, given, options):
                     f"--ids {given.ids} names {len(of_file)} recordings of it, it holds "
                     f"{array.shape[0]}: one line a recording, in the order of the array"
                 )
-            for record in of_file:
-                check_name(record, "record name")
         except RecordError as error:
             raise ECGError(f"{name}: {error}") from None
         names.append(of_file)
@@ -254,17 +254,55 @@ def _rows(folder, files, database, given, options):
         row = place - (ends[file - 1] if file else 0)
         return Item(names[file][row], database, files[file], row)
 
-    kept, duplicates = without_duplicates(Lazy(ends[-1], item))
-    if duplicates or not kept:
-        raise ECGError(
-            f"--input {given.path}: "
-            + (
-                f"{duplicates[0]['record']} is the name of two recordings; every one needs its own"
-                if duplicates
-                else "no recording in it"
+    items, skipped = _with_signal(folder, Lazy(ends[-1], item), given)
+    if not items:
+        raise ECGError(f"--input {given.path}: no recording in it")
+    return items, skipped
+
+
+def _with_signal(folder, items, given):
+    """Items without the empty rows among those whose name is unusable or comes twice, and rows of
+    skipped.csv for these.  CODE-15 % ends each file with rows of zeros that are all called 0.
+
+    An ECGError where such a name stands for a signal.
+    """
+    twice = repeated(lambda: (item.record for item in items))
+    empty: list[int] = []
+    first: dict[str, Item] = {}
+    for place, item in enumerate(items):
+        if is_safe_name(item.record) and item.record not in twice:
+            continue
+        if not _has_signal(open_array(folder / item.file, given.dataset), item.row):
+            empty.append(place)
+            continue
+        try:
+            check_name(item.record, "record name")
+        except RecordError as error:
+            raise ECGError(f"{item.file}: {error}") from None
+        if item.record in first:
+            raise ECGError(
+                f"--input {given.path}: {item.record} is the name of two recordings; every one "
+                "needs its own"
             )
-        )
-    return kept, []
+        first[item.record] = item
+    if not empty:
+        return items, []
+    print(
+        f"rows without a signal, which are left out: {len(empty)}, such as "
+        f"{printable(items[empty[0]].path)}"
+    )
+    rows = [items[place].about | {"reason": NO_SIGNAL} for place in empty]
+    kept = np.delete(np.arange(len(items)), empty)
+    return Lazy(len(kept), lambda place: items[int(kept[place])]), rows
+
+
+def _has_signal(array, row):
+    """Whether a row of an array has a sample that is neither 0 nor NaN."""
+    try:
+        values = np.asarray(array[row])
+    except RecordError:
+        return True  # a damaged one is a recording
+    return bool(((values != 0) & (values == values)).any())
 
 
 def _names_of(array, dataset, stem):

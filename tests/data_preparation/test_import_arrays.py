@@ -676,6 +676,63 @@ def test_a_named_dataset_in_a_group(tmp_path, array):
     np.testing.assert_array_equal(store.counts(2), counts(2))
 
 
+# ------------------------------------------------------------------------------------------------
+# rows without a signal
+
+
+def write_parts(folder, parts):
+    """HDF5 files part0, part1, ... of [(name, signal (12, time))]."""
+    folder.mkdir()
+    for number, rows in enumerate(parts):
+        with h5py.File(folder / f"part{number}.hdf5", "w") as file:
+            file["tracings"] = np.stack([signal for _, signal in rows])
+            file["exam_id"] = [name for name, _ in rows]
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name, value, reason",
+    [
+        (0, 0, "no signal: every sample is 0 or NaN"),  # as CODE-15 % fills its parts
+        (0, np.nan, "no signal: every sample is 0 or NaN"),
+        (-1, 0, "no signal: every sample is 0 or NaN"),  # a name that no record may have
+    ],
+)
+def test_rows_without_a_signal_are_left_out_before_names_are_compared(
+    tmp_path, array, capsys, name, value, reason
+):
+    ecgs = array.astype("f4") / 1000
+    filler = name, np.full_like(ecgs[0], value)
+    parts = write_parts(
+        tmp_path / "mine",
+        [[(7, ecgs[0]), (3, ecgs[1]), filler], [(11, ecgs[2]), filler, filler]],
+    )
+    store = imported(parts, tmp_path, "--fs", 250)
+    assert store.records["record"].tolist() == ["7", "3", "11"]
+    np.testing.assert_array_equal(store.counts(2), counts(2))
+    assert "rows without a signal, which are left out: 3, such as part0.hdf5/" in (
+        capsys.readouterr().out
+    )
+    assert set(skipped(tmp_path).values()) == {reason}
+    with open(tmp_path / "extracted" / "skipped.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 3
+
+
+def test_one_row_without_a_signal_does_not_stop_the_import(tmp_path, array):
+    ecgs = array.astype("f4") / 1000
+    parts = write_parts(tmp_path / "mine", [[(7, ecgs[0]), (0, 0 * ecgs[0])]])
+    assert imported(parts, tmp_path, "--fs", 250).records["record"].tolist() == ["7"]
+    assert skipped(tmp_path) == {"part0.hdf5/0": "every lead is flat"}
+
+
+@pytest.mark.parametrize("name, words", [(0, "0 is the name of two recordings"), (-1, "unsafe")])
+def test_a_name_for_two_signals_stays_an_error(tmp_path, array, capsys, name, words):
+    ecgs = array.astype("f4") / 1000
+    rows = [(name, ecgs[0]), (name, 0 * ecgs[0]), (name, ecgs[1])]
+    parts = write_parts(tmp_path / "mine", [rows])
+    assert words in fails(capsys, parts, tmp_path, "--fs", 250)
+
+
 def test_a_table_of_labels_is_no_recording(tmp_path, array, capsys):
     path = tmp_path / "labels.csv"
     path.write_text("record,age,ill\na-1,60,0\n")

@@ -148,13 +148,18 @@ def _check_samples(
         raise RecordError(f"impossible amplitude: {peak:.3g} mV; check gain and unit")
 
 
+def is_safe_name(name: str) -> bool:
+    """Return whether a name may become a file name; see ``check_name``."""
+    return _SAFE_NAME.fullmatch(name) is not None
+
+
 def check_name(name: str, what: str) -> str:
     """Return a name that may become a file name (``<record>.csv``), plain characters only.
 
     Raises:
         RecordError: it has other characters; ``what`` says what it names.
     """
-    if not _SAFE_NAME.fullmatch(name):
+    if not is_safe_name(name):
         raise RecordError(
             f"unsafe {what} {printable(name)}: use letters, digits, _ . - and no folder"
         )
