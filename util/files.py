@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TEMPORARY = ".tmp"
+# What people and programs write for "not known" in tables and headers; compared in lower case.
+UNKNOWN_WORDS = frozenset(
+    ("", "-", "--", "?", "-1", "-1.0", "nan", "nat", "na", "n/a", "#n/a", "<na>", "none", "null")
+    + ("nil", "unknown", "unk", "missing", "not available", "undefined")
+)
 _NUMBER = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?", re.IGNORECASE)
 
 
@@ -185,6 +190,11 @@ def safe_cell(value: Any) -> Any:
     text = "".join(c if c.isprintable() else " " for c in text).strip()
     is_formula = text[:1] in ("=", "+", "-", "@") and not _NUMBER.fullmatch(text)
     return "'" + text if is_formula else text
+
+
+def is_unknown(text: str) -> bool:
+    """Return whether a cell says that its value is not known: empty, or one of UNKNOWN_WORDS."""
+    return text.strip().lower() in UNKNOWN_WORDS
 
 
 # ============ folders ============

@@ -15,6 +15,8 @@ from data_preparation.building.extraction import (
     add_folds,
     add_patients,
     load_extraction,
+    note_patients,
+    note_shares,
     read_columns,
     read_drop,
     read_patients,
@@ -28,7 +30,6 @@ from util.data.labels import write_labels
 from util.data.record_tables import first_few, table_name
 from util.data.store import FOLDS, publish, write_store
 from util.data.strata import label_strata
-from util.errors import ConfigError
 from util.files import FolderLock
 
 
@@ -83,7 +84,7 @@ def reformat(
     """
     input_dir, output_dir = Path(input_dir), Path(output_dir)
     settings, shards = load_extraction(input_dir)
-    columns = read_columns(shards)
+    columns = everything = read_columns(shards)
     dropped: Collection[str] = frozenset()
     if drop:
         dropped = read_drop(drop, columns["record"])
@@ -92,9 +93,8 @@ def reformat(
     strata, names = None, columns["record"]
     if patients:
         patient_of = read_patients(patients)
+        note_patients(everything, patients, patient_of)
         add_patients(columns, patient_of, f"--patients {patients}")
-        if patient_of and not any(columns["patient"]):
-            raise ConfigError(f"--patients {patients} names none of the {len(names)} records")
     if labels:  # before the work of building stores
         table = table_name("labels", labels)
         label_file = load_label_file(labels, names, ignore_unknown=ignore_unknown)
@@ -108,6 +108,8 @@ def reformat(
             allow_patient_overlap=allow_patient_overlap,
         )
         add_patients(columns, split_file.patients, splits)
+    if any(columns["patient"]):
+        note_shares(columns)
     add_folds(columns, strata)
     if settings.get("unread"):
         print(
