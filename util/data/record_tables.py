@@ -179,7 +179,8 @@ def match_rows(
     if len(strangers) and not ignore_unknown:
         raise ConfigError(
             f"{path} names {len(strangers)} records that the store lacks, such as "
-            f"{first_few(strangers)}{_near(strangers, names)}; mend the names, or leave these rows out with --ignore_unknown"
+            f"{first_few(strangers)}{_near(strangers, names)}; mend the names, or leave "
+            "these rows out with --ignore_unknown"
         )
     if not has_row.any():
         raise ConfigError(

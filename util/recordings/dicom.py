@@ -11,7 +11,7 @@ import numpy as np
 
 from util.errors import ECGError, RecordError
 from util.leads import standard_lead
-from util.recordings.recording import MILLIVOLTS, Recording, printable
+from util.recordings.recording import Recording, millivolts_per, printable
 
 SEXES = {"M": "Male", "F": "Female"}
 
@@ -76,11 +76,12 @@ def _millivolts(channel: Any) -> float:
     """Factor from a channel's unit to mV."""
     units = channel.get("ChannelSensitivityUnitsSequence")
     unit = str(units[0].CodeValue) if units else "none given"
-    if unit.lower() not in MILLIVOLTS:
+    factor = millivolts_per(unit)
+    if factor is None:
         raise RecordError(
             f"unit {printable(unit)} of lead {printable(_lead(channel))} is no voltage"
         )
-    return MILLIVOLTS[unit.lower()]
+    return factor
 
 
 def _age(dataset: Any) -> float:
