@@ -201,7 +201,8 @@ def is_unknown(text: str) -> bool:
 def find_files(folder: str | os.PathLike, endings: str | tuple[str, ...]) -> list[str]:
     """Return the relative POSIX paths of all files with these endings anywhere under a folder.
 
-    They are sorted; links are followed.
+    They are sorted; links are followed.  Not among them are files ._*, in which macOS keeps what
+    it knows of a file, under that file's ending.
 
     Raises:
         ECGError: a folder cannot be listed.
@@ -220,7 +221,11 @@ def find_files(folder: str | os.PathLike, endings: str | tuple[str, ...]) -> lis
         visited.add((status.st_dev, status.st_ino))
         folders.sort()
         above = Path(root).relative_to(folder).as_posix() + "/"
-        paths += [above.removeprefix("./") + name for name in files if name.endswith(endings)]
+        paths += [
+            above.removeprefix("./") + name
+            for name in files
+            if name.endswith(endings) and not name.startswith("._")
+        ]
     paths.sort()
     return paths
 

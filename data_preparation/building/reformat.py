@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -96,11 +97,12 @@ def reformat(
         note_patients(everything, patients, patient_of)
         add_patients(columns, patient_of, f"--patients {patients}")
     if labels:  # before the work of building stores
-        table = table_name("labels", labels)
+        table = _name_by_file("labels", labels)
         label_file = load_label_file(labels, names, ignore_unknown=ignore_unknown)
         strata = label_strata(label_file.values, label_file.kind)
         add_patients(columns, dict(zip(names, label_file.patients or ())), labels)
     if splits:
+        split_table = _name_by_file("splits", splits)
         split_file = read_splits(
             splits,
             columns,
@@ -141,11 +143,17 @@ def reformat(
             if labels:
                 write_labels(output_dir, table, label_file, names, Path(labels).name, command)
             if splits:
-                write_splits(output_dir, split_file, table_name("splits", splits), command)
+                write_splits(output_dir, split_file, split_table, command)
         finally:
             for folder in new.values():
                 shutil.rmtree(folder, ignore_errors=True)
     return Built(columns, [output_dir / f"fs{fs}" for fs in rates])
+
+
+def _name_by_file(kind, path):
+    """What the table of a file is called; a ConfigError says how to name it."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(path).stem).strip("_.-") or kind
+    return table_name(kind, path, cure=f"rename the file, for example to {plain}.csv")
 
 
 def _count_replaced(root, names):

@@ -166,7 +166,7 @@ def _doubt_table(path, lead_names):
 
 def _understand(folder, files, given):
     """Whether files hold many recordings each, and {leads, layout, dataset}, from the first that
-    leaves no doubt.
+    leaves no doubt.  No layout, where it is not given, of several files: they may differ.
     """
     leads, doubt = given.leads or LEADS, None
     for name in files:
@@ -180,15 +180,17 @@ def _understand(folder, files, given):
         raise ECGError(doubt)
     if array.dtype.kind == "i" and not given.units:
         raise ECGError(f"{name} holds whole numbers ({array.dtype}): say --units uV or --units mV")
+    how = " (inferred, for each file by itself)" if len(files) > 1 else " (inferred)"
     print(
         f"{name}: {array.dtype} of shape {array.shape}, "
         f"{'a recording a row' if many else 'one recording'}, read as "
-        f"{LAYOUTS[axis]}{'' if given.layout else ' (inferred)'}; leads "
+        f"{LAYOUTS[axis]}{'' if given.layout else how}; leads "
         f"{' '.join(leads)}{'' if given.leads else ' (assumed; --leads)'}"
     )
-    return many, {"leads": leads, "layout": LAYOUTS[axis]} | (
-        {"dataset": given.dataset} if given.dataset else {}
-    )
+    options = {"leads": leads, "layout": given.layout, "dataset": given.dataset}
+    if len(files) == 1:
+        options["layout"] = LAYOUTS[axis]
+    return many, {name: value for name, value in options.items() if value}
 
 
 def _shape(array, leads, layout):
@@ -233,7 +235,7 @@ def _rows(folder, files, database, given, options):
     for name in files:
         try:
             array = open_array(folder / name, given.dataset)
-            if not _shape(array, options["leads"], options["layout"])[0]:
+            if not _shape(array, options["leads"], options.get("layout"))[0]:
                 raise RecordError(
                     f"shape {array.shape} is that of one recording, others hold many: move it away"
                 )

@@ -483,6 +483,133 @@ def test_bad_csv_files_are_skipped(tmp_path, array):
     assert reasons["hole.csv"].startswith("CSV unreadable: ") and len(reasons) == 5
 
 
+# ------------------------------------------------------------------------------------------------
+# CSV files as loggers and spreadsheets write them
+
+
+def write_lines(folder, signal, name="r1", header="I,II", between="", at=None, end=""):
+    """A recording of two leads whose lines ``at`` are ``between`` instead of a sample."""
+    folder.mkdir(exist_ok=True)
+    lines = [f"{one},{two}" for one, two in signal.tolist()]
+    for row in at or ():
+        lines[row] = between
+    (folder / f"{name}.csv").write_text("\n".join([header, *lines]) + "\n" + end)
+    return folder
+
+
+@pytest.mark.parametrize("blank", ["", "   ", ",", '"",""', "\t"])
+def test_a_blank_line_between_samples_is_a_lost_sample(tmp_path, array, blank):
+    folder = write_lines(tmp_path / "in", array[0, :2].T, between=blank, at=range(400, 500))
+    write_lines(folder, array[1, :2].T, "whole")
+    store = imported(folder, tmp_path, "--fs", 500, "--units", "uV")
+    assert store.records["record"].tolist() == ["whole"]
+    assert skipped(tmp_path) == {
+        "r1.csv": "blank lines between samples: 100, the first is line 402; each is a sample that "
+        "was lost: fill them in, or cut the recording there"
+    }
+
+
+@pytest.mark.parametrize("end", ["\n", "\n\n  \n", ",\n,\n", "\r\n"])
+@pytest.mark.parametrize("header", ["I,II", "\n\nI,II\n"])
+def test_blank_lines_at_the_ends_are_nothing(tmp_path, array, end, header):
+    folder = write_lines(tmp_path / "in", array[0, :2].T, header=header, end=end)
+    store = imported(folder, tmp_path, "--fs", 250, "--units", "uV")
+    np.testing.assert_array_equal(store.counts(0)[:, :2], array[0, :2].T)
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("I;II\n0,1;0,2\n0,3;0,5\n", "numbers with a decimal comma, such as 0,1: write decimal"),
+        ('I,II\n"0,1","0,2"\n', "numbers with a decimal comma, such as 0,1: write decimal points"),
+        ("I,II\n0,1,0,2\n0,3,0,5\n", "CSV unreadable: numbers with a decimal comma, such as 0,1"),
+        ("I\n0,1\n0,3\n", "CSV unreadable: numbers with a decimal comma, such as 0,1: write"),
+        ("I\tII\n-1,5\t2\n", "numbers with a decimal comma, such as -1,5: write decimal points"),
+        ("I,II\nmV,mV\n1,2\n", "a line of units, such as mV, among the samples: take it out, and"),
+        ("t,I,II\ns,(uV),(uV)\n0,1,2\n", "a line of units, such as (uV), among the samples: take"),
+        (
+            "I,II\n[\u00b5V],[\u00b5V]\n1,2\n",
+            "a line of units, such as [\u00b5V], among the samples",
+        ),
+    ],
+)
+def test_what_a_csv_holds_instead_of_samples_is_named(tmp_path, array, text, reason):
+    folder = write_lines(tmp_path / "in", array[1, :2].T, "whole")
+    (folder / "odd.csv").write_text(text, encoding="utf-8")
+    imported(folder, tmp_path, "--fs", 250, "--units", "uV")
+    assert skipped(tmp_path)["odd.csv"].startswith(reason)
+
+
+# ------------------------------------------------------------------------------------------------
+# folders as they come
+
+
+def test_files_of_a_folder_may_differ_in_layout(tmp_path, array, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for k in range(4):
+        np.save(folder / f"r{k}.npy", array[k].T if k % 2 else array[k])
+    np.save(folder / "r4.npy", array[4, :11])
+    store = imported(folder, tmp_path, "--fs", 250, "--units", "uV")
+    for k in range(4):
+        np.testing.assert_array_equal(store.counts(k), counts(k))
+    assert "read as leads_time (inferred, for each file by itself)" in capsys.readouterr().out
+    assert skipped(tmp_path) == {
+        "r4.npy": "shape (11, 1500) has no axis of 12 leads; name the leads that there are with "
+        "--leads"
+    }
+
+
+def test_files_of_many_recordings_may_differ_in_layout(tmp_path, array):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    np.save(folder / "a.npy", array[:2])
+    np.save(folder / "b.npy", array[2:4].swapaxes(1, 2).copy())
+    store = imported(folder, tmp_path, "--fs", 250, "--units", "uV")
+    for k in range(4):
+        np.testing.assert_array_equal(store.counts(k), counts(k))
+
+
+@pytest.mark.parametrize("kind", ["npy", "csv", "wfdb"])
+def test_what_macos_keeps_beside_a_file_is_ignored(tmp_path, array, kind):
+    folder = tmp_path / "in"
+    (folder / "__MACOSX").mkdir(parents=True)
+    if kind == "wfdb":
+        write_record(folder, "a", counts(0))
+        extract(folder, tmp_path / "extracted", [250], 1)
+    else:
+        if kind == "npy":
+            np.save(folder / "a.npy", array[0])
+        else:
+            write_csv(folder / "a.csv", array[0].T)
+    for place in (folder, folder / "__MACOSX"):
+        ending = "hea" if kind == "wfdb" else kind
+        (place / f"._a.{ending}").write_bytes(b"\0\5\x16\7Mac OS X")
+    if kind == "wfdb":
+        extract(folder, tmp_path / "extracted", [250], 1)
+    else:
+        assert run(folder, tmp_path, "--fs", 250, "--units", "uV") == 0
+    assert skipped(tmp_path) == {}
+
+
+def test_a_missing_filter_of_hdf5_is_named(tmp_path, array):
+    ecg = array[0].astype("f4") / 1000
+    (tmp_path / "in").mkdir()
+    with h5py.File(tmp_path / "in" / "a.h5", "w") as file:
+        file["ecg"] = ecg
+    with h5py.File(tmp_path / "in" / "b.h5", "w") as file:
+        how = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        how.set_chunk(ecg.shape)
+        how.set_filter(499, h5py.h5z.FLAG_OPTIONAL)  # a number that no filter has
+        space = h5py.h5s.create_simple(ecg.shape)
+        made = h5py.h5d.create(file.id, b"ecg", h5py.h5t.NATIVE_FLOAT, space, how)
+        made.write_direct_chunk((0, 0), ecg.tobytes())
+    assert imported(tmp_path / "in", tmp_path, "--fs", 250).records["record"].tolist() == ["a"]
+    reason = skipped(tmp_path)["b.h5"]
+    assert reason.startswith("compressed by a filter that HDF5 lacks here") and "499" in reason
+    assert "python -m pip install hdf5plugin" in reason
+
+
 def test_damaged_chunks_are_skipped_and_truncated_files_refused(tmp_path, array, capsys):
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
@@ -817,7 +944,7 @@ def test_wrong_input_is_one_sentence(tmp_path, array, capsys):
     )
     np.save(tmp_path / "in" / "b.npy", array.swapaxes(1, 2) / 1000)
     assert "b.npy: shape (1500, 12) has no axis of 12 leads as" in fails(
-        capsys, tmp_path / "in", tmp_path, "--fs", 500
+        capsys, tmp_path / "in", tmp_path, "--fs", 500, "--layout", "leads_time"
     )
     (tmp_path / "in" / "c.h5").write_text("")
     assert "files of several kinds (npy, HDF5)" in fails(

@@ -1,4 +1,6 @@
-"""A file of patients: what it says of which records, and what a user hears where they do not fit."""
+"""Files beside the recordings, of patients first: what they say of which records, and
+what a user hears where they do not fit.
+"""
 
 import numpy as np
 import pytest
@@ -121,3 +123,29 @@ def test_dropped_records_are_no_strangers(build, tmp_path):
     (tmp_path / "drop.csv").write_text("record\n00001\n")
     _, said = build([f"p{i // 3}" for i in range(60)], drop=tmp_path / "drop.csv")
     assert "name no record" not in said
+
+
+# ------------------------------------------------------------------------------------------------
+# names of files
+
+
+@pytest.mark.parametrize("flag", ["labels", "splits"])
+@pytest.mark.parametrize(
+    "name, plain",
+    [
+        ("mine (1).csv", "mine_1.csv"),
+        ("my table.csv", "my_table.csv"),
+        ("\u00e9t\u00e9.csv", "t.csv"),
+        ("-.csv", None),
+    ],
+)
+def test_a_file_whose_name_is_no_name_of_a_table_is_refused_before_the_work(
+    extracted, tmp_path, flag, name, plain
+):
+    column = {"labels": "AF", "splits": "fold"}[flag]
+    rows = "".join(f"{record},{i % 2}\n" for i, record in enumerate(NAMES))
+    (tmp_path / name).write_text(f"record,{column}\n{rows}")
+    with pytest.raises(ConfigError, match="cannot be called") as error:
+        reformat(extracted, tmp_path / "store", **{flag: tmp_path / name})
+    assert str(error.value).endswith(f"rename the file, for example to {plain or flag + '.csv'}")
+    assert not (tmp_path / "store").exists()

@@ -210,8 +210,20 @@ def note_unmatched(named: pd.Series, records: Sequence[str], *, without: str) ->
 
 
 # ============ a table of a store ============
-def table_name(kind: str, path: str | os.PathLike, name: str | None = None) -> str:
+def table_name(
+    kind: str,
+    path: str | os.PathLike,
+    name: str | None = None,
+    *,
+    cure: str = "choose one with --name",
+) -> str:
     """Return what the table of a file is called: ``name``, else as the file.
+
+    Args:
+        kind: "labels" or "splits".
+        path: the file.
+        name: what it is to be called.
+        cure: what the message advises where no file could be called so.
 
     Raises:
         ConfigError: no file could be called so.
@@ -220,7 +232,7 @@ def table_name(kind: str, path: str | os.PathLike, name: str | None = None) -> s
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise ConfigError(
             f"a table of {kind} cannot be called {name!r}: letters, digits, _ . - make a name; "
-            "choose one with --name"
+            f"{cure}"
         )
     return name
 
