@@ -30,11 +30,14 @@ from util.errors import ECGError, RecordError
 from util.files import find_files
 from util.leads import LEADS, standard_lead
 from util.recordings.dicom import read_dicom
+from util.recordings.lead_order import LIMB, gram, likely_limb, relations_hold, turned_lead
 from util.recordings.recording import check_name, checked, is_safe_name, printable
 
 KINDS = {".npy": "npy", ".h5": "HDF5", ".hdf5": "HDF5", ".dcm": "DICOM", ".csv": "CSV"}
 ARRAYS = ("npy", "HDF5")
 NO_SIGNAL = "no signal: every sample is 0 or NaN"
+LOOKED_AT = 100  # recordings, before an import begins
+POSSIBLE_MV = (0.02, 50.0)  # outside, the unit is wrong unless it was said
 USUAL_MV = (0.1, 20.0)  # peak to peak, the median of recordings: outside, the unit is in doubt
 
 
@@ -45,7 +48,7 @@ class ArrayInput:
     Attributes:
         path: a file, or a folder of files of one kind.
         fs: sampling rate in Hz.
-        units: mV or uV.
+        units: mV, uV or V.
         leads: in the order of the arrays; "-" for a column that is no lead.
         layout: one of ``LAYOUTS``.
         trim_zeros: whether zeros at both ends of a recording are cut off.
@@ -53,6 +56,7 @@ class ArrayInput:
         ids: a CSV file or an HDF5 dataset with the names of the recordings.
         database: its name.
         lead_names: {name in lower case: the lead it stands for}.
+        assume: whether to go on where the limb leads contradict the order.
     """
 
     path: Path
@@ -65,6 +69,7 @@ class ArrayInput:
     ids: str | None = None
     database: str | None = None
     lead_names: dict[str, str] = field(default_factory=dict)
+    assume: bool = False
 
 
 def array_source(given: ArrayInput) -> Source:
@@ -116,11 +121,11 @@ def array_source(given: ArrayInput) -> Source:
         items,
         functools.partial(readers.get(kind, read_array), **options),
         "data_preparation/import_arrays.py",
-        options,
+        options | ({"assume": True} if given.assume else {}),
         given.lead_names,
         skipped,
     )
-    _look(source)
+    _look(source, given, kind)
     return source
 
 
@@ -347,25 +352,75 @@ def _read_ids(path, files):
     return names
 
 
-def _look(source):
-    """Print the usual amplitude of some recordings, and doubt the unit where it is none of an
-    ECG.
+def _look(source, given, kind):
+    """Print the usual amplitude of some recordings; an ECGError where unit or leads are in
+    doubt and were not said.
     """
-    spans = []
-    for item in source.items[:: max(1, len(source.items) // 16)]:
+    spans, grams, named = [], [], None
+    for item in source.items[:: -(-len(source.items) // LOOKED_AT)]:
         try:
             recording = checked(
                 source.read(source.folder / item.file, item.row, lambda path: None),
                 lead_names=source.lead_names,
             )
-            spans.append(np.median(np.ptp(recording.signal, axis=0)))
         except (RecordError, OSError):
             continue  # it will be counted with its reason
+        spans.append(np.median(np.ptp(recording.signal, axis=0)))
+        named = named or recording.leads
+        if set(LIMB) <= set(recording.leads) and recording.leads == named:
+            matrix = gram(recording.signal)
+            grams.append(matrix / max(np.trace(matrix), 1e-12))
     if spans:
-        typical = float(np.median(spans))
-        print(f"peak to peak {typical:.3g} mV, the median of {len(spans)} recordings looked at")
-        if not USUAL_MV[0] <= typical <= USUAL_MV[1]:
-            print(
-                f"warning: an ECG has {USUAL_MV[0]:g} to {USUAL_MV[1]:g} mV from peak to peak; "
-                "is --units right?"
-            )
+        _look_at_amplitude(float(np.median(spans)), len(spans), given, kind)
+    if grams and not given.assume:
+        _look_at_leads(np.mean(grams, axis=0), named, given, kind)
+
+
+def _look_at_amplitude(typical, number, given, kind):
+    print(f"peak to peak {typical:.3g} mV, the median of {number} recordings looked at")
+    low, high = USUAL_MV
+    if low <= typical <= high:
+        return
+    if given.units or kind == "DICOM" or POSSIBLE_MV[0] <= typical <= POSSIBLE_MV[1]:
+        print(f"warning: an ECG has {low:g} to {high:g} mV from peak to peak; is --units right?")
+        return
+    likely = [
+        unit for unit, factor in (("uV", 1e-3), ("V", 1e3)) if low <= typical * factor <= high
+    ]
+    raise ECGError(
+        f"peak to peak {typical:.3g} mV, if the samples are millivolts: no ECG has that (usual are "
+        f"{low:g} to {high:g} mV); say --units {likely[0] if likely else 'uV or --units V'}, or "
+        "--units mV if it is right"
+    )
+
+
+def _look_at_leads(matrix, leads, given, kind):
+    """An ECGError where the limb leads follow from one another in another order, or with a sign
+    turned; a warning where they do not at all.
+    """
+    limb = [leads.index(lead) for lead in LIMB]
+    if relations_hold(matrix, limb):
+        return
+    go_on = "or --assume to go on as it is"
+    turned = turned_lead(matrix, limb)
+    if turned is not None:
+        raise ECGError(
+            f"the sign of lead {LIMB[turned]} is turned: the limb leads follow from one another "
+            f"(III = II - I, aVR = -(I + II) / 2, ...) only with the other; mend it, {go_on}"
+        )
+    likely = likely_limb(matrix)
+    if likely is None:
+        print(
+            "warning: the limb leads do not follow from one another (III = II - I, aVR = -(I + II) "
+            "/ 2, ...); are the leads in this order, of one unit and sign?"
+        )
+        return
+    chest = iter([lead for lead in leads if lead not in LIMB])
+    places = dict(zip(likely, LIMB))
+    true = dict(zip(leads, [places.get(n) or next(chest) for n in range(len(leads))]))
+    order = [true.get(lead, lead) for lead in given.leads or leads]
+    cure = f"--leads {','.join(order)}" if kind in ARRAYS else "the leads' names, mended"
+    raise ECGError(
+        "the leads are not in this order: III = II - I, aVR = -(I + II) / 2 and the like hold if "
+        f"they are {' '.join(order)}; give {cure}, {go_on}"
+    )

@@ -541,6 +541,62 @@ def test_what_a_csv_holds_instead_of_samples_is_named(tmp_path, array, text, rea
 
 
 # ------------------------------------------------------------------------------------------------
+# order, sign and unit
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "I II III aVR aVF aVL V1 V2 V3 V4 V5 V6",  # of MIMIC-IV-ECG
+        "I II V1 V2 V3 V4 V5 V6 III aVR aVL aVF",
+        "V1 V2 V3 V4 V5 V6 I II III aVR aVL aVF",
+        "aVL I aVR II aVF III V1 V2 V3 V4 V5 V6",  # Cabrera's, but for the sign of aVR
+    ],
+)
+def test_another_order_is_named_and_the_advice_mends_it(tmp_path, array, capsys, order):
+    ecgs = einthoven(array)
+    np.save(tmp_path / "a.npy", ecgs[:, [LEADS.index(lead) for lead in order.split()]])
+    flags = ("--fs", 250, "--units", "uV")
+    error = fails(capsys, tmp_path / "a.npy", tmp_path, *flags)
+    advice = f"--leads {order.replace(' ', ',')}"
+    assert f"hold if they are {order}; give {advice}, or --assume to go on" in error
+    store = imported(tmp_path / "a.npy", tmp_path, *flags, *advice.split())
+    assert "warning" not in capsys.readouterr().out
+    np.testing.assert_allclose(store.read(0), ecgs[0].T / 1000, atol=6e-4)
+
+
+def test_a_turned_sign_is_named_and_assume_goes_on(tmp_path, array, capsys):
+    ecgs = einthoven(array)
+    ecgs[:, 3] *= -1
+    np.save(tmp_path / "a.npy", ecgs)
+    flags = ("--fs", 250, "--units", "uV")
+    error = fails(capsys, tmp_path / "a.npy", tmp_path, *flags)
+    assert "the sign of lead aVR is turned" in error
+    store = imported(tmp_path / "a.npy", tmp_path, *flags, "--assume")
+    np.testing.assert_allclose(store.read(0), ecgs[0].T / 1000, atol=6e-4)
+    assert "--assume" in (tmp_path / "store" / "fs250" / "meta.json").read_text()
+
+
+def test_leads_that_do_not_follow_at_all_are_a_warning(tmp_path, array, capsys):
+    np.save(tmp_path / "a.npy", array)
+    imported(tmp_path / "a.npy", tmp_path, "--fs", 250, "--units", "uV")
+    assert "warning: the limb leads do not follow from one another" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("factor, cure", [(1.0, "--units uV"), (1e-6, "--units V,"), (0.1, "uV")])
+def test_an_amplitude_that_no_ecg_has_needs_its_unit(tmp_path, array, capsys, factor, cure):
+    np.save(tmp_path / "a.npy", array[:4].astype("f8") * factor)
+    error = fails(capsys, tmp_path / "a.npy", tmp_path, "--fs", 250)
+    assert "no ECG has that (usual are 0.1 to 20 mV); say --units" in error and cure in error
+
+
+def test_volts_lose_nothing(tmp_path, array):
+    np.save(tmp_path / "a.npy", array[:2] / 1e6)
+    store = imported(tmp_path / "a.npy", tmp_path, "--fs", 250, "--units", "V")
+    np.testing.assert_array_equal(store.counts(1), counts(1))
+
+
+# ------------------------------------------------------------------------------------------------
 # folders as they come
 
 
@@ -654,8 +710,16 @@ def test_a_read_error_that_passes_is_tried_again(tmp_path, array, monkeypatch):
 # what must be said
 
 
+def einthoven(array):
+    """Arrays (..., 12, time) whose limb leads follow from I and II."""
+    array = array.astype("f8")
+    one, two = array[..., 0, :], array[..., 1, :]
+    limb = [one, two, two - one, -(one + two) / 2, one - two / 2, two - one / 2]
+    return np.concatenate([np.stack(limb, -2), array[..., 6:, :]], -2)
+
+
 def test_what_is_inferred_is_said(tmp_path, array, capsys):
-    np.save(tmp_path / "a.npy", array / 1000)
+    np.save(tmp_path / "a.npy", einthoven(array) / 1000)
     assert run(tmp_path / "a.npy", tmp_path, "--fs", 500) == 0
     out = capsys.readouterr().out
     assert (
@@ -961,7 +1025,7 @@ def test_wrong_input_is_one_sentence(tmp_path, array, capsys):
         (["--fs", "0"], "0 Hz is not from 20"),
         (["--fs", "x"], "--fs"),
         (["--database", "a/b"], "use letters"),
-        (["--units", "V"], "invalid choice"),
+        (["--units", "kV"], "invalid choice"),
         (["--workers", "0"], "at least 1"),
     ],
 )
@@ -1018,6 +1082,112 @@ def test_missing_samples_and_other_units_of_dicom(tmp_path):
     assert skipped(tmp_path) == {"c.dcm": "unit mm[Hg] of lead aVR is no voltage"}
     text = (tmp_path / "extracted" / "records.csv").read_text()
     assert "no sample of V6" in text and "I II III aVR aVL aVF V1 V2 V3 V4 V5," in text
+
+
+def made_dicom(folder, parts, name="a", **about):
+    """A DICOM file of groups (signal (n, leads) in uV, names or codes of its leads, offset)."""
+    pydicom = pytest.importorskip("pydicom", reason="DICOM needs pydicom")
+    from pydicom.dataset import Dataset
+
+    def of(**cells):
+        dataset = Dataset()
+        for key, value in cells.items():
+            setattr(dataset, key, value)
+        return dataset
+
+    folder.mkdir(exist_ok=True)
+    groups = []
+    for signal, leads, offset in parts:
+        channels = [
+            of(
+                ChannelSourceSequence=[
+                    of(CodeValue=code, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
+                ],
+                ChannelSensitivity=1,
+                ChannelSensitivityCorrectionFactor=1,
+                ChannelBaseline=0,
+                ChannelSensitivityUnitsSequence=[of(CodeValue="uV")],
+                WaveformBitsStored=16,
+            )
+            for code, scheme, meaning in leads
+        ]
+        groups.append(
+            of(
+                WaveformOriginality="ORIGINAL",
+                NumberOfWaveformChannels=len(leads),
+                NumberOfWaveformSamples=len(signal),
+                SamplingFrequency=250,
+                MultiplexGroupTimeOffset=offset,
+                ChannelDefinitionSequence=channels,
+                WaveformBitsAllocated=16,
+                WaveformSampleInterpretation="SS",
+                WaveformData=np.ascontiguousarray(signal, "<i2").tobytes(),
+            )
+        )
+    dataset = of(WaveformSequence=groups, Modality="ECG", **about)
+    dataset.SOPClassUID = pydicom.uid.TwelveLeadECGWaveformStorage
+    dataset.SOPInstanceUID = pydicom.uid.generate_uid()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset.save_as(folder / f"{name}.dcm", enforce_file_format=True)
+    return folder
+
+
+NUMBERS = (1, 2, 61, 62, 63, 64, 3, 4, 5, 6, 7, 8)  # of the twelve leads in MDC and SCP-ECG
+CODED = {
+    "MDC": [(f"2:{n}", "MDC", f"lead {n}, described") for n in NUMBERS],
+    "SCPECG": [(f"5.6.3-9-{n}", "SCPECG", "a channel") for n in NUMBERS],
+    "words": [("x", "99LOCAL", f"{lead}, augmented or not, by us") for lead in LEADS],
+    "Einthoven": [("x", "99LOCAL", f"ECG lead {lead} (Einthoven)") for lead in LEADS],
+}
+
+
+@pytest.mark.parametrize("names", CODED)
+@pytest.mark.parametrize("size", [12, 3, 1])
+def test_leads_of_dicom_go_by_codes_and_groups_are_joined(tmp_path, names, size):
+    parts = [
+        (counts(0)[:, k : k + size], CODED[names][k : k + size], 0) for k in range(0, 12, size)
+    ]
+    assert run(made_dicom(tmp_path / "in", parts), tmp_path) == 0
+    building.reformat(tmp_path / "extracted", tmp_path / "store")
+    np.testing.assert_array_equal(RecordStore(tmp_path / "store" / "fs250").counts(0), counts(0))
+
+
+def test_strips_of_dicom_are_refused_or_kept_by_their_rhythm_strip(tmp_path):
+    strips = [
+        (counts(0, 625)[:, k : k + 3], CODED["MDC"][k : k + 3], 2500 * (k // 3))
+        for k in range(0, 12, 3)
+    ]
+    made_dicom(tmp_path / "in", strips)
+    made_dicom(tmp_path / "in", [*strips, (counts(0)[:, 1:2], CODED["MDC"][1:2], 0)], "b")
+    assert run(tmp_path / "in", tmp_path) == 0
+    assert skipped(tmp_path)["a.dcm"].startswith("4 strips of 2.5 s that follow one another")
+    with open(tmp_path / "extracted" / "records.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["record"], row["leads"]) == ("b", "II")
+    assert row["flags"].startswith("other waveforms left out")
+
+
+@pytest.mark.parametrize(
+    "age, sex, years, word",
+    [
+        ("061Y", "F", "61", "Female"),
+        ("61Y", "f", "61", "Female"),
+        ("061", "female", "61", "Female"),
+        ("006M", "m", "0.5", "Male"),
+        ("old", "O", "", "Unknown"),
+    ],
+)
+def test_age_and_sex_of_dicom(tmp_path, age, sex, years, word):
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made_dicom(tmp_path / "in", [(counts(0), CODED["MDC"], 0)], PatientAge=age, PatientSex=sex)
+        assert run(tmp_path / "in", tmp_path) == 0
+    with open(tmp_path / "extracted" / "records.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["age"], row["sex"]) == (years, word)
 
 
 def test_dicom_says_itself_what_others_must_be_told(tmp_path, capsys):

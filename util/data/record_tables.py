@@ -100,7 +100,7 @@ def read_text(path: str | os.PathLike) -> pd.DataFrame:
     return table
 
 
-def _known_patients(path, patients):
+def _known_patients(path: str | os.PathLike, patients: pd.Series) -> pd.Series:
     """Ids of patients, "" in place of words for "unknown", which are counted."""
     unknown = patients.map(is_unknown)
     words = sorted(set(patients[unknown]) - {""})
@@ -137,7 +137,7 @@ def near_matches(named: Iterable[str], others: Iterable[str]) -> list[tuple[str,
     return [(name, other) for name, other in forms if other is not None]
 
 
-def _near(named, others):
+def _near(named: Iterable[str], others: Iterable[str]) -> str:
     """What to add to a message about names that match nothing, "" where none is near."""
     pairs = near_matches(named, others)
     if not pairs:
