@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--units",
-        choices=("mV", "uV"),
+        choices=("mV", "uV", "V"),
         help="unit of the samples (default: mV; required if they are whole numbers)",
     )
     parser.add_argument(
@@ -118,6 +118,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="cut off zeros at both ends of a recording, where every lead is 0",
     )
     parser.add_argument(
+        "--assume",
+        action="store_true",
+        help="go on where the limb leads contradict the order of the leads",
+    )
+    parser.add_argument(
         "--database", type=_database, metavar="NAME", help="default: the name of --input"
     )
     args = parse_import(parser, argv)
@@ -129,6 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = ArrayInput(
         Path(args.input),
         lead_names=dict(args.lead_names),
+        assume=args.assume,
         **{name: getattr(args, name) for name in names},
     )
     with file_errors():

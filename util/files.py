@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TEMPORARY = ".tmp"
+# What people and programs write for "not known" in tables and headers; compared in lower case.
+UNKNOWN_WORDS = frozenset(
+    ("", "-", "--", "?", "-1", "-1.0", "nan", "nat", "na", "n/a", "#n/a", "<na>", "none", "null")
+    + ("nil", "unknown", "unk", "missing", "not available", "undefined")
+)
 _NUMBER = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?", re.IGNORECASE)
 
 
@@ -187,11 +192,17 @@ def safe_cell(value: Any) -> Any:
     return "'" + text if is_formula else text
 
 
+def is_unknown(text: str) -> bool:
+    """Return whether a cell says that its value is not known: empty, or one of UNKNOWN_WORDS."""
+    return text.strip().lower() in UNKNOWN_WORDS
+
+
 # ============ folders ============
 def find_files(folder: str | os.PathLike, endings: str | tuple[str, ...]) -> list[str]:
     """Return the relative POSIX paths of all files with these endings anywhere under a folder.
 
-    They are sorted; links are followed.
+    They are sorted; links are followed.  Not among them are files ._*, in which macOS keeps what
+    it knows of a file, under that file's ending.
 
     Raises:
         ECGError: a folder cannot be listed.
@@ -210,7 +221,11 @@ def find_files(folder: str | os.PathLike, endings: str | tuple[str, ...]) -> lis
         visited.add((status.st_dev, status.st_ino))
         folders.sort()
         above = Path(root).relative_to(folder).as_posix() + "/"
-        paths += [above.removeprefix("./") + name for name in files if name.endswith(endings)]
+        paths += [
+            above.removeprefix("./") + name
+            for name in files
+            if name.endswith(endings) and not name.startswith("._")
+        ]
     paths.sort()
     return paths
 

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ from tqdm import tqdm
 from data_preparation.building.folds import assign_folds
 from data_preparation.importing.plan import SHARD_VERSION
 from data_preparation.importing.sources import Lazy
-from util.data.record_tables import first_few, read_cells, read_text
+from util.data.record_tables import first_few, near_matches, plain_form, read_cells, read_text
+from util.data.store import FOLDS
 from util.errors import ConfigError, StoreError
+from util.files import safe_cell
 from util.leads import LEADS
 
+MANY_RECORDS = 5  # fewer of one patient are no large share, however small the store
 Shards = Sequence[tuple[str, list[dict[str, Any]]]]
 
 
@@ -121,7 +125,7 @@ def stored_rows(
 def read_patients(path: str | os.PathLike) -> dict[str, str]:
     """Return {record: patient id} of a CSV file with columns record and patient_id.
 
-    Empty ids are left out.
+    Ids that are empty or mean "unknown" are left out.
 
     Raises:
         ConfigError: the file is wrong.
@@ -132,6 +136,76 @@ def read_patients(path: str | os.PathLike) -> dict[str, str]:
     return {
         record: patient for record, patient in zip(table["record"], table["patient"]) if patient
     }
+
+
+def note_patients(columns: dict[str, list], path: object, patients: dict[str, str]) -> None:
+    """Say how far a file of patients and the records fit.
+
+    Args:
+        columns: of the records, before ``add_patients``; those that are dropped included.
+        path: the file.
+        patients: what it says, see ``read_patients``.
+
+    Raises:
+        ConfigError: it gives no record a patient.
+    """
+    names = {*columns["record"], *columns["recording"]} - {""}
+    strangers = [record for record in patients if record not in names]
+    pairs = near_matches(strangers, names)
+    near = (
+        f"; {len(pairs)} of them differ in writing alone, such as {pairs[0][0]}, which is "
+        f"{pairs[0][1]} there: names are compared letter by letter"
+        if pairs
+        else ""
+    )
+    if not patients:
+        raise ConfigError(
+            f"--patients {path} gives no patient: every cell of its column is empty or means "
+            "unknown"
+        )
+    if len(strangers) == len(patients):
+        raise ConfigError(
+            f"--patients {path} names none of the {len(columns['record'])} records: its rows are "
+            f"of {first_few(strangers)}, the records are {first_few(columns['record'])}{near}"
+        )
+    if strangers:
+        print(
+            f"{'warning: ' * bool(pairs)}rows of --patients {path} that name no record: "
+            f"{len(strangers)} of {len(patients)}, such as {first_few(strangers)}{near}"
+        )
+
+
+def note_shares(columns: dict[str, list]) -> None:
+    """Say of records that have their patients how many have none, which patients differ in
+    writing alone, and whether one has a large share of all records.
+    """
+    sizes = Counter(
+        (database, patient)
+        for database, patient in zip(columns["database"], columns["patient"])
+        if patient
+    )
+    total, known = len(columns["patient"]), sum(sizes.values())
+    if known < total:
+        print(
+            f"records without a patient: {total - known} of {total}; each counts as a patient of "
+            "its own"
+        )
+    forms: dict[tuple[str, str], list[str]] = {}
+    for database, patient in sizes:
+        forms.setdefault((database, plain_form(patient)), []).append(patient)
+    alike = [patients for patients in forms.values() if len(patients) > 1]
+    if alike:
+        print(
+            f"warning: patients that differ in writing alone, and count as several: {len(alike)}, "
+            f"such as {' and '.join(sorted(alike[0])[:3])}; write each in one way if they are one"
+        )
+    for (database, patient), size in sizes.most_common(3):
+        if size >= MANY_RECORDS and size > total / FOLDS:
+            print(
+                f"warning: patient {safe_cell(patient)} of {database} has {size} of {total} "
+                f"records ({size / total:.0%}), which all share one fold; leave the cell empty if "
+                "the word means that the patient is unknown"
+            )
 
 
 def read_drop(path: str | os.PathLike, names: Collection[str]) -> set[str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -15,6 +16,8 @@ from data_preparation.building.extraction import (
     add_folds,
     add_patients,
     load_extraction,
+    note_patients,
+    note_shares,
     read_columns,
     read_drop,
     read_patients,
@@ -28,7 +31,6 @@ from util.data.labels import write_labels
 from util.data.record_tables import first_few, table_name
 from util.data.store import FOLDS, publish, write_store
 from util.data.strata import label_strata
-from util.errors import ConfigError
 from util.files import FolderLock
 
 
@@ -83,7 +85,7 @@ def reformat(
     """
     input_dir, output_dir = Path(input_dir), Path(output_dir)
     settings, shards = load_extraction(input_dir)
-    columns = read_columns(shards)
+    columns = everything = read_columns(shards)
     dropped: Collection[str] = frozenset()
     if drop:
         dropped = read_drop(drop, columns["record"])
@@ -92,15 +94,15 @@ def reformat(
     strata, names = None, columns["record"]
     if patients:
         patient_of = read_patients(patients)
+        note_patients(everything, patients, patient_of)
         add_patients(columns, patient_of, f"--patients {patients}")
-        if patient_of and not any(columns["patient"]):
-            raise ConfigError(f"--patients {patients} names none of the {len(names)} records")
     if labels:  # before the work of building stores
-        table = table_name("labels", labels)
+        table = _name_by_file("labels", labels)
         label_file = load_label_file(labels, names, ignore_unknown=ignore_unknown)
         strata = label_strata(label_file.values, label_file.kind)
         add_patients(columns, dict(zip(names, label_file.patients or ())), labels)
     if splits:
+        split_table = _name_by_file("splits", splits)
         split_file = read_splits(
             splits,
             columns,
@@ -108,6 +110,8 @@ def reformat(
             allow_patient_overlap=allow_patient_overlap,
         )
         add_patients(columns, split_file.patients, splits)
+    if any(columns["patient"]):
+        note_shares(columns)
     add_folds(columns, strata)
     if settings.get("unread"):
         print(
@@ -139,11 +143,17 @@ def reformat(
             if labels:
                 write_labels(output_dir, table, label_file, names, Path(labels).name, command)
             if splits:
-                write_splits(output_dir, split_file, table_name("splits", splits), command)
+                write_splits(output_dir, split_file, split_table, command)
         finally:
             for folder in new.values():
                 shutil.rmtree(folder, ignore_errors=True)
     return Built(columns, [output_dir / f"fs{fs}" for fs in rates])
+
+
+def _name_by_file(kind, path):
+    """What the table of a file is called; a ConfigError says how to name it."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(path).stem).strip("_.-") or kind
+    return table_name(kind, path, cure=f"rename the file, for example to {plain}.csv")
 
 
 def _count_replaced(root, names):

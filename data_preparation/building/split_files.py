@@ -14,6 +14,7 @@ from util.console import note
 from util.data.record_tables import match_rows, note_unmatched, read_text, save_table
 from util.data.splits import PARTS, known_patients, patients_on_several_sides, with_patients
 from util.errors import ConfigError
+from util.files import is_unknown
 
 # Spreadsheets and pandas write 1.0 where a cell below is empty.
 _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
@@ -87,7 +88,7 @@ def read_splits(
     if not taken.any():
         raise ConfigError(f"{path}: the column {kind} is empty")
     if not taken.all():
-        note(f"records whose {kind} is empty, which take no part: {(~taken).sum()}")
+        note(f"records whose {kind} is empty or unknown, which take no part: {(~taken).sum()}")
     others = [name for name in table if name not in ("record", "patient", kind)]
     if others:
         note(f"columns without effect: {', '.join(others)}")
@@ -128,9 +129,11 @@ def read_splits(
 
 
 def _part(path, kind, cell, name):
-    """A cell as it is kept: a part, a fold's number, or "" for none."""
-    if not cell or kind == "split" and cell in PARTS:
+    """A cell as it is kept: a part, a fold's number (-1 is one), or "" for none."""
+    if kind == "split" and cell in PARTS:
         return cell
+    if is_unknown(cell) and not _WHOLE.fullmatch(cell):
+        return ""
     if kind == "split":
         raise ConfigError(
             f"{path}: the split of record {name} is {cell!r}, not one of {', '.join(PARTS)}"

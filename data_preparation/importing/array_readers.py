@@ -8,6 +8,7 @@ is a RecordError.  One recording is in memory at a time, however many a file hol
 import contextlib
 import csv
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +18,11 @@ import numpy as np
 from data_preparation.importing.flags import LAYOUTS
 from data_preparation.importing.sources import Lazy, Note
 from util.errors import RecordError
-from util.recordings.recording import MILLIVOLTS, Recording
+from util.recordings.recording import MILLIVOLTS, Recording, millivolts_per, printable
 
 DATASETS = ("tracings", "ecg")  # of CODE-15 % and of SPH
+MOST_WORDS = 1000  # that are looked at in a CSV file
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+(e[+-]?[0-9]+)?", re.IGNORECASE)
 CHUNKS_BYTES = 1 << 25  # decompressed chunks of HDF5 that are kept: neighbours share one
 
 
@@ -78,6 +81,8 @@ class HDF5File:
     def __init__(self, path: Path, dataset: str | None = None) -> None:
         import h5py  # a third of a second that others need not spend
 
+        with contextlib.suppress(ImportError):
+            import hdf5plugin  # noqa: F401  filters beyond gzip register themselves
         with _hdf5_errors():
             self.file = h5py.File(path, "r", rdcc_nbytes=CHUNKS_BYTES)
             self.names: list[str] = []
@@ -97,12 +102,12 @@ class HDF5File:
             self.shape, self.dtype = self.values.shape, self.values.dtype
 
     def __getitem__(self, row: int) -> np.ndarray:
-        with _hdf5_errors():
+        with _hdf5_errors(self.values):
             return self.values[row]
 
     def whole(self) -> np.ndarray:
         """Return all of it."""
-        with _hdf5_errors():
+        with _hdf5_errors(self.values):
             return self.values[()]
 
     def column(self, name: str) -> Lazy:
@@ -120,18 +125,37 @@ class HDF5File:
 
 
 @contextlib.contextmanager
-def _hdf5_errors():
-    """What HDF5 finds wrong in a file is a RecordError; an OSError that the system gives a number
-    may pass.
+def _hdf5_errors(dataset=None):
+    """What HDF5 finds wrong in a file, or while it reads a dataset of it, is a RecordError; an
+    OSError that the system gives a number may pass.
     """
     try:
         yield
     except (OSError, KeyError, RuntimeError) as error:
         if getattr(error, "errno", None) is not None:
             raise
+        lacking = [] if dataset is None else _lacking_filters(dataset)
+        if lacking:
+            raise RecordError(
+                f"compressed by a filter that HDF5 lacks here ({', '.join(lacking)}): python -m "
+                "pip install hdf5plugin, or compress it anew with gzip"
+            ) from None
         raise RecordError(
             f"no HDF5 file, or damaged or cut short ({error}): fetch it again"
         ) from None
+
+
+def _lacking_filters(dataset):
+    """Number and name of each filter that a dataset needs and this machine has not."""
+    import h5py
+
+    plan = dataset.id.get_create_plist()
+    filters = [plan.get_filter(place) for place in range(plan.get_nfilters())]
+    return [
+        f"{number} {printable(name.decode('utf-8', 'replace'))}".strip()
+        for number, _, _, name in filters
+        if not h5py.h5z.filter_avail(number)
+    ]
 
 
 _opened: dict[tuple, NpyFile | HDF5File] = {}
@@ -156,7 +180,7 @@ def read_array(
     fs: float,
     units: str,
     leads: Sequence[str],
-    layout: str,
+    layout: str | None = None,
     dataset: str | None = None,
     trim_zeros: bool = False,
 ) -> Recording:
@@ -182,7 +206,7 @@ def read_csv(
     """Read a CSV file: the first line names the leads, every other holds one instant."""
     import pandas as pd
 
-    names, comma = csv_header(path)
+    names, comma, above = csv_header(path)
     try:
         with warnings.catch_warnings():
             # It warns when it drops cells that have no name.
@@ -191,26 +215,83 @@ def read_csv(
                 path,
                 sep=comma,
                 header=None,
-                skiprows=1,
+                skiprows=above,
                 names=range(len(names)),
                 index_col=False,
                 encoding="utf-8-sig",
                 low_memory=False,
+                skip_blank_lines=False,  # each is a sample that was lost
             )
     except (ValueError, OverflowError, pd.errors.ParserWarning) as error:
-        raise RecordError(f"CSV unreadable: {error}") from None
+        raise RecordError(f"CSV unreadable: {_wide(path, above, comma, names) or error}") from None
     # Text becomes NaN, which is refused.
     values = table.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    missing = np.isnan(values)
+    if missing.any():
+        _look_at_words(table.to_numpy(object)[missing][:MOST_WORDS])
+        if missing.all(1).any():
+            values = values[_without_blank_ends(_lines(path)[above:][: len(values)], above + 1)]
     rows, flags = _trimmed(_millivolts(values, units).T, fs, trim_zeros)
     return Recording(rows.T, tuple(names), fs, flags=flags)
 
 
-def csv_header(path: Path) -> tuple[list[str], str]:
-    """Return the names in the first line of a CSV file, and the sign between them."""
+def csv_header(path: Path) -> tuple[list[str], str, int]:
+    """Return the names in the first line of a CSV file that is not blank, the sign between them,
+    and the number of lines down to it.
+    """
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        first = file.readline(1 << 16)
+        number, first = 1, file.readline(1 << 16)
+        while first and not first.strip():
+            number, first = number + 1, file.readline(1 << 16)
     comma = max(",;\t", key=first.count)
-    return next(csv.reader([first], delimiter=comma), []), comma
+    return next(csv.reader([first], delimiter=comma), []), comma, number
+
+
+def _lines(path):
+    """All lines of a text file, a blank one behind the last."""
+    return re.split(r"\r\n|\n|\r", path.read_text("utf-8-sig", "replace"))
+
+
+def _without_blank_ends(lines, first):
+    """Slice of lines without blank ones at both ends; a RecordError where one is between samples.
+
+    ``first`` is the number of the first line, from 1.
+    """
+    blank = np.array([not line.strip(' \t",;') for line in lines], bool)
+    full = np.flatnonzero(~blank)
+    kept = slice(full[0], full[-1] + 1) if len(full) else slice(0, 0)
+    inside = np.flatnonzero(blank[kept])
+    if len(inside):
+        raise RecordError(
+            f"blank lines between samples: {len(inside)}, the first is line "
+            f"{first + kept.start + inside[0]}; each is a sample that was lost: fill them in, or "
+            "cut the recording there"
+        )
+    return kept
+
+
+def _look_at_words(cells):
+    """A RecordError for words in place of samples that tell what is wrong with the file."""
+    for word in (cell.strip() for cell in cells if isinstance(cell, str)):
+        if _DECIMAL_COMMA.fullmatch(word):
+            raise RecordError(
+                f"numbers with a decimal comma, such as {printable(word)}: write decimal points"
+            )
+        unit = word.strip("()[] ")
+        if millivolts_per(unit) is not None:
+            raise RecordError(
+                f"a line of units, such as {printable(word)}, among the samples: take it out, and "
+                f"say --units {printable(unit)}"
+            )
+
+
+def _wide(path, above, comma, names):
+    """What a first line of samples with twice as many cells as names means, "" for any other."""
+    line = (*_lines(path)[above:], "")[0]
+    cells = line.split(comma)
+    if comma == "," and len(cells) == 2 * len(names) and all(cell.strip() for cell in cells):
+        return f"numbers with a decimal comma, such as {cells[0]},{cells[1]}: write decimal points"
+    return ""
 
 
 def lead_axis(shape: tuple[int, ...], leads: Sequence[str], layout: str | None = None) -> int:

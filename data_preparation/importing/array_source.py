@@ -22,6 +22,7 @@ from data_preparation.importing.sources import (
     Lazy,
     Source,
     database_name,
+    repeated,
     without_duplicates,
 )
 from util.data.record_tables import read_text
@@ -29,10 +30,14 @@ from util.errors import ECGError, RecordError
 from util.files import find_files
 from util.leads import LEADS, standard_lead
 from util.recordings.dicom import read_dicom
-from util.recordings.recording import check_name, checked, printable
+from util.recordings.lead_order import LIMB, gram, likely_limb, relations_hold, turned_lead
+from util.recordings.recording import check_name, checked, is_safe_name, printable
 
 KINDS = {".npy": "npy", ".h5": "HDF5", ".hdf5": "HDF5", ".dcm": "DICOM", ".csv": "CSV"}
 ARRAYS = ("npy", "HDF5")
+NO_SIGNAL = "no signal: every sample is 0 or NaN"
+LOOKED_AT = 100  # recordings, before an import begins
+POSSIBLE_MV = (0.02, 50.0)  # outside, the unit is wrong unless it was said
 USUAL_MV = (0.1, 20.0)  # peak to peak, the median of recordings: outside, the unit is in doubt
 
 
@@ -43,7 +48,7 @@ class ArrayInput:
     Attributes:
         path: a file, or a folder of files of one kind.
         fs: sampling rate in Hz.
-        units: mV or uV.
+        units: mV, uV or V.
         leads: in the order of the arrays; "-" for a column that is no lead.
         layout: one of ``LAYOUTS``.
         trim_zeros: whether zeros at both ends of a recording are cut off.
@@ -51,6 +56,7 @@ class ArrayInput:
         ids: a CSV file or an HDF5 dataset with the names of the recordings.
         database: its name.
         lead_names: {name in lower case: the lead it stands for}.
+        assume: whether to go on where the limb leads contradict the order.
     """
 
     path: Path
@@ -63,6 +69,7 @@ class ArrayInput:
     ids: str | None = None
     database: str | None = None
     lead_names: dict[str, str] = field(default_factory=dict)
+    assume: bool = False
 
 
 def array_source(given: ArrayInput) -> Source:
@@ -114,11 +121,11 @@ def array_source(given: ArrayInput) -> Source:
         items,
         functools.partial(readers.get(kind, read_array), **options),
         "data_preparation/import_arrays.py",
-        options,
+        options | ({"assume": True} if given.assume else {}),
         given.lead_names,
         skipped,
     )
-    _look(source)
+    _look(source, given, kind)
     return source
 
 
@@ -164,7 +171,7 @@ def _doubt_table(path, lead_names):
 
 def _understand(folder, files, given):
     """Whether files hold many recordings each, and {leads, layout, dataset}, from the first that
-    leaves no doubt.
+    leaves no doubt.  No layout, where it is not given, of several files: they may differ.
     """
     leads, doubt = given.leads or LEADS, None
     for name in files:
@@ -178,15 +185,17 @@ def _understand(folder, files, given):
         raise ECGError(doubt)
     if array.dtype.kind == "i" and not given.units:
         raise ECGError(f"{name} holds whole numbers ({array.dtype}): say --units uV or --units mV")
+    how = " (inferred, for each file by itself)" if len(files) > 1 else " (inferred)"
     print(
         f"{name}: {array.dtype} of shape {array.shape}, "
         f"{'a recording a row' if many else 'one recording'}, read as "
-        f"{LAYOUTS[axis]}{'' if given.layout else ' (inferred)'}; leads "
+        f"{LAYOUTS[axis]}{'' if given.layout else how}; leads "
         f"{' '.join(leads)}{'' if given.leads else ' (assumed; --leads)'}"
     )
-    return many, {"leads": leads, "layout": LAYOUTS[axis]} | (
-        {"dataset": given.dataset} if given.dataset else {}
-    )
+    options = {"leads": leads, "layout": given.layout, "dataset": given.dataset}
+    if len(files) == 1:
+        options["layout"] = LAYOUTS[axis]
+    return many, {name: value for name, value in options.items() if value}
 
 
 def _shape(array, leads, layout):
@@ -231,7 +240,7 @@ def _rows(folder, files, database, given, options):
     for name in files:
         try:
             array = open_array(folder / name, given.dataset)
-            if not _shape(array, options["leads"], options["layout"])[0]:
+            if not _shape(array, options["leads"], options.get("layout"))[0]:
                 raise RecordError(
                     f"shape {array.shape} is that of one recording, others hold many: move it away"
                 )
@@ -242,8 +251,6 @@ def _rows(folder, files, database, given, options):
                     f"--ids {given.ids} names {len(of_file)} recordings of it, it holds "
                     f"{array.shape[0]}: one line a recording, in the order of the array"
                 )
-            for record in of_file:
-                check_name(record, "record name")
         except RecordError as error:
             raise ECGError(f"{name}: {error}") from None
         names.append(of_file)
@@ -254,17 +261,55 @@ def _rows(folder, files, database, given, options):
         row = place - (ends[file - 1] if file else 0)
         return Item(names[file][row], database, files[file], row)
 
-    kept, duplicates = without_duplicates(Lazy(ends[-1], item))
-    if duplicates or not kept:
-        raise ECGError(
-            f"--input {given.path}: "
-            + (
-                f"{duplicates[0]['record']} is the name of two recordings; every one needs its own"
-                if duplicates
-                else "no recording in it"
+    items, skipped = _with_signal(folder, Lazy(ends[-1], item), given)
+    if not items:
+        raise ECGError(f"--input {given.path}: no recording in it")
+    return items, skipped
+
+
+def _with_signal(folder, items, given):
+    """Items without the empty rows among those whose name is unusable or comes twice, and rows of
+    skipped.csv for these.  CODE-15 % ends each file with rows of zeros that are all called 0.
+
+    An ECGError where such a name stands for a signal.
+    """
+    twice = repeated(lambda: (item.record for item in items))
+    empty: list[int] = []
+    first: dict[str, Item] = {}
+    for place, item in enumerate(items):
+        if is_safe_name(item.record) and item.record not in twice:
+            continue
+        if not _has_signal(open_array(folder / item.file, given.dataset), item.row):
+            empty.append(place)
+            continue
+        try:
+            check_name(item.record, "record name")
+        except RecordError as error:
+            raise ECGError(f"{item.file}: {error}") from None
+        if item.record in first:
+            raise ECGError(
+                f"--input {given.path}: {item.record} is the name of two recordings; every one "
+                "needs its own"
             )
-        )
-    return kept, []
+        first[item.record] = item
+    if not empty:
+        return items, []
+    print(
+        f"rows without a signal, which are left out: {len(empty)}, such as "
+        f"{printable(items[empty[0]].path)}"
+    )
+    rows = [items[place].about | {"reason": NO_SIGNAL} for place in empty]
+    kept = np.delete(np.arange(len(items)), empty)
+    return Lazy(len(kept), lambda place: items[int(kept[place])]), rows
+
+
+def _has_signal(array, row):
+    """Whether a row of an array has a sample that is neither 0 nor NaN."""
+    try:
+        values = np.asarray(array[row])
+    except RecordError:
+        return True  # a damaged one is a recording
+    return bool(((values != 0) & (values == values)).any())
 
 
 def _names_of(array, dataset, stem):
@@ -307,25 +352,75 @@ def _read_ids(path, files):
     return names
 
 
-def _look(source):
-    """Print the usual amplitude of some recordings, and doubt the unit where it is none of an
-    ECG.
+def _look(source, given, kind):
+    """Print the usual amplitude of some recordings; an ECGError where unit or leads are in
+    doubt and were not said.
     """
-    spans = []
-    for item in source.items[:: max(1, len(source.items) // 16)]:
+    spans, grams, named = [], [], None
+    for item in source.items[:: -(-len(source.items) // LOOKED_AT)]:
         try:
             recording = checked(
                 source.read(source.folder / item.file, item.row, lambda path: None),
                 lead_names=source.lead_names,
             )
-            spans.append(np.median(np.ptp(recording.signal, axis=0)))
         except (RecordError, OSError):
             continue  # it will be counted with its reason
+        spans.append(np.median(np.ptp(recording.signal, axis=0)))
+        named = named or recording.leads
+        if set(LIMB) <= set(recording.leads) and recording.leads == named:
+            matrix = gram(recording.signal)
+            grams.append(matrix / max(np.trace(matrix), 1e-12))
     if spans:
-        typical = float(np.median(spans))
-        print(f"peak to peak {typical:.3g} mV, the median of {len(spans)} recordings looked at")
-        if not USUAL_MV[0] <= typical <= USUAL_MV[1]:
-            print(
-                f"warning: an ECG has {USUAL_MV[0]:g} to {USUAL_MV[1]:g} mV from peak to peak; "
-                "is --units right?"
-            )
+        _look_at_amplitude(float(np.median(spans)), len(spans), given, kind)
+    if grams and not given.assume:
+        _look_at_leads(np.mean(grams, axis=0), named, given, kind)
+
+
+def _look_at_amplitude(typical, number, given, kind):
+    print(f"peak to peak {typical:.3g} mV, the median of {number} recordings looked at")
+    low, high = USUAL_MV
+    if low <= typical <= high:
+        return
+    if given.units or kind == "DICOM" or POSSIBLE_MV[0] <= typical <= POSSIBLE_MV[1]:
+        print(f"warning: an ECG has {low:g} to {high:g} mV from peak to peak; is --units right?")
+        return
+    likely = [
+        unit for unit, factor in (("uV", 1e-3), ("V", 1e3)) if low <= typical * factor <= high
+    ]
+    raise ECGError(
+        f"peak to peak {typical:.3g} mV, if the samples are millivolts: no ECG has that (usual are "
+        f"{low:g} to {high:g} mV); say --units {likely[0] if likely else 'uV or --units V'}, or "
+        "--units mV if it is right"
+    )
+
+
+def _look_at_leads(matrix, leads, given, kind):
+    """An ECGError where the limb leads follow from one another in another order, or with a sign
+    turned; a warning where they do not at all.
+    """
+    limb = [leads.index(lead) for lead in LIMB]
+    if relations_hold(matrix, limb):
+        return
+    go_on = "or --assume to go on as it is"
+    turned = turned_lead(matrix, limb)
+    if turned is not None:
+        raise ECGError(
+            f"the sign of lead {LIMB[turned]} is turned: the limb leads follow from one another "
+            f"(III = II - I, aVR = -(I + II) / 2, ...) only with the other; mend it, {go_on}"
+        )
+    likely = likely_limb(matrix)
+    if likely is None:
+        print(
+            "warning: the limb leads do not follow from one another (III = II - I, aVR = -(I + II) "
+            "/ 2, ...); are the leads in this order, of one unit and sign?"
+        )
+        return
+    chest = iter([lead for lead in leads if lead not in LIMB])
+    places = dict(zip(likely, LIMB))
+    true = dict(zip(leads, [places.get(n) or next(chest) for n in range(len(leads))]))
+    order = [true.get(lead, lead) for lead in given.leads or leads]
+    cure = f"--leads {','.join(order)}" if kind in ARRAYS else "the leads' names, mended"
+    raise ECGError(
+        "the leads are not in this order: III = II - I, aVR = -(I + II) / 2 and the like hold if "
+        f"they are {' '.join(order)}; give {cure}, {go_on}"
+    )

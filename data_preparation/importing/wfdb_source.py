@@ -76,19 +76,26 @@ def wfdb_source(
     return Source(
         input_dir,
         items,
-        functools.partial(read_wfdb, min_seconds=min_seconds),
+        functools.partial(read_wfdb, min_seconds=min_seconds, lead_names=lead_names),
         "data_preparation/data_extraction_without_preprocessing.py",
         lead_names=lead_names or {},
         skipped=duplicates,
     )
 
 
-def read_wfdb(path: Path, row: int | None, note: Note, *, min_seconds: float = 0.0) -> Recording:
+def read_wfdb(
+    path: Path,
+    row: int | None,
+    note: Note,
+    *,
+    min_seconds: float = 0.0,
+    lead_names: dict[str, str] | None = None,
+) -> Recording:
     """Read a WFDB recording by its .hea file: a reader, see ``sources.py``."""
     header = read_header(path)
     for file in header.signal_files:
         note(file)
-    return read_signal(header, min_seconds)
+    return read_signal(header, min_seconds, lead_names)
 
 
 def database_of(relative_path: str, input_name: str) -> str:

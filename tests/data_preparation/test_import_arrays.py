@@ -483,6 +483,189 @@ def test_bad_csv_files_are_skipped(tmp_path, array):
     assert reasons["hole.csv"].startswith("CSV unreadable: ") and len(reasons) == 5
 
 
+# ------------------------------------------------------------------------------------------------
+# CSV files as loggers and spreadsheets write them
+
+
+def write_lines(folder, signal, name="r1", header="I,II", between="", at=None, end=""):
+    """A recording of two leads whose lines ``at`` are ``between`` instead of a sample."""
+    folder.mkdir(exist_ok=True)
+    lines = [f"{one},{two}" for one, two in signal.tolist()]
+    for row in at or ():
+        lines[row] = between
+    (folder / f"{name}.csv").write_text("\n".join([header, *lines]) + "\n" + end)
+    return folder
+
+
+@pytest.mark.parametrize("blank", ["", "   ", ",", '"",""', "\t"])
+def test_a_blank_line_between_samples_is_a_lost_sample(tmp_path, array, blank):
+    folder = write_lines(tmp_path / "in", array[0, :2].T, between=blank, at=range(400, 500))
+    write_lines(folder, array[1, :2].T, "whole")
+    store = imported(folder, tmp_path, "--fs", 500, "--units", "uV")
+    assert store.records["record"].tolist() == ["whole"]
+    assert skipped(tmp_path) == {
+        "r1.csv": "blank lines between samples: 100, the first is line 402; each is a sample that "
+        "was lost: fill them in, or cut the recording there"
+    }
+
+
+@pytest.mark.parametrize("end", ["\n", "\n\n  \n", ",\n,\n", "\r\n"])
+@pytest.mark.parametrize("header", ["I,II", "\n\nI,II\n"])
+def test_blank_lines_at_the_ends_are_nothing(tmp_path, array, end, header):
+    folder = write_lines(tmp_path / "in", array[0, :2].T, header=header, end=end)
+    store = imported(folder, tmp_path, "--fs", 250, "--units", "uV")
+    np.testing.assert_array_equal(store.counts(0)[:, :2], array[0, :2].T)
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("I;II\n0,1;0,2\n0,3;0,5\n", "numbers with a decimal comma, such as 0,1: write decimal"),
+        ('I,II\n"0,1","0,2"\n', "numbers with a decimal comma, such as 0,1: write decimal points"),
+        ("I,II\n0,1,0,2\n0,3,0,5\n", "CSV unreadable: numbers with a decimal comma, such as 0,1"),
+        ("I\n0,1\n0,3\n", "CSV unreadable: numbers with a decimal comma, such as 0,1: write"),
+        ("I\tII\n-1,5\t2\n", "numbers with a decimal comma, such as -1,5: write decimal points"),
+        ("I,II\nmV,mV\n1,2\n", "a line of units, such as mV, among the samples: take it out, and"),
+        ("t,I,II\ns,(uV),(uV)\n0,1,2\n", "a line of units, such as (uV), among the samples: take"),
+        (
+            "I,II\n[\u00b5V],[\u00b5V]\n1,2\n",
+            "a line of units, such as [\u00b5V], among the samples",
+        ),
+    ],
+)
+def test_what_a_csv_holds_instead_of_samples_is_named(tmp_path, array, text, reason):
+    folder = write_lines(tmp_path / "in", array[1, :2].T, "whole")
+    (folder / "odd.csv").write_text(text, encoding="utf-8")
+    imported(folder, tmp_path, "--fs", 250, "--units", "uV")
+    assert skipped(tmp_path)["odd.csv"].startswith(reason)
+
+
+# ------------------------------------------------------------------------------------------------
+# order, sign and unit
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "I II III aVR aVF aVL V1 V2 V3 V4 V5 V6",  # of MIMIC-IV-ECG
+        "I II V1 V2 V3 V4 V5 V6 III aVR aVL aVF",
+        "V1 V2 V3 V4 V5 V6 I II III aVR aVL aVF",
+        "aVL I aVR II aVF III V1 V2 V3 V4 V5 V6",  # Cabrera's, but for the sign of aVR
+    ],
+)
+def test_another_order_is_named_and_the_advice_mends_it(tmp_path, array, capsys, order):
+    ecgs = einthoven(array)
+    np.save(tmp_path / "a.npy", ecgs[:, [LEADS.index(lead) for lead in order.split()]])
+    flags = ("--fs", 250, "--units", "uV")
+    error = fails(capsys, tmp_path / "a.npy", tmp_path, *flags)
+    advice = f"--leads {order.replace(' ', ',')}"
+    assert f"hold if they are {order}; give {advice}, or --assume to go on" in error
+    store = imported(tmp_path / "a.npy", tmp_path, *flags, *advice.split())
+    assert "warning" not in capsys.readouterr().out
+    np.testing.assert_allclose(store.read(0), ecgs[0].T / 1000, atol=6e-4)
+
+
+def test_a_turned_sign_is_named_and_assume_goes_on(tmp_path, array, capsys):
+    ecgs = einthoven(array)
+    ecgs[:, 3] *= -1
+    np.save(tmp_path / "a.npy", ecgs)
+    flags = ("--fs", 250, "--units", "uV")
+    error = fails(capsys, tmp_path / "a.npy", tmp_path, *flags)
+    assert "the sign of lead aVR is turned" in error
+    store = imported(tmp_path / "a.npy", tmp_path, *flags, "--assume")
+    np.testing.assert_allclose(store.read(0), ecgs[0].T / 1000, atol=6e-4)
+    assert "--assume" in (tmp_path / "store" / "fs250" / "meta.json").read_text()
+
+
+def test_leads_that_do_not_follow_at_all_are_a_warning(tmp_path, array, capsys):
+    np.save(tmp_path / "a.npy", array)
+    imported(tmp_path / "a.npy", tmp_path, "--fs", 250, "--units", "uV")
+    assert "warning: the limb leads do not follow from one another" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("factor, cure", [(1.0, "--units uV"), (1e-6, "--units V,"), (0.1, "uV")])
+def test_an_amplitude_that_no_ecg_has_needs_its_unit(tmp_path, array, capsys, factor, cure):
+    np.save(tmp_path / "a.npy", array[:4].astype("f8") * factor)
+    error = fails(capsys, tmp_path / "a.npy", tmp_path, "--fs", 250)
+    assert "no ECG has that (usual are 0.1 to 20 mV); say --units" in error and cure in error
+
+
+def test_volts_lose_nothing(tmp_path, array):
+    np.save(tmp_path / "a.npy", array[:2] / 1e6)
+    store = imported(tmp_path / "a.npy", tmp_path, "--fs", 250, "--units", "V")
+    np.testing.assert_array_equal(store.counts(1), counts(1))
+
+
+# ------------------------------------------------------------------------------------------------
+# folders as they come
+
+
+def test_files_of_a_folder_may_differ_in_layout(tmp_path, array, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for k in range(4):
+        np.save(folder / f"r{k}.npy", array[k].T if k % 2 else array[k])
+    np.save(folder / "r4.npy", array[4, :11])
+    store = imported(folder, tmp_path, "--fs", 250, "--units", "uV")
+    for k in range(4):
+        np.testing.assert_array_equal(store.counts(k), counts(k))
+    assert "read as leads_time (inferred, for each file by itself)" in capsys.readouterr().out
+    assert skipped(tmp_path) == {
+        "r4.npy": "shape (11, 1500) has no axis of 12 leads; name the leads that there are with "
+        "--leads"
+    }
+
+
+def test_files_of_many_recordings_may_differ_in_layout(tmp_path, array):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    np.save(folder / "a.npy", array[:2])
+    np.save(folder / "b.npy", array[2:4].swapaxes(1, 2).copy())
+    store = imported(folder, tmp_path, "--fs", 250, "--units", "uV")
+    for k in range(4):
+        np.testing.assert_array_equal(store.counts(k), counts(k))
+
+
+@pytest.mark.parametrize("kind", ["npy", "csv", "wfdb"])
+def test_what_macos_keeps_beside_a_file_is_ignored(tmp_path, array, kind):
+    folder = tmp_path / "in"
+    (folder / "__MACOSX").mkdir(parents=True)
+    if kind == "wfdb":
+        write_record(folder, "a", counts(0))
+        extract(folder, tmp_path / "extracted", [250], 1)
+    else:
+        if kind == "npy":
+            np.save(folder / "a.npy", array[0])
+        else:
+            write_csv(folder / "a.csv", array[0].T)
+    for place in (folder, folder / "__MACOSX"):
+        ending = "hea" if kind == "wfdb" else kind
+        (place / f"._a.{ending}").write_bytes(b"\0\5\x16\7Mac OS X")
+    if kind == "wfdb":
+        extract(folder, tmp_path / "extracted", [250], 1)
+    else:
+        assert run(folder, tmp_path, "--fs", 250, "--units", "uV") == 0
+    assert skipped(tmp_path) == {}
+
+
+def test_a_missing_filter_of_hdf5_is_named(tmp_path, array):
+    ecg = array[0].astype("f4") / 1000
+    (tmp_path / "in").mkdir()
+    with h5py.File(tmp_path / "in" / "a.h5", "w") as file:
+        file["ecg"] = ecg
+    with h5py.File(tmp_path / "in" / "b.h5", "w") as file:
+        how = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        how.set_chunk(ecg.shape)
+        how.set_filter(499, h5py.h5z.FLAG_OPTIONAL)  # a number that no filter has
+        space = h5py.h5s.create_simple(ecg.shape)
+        made = h5py.h5d.create(file.id, b"ecg", h5py.h5t.NATIVE_FLOAT, space, how)
+        made.write_direct_chunk((0, 0), ecg.tobytes())
+    assert imported(tmp_path / "in", tmp_path, "--fs", 250).records["record"].tolist() == ["a"]
+    reason = skipped(tmp_path)["b.h5"]
+    assert reason.startswith("compressed by a filter that HDF5 lacks here") and "499" in reason
+    assert "python -m pip install hdf5plugin" in reason
+
+
 def test_damaged_chunks_are_skipped_and_truncated_files_refused(tmp_path, array, capsys):
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
@@ -527,8 +710,16 @@ def test_a_read_error_that_passes_is_tried_again(tmp_path, array, monkeypatch):
 # what must be said
 
 
+def einthoven(array):
+    """Arrays (..., 12, time) whose limb leads follow from I and II."""
+    array = array.astype("f8")
+    one, two = array[..., 0, :], array[..., 1, :]
+    limb = [one, two, two - one, -(one + two) / 2, one - two / 2, two - one / 2]
+    return np.concatenate([np.stack(limb, -2), array[..., 6:, :]], -2)
+
+
 def test_what_is_inferred_is_said(tmp_path, array, capsys):
-    np.save(tmp_path / "a.npy", array / 1000)
+    np.save(tmp_path / "a.npy", einthoven(array) / 1000)
     assert run(tmp_path / "a.npy", tmp_path, "--fs", 500) == 0
     out = capsys.readouterr().out
     assert (
@@ -676,6 +867,63 @@ def test_a_named_dataset_in_a_group(tmp_path, array):
     np.testing.assert_array_equal(store.counts(2), counts(2))
 
 
+# ------------------------------------------------------------------------------------------------
+# rows without a signal
+
+
+def write_parts(folder, parts):
+    """HDF5 files part0, part1, ... of [(name, signal (12, time))]."""
+    folder.mkdir()
+    for number, rows in enumerate(parts):
+        with h5py.File(folder / f"part{number}.hdf5", "w") as file:
+            file["tracings"] = np.stack([signal for _, signal in rows])
+            file["exam_id"] = [name for name, _ in rows]
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name, value, reason",
+    [
+        (0, 0, "no signal: every sample is 0 or NaN"),  # as CODE-15 % fills its parts
+        (0, np.nan, "no signal: every sample is 0 or NaN"),
+        (-1, 0, "no signal: every sample is 0 or NaN"),  # a name that no record may have
+    ],
+)
+def test_rows_without_a_signal_are_left_out_before_names_are_compared(
+    tmp_path, array, capsys, name, value, reason
+):
+    ecgs = array.astype("f4") / 1000
+    filler = name, np.full_like(ecgs[0], value)
+    parts = write_parts(
+        tmp_path / "mine",
+        [[(7, ecgs[0]), (3, ecgs[1]), filler], [(11, ecgs[2]), filler, filler]],
+    )
+    store = imported(parts, tmp_path, "--fs", 250)
+    assert store.records["record"].tolist() == ["7", "3", "11"]
+    np.testing.assert_array_equal(store.counts(2), counts(2))
+    assert "rows without a signal, which are left out: 3, such as part0.hdf5/" in (
+        capsys.readouterr().out
+    )
+    assert set(skipped(tmp_path).values()) == {reason}
+    with open(tmp_path / "extracted" / "skipped.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 3
+
+
+def test_one_row_without_a_signal_does_not_stop_the_import(tmp_path, array):
+    ecgs = array.astype("f4") / 1000
+    parts = write_parts(tmp_path / "mine", [[(7, ecgs[0]), (0, 0 * ecgs[0])]])
+    assert imported(parts, tmp_path, "--fs", 250).records["record"].tolist() == ["7"]
+    assert skipped(tmp_path) == {"part0.hdf5/0": "every lead is flat"}
+
+
+@pytest.mark.parametrize("name, words", [(0, "0 is the name of two recordings"), (-1, "unsafe")])
+def test_a_name_for_two_signals_stays_an_error(tmp_path, array, capsys, name, words):
+    ecgs = array.astype("f4") / 1000
+    rows = [(name, ecgs[0]), (name, 0 * ecgs[0]), (name, ecgs[1])]
+    parts = write_parts(tmp_path / "mine", [rows])
+    assert words in fails(capsys, parts, tmp_path, "--fs", 250)
+
+
 def test_a_table_of_labels_is_no_recording(tmp_path, array, capsys):
     path = tmp_path / "labels.csv"
     path.write_text("record,age,ill\na-1,60,0\n")
@@ -760,7 +1008,7 @@ def test_wrong_input_is_one_sentence(tmp_path, array, capsys):
     )
     np.save(tmp_path / "in" / "b.npy", array.swapaxes(1, 2) / 1000)
     assert "b.npy: shape (1500, 12) has no axis of 12 leads as" in fails(
-        capsys, tmp_path / "in", tmp_path, "--fs", 500
+        capsys, tmp_path / "in", tmp_path, "--fs", 500, "--layout", "leads_time"
     )
     (tmp_path / "in" / "c.h5").write_text("")
     assert "files of several kinds (npy, HDF5)" in fails(
@@ -777,7 +1025,7 @@ def test_wrong_input_is_one_sentence(tmp_path, array, capsys):
         (["--fs", "0"], "0 Hz is not from 20"),
         (["--fs", "x"], "--fs"),
         (["--database", "a/b"], "use letters"),
-        (["--units", "V"], "invalid choice"),
+        (["--units", "kV"], "invalid choice"),
         (["--workers", "0"], "at least 1"),
     ],
 )
@@ -834,6 +1082,112 @@ def test_missing_samples_and_other_units_of_dicom(tmp_path):
     assert skipped(tmp_path) == {"c.dcm": "unit mm[Hg] of lead aVR is no voltage"}
     text = (tmp_path / "extracted" / "records.csv").read_text()
     assert "no sample of V6" in text and "I II III aVR aVL aVF V1 V2 V3 V4 V5," in text
+
+
+def made_dicom(folder, parts, name="a", **about):
+    """A DICOM file of groups (signal (n, leads) in uV, names or codes of its leads, offset)."""
+    pydicom = pytest.importorskip("pydicom", reason="DICOM needs pydicom")
+    from pydicom.dataset import Dataset
+
+    def of(**cells):
+        dataset = Dataset()
+        for key, value in cells.items():
+            setattr(dataset, key, value)
+        return dataset
+
+    folder.mkdir(exist_ok=True)
+    groups = []
+    for signal, leads, offset in parts:
+        channels = [
+            of(
+                ChannelSourceSequence=[
+                    of(CodeValue=code, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
+                ],
+                ChannelSensitivity=1,
+                ChannelSensitivityCorrectionFactor=1,
+                ChannelBaseline=0,
+                ChannelSensitivityUnitsSequence=[of(CodeValue="uV")],
+                WaveformBitsStored=16,
+            )
+            for code, scheme, meaning in leads
+        ]
+        groups.append(
+            of(
+                WaveformOriginality="ORIGINAL",
+                NumberOfWaveformChannels=len(leads),
+                NumberOfWaveformSamples=len(signal),
+                SamplingFrequency=250,
+                MultiplexGroupTimeOffset=offset,
+                ChannelDefinitionSequence=channels,
+                WaveformBitsAllocated=16,
+                WaveformSampleInterpretation="SS",
+                WaveformData=np.ascontiguousarray(signal, "<i2").tobytes(),
+            )
+        )
+    dataset = of(WaveformSequence=groups, Modality="ECG", **about)
+    dataset.SOPClassUID = pydicom.uid.TwelveLeadECGWaveformStorage
+    dataset.SOPInstanceUID = pydicom.uid.generate_uid()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset.save_as(folder / f"{name}.dcm", enforce_file_format=True)
+    return folder
+
+
+NUMBERS = (1, 2, 61, 62, 63, 64, 3, 4, 5, 6, 7, 8)  # of the twelve leads in MDC and SCP-ECG
+CODED = {
+    "MDC": [(f"2:{n}", "MDC", f"lead {n}, described") for n in NUMBERS],
+    "SCPECG": [(f"5.6.3-9-{n}", "SCPECG", "a channel") for n in NUMBERS],
+    "words": [("x", "99LOCAL", f"{lead}, augmented or not, by us") for lead in LEADS],
+    "Einthoven": [("x", "99LOCAL", f"ECG lead {lead} (Einthoven)") for lead in LEADS],
+}
+
+
+@pytest.mark.parametrize("names", CODED)
+@pytest.mark.parametrize("size", [12, 3, 1])
+def test_leads_of_dicom_go_by_codes_and_groups_are_joined(tmp_path, names, size):
+    parts = [
+        (counts(0)[:, k : k + size], CODED[names][k : k + size], 0) for k in range(0, 12, size)
+    ]
+    assert run(made_dicom(tmp_path / "in", parts), tmp_path) == 0
+    building.reformat(tmp_path / "extracted", tmp_path / "store")
+    np.testing.assert_array_equal(RecordStore(tmp_path / "store" / "fs250").counts(0), counts(0))
+
+
+def test_strips_of_dicom_are_refused_or_kept_by_their_rhythm_strip(tmp_path):
+    strips = [
+        (counts(0, 625)[:, k : k + 3], CODED["MDC"][k : k + 3], 2500 * (k // 3))
+        for k in range(0, 12, 3)
+    ]
+    made_dicom(tmp_path / "in", strips)
+    made_dicom(tmp_path / "in", [*strips, (counts(0)[:, 1:2], CODED["MDC"][1:2], 0)], "b")
+    assert run(tmp_path / "in", tmp_path) == 0
+    assert skipped(tmp_path)["a.dcm"].startswith("4 strips of 2.5 s that follow one another")
+    with open(tmp_path / "extracted" / "records.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["record"], row["leads"]) == ("b", "II")
+    assert row["flags"].startswith("other waveforms left out")
+
+
+@pytest.mark.parametrize(
+    "age, sex, years, word",
+    [
+        ("061Y", "F", "61", "Female"),
+        ("61Y", "f", "61", "Female"),
+        ("061", "female", "61", "Female"),
+        ("006M", "m", "0.5", "Male"),
+        ("old", "O", "", "Unknown"),
+    ],
+)
+def test_age_and_sex_of_dicom(tmp_path, age, sex, years, word):
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made_dicom(tmp_path / "in", [(counts(0), CODED["MDC"], 0)], PatientAge=age, PatientSex=sex)
+        assert run(tmp_path / "in", tmp_path) == 0
+    with open(tmp_path / "extracted" / "records.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["age"], row["sex"]) == (years, word)
 
 
 def test_dicom_says_itself_what_others_must_be_told(tmp_path, capsys):

@@ -18,7 +18,7 @@ import pandas as pd
 
 from util.data.record_tables import first_few, match_rows, note_unmatched, read_text
 from util.errors import ConfigError
-from util.files import safe_cell
+from util.files import is_unknown, safe_cell
 
 LOOKS = {
     "multilabel": "0/1 (multi-label)",
@@ -27,7 +27,7 @@ LOOKS = {
 }
 MOST_CLASSES = 1000  # words of one column; more are rather names or free text
 _FLAGS = {"true": 1.0, "false": 0.0}
-_NO_VALUE = re.compile(r"[+-]?(nan|inf(inity)?)|n/?a|#n/a|null", re.IGNORECASE)
+_INFINITE = re.compile(r"[+-]?(nan|inf(inity)?)", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 
 
@@ -131,11 +131,16 @@ class _Column:
         others = [word for word in (self.words[place] for place in np.flatnonzero(~finite)) if word]
         if not others and not finite.any():
             raise ConfigError(f"{where} is empty throughout; fill it or leave it out")
-        no_value = [word for word in others if _NO_VALUE.fullmatch(word)]
+        no_value = [word for word in others if is_unknown(word) or _INFINITE.fullmatch(word)]
         if no_value:
             raise ConfigError(
                 f"{where} holds {no_value[0]!r}, which is no label; leave the cell empty where a "
                 "label is unknown"
+            )
+        if set(self.numbers[finite]) == {-1, 0, 1}:
+            raise ConfigError(
+                f"{where} holds -1 beside 0 and 1; leave the cell empty where a label is unknown, "
+                "and write words if these are three classes"
             )
         if not others:
             return "multilabel" if np.isin(self.numbers[finite], (0, 1)).all() else "regression"

@@ -8,7 +8,8 @@ about it and a checksum.
 import json
 import os
 import re
-from collections.abc import Collection, Sequence
+import unicodedata
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pandas as pd
 from util.console import note
 from util.data.store import checksum
 from util.errors import ConfigError, StoreError
-from util.files import write_frame, write_json
+from util.files import is_unknown, write_frame, write_json
 
 FORMAT, VERSION = "ECG record table", 1
 
@@ -83,6 +84,8 @@ def read_text(path: str | os.PathLike) -> pd.DataFrame:
     table = table.assign(
         **{name: table[name].str.strip() for name in ("record", "patient") if name in table}
     )
+    if "patient" in table:
+        table["patient"] = _known_patients(path, table["patient"])
     if (table["record"] == "").any():
         raise ConfigError(
             f"{path}: {(table['record'] == '').sum()} rows name no record; fill in the column "
@@ -95,6 +98,51 @@ def read_text(path: str | os.PathLike) -> pd.DataFrame:
             f"{first_few(table['record'][twice])}; keep one row a record"
         )
     return table
+
+
+def _known_patients(path: str | os.PathLike, patients: pd.Series) -> pd.Series:
+    """Ids of patients, "" in place of words for "unknown", which are counted."""
+    unknown = patients.map(is_unknown)
+    words = sorted(set(patients[unknown]) - {""})
+    if words:
+        note(
+            f"{path}: rows whose patient is unknown, written as {first_few(words)}: "
+            f"{(unknown & (patients != '')).sum()} of {len(patients)}"
+        )
+    return patients.mask(unknown, "")
+
+
+def plain_form(name: str) -> str:
+    """Return a name without what differs between programs that write it.
+
+    These are upper and lower case, zeros in front of a number, ".0" behind it, and how Unicode
+    composes a letter: 00012, 12 and 12.0 are one, as are P1 and p1.
+    """
+    text = unicodedata.normalize("NFKC", name).strip().casefold()
+    text = re.sub(r"^([0-9]+)\.0*$", r"\1", text)
+    return re.sub(r"(?<![0-9])0+(?=[0-9])", "", text)
+
+
+def near_matches(named: Iterable[str], others: Iterable[str]) -> list[tuple[str, str]]:
+    """Return pairs of a name and one of ``others`` that it would be, but for the writing.
+
+    See ``plain_form``; names that are among ``others`` have none.
+    """
+    there = set(others)
+    lone = [name for name in named if name not in there]
+    if not lone:
+        return []
+    by_form = {plain_form(name): name for name in there}
+    forms = ((name, by_form.get(plain_form(name))) for name in lone)
+    return [(name, other) for name, other in forms if other is not None]
+
+
+def _near(named: Iterable[str], others: Iterable[str]) -> str:
+    """What to add to a message about names that match nothing, "" where none is near."""
+    pairs = near_matches(named, others)
+    if not pairs:
+        return ""
+    return f" ({len(pairs)} differ in writing alone: {pairs[0][0]} is {pairs[0][1]} there)"
 
 
 def first_few(names: Sequence | pd.Series, most: int = 3) -> str:
@@ -131,12 +179,13 @@ def match_rows(
     if len(strangers) and not ignore_unknown:
         raise ConfigError(
             f"{path} names {len(strangers)} records that the store lacks, such as "
-            f"{first_few(strangers)}; mend the names, or leave these rows out with --ignore_unknown"
+            f"{first_few(strangers)}{_near(strangers, names)}; mend the names, or leave "
+            "these rows out with --ignore_unknown"
         )
     if not has_row.any():
         raise ConfigError(
             f"{path} names none of the store's {len(has_row)} records, which are called such as "
-            f"{first_few(list(records))}"
+            f"{first_few(list(records))}{_near(named, names)}"
         )
     return row_of, has_row
 
@@ -153,7 +202,7 @@ def note_unmatched(named: pd.Series, records: Sequence[str], *, without: str) ->
     if len(strangers):
         note(
             f"rows left out, whose records the store lacks: {len(strangers)} of {len(named)}, "
-            f"such as {first_few(strangers)}"
+            f"such as {first_few(strangers)}{_near(strangers, records)}"
         )
     missing = len(set(records) - set(named))
     if missing:
@@ -161,8 +210,20 @@ def note_unmatched(named: pd.Series, records: Sequence[str], *, without: str) ->
 
 
 # ============ a table of a store ============
-def table_name(kind: str, path: str | os.PathLike, name: str | None = None) -> str:
+def table_name(
+    kind: str,
+    path: str | os.PathLike,
+    name: str | None = None,
+    *,
+    cure: str = "choose one with --name",
+) -> str:
     """Return what the table of a file is called: ``name``, else as the file.
+
+    Args:
+        kind: "labels" or "splits".
+        path: the file.
+        name: what it is to be called.
+        cure: what the message advises where no file could be called so.
 
     Raises:
         ConfigError: no file could be called so.
@@ -171,7 +232,7 @@ def table_name(kind: str, path: str | os.PathLike, name: str | None = None) -> s
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise ConfigError(
             f"a table of {kind} cannot be called {name!r}: letters, digits, _ . - make a name; "
-            "choose one with --name"
+            f"{cure}"
         )
     return name
 

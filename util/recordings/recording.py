@@ -18,7 +18,7 @@ from util.leads import LEADS, standard_lead
 
 MIN_FS, MAX_FS = 20.0, 100_000.0  # Hz; outside of it a sampling rate is a typing error
 MAX_PEAK_MV = 10_000.0  # 10 V at the skin is a wrong gain, not an ECG
-MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "\u00b5v": 1e-3, "v": 1e3, "nv": 1e-6}
+MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "v": 1e3, "nv": 1e-6}  # see ``millivolts_per``
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
 
 
@@ -85,6 +85,23 @@ def checked(
     return replace(recording, signal=rows.T, leads=leads, flags=recording.flags + flags)
 
 
+def millivolts_per(unit: str) -> float | None:
+    """Return the factor from a unit, in any case and with any micro sign, to mV.
+
+    None if it is no voltage.
+    """
+    return MILLIVOLTS.get(unit.strip().lower().replace("\u00b5", "u").replace("\u03bc", "u"))
+
+
+def lead_of(name: str, lead_names: Mapping[str, str]) -> str | None:
+    """Return the standard lead that a name in a recording stands for, None if it is none.
+
+    Args:
+        lead_names: {name in lower case: the standard lead it stands for}.
+    """
+    return lead_names.get(name.strip().lower()) or standard_lead(name)
+
+
 def check_length(n_samples: int, fs: float, min_seconds: float) -> None:
     """Raise a RecordError for a recording that is shorter than ``min_seconds``."""
     if n_samples / fs < min_seconds:
@@ -114,7 +131,7 @@ def _lead_columns(
     columns: dict[str, int] = {}
     left_out = []
     for column, name in enumerate(names):
-        lead = lead_names.get(name.strip().lower()) or standard_lead(name)
+        lead = lead_of(name, lead_names)
         if lead in columns:
             raise RecordError(f"lead {lead} appears twice")
         if lead:
@@ -148,13 +165,18 @@ def _check_samples(
         raise RecordError(f"impossible amplitude: {peak:.3g} mV; check gain and unit")
 
 
+def is_safe_name(name: str) -> bool:
+    """Return whether a name may become a file name; see ``check_name``."""
+    return _SAFE_NAME.fullmatch(name) is not None
+
+
 def check_name(name: str, what: str) -> str:
     """Return a name that may become a file name (``<record>.csv``), plain characters only.
 
     Raises:
         RecordError: it has other characters; ``what`` says what it names.
     """
-    if not _SAFE_NAME.fullmatch(name):
+    if not is_safe_name(name):
         raise RecordError(
             f"unsafe {what} {printable(name)}: use letters, digits, _ . - and no folder"
         )

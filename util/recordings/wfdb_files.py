@@ -20,16 +20,17 @@ from typing import Any
 import numpy as np
 
 from util.errors import RecordError
-from util.files import find_files
+from util.files import find_files, is_unknown
 from util.recordings.recording import (
     MAX_FS,
-    MILLIVOLTS,
     MIN_FS,
     Recording,
     check_length,
     check_name,
     checked,
     flat_leads,
+    lead_of,
+    millivolts_per,
     printable,
 )
 
@@ -81,12 +82,14 @@ _SIGNAL_LINE = re.compile(
 _COMMENT = re.compile(r"#\s*(age|sex|dx)\s*:\s*(.*)", re.IGNORECASE | re.DOTALL)
 _SNOMED = re.compile(r"[0-9]{6,18}")
 UNDIAGNOSED = "no diagnosis"  # the remark on a record
-_NO_DIAGNOSIS = {"", "unknown", "nan", "none", "n/a", "na"}
 
 
 @dataclass(frozen=True)
 class SignalLine:
-    """One signal of a header: physical value = (count - baseline) / gain, in ``unit``."""
+    """One signal of a header: physical value = (count - baseline) / gain, in ``unit``.
+
+    ``frame`` is how many samples it has for one of the record, ``skew`` its delay in samples.
+    """
 
     file: str
     format: str
@@ -95,6 +98,8 @@ class SignalLine:
     baseline: int
     unit: str
     name: str
+    frame: int = 1
+    skew: int = 0
 
 
 @dataclass(frozen=True)
@@ -208,11 +213,19 @@ def _split_lines(data: bytes) -> tuple[list[str], list[str]]:
         if hash_sign:
             comments.append("#" + comment.decode("utf-8", "replace"))
         if content.strip():
-            text = content.decode("ascii", "replace")
-            if not content.isascii() or not text.replace("\t", " ").isprintable():
+            text = _decoded(content)
+            if not text.replace("\t", " ").isprintable():
                 raise RecordError(f"header unreadable: line {number} is not text")
             lines.append(text.strip())
     return lines, comments
+
+
+def _decoded(content: bytes) -> str:
+    """Text in UTF-8, or in Latin-1, in which units with a micro sign were written."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
 def _parse_record_line(line: str) -> tuple[str, int, float, int | None]:
@@ -239,10 +252,6 @@ def _parse_signal_line(line: str, number: int) -> SignalLine:
     if not match or match["name"] and len(integers) < 5:
         raise RecordError(f"header unreadable: bad signal line {number}: {printable(line)}")
     file = check_name(match["file"], "signal file name")
-    if int(match["frame"] or 1) != 1 or int(match["skew"] or 0):
-        raise RecordError(
-            "unsupported: several samples per frame or skewed signals; convert it with wfdb's xform"
-        )
     if match["format"] not in FORMAT_BITS:
         raise RecordError(f"unsupported sample format {match['format']}")
     gain = float(match["gain"])
@@ -259,6 +268,8 @@ def _parse_signal_line(line: str, number: int) -> SignalLine:
         baseline=int(match["baseline"] or converter_zero),
         unit=match["unit"] or "mV",
         name=match["name"] or "",
+        frame=int(match["frame"] or 1),
+        skew=int(match["skew"] or 0),
     )
 
 
@@ -284,7 +295,7 @@ def _parse_age(text: str, flags: list[str]) -> float:
         age = float(text) if len(text) < 20 and text.isascii() else math.nan
     except ValueError:
         age = math.nan
-        if text.lower() not in _NO_DIAGNOSIS:
+        if not is_unknown(text):
             flags.append(f"unreadable age {printable(text)}")
     if age == CODED_AGE:
         flags.append("age over 89 (300 in the header), 90 noted")
@@ -302,7 +313,7 @@ def _parse_dx(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         parts = entry.split()
         if parts and all(_SNOMED.fullmatch(part) for part in parts):
             codes += parts
-        elif entry.strip().lower() not in _NO_DIAGNOSIS:
+        elif not is_unknown(entry):
             unknown.append(entry.strip())
     return tuple(dict.fromkeys(codes)), tuple(dict.fromkeys(unknown))
 
@@ -319,23 +330,42 @@ def read_record(
     Raises:
         RecordError: why it cannot be used.
     """
-    recording = checked(read_signal(read_header(path), min_seconds), min_seconds, lead_names)
+    recording = read_signal(read_header(path), min_seconds, lead_names)
+    recording = checked(recording, min_seconds, lead_names)
     return replace(recording, flags=recording.flags + flat_leads(recording.signal, recording.leads))
 
 
-def read_signal(header: Header, min_seconds: float = 0.0) -> Recording:
-    """Read all signals of a header's recording, unchecked.
+def read_signal(
+    header: Header, min_seconds: float = 0.0, lead_names: Mapping[str, str] | None = None
+) -> Recording:
+    """Read the leads of a header's recording, unchecked; its other signals are NaN throughout.
+
+    Only leads need a voltage and a signal file that is there.
+
+    Args:
+        min_seconds, lead_names: see ``util.recordings.recording.checked``.
 
     Raises:
         RecordError: why it cannot be read.
     """
     if header.n_samples is not None:
         check_length(header.n_samples, header.fs, min_seconds)
-    for path in header.signal_files:
-        if _file_size(path, "signal file") == 0:
-            raise RecordError(f"signal file empty: {path.name}")
-    reader = _read_mat if _is_challenge_mat(header) else _read_with_wfdb
-    rows = reader(header)  # (signals, n): lead by lead in memory, which is fastest from here on
+    wanted = [place for place, name in enumerate(header.leads) if lead_of(name, lead_names or {})]
+    leads = [header.signals[place] for place in wanted]
+    for name in dict.fromkeys(line.file for line in leads):
+        if _file_size(header.path.parent / name, "signal file") == 0:
+            raise RecordError(f"signal file empty: {name}")
+    if any(line.frame != 1 or line.skew for line in leads):
+        raise RecordError(
+            "unsupported: several samples per frame or skewed signals; convert it with wfdb's xform"
+        )
+    # (signals, n): lead by lead in memory, which is fastest from here on
+    if not wanted:  # for ``checked`` to say so
+        rows = np.empty((len(header.signals), 0), np.float32)
+    elif _is_challenge_mat(header):
+        rows = _read_mat(header, wanted)
+    else:
+        rows = _read_with_wfdb(header, wanted)
     return Recording(
         signal=rows.T,
         leads=header.leads,
@@ -347,37 +377,44 @@ def read_signal(header: Header, min_seconds: float = 0.0) -> Recording:
     )
 
 
-def _millivolts(header: Header) -> list[float]:
-    """Factor from each signal's unit to mV."""
-    for line in header.signals:
-        if line.unit.lower() not in MILLIVOLTS:
+def _millivolts(header: Header, wanted: list[int]) -> np.ndarray:
+    """Factor from each signal's unit to mV; NaN for those that are not wanted."""
+    factors = np.full(len(header.signals), np.nan)
+    for place in wanted:
+        line = header.signals[place]
+        factor = millivolts_per(line.unit)
+        if factor is None:
             raise RecordError(
                 f"unit {printable(line.unit)} of lead {printable(line.name)} is no voltage"
             )
-    return [MILLIVOLTS[line.unit.lower()] for line in header.signals]
+        factors[place] = factor
+    return factors
 
 
 def _is_challenge_mat(header: Header) -> bool:
     """All signals in one .mat behind its 24-byte header, in a format read here."""
-    layouts = {(line.file, line.format, line.offset) for line in header.signals}
-    file, kind, offset = layouts.pop()
-    return not layouts and file.endswith(".mat") and kind in MAT_FORMATS and offset == MAT_OFFSET
+    lines = header.signals
+    layouts = {(line.file, line.format, line.offset, line.frame, line.skew) for line in lines}
+    file, kind, offset, frame, skew = layouts.pop()
+    plain = not layouts and frame == 1 and not skew
+    return plain and file.endswith(".mat") and kind in MAT_FORMATS and offset == MAT_OFFSET
 
 
-def _read_mat(header: Header) -> np.ndarray:
+def _read_mat(header: Header, wanted: list[int]) -> np.ndarray:
     """MATLAB v4 matrix ``val`` (signals, samples), stored column by column: float32 (signals, n)
     in mV.
     """
     path, n_signals = header.signal_files[0], len(header.signals)
-    size, wanted = _file_size(path, "signal file"), MAT_FORMATS[header.signals[0].format]
+    size, sample_type = _file_size(path, "signal file"), MAT_FORMATS[header.signals[0].format]
     if size < MAT_OFFSET:
         raise RecordError(f"signal file shorter than the header says: {size} bytes in {path.name}")
     kind, rows, columns, imaginary, name_bytes = np.fromfile(path, "<i4", 5).tolist()
     if kind not in MAT_TYPES:
         raise RecordError(f"signal file is no little-endian MATLAB v4 matrix: {path.name}")
-    if MAT_TYPES[kind] != wanted:
+    if MAT_TYPES[kind] != sample_type:
         raise RecordError(
-            f"sample type of the .mat does not match the header: {MAT_TYPES[kind]} for {wanted}"
+            f"sample type of the .mat does not match the header: {MAT_TYPES[kind]} for "
+            f"{sample_type}"
         )
     if rows != n_signals or imaginary or name_bytes != MAT_OFFSET - 20:
         raise RecordError(
@@ -385,7 +422,7 @@ def _read_mat(header: Header) -> np.ndarray:
         )
     if columns == 0:
         raise RecordError("zero-length record")
-    there = min(columns, (size - MAT_OFFSET) // (rows * np.dtype(wanted).itemsize))
+    there = min(columns, (size - MAT_OFFSET) // (rows * np.dtype(sample_type).itemsize))
     announced = max(columns, header.n_samples or 0)
     if columns < 0 or there < announced:
         raise RecordError(
@@ -397,14 +434,15 @@ def _read_mat(header: Header) -> np.ndarray:
             f"signal file longer than the header says: {columns} samples of {header.n_samples}"
         )
     counts = np.fromfile(
-        path, np.dtype(wanted).newbyteorder("<"), rows * columns, offset=MAT_OFFSET
+        path, np.dtype(sample_type).newbyteorder("<"), rows * columns, offset=MAT_OFFSET
     )
     if len(counts) != rows * columns:
         raise RecordError("signal file shorter than the header says: it changed while it was read")
-    return _scale_counts(np.ascontiguousarray(counts.reshape(columns, rows).T), header)
+    counts = np.ascontiguousarray(counts.reshape(columns, rows).T)
+    return _scale_counts(counts, header, wanted)
 
 
-def _scale_counts(counts: np.ndarray, header: Header) -> np.ndarray:
+def _scale_counts(counts: np.ndarray, header: Header, wanted: list[int]) -> np.ndarray:
     """Counts (signals, n) to float32 mV; WFDB's marker of a missing sample (the lowest count)
     becomes NaN.
     """
@@ -414,29 +452,32 @@ def _scale_counts(counts: np.ndarray, header: Header) -> np.ndarray:
     signal = counts.astype(np.float32)
     if baseline.any():
         signal -= baseline[:, None]
-    signal *= (_millivolts(header) / gain).astype(np.float32)[:, None]
+    signal *= (_millivolts(header, wanted) / gain).astype(np.float32)[:, None]
     lowest = np.iinfo(counts.dtype).min
     if counts.min() == lowest:
         signal[counts == lowest] = np.nan
     return signal
 
 
-def _read_with_wfdb(header: Header) -> np.ndarray:
+def _read_with_wfdb(header: Header, wanted: list[int]) -> np.ndarray:
     """Anything else that the wfdb package reads: float32 (signals, n) in mV."""
     # here, because it takes a second to import and the Challenge's files do not need it
     import wfdb
 
-    for path in header.signal_files:
-        lines = [line for line in header.signals if line.file == path.name]
-        bits = sum(FORMAT_BITS[line.format] for line in lines) * (header.n_samples or 1)
+    for name in dict.fromkeys(header.signals[place].file for place in wanted):
+        path = header.path.parent / name
+        lines = [line for line in header.signals if line.file == name]
+        bits = sum(FORMAT_BITS[line.format] * line.frame for line in lines)
+        bits *= header.n_samples or 1
         size = _file_size(path, "signal file")
         if lines[0].offset + bits / 8 > size + 2:  # formats 212 and 31x pad their last group
             raise RecordError(
                 f"signal file shorter than the header says: {size} bytes in {path.name}"
             )
-    factors = _millivolts(header)
+    factors = _millivolts(header, wanted)[wanted]
     try:
-        signal = wfdb.rdrecord(os.path.abspath(header.path.with_suffix(""))).p_signal
+        name = os.path.abspath(header.path.with_suffix(""))
+        signal = wfdb.rdrecord(name, channels=wanted).p_signal
     except (OSError, MemoryError):
         raise
     except Exception as error:  # wfdb's parser can raise anything
@@ -449,4 +490,6 @@ def _read_with_wfdb(header: Header) -> np.ndarray:
         raise RecordError(
             f"signal file shorter than the header says: {len(signal)} samples of {header.n_samples}"
         )
-    return np.ascontiguousarray((signal * factors).T, np.float32)
+    rows = np.full((len(header.signals), len(signal)), np.nan, np.float32)
+    rows[wanted] = (signal * factors).T
+    return rows

@@ -130,6 +130,9 @@ def test_excels_utf8_and_names_that_look_like_numbers(write):
             "column age mixes numbers, such as '50', and words, such as '1e999'",
         ),
         ("record,rhythm\na,AF\nb,N/A\n", "column rhythm holds 'N/A'"),
+        ("record,rhythm\na,AF\nb,<NA>\n", "column rhythm holds '<NA>'"),
+        ("record,rhythm\na,AF\nb,SR\nc,None\n", "column rhythm holds 'None'"),
+        ("record,AF\na,1\nb,0\nc,-1\n", "column AF holds -1 beside 0 and 1; leave the cell"),
         ('record,age\na,"1,5"\nb,"2,5"\n', "decimal comma, such as '1,5'"),
         ("record,AF\na,\nb,\n", "column AF is empty throughout"),
         (

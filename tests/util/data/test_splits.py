@@ -291,7 +291,7 @@ def test_splits_are_read_as_they_stand(tmp_path, sentences):
     path = written(
         tmp_path,
         "\ufeffrecord, split ,hospital\r\nR5,test,x\r\n R0 "
-        ",train,y\r\n\r\nR1,train,\r\nR4,,x\r\nR3,valid,x\r\n",
+        ",train,y\r\n\r\nR1,train,\r\nR4,nan,x\r\nR3,valid,x\r\n",
     )
     found = read_splits(path, RECORDS_CSV)
     assert found.kind == "split" and {
@@ -300,7 +300,7 @@ def test_splits_are_read_as_they_stand(tmp_path, sentences):
     assert found.sizes == {"train": 2, "valid": 1, "test": 1}
     assert sentences() == [
         "records of the store without a row, which take no part: 1 of 6",
-        "records whose split is empty, which take no part: 1",
+        "records whose split is empty or unknown, which take no part: 1",
         "columns without effect: hospital",
     ]
 

@@ -500,3 +500,92 @@ def test_helper_writes_what_wfdb_reads(tmp_path):
     path = write_record(tmp_path, "A1")
     np.testing.assert_allclose(wfdb.rdsamp(str(path.with_suffix("")))[0], ecg_counts() / 1000)
     assert header_text("A1", 1500) == path.read_text()
+
+
+# ------------------------------------------------------------------------------------------------
+# signals that are no leads, and units with a micro sign
+
+
+def monitor_record(folder, extra, name="m1", leads=("I", "II")):
+    """A record of format 16 whose leads are in one .dat and ``extra`` signal lines behind them."""
+    counts = ecg_counts(1000, leads=len(leads) + 1)
+    counts.tofile(folder / f"{name}.dat")
+    lines = [f"{name} {len(leads) + 1} 250 1000"]
+    lines += [f"{name}.dat 16 1000/mV 16 0 0 0 0 {lead}" for lead in leads]
+    (folder / f"{name}.hea").write_text("\n".join([*lines, extra.format(name=name)]) + "\n")
+    return folder / f"{name}.hea", counts
+
+
+@pytest.mark.parametrize(
+    "extra, left_out",
+    [
+        ("{name}.dat 16 6042/NU 16 0 0 0 0 PLETH", "PLETH"),
+        ("{name}.dat 16 10/mmHg 16 0 0 0 0 ABP", "ABP"),
+        ("{name}.dat 16 100/Ohm 16 0 0 0 0 RESP", "RESP"),
+        ("{name}.dat 16 100/% 16 0 0 0 0", "one without a name"),
+    ],
+)
+def test_a_signal_that_is_no_lead_needs_no_voltage(tmp_path, extra, left_out):
+    path, counts = monitor_record(tmp_path, extra)
+    recording = read_record(path)
+    assert recording.leads == ("I", "II") and f"left out: {left_out}" in recording.flags
+    np.testing.assert_allclose(recording.signal, counts[:, :2] / 1000, atol=1e-6)
+
+
+def test_a_signal_that_is_no_lead_in_the_challenge_s_format(tmp_path):
+    counts = ecg_counts(1500, leads=3)
+    path = write_record(tmp_path, "A1", counts, leads=("II", "V", "PLETH"))
+    edit(path, "1000/mV 16 0 0 0 0 PLETH", "12530/NU 16 0 0 0 0 PLETH")
+    recording = read_record(path)
+    assert recording.leads == ("II",) and "left out: V, PLETH" in recording.flags
+    np.testing.assert_allclose(recording.signal[:, 0], counts[:, 0] / 1000, atol=1e-6)
+
+
+@pytest.mark.parametrize("line", ["pulse.dat 16 6042/NU", "pulse.dat 16x4 6042/NU", "p.dat 16:9 1"])
+def test_a_signal_that_is_no_lead_needs_no_file_and_no_rate(tmp_path, line):
+    path, _ = monitor_record(tmp_path, line + " 16 0 0 0 0 PLETH")
+    counts = ecg_counts(1000, leads=2)
+    counts.tofile(tmp_path / "m1.dat")
+    np.testing.assert_allclose(read_record(path).signal, counts / 1000, atol=1e-6)
+
+
+def test_a_lead_by_another_name_needs_a_voltage_and_its_file(tmp_path):
+    path, counts = monitor_record(tmp_path, "{name}.dat 16 1000/uV 16 0 0 0 0 MLII", leads=("V1",))
+    recording = read_record(path, lead_names={"mlii": "II"})
+    assert recording.leads == ("II", "V1")
+    np.testing.assert_allclose(recording.signal[:, 0], counts[:, 1] / 1e6, atol=1e-9)
+    edit(path, "1000/uV", "1000/NU")
+    assert reason(path, lead_names={"mlii": "II"}) == "unit NU of lead MLII is no voltage"
+    assert read_record(path).leads == ("V1",)
+
+
+def test_a_record_without_a_lead_says_so(tmp_path):
+    path, _ = monitor_record(tmp_path, "{name}.dat 16 10/mmHg 16 0 0 0 0 ABP", leads=("PLETH",))
+    assert reason(path).startswith("none of the twelve leads: PLETH, ABP; say by --lead_names")
+
+
+@pytest.mark.parametrize("layout", ["16+24", "dat"])
+@pytest.mark.parametrize(
+    "unit, encoding",
+    [
+        ("\u00b5V", "utf-8"),
+        ("\u00b5V", "latin-1"),
+        ("\u03bcV", "utf-8"),
+        ("\u00b5v", "utf-8-sig"),
+    ],
+)
+def test_a_micro_sign_is_a_u(tmp_path, layout, unit, encoding):
+    counts = ecg_counts()
+    path = write_record(tmp_path, "A1", counts)
+    text = path.read_text().replace("1000/mV", f"1/{unit}")
+    if layout == "dat":
+        counts.tofile(tmp_path / "A1.dat")
+        text = text.replace(".mat 16+24", ".dat 16")
+    path.write_bytes(text.encode(encoding))
+    np.testing.assert_allclose(read_record(path).signal, counts / 1000, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["Br\u00fccke", "\u65e5"])
+def test_a_description_that_is_not_ascii_does_not_lose_the_record(tmp_path, name):
+    path = write_record(tmp_path, "A1", ecg_counts(leads=2), leads=("I", name))
+    assert read_record(path).flags[-1] == f"left out: {name}"

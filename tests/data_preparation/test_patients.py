@@ -1,0 +1,151 @@
+"""Files beside the recordings, of patients first: what they say of which records, and
+what a user hears where they do not fit.
+"""
+
+import numpy as np
+import pytest
+
+from data_preparation import import_arrays
+from data_preparation.building.reformat import reformat
+from tests.support.wfdb_files import ecg_counts
+from util.data.store import RecordStore
+from util.errors import ConfigError
+
+NAMES = [f"{i:05d}" for i in range(1, 61)]  # three records in a row are of one patient
+
+
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory):
+    """An import of 60 records called 00001 to 00060."""
+    folder = tmp_path_factory.mktemp("patients")
+    np.save(folder / "ecgs.npy", np.stack([ecg_counts(300, seed=i) for i in range(60)]))
+    (folder / "ids.csv").write_text("record\n" + "".join(f"{name}\n" for name in NAMES))
+    flags = f"--input {folder}/ecgs.npy --fs 100 --units uV --ids {folder}/ids.csv --workers 1"
+    flags += f" --target_fs 100 --output_dir {folder}/extracted"
+    assert import_arrays.main(flags.split()) == 0
+    return folder / "extracted"
+
+
+@pytest.fixture
+def build(extracted, tmp_path, capsys):
+    """(records of the store, what was said) of a column of patients, by record."""
+
+    def build_with(patients, names=NAMES, **more):
+        path = tmp_path / "patients.csv"
+        rows = (f"{name},{patient}\n" for name, patient in zip(names, patients))
+        path.write_text("record,patient_id\n" + "".join(rows), encoding="utf-8")
+        capsys.readouterr()
+        reformat(extracted, tmp_path / "store", patients=path, **more)
+        return RecordStore(tmp_path / "store" / "fs100").records, capsys.readouterr().out
+
+    return build_with
+
+
+# ------------------------------------------------------------------------------------------------
+# unknown patients
+
+
+@pytest.mark.parametrize(
+    "word", ["", "nan", "NA", "None", "null", "unknown", "-1", "<NA>", "N/A", "-1.0", " NaN "]
+)
+def test_unknown_patients_are_not_one_patient(build, word):
+    records, said = build([f"p{i // 2}" for i in range(20)] + [word] * 40)
+    assert records["fold"].value_counts().max() <= 8
+    assert (records["patient"] == "").sum() == 40
+    assert "records without a patient: 40 of 60; each counts as a patient of its own" in said
+    if word.strip():
+        assert f"unknown, written as {word.strip()}: 40 of 60" in said
+
+
+def test_a_file_in_which_no_patient_is_known_is_an_error(build):
+    with pytest.raises(ConfigError, match="gives no patient: every cell of its column is empty"):
+        build(["unknown"] * 60)
+
+
+def test_unknown_patients_in_labels_and_splits_are_not_one_patient(extracted, tmp_path, capsys):
+    labels, splits = tmp_path / "labels.csv", tmp_path / "splits.csv"
+    parts = ("train", "valid", "test")
+    for path, column, cells in ((labels, "AF", "01"), (splits, "split", parts)):
+        rows = (f"{name},null,{cells[i % len(cells)]}\n" for i, name in enumerate(NAMES))
+        path.write_text(f"record,patient,{column}\n" + "".join(rows))
+    reformat(extracted, tmp_path / "store", labels=labels, splits=splits)
+    records = RecordStore(tmp_path / "store" / "fs100").records
+    assert set(records["patient"]) == {""} and records["fold"].value_counts().max() <= 8
+
+
+def test_one_patient_with_a_large_share_is_named(build):
+    _, said = build(["anonymous"] * 40 + [f"p{i // 2}" for i in range(20)])
+    assert "warning: patient anonymous of ecgs has 40 of 60 records (67%)" in said
+    _, said = build([f"p{i // 3}" for i in range(60)])
+    assert "warning" not in said and "without a patient" not in said
+
+
+# ------------------------------------------------------------------------------------------------
+# names that match nothing
+
+
+def test_rows_that_name_no_record_are_counted(build):
+    names = ["00001", *(str(int(name)) for name in NAMES[1:])]
+    _, said = build([f"p{i // 3}" for i in range(60)], names)
+    assert "that name no record: 59 of 60, such as 2, 3, 4, ...; 59 of them differ" in said
+    assert "such as 2, which is 00002 there" in said
+    assert "records without a patient: 59 of 60" in said
+
+
+@pytest.mark.parametrize("write", [lambda n: n.lstrip("0"), lambda n: f"{int(n)}.0", "x{}".format])
+def test_nothing_matched_is_an_error(build, write):
+    with pytest.raises(ConfigError, match="names none of the 60 records: its rows are of") as error:
+        build(["p"] * 60, [write(name) for name in NAMES])
+    assert ("differ in writing alone" in str(error.value)) == (not write("0").startswith("x"))
+
+
+def test_rows_of_other_records_are_no_warning(build):
+    _, said = build([f"p{i // 3}" for i in range(120)], NAMES + [f"other{i}" for i in range(60)])
+    assert "that name no record: 60 of 120, such as other0" in said and "warning" not in said
+
+
+@pytest.mark.parametrize(
+    "one, other", [("7", "00007"), ("12", "12.0"), ("P1", "p1"), ("\u00e9", "e\u0301")]
+)
+def test_patients_that_differ_in_writing_alone_are_named(build, one, other):
+    _, said = build([one, other] + [f"q{i // 3}" for i in range(58)])
+    assert "warning: patients that differ in writing alone, and count as several: 1" in said
+    assert f"such as {' and '.join(sorted((one, other)))};" in said
+
+
+def test_a_label_file_says_which_names_differ_in_writing_alone(extracted, tmp_path):
+    (tmp_path / "labels.csv").write_text("record,AF\n00001,1\n2,0\n3,1\n")
+    with pytest.raises(ConfigError, match=r"\(2 differ in writing alone: 2 is 00002 there\)"):
+        reformat(extracted, tmp_path / "store", labels=tmp_path / "labels.csv")
+
+
+def test_dropped_records_are_no_strangers(build, tmp_path):
+    (tmp_path / "drop.csv").write_text("record\n00001\n")
+    _, said = build([f"p{i // 3}" for i in range(60)], drop=tmp_path / "drop.csv")
+    assert "name no record" not in said
+
+
+# ------------------------------------------------------------------------------------------------
+# names of files
+
+
+@pytest.mark.parametrize("flag", ["labels", "splits"])
+@pytest.mark.parametrize(
+    "name, plain",
+    [
+        ("mine (1).csv", "mine_1.csv"),
+        ("my table.csv", "my_table.csv"),
+        ("\u00e9t\u00e9.csv", "t.csv"),
+        ("-.csv", None),
+    ],
+)
+def test_a_file_whose_name_is_no_name_of_a_table_is_refused_before_the_work(
+    extracted, tmp_path, flag, name, plain
+):
+    column = {"labels": "AF", "splits": "fold"}[flag]
+    rows = "".join(f"{record},{i % 2}\n" for i, record in enumerate(NAMES))
+    (tmp_path / name).write_text(f"record,{column}\n{rows}")
+    with pytest.raises(ConfigError, match="cannot be called") as error:
+        reformat(extracted, tmp_path / "store", **{flag: tmp_path / name})
+    assert str(error.value).endswith(f"rename the file, for example to {plain or flag + '.csv'}")
+    assert not (tmp_path / "store").exists()
