@@ -158,7 +158,7 @@ def baseline_parser(baseline: Baseline, description: str) -> argparse.ArgumentPa
         "--batch_size",
         type=int,
         metavar="N",
-        help="records a process and forward pass, as "
+        help="records per process and forward pass, as "
         "dataloader.batch_size in run_pretrain.sh and run_downstream.sh: two GPUs take twice as "
         "many a "
         f"step (default {defaults.dataloader.batch_size})",

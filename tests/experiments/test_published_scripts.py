@@ -130,7 +130,7 @@ def test_a_batch_means_the_same_in_scripts_and_launchers(capsys):
     for main in (run_signal.main, main_finetune.main):
         with pytest.raises(SystemExit):
             main(["--help"])
-        assert "records a process and forward pass" in " ".join(capsys.readouterr().out.split())
+        assert "records per process and forward pass" in " ".join(capsys.readouterr().out.split())
 
 
 def test_gating_and_three_heads_reach_the_model():
