@@ -34,11 +34,14 @@ LONG_FILES = (
 )
 # Tests of seconds in files of otherwise quick ones.
 LONG_TESTS = {
+    "test_30_minutes_of_format_80_equal_wfdb",
     "test_a_12_lead_checkpoint_serves_any_leads_in_any_order",
-    "test_a_thousand_resamples_of_two_thousand_records_take_seconds",
     "test_a_flat_lead_comes_out_as_exact_zeros",
     "test_a_published_overlay_turns_on_all_published_choices",
+    "test_a_thousand_resamples_of_two_thousand_records_take_seconds",
+    "test_a_wandering_baseline_costs_float32_no_digits",
     "test_an_electrode_offset_of_hundred_millivolts_costs_no_digits",
+    "test_ascent_reports_its_own_score_and_is_never_below_published",
     "test_attention_is_the_same_written_out_and_fused",
     "test_dropped_samples_are_distributed_as_published",
     "test_every_command_of_an_example_runs_as_it_stands",
@@ -51,12 +54,18 @@ LONG_TESTS = {
     "test_filters_equal_scipys_on_every_kind_of_signal",
     "test_frozen_parts_stay_bit_for_bit_and_the_others_learn",
     "test_it_learns_to_predict_crops_that_repeat",
+    "test_outputs_equal_the_greedy_loop_and_are_seldom_worse_than_the_best_answer",
     "test_partial_noise_is_distributed_as_published",
     "test_preprocessing_equals_the_recorded_arrays",
+    "test_pyplot_is_never_loaded",
+    "test_single_threshold_is_the_best_of_all",
+    "test_target_on_two_processes_is_the_closed_form_and_the_same_on_both",
     "test_the_encoder_is_fine_tuned",
     "test_the_examples_pass_the_linter",
     "test_the_few_negatives_of_a_common_class_stay_present",
     "test_the_first_losses_of_pretraining_do_not_depend_on_the_number_of_workers",
+    "test_the_next_one_waits_for_the_first_to_end",
+    "test_two_processes_of_batch_8_equal_one_of_batch_16",
     "test_whatever_a_file_holds_it_is_read_or_explained",
 }
 
