@@ -45,6 +45,13 @@ def test_running_statistics_stay_as_they_are(tmp_path, sentences):
     assert "nothing is trained but the heads" in (result.folder / "console.txt").read_text()
 
 
+def test_products_are_as_precise_as_the_config_says(tmp_path):
+    """The defect: a probe said that matmul_precision has an effect, and never set it."""
+    config = with_store({**VIT, "dataset": ALL}, freeze_epochs=0, matmul_precision="medium")
+    finetune(job({**config, "mode": "probe"}, tmp_path))
+    assert torch.get_float32_matmul_precision() == "medium"
+
+
 def test_two_processes_probe_as_one(tmp_path):
     config = {**probing(VIT), "dataloader": {"batch_size": 4, "num_workers": 0}}
     for world in (1, 2):

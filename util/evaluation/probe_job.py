@@ -17,6 +17,7 @@ from util.processes import collectives
 from util.training.claim import check_folder
 from util.training.engine import PATIENCE
 from util.training.job import Fold, SupervisedTask, make_classifier
+from util.training.optimizer import set_matmul_precision
 from util.training.setup import describe_run, resolved, training_transforms
 
 
@@ -43,6 +44,7 @@ def probe_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult
         "mode probe: nothing is trained but the heads; of the section train, only amp and "
         "matmul_precision have an effect"
     )
+    set_matmul_precision(config.train.matmul_precision, device)
     task = SupervisedTask(make_classifier(job), fold.criterion, "probe").to(device)
     describe_run(config, device, task)
     evaluator, rows = Evaluator(fold, device), fold.parts["train"]
