@@ -28,6 +28,17 @@ MAY_IMPORT = {  # besides the ground; of processes, models take collectives and 
         "data",
         "training",
     ),
+    "handover": (
+        "config",
+        "recordings",
+        "signals",
+        "processes",
+        "scoring",
+        "contract",
+        "data",
+        "training",
+        "evaluation",
+    ),
 }
 INSIDE_MODELS = {"layers": 0, "encoder": 1, "methods": 2}
 SCRIPTS = ("main_pretrain", "main_finetune", "experiments", "data_preparation", "benchmarks")
