@@ -1,6 +1,6 @@
 """Print what a weights file is: what it takes and gives, and what made it, as Markdown.
 
-    python experiments/describe.py output/st_mem/encoder.pth > CARD.md
+python experiments/describe.py output/st_mem/encoder.pth > CARD.md
 """
 
 import argparse

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from util.config.keys import FinetuneConfig, JobConfig
+from util.config.keys import FinetuneConfig, JobConfig, PretrainConfig
 from util.evaluation.trained import class_codes, read_weights
 from util.handover.load import config_of
 from util.leads import parse_leads
@@ -54,9 +54,7 @@ def _output(content: dict[str, Any], config: JobConfig) -> dict[str, Any]:
     about = content.get("labels") or {}
     names = about.get("classes", [])
     codes = class_codes(config, names)
-    classes = [
-        name if name == code else f"{name} ({code})" for name, code in zip(names, codes)
-    ]
+    classes = [name if name == code else f"{name} ({code})" for name, code in zip(names, codes)]
     more = f" and {len(classes) - MOST_CLASSES} more" * (len(classes) > MOST_CLASSES)
     scores = content.get("metrics") or {}
     return {
@@ -68,6 +66,9 @@ def _output(content: dict[str, Any], config: JobConfig) -> dict[str, Any]:
 
 def _origin(content: dict[str, Any], config: JobConfig) -> dict[str, Any]:
     data = config.dataset
+    folds: dict[str, Any] = {"test fold": data.fold}
+    if isinstance(config, PretrainConfig):
+        folds = {"folds left out": config.dataset.exclude_folds or "none"}
     count = sum(value.numel() for value in content["model"].values())
     return {
         "model": f"{config.model_name} {config.model or ''}".strip(),
@@ -75,8 +76,7 @@ def _origin(content: dict[str, Any], config: JobConfig) -> dict[str, Any]:
         "program": config.title,
         "epochs": content.get("epoch", -1) + 1,
         "seed": config.seed,
-        "test fold": data.fold if isinstance(config, FinetuneConfig) else "",
-        "folds left out": data.exclude_folds,
+        **folds,
         "databases": data.databases and ", ".join(data.databases),
         "checksum of the store's records": content.get("store"),
         "licence": config.licence or "not stated",

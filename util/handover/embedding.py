@@ -5,8 +5,11 @@ and the same command goes on where it was stopped.
 """
 
 import importlib.util
+import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +56,9 @@ class Embeddings:
         if self.tokens and self.output.suffix != ".npy":
             raise ConfigError(f"--tokens are maps, which fit no table; name {self.output.stem}.npy")
         if self.output.suffix == ".parquet" and not importlib.util.find_spec("pyarrow"):
-            raise ConfigError("--output .parquet needs pyarrow: pip install pyarrow, or name a .csv")
+            raise ConfigError(
+                "--output .parquet needs pyarrow: pip install pyarrow, or name a .csv"
+            )
 
     @property
     def rows(self) -> np.ndarray:
@@ -64,7 +69,6 @@ class Embeddings:
     def pieces(self) -> Path:
         """Return the folder of what has been computed."""
         return self.output.with_name(f"{self.output.name}.pieces")
-
 
     def write(self, made_by: dict) -> None:
         """Compute what is missing and write the output; all processes take part.
@@ -90,8 +94,7 @@ class Embeddings:
         for number, part in enumerate(parts):
             path = self.pieces / f"{number:06d}.npy"
             if not collectives.on_main(path.is_file):
-                values = self._embed(part)
-                collectives.on_main(lambda: _write_array(path, values))
+                collectives.on_main(partial(_write_array, path, self._embed(part)))
             bar.update(len(part))
         bar.close()
         collectives.on_main(lambda: self._join(len(parts), rows))
@@ -160,7 +163,8 @@ class Embeddings:
         self.pieces.rmdir()
         note(f"{self.output}: {' x '.join(map(str, shape))}")
 
-    def _tables(self, records: pd.DataFrame, paths: list[Path]):
+    def _tables(self, records: pd.DataFrame, paths: list[Path]) -> Iterator[pd.DataFrame]:
+        """Names and features of each piece."""
         for number, path in enumerate(paths):
             values = np.load(path)
             first = number * PIECE
@@ -178,13 +182,15 @@ class Embeddings:
         import pyarrow
         import pyarrow.parquet
 
-        writer = None
+        rows = (
+            pyarrow.Table.from_pandas(table, preserve_index=False)
+            for table in self._tables(records, paths)
+        )
+        first = next(rows)
         with replacing(self.output) as file:
-            for table in self._tables(records, paths):
-                rows = pyarrow.Table.from_pandas(table, preserve_index=False)
-                writer = writer or pyarrow.parquet.ParquetWriter(file, rows.schema)
-                writer.write_table(rows)
-            writer.close()
+            with pyarrow.parquet.ParquetWriter(file, first.schema) as writer:
+                for table in itertools.chain([first], rows):
+                    writer.write_table(table)
 
 
 def _write_array(path: Path, values: np.ndarray) -> None:

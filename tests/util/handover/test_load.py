@@ -109,9 +109,7 @@ def test_wrong_signals_are_said(classifier_file):
         load_encoder(bare)
 
 
-def test_torch_hub_loads_where_the_caller_has_packages_of_these_names(
-    tmp_path, classifier_file
-):
+def test_torch_hub_loads_where_the_caller_has_packages_of_these_names(tmp_path, classifier_file):
     for name in ("util", "models"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(f"whose = 'the caller of {name}'\n")
