@@ -199,6 +199,11 @@ def load_classifier(
     ).to(device)
 
 
+def is_classifier(path: str | os.PathLike) -> bool:
+    """Return whether a file holds the weights of a classifier, not of an encoder alone."""
+    return "mode" in read_weights(path)["config"]
+
+
 def config_of(mapping: dict) -> JobConfig:
     """Return the config that weights carry, of the program that wrote them."""
     weights_are_there = {"resume": ""}
