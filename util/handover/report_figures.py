@@ -66,7 +66,7 @@ def plot_discrimination(test: Predictions) -> Figure:
     roc.set(xlabel="1 - specificity", ylabel="sensitivity", title="ROC")
     pr.set(xlabel="recall", ylabel="precision", title="precision and recall", ylim=(0, 1.02))
     if pr.lines:
-        pr.legend(fontsize=7)
+        figure.legend(handles=pr.lines, loc="outside right upper", fontsize=7)
     return figure
 
 

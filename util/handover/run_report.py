@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from util.config.keys import FinetuneConfig
 from util.config.load import load_config, load_yaml
@@ -39,7 +38,7 @@ from util.scoring.operating_points import (
 )
 from util.scoring.predictions import Predictions
 from util.scoring.scores import auroc, macro
-from util.training.setup import open_store, revision
+from util.training.setup import open_store
 
 FILE = "report.html"
 AGES = (0, 18, 40, 60, 75, 200)  # years; edges of subgroups
@@ -57,9 +56,11 @@ class FoldReport:
         chosen: of the selection records, None if the run kept none.
         log: lines of log.txt.
         metrics: the row of test_metrics.csv.
+        mode: of the training.
     """
 
     name: str
+    mode: str
     test: Predictions
     chosen: Predictions | None
     log: list[dict]
@@ -84,6 +85,7 @@ def read_fold(folder: Path, name: str) -> FoldReport:
     metrics = pd.read_csv(folder / "test_metrics.csv").iloc[0].to_dict()
     return FoldReport(
         name=name,
+        mode=load_yaml(folder / "config.yaml").get("mode", ""),
         test=Predictions.load(folder / "test_predictions.npz"),
         chosen=Predictions.load(chosen) if chosen.is_file() else None,
         log=[json.loads(line) for line in log.read_text("utf-8").splitlines()]
@@ -125,7 +127,7 @@ def write_report(folder: str | os.PathLike, rule: str = RULE) -> Path:
     folder = Path(folder)
     folds, config = read_run(folder)
     page = Page(f"{folder.name}: {config.model_name}")
-    page.facts(what_ran(config, folds))
+    page.facts(what_ran(config, folds, folder))
     _scores(page, folds)
     if any(fold.log for fold in folds):
         page.section("Training")
@@ -142,20 +144,23 @@ def write_report(folder: str | os.PathLike, rule: str = RULE) -> Path:
     return path
 
 
-def what_ran(config: FinetuneConfig, folds: list[FoldReport]) -> dict[str, object]:
+def what_ran(config: FinetuneConfig, folds: list[FoldReport], folder: Path) -> dict[str, object]:
     """Return the facts of a run, for people."""
     data = config.dataset
+    consoles = [path for path in sorted(folder.rglob("console.txt")) if path.is_file()]
+    lines = [line for path in consoles for line in path.read_text("utf-8").splitlines()]
+    ran = [line for line in lines if "process(es) on" in line]
     return {
         "model": f"{config.model_name} {config.model or ''}".strip(),
-        "mode": config.mode,
+        "mode": folds[0].mode,
         "store": data.store,
         "labels": data.labels or data.classes or "challenge2020",
         "protocol": data.protocol,
         "test records": sum(len(fold.test) for fold in folds),
         "epochs": config.train.epochs,
         "seed": config.seed,
-        "code": revision(),
-        "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
+        "trained as": ran[-1] if ran else "",
+        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "page made by": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
 
@@ -164,8 +169,9 @@ def _scores(page: Page, folds: list[FoldReport]) -> None:
     """Scores of each fold, and their mean and deviation."""
     page.section("Scores on the test records")
     table = pd.DataFrame([{"fold": fold.name, **fold.metrics} for fold in folds])
+    table["records"] = table["records"].astype(int).astype(object)
     if len(folds) > 1:
-        numbers = table.drop(columns="fold").agg(["mean", "std"])
+        numbers = table.drop(columns=["fold", "records"]).agg(["mean", "std"])
         table = pd.concat([table, numbers.rename_axis("fold").reset_index()])
     page.table(table, 4)
 
@@ -178,9 +184,9 @@ def _multilabel(page: Page, folds: list[FoldReport], test: Predictions, rule: st
     how = f"chosen on the selection fold ({rule})" if chosen else "of 0.5"
     page.text(
         f"All folds together, known labels alone. Sensitivity, specificity and precision at "
-        f"thresholds {how}; low and high are the ends of Wilson's 95 % interval."
+        f"thresholds {how}; in brackets Wilson's 95 % interval."
     )
-    page.table(by_class(test, decided))
+    page.table(for_people(by_class(test, decided)))
     page.figure(plot_discrimination(test), "the classes with the most positive records")
     page.section("Calibration")
     tables = {"as they are": reliability(test.labels, test.outputs)}
@@ -195,6 +201,18 @@ def _multilabel(page: Page, folds: list[FoldReport], test: Predictions, rule: st
         )
     page.text(errors + ".")
     page.figure(plot_reliability(tables))
+
+
+def for_people(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of classes with each interval in the cell of its share."""
+    table = table.copy()
+    for name in ("sensitivity", "specificity"):
+        low, high = table.pop(f"{name}_low"), table.pop(f"{name}_high")
+        table[name] = [
+            "" if np.isnan(share) else f"{share:.2f} ({a:.2f} to {b:.2f})"
+            for share, a, b in zip(table[name], low, high)
+        ]
+    return table
 
 
 # ============ subgroups ============
