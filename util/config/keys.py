@@ -333,6 +333,10 @@ class MetricConfig:
 class TestConfig:
     """Section ``test``: how the test is done."""
 
+    report: bool = key(
+        True, "leave report.html in the run's folder: all results on one page", resumed="free"
+    )
+
     target_metric: str = key(
         "loss", "loss or a score; the weights that are best by it on the selection fold are tested"
     )

@@ -24,6 +24,7 @@ from util.training.transfer import save_encoder
 
 PUBLISHED_BEST = {"AUROC": "ROC", "AUPRC": "PRC"}  # fold0_bestROC.pth, as published
 DIGITS = 4  # of scores in CSV files
+SELECTION = "selection_predictions.npz"  # by the tested weights
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class FoldResult:
         intervals: <score>_low and <score>_high, where the config asks for them.
         selection: scores of the tested weights on the selection fold.
         predictions: of the test records.
+        chosen: predictions of the selection records by the tested weights, None where there are
+            none.
     """
 
     fold: int
@@ -59,6 +62,7 @@ class FoldResult:
     intervals: dict[str, float]
     selection: dict[str, float]
     predictions: Predictions
+    chosen: Predictions | None = None
 
 
 # ============ selection ============
@@ -132,6 +136,7 @@ def report_test(
     best = collectives.on_main(lambda: checkpoint.load(chosen))
     classifier.load_state_dict(best["model"])
     predictions = evaluator.predict(classifier, "test")
+    selection = evaluator.predict(classifier, "valid")
     values = evaluator.scores(predictions)
     note(
         f"test ({chosen.name} of epoch {best['epoch'] + 1}, {len(predictions)} records): "
@@ -140,6 +145,7 @@ def report_test(
 
     def write() -> dict[str, float]:
         limits = write_scores(evaluator, files.folder, values, predictions)
+        selection.save(files.folder / SELECTION)
         save_encoder(
             classifier,
             files.folder / "encoder.pth",
@@ -156,6 +162,7 @@ def report_test(
         intervals=collectives.on_main(write),
         selection=best["metrics"],
         predictions=predictions,
+        chosen=selection,
     )
 
 
