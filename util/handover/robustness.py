@@ -103,13 +103,8 @@ def _without(lost: tuple[str, ...]) -> Disturbance:
 def swaps() -> list[Disturbance]:
     """Return electrodes taken for one another: both arms, and V1 with V2."""
     # with RA and LA exchanged, I turns its sign, II and III change places, and so do aVR and aVL
-    arms = {
-        "I": ("I", -1),
-        "II": ("III", 1),
-        "III": ("II", 1),
-        "aVR": ("aVL", 1),
-        "aVL": ("aVR", 1),
-    }
+    arms = {"I": ("I", -1), "II": ("III", 1), "III": ("II", 1)}
+    arms |= {"aVR": ("aVL", 1), "aVL": ("aVR", 1)}
     chest = {"V1": ("V2", 1), "V2": ("V1", 1)}
 
     def exchange(places: dict[str, tuple[str, int]]) -> Callable[..., np.ndarray]:
