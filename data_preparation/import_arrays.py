@@ -32,38 +32,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_preparation.importing.flags import LAYOUTS, parse_import
+from data_preparation.importing.flags import parse_import
 from util.files import file_errors
-from util.leads import LEADS, standard_lead
 from util.processes.program import run_main
-
-
-def _leads(text):
-    """Lead names separated by commas, in standard spelling; "-" stands for a column that is no
-    lead.
-    """
-    names = [name.strip() for name in text.split(",")]
-    leads = tuple("-" if name == "-" else standard_lead(name) for name in names)
-    if None in leads:
-        raise argparse.ArgumentTypeError(
-            f"{names[leads.index(None)]!r} is none of {' '.join(LEADS)}, nor - for a column to "
-            "leave out"
-        )
-    twice = [lead for lead in leads if lead != "-" and leads.count(lead) > 1]
-    if twice or set(leads) == {"-"}:
-        raise argparse.ArgumentTypeError(
-            f"{twice[0]} is named twice" if twice else "no lead is left"
-        )
-    return leads
-
-
-def _fs(text):
-    from util.recordings.recording import MAX_FS, MIN_FS
-
-    value = float(text)
-    if not MIN_FS <= value <= MAX_FS:
-        raise argparse.ArgumentTypeError(f"{text} Hz is not from {MIN_FS:g} to {MAX_FS:g}")
-    return value
+from util.recordings.flags import add_array_flags
 
 
 def _database(text):
@@ -80,30 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--input", required=True, metavar="PATH", help="a file or a folder, see above"
     )
-    parser.add_argument("--fs", type=_fs, metavar="HZ", help="sampling rate of the arrays")
-    parser.add_argument(
-        "--leads",
-        type=_leads,
-        metavar="I,II,...",
-        help="in the array's order; - for a column to leave out, --leads=-,I if it is the first "
-        f"(default: {','.join(LEADS)})",
-    )
-    parser.add_argument(
-        "--units",
-        choices=("mV", "uV", "V"),
-        help="unit of the samples (default: mV; required if they are whole numbers)",
-    )
-    parser.add_argument(
-        "--layout",
-        choices=LAYOUTS,
-        help="which of the last two axes comes first (default: the axis "
-        "that is as long as there are leads is the leads', if only one is)",
-    )
-    parser.add_argument(
-        "--dataset",
-        metavar="NAME",
-        help="of an HDF5 file (default: tracings, ecg, or the only array)",
-    )
+    add_array_flags(parser)
     parser.add_argument(
         "--ids",
         metavar="FILE.csv|DATASET",
@@ -111,11 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "record, in the array's order, and of several arrays a column file, or an HDF5 dataset "
         "(default: exam_id if there is one, else <database>-<index>, with several files "
         "<file>-<index>)",
-    )
-    parser.add_argument(
-        "--trim_zeros",
-        action="store_true",
-        help="cut off zeros at both ends of a recording, where every lead is 0",
     )
     parser.add_argument(
         "--assume",

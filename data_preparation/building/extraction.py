@@ -76,19 +76,21 @@ def load_extraction(input_dir: Path) -> tuple[dict[str, Any], Shards]:
 def read_columns(shards: Shards, dropped: Collection[str] = ()) -> dict[str, list]:
     """Return what of the records is needed at once, lists by the name of the column.
 
-    These are record, recording ("" unless it is a piece of one), database, dx and patient.  Equal
-    texts are one object: a record takes some 100 bytes.
+    These are record, recording ("" unless it is a piece of one), database, dx, own_patient (the
+    id in its file) and patient (none yet).  Equal texts are one object: a record takes some 100
+    bytes.
 
     Args:
         shards: of the import.
         dropped: names of records to leave out.
     """
-    names = ("record", "recording", "database", "dx", "patient")
+    names = ("record", "recording", "database", "dx", "own_patient", "patient")
     columns: dict[str, list] = {name: [] for name in names}
     for _, rows in shards:
         for row in rows:
             if row["record"] not in dropped:
-                cells = {"recording": "", "patient": ""} | row | {"dx": " ".join(row["dx"])}
+                cells = {"recording": "", "own_patient": row.get("patient", "")} | row
+                cells |= {"dx": " ".join(row["dx"]), "patient": ""}
                 columns["record"].append(row["record"])
                 for name in names[1:]:
                     columns[name].append(sys.intern(cells[name]))
@@ -253,6 +255,19 @@ def add_patients(columns: dict[str, list], patients: dict[str, str], source: obj
                 f"of {known}; mend one of them"
             )
         columns["patient"][row] = known or patient
+
+
+def with_own_patients(columns: dict[str, list]) -> dict[str, list]:
+    """Return the columns with the patient that a record's own file names where no table names one.
+
+    A table comes first, and so does its name for that patient.
+    """
+    if not any(columns["own_patient"]):
+        return columns
+    own = list(zip(columns["database"], columns["own_patient"]))
+    called = {key: patient for key, patient in zip(own, columns["patient"]) if key[1] and patient}
+    patients = [patient or called.get(key, key[1]) for key, patient in zip(own, columns["patient"])]
+    return columns | {"patient": patients}
 
 
 def add_folds(columns: dict[str, list], strata: np.ndarray | None = None) -> None:

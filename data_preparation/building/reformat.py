@@ -22,6 +22,7 @@ from data_preparation.building.extraction import (
     read_drop,
     read_patients,
     stored_rows,
+    with_own_patients,
 )
 from data_preparation.building.split_files import read_splits, write_splits
 from data_preparation.importing import shards as engine
@@ -105,11 +106,12 @@ def reformat(
         split_table = _name_by_file("splits", splits)
         split_file = read_splits(
             splits,
-            columns,
+            with_own_patients(columns),
             ignore_unknown=ignore_unknown,
             allow_patient_overlap=allow_patient_overlap,
         )
         add_patients(columns, split_file.patients, splits)
+    columns = with_own_patients(columns)
     if any(columns["patient"]):
         note_shares(columns)
     add_folds(columns, strata)

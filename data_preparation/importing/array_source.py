@@ -9,14 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from data_preparation.importing.array_readers import (
-    csv_header,
-    lead_axis,
-    open_array,
-    read_array,
-    read_csv,
-)
-from data_preparation.importing.flags import LAYOUTS
 from data_preparation.importing.sources import (
     Item,
     Lazy,
@@ -28,17 +20,25 @@ from data_preparation.importing.sources import (
 from util.data.record_tables import read_text
 from util.errors import ECGError, RecordError
 from util.files import find_files
-from util.leads import LEADS, standard_lead
-from util.recordings.dicom import read_dicom
+from util.leads import LEADS
+from util.recordings.any_file import ARRAYS, KINDS, READERS, SELF_DESCRIBED, WFDB
+from util.recordings.array_files import (
+    USUAL_MV,
+    amplitude_of,
+    csv_header,
+    names_a_lead,
+    open_array,
+    row_names,
+    shape_of,
+    unit_doubt,
+)
+from util.recordings.flags import LAYOUTS
 from util.recordings.lead_order import LIMB, gram, likely_limb, relations_hold, turned_lead
 from util.recordings.recording import check_name, checked, is_safe_name, printable
 
-KINDS = {".npy": "npy", ".h5": "HDF5", ".hdf5": "HDF5", ".dcm": "DICOM", ".csv": "CSV"}
-ARRAYS = ("npy", "HDF5")
+ENDINGS = [ending for ending, kind in KINDS.items() if kind != WFDB]
 NO_SIGNAL = "no signal: every sample is 0 or NaN"
 LOOKED_AT = 100  # recordings, before an import begins
-POSSIBLE_MV = (0.02, 50.0)  # outside, the unit is wrong unless it was said
-USUAL_MV = (0.1, 20.0)  # peak to peak, the median of recordings: outside, the unit is in doubt
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,15 @@ def array_source(given: ArrayInput) -> Source:
     database = given.database or database_name(name.stem if name.is_file() else name.name)
     many = False
     options: dict[str, Any] = {}
-    if kind == "DICOM":
+    if kind in SELF_DESCRIBED:
         needless = [
             f"--{name}"
-            for name in ("fs", "units", "leads", "layout", "trim_zeros")
+            for name in ("fs", "units", "leads", "layout", "dataset", "trim_zeros")
             if getattr(given, name)
         ]
         if needless:
             raise ECGError(
-                f"{', '.join(needless)}: DICOM files say themselves what they hold; leave it out"
+                f"{', '.join(needless)}: {kind} files say themselves what they hold; leave it out"
             )
     else:
         if given.fs is None:
@@ -115,11 +115,10 @@ def array_source(given: ArrayInput) -> Source:
     items, skipped = (
         _rows(folder, files, database, given, options) if many else _one_each(files, database)
     )
-    readers: dict[str, Any] = {"DICOM": read_dicom, "CSV": read_csv}
     source = Source(
         folder,
         items,
-        functools.partial(readers.get(kind, read_array), **options),
+        functools.partial(READERS[kind], **options),
         "data_preparation/import_arrays.py",
         options | ({"assume": True} if given.assume else {}),
         given.lead_names,
@@ -132,13 +131,16 @@ def array_source(given: ArrayInput) -> Source:
 def find_input(path: Path) -> tuple[Path, str, list[str]]:
     """Return the folder of --input, the kind of its files and their names, relative to it."""
     if path.is_file():
-        if path.suffix.lower() not in KINDS:
-            raise ECGError(f"--input {path}: its ending is none of {', '.join(KINDS)}")
+        if path.suffix.lower() not in ENDINGS:
+            raise ECGError(
+                f"--input {path}: its ending is none of {', '.join(ENDINGS)}; WFDB (.hea) goes to "
+                "data_extraction_without_preprocessing.py"
+            )
         return path.parent, KINDS[path.suffix.lower()], [path.name]
     if not path.is_dir():
         raise ECGError(f"--input {path}: there is no such file or folder")
     by_kind: dict[str, list[str]] = {}
-    for name in find_files(path, (*KINDS, *map(str.upper, KINDS))):
+    for name in find_files(path, (*ENDINGS, *map(str.upper, ENDINGS))):
         by_kind.setdefault(KINDS[name[name.rindex(".") :].lower()], []).append(name)
     if len(by_kind) > 1 and "CSV" in by_kind:
         print(
@@ -151,7 +153,7 @@ def find_input(path: Path) -> tuple[Path, str, list[str]]:
             + (
                 f"files of several kinds ({', '.join(by_kind)}); move them apart"
                 if by_kind
-                else f"no file with ending {', '.join(KINDS)}"
+                else f"no file with ending {', '.join(ENDINGS)}"
             )
         )
     return path, *by_kind.popitem()
@@ -160,7 +162,7 @@ def find_input(path: Path) -> tuple[Path, str, list[str]]:
 def _doubt_table(path, lead_names):
     """An ECGError for a CSV file whose first line names no lead: it will be a table of labels."""
     names = [name.strip() for name in csv_header(path)[0]]
-    if not any(standard_lead(name) or name.lower() in lead_names for name in names):
+    if not names_a_lead(path, lead_names):
         raise ECGError(
             f"{path}: its first line names no lead "
             f"({', '.join(map(printable, names[:4])) or 'it is empty'}), so it is no recording. "
@@ -177,7 +179,7 @@ def _understand(folder, files, given):
     for name in files:
         try:
             array = open_array(folder / name, given.dataset)
-            many, axis = _shape(array, leads, given.layout)
+            many, axis = shape_of(array, leads, given.layout)
             break
         except RecordError as error:
             doubt = doubt or f"{name}: {error}"
@@ -196,18 +198,6 @@ def _understand(folder, files, given):
     if len(files) == 1:
         options["layout"] = LAYOUTS[axis]
     return many, {name: value for name, value in options.items() if value}
-
-
-def _shape(array, leads, layout):
-    """(whether an array has many recordings, the axis of its leads, see ``lead_axis``)."""
-    many = (
-        len(array.shape) == 3 or len(array.shape) == 2 and len(leads) == 1 and 1 not in array.shape
-    )
-    if many and array.interleaved:
-        raise RecordError(
-            "its recordings lie interleaved (Fortran order): save numpy.ascontiguousarray(array)"
-        )
-    return many, lead_axis(array.shape[1:] if many else array.shape, leads, layout)
 
 
 def _one_each(files, database):
@@ -240,12 +230,12 @@ def _rows(folder, files, database, given, options):
     for name in files:
         try:
             array = open_array(folder / name, given.dataset)
-            if not _shape(array, options["leads"], options.get("layout"))[0]:
+            if not shape_of(array, options["leads"], options.get("layout"))[0]:
                 raise RecordError(
                     f"shape {array.shape} is that of one recording, others hold many: move it away"
                 )
             stem = database if len(files) == 1 else database_name(Path(name).stem)
-            of_file = _names_of(array, given.ids, stem) if listed is None else listed[name]
+            of_file = listed[name] if listed is not None else _of_rows(array, given.ids, stem)
             if len(of_file) != array.shape[0]:
                 raise RecordError(
                     f"--ids {given.ids} names {len(of_file)} recordings of it, it holds "
@@ -312,19 +302,9 @@ def _has_signal(array, row):
     return bool(((values != 0) & (values == values)).any())
 
 
-def _names_of(array, dataset, stem):
-    """Names of an array's recordings: a dataset beside it, or their places."""
-    beside = getattr(array, "names", ())
-    if dataset is None and "exam_id" not in beside:
-        return Lazy(array.shape[0], lambda row: f"{stem}-{row}")
-    if not beside:
-        raise RecordError(f"--ids {dataset} is no .csv file, and an .npy file has no datasets")
-    names = array.column(dataset or "exam_id")
-    if len(names) != array.shape[0]:
-        raise RecordError(
-            f"{len(names)} values in {dataset or 'exam_id'} for {array.shape[0]} recordings"
-        )
-    return names
+def _of_rows(array, dataset, stem):
+    """Names of an array's recordings, in its order."""
+    return Lazy(array.shape[0], row_names(array, dataset, stem))
 
 
 def _read_ids(path, files):
@@ -365,7 +345,7 @@ def _look(source, given, kind):
             )
         except (RecordError, OSError):
             continue  # it will be counted with its reason
-        spans.append(np.median(np.ptp(recording.signal, axis=0)))
+        spans.append(amplitude_of(recording))
         named = named or recording.leads
         if set(LIMB) <= set(recording.leads) and recording.leads == named:
             matrix = gram(recording.signal)
@@ -381,17 +361,10 @@ def _look_at_amplitude(typical, number, given, kind):
     low, high = USUAL_MV
     if low <= typical <= high:
         return
-    if given.units or kind == "DICOM" or POSSIBLE_MV[0] <= typical <= POSSIBLE_MV[1]:
-        print(f"warning: an ECG has {low:g} to {high:g} mV from peak to peak; is --units right?")
-        return
-    likely = [
-        unit for unit, factor in (("uV", 1e-3), ("V", 1e3)) if low <= typical * factor <= high
-    ]
-    raise ECGError(
-        f"peak to peak {typical:.3g} mV, if the samples are millivolts: no ECG has that (usual are "
-        f"{low:g} to {high:g} mV); say --units {likely[0] if likely else 'uV or --units V'}, or "
-        "--units mV if it is right"
-    )
+    doubt = None if given.units or kind in SELF_DESCRIBED else unit_doubt(typical)
+    if doubt:
+        raise ECGError(doubt)
+    print(f"warning: an ECG has {low:g} to {high:g} mV from peak to peak; is --units right?")
 
 
 def _look_at_leads(matrix, leads, given, kind):

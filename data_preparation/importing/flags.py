@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from data_preparation.places import EXTRACTED
 from util.leads import add_lead_names
+from util.recordings.flags import add_no_derive
 
 MIN_SECONDS = 2.0
-LAYOUTS = ("leads_time", "time_leads")
 
 
 def parse_import(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -54,6 +54,7 @@ def parse_import(parser: argparse.ArgumentParser, argv: Sequence[str] | None) ->
         "shorter ones; ST-MEM's published preparation has 10 (default: records stay whole)",
     )
     add_lead_names(parser)
+    add_no_derive(parser)
     args = parser.parse_args(argv)
     if (
         args.workers < 1

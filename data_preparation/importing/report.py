@@ -31,6 +31,7 @@ def run_import(source: Source, args: argparse.Namespace) -> int:
         args.workers,
         min_seconds=args.min_seconds,
         segment_seconds=args.segment_seconds,
+        derive=not args.no_derive,
     )
     print(summary(totals, skipped))
     total: Counter[str] = sum(totals.values(), Counter())
@@ -42,6 +43,12 @@ def run_import(source: Source, args: argparse.Namespace) -> int:
         print(
             f"{total['fewer_leads']} kept records have fewer than twelve leads: see the column "
             "leads there"
+        )
+    if total["derived"]:
+        print(
+            f"{total['derived']} kept records got limb leads that follow from two others (III = II "
+            "- I, aVR = -(I + II) / 2, ...): see the column flags; --no_derive keeps these leads "
+            "absent"
         )
     for reason, count in Counter(row["reason"].partition(":")[0] for row in skipped).most_common():
         print(f"{count} skipped: {safe_cell(reason)}")

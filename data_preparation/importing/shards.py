@@ -39,6 +39,7 @@ from util.data.store import quantise, spread
 from util.errors import ECGError, RecordError
 from util.files import FolderLock, remove_temporary, replacing, safe_cell, write_json, write_table
 from util.leads import lead_cell
+from util.recordings.derived_leads import DERIVED, with_derived_leads
 from util.recordings.recording import checked, flat_leads, resample_to
 
 PATIENCE = 5  # seconds to wait for an earlier run into the same folder to end
@@ -60,7 +61,7 @@ class Imported(NamedTuple):
     """What came of an import.
 
     Attributes:
-        totals: {database: Counter of found, kept, seconds, scored, flagged, fewer_leads}.
+        totals: {database: Counter of found, kept, seconds, scored, flagged, fewer_leads, derived}.
         skipped: rows of skipped.csv.
         unread: how many of these were not read this time.
     """
@@ -79,6 +80,7 @@ def import_recordings(
     *,
     min_seconds: float = MIN_SECONDS,
     segment_seconds: float | None = None,
+    derive: bool = True,
 ) -> Imported:
     """Import every item of a source.
 
@@ -89,6 +91,7 @@ def import_recordings(
         workers: number of processes; 1 is this one.
         min_seconds: shorter recordings are skipped.
         segment_seconds: length of the pieces to cut; None keeps recordings whole.
+        derive: whether limb leads that follow from two others are added.
 
     Raises:
         ECGError: nothing to import, or the folder holds another import; it is left as it was.
@@ -97,7 +100,11 @@ def import_recordings(
     if not source.items:
         raise ECGError(f"no recording to import from {source.folder}")
     shards = plan_shards(
-        source, target_fs, min_seconds=min_seconds, segment_seconds=segment_seconds
+        source,
+        target_fs,
+        min_seconds=min_seconds,
+        segment_seconds=segment_seconds,
+        derive=derive,
     )
     skipped = list(source.skipped)
     with FolderLock(output_dir, PATIENCE):
@@ -165,6 +172,7 @@ def _finish(shard_dir, shards, totals, skipped):
                 seconds=seconds,
                 flagged=bool(row["flags"]),
                 fewer_leads=bool(row["leads"]),
+                derived=DERIVED in row["flags"],
                 scored=any(code in CODE_TO_CLASS for code in row["dx"]),
             )
             yield row | {
@@ -335,13 +343,15 @@ def _extract_record(input_dir, item, read, settings, inputs):
         settings["min_seconds"],
         settings.get("lead_names"),
     )
+    if settings.get("derive"):
+        recording = with_derived_leads(recording)
     about = {
         "leads": lead_cell(recording.leads),
         "fs_original": recording.fs,
         "age": None if math.isnan(recording.age) else recording.age,
         "sex": recording.sex,
         "dx": recording.dx,
-    }
+    } | ({"patient": recording.patient} if recording.patient else {})
     samples, seconds = len(recording.signal), settings.get("segment_seconds")
     size = int(seconds * recording.fs) if seconds else samples
     number, rest = divmod(samples, size)

@@ -329,16 +329,19 @@ def test_leads_in_any_order_land_in_their_columns(tmp_path, kind):
         building.reformat(folder / "out" / "extracted", folder / "out" / "store")
         store = RecordStore(folder / "out" / "store" / "fs500")
         assert store.fs == 500 and len(store) == 1
-        expected = np.full(signal.shape, np.nan, np.float32)
-        expected[:, order] = signal[:, order] / 1000
-        np.testing.assert_allclose(store.read(0), expected, atol=2e-6)
+        got = store.read(0)
+        np.testing.assert_allclose(got[:, order], signal[:, order] / 1000, atol=2e-6)
+        chest = [k for k in range(6, 12) if k not in order]
+        assert np.isnan(got[:, chest]).all()
 
 
 def test_fewer_leads_and_leads_without_a_sample(tmp_path, array, capsys):
     eight = (array[:, [0, 1, *range(6, 12)]] / 1000).astype(np.float32)
     eight[2, 7] = np.nan
     np.save(tmp_path / "a.npy", eight)
-    store = imported(tmp_path / "a.npy", tmp_path, "--fs", 250, "--leads", "I,II,V1,V2,V3,V4,V5,V6")
+    flags = ("--fs", 250, "--leads", "I,II,V1,V2,V3,V4,V5,V6", "--no_derive")
+    store = imported(tmp_path / "a.npy", tmp_path, *flags)
+    assert store.meta["command"][0].endswith("--no_derive")
     assert f"{N} kept records have fewer than twelve leads" in capsys.readouterr().out
     assert (
         store.records["leads"][0] == "I II V1 V2 V3 V4 V5 V6"
@@ -370,8 +373,8 @@ def test_other_columns_of_a_csv_are_left_out_with_a_remark(tmp_path, array):
         tmp_path / "in", tmp_path, "--fs", 250, "--units", "uV", "--lead_names", "ECG=I"
     )
     assert (store.records["leads"][0], store.records["flags"][0]) == (
-        "I II",
-        "left out: time, comment",
+        "I II III aVR aVL aVF",
+        "left out: time, comment; III, aVR, aVL, aVF derived from I and II",
     )
     np.testing.assert_array_equal(store.counts(0)[:, :2], array[0, :2].T)
 

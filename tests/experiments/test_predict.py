@@ -16,6 +16,8 @@ from util.data.store import ABSENT
 from util.errors import CheckpointError, ECGError
 from util.evaluation.trained import load_trained
 from util.leads import LEADS
+from util.recordings.any_file import find_places
+from util.recordings.flags import Given
 from util.scoring.decoding import expected_outputs
 from util.scoring.thresholds import Thresholds, save_thresholds
 
@@ -114,9 +116,6 @@ def test_a_store_without_the_weights_rate_or_with_lead_names_has_a_sentence(tmp_
                     *flags,
                 ]
             )
-    np.save(tmp_path / "ecgs.npy", np.zeros((2, 12, 500)))
-    with pytest.raises(ECGError, match="import_arrays.py and reformat_memmap.py make"):
-        predict.find_recordings(tmp_path / "ecgs.npy")
 
 
 def test_a_short_recording_alone_is_padded_with_a_remark(tmp_path):
@@ -238,7 +237,8 @@ def test_a_recording_that_lacks_a_lead_is_reported(tmp_path, capsys):
 
 def test_one_lead_is_enough_for_a_model_of_one_lead(tmp_path):
     path = write_record(tmp_path, "A00001", ecg_counts(3000, leads=1), leads=("ECG",), fs="300")
-    entry = predict.read_entry(path, [300], 2.5, ("I",), {"ecg": "I"})
+    (place,) = find_places(path, Given())
+    entry = predict.read_entry(place, [300], 2.5, ("I",), Given(lead_names={"ecg": "I"}))
     np.testing.assert_array_equal(entry.counts[300][:, 0], ecg_counts(3000, leads=1)[:, 0])
     assert (entry.counts[300][:, 1:] == ABSENT).all()
     predict.plot_ecg(path=tmp_path / "A00001.png", **entry.picture)
@@ -304,12 +304,12 @@ def test_nothing_is_written_outside_the_output_folder(tmp_path):
 
 
 def test_unforeseen_failures_are_reported_too(tmp_path, monkeypatch):
-    def fail_on_five(path, real=predict.read_record, **options):
-        if path.stem == "E005":
+    def fail_on_five(place, said, real=predict.read_recording):
+        if place.name == "E005":
             raise ZeroDivisionError("surprise")
-        return real(path, **options)
+        return real(place, said)
 
-    monkeypatch.setattr(predict, "read_record", fail_on_five)
+    monkeypatch.setattr(predict, "read_recording", fail_on_five)
     table = diagnose(recordings(), tmp_path)
     assert (
         table.loc["E005", "remark"] == "not read: unexpected ZeroDivisionError: surprise"
@@ -318,7 +318,7 @@ def test_unforeseen_failures_are_reported_too(tmp_path, monkeypatch):
 
 
 def test_nothing_readable_is_an_error(tmp_path):
-    with pytest.raises(ECGError, match="no WFDB header"):
+    with pytest.raises(ECGError, match="no recording there"):
         diagnose(tmp_path, tmp_path / "out")
     (tmp_path / "x.hea").write_text("nothing")
     with pytest.raises(ECGError, match="none of the 1 recordings"):

@@ -36,6 +36,8 @@ class Recording:
         sex: Male, Female or Unknown.
         dx: SNOMED CT codes.
         flags: remarks for the reader of the store, printable and without semicolons.
+        patient: the id that the file gives, "" if it gives none.
+        name: of the recording; "" where the reader leaves it to the caller.
     """
 
     signal: np.ndarray
@@ -45,6 +47,8 @@ class Recording:
     sex: str = "Unknown"
     dx: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    patient: str = ""
+    name: str = ""
 
 
 def checked(

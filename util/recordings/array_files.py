@@ -1,5 +1,4 @@
-"""Readers of .npy, HDF5 and CSV files for import_arrays.py; their interface is described in
-data_preparation/importing/sources.py.
+"""Recordings out of .npy, HDF5 and CSV files.
 
 Files are untrusted: nothing is unpickled, no other file is opened, and what is wrong with a file
 is a RecordError.  One recording is in memory at a time, however many a file holds.
@@ -10,19 +9,26 @@ import csv
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from data_preparation.importing.flags import LAYOUTS
-from data_preparation.importing.sources import Lazy, Note
 from util.errors import RecordError
-from util.recordings.recording import MILLIVOLTS, Recording, millivolts_per, printable
+from util.recordings.flags import LAYOUTS
+from util.recordings.recording import (
+    MILLIVOLTS,
+    Recording,
+    lead_of,
+    millivolts_per,
+    printable,
+)
 
 DATASETS = ("tracings", "ecg")  # of CODE-15 % and of SPH
 MOST_WORDS = 1000  # that are looked at in a CSV file
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+(e[+-]?[0-9]+)?", re.IGNORECASE)
+POSSIBLE_MV = (0.02, 50.0)  # outside, the unit is wrong unless it was said
+USUAL_MV = (0.1, 20.0)  # peak to peak, the median of leads: outside, the unit is in doubt
 CHUNKS_BYTES = 1 << 25  # decompressed chunks of HDF5 that are kept: neighbours share one
 
 
@@ -110,18 +116,12 @@ class HDF5File:
         with _hdf5_errors(self.values):
             return self.values[()]
 
-    def column(self, name: str) -> Lazy:
-        """Return a dataset with one value a record, as texts."""
+    def column(self, name: str) -> np.ndarray:
+        """Return a dataset with one value a record."""
         if name not in self.names:
             raise RecordError(f"no dataset {name}; there are {', '.join(self.names)}")
         with _hdf5_errors():
-            values = self.file[name][()].ravel()
-
-        def text(row):
-            value = values[row]
-            return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-        return Lazy(len(values), text)
+            return self.file[name][()].ravel()
 
 
 @contextlib.contextmanager
@@ -158,6 +158,47 @@ def _lacking_filters(dataset):
     ]
 
 
+def row_names(array: NpyFile | HDF5File, dataset: str | None, stem: str) -> Callable[[int], str]:
+    """Return the function from a row of an array to its recording's name.
+
+    That is what a dataset beside it says, or ``stem`` and its place.
+
+    Args:
+        array: of many recordings.
+        dataset: of their names; None: exam_id, if there is one.
+        stem: of the names by place.
+    """
+    beside = getattr(array, "names", ())
+    if dataset is None and "exam_id" not in beside:
+        return lambda row: f"{stem}-{row}"
+    if not isinstance(array, HDF5File):
+        raise RecordError(f"--ids {dataset} is no .csv file, and an .npy file has no datasets")
+    names = array.column(dataset or "exam_id")
+    if len(names) != array.shape[0]:
+        raise RecordError(
+            f"{len(names)} values in {dataset or 'exam_id'} for {array.shape[0]} recordings"
+        )
+    return lambda row: _text(names[row])
+
+
+def _text(value):
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def shape_of(
+    array: NpyFile | HDF5File, leads: Sequence[str], layout: str | None
+) -> tuple[bool, int]:
+    """Return whether an array has many recordings, and the axis of its leads: see ``lead_axis``."""
+    many = (
+        len(array.shape) == 3 or len(array.shape) == 2 and len(leads) == 1 and 1 not in array.shape
+    )
+    if many and array.interleaved:
+        raise RecordError(
+            "its recordings lie interleaved (Fortran order): save numpy.ascontiguousarray(array)"
+        )
+    return many, lead_axis(array.shape[1:] if many else array.shape, leads, layout)
+
+
 _opened: dict[tuple, NpyFile | HDF5File] = {}
 
 
@@ -175,17 +216,19 @@ def open_array(path: Path, dataset: str | None = None) -> NpyFile | HDF5File:
 def read_array(
     path: Path,
     row: int | None,
-    note: Note,
+    note: object,
     *,
     fs: float,
-    units: str,
+    units: str | None,
     leads: Sequence[str],
     layout: str | None = None,
     dataset: str | None = None,
     trim_zeros: bool = False,
 ) -> Recording:
-    """Read a recording of an .npy or HDF5 file; arguments as in ``ArrayInput``."""
+    """Read a recording of an .npy or HDF5 file; arguments as in ``Given``."""
     array = open_array(path, dataset)
+    if array.dtype.kind == "i" and not units:
+        raise RecordError(f"whole numbers ({array.dtype}): say --units uV or --units mV")
     values = array.whole() if row is None else array[row]
     axis = lead_axis(values.shape, leads, layout)
     signal = _millivolts(values if values.ndim == 2 else values[None], units)
@@ -197,10 +240,10 @@ def read_array(
 def read_csv(
     path: Path,
     row: int | None,
-    note: Note,
+    note: object,
     *,
     fs: float,
-    units: str,
+    units: str | None,
     trim_zeros: bool = False,
 ) -> Recording:
     """Read a CSV file: the first line names the leads, every other holds one instant."""
@@ -219,6 +262,7 @@ def read_csv(
                 names=range(len(names)),
                 index_col=False,
                 encoding="utf-8-sig",
+                encoding_errors="replace",  # a micro sign in Latin-1, among words
                 low_memory=False,
                 skip_blank_lines=False,  # each is a sample that was lost
             )
@@ -245,6 +289,11 @@ def csv_header(path: Path) -> tuple[list[str], str, int]:
             number, first = number + 1, file.readline(1 << 16)
     comma = max(",;\t", key=first.count)
     return next(csv.reader([first], delimiter=comma), []), comma, number
+
+
+def names_a_lead(path: Path, lead_names: Mapping[str, str]) -> bool:
+    """Return whether the first line of a CSV file names a lead: otherwise it is a table."""
+    return any(lead_of(name, lead_names) for name in csv_header(path)[0])
 
 
 def _lines(path):
@@ -326,7 +375,8 @@ def _millivolts(values, units):
         raise RecordError(f"samples of type {values.dtype}; use float16, float32, float64 or int16")
     with np.errstate(over="ignore"):  # becomes infinite, which is refused
         signal = values.astype(np.float32)
-    return signal if units == "mV" else signal * np.float32(MILLIVOLTS[units.lower()])
+    factor = MILLIVOLTS[(units or "mV").lower()]
+    return signal if factor == 1 else signal * np.float32(factor)
 
 
 def _trimmed(rows, fs, trim_zeros):
@@ -343,3 +393,24 @@ def _trimmed(rows, fs, trim_zeros):
     if padding <= 0.1:
         return rows, ()
     return rows, (f"{padding:.3g} s of zeros at its ends (see --trim_zeros)",)
+
+
+# ============ their unit ============
+def amplitude_of(recording: Recording) -> float:
+    """Return the usual amplitude of a recording: from peak to peak in mV, the median of leads."""
+    return float(np.median(np.ptp(recording.signal, axis=0)))
+
+
+def unit_doubt(typical: float) -> str | None:
+    """Return why an amplitude (see ``amplitude_of``) cannot be millivolts; None if it can."""
+    low, high = USUAL_MV
+    if POSSIBLE_MV[0] <= typical <= POSSIBLE_MV[1]:
+        return None
+    likely = [
+        unit for unit, factor in (("uV", 1e-3), ("V", 1e3)) if low <= typical * factor <= high
+    ]
+    return (
+        f"peak to peak {typical:.3g} mV, if the samples are millivolts: no ECG has that (usual are "
+        f"{low:g} to {high:g} mV); say --units {likely[0] if likely else 'uV or --units V'}, or "
+        "--units mV if it is right"
+    )

@@ -1,0 +1,204 @@
+"""Recordings of any file: which there are, and one function that reads one.
+
+for place in find_places("ecgs", Given(fs=500)):
+    recording = read_recording(place, Given(fs=500))
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from util.console import note
+from util.errors import ConfigError, ECGError, RecordError
+from util.files import find_files
+from util.leads import LEADS
+from util.recordings.array_files import (
+    amplitude_of,
+    names_a_lead,
+    open_array,
+    read_array,
+    read_csv,
+    row_names,
+    shape_of,
+    unit_doubt,
+)
+from util.recordings.derived_leads import with_derived_leads
+from util.recordings.dicom import read_dicom
+from util.recordings.flags import Given
+from util.recordings.hospital_files import ENDINGS, read_hospital
+from util.recordings.recording import Recording, check_name, checked, flat_leads
+from util.recordings.wfdb_files import read_header, read_signal
+
+WFDB, NPY, HDF5, CSV, DICOM, HOSPITAL = "WFDB", "npy", "HDF5", "CSV", "DICOM", "hospital"
+KINDS = {".hea": WFDB, ".npy": NPY, ".h5": HDF5, ".hdf5": HDF5, ".csv": CSV, ".dcm": DICOM}
+KINDS |= dict.fromkeys(ENDINGS, HOSPITAL)
+ARRAYS = (NPY, HDF5)
+SELF_DESCRIBED = (WFDB, DICOM, HOSPITAL)  # their files say rate, unit and leads
+READERS: dict[str, Callable[..., Recording]] = {
+    NPY: read_array,
+    HDF5: read_array,
+    CSV: read_csv,
+    DICOM: read_dicom,
+    HOSPITAL: read_hospital,
+}
+_SIGNS = {b"\x93NUMPY": NPY, b"\x89HDF\r\n": HDF5, b"<": HOSPITAL, b"\xef\xbb\xbf<": HOSPITAL}
+
+
+class Place(NamedTuple):
+    """Where a recording lies.
+
+    Attributes:
+        file: its file.
+        kind: of that, one of the values of ``KINDS``.
+        name: of the recording.
+        row: its place in a file of many; None where the file is its own.
+    """
+
+    file: Path
+    kind: str
+    name: str
+    row: int | None = None
+
+    def __str__(self) -> str:
+        return str(self.file) if self.row is None else f"{self.file}/{self.name}"
+
+
+# ============ which there are ============
+def find_places(given: str | Path, said: Given) -> list[Place]:
+    """Return the recordings of a file, or of all files in a folder, at any depth.
+
+    Args:
+        given: the file or folder; a WFDB recording is named with or without .hea.
+        said: what is said of them.
+
+    Raises:
+        ECGError: there is none.
+    """
+    path = Path(given)
+    files = _recordings_in(path, said) if path.is_dir() else [_file(path)]
+    if not files:
+        raise ECGError(f"{given}: no recording there; files may end in {', '.join(KINDS)}")
+    kinds = {file: kind_of(file) for file in files}
+    needless = needless_flags(said) if {*kinds.values()} <= {*SELF_DESCRIBED} else []
+    if needless:
+        raise ConfigError(
+            f"{', '.join(needless)}: the files of {given} say themselves what they hold; leave it "
+            "out"
+        )
+    return [place for file, kind in kinds.items() for place in _places(file, kind, said)]
+
+
+def needless_flags(said: Given) -> list[str]:
+    """Return the flags given that say of files what some say themselves."""
+    names = ("fs", "units", "leads", "layout", "dataset", "trim_zeros")
+    return [f"--{name}" for name in names if getattr(said, name)]
+
+
+def kind_of(path: Path) -> str:
+    """Return which of the values of KINDS a file is, by its ending, else by its first bytes.
+
+    Raises:
+        ECGError: it is none.
+    """
+    kind = KINDS.get(path.suffix.lower())
+    if kind:
+        return kind
+    with open(path, "rb") as file:
+        start = file.read(132)
+    if start[128:] == b"DICM":
+        return DICOM
+    for sign, kind in _SIGNS.items():
+        if start.startswith(sign):
+            return kind
+    raise ECGError(f"{path}: its ending is none of {', '.join(KINDS)}")
+
+
+def _file(path: Path) -> Path:
+    """The file of one recording, named with or without .hea."""
+    header = path.with_name(f"{path.name}.hea")
+    for file in (header, path) if path.suffix.lower() not in KINDS else (path, header):
+        if file.is_file():
+            return file
+    raise ECGError(f"{path}: there is no such file or folder")
+
+
+def _recordings_in(folder: Path, said: Given) -> list[Path]:
+    """Files of a folder; CSV files without leads in their first line are tables."""
+    names = find_files(folder, (*KINDS, *map(str.upper, KINDS)))
+    files = [folder / name for name in names]
+    tables = [
+        file for file in files if kind_of(file) == CSV and not names_a_lead(file, said.lead_names)
+    ]
+    if tables:
+        note(
+            "CSV files whose first line names no lead, taken for tables and not for recordings: "
+            f"{len(tables)}, such as {tables[0].name}"
+        )
+    return [file for file in files if file not in tables]
+
+
+def _places(file: Path, kind: str, said: Given) -> Iterator[Place]:
+    """The recordings of a file; a damaged one has one, for its reader to say so."""
+    number, name_of = 0, None
+    if kind in ARRAYS:
+        try:
+            array = open_array(file, said.dataset)
+            if shape_of(array, said.leads or LEADS, said.layout)[0]:
+                number, name_of = array.shape[0], row_names(array, None, file.stem)
+        except (RecordError, OSError):
+            pass
+    if name_of is None:
+        yield Place(file, kind, file.stem)
+    else:
+        for row in range(number):
+            yield Place(file, kind, name_of(row), row)
+
+
+# ============ reading one ============
+def read_recording(
+    place: Place | str | Path, said: Given | None = None, *, min_seconds: float = 0.0
+) -> Recording:
+    """Read a recording: checked, named, with the limb leads that follow from others.
+
+    Args:
+        place: where it lies, see ``find_places``, or the file that holds it alone.
+        said: what is said of it.
+        min_seconds: shorter ones are refused.
+
+    Raises:
+        RecordError: why it cannot be used.
+        ECGError: --fs or a package is missing.
+    """
+    said = said or Given()
+    if not isinstance(place, Place):
+        file = _file(Path(place))
+        place = Place(file, kind_of(file), file.stem)
+    check_name(place.name, "record name")
+    recording = _read(place, said, min_seconds)
+    recording = checked(recording, min_seconds, said.lead_names)
+    doubt = None
+    if place.kind not in SELF_DESCRIBED and not said.units:
+        doubt = unit_doubt(amplitude_of(recording))
+    if doubt:
+        raise RecordError(doubt)
+    if said.derive:
+        recording = with_derived_leads(recording)
+    flags = recording.flags + flat_leads(recording.signal, recording.leads)
+    return replace(recording, name=place.name, flags=flags)
+
+
+def _read(place: Place, said: Given, min_seconds: float) -> Recording:
+    """A recording as its reader makes it."""
+    if place.kind == WFDB:
+        return read_signal(read_header(place.file), min_seconds, said.lead_names)
+    options: dict = {}
+    if place.kind not in SELF_DESCRIBED:
+        if said.fs is None:
+            raise ConfigError(
+                f"--fs is missing: {place.kind} files do not say at how many Hz they were sampled"
+            )
+        options = {"fs": said.fs, "units": said.units, "trim_zeros": said.trim_zeros}
+    if place.kind in ARRAYS:
+        options |= {"leads": said.leads or LEADS, "layout": said.layout, "dataset": said.dataset}
+    return READERS[place.kind](place.file, place.row, None, **options)
