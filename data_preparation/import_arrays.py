@@ -1,4 +1,5 @@
-"""Recordings in arrays -> resampled shards: .npy, HDF5, CSV or DICOM instead of WFDB.
+"""Recordings in arrays -> resampled shards: .npy, HDF5, CSV, DICOM or hospital exports instead of
+WFDB.
 
     python data_preparation/import_arrays.py --input ecgs.npy --fs 500
     python data_preparation/reformat_memmap.py
@@ -8,12 +9,13 @@ checks (finite, plausible amplitude, flat leads, long enough); records.csv, skip
 restart are described there.
 
 --input is one .npy or HDF5 file of many recordings: (records, leads, time) or (records, time,
-    leads) a folder of .npy, .h5/.hdf5, .csv or .dcm files, at any depth, each with one recording
-    or with many as above
+    leads) a folder of .npy, .h5/.hdf5, .csv, .dcm, .xml or .edf files, at any depth, each with
+    one recording or with many as above
 
-A CSV file is one recording, its first line the leads' names.  DICOM (needs pydicom) says itself
-what --fs, --units, --leads and --layout say of the others.  What can be inferred without doubt
-is, and is printed; the rest must be said.
+A CSV file is one recording, its first line the leads' names.  DICOM (needs pydicom) and hospital
+exports (GE MUSE, Philips and HL7 XML, EDF+; need ecgdatakit) say themselves what --fs, --units,
+--leads and --layout say of the others.  What can be inferred without doubt is, and is printed;
+the rest must be said.
 
 Examples:
     own array of 8 leads in microvolts, names in ids.csv (column record, in the array's order)

@@ -20,8 +20,11 @@ from data_preparation.building import reformat as building
 from data_preparation.importing import shards
 from data_preparation.importing.report import AGAIN
 from data_preparation.importing.wfdb_source import extract
+from tests.support.dicom_files import CODED, made_dicom
+from tests.support.hospital_files import made_lead, made_record, stand_in
 from tests.support.wfdb_files import ecg_counts, write_record
 from util.data.store import RecordStore
+from util.errors import ECGError
 from util.leads import LEADS
 from util.processes.program import run_main
 
@@ -1087,64 +1090,6 @@ def test_missing_samples_and_other_units_of_dicom(tmp_path):
     assert "no sample of V6" in text and "I II III aVR aVL aVF V1 V2 V3 V4 V5," in text
 
 
-def made_dicom(folder, parts, name="a", **about):
-    """A DICOM file of groups (signal (n, leads) in uV, names or codes of its leads, offset)."""
-    pydicom = pytest.importorskip("pydicom", reason="DICOM needs pydicom")
-    from pydicom.dataset import Dataset
-
-    def of(**cells):
-        dataset = Dataset()
-        for key, value in cells.items():
-            setattr(dataset, key, value)
-        return dataset
-
-    folder.mkdir(exist_ok=True)
-    groups = []
-    for signal, leads, offset in parts:
-        channels = [
-            of(
-                ChannelSourceSequence=[
-                    of(CodeValue=code, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
-                ],
-                ChannelSensitivity=1,
-                ChannelSensitivityCorrectionFactor=1,
-                ChannelBaseline=0,
-                ChannelSensitivityUnitsSequence=[of(CodeValue="uV")],
-                WaveformBitsStored=16,
-            )
-            for code, scheme, meaning in leads
-        ]
-        groups.append(
-            of(
-                WaveformOriginality="ORIGINAL",
-                NumberOfWaveformChannels=len(leads),
-                NumberOfWaveformSamples=len(signal),
-                SamplingFrequency=250,
-                MultiplexGroupTimeOffset=offset,
-                ChannelDefinitionSequence=channels,
-                WaveformBitsAllocated=16,
-                WaveformSampleInterpretation="SS",
-                WaveformData=np.ascontiguousarray(signal, "<i2").tobytes(),
-            )
-        )
-    dataset = of(WaveformSequence=groups, Modality="ECG", **about)
-    dataset.SOPClassUID = pydicom.uid.TwelveLeadECGWaveformStorage
-    dataset.SOPInstanceUID = pydicom.uid.generate_uid()
-    dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    dataset.save_as(folder / f"{name}.dcm", enforce_file_format=True)
-    return folder
-
-
-NUMBERS = (1, 2, 61, 62, 63, 64, 3, 4, 5, 6, 7, 8)  # of the twelve leads in MDC and SCP-ECG
-CODED = {
-    "MDC": [(f"2:{n}", "MDC", f"lead {n}, described") for n in NUMBERS],
-    "SCPECG": [(f"5.6.3-9-{n}", "SCPECG", "a channel") for n in NUMBERS],
-    "words": [("x", "99LOCAL", f"{lead}, augmented or not, by us") for lead in LEADS],
-    "Einthoven": [("x", "99LOCAL", f"ECG lead {lead} (Einthoven)") for lead in LEADS],
-}
-
-
 @pytest.mark.parametrize("names", CODED)
 @pytest.mark.parametrize("size", [12, 3, 1])
 def test_leads_of_dicom_go_by_codes_and_groups_are_joined(tmp_path, names, size):
@@ -1168,7 +1113,7 @@ def test_strips_of_dicom_are_refused_or_kept_by_their_rhythm_strip(tmp_path):
     with open(tmp_path / "extracted" / "records.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     assert (row["record"], row["leads"]) == ("b", "II")
-    assert row["flags"].startswith("other waveforms left out")
+    assert row["flags"].startswith("other waveforms left out: 4 strips that follow one another")
 
 
 @pytest.mark.parametrize(
@@ -1204,6 +1149,74 @@ def test_dicom_without_pydicom_says_how_to_get_it(tmp_path, capsys, monkeypatch)
     example_dicom(tmp_path / "in")
     monkeypatch.setitem(sys.modules, "pydicom", None)
     assert "python -m pip install 'pydicom>=3,<4'" in fails(capsys, tmp_path / "in", tmp_path)
+
+
+def test_patients_of_dicom_keep_their_records_together(tmp_path, capsys):
+    """The id in the files, unless a table names the patient: then its name, for all records."""
+    for i in range(12):
+        parts = [(counts(i), CODED["MDC"], 0)]
+        made_dicom(tmp_path / "in", parts, f"d{i:02d}", PatientID=f"MRN{i // 4}")
+    assert run(tmp_path / "in", tmp_path) == 0
+    building.reformat(tmp_path / "extracted", tmp_path / "store")
+    records = RecordStore(tmp_path / "store" / "fs250").records
+    assert records["patient"].tolist() == [f"MRN{i // 4}" for i in range(12)]
+    assert (records.groupby("patient")["fold"].nunique() == 1).all()
+    (tmp_path / "p.csv").write_text("record,patient_id\nd00,A\nd05,B\n")
+    building.reformat(tmp_path / "extracted", tmp_path / "store", patients=tmp_path / "p.csv")
+    records = RecordStore(tmp_path / "store" / "fs250").records
+    assert records["patient"].tolist() == ["A"] * 4 + ["B"] * 4 + ["MRN2"] * 4
+    (tmp_path / "s.csv").write_text("record,split\nd00,train\nd01,test\n")
+    with pytest.raises(ECGError, match="1 patients on more than one side"):
+        building.reformat(tmp_path / "extracted", tmp_path / "store", splits=tmp_path / "s.csv")
+
+
+# ------------------------------------------------------------------------------------------------
+# hospital exports
+
+
+def exported(path):
+    """What the stand-in makes of a file: eight leads of the recording whose number is in it."""
+    signal = counts(int(path.read_text())) / 1000
+    leads = [made_lead(LEADS[k], signal[:, k], 250) for k in (0, 1, *range(6, 12))]
+    return made_record(leads, patient=path.stem)
+
+
+def test_hospital_exports_become_a_store(tmp_path, capsys, monkeypatch):
+    stand_in(monkeypatch, exported)
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        (tmp_path / "in" / f"m{i}.{'XML' if i else 'xml'}").write_text(str(i))
+    (tmp_path / "in" / "bad.xml").write_text("no number")
+    assert run(tmp_path / "in", tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "3 kept records got limb leads that follow from two others" in out
+    building.reformat(tmp_path / "extracted", tmp_path / "store")
+    store = RecordStore(tmp_path / "store" / "fs250")
+    assert store.records["record"].tolist() == store.records["patient"].tolist()
+    assert set(store.records["leads"]) == {""} and set(store.records["age"]) == {63}
+    got, own = store.counts(1).astype(int), counts(1).astype(int)
+    np.testing.assert_array_equal(got[:, [0, 1, *range(6, 12)]], own[:, [0, 1, *range(6, 12)]])
+    np.testing.assert_array_equal(got[:, 2], own[:, 1] - own[:, 0])
+    assert np.abs(2 * got[:, 3] + own[:, 0] + own[:, 1]).max() <= 1
+    assert skipped(tmp_path)["bad.xml"].startswith("ecgdatakit cannot read it: ValueError")
+    capsys.readouterr()
+    assert "--fs: hospital files say themselves" in fails(
+        capsys, tmp_path / "in", tmp_path / "b", "--fs", 500
+    )
+
+
+def test_hospital_exports_without_the_package_say_how_to_get_it(tmp_path, capsys, monkeypatch):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.xml").write_text("<RestingECG/>")
+    monkeypatch.setitem(sys.modules, "ecgdatakit", None)
+    assert "python -m pip install 'ecgdatakit>=2.0.3,<3'" in fails(
+        capsys, tmp_path / "in", tmp_path
+    )
+
+
+def test_wfdb_is_sent_to_its_own_command(tmp_path, capsys):
+    path = write_record(tmp_path / "in", "a")
+    assert "WFDB (.hea) goes to data_extraction" in fails(capsys, path, tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """experiments/predict.py: recordings in, Challenge files out."""
 
 import csv
+import shutil
+import sys
 
 import numpy as np
 import pandas as pd
@@ -8,7 +10,11 @@ import pytest
 import scipy.signal
 import torch
 
+from data_preparation.building.reformat import reformat
+from data_preparation.importing.shards import import_recordings
+from data_preparation.importing.wfdb_source import wfdb_source
 from experiments import predict
+from tests.support.hospital_files import made_lead, made_record, stand_in
 from tests.support.small_store import recordings, run, store, trained_signal
 from tests.support.wfdb_files import SHARED, ecg_counts, needs_broken, write_record
 from util.challenge import ABBREVIATIONS, CLASSES, NAMES
@@ -233,6 +239,77 @@ def test_a_recording_that_lacks_a_lead_is_reported(tmp_path, capsys):
     table = diagnose(tmp_path / "in", tmp_path / "out")
     assert table.loc["eleven", "remark"] == "not read: lead V6 missing, which the model needs"
     assert "1 recordings predicted, 1 not read" in capsys.readouterr().out
+
+
+EIGHT = [0, 1, *range(6, 12)]
+
+
+def eight_and_twelve(seed=0):
+    """int16 (2500, 12) whose limb leads follow from I and II, in whole microvolts."""
+    counts = 2 * (ecg_counts(2500, seed) // 4)
+    one, two = counts[:, 0], counts[:, 1]
+    counts[:, 2:6] = np.stack(
+        [two - one, -(one + two) // 2, one - two // 2, two - one // 2], axis=1
+    )
+    return counts
+
+
+def test_eight_leads_give_the_predictions_of_twelve(tmp_path):
+    """In WFDB, in an array and in a store, at the rate of the weights: to the count."""
+    counts, names = eight_and_twelve(), [LEADS[k] for k in EIGHT]
+    write_record(tmp_path / "in", "twelve", counts, fs="100")
+    write_record(tmp_path / "in", "eight", counts[:, EIGHT].copy(), leads=names, fs="100")
+    table = diagnose(tmp_path / "in", tmp_path / "out")
+    expected = table.loc["twelve", list(ABBREVIATIONS)].astype(float)
+    told = "III, aVR, aVL, aVF derived from I and II"
+    assert table.loc["eight", "remark"] == told and table.loc["twelve", "remark"] == ""
+
+    np.save(tmp_path / "eight.npy", counts[:, EIGHT].T)
+    said = ("--fs", 100, "--units", "uV", "--leads", ",".join(names))
+    array = diagnose(tmp_path / "eight.npy", tmp_path / "array", *said)
+
+    source = wfdb_source(tmp_path / "in")
+    import_recordings(source, tmp_path / "extracted", [100], 1, derive=False)
+    reformat(tmp_path / "extracted", tmp_path / "store")
+    stored = diagnose(tmp_path / "store", tmp_path / "stored")
+    for found in (table, array, stored):
+        got = found.loc["eight", list(ABBREVIATIONS)].astype(float)
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+        assert told in found.loc["eight", "remark"]
+    for given in (tmp_path / "in", tmp_path / "store"):
+        refused = diagnose(given, tmp_path / "refused", "--no_derive")
+        assert refused.loc["eight", "remark"].startswith("not read: lead III, aVR, aVL, aVF miss")
+
+
+def test_a_folder_of_several_formats(tmp_path, monkeypatch):
+    counts = eight_and_twelve()
+    pydicom = pytest.importorskip("pydicom", reason="DICOM needs pydicom")
+    folder = tmp_path / "in"
+    write_record(folder, "wfdb", counts)
+    np.save(folder / "many.npy", np.stack([counts, counts]) / 1000)
+    np.save(folder / "one.npy", counts / 1000)
+    lines = [",".join(LEADS), *(",".join(map(str, row)) for row in counts / 1000)]
+    (folder / "csv.csv").write_text("\n".join(lines))
+    (folder / "labels.csv").write_text("record,AF\nwfdb,1\n")
+    shutil.copy(pydicom.examples.get_path("waveform"), folder / "dicom.dcm")
+    (folder / "export.xml").write_text("<RestingECG/>")
+    leads = [made_lead(LEADS[k], counts[:, k] / 1000) for k in EIGHT]
+    stand_in(monkeypatch, lambda path: made_record(leads))
+    (folder / "bad.npy").write_text("damaged")
+    table = diagnose(folder, tmp_path / "out", "--fs", 500)
+    expected = table.loc["wfdb", list(ABBREVIATIONS)].astype(float)
+    for name in ("many-0", "many-1", "one", "csv", "export"):
+        got = table.loc[name, list(ABBREVIATIONS)].astype(float)
+        np.testing.assert_allclose(got, expected, rtol=1e-4)
+    assert len(scorer_reads(tmp_path / "out" / "dicom.csv")) == 3
+    assert table.loc["bad", "remark"].startswith("not read: no .npy file of numbers")
+    assert len(table) == 8
+
+    monkeypatch.setitem(sys.modules, "ecgdatakit", None)
+    again = diagnose(folder, tmp_path / "again", "--fs", 500)
+    assert "not read: hospital exports" in again.loc["export", "remark"]
+    with pytest.raises(ECGError, match="none of the 1 .* the first: not read: --fs is missing"):
+        diagnose(folder / "one.npy", tmp_path / "none")
 
 
 def test_one_lead_is_enough_for_a_model_of_one_lead(tmp_path):

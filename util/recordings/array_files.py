@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from util.errors import RecordError
+from util.leads import LEADS
 from util.recordings.flags import LAYOUTS
 from util.recordings.recording import (
     MILLIVOLTS,
@@ -25,6 +26,7 @@ from util.recordings.recording import (
 )
 
 DATASETS = ("tracings", "ecg")  # of CODE-15 % and of SPH
+EIGHT_LEADS = ",".join(LEADS[:2] + LEADS[6:])  # from which the other four follow
 MOST_WORDS = 1000  # that are looked at in a CSV file
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+(e[+-]?[0-9]+)?", re.IGNORECASE)
 POSSIBLE_MV = (0.02, 50.0)  # outside, the unit is wrong unless it was said
@@ -208,8 +210,16 @@ def open_array(path: Path, dataset: str | None = None) -> NpyFile | HDF5File:
     key = path, dataset, status.st_size, status.st_mtime_ns
     if key not in _opened:
         _opened.clear()  # first: HDF5 takes a file that is still open for unchanged
-        _opened[key] = NpyFile(path) if path.suffix.lower() == ".npy" else HDF5File(path, dataset)
+        _opened[key] = NpyFile(path) if _is_npy(path) else HDF5File(path, dataset)
     return _opened[key]
+
+
+def _is_npy(path):
+    """By its ending, or by its first bytes where that is none of an array."""
+    if path.suffix.lower() in (".npy", ".h5", ".hdf5"):
+        return path.suffix.lower() == ".npy"
+    with open(path, "rb") as file:
+        return file.read(6) == b"\x93NUMPY"
 
 
 # ============ readers ============
@@ -362,10 +372,11 @@ def lead_axis(shape: tuple[int, ...], leads: Sequence[str], layout: str | None =
             f"{' or '.join(LAYOUTS)}"
         )
     if not fitting:
+        eight = f" {EIGHT_LEADS} if they are the eight that hospitals keep" * (8 in shape)
         raise RecordError(
             f"shape {shape} has no axis of {len(leads)} "
             f"leads{f' as {layout} means' if layout else ''}; name the leads that there are with "
-            "--leads"
+            f"--leads{eight}"
         )
     return fitting[0]
 

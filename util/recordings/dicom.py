@@ -52,7 +52,7 @@ def read_dicom(path: str | Path, row: object, note: object) -> Recording:
         raise RecordError("no DICOM file") from None
     except Exception as error:  # its parser can raise anything
         raise RecordError(
-            f"damaged DICOM file: {type(error).__name__}: {printable(str(error))}"
+            f"damaged DICOM file: {type(error).__name__}: {printable(str(error), 160)}"
         ) from None
 
 

@@ -18,6 +18,7 @@ from util.recordings.recording import Recording, millivolts_per, printable
 from util.recordings.wfdb_files import OLDEST_AGE, SEXES
 
 ENDINGS = (".xml", ".edf", ".scp", ".ecg", ".mwf", ".mfer")
+MOST_WORDS = 160  # characters of the package's reasons and warnings
 INSTALL = "python -m pip install 'ecgdatakit>=2.0.3,<3'"
 # Its parsers whose recordings were compared with their source; others leave a remark.
 PROVEN = ("ge_muse_xml", "sierra_xml", "hl7_aecg", "edf", "edf_plus")
@@ -44,7 +45,7 @@ def read_hospital(path: str | Path, row: object, note: object) -> Recording:
     record, warned = _parse(Path(path))
     damage = [text for text in warned if _DAMAGED.search(text)]
     if damage:
-        raise RecordError(f"damaged: {printable(damage[0])}")
+        raise RecordError(f"damaged: {printable(damage[0], MOST_WORDS)}")
     leads = [lead for lead in record.leads if standard_lead(lead.label)]
     if not leads:
         names = ", ".join(printable(lead.label) for lead in record.leads[:4])
@@ -63,7 +64,7 @@ def read_hospital(path: str | Path, row: object, note: object) -> Recording:
         fs,
         float(age) if age is not None and 0 <= age <= OLDEST_AGE else math.nan,
         SEXES.get(record.patient.sex.lower(), "Unknown"),
-        flags=tuple(printable(text) for text in [*remarks, *warned]),
+        flags=tuple(printable(text, MOST_WORDS) for text in [*remarks, *warned]),
         patient="" if is_unknown(patient) else printable(patient),
     )
 
@@ -96,7 +97,7 @@ def _parse(path: Path) -> tuple[Any, list[str]]:
 
 def _reason(error: Exception, path: Path) -> str:
     """What an error says, without the folder of the file."""
-    return printable(str(error).replace(str(path), path.name))
+    return printable(str(error).replace(str(path), path.name), MOST_WORDS)
 
 
 def _rate(record: Any, lead: Any) -> float:

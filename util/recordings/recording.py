@@ -187,13 +187,17 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
-def printable(text: str) -> str:
+def printable(text: str, most: int = 40) -> str:
     """Return a short, printable, single-line form of text from an untrusted file.
 
     It is for messages and tables, and holds no semicolon.
+
+    Args:
+        text: of any length.
+        most: characters to keep.
     """
-    text = "".join(c if c.isprintable() and c != ";" else "?" for c in text[:200])
-    return text if len(text) <= 40 else text[:37] + "..."
+    text = "".join(c if c.isprintable() and c != ";" else "?" for c in text[: 5 * most])
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def resample_to(signal: np.ndarray, fs: float, rates: Iterable[float]) -> dict[float, np.ndarray]:
