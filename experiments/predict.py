@@ -198,7 +198,7 @@ def _read_file(place: Place, rates: list[int], said: Given) -> tuple[Entry, floa
     """(Entry, seconds) of a recording in a file."""
     recording = read_recording(place, said)
     resampled = resample_to(recording.signal, recording.fs, rates)
-    recordings = {fs: replace(recording, fs=fs, signal=signal) for fs, signal in resampled.items()}
+    recordings = {fs: replace(recording, fs=fs, signal=resampled[fs]) for fs in rates}
     entry = _entry(place, recording, recordings)
     return entry, len(recording.signal) / recording.fs
 

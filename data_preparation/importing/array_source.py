@@ -19,9 +19,19 @@ from data_preparation.importing.sources import (
 )
 from util.data.record_tables import read_text
 from util.errors import ECGError, RecordError
-from util.files import find_files
 from util.leads import LEADS
-from util.recordings.any_file import ARRAYS, KINDS, READERS, SELF_DESCRIBED, WFDB
+from util.recordings.any_file import (
+    ARRAYS,
+    CSV,
+    HOSPITAL,
+    KINDS,
+    READERS,
+    SELF_DESCRIBED,
+    WFDB,
+    kind_of,
+    kinds_in,
+    name_of,
+)
 from util.recordings.array_files import (
     USUAL_MV,
     amplitude_of,
@@ -33,10 +43,16 @@ from util.recordings.array_files import (
     unit_doubt,
 )
 from util.recordings.flags import LAYOUTS
+from util.recordings.hospital_files import ENDINGS as HOSPITAL_ENDINGS
 from util.recordings.lead_order import LIMB, gram, likely_limb, relations_hold, turned_lead
 from util.recordings.recording import check_name, checked, is_safe_name, printable
 
 ENDINGS = [ending for ending, kind in KINDS.items() if kind != WFDB]
+BESIDE = {  # kinds of files that are no recordings where there are others
+    CSV: "CSV files beside the others, taken for tables and not for recordings",
+    HOSPITAL: f"files {', '.join(HOSPITAL_ENDINGS)} beside the others, which are not read",
+}
+WFDB_CURE = "WFDB (.hea) goes to data_extraction_without_preprocessing.py"
 NO_SIGNAL = "no signal: every sample is 0 or NaN"
 LOOKED_AT = 100  # recordings, before an import begins
 
@@ -131,22 +147,21 @@ def array_source(given: ArrayInput) -> Source:
 def find_input(path: Path) -> tuple[Path, str, list[str]]:
     """Return the folder of --input, the kind of its files and their names, relative to it."""
     if path.is_file():
-        if path.suffix.lower() not in ENDINGS:
-            raise ECGError(
-                f"--input {path}: its ending is none of {', '.join(ENDINGS)}; WFDB (.hea) goes to "
-                "data_extraction_without_preprocessing.py"
-            )
-        return path.parent, KINDS[path.suffix.lower()], [path.name]
+        kind = kind_of(path)
+        if kind == WFDB:
+            raise ECGError(f"--input {path}: {WFDB_CURE}")
+        return path.parent, kind, [path.name]
     if not path.is_dir():
         raise ECGError(f"--input {path}: there is no such file or folder")
     by_kind: dict[str, list[str]] = {}
-    for name in find_files(path, (*ENDINGS, *map(str.upper, ENDINGS))):
-        by_kind.setdefault(KINDS[name[name.rindex(".") :].lower()], []).append(name)
-    if len(by_kind) > 1 and "CSV" in by_kind:
-        print(
-            "CSV files beside the others, taken for tables and not for recordings: "
-            f"{len(by_kind.pop('CSV'))}"
-        )
+    for name, kind in kinds_in(path).items():
+        by_kind.setdefault(kind, []).append(name)
+    if WFDB in by_kind and len(by_kind) == 1:
+        raise ECGError(f"--input {path}: {WFDB_CURE}")
+    by_kind.pop(WFDB, None)
+    for kind, what in BESIDE.items():
+        if len(by_kind) > 1 and kind in by_kind:
+            print(f"{what}: {len(by_kind.pop(kind))}")
     if len(by_kind) != 1:
         raise ECGError(
             f"--input {path}: "
@@ -207,12 +222,12 @@ def _one_each(files, database):
     usable, skipped = [], []
     for name in files:
         try:
-            check_name(Path(name).stem, "file name")
+            check_name(name_of(name), "file name")
             usable.append(name)
         except RecordError as error:
-            skipped.append(Item(Path(name).stem, database, name).about | {"reason": str(error)})
+            skipped.append(Item(name_of(name), database, name).about | {"reason": str(error)})
     items, duplicates = without_duplicates(
-        Lazy(len(usable), lambda n: Item(Path(usable[n]).stem, database, usable[n]))
+        Lazy(len(usable), lambda n: Item(name_of(usable[n]), database, usable[n]))
     )
     if not items:
         raise ECGError(f"{files[0]}: {skipped[0]['reason']}")
@@ -234,7 +249,7 @@ def _rows(folder, files, database, given, options):
                 raise RecordError(
                     f"shape {array.shape} is that of one recording, others hold many: move it away"
                 )
-            stem = database if len(files) == 1 else database_name(Path(name).stem)
+            stem = database if len(files) == 1 else database_name(name_of(name))
             of_file = listed[name] if listed is not None else _of_rows(array, given.ids, stem)
             if len(of_file) != array.shape[0]:
                 raise RecordError(

@@ -50,6 +50,11 @@ def run_import(source: Source, args: argparse.Namespace) -> int:
             "- I, aVR = -(I + II) / 2, ...): see the column flags; --no_derive keeps these leads "
             "absent"
         )
+    if total["patients"]:
+        print(
+            f"{total['patients']} kept records name their patient in their file: those of one "
+            "share a fold, and the ids go into the store; a table of patients takes their place"
+        )
     for reason, count in Counter(row["reason"].partition(":")[0] for row in skipped).most_common():
         print(f"{count} skipped: {safe_cell(reason)}")
     print(f"every skipped record with its reason: {args.output_dir}/skipped.csv")

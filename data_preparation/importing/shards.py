@@ -61,7 +61,8 @@ class Imported(NamedTuple):
     """What came of an import.
 
     Attributes:
-        totals: {database: Counter of found, kept, seconds, scored, flagged, fewer_leads, derived}.
+        totals: {database: Counter of found, kept, seconds, scored, flagged, fewer_leads,
+            derived, patients}.
         skipped: rows of skipped.csv.
         unread: how many of these were not read this time.
     """
@@ -173,6 +174,7 @@ def _finish(shard_dir, shards, totals, skipped):
                 flagged=bool(row["flags"]),
                 fewer_leads=bool(row["leads"]),
                 derived=DERIVED in row["flags"],
+                patients="patient" in row,
                 scored=any(code in CODE_TO_CLASS for code in row["dx"]),
             )
             yield row | {

@@ -1005,7 +1005,9 @@ def test_wrong_input_is_one_sentence(tmp_path, array, capsys):
     (tmp_path / "in").mkdir()
     assert "no file with ending .npy" in fails(capsys, tmp_path / "in", tmp_path, "--fs", 500)
     (tmp_path / "a.mat").write_text("")
-    assert "its ending is none of .npy" in fails(capsys, tmp_path / "a.mat", tmp_path, "--fs", 500)
+    assert "its ending is none of .hea, .npy" in fails(
+        capsys, tmp_path / "a.mat", tmp_path, "--fs", 500
+    )
     np.save(tmp_path / "in" / "a.npy", array / 1000)
     assert "--fs is missing: npy files do not say" in fails(capsys, tmp_path / "in", tmp_path)
     np.save(tmp_path / "in" / "b.npy", array[0] / 1000)
@@ -1157,6 +1159,7 @@ def test_patients_of_dicom_keep_their_records_together(tmp_path, capsys):
         parts = [(counts(i), CODED["MDC"], 0)]
         made_dicom(tmp_path / "in", parts, f"d{i:02d}", PatientID=f"MRN{i // 4}")
     assert run(tmp_path / "in", tmp_path) == 0
+    assert "12 kept records name their patient in their file" in capsys.readouterr().out
     building.reformat(tmp_path / "extracted", tmp_path / "store")
     records = RecordStore(tmp_path / "store" / "fs250").records
     assert records["patient"].tolist() == [f"MRN{i // 4}" for i in range(12)]
@@ -1216,7 +1219,21 @@ def test_hospital_exports_without_the_package_say_how_to_get_it(tmp_path, capsys
 
 def test_wfdb_is_sent_to_its_own_command(tmp_path, capsys):
     path = write_record(tmp_path / "in", "a")
-    assert "WFDB (.hea) goes to data_extraction" in fails(capsys, path, tmp_path)
+    for given in (path, tmp_path / "in"):
+        assert "WFDB (.hea) goes to data_extraction" in fails(capsys, given, tmp_path)
+
+
+def test_dicom_files_are_known_without_endings_and_beside_xml(tmp_path, capsys):
+    made_dicom(tmp_path / "in", [(counts(0), CODED["MDC"], 0)], "1.2.840.17")
+    (tmp_path / "in" / "1.2.840.17.dcm").rename(tmp_path / "in" / "1.2.840.17")
+    assert run(tmp_path / "in", tmp_path) == 0
+    assert (tmp_path / "extracted" / "records.csv").read_text().count(
+        "1.2.840.17,in,1.2.840.17"
+    ) == 1
+    made_dicom(tmp_path / "in", [(counts(1), CODED["MDC"], 0)], "b")
+    (tmp_path / "in" / "about.xml").write_text("<about/>")
+    assert run(tmp_path / "in", tmp_path / "b") == 0
+    assert ".mfer beside the others, which are not read: 1" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------------------

@@ -76,10 +76,9 @@ def find_places(given: str | Path, said: Given) -> list[Place]:
         ECGError: there is none.
     """
     path = Path(given)
-    files = _recordings_in(path, said) if path.is_dir() else [_file(path)]
-    if not files:
+    kinds = _recordings_in(path, said) if path.is_dir() else {_file(path): kind_of(_file(path))}
+    if not kinds:
         raise ECGError(f"{given}: no recording there; files may end in {', '.join(KINDS)}")
-    kinds = {file: kind_of(file) for file in files}
     needless = needless_flags(said) if {*kinds.values()} <= {*SELF_DESCRIBED} else []
     if needless:
         raise ConfigError(
@@ -101,17 +100,44 @@ def kind_of(path: Path) -> str:
     Raises:
         ECGError: it is none.
     """
-    kind = KINDS.get(path.suffix.lower())
-    if kind:
-        return kind
+    kind = KINDS.get(path.suffix.lower()) or _kind_inside(path)
+    if not kind:
+        raise ECGError(f"{path}: its ending is none of {', '.join(KINDS)}")
+    return kind
+
+
+def _kind_inside(path: Path) -> str | None:
+    """Which kind the first bytes of a file tell, if any."""
+    if not path.is_file():
+        return None
     with open(path, "rb") as file:
         start = file.read(132)
     if start[128:] == b"DICM":
         return DICOM
-    for sign, kind in _SIGNS.items():
-        if start.startswith(sign):
-            return kind
-    raise ECGError(f"{path}: its ending is none of {', '.join(KINDS)}")
+    return next((kind for sign, kind in _SIGNS.items() if start.startswith(sign)), None)
+
+
+def name_of(path: str | Path) -> str:
+    """Return the name of a recording in a file of its own: without its ending, if that is one."""
+    path = Path(path)
+    return path.stem if path.suffix.lower() in KINDS else path.name
+
+
+def kinds_in(folder: Path) -> dict[str, str]:
+    """Return {path relative to a folder: kind} of the files in it that hold recordings.
+
+    They go by their endings; where no file has one of KINDS, by their first bytes, as DICOM files
+    are often named by a number.  A file of signals beside its WFDB header is none of its own.
+    """
+    names = find_files(folder, (*KINDS, *map(str.upper, KINDS)))
+    kinds = {name: KINDS[name[name.rindex(".") :].lower()] for name in names}
+    for name in names:
+        if kinds[name] == HOSPITAL and f"{name.rpartition('.')[0]}.hea" in kinds:
+            del kinds[name]
+    if kinds:
+        return kinds
+    inside = {name: _kind_inside(folder / name) for name in find_files(folder, "")}
+    return {name: kind for name, kind in inside.items() if kind}
 
 
 def _file(path: Path) -> Path:
@@ -123,36 +149,39 @@ def _file(path: Path) -> Path:
     raise ECGError(f"{path}: there is no such file or folder")
 
 
-def _recordings_in(folder: Path, said: Given) -> list[Path]:
-    """Files of a folder; CSV files without leads in their first line are tables."""
-    names = find_files(folder, (*KINDS, *map(str.upper, KINDS)))
-    files = [folder / name for name in names]
+def _recordings_in(folder: Path, said: Given) -> dict[Path, str]:
+    """{file: kind} of a folder; CSV files without leads in their first line are tables."""
+    kinds = {folder / name: kind for name, kind in kinds_in(folder).items()}
     tables = [
-        file for file in files if kind_of(file) == CSV and not names_a_lead(file, said.lead_names)
+        file
+        for file, kind in kinds.items()
+        if kind == CSV and not names_a_lead(file, said.lead_names)
     ]
     if tables:
         note(
             "CSV files whose first line names no lead, taken for tables and not for recordings: "
             f"{len(tables)}, such as {tables[0].name}"
         )
-    return [file for file in files if file not in tables]
+    for file in tables:
+        del kinds[file]
+    return kinds
 
 
 def _places(file: Path, kind: str, said: Given) -> Iterator[Place]:
     """The recordings of a file; a damaged one has one, for its reader to say so."""
-    number, name_of = 0, None
+    number, named = 0, None
     if kind in ARRAYS:
         try:
             array = open_array(file, said.dataset)
             if shape_of(array, said.leads or LEADS, said.layout)[0]:
-                number, name_of = array.shape[0], row_names(array, None, file.stem)
+                number, named = array.shape[0], row_names(array, None, file.stem)
         except (RecordError, OSError):
             pass
-    if name_of is None:
-        yield Place(file, kind, file.stem)
+    if named is None:
+        yield Place(file, kind, name_of(file))
     else:
         for row in range(number):
-            yield Place(file, kind, name_of(row), row)
+            yield Place(file, kind, named(row), row)
 
 
 # ============ reading one ============
@@ -173,7 +202,7 @@ def read_recording(
     said = said or Given()
     if not isinstance(place, Place):
         file = _file(Path(place))
-        place = Place(file, kind_of(file), file.stem)
+        place = Place(file, kind_of(file), name_of(file))
     check_name(place.name, "record name")
     recording = _read(place, said, min_seconds)
     recording = checked(recording, min_seconds, said.lead_names)

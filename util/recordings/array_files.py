@@ -9,8 +9,9 @@ import csv
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ class NpyFile:
         self.interleaved = not array.flags.c_contiguous
 
     @staticmethod
-    def _map(path):
+    def _map(path: Path) -> np.memmap:
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, MemoryError):
@@ -127,7 +128,7 @@ class HDF5File:
 
 
 @contextlib.contextmanager
-def _hdf5_errors(dataset=None):
+def _hdf5_errors(dataset: Any = None) -> Iterator[None]:
     """What HDF5 finds wrong in a file, or while it reads a dataset of it, is a RecordError; an
     OSError that the system gives a number may pass.
     """
@@ -147,7 +148,7 @@ def _hdf5_errors(dataset=None):
         ) from None
 
 
-def _lacking_filters(dataset):
+def _lacking_filters(dataset: Any) -> list[str]:
     """Number and name of each filter that a dataset needs and this machine has not."""
     import h5py
 
@@ -183,7 +184,7 @@ def row_names(array: NpyFile | HDF5File, dataset: str | None, stem: str) -> Call
     return lambda row: _text(names[row])
 
 
-def _text(value):
+def _text(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
@@ -214,7 +215,7 @@ def open_array(path: Path, dataset: str | None = None) -> NpyFile | HDF5File:
     return _opened[key]
 
 
-def _is_npy(path):
+def _is_npy(path: Path) -> bool:
     """By its ending, or by its first bytes where that is none of an array."""
     if path.suffix.lower() in (".npy", ".h5", ".hdf5"):
         return path.suffix.lower() == ".npy"
@@ -306,12 +307,12 @@ def names_a_lead(path: Path, lead_names: Mapping[str, str]) -> bool:
     return any(lead_of(name, lead_names) for name in csv_header(path)[0])
 
 
-def _lines(path):
+def _lines(path: Path) -> list[str]:
     """All lines of a text file, a blank one behind the last."""
     return re.split(r"\r\n|\n|\r", path.read_text("utf-8-sig", "replace"))
 
 
-def _without_blank_ends(lines, first):
+def _without_blank_ends(lines: Sequence[str], first: int) -> slice:
     """Slice of lines without blank ones at both ends; a RecordError where one is between samples.
 
     ``first`` is the number of the first line, from 1.
@@ -329,7 +330,7 @@ def _without_blank_ends(lines, first):
     return kept
 
 
-def _look_at_words(cells):
+def _look_at_words(cells: Iterable[object]) -> None:
     """A RecordError for words in place of samples that tell what is wrong with the file."""
     for word in (cell.strip() for cell in cells if isinstance(cell, str)):
         if _DECIMAL_COMMA.fullmatch(word):
@@ -344,7 +345,7 @@ def _look_at_words(cells):
             )
 
 
-def _wide(path, above, comma, names):
+def _wide(path: Path, above: int, comma: str, names: Sequence[str]) -> str:
     """What a first line of samples with twice as many cells as names means, "" for any other."""
     line = (*_lines(path)[above:], "")[0]
     cells = line.split(comma)
@@ -381,7 +382,7 @@ def lead_axis(shape: tuple[int, ...], leads: Sequence[str], layout: str | None =
     return fitting[0]
 
 
-def _millivolts(values, units):
+def _millivolts(values: np.ndarray, units: str | None) -> np.ndarray:
     if values.dtype.kind not in "fi" or values.dtype.itemsize > 8:
         raise RecordError(f"samples of type {values.dtype}; use float16, float32, float64 or int16")
     with np.errstate(over="ignore"):  # becomes infinite, which is refused
@@ -390,7 +391,7 @@ def _millivolts(values, units):
     return signal if factor == 1 else signal * np.float32(factor)
 
 
-def _trimmed(rows, fs, trim_zeros):
+def _trimmed(rows: np.ndarray, fs: float, trim_zeros: bool) -> tuple[np.ndarray, tuple[str, ...]]:
     """Rows (leads, time) without the instants at both ends where every lead is 0, or a remark on
     these.
     """

@@ -90,15 +90,15 @@ def add_array_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _leads(text):
+def _leads(text: str) -> tuple[str, ...]:
     """Lead names separated by commas, in standard spelling; "-" stands for a column that is no
     lead.
     """
     names = [name.strip() for name in text.split(",")]
-    leads = tuple("-" if name == "-" else standard_lead(name) for name in names)
-    if None in leads:
+    leads = tuple("-" if name == "-" else standard_lead(name) or "" for name in names)
+    if "" in leads:
         raise argparse.ArgumentTypeError(
-            f"{names[leads.index(None)]!r} is none of {' '.join(LEADS)}, nor - for a column to "
+            f"{names[leads.index('')]!r} is none of {' '.join(LEADS)}, nor - for a column to "
             "leave out"
         )
     twice = [lead for lead in leads if lead != "-" and leads.count(lead) > 1]
@@ -109,7 +109,7 @@ def _leads(text):
     return leads
 
 
-def _fs(text):
+def _fs(text: str) -> float:
     from util.recordings.recording import MAX_FS, MIN_FS
 
     value = float(text)

@@ -107,6 +107,24 @@ def test_a_file_without_an_ending_goes_by_its_first_bytes(tmp_path):
         find_places(tmp_path / "x", Given())
 
 
+def test_a_folder_of_dicom_files_without_endings(tmp_path):
+    path, _ = write_dicom(tmp_path)
+    for name in ("IM000001", "1.2.840.17", "1.2.840.18"):
+        shutil.copy(path, tmp_path / name)
+    path.unlink()
+    (tmp_path / "README").write_text("not a recording")
+    places = find_places(tmp_path, Given())
+    assert [place.name for place in places] == ["1.2.840.17", "1.2.840.18", "IM000001"]
+    assert read_recording(places[0]).leads == LEADS
+
+
+def test_signals_of_a_wfdb_record_are_no_file_of_their_own(tmp_path):
+    path, given = write_wfdb(tmp_path)
+    path.with_suffix(".edf").write_bytes(b"0       ")
+    (place,) = find_places(tmp_path, given)
+    assert place.kind == "WFDB"
+
+
 @pytest.mark.parametrize("ending", ["npy", "h5"])
 def test_files_of_many_recordings(tmp_path, ending):
     many = np.stack([ecg_counts(seed=n) for n in range(3)]) / 1000
