@@ -23,7 +23,6 @@ TEMPORARY = ".tmp"
 UNKNOWN_WORDS = frozenset(
     ("", "-", "--", "?", "-1", "-1.0", "nan", "nat", "na", "n/a", "#n/a", "<na>", "none", "null")
     + ("nil", "unknown", "unk", "missing", "not available", "undefined")
-    + ("anonymous", "anonymized", "anonymised", "anon", "deidentified", "de-identified")
 )
 _NUMBER = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?", re.IGNORECASE)
 

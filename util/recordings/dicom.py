@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from util.errors import ECGError, RecordError
-from util.files import is_unknown
 from util.leads import standard_lead
-from util.recordings.recording import Recording, millivolts_per, printable
+from util.recordings.recording import Recording, millivolts_per, own_patient, printable
 from util.recordings.wfdb_files import OLDEST_AGE, SEXES
 
 WHOLE_SECONDS = 5.0  # of a group: shorter ones are strips or median beats, if there is another
@@ -71,7 +70,6 @@ def _recording(dataset: Any) -> Recording:
     ]
     if strips:
         others = [f"{strips} strips that follow one another", *others]
-    patient = str(dataset.get("PatientID") or "")
     return Recording(
         np.ascontiguousarray(signal.T, np.float32).T,
         tuple(name for index in chosen for name in _leads(groups[index])),
@@ -81,7 +79,7 @@ def _recording(dataset: Any) -> Recording:
         flags=(f"other waveforms left out: {', '.join(map(printable, others[:4]))}",)
         if others
         else (),
-        patient="" if is_unknown(patient) else printable(patient.strip()),
+        patient=own_patient(str(dataset.get("PatientID") or "")),
     )
 
 

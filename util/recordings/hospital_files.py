@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from util.errors import ECGError, RecordError
-from util.files import is_unknown
 from util.leads import standard_lead
-from util.recordings.recording import Recording, millivolts_per, printable
+from util.recordings.recording import Recording, millivolts_per, own_patient, printable
 from util.recordings.wfdb_files import OLDEST_AGE, SEXES
 
 ENDINGS = (".xml", ".edf", ".scp", ".ecg", ".mwf", ".mfer")
@@ -57,7 +56,7 @@ def read_hospital(path: str | Path, row: object, note: object) -> Recording:
     remarks = [f"left out: {', '.join(others[:4])}"] if others else []
     if record.source_format not in PROVEN:
         remarks.append(f"read as {record.source_format}, in which the reader is not proven")
-    patient, age = record.patient.patient_id, record.patient.age
+    age = record.patient.age
     return Recording(
         rows.T,
         tuple(lead.label for lead in leads),
@@ -65,7 +64,7 @@ def read_hospital(path: str | Path, row: object, note: object) -> Recording:
         float(age) if age is not None and 0 <= age <= OLDEST_AGE else math.nan,
         SEXES.get(record.patient.sex.lower(), "Unknown"),
         flags=tuple(printable(text, MOST_WORDS) for text in [*remarks, *warned]),
-        patient="" if is_unknown(patient) else printable(patient),
+        patient=own_patient(record.patient.patient_id),
     )
 
 

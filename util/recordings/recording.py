@@ -14,11 +14,14 @@ import numpy as np
 import scipy.fft
 
 from util.errors import RecordError
+from util.files import is_unknown
 from util.leads import LEADS, standard_lead
 
 MIN_FS, MAX_FS = 20.0, 100_000.0  # Hz; outside of it a sampling rate is a typing error
 MAX_PEAK_MV = 10_000.0  # 10 V at the skin is a wrong gain, not an ECG
 MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "v": 1e3, "nv": 1e-6}  # see ``millivolts_per``
+# What files of which names were taken out have for a patient, all of them.
+NOBODY = ("anonymous", "anonymized", "anonymised", "anon", "deidentified", "de-identified")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
 
 
@@ -185,6 +188,12 @@ def check_name(name: str, what: str) -> str:
             f"unsafe {what} {printable(name)}: use letters, digits, _ . - and no folder"
         )
     return name
+
+
+def own_patient(text: str) -> str:
+    """Return the patient's id that a recording's file gives, "" where it is of nobody."""
+    nobody = is_unknown(text) or text.strip().lower() in NOBODY
+    return "" if nobody else printable(text.strip())
 
 
 def printable(text: str, most: int = 40) -> str:
