@@ -377,6 +377,11 @@ class JobConfig:
         choices=("auto", "cuda", "cpu"),
         resumed="free",
     )
+    licence: str = key(
+        "",
+        "under which the weights may be used, kept in them and shown on their card",
+        resumed="free",
+    )
     model_name: str = key(REQUIRED, "a model of models/, e.g. st_mem_vit_base_dec256d4b")
     model: dict = key({}, "arguments of the function that model_name names")
     dataset: DatasetConfig
