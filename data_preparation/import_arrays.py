@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_preparation.importing.flags import LAYOUTS, parse_import
 from util.files import file_errors
+from util.flags import Parser
 from util.leads import LEADS, standard_lead
 from util.processes.program import run_main
 
@@ -74,9 +75,7 @@ def _database(text):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--input", required=True, metavar="PATH", help="a file or a folder, see above"
     )

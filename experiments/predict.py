@@ -35,6 +35,7 @@ from typing import Any, NamedTuple, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from util.flags import Parser
 from util.leads import add_lead_names
 from util.processes.devices import add_gpu_flag, one_device
 from util.processes.program import run_main
@@ -42,9 +43,7 @@ from util.processes.program import run_main
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--weights",
         required=True,

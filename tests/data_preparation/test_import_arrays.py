@@ -60,18 +60,9 @@ def reference(tmp_path_factory):
 
 def run(given, out, *flags):
     """Exit status of the import into <out>/extracted."""
-    return run_main(
-        import_arrays.main,
-        [
-            "--input",
-            str(given),
-            "--output_dir",
-            str(out / "extracted"),
-            "--workers",
-            "1",
-            *map(str, flags),
-        ],
-    )
+    workers = () if "--workers" in flags else ("--workers", 1)
+    words = ("--input", given, "--output_dir", out / "extracted", *workers, *flags)
+    return run_main(import_arrays.main, [str(word) for word in words])
 
 
 def imported(given, out, *flags):
