@@ -19,7 +19,7 @@ Examples:
     own array of 8 leads in microvolts, names in ids.csv (column record, in the array's order)
         --input mine.npy --fs 1000 --units uV --leads I,II,V1,V2,V3,V4,V5,V6 --ids ids.csv
     CODE-15 %: the folder with exams_part0.hdf5 ... exams_part17.hdf5; records are named by
-        exam_id --input code15 --fs 400 --database code15 --trim_zeros
+        exam_id --input code15 --fs 400 --database code15 --trim
     SPH: a file a record
         --input sph/records --fs 500 --database sph
 """
@@ -41,16 +41,17 @@ from util.processes.program import run_main
 
 def _leads(text):
     """Lead names separated by commas, in standard spelling; "-" stands for a column that is no
-    lead.
+    lead, and before a name for a lead whose sign is turned.
     """
     names = [name.strip() for name in text.split(",")]
-    leads = tuple("-" if name == "-" else standard_lead(name) for name in names)
-    if None in leads:
+    plain = [standard_lead(name.removeprefix("-")) for name in names]
+    wrong = [name for name, lead in zip(names, plain) if not lead and name != "-"]
+    if wrong:
         raise argparse.ArgumentTypeError(
-            f"{names[leads.index(None)]!r} is none of {' '.join(LEADS)}, nor - for a column to "
-            "leave out"
+            f"{wrong[0]!r} is none of {' '.join(LEADS)}, nor - for a column to leave out"
         )
-    twice = [lead for lead in leads if lead != "-" and leads.count(lead) > 1]
+    leads = tuple("-" * name.startswith("-") + (lead or "") for name, lead in zip(names, plain))
+    twice = [lead for lead in plain if lead and plain.count(lead) > 1]
     if twice or set(leads) == {"-"}:
         raise argparse.ArgumentTypeError(
             f"{twice[0]} is named twice" if twice else "no lead is left"
@@ -84,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--leads",
         type=_leads,
         metavar="I,II,...",
-        help="in the array's order; - for a column to leave out, --leads=-,I if it is the first "
+        help="in the array's order; - for a column to leave out, -aVR for a lead whose sign is "
+        "turned, --leads=-,I where the first begins with - "
         f"(default: {','.join(LEADS)})",
     )
     parser.add_argument(
@@ -112,16 +114,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "<file>-<index>)",
     )
     parser.add_argument(
-        "--trim_zeros",
-        action="store_true",
-        help="cut off zeros at both ends of a recording, where every lead is 0",
-    )
-    parser.add_argument(
-        "--assume",
-        action="store_true",
-        help="go on where the limb leads contradict the order of the leads",
-    )
-    parser.add_argument(
         "--database", type=_database, metavar="NAME", help="default: the name of --input"
     )
     args = parse_import(parser, argv)
@@ -129,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from data_preparation.importing.array_source import ArrayInput, array_source
     from data_preparation.importing.report import run_import
 
-    names = ("fs", "units", "leads", "layout", "trim_zeros", "dataset", "ids", "database")
+    names = ("fs", "units", "leads", "layout", "dataset", "ids", "database")
     given = ArrayInput(
         Path(args.input),
         lead_names=dict(args.lead_names),

@@ -182,7 +182,6 @@ def read_array(
     leads: Sequence[str],
     layout: str | None = None,
     dataset: str | None = None,
-    trim_zeros: bool = False,
 ) -> Recording:
     """Read a recording of an .npy or HDF5 file; arguments as in ``ArrayInput``."""
     array = open_array(path, dataset)
@@ -190,8 +189,12 @@ def read_array(
     axis = lead_axis(values.shape, leads, layout)
     signal = _millivolts(values if values.ndim == 2 else values[None], units)
     used = [k for k, lead in enumerate(leads) if lead != "-"]
-    rows, flags = _trimmed((signal if axis == 0 else signal.T)[used], fs, trim_zeros)
-    return Recording(rows.T, tuple(leads[k] for k in used), fs, flags=flags)
+    rows = (signal if axis == 0 else signal.T)[used]
+    names = [leads[k] for k in used]
+    turned = [name.startswith("-") for name in names]
+    if any(turned):
+        rows[turned] *= -1
+    return Recording(rows.T, tuple(name.removeprefix("-") for name in names), fs)
 
 
 def read_csv(
@@ -201,7 +204,6 @@ def read_csv(
     *,
     fs: float,
     units: str,
-    trim_zeros: bool = False,
 ) -> Recording:
     """Read a CSV file: the first line names the leads, every other holds one instant."""
     import pandas as pd
@@ -231,8 +233,7 @@ def read_csv(
         _look_at_words(table.to_numpy(object)[missing][:MOST_WORDS])
         if missing.all(1).any():
             values = values[_without_blank_ends(_lines(path)[above:][: len(values)], above + 1)]
-    rows, flags = _trimmed(_millivolts(values, units).T, fs, trim_zeros)
-    return Recording(rows.T, tuple(names), fs, flags=flags)
+    return Recording(_millivolts(values, units), tuple(names), fs)
 
 
 def csv_header(path: Path) -> tuple[list[str], str, int]:
@@ -327,19 +328,3 @@ def _millivolts(values, units):
     with np.errstate(over="ignore"):  # becomes infinite, which is refused
         signal = values.astype(np.float32)
     return signal if units == "mV" else signal * np.float32(MILLIVOLTS[units.lower()])
-
-
-def _trimmed(rows, fs, trim_zeros):
-    """Rows (leads, time) without the instants at both ends where every lead is 0, or a remark on
-    these.
-    """
-    signal = np.flatnonzero(rows.any(axis=0))
-    if not len(signal):
-        return rows, ()
-    first, end = signal[0], signal[-1] + 1
-    if trim_zeros:
-        return rows[:, first:end], ()
-    padding = (rows.shape[1] - (end - first)) / fs
-    if padding <= 0.1:
-        return rows, ()
-    return rows, (f"{padding:.3g} s of zeros at its ends (see --trim_zeros)",)

@@ -30,15 +30,12 @@ from util.errors import ECGError, RecordError
 from util.files import find_files
 from util.leads import LEADS, standard_lead
 from util.recordings.dicom import read_dicom
-from util.recordings.lead_order import LIMB, gram, likely_limb, relations_hold, turned_lead
-from util.recordings.recording import check_name, checked, is_safe_name, printable
+from util.recordings.plausible import Told
+from util.recordings.recording import check_name, is_safe_name, printable
 
 KINDS = {".npy": "npy", ".h5": "HDF5", ".hdf5": "HDF5", ".dcm": "DICOM", ".csv": "CSV"}
 ARRAYS = ("npy", "HDF5")
 NO_SIGNAL = "no signal: every sample is 0 or NaN"
-LOOKED_AT = 100  # recordings, before an import begins
-POSSIBLE_MV = (0.02, 50.0)  # outside, the unit is wrong unless it was said
-USUAL_MV = (0.1, 20.0)  # peak to peak, the median of recordings: outside, the unit is in doubt
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,6 @@ class ArrayInput:
         units: mV, uV or V.
         leads: in the order of the arrays; "-" for a column that is no lead.
         layout: one of ``LAYOUTS``.
-        trim_zeros: whether zeros at both ends of a recording are cut off.
         dataset: of the signals in HDF5 files.
         ids: a CSV file or an HDF5 dataset with the names of the recordings.
         database: its name.
@@ -64,7 +60,6 @@ class ArrayInput:
     units: str | None = None
     leads: tuple[str, ...] | None = None
     layout: str | None = None
-    trim_zeros: bool = False
     dataset: str | None = None
     ids: str | None = None
     database: str | None = None
@@ -78,16 +73,15 @@ def array_source(given: ArrayInput) -> Source:
     Raises:
         ECGError: something is missing, contradictory or in doubt.
     """
-    folder, kind, files = find_input(given.path)
+    folder, kind, files, left_out = find_input(given.path)
+    assumed: list[str] = []
     name = given.path.resolve()
     database = given.database or database_name(name.stem if name.is_file() else name.name)
     many = False
     options: dict[str, Any] = {}
     if kind == "DICOM":
         needless = [
-            f"--{name}"
-            for name in ("fs", "units", "leads", "layout", "trim_zeros")
-            if getattr(given, name)
+            f"--{name}" for name in ("fs", "units", "leads", "layout") if getattr(given, name)
         ]
         if needless:
             raise ECGError(
@@ -98,12 +92,12 @@ def array_source(given: ArrayInput) -> Source:
             raise ECGError(
                 f"--fs is missing: {kind} files do not say at how many Hz they were sampled"
             )
-        options = {"fs": given.fs, "units": given.units or "mV"} | (
-            {"trim_zeros": True} if given.trim_zeros else {}
-        )
+        options = {"fs": given.fs, "units": given.units or "mV"}
         print(f"{given.fs:g} Hz, {options['units']}{'' if given.units else ' (assumed; --units)'}")
+        if not given.units:
+            assumed.append("the samples are millivolts (--units)")
     if kind in ARRAYS:
-        many, how = _understand(folder, files, given)
+        many, how = _understand(folder, files, given, assumed)
         options |= how
     if kind == "CSV" and len(files) == 1:
         _doubt_table(folder / files[0], given.lead_names)
@@ -116,7 +110,10 @@ def array_source(given: ArrayInput) -> Source:
         _rows(folder, files, database, given, options) if many else _one_each(files, database)
     )
     readers: dict[str, Any] = {"DICOM": read_dicom, "CSV": read_csv}
-    source = Source(
+    flags = {"DICOM": (), "CSV": ("fs", "units")}.get(kind, ("fs", "units", "leads"))
+    if not given.database:
+        assumed.append(f"the database is called {database} (--database)")
+    return Source(
         folder,
         items,
         functools.partial(readers.get(kind, read_array), **options),
@@ -124,27 +121,33 @@ def array_source(given: ArrayInput) -> Source:
         options | ({"assume": True} if given.assume else {}),
         given.lead_names,
         skipped,
+        Told(frozenset(flags), bool(given.units), options.get("leads", ()), given.assume),
+        assumed,
+        left_out,
     )
-    _look(source, given, kind)
-    return source
 
 
-def find_input(path: Path) -> tuple[Path, str, list[str]]:
-    """Return the folder of --input, the kind of its files and their names, relative to it."""
+def find_input(path: Path) -> tuple[Path, str, list[str], list[str]]:
+    """Return the folder of --input, the kind of its files and their names, relative to it, and
+    sentences on files that are left out.
+    """
     if path.is_file():
         if path.suffix.lower() not in KINDS:
             raise ECGError(f"--input {path}: its ending is none of {', '.join(KINDS)}")
-        return path.parent, KINDS[path.suffix.lower()], [path.name]
+        return path.parent, KINDS[path.suffix.lower()], [path.name], []
     if not path.is_dir():
         raise ECGError(f"--input {path}: there is no such file or folder")
     by_kind: dict[str, list[str]] = {}
     for name in find_files(path, (*KINDS, *map(str.upper, KINDS))):
         by_kind.setdefault(KINDS[name[name.rindex(".") :].lower()], []).append(name)
+    left_out = []
     if len(by_kind) > 1 and "CSV" in by_kind:
-        print(
-            "CSV files beside the others, taken for tables and not for recordings: "
-            f"{len(by_kind.pop('CSV'))}"
+        tables = by_kind.pop("CSV")
+        left_out.append(
+            f"CSV files beside the others, taken for tables and not for recordings: {len(tables)}, "
+            f"such as {printable(tables[0])}"
         )
+        print(left_out[0])
     if len(by_kind) != 1:
         raise ECGError(
             f"--input {path}: "
@@ -154,7 +157,7 @@ def find_input(path: Path) -> tuple[Path, str, list[str]]:
                 else f"no file with ending {', '.join(KINDS)}"
             )
         )
-    return path, *by_kind.popitem()
+    return path, *by_kind.popitem(), left_out
 
 
 def _doubt_table(path, lead_names):
@@ -169,7 +172,7 @@ def _doubt_table(path, lead_names):
         )
 
 
-def _understand(folder, files, given):
+def _understand(folder, files, given, assumed):
     """Whether files hold many recordings each, and {leads, layout, dataset}, from the first that
     leaves no doubt.  No layout, where it is not given, of several files: they may differ.
     """
@@ -192,6 +195,16 @@ def _understand(folder, files, given):
         f"{LAYOUTS[axis]}{'' if given.layout else how}; leads "
         f"{' '.join(leads)}{'' if given.leads else ' (assumed; --leads)'}"
     )
+    if not given.leads:
+        assumed.append(f"the leads come in the order {' '.join(leads)} (--leads)")
+    if not given.layout:
+        each = ", of each file by itself" if len(files) > 1 else f", {LAYOUTS[axis]}"
+        assumed.append(f"the axis of {len(leads)} is that of the leads{each} (--layout)")
+    if len(getattr(array, "names", ())) > 1 and not given.dataset:
+        assumed.append(f"the signals are the dataset {array.values.name.strip('/')} (--dataset)")
+    if many and not given.ids:
+        by = "exam_id" if "exam_id" in getattr(array, "names", ()) else "their places"
+        assumed.append(f"recordings are named by {by} (--ids)")
     options = {"leads": leads, "layout": given.layout, "dataset": given.dataset}
     if len(files) == 1:
         options["layout"] = LAYOUTS[axis]
@@ -350,77 +363,3 @@ def _read_ids(path, files):
             )
         names[name].append(record)
     return names
-
-
-def _look(source, given, kind):
-    """Print the usual amplitude of some recordings; an ECGError where unit or leads are in
-    doubt and were not said.
-    """
-    spans, grams, named = [], [], None
-    for item in source.items[:: -(-len(source.items) // LOOKED_AT)]:
-        try:
-            recording = checked(
-                source.read(source.folder / item.file, item.row, lambda path: None),
-                lead_names=source.lead_names,
-            )
-        except (RecordError, OSError):
-            continue  # it will be counted with its reason
-        spans.append(np.median(np.ptp(recording.signal, axis=0)))
-        named = named or recording.leads
-        if set(LIMB) <= set(recording.leads) and recording.leads == named:
-            matrix = gram(recording.signal)
-            grams.append(matrix / max(np.trace(matrix), 1e-12))
-    if spans:
-        _look_at_amplitude(float(np.median(spans)), len(spans), given, kind)
-    if grams and not given.assume:
-        _look_at_leads(np.mean(grams, axis=0), named, given, kind)
-
-
-def _look_at_amplitude(typical, number, given, kind):
-    print(f"peak to peak {typical:.3g} mV, the median of {number} recordings looked at")
-    low, high = USUAL_MV
-    if low <= typical <= high:
-        return
-    if given.units or kind == "DICOM" or POSSIBLE_MV[0] <= typical <= POSSIBLE_MV[1]:
-        print(f"warning: an ECG has {low:g} to {high:g} mV from peak to peak; is --units right?")
-        return
-    likely = [
-        unit for unit, factor in (("uV", 1e-3), ("V", 1e3)) if low <= typical * factor <= high
-    ]
-    raise ECGError(
-        f"peak to peak {typical:.3g} mV, if the samples are millivolts: no ECG has that (usual are "
-        f"{low:g} to {high:g} mV); say --units {likely[0] if likely else 'uV or --units V'}, or "
-        "--units mV if it is right"
-    )
-
-
-def _look_at_leads(matrix, leads, given, kind):
-    """An ECGError where the limb leads follow from one another in another order, or with a sign
-    turned; a warning where they do not at all.
-    """
-    limb = [leads.index(lead) for lead in LIMB]
-    if relations_hold(matrix, limb):
-        return
-    go_on = "or --assume to go on as it is"
-    turned = turned_lead(matrix, limb)
-    if turned is not None:
-        raise ECGError(
-            f"the sign of lead {LIMB[turned]} is turned: the limb leads follow from one another "
-            f"(III = II - I, aVR = -(I + II) / 2, ...) only with the other; mend it, {go_on}"
-        )
-    likely = likely_limb(matrix)
-    if likely is None:
-        print(
-            "warning: the limb leads do not follow from one another (III = II - I, aVR = -(I + II) "
-            "/ 2, ...); are the leads in this order, of one unit and sign?"
-        )
-        return
-    chest = iter([lead for lead in leads if lead not in LIMB])
-    places = dict(zip(likely, LIMB))
-    true = dict(zip(leads, [places.get(n) or next(chest) for n in range(len(leads))]))
-    order = [true.get(lead, lead) for lead in given.leads or leads]
-    cure = f"--leads {','.join(order)}" if kind in ARRAYS else "the leads' names, mended"
-    raise ECGError(
-        "the leads are not in this order: III = II - I, aVR = -(I + II) / 2 and the like hold if "
-        f"they are {' '.join(order)}; give {cure}, {go_on}"
-    )

@@ -53,6 +53,18 @@ def parse_import(parser: argparse.ArgumentParser, argv: Sequence[str] | None) ->
         "and skip "
         "shorter ones; ST-MEM's published preparation has 10 (default: records stay whole)",
     )
+    parser.add_argument(
+        "--assume",
+        action="store_true",
+        help="go on where amplitude, heart rate or limb leads contradict what is said of the "
+        "recordings",
+    )
+    parser.add_argument(
+        "--trim",
+        "--trim_zeros",
+        action="store_true",
+        help="cut off both ends of a recording, where every lead is 0 or NaN",
+    )
     add_lead_names(parser)
     args = parser.parse_args(argv)
     if (

@@ -60,7 +60,8 @@ class Imported(NamedTuple):
     """What came of an import.
 
     Attributes:
-        totals: {database: Counter of found, kept, seconds, scored, flagged, fewer_leads}.
+        totals: {database: Counter of found, kept, seconds, scored, diagnosed, flagged,
+            fewer_leads, trimmed and trimmed_seconds}.
         skipped: rows of skipped.csv.
         unread: how many of these were not read this time.
     """
@@ -79,6 +80,7 @@ def import_recordings(
     *,
     min_seconds: float = MIN_SECONDS,
     segment_seconds: float | None = None,
+    trim: bool = False,
 ) -> Imported:
     """Import every item of a source.
 
@@ -89,6 +91,7 @@ def import_recordings(
         workers: number of processes; 1 is this one.
         min_seconds: shorter recordings are skipped.
         segment_seconds: length of the pieces to cut; None keeps recordings whole.
+        trim: whether to cut off both ends of a recording, where every lead is 0 or NaN.
 
     Raises:
         ECGError: nothing to import, or the folder holds another import; it is left as it was.
@@ -97,7 +100,11 @@ def import_recordings(
     if not source.items:
         raise ECGError(f"no recording to import from {source.folder}")
     shards = plan_shards(
-        source, target_fs, min_seconds=min_seconds, segment_seconds=segment_seconds
+        source,
+        target_fs,
+        min_seconds=min_seconds,
+        segment_seconds=segment_seconds,
+        trim=trim,
     )
     skipped = list(source.skipped)
     with FolderLock(output_dir, PATIENCE):
@@ -166,6 +173,9 @@ def _finish(shard_dir, shards, totals, skipped):
                 flagged=bool(row["flags"]),
                 fewer_leads=bool(row["leads"]),
                 scored=any(code in CODE_TO_CLASS for code in row["dx"]),
+                diagnosed=bool(row["dx"]),
+                trimmed="trimmed" in row,
+                trimmed_seconds=row.get("trimmed", 0),
             )
             yield row | {
                 "seconds": f"{seconds:g}",
@@ -330,10 +340,12 @@ def _extract_record(input_dir, item, read, settings, inputs):
     """
     note = functools.partial(_note, inputs, input_dir)
     note(input_dir / item.file)
+    whole = read(input_dir / item.file, item.row, note)
     recording = checked(
-        read(input_dir / item.file, item.row, note),
+        whole,
         settings["min_seconds"],
         settings.get("lead_names"),
+        trim=settings.get("trim", False),
     )
     about = {
         "leads": lead_cell(recording.leads),
@@ -345,12 +357,15 @@ def _extract_record(input_dir, item, read, settings, inputs):
     samples, seconds = len(recording.signal), settings.get("segment_seconds")
     size = int(seconds * recording.fs) if seconds else samples
     number, rest = divmod(samples, size)
+    trimmed = (len(whole.signal) - samples) / recording.fs
     pieces: list[tuple[dict, dict]] = []
     for n in range(number):
         signal = recording.signal[n * size : (n + 1) * size]
         named = about | (
             {"record": f"{item.record}_{n + 1}", "recording": item.record} if number > 1 else {}
         )
+        if trimmed and not n:
+            named["trimmed"] = trimmed
         try:
             flags = recording.flags + flat_leads(signal, recording.leads)
         except RecordError as error:

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from util.recordings.plausible import Told
+
 if TYPE_CHECKING:
     from util.recordings.recording import Recording
 
@@ -91,6 +93,9 @@ class Source:
         program: the script, for the command in ``meta.json``.
         lead_names: {name in lower case: the lead it stands for}.
         skipped: rows of skipped.csv that the plan left out.
+        told: what flags say of the recordings.
+        assumed: sentences on what nobody said, with the flag that would.
+        left_out: sentences on what was not taken for a recording.
     """
 
     folder: Path
@@ -100,6 +105,9 @@ class Source:
     options: dict = field(default_factory=dict)
     lead_names: dict = field(default_factory=dict)
     skipped: list[dict] = field(default_factory=list)
+    told: Told = Told()
+    assumed: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
 def database_name(text: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_preparation import data_extraction_without_preprocessing as extraction
 from data_preparation import import_arrays
 from data_preparation.building import reformat as building
 from data_preparation.importing import shards
@@ -147,7 +148,7 @@ def as_code15(folder, array):
             )
             file["exam_id"] = NAMES[rows]
     write_csv(folder / "mine" / "exams.csv", [[1, 2]], ["exam_id", "age"])
-    return folder / "mine", "--trim_zeros"
+    return folder / "mine", "--trim"
 
 
 def as_sph(folder, array):
@@ -227,11 +228,11 @@ def test_processes_do_not_change_the_bytes_and_a_second_run_does_nothing(tmp_pat
     assert run(tmp_path / "a.npy", tmp_path / "1", *flags) == 0 and len(made) == 1
     made.clear()
     assert (
-        run(tmp_path / "a.npy", tmp_path / "1", *flags, "--trim_zeros") == 0 and len(made) > 3
+        run(tmp_path / "a.npy", tmp_path / "1", *flags, "--trim") == 0 and len(made) > 3
     )  # other options
     made.clear()
     os.utime(tmp_path / "a.npy", ns=(1, 1))  # other array
-    assert run(tmp_path / "a.npy", tmp_path / "1", *flags, "--trim_zeros") == 0 and len(made) > 3
+    assert run(tmp_path / "a.npy", tmp_path / "1", *flags, "--trim") == 0 and len(made) > 3
 
 
 def test_the_command_in_the_store_repeats_the_import(tmp_path, array):
@@ -245,14 +246,14 @@ def test_the_command_in_the_store_repeats_the_import(tmp_path, array):
         "uV",
         "--leads",
         "V1,i",
-        "--trim_zeros",
+        "--trim",
         "--segment_seconds",
         1,
     )
     assert store.meta["command"][0] == (
-        "python data_preparation/import_arrays.py --fs 500.5 --units uV --trim_zeros --leads "
+        "python data_preparation/import_arrays.py --fs 500.5 --units uV --leads "
         "V1,I "
-        "--layout leads_time --target_fs 100 250 --min_seconds 2 --segment_seconds 1"
+        "--layout leads_time --target_fs 100 250 --min_seconds 2 --segment_seconds 1 --trim"
     )
     assert store.records["record"].tolist()[:4] == ["a-0_1", "a-0_2", "a-0_3", "a-1_1"]
     assert (
@@ -378,11 +379,54 @@ def test_zero_padding(tmp_path, array, capsys):
     np.save(tmp_path / "a.npy", padded)
     store = imported(tmp_path / "a.npy", tmp_path / "kept", "--fs", 250)
     assert store.records["length"].tolist() == [2000, 2000]
-    assert store.records["flags"].tolist() == ["2 s of zeros at its ends (see --trim_zeros)", ""]
+    assert store.records["flags"].tolist() == ["2 s of zeros at its ends (see --trim)", ""]
     assert skipped(tmp_path / "kept") == {"a.npy/a-2": "every lead is flat"}
-    store = imported(tmp_path / "a.npy", tmp_path / "cut", "--fs", 250, "--trim_zeros")
+    store = imported(tmp_path / "a.npy", tmp_path / "cut", "--fs", 250, "--trim")
     assert store.records["length"].tolist() == [1500, 2000] and set(store.records["flags"]) == {""}
     np.testing.assert_array_equal(store.counts(0), counts(0))
+
+
+@pytest.mark.parametrize("form", ["npy", "hdf5", "csv", "wfdb"])
+@pytest.mark.parametrize("fill", [0.0, np.nan])
+def test_both_ends_without_a_signal(tmp_path, array, capsys, form, fill):
+    """Every importer says how much there is, and --trim takes it off."""
+    signal = np.full((2000, 12), fill, np.float32)
+    signal[300:1800] = array[0].T / 1000
+    (tmp_path / "in").mkdir()
+    file = tmp_path / "in" / f"a.{form}"
+    if form == "npy":
+        np.save(file, signal)
+    elif form == "hdf5":
+        with h5py.File(file, "w") as opened:
+            opened["ecg"] = signal
+    elif form == "csv":
+        write_csv(file, signal)
+    else:
+        in_counts = np.nan_to_num(signal * 1000, nan=-32768).round().astype(np.int16)
+        write_record(tmp_path / "in", "a", in_counts, comments=())
+
+    def lengths(out, *flags):
+        if form == "wfdb":
+            where = ("--input_dir", tmp_path / "in", "--output_dir", out / "extracted")
+            status = run_main(extraction.main, [str(word) for word in (*where, *flags)])
+        else:
+            status = run(tmp_path / "in", out, "--fs", 500, *flags)
+        if status:
+            return skipped(out)
+        building.reformat(out / "extracted", out / "store")
+        store = RecordStore(out / "store" / "fs250")
+        return store.records["length"].tolist(), store.records["flags"].tolist()
+
+    cut = lengths(tmp_path / "cut", "--trim")
+    assert cut == ([750], [""])
+    assert "1 s of zeros or NaN at the ends of 1 recordings (--trim)" in capsys.readouterr().out
+    assert "--trim" in (tmp_path / "cut" / "store" / "fs250" / "meta.json").read_text()
+    left = lengths(tmp_path / "left")
+    if fill == 0:
+        assert left == ([1000], ["1 s of zeros at its ends (see --trim)"])
+    else:
+        reason = "; 1 s of zeros or NaN at its ends: see --trim"
+        assert len(left) == 1 and next(iter(left.values())).endswith(reason)
 
 
 def test_bad_recordings_are_skipped_with_the_reasons_of_wfdb(tmp_path, array):
@@ -395,7 +439,7 @@ def test_bad_recordings_are_skipped_with_the_reasons_of_wfdb(tmp_path, array):
     values[6, 8] = 0.25
     values[7, :, 100:] = 0
     np.save(tmp_path / "a.npy", values)
-    store = imported(tmp_path / "a.npy", tmp_path, "--fs", 250, "--trim_zeros")
+    store = imported(tmp_path / "a.npy", tmp_path, "--fs", 250, "--trim")
     reasons = skipped(tmp_path)
     assert {path: reason.partition(":")[0] for path, reason in reasons.items()} == {
         "a.npy/a-1": "non-finite samples",
@@ -1242,5 +1286,5 @@ def test_help_teaches():
         capture_output=True,
         text=True,
     ).stdout
-    for word in ("CODE-15 %", "SPH", "--trim_zeros", "reformat_memmap.py", "ids.csv", "pydicom"):
+    for word in ("CODE-15 %", "SPH", "--trim", "reformat_memmap.py", "ids.csv", "pydicom"):
         assert word in text
