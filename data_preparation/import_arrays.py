@@ -59,6 +59,15 @@ def _leads(text):
     return leads
 
 
+def _units(text):
+    from util.recordings.recording import usual_unit
+
+    unit = usual_unit(text)
+    if not unit:
+        raise argparse.ArgumentTypeError(f"{text!r} is no voltage; use mV, uV, V or nV")
+    return unit
+
+
 def _fs(text):
     from util.recordings.recording import MAX_FS, MIN_FS
 
@@ -91,7 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--units",
-        choices=("mV", "uV", "V"),
+        type=_units,
+        metavar="mV|uV|V|nV",
         help="unit of the samples (default: mV; required if they are whole numbers)",
     )
     parser.add_argument(

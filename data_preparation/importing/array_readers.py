@@ -18,11 +18,15 @@ import numpy as np
 from data_preparation.importing.flags import LAYOUTS
 from data_preparation.importing.sources import Lazy, Note
 from util.errors import RecordError
-from util.recordings.recording import MILLIVOLTS, Recording, millivolts_per, printable
+from util.files import is_unknown
+from util.leads import standard_lead
+from util.recordings.recording import Recording, millivolts_per, printable, usual_unit
 
 DATASETS = ("tracings", "ecg")  # of CODE-15 % and of SPH
-MOST_WORDS = 1000  # that are looked at in a CSV file
-_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+(e[+-]?[0-9]+)?", re.IGNORECASE)
+MOST_WORDS = 1000  # that are looked at for what they mean
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9.]*,[0-9]+(e[+-]?[0-9]+)?", re.IGNORECASE)
+_WITH_UNIT = re.compile(r"(.+?)\s*[(\[](.+)[)\]]")
+_TIME = re.compile(r"(time|t|sec|ms|samples?|index)(\W|_|$)|seconds|timestamp", re.IGNORECASE)
 CHUNKS_BYTES = 1 << 25  # decompressed chunks of HDF5 that are kept: neighbours share one
 
 
@@ -226,26 +230,38 @@ def read_csv(
             )
     except (ValueError, OverflowError, pd.errors.ParserWarning) as error:
         raise RecordError(f"CSV unreadable: {_wide(path, above, comma, names) or error}") from None
-    # Text becomes NaN, which is refused.
+    # Words for "missing" become NaN, which is refused, or cut off at the ends.
     values = table.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     missing = np.isnan(values)
     if missing.any():
-        _look_at_words(table.to_numpy(object)[missing][:MOST_WORDS])
+        _look_at_words(names, table.to_numpy(object), missing, above + 1)
         if missing.all(1).any():
             values = values[_without_blank_ends(_lines(path)[above:][: len(values)], above + 1)]
+    _check_time(names, values, above + 1)
     return Recording(_millivolts(values, units), tuple(names), fs)
 
 
 def csv_header(path: Path) -> tuple[list[str], str, int]:
-    """Return the names in the first line of a CSV file that is not blank, the sign between them,
-    and the number of lines down to it.
+    """Return the names in the first line of a CSV file that is neither blank nor a comment (#),
+    the sign between them, and the number of lines down to it.
+
+    Raises:
+        RecordError: it holds units, too.
     """
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         number, first = 1, file.readline(1 << 16)
-        while first and not first.strip():
+        while first and (not first.strip() or first.lstrip().startswith("#")):
             number, first = number + 1, file.readline(1 << 16)
     comma = max(",;\t", key=first.count)
-    return next(csv.reader([first], delimiter=comma), []), comma, number
+    names = next(csv.reader([first], delimiter=comma), [])
+    for match in filter(None, map(_WITH_UNIT.fullmatch, names)):
+        unit = usual_unit(match[2].strip())
+        if standard_lead(match[1]) and unit:
+            raise RecordError(
+                f"units behind the names of the leads, such as {printable(match[0])}: write the "
+                f"names alone, and say --units {unit}"
+            )
+    return names, comma, number
 
 
 def _lines(path):
@@ -271,18 +287,55 @@ def _without_blank_ends(lines, first):
     return kept
 
 
-def _look_at_words(cells):
-    """A RecordError for words in place of samples that tell what is wrong with the file."""
-    for word in (cell.strip() for cell in cells if isinstance(cell, str)):
+def _look_at_words(names, cells, missing, first):
+    """A RecordError for words in place of samples; those that mean "missing" may be.
+
+    Args:
+        names: of the columns.
+        cells: (lines, columns), of which ``missing`` are no numbers.
+        first: number of the first line, from 1.
+    """
+    words = [
+        (line, column, cells[line, column].strip())
+        for line, column in np.argwhere(missing)
+        if isinstance(cells[line, column], str)
+    ]
+    for _, _, word in words[:MOST_WORDS]:
         if _DECIMAL_COMMA.fullmatch(word):
             raise RecordError(
                 f"numbers with a decimal comma, such as {printable(word)}: write decimal points"
             )
-        unit = word.strip("()[] ")
-        if millivolts_per(unit) is not None:
+        unit = usual_unit(word.strip("()[] "))
+        if unit:
             raise RecordError(
                 f"a line of units, such as {printable(word)}, among the samples: take it out, and "
-                f"say --units {printable(unit)}"
+                f"say --units {unit}"
+            )
+    of_numbers = missing.mean(0) < 0.5  # other columns may hold text
+    texts = [word for word in words if of_numbers[word[1]] and not is_unknown(word[2])]
+    if texts:
+        where = ", ".join(dict.fromkeys(printable(names[column]) for _, column, _ in texts))
+        raise RecordError(
+            f"non-finite samples: {len(texts)} in {where}: text, such as {printable(texts[0][2])} "
+            f"in line {first + texts[0][0]}"
+        )
+
+
+def _check_time(names, values, first):
+    """A RecordError where a column that counts seconds or samples jumps: some were lost."""
+    for name, times in zip(names, values.T):
+        if not _TIME.match(name.strip()) or len(times) < 3 or not np.isfinite(times).all():
+            continue
+        steps = np.diff(times)
+        usual = np.median(steps)
+        if ((steps >= 0) & (steps < 0.6 * usual)).any() or usual <= 0:
+            continue  # too coarsely rounded
+        jumps = np.flatnonzero((steps < 0) | (steps > 1.6 * usual))
+        if len(jumps):
+            raise RecordError(
+                f"samples were lost: the column {printable(name)} jumps at {len(jumps)} places, "
+                f"the first is line {first + jumps[0] + 1}: fill them in, or cut the recording "
+                "there"
             )
 
 
@@ -327,4 +380,4 @@ def _millivolts(values, units):
         raise RecordError(f"samples of type {values.dtype}; use float16, float32, float64 or int16")
     with np.errstate(over="ignore"):  # becomes infinite, which is refused
         signal = values.astype(np.float32)
-    return signal if units == "mV" else signal * np.float32(MILLIVOLTS[units.lower()])
+    return signal if units == "mV" else signal * np.float32(millivolts_per(units))

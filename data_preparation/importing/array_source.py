@@ -162,7 +162,10 @@ def find_input(path: Path) -> tuple[Path, str, list[str], list[str]]:
 
 def _doubt_table(path, lead_names):
     """An ECGError for a CSV file whose first line names no lead: it will be a table of labels."""
-    names = [name.strip() for name in csv_header(path)[0]]
+    try:
+        names = [name.strip() for name in csv_header(path)[0]]
+    except RecordError as error:
+        raise ECGError(f"{path}: {error}") from None
     if not any(standard_lead(name) or name.lower() in lead_names for name in names):
         raise ECGError(
             f"{path}: its first line names no lead "

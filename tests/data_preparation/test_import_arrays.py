@@ -532,6 +532,60 @@ def write_lines(folder, signal, name="r1", header="I,II", between="", at=None, e
     return folder
 
 
+def csv_lines(signal, form="{}", comma=","):
+    return [comma.join(form.format(value) for value in row) for row in signal.tolist()]
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        (lambda a: [a[0], "mV,(mV)", *a[1:]], "a line of units, such as mV, among the samples"),
+        (lambda a: [a[0], "[µV],[µV]", *a[1:]], "take it out, and say --units uV"),
+        (lambda a: [a[0], "microvolts,microvolts", *a[1:]], "take it out, and say --units uV"),
+        (lambda a: ["I (uV),II (uV)", *a[1:]], "units behind the names of the leads, such as I (u"),
+        (lambda a: ["I[mV],II[mV]", *a[1:]], "write the names alone, and say --units mV"),
+        (lambda a: [*a[:9], "NaN,nan", *a[9:]], "non-finite samples: 2 in I, II"),
+        (lambda a: [*a[:9], "-,-", *a[9:]], "non-finite samples: 2 in I, II"),
+        (lambda a: [*a[:9], a[9] + ",", *a[10:]], "CSV unreadable"),
+        (lambda a: [*a[:9], "lost", *a[9:]], "non-finite samples: 1 in I: text, such as lost in"),
+        (lambda a: [a[0], "start,start", *a[1:]], "2 in I, II: text, such as start in line 2"),
+        (lambda a: [a[0], "1.234,5;1,0", *a[2:]], "CSV unreadable"),
+    ],
+)
+@pytest.mark.parametrize("flags", [(), ("--trim",)])
+def test_lines_that_are_no_samples_are_named(tmp_path, array, change, reason, flags):
+    (tmp_path / "in").mkdir()
+    lines = ["I,II", *csv_lines(array[0, :2].T)]
+    write_lines(tmp_path / "in", array[1, :2].T, "whole")
+    (tmp_path / "in" / "a.csv").write_text("\n".join(change(lines)) + "\n", encoding="utf-8")
+    store = imported(tmp_path / "in", tmp_path, "--fs", 500, "--units", "uV", *flags)
+    assert store.records["record"].tolist() == ["whole"]
+    assert reason in skipped(tmp_path)["a.csv"]
+
+
+def test_comments_above_the_names_are_passed_over(tmp_path, array):
+    folder = write_lines(tmp_path / "in", array[0, :2].T, header="# of 2020\n\n# by me\nI,II")
+    store = imported(folder, tmp_path, "--fs", 250, "--units", "uV")
+    np.testing.assert_array_equal(store.counts(0)[:, :2], array[0, :2].T)
+
+
+@pytest.mark.parametrize(
+    "name, step, digits", [("time", 0.004, 3), ("Time (s)", 1 / 360, 3), ("sample", 1, 0)]
+)
+def test_a_column_of_time_tells_of_lost_lines(tmp_path, array, name, step, digits):
+    signal = array[0, :2].T
+    lines = [f"{k * step:.{digits}f},{line}" for k, line in enumerate(csv_lines(signal))]
+    (tmp_path / "in").mkdir()
+    for record, kept in (("whole", lines), ("lost", lines[:500] + lines[503:])):
+        text = "\n".join([f"{name},I,II", *kept]) + "\n"
+        (tmp_path / "in" / f"{record}.csv").write_text(text)
+    store = imported(tmp_path / "in", tmp_path, "--fs", 250, "--units", "uV")
+    assert store.records["record"].tolist() == ["whole"]
+    assert skipped(tmp_path)["lost.csv"].startswith(
+        f"samples were lost: the column {name} jumps at 1 places, the first is line 502"
+    )
+
+
 @pytest.mark.parametrize("blank", ["", "   ", ",", '"",""', "\t"])
 def test_a_blank_line_between_samples_is_a_lost_sample(tmp_path, array, blank):
     folder = write_lines(tmp_path / "in", array[0, :2].T, between=blank, at=range(400, 500))

@@ -20,6 +20,8 @@ MIN_FS, MAX_FS = 20.0, 100_000.0  # Hz; outside of it a sampling rate is a typin
 PADDING = 0.1  # seconds without a signal at the ends that are not worth a remark
 MAX_PEAK_MV = 10_000.0  # 10 V at the skin is a wrong gain, not an ECG
 MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "v": 1e3, "nv": 1e-6}  # see ``millivolts_per``
+UNITS = {"mV": 1.0, "uV": 1e-3, "V": 1e3, "nV": 1e-6}  # as --units writes them
+_UNIT_WORDS = {"milli": "m", "micro": "u", "nano": "n"}
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
 
 
@@ -116,11 +118,20 @@ def _measured(rows: np.ndarray) -> tuple[int, int]:
 
 
 def millivolts_per(unit: str) -> float | None:
-    """Return the factor from a unit, in any case and with any micro sign, to mV.
+    """Return the factor from a unit, in any case, word or sign (uV, microvolts), to mV.
 
     None if it is no voltage.
     """
-    return MILLIVOLTS.get(unit.strip().lower().replace("\u00b5", "u").replace("\u03bc", "u"))
+    text = unit.strip().lower().replace("\u00b5", "u").replace("\u03bc", "u").rstrip(".")
+    for name, sign in _UNIT_WORDS.items():
+        text = re.sub(f"^{name}[ -]?(?=v)", sign, text)
+    return MILLIVOLTS.get(re.sub(r"v(olt)?s?$", "v", text))
+
+
+def usual_unit(unit: str) -> str | None:
+    """Return how --units writes a unit, None if it is no voltage."""
+    factor = millivolts_per(unit)
+    return next((name for name, of_name in UNITS.items() if of_name == factor), None)
 
 
 def lead_of(name: str, lead_names: Mapping[str, str]) -> str | None:
