@@ -94,15 +94,18 @@ class HDF5File:
                 lambda name, node: self.names.append(name) if hasattr(node, "shape") else None
             )
             arrays = [name for name in self.names if len(self.file[name].shape or ()) in (2, 3)]
-            known = [name for name in ([dataset] if dataset else DATASETS) if name in self.names]
+            wanted = [dataset.strip("/")] if dataset else DATASETS
+            known = [name for name in wanted if name in self.names]
             if not known and (dataset or len(arrays) != 1):
                 what = (
                     f"no dataset {dataset}"
                     if dataset
                     else "name the dataset of the signals with --dataset"
                 )
-                raise RecordError(f"{what}; there are {', '.join(self.names) or 'none'}")
-            self.values = self.file[(known or arrays)[0]]
+                links = [link for name in wanted for link in _links(self.file, name)]
+                also = f"; {links[0]}, and links are not followed" if links else ""
+                raise RecordError(f"{what}; there are {', '.join(self.names) or 'none'}{also}")
+            self.values = self._own((known or arrays)[0])
             self.shape, self.dtype = self.values.shape, self.values.dtype
 
     def __getitem__(self, row: int) -> np.ndarray:
@@ -114,18 +117,46 @@ class HDF5File:
         with _hdf5_errors(self.values):
             return self.values[()]
 
+    def _own(self, name: str):
+        """A dataset whose values lie in this file: no other is to be read."""
+        dataset = self.file[name]
+        if dataset.is_virtual or dataset.external:
+            raise RecordError(
+                f"the values of dataset {name} lie in other files, which are not read: copy them "
+                "into one, as h5py does with file.create_dataset(name, data=dataset[:])"
+            )
+        return dataset
+
     def column(self, name: str) -> Lazy:
         """Return a dataset with one value a record, as texts."""
         if name not in self.names:
             raise RecordError(f"no dataset {name}; there are {', '.join(self.names)}")
         with _hdf5_errors():
-            values = self.file[name][()].ravel()
+            values = self._own(name)[()].ravel()
 
         def text(row):
             value = values[row]
             return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
         return Lazy(len(values), text)
+
+
+def _links(file, name):
+    """What the first link on the way to a name in an HDF5 file leads to, which is not looked at;
+    nothing where none is on it.
+    """
+    import h5py
+
+    parts = name.split("/")
+    for path in ("/".join(parts[: n + 1]) for n in range(len(parts))):
+        link = file.get(path, getlink=True) if path else None
+        if isinstance(link, h5py.ExternalLink):
+            return [
+                f"{path} is a link to {printable(link.path)} in file {printable(link.filename)}"
+            ]
+        if isinstance(link, h5py.SoftLink):
+            return [f"{path} is a link to {printable(link.path)}"]
+    return []
 
 
 @contextlib.contextmanager

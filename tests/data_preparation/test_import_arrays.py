@@ -933,6 +933,71 @@ def test_wrong_hdf5_is_one_sentence(tmp_path, array, capsys, datasets, flags, wo
     assert words in fails(capsys, tmp_path / "a.h5", tmp_path, "--fs", 500, *flags)
 
 
+def secret_file(folder, array):
+    """An HDF5 file that is no part of any input, and the same samples in raw form."""
+    values = millivolts(array[:3])
+    with h5py.File(folder / "secret.h5", "w") as file:
+        file["tracings"] = values
+        file["group/tracings"] = values
+    (folder / "secret.raw").write_bytes(values.tobytes())
+    return values
+
+
+def external_values(file, folder, values):
+    raw = [(str(folder / "secret.raw"), 0, values.nbytes)]
+    file.create_dataset("tracings", values.shape, values.dtype, external=raw)
+
+
+def virtual_values(file, folder, values):
+    layout = h5py.VirtualLayout(values.shape, values.dtype)
+    layout[:] = h5py.VirtualSource(str(folder / "secret.h5"), "tracings", values.shape)
+    file.create_virtual_dataset("tracings", layout)
+
+
+def external_link(file, folder, values):
+    file["tracings"] = h5py.ExternalLink(str(folder / "secret.h5"), "/tracings")
+
+
+def link_to_an_external_link(file, folder, values):
+    file["away"] = h5py.ExternalLink(str(folder / "secret.h5"), "/group")
+    file["tracings"] = h5py.SoftLink("/away/tracings")
+
+
+def group_in_another_file(file, folder, values):
+    file["group"] = h5py.ExternalLink(str(folder / "secret.h5"), "/group")
+
+
+@pytest.mark.parametrize(
+    "make, flags, words",
+    [
+        (external_values, (), "the values of dataset tracings lie in other files"),
+        (virtual_values, (), "which are not read: copy them into one"),
+        (external_link, (), "tracings is a link to /tracings in file "),
+        (external_link, ("--dataset", "tracings"), "and links are not followed"),
+        (link_to_an_external_link, (), "tracings is a link to /away/tracings, and"),
+        (group_in_another_file, ("--dataset", "group/tracings"), "group is a link to /group in"),
+    ],
+)
+def test_hdf5_reads_no_other_file(tmp_path, array, capsys, make, flags, words):
+    (tmp_path / "in").mkdir()
+    values = secret_file(tmp_path, array)
+    with h5py.File(tmp_path / "in" / "a.h5", "w") as file:
+        make(file, tmp_path, values)
+    error = fails(capsys, tmp_path / "in" / "a.h5", tmp_path, "--fs", 250, *flags)
+    assert words in error
+
+
+def test_names_of_recordings_are_read_in_no_other_file(tmp_path, array, capsys):
+    (tmp_path / "ids.raw").write_bytes(np.arange(3).tobytes())
+    (tmp_path / "in").mkdir()
+    with h5py.File(tmp_path / "in" / "a.h5", "w") as file:
+        file["tracings"] = millivolts(array[:3])
+        external = [(str(tmp_path / "ids.raw"), 0, 24)]
+        file.create_dataset("exam_id", (3,), np.int64, external=external)
+    error = fails(capsys, tmp_path / "in" / "a.h5", tmp_path, "--fs", 250)
+    assert "the values of dataset exam_id lie in other files" in error
+
+
 def test_a_named_dataset_in_a_group(tmp_path, array):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["x/beats"], file["x/ecgs"], file["key"] = (
