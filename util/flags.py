@@ -2,25 +2,26 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 
-class _Once:
+class _Once(argparse.Action):
     """An action of argparse that refuses a second call within one command line."""
 
     def __call__(
         self,
-        parser: "Parser",
+        parser: argparse.ArgumentParser,
         namespace: argparse.Namespace,
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        if option_string and self in parser.given:
+        given = cast("Parser", parser).given
+        if option_string and self in given:
             parser.error(
                 f"{option_string} is given twice, and one would be without effect; give it once"
             )
-        parser.given.append(self)
-        super().__call__(parser, namespace, values, option_string)  # type: ignore[misc]
+        given.append(self)
+        super().__call__(parser, namespace, values, option_string)
 
 
 class _Store(_Once, argparse._StoreAction):

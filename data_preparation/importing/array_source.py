@@ -22,6 +22,7 @@ from data_preparation.importing.sources import (
     Lazy,
     Source,
     database_name,
+    endings_there,
     repeated,
     without_duplicates,
 )
@@ -154,7 +155,7 @@ def find_input(path: Path) -> tuple[Path, str, list[str], list[str]]:
             + (
                 f"files of several kinds ({', '.join(by_kind)}); move them apart"
                 if by_kind
-                else f"no file with ending {', '.join(KINDS)}"
+                else f"no file with ending {', '.join(KINDS)}{endings_there(path)}"
             )
         )
     return path, *by_kind.popitem(), left_out

@@ -77,5 +77,8 @@ def parse_import(parser: argparse.ArgumentParser, argv: Sequence[str] | None) ->
             "--workers must be at least 1, --target_fs 20 to 10000 Hz, --min_seconds at least 0, "
             "--segment_seconds at least 1"
         )
+    names = [name for name, _ in args.lead_names]
+    if len(set(names)) < len(names):
+        parser.error("--lead_names says of one name twice what it stands for; say it once")
     args.target_fs = sorted(set(args.target_fs))
     return args

@@ -46,8 +46,8 @@ def run_import(source: Source, args: argparse.Namespace) -> int:
     print(summary(totals, skipped))
     total: Counter[str] = sum(totals.values(), Counter())
     remarks = _remarks(Path(args.output_dir) / "records.csv")
-    assumed = [*source.assumed, *(f"{doubt} (--assume)" for doubt in overruled)]
-    _print_block("assumed, as nobody said otherwise:", assumed)
+    _print_block("assumed, as nobody said otherwise:", source.assumed)
+    _print_block("gone on with all the same (--assume):", overruled)
     trimmed = (
         f"{total['trimmed_seconds']:.3g} s of zeros or NaN at the ends of {total['trimmed']} "
         "recordings (--trim)"

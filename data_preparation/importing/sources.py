@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from util.files import find_files
 from util.recordings.plausible import Told
+from util.recordings.recording import printable
 
 if TYPE_CHECKING:
     from util.recordings.recording import Recording
@@ -113,6 +115,13 @@ class Source:
 def database_name(text: str) -> str:
     """Return a name for a database, of letters that every file system takes."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", text).lstrip("-.") or "unnamed"
+
+
+def endings_there(folder: Path) -> str:
+    """Return a sentence's end on the files of a folder that holds none of those looked for."""
+    endings = Counter(Path(name).suffix or "without an ending" for name in find_files(folder, ""))
+    kinds = [f"{count} {ending}" for ending, count in endings.most_common(5)]
+    return f"; what is there: {printable(', '.join(kinds))}" if kinds else "; it is empty"
 
 
 def without_duplicates(items: Sequence[Item]) -> tuple[Sequence[Item], list[dict]]:

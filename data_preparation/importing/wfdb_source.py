@@ -13,6 +13,7 @@ from data_preparation.importing.sources import (
     Note,
     Source,
     database_name,
+    endings_there,
     without_duplicates,
 )
 from util.errors import ECGError
@@ -70,7 +71,8 @@ def wfdb_source(
     paths = find_files(input_dir, ENDINGS)
     if not paths:
         raise ECGError(
-            f"no .hea file under {input_dir}: put WFDB recordings there or name another --input_dir"
+            f"no .hea file under {input_dir}: put WFDB recordings there or name another "
+            f"--input_dir{endings_there(input_dir)}"
         )
     name = input_dir.resolve().name
     items, duplicates = without_duplicates(

@@ -114,3 +114,18 @@ def test_the_launcher():
         check=False,
     )
     assert done.returncode == 2 and "--gpus is given twice" in done.stderr
+
+
+def test_the_demo():
+    words = ["--data", "a", "--records", "1", "--data", "b"]
+    done = subprocess.run(
+        ["bash", "run_demo.sh", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and "--data is given twice; give it once" in done.stderr
+
+
+def test_a_name_that_stands_for_two_leads(capsys):
+    main = importlib.import_module("data_preparation.import_arrays").main
+    with pytest.raises(SystemExit):
+        main(["--input", "a", "--lead_names", "ECG=I", "ecg=II"])
+    assert "--lead_names says of one name twice" in capsys.readouterr().err
