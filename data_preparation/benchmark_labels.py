@@ -9,7 +9,6 @@ published versions: where they differ, a warning says what was expected and what
 each set does: docs/benchmarks.md.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +17,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_preparation.benchmarks.published import BENCHMARKS
 from data_preparation.places import DOWNLOADS, STORE
+from util.flags import Parser
 from util.processes.program import run_main
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("name", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument(
         "--store",

@@ -21,7 +21,7 @@ Examples:
     own array of 8 leads in microvolts, names in ids.csv (column record, in the array's order)
         --input mine.npy --fs 1000 --units uV --leads I,II,V1,V2,V3,V4,V5,V6 --ids ids.csv
     CODE-15 %: the folder with exams_part0.hdf5 ... exams_part17.hdf5; records are named by
-        exam_id --input code15 --fs 400 --database code15 --trim_zeros
+        exam_id --input code15 --fs 400 --database code15 --trim
     SPH: a file a record
         --input sph/records --fs 500 --database sph
 """
@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_preparation.importing.flags import parse_import
 from util.files import file_errors
+from util.flags import Parser
 from util.processes.program import run_main
 from util.recordings.flags import add_array_flags
 
@@ -48,9 +49,7 @@ def _database(text):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--input", required=True, metavar="PATH", help="a file or a folder, see above"
     )
@@ -64,11 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "<file>-<index>)",
     )
     parser.add_argument(
-        "--assume",
-        action="store_true",
-        help="go on where the limb leads contradict the order of the leads",
-    )
-    parser.add_argument(
         "--database", type=_database, metavar="NAME", help="default: the name of --input"
     )
     args = parse_import(parser, argv)
@@ -76,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from data_preparation.importing.array_source import ArrayInput, array_source
     from data_preparation.importing.report import run_import
 
-    names = ("fs", "units", "leads", "layout", "trim_zeros", "dataset", "ids", "database")
+    names = ("fs", "units", "leads", "layout", "dataset", "ids", "database")
     given = ArrayInput(
         Path(args.input),
         lead_names=dict(args.lead_names),

@@ -39,6 +39,7 @@ from typing import Any, NamedTuple, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from util.flags import Parser
 from util.processes.devices import add_gpu_flag, one_device
 from util.processes.program import run_main
 from util.recordings.flags import Given, add_recording_flags
@@ -46,9 +47,7 @@ from util.recordings.flags import Given, add_recording_flags
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--weights",
         required=True,
@@ -435,7 +434,8 @@ def main(argv: list[str] | None = None) -> None:
     rates = sorted({trained.config.dataset.fs for trained in ensemble})
     said = Given.of(arguments)
     is_store = any(Path(arguments.input).glob("fs*/meta.json"))
-    needless = [*needless_flags(said), *["--lead_names"] * bool(said.lead_names)]
+    others = [name for name in ("lead_names", "trim", "assume") if getattr(said, name)]
+    needless = [*needless_flags(said), *(f"--{name}" for name in others)]
     if is_store and needless:
         raise ConfigError(
             f"{', '.join(needless)}: no effect on a store, whose records are millivolts of named "

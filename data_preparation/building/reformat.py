@@ -51,9 +51,9 @@ class Built(NamedTuple):
         diagnoses = self.columns["dx"]
         sizes = np.bincount(self.columns["fold"], minlength=FOLDS)
         scored = sum(not CODE_TO_CLASS.keys().isdisjoint(dx.split()) for dx in diagnoses)
+        coded = f", {scored} with a diagnosis that the Challenge scores" if any(diagnoses) else ""
         return (
-            f"{len(diagnoses)} records, {scored} with a diagnosis that the Challenge scores; "
-            f"records by fold: {' '.join(map(str, sizes))}\n"
+            f"{len(diagnoses)} records{coded}; records by fold: {' '.join(map(str, sizes))}\n"
             f"stores: {', '.join(map(str, self.folders))}"
         )
 

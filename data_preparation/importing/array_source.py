@@ -14,6 +14,7 @@ from data_preparation.importing.sources import (
     Lazy,
     Source,
     database_name,
+    endings_there,
     repeated,
     without_duplicates,
 )
@@ -33,19 +34,16 @@ from util.recordings.any_file import (
     name_of,
 )
 from util.recordings.array_files import (
-    USUAL_MV,
-    amplitude_of,
     csv_header,
     names_a_lead,
     open_array,
     row_names,
     shape_of,
-    unit_doubt,
 )
 from util.recordings.flags import LAYOUTS
 from util.recordings.hospital_files import ENDINGS as HOSPITAL_ENDINGS
-from util.recordings.lead_order import LIMB, gram, likely_limb, relations_hold, turned_lead
-from util.recordings.recording import check_name, checked, is_safe_name, printable
+from util.recordings.plausible import Told
+from util.recordings.recording import check_name, is_safe_name, printable
 
 ENDINGS = [ending for ending, kind in KINDS.items() if kind != WFDB]
 BESIDE = {  # kinds of files that are no recordings where there are others
@@ -54,7 +52,6 @@ BESIDE = {  # kinds of files that are no recordings where there are others
 }
 WFDB_CURE = "WFDB (.hea) goes to data_extraction_without_preprocessing.py"
 NO_SIGNAL = "no signal: every sample is 0 or NaN"
-LOOKED_AT = 100  # recordings, before an import begins
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,6 @@ class ArrayInput:
         units: mV, uV or V.
         leads: in the order of the arrays; "-" for a column that is no lead.
         layout: one of ``LAYOUTS``.
-        trim_zeros: whether zeros at both ends of a recording are cut off.
         dataset: of the signals in HDF5 files.
         ids: a CSV file or an HDF5 dataset with the names of the recordings.
         database: its name.
@@ -80,7 +76,6 @@ class ArrayInput:
     units: str | None = None
     leads: tuple[str, ...] | None = None
     layout: str | None = None
-    trim_zeros: bool = False
     dataset: str | None = None
     ids: str | None = None
     database: str | None = None
@@ -94,7 +89,8 @@ def array_source(given: ArrayInput) -> Source:
     Raises:
         ECGError: something is missing, contradictory or in doubt.
     """
-    folder, kind, files = find_input(given.path)
+    folder, kind, files, left_out = find_input(given.path)
+    assumed: list[str] = []
     name = given.path.resolve()
     database = given.database or database_name(name.stem if name.is_file() else name.name)
     many = False
@@ -102,7 +98,7 @@ def array_source(given: ArrayInput) -> Source:
     if kind in SELF_DESCRIBED:
         needless = [
             f"--{name}"
-            for name in ("fs", "units", "leads", "layout", "dataset", "trim_zeros")
+            for name in ("fs", "units", "leads", "layout", "dataset")
             if getattr(given, name)
         ]
         if needless:
@@ -114,12 +110,12 @@ def array_source(given: ArrayInput) -> Source:
             raise ECGError(
                 f"--fs is missing: {kind} files do not say at how many Hz they were sampled"
             )
-        options = {"fs": given.fs, "units": given.units or "mV"} | (
-            {"trim_zeros": True} if given.trim_zeros else {}
-        )
+        options = {"fs": given.fs, "units": given.units or "mV"}
         print(f"{given.fs:g} Hz, {options['units']}{'' if given.units else ' (assumed; --units)'}")
+        if not given.units:
+            assumed.append("the samples are millivolts (--units)")
     if kind in ARRAYS:
-        many, how = _understand(folder, files, given)
+        many, how = _understand(folder, files, given, assumed)
         options |= how
     if kind == "CSV" and len(files) == 1:
         _doubt_table(folder / files[0], given.lead_names)
@@ -131,7 +127,12 @@ def array_source(given: ArrayInput) -> Source:
     items, skipped = (
         _rows(folder, files, database, given, options) if many else _one_each(files, database)
     )
-    source = Source(
+    flags = ("fs", "units", "leads") if kind in ARRAYS else ("fs", "units")
+    if kind in SELF_DESCRIBED:
+        flags = ()
+    if not given.database:
+        assumed.append(f"the database is called {database} (--database)")
+    return Source(
         folder,
         items,
         functools.partial(READERS[kind], **options),
@@ -139,18 +140,21 @@ def array_source(given: ArrayInput) -> Source:
         options | ({"assume": True} if given.assume else {}),
         given.lead_names,
         skipped,
+        Told(frozenset(flags), bool(given.units), options.get("leads", ()), given.assume),
+        assumed,
+        left_out,
     )
-    _look(source, given, kind)
-    return source
 
 
-def find_input(path: Path) -> tuple[Path, str, list[str]]:
-    """Return the folder of --input, the kind of its files and their names, relative to it."""
+def find_input(path: Path) -> tuple[Path, str, list[str], list[str]]:
+    """Return the folder of --input, the kind of its files and their names, relative to it, and
+    sentences on files that are left out.
+    """
     if path.is_file():
         kind = kind_of(path)
         if kind == WFDB:
             raise ECGError(f"--input {path}: {WFDB_CURE}")
-        return path.parent, kind, [path.name]
+        return path.parent, kind, [path.name], []
     if not path.is_dir():
         raise ECGError(f"--input {path}: there is no such file or folder")
     by_kind: dict[str, list[str]] = {}
@@ -159,24 +163,30 @@ def find_input(path: Path) -> tuple[Path, str, list[str]]:
     if WFDB in by_kind and len(by_kind) == 1:
         raise ECGError(f"--input {path}: {WFDB_CURE}")
     by_kind.pop(WFDB, None)
+    left_out = []
     for kind, what in BESIDE.items():
         if len(by_kind) > 1 and kind in by_kind:
-            print(f"{what}: {len(by_kind.pop(kind))}")
+            others = by_kind.pop(kind)
+            left_out.append(f"{what}: {len(others)}, such as {printable(others[0])}")
+            print(left_out[-1])
     if len(by_kind) != 1:
         raise ECGError(
             f"--input {path}: "
             + (
                 f"files of several kinds ({', '.join(by_kind)}); move them apart"
                 if by_kind
-                else f"no file with ending {', '.join(ENDINGS)}"
+                else f"no file with ending {', '.join(ENDINGS)}{endings_there(path)}"
             )
         )
-    return path, *by_kind.popitem()
+    return path, *by_kind.popitem(), left_out
 
 
 def _doubt_table(path, lead_names):
     """An ECGError for a CSV file whose first line names no lead: it will be a table of labels."""
-    names = [name.strip() for name in csv_header(path)[0]]
+    try:
+        names = [name.strip() for name in csv_header(path)[0]]
+    except RecordError as error:
+        raise ECGError(f"{path}: {error}") from None
     if not names_a_lead(path, lead_names):
         raise ECGError(
             f"{path}: its first line names no lead "
@@ -186,7 +196,7 @@ def _doubt_table(path, lead_names):
         )
 
 
-def _understand(folder, files, given):
+def _understand(folder, files, given, assumed):
     """Whether files hold many recordings each, and {leads, layout, dataset}, from the first that
     leaves no doubt.  No layout, where it is not given, of several files: they may differ.
     """
@@ -209,6 +219,16 @@ def _understand(folder, files, given):
         f"{LAYOUTS[axis]}{'' if given.layout else how}; leads "
         f"{' '.join(leads)}{'' if given.leads else ' (assumed; --leads)'}"
     )
+    if not given.leads:
+        assumed.append(f"the leads come in the order {' '.join(leads)} (--leads)")
+    if not given.layout:
+        each = ", of each file by itself" if len(files) > 1 else f", {LAYOUTS[axis]}"
+        assumed.append(f"the axis of {len(leads)} is that of the leads{each} (--layout)")
+    if len(getattr(array, "names", ())) > 1 and not given.dataset:
+        assumed.append(f"the signals are the dataset {array.values.name.strip('/')} (--dataset)")
+    if many and not given.ids:
+        by = "exam_id" if "exam_id" in getattr(array, "names", ()) else "their places"
+        assumed.append(f"recordings are named by {by} (--ids)")
     options = {"leads": leads, "layout": given.layout, "dataset": given.dataset}
     if len(files) == 1:
         options["layout"] = LAYOUTS[axis]
@@ -250,7 +270,7 @@ def _rows(folder, files, database, given, options):
                     f"shape {array.shape} is that of one recording, others hold many: move it away"
                 )
             stem = database if len(files) == 1 else database_name(name_of(name))
-            of_file = listed[name] if listed is not None else _of_rows(array, given.ids, stem)
+            of_file = _of_rows(array, given.ids, stem) if listed is None else listed[name]
             if len(of_file) != array.shape[0]:
                 raise RecordError(
                     f"--ids {given.ids} names {len(of_file)} recordings of it, it holds "
@@ -345,70 +365,3 @@ def _read_ids(path, files):
             )
         names[name].append(record)
     return names
-
-
-def _look(source, given, kind):
-    """Print the usual amplitude of some recordings; an ECGError where unit or leads are in
-    doubt and were not said.
-    """
-    spans, grams, named = [], [], None
-    for item in source.items[:: -(-len(source.items) // LOOKED_AT)]:
-        try:
-            recording = checked(
-                source.read(source.folder / item.file, item.row, lambda path: None),
-                lead_names=source.lead_names,
-            )
-        except (RecordError, OSError):
-            continue  # it will be counted with its reason
-        spans.append(amplitude_of(recording))
-        named = named or recording.leads
-        if set(LIMB) <= set(recording.leads) and recording.leads == named:
-            matrix = gram(recording.signal)
-            grams.append(matrix / max(np.trace(matrix), 1e-12))
-    if spans:
-        _look_at_amplitude(float(np.median(spans)), len(spans), given, kind)
-    if grams and not given.assume:
-        _look_at_leads(np.mean(grams, axis=0), named, given, kind)
-
-
-def _look_at_amplitude(typical, number, given, kind):
-    print(f"peak to peak {typical:.3g} mV, the median of {number} recordings looked at")
-    low, high = USUAL_MV
-    if low <= typical <= high:
-        return
-    doubt = None if given.units or kind in SELF_DESCRIBED else unit_doubt(typical)
-    if doubt:
-        raise ECGError(doubt)
-    print(f"warning: an ECG has {low:g} to {high:g} mV from peak to peak; is --units right?")
-
-
-def _look_at_leads(matrix, leads, given, kind):
-    """An ECGError where the limb leads follow from one another in another order, or with a sign
-    turned; a warning where they do not at all.
-    """
-    limb = [leads.index(lead) for lead in LIMB]
-    if relations_hold(matrix, limb):
-        return
-    go_on = "or --assume to go on as it is"
-    turned = turned_lead(matrix, limb)
-    if turned is not None:
-        raise ECGError(
-            f"the sign of lead {LIMB[turned]} is turned: the limb leads follow from one another "
-            f"(III = II - I, aVR = -(I + II) / 2, ...) only with the other; mend it, {go_on}"
-        )
-    likely = likely_limb(matrix)
-    if likely is None:
-        print(
-            "warning: the limb leads do not follow from one another (III = II - I, aVR = -(I + II) "
-            "/ 2, ...); are the leads in this order, of one unit and sign?"
-        )
-        return
-    chest = iter([lead for lead in leads if lead not in LIMB])
-    places = dict(zip(likely, LIMB))
-    true = dict(zip(leads, [places.get(n) or next(chest) for n in range(len(leads))]))
-    order = [true.get(lead, lead) for lead in given.leads or leads]
-    cure = f"--leads {','.join(order)}" if kind in ARRAYS else "the leads' names, mended"
-    raise ECGError(
-        "the leads are not in this order: III = II - I, aVR = -(I + II) / 2 and the like hold if "
-        f"they are {' '.join(order)}; give {cure}, {go_on}"
-    )

@@ -6,8 +6,7 @@ import os
 from collections.abc import Sequence
 
 from data_preparation.places import EXTRACTED
-from util.leads import add_lead_names
-from util.recordings.flags import add_no_derive
+from util.recordings.flags import add_shared_flags
 
 MIN_SECONDS = 2.0
 
@@ -53,8 +52,7 @@ def parse_import(parser: argparse.ArgumentParser, argv: Sequence[str] | None) ->
         "and skip "
         "shorter ones; ST-MEM's published preparation has 10 (default: records stay whole)",
     )
-    add_lead_names(parser)
-    add_no_derive(parser)
+    add_shared_flags(parser)
     args = parser.parse_args(argv)
     if (
         args.workers < 1
@@ -66,5 +64,8 @@ def parse_import(parser: argparse.ArgumentParser, argv: Sequence[str] | None) ->
             "--workers must be at least 1, --target_fs 20 to 10000 Hz, --min_seconds at least 0, "
             "--segment_seconds at least 1"
         )
+    names = [name for name, _ in args.lead_names]
+    if len(set(names)) < len(names):
+        parser.error("--lead_names says of one name twice what it stands for; say it once")
     args.target_fs = sorted(set(args.target_fs))
     return args

@@ -22,6 +22,7 @@ def plan_shards(
     min_seconds: float = MIN_SECONDS,
     segment_seconds: float | None = None,
     derive: bool = True,
+    trim: bool = False,
 ) -> list[dict]:
     """Return shards: dicts with name, settings, and the places start to stop - 1 of their items.
 
@@ -40,11 +41,8 @@ def plan_shards(
         }
     if derive:
         settings["derive"] = True
-    settings |= {
-        name: value
-        for name, value in [("lead_names", source.lead_names), ("options", source.options)]
-        if value
-    }
+    others = {"lead_names": source.lead_names, "options": source.options, "trim": trim}
+    settings |= {name: value for name, value in others.items() if value}
     shards: list[dict] = []
     items: list[Item] = []
     for stop, item in enumerate(source.items, 1):
@@ -77,6 +75,8 @@ def command_line(source: Source, settings: dict[str, Any]) -> str:
         flags["segment_seconds"] = f"{settings['segment_seconds']:g}"
     if "derive" not in settings:
         flags["no_derive"] = True
+    if settings.get("trim"):
+        flags["trim"] = True
     if source.lead_names:
         flags["lead_names"] = " ".join(f"{name}={lead}" for name, lead in source.lead_names.items())
     return " ".join(

@@ -39,7 +39,7 @@ from util.data.store import quantise, spread
 from util.errors import ECGError, RecordError
 from util.files import FolderLock, remove_temporary, replacing, safe_cell, write_json, write_table
 from util.leads import lead_cell
-from util.recordings.derived_leads import DERIVED, with_derived_leads
+from util.recordings.derived_leads import with_derived_leads
 from util.recordings.recording import checked, flat_leads, resample_to
 
 PATIENCE = 5  # seconds to wait for an earlier run into the same folder to end
@@ -61,8 +61,8 @@ class Imported(NamedTuple):
     """What came of an import.
 
     Attributes:
-        totals: {database: Counter of found, kept, seconds, scored, flagged, fewer_leads,
-            derived, patients}.
+        totals: {database: Counter of found, kept, seconds, scored, diagnosed, flagged,
+            fewer_leads, patients, trimmed and trimmed_seconds}.
         skipped: rows of skipped.csv.
         unread: how many of these were not read this time.
     """
@@ -82,6 +82,7 @@ def import_recordings(
     min_seconds: float = MIN_SECONDS,
     segment_seconds: float | None = None,
     derive: bool = True,
+    trim: bool = False,
 ) -> Imported:
     """Import every item of a source.
 
@@ -93,6 +94,7 @@ def import_recordings(
         min_seconds: shorter recordings are skipped.
         segment_seconds: length of the pieces to cut; None keeps recordings whole.
         derive: whether limb leads that follow from two others are added.
+        trim: whether to cut off both ends of a recording, where every lead is 0 or NaN.
 
     Raises:
         ECGError: nothing to import, or the folder holds another import; it is left as it was.
@@ -106,6 +108,7 @@ def import_recordings(
         min_seconds=min_seconds,
         segment_seconds=segment_seconds,
         derive=derive,
+        trim=trim,
     )
     skipped = list(source.skipped)
     with FolderLock(output_dir, PATIENCE):
@@ -173,9 +176,11 @@ def _finish(shard_dir, shards, totals, skipped):
                 seconds=seconds,
                 flagged=bool(row["flags"]),
                 fewer_leads=bool(row["leads"]),
-                derived=DERIVED in row["flags"],
                 patients="patient" in row,
                 scored=any(code in CODE_TO_CLASS for code in row["dx"]),
+                diagnosed=bool(row["dx"]),
+                trimmed="trimmed" in row,
+                trimmed_seconds=row.get("trimmed", 0),
             )
             yield row | {
                 "seconds": f"{seconds:g}",
@@ -340,10 +345,12 @@ def _extract_record(input_dir, item, read, settings, inputs):
     """
     note = functools.partial(_note, inputs, input_dir)
     note(input_dir / item.file)
+    whole = read(input_dir / item.file, item.row, note)
     recording = checked(
-        read(input_dir / item.file, item.row, note),
+        whole,
         settings["min_seconds"],
         settings.get("lead_names"),
+        trim=settings.get("trim", False),
     )
     if settings.get("derive"):
         recording = with_derived_leads(recording)
@@ -357,12 +364,15 @@ def _extract_record(input_dir, item, read, settings, inputs):
     samples, seconds = len(recording.signal), settings.get("segment_seconds")
     size = int(seconds * recording.fs) if seconds else samples
     number, rest = divmod(samples, size)
+    trimmed = (len(whole.signal) - samples) / recording.fs
     pieces: list[tuple[dict, dict]] = []
     for n in range(number):
         signal = recording.signal[n * size : (n + 1) * size]
         named = about | (
             {"record": f"{item.record}_{n + 1}", "recording": item.record} if number > 1 else {}
         )
+        if trimmed and not n:
+            named["trimmed"] = trimmed
         try:
             flags = recording.flags + flat_leads(signal, recording.leads)
         except RecordError as error:

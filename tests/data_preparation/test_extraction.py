@@ -170,7 +170,7 @@ def test_records_table(tmp_path):
         2500,
         2500,
     )
-    assert (row.sex, row.dx, row["flags"]) == ("Unknown", "", "no diagnosis") and 0 <= row.fold < 10
+    assert (row.sex, row.dx, row["flags"]) == ("Unknown", "", "") and 0 <= row.fold < 10
     assert np.isnan(row.age)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_preparation import data_extraction_without_preprocessing as extraction
 from data_preparation import import_arrays
 from data_preparation.building import reformat as building
 from data_preparation.importing import shards
@@ -63,18 +64,9 @@ def reference(tmp_path_factory):
 
 def run(given, out, *flags):
     """Exit status of the import into <out>/extracted."""
-    return run_main(
-        import_arrays.main,
-        [
-            "--input",
-            str(given),
-            "--output_dir",
-            str(out / "extracted"),
-            "--workers",
-            "1",
-            *map(str, flags),
-        ],
-    )
+    workers = () if "--workers" in flags else ("--workers", 1)
+    words = ("--input", given, "--output_dir", out / "extracted", *workers, *flags)
+    return run_main(import_arrays.main, [str(word) for word in words])
 
 
 def imported(given, out, *flags):
@@ -159,7 +151,7 @@ def as_code15(folder, array):
             )
             file["exam_id"] = NAMES[rows]
     write_csv(folder / "mine" / "exams.csv", [[1, 2]], ["exam_id", "age"])
-    return folder / "mine", "--trim_zeros"
+    return folder / "mine", "--trim"
 
 
 def as_sph(folder, array):
@@ -239,11 +231,11 @@ def test_processes_do_not_change_the_bytes_and_a_second_run_does_nothing(tmp_pat
     assert run(tmp_path / "a.npy", tmp_path / "1", *flags) == 0 and len(made) == 1
     made.clear()
     assert (
-        run(tmp_path / "a.npy", tmp_path / "1", *flags, "--trim_zeros") == 0 and len(made) > 3
+        run(tmp_path / "a.npy", tmp_path / "1", *flags, "--trim") == 0 and len(made) > 3
     )  # other options
     made.clear()
     os.utime(tmp_path / "a.npy", ns=(1, 1))  # other array
-    assert run(tmp_path / "a.npy", tmp_path / "1", *flags, "--trim_zeros") == 0 and len(made) > 3
+    assert run(tmp_path / "a.npy", tmp_path / "1", *flags, "--trim") == 0 and len(made) > 3
 
 
 def test_the_command_in_the_store_repeats_the_import(tmp_path, array):
@@ -257,14 +249,14 @@ def test_the_command_in_the_store_repeats_the_import(tmp_path, array):
         "uV",
         "--leads",
         "V1,i",
-        "--trim_zeros",
+        "--trim",
         "--segment_seconds",
         1,
     )
     assert store.meta["command"][0] == (
-        "python data_preparation/import_arrays.py --fs 500.5 --units uV --trim_zeros --leads "
+        "python data_preparation/import_arrays.py --fs 500.5 --units uV --leads "
         "V1,I "
-        "--layout leads_time --target_fs 100 250 --min_seconds 2 --segment_seconds 1"
+        "--layout leads_time --target_fs 100 250 --min_seconds 2 --segment_seconds 1 --trim"
     )
     assert store.records["record"].tolist()[:4] == ["a-0_1", "a-0_2", "a-0_3", "a-1_1"]
     assert (
@@ -393,11 +385,54 @@ def test_zero_padding(tmp_path, array, capsys):
     np.save(tmp_path / "a.npy", padded)
     store = imported(tmp_path / "a.npy", tmp_path / "kept", "--fs", 250)
     assert store.records["length"].tolist() == [2000, 2000]
-    assert store.records["flags"].tolist() == ["2 s of zeros at its ends (see --trim_zeros)", ""]
+    assert store.records["flags"].tolist() == ["2 s of zeros at its ends (see --trim)", ""]
     assert skipped(tmp_path / "kept") == {"a.npy/a-2": "every lead is flat"}
-    store = imported(tmp_path / "a.npy", tmp_path / "cut", "--fs", 250, "--trim_zeros")
+    store = imported(tmp_path / "a.npy", tmp_path / "cut", "--fs", 250, "--trim")
     assert store.records["length"].tolist() == [1500, 2000] and set(store.records["flags"]) == {""}
     np.testing.assert_array_equal(store.counts(0), counts(0))
+
+
+@pytest.mark.parametrize("form", ["npy", "hdf5", "csv", "wfdb"])
+@pytest.mark.parametrize("fill", [0.0, np.nan])
+def test_both_ends_without_a_signal(tmp_path, array, capsys, form, fill):
+    """Every importer says how much there is, and --trim takes it off."""
+    signal = np.full((2000, 12), fill, np.float32)
+    signal[300:1800] = array[0].T / 1000
+    (tmp_path / "in").mkdir()
+    file = tmp_path / "in" / f"a.{form}"
+    if form == "npy":
+        np.save(file, signal)
+    elif form == "hdf5":
+        with h5py.File(file, "w") as opened:
+            opened["ecg"] = signal
+    elif form == "csv":
+        write_csv(file, signal)
+    else:
+        in_counts = np.nan_to_num(signal * 1000, nan=-32768).round().astype(np.int16)
+        write_record(tmp_path / "in", "a", in_counts, comments=())
+
+    def lengths(out, *flags):
+        if form == "wfdb":
+            where = ("--input_dir", tmp_path / "in", "--output_dir", out / "extracted")
+            status = run_main(extraction.main, [str(word) for word in (*where, *flags)])
+        else:
+            status = run(tmp_path / "in", out, "--fs", 500, *flags)
+        if status:
+            return skipped(out)
+        building.reformat(out / "extracted", out / "store")
+        store = RecordStore(out / "store" / "fs250")
+        return store.records["length"].tolist(), store.records["flags"].tolist()
+
+    cut = lengths(tmp_path / "cut", "--trim")
+    assert cut == ([750], [""])
+    assert "1 s of zeros or NaN at the ends of 1 recordings (--trim)" in capsys.readouterr().out
+    assert "--trim" in (tmp_path / "cut" / "store" / "fs250" / "meta.json").read_text()
+    left = lengths(tmp_path / "left")
+    if fill == 0:
+        assert left == ([1000], ["1 s of zeros at its ends (see --trim)"])
+    else:
+        reason = "; 1 s of zeros or NaN at its ends: see --trim"
+        assert len(left) == 1 and next(iter(left.values())).endswith(reason)
 
 
 def test_bad_recordings_are_skipped_with_the_reasons_of_wfdb(tmp_path, array):
@@ -410,7 +445,7 @@ def test_bad_recordings_are_skipped_with_the_reasons_of_wfdb(tmp_path, array):
     values[6, 8] = 0.25
     values[7, :, 100:] = 0
     np.save(tmp_path / "a.npy", values)
-    store = imported(tmp_path / "a.npy", tmp_path, "--fs", 250, "--trim_zeros")
+    store = imported(tmp_path / "a.npy", tmp_path, "--fs", 250, "--trim")
     reasons = skipped(tmp_path)
     assert {path: reason.partition(":")[0] for path, reason in reasons.items()} == {
         "a.npy/a-1": "non-finite samples",
@@ -501,6 +536,60 @@ def write_lines(folder, signal, name="r1", header="I,II", between="", at=None, e
         lines[row] = between
     (folder / f"{name}.csv").write_text("\n".join([header, *lines]) + "\n" + end)
     return folder
+
+
+def csv_lines(signal, form="{}", comma=","):
+    return [comma.join(form.format(value) for value in row) for row in signal.tolist()]
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        (lambda a: [a[0], "mV,(mV)", *a[1:]], "a line of units, such as mV, among the samples"),
+        (lambda a: [a[0], "[µV],[µV]", *a[1:]], "take it out, and say --units uV"),
+        (lambda a: [a[0], "microvolts,microvolts", *a[1:]], "take it out, and say --units uV"),
+        (lambda a: ["I (uV),II (uV)", *a[1:]], "units behind the names of the leads, such as I (u"),
+        (lambda a: ["I[mV],II[mV]", *a[1:]], "write the names alone, and say --units mV"),
+        (lambda a: [*a[:9], "NaN,nan", *a[9:]], "non-finite samples: 2 in I, II"),
+        (lambda a: [*a[:9], "-,-", *a[9:]], "non-finite samples: 2 in I, II"),
+        (lambda a: [*a[:9], a[9] + ",", *a[10:]], "CSV unreadable"),
+        (lambda a: [*a[:9], "lost", *a[9:]], "non-finite samples: 1 in I: text, such as lost in"),
+        (lambda a: [a[0], "start,start", *a[1:]], "2 in I, II: text, such as start in line 2"),
+        (lambda a: [a[0], "1.234,5;1,0", *a[2:]], "CSV unreadable"),
+    ],
+)
+@pytest.mark.parametrize("flags", [(), ("--trim",)])
+def test_lines_that_are_no_samples_are_named(tmp_path, array, change, reason, flags):
+    (tmp_path / "in").mkdir()
+    lines = ["I,II", *csv_lines(array[0, :2].T)]
+    write_lines(tmp_path / "in", array[1, :2].T, "whole")
+    (tmp_path / "in" / "a.csv").write_text("\n".join(change(lines)) + "\n", encoding="utf-8")
+    store = imported(tmp_path / "in", tmp_path, "--fs", 500, "--units", "uV", *flags)
+    assert store.records["record"].tolist() == ["whole"]
+    assert reason in skipped(tmp_path)["a.csv"]
+
+
+def test_comments_above_the_names_are_passed_over(tmp_path, array):
+    folder = write_lines(tmp_path / "in", array[0, :2].T, header="# of 2020\n\n# by me\nI,II")
+    store = imported(folder, tmp_path, "--fs", 250, "--units", "uV")
+    np.testing.assert_array_equal(store.counts(0)[:, :2], array[0, :2].T)
+
+
+@pytest.mark.parametrize(
+    "name, step, digits", [("time", 0.004, 3), ("Time (s)", 1 / 360, 3), ("sample", 1, 0)]
+)
+def test_a_column_of_time_tells_of_lost_lines(tmp_path, array, name, step, digits):
+    signal = array[0, :2].T
+    lines = [f"{k * step:.{digits}f},{line}" for k, line in enumerate(csv_lines(signal))]
+    (tmp_path / "in").mkdir()
+    for record, kept in (("whole", lines), ("lost", lines[:500] + lines[503:])):
+        text = "\n".join([f"{name},I,II", *kept]) + "\n"
+        (tmp_path / "in" / f"{record}.csv").write_text(text)
+    store = imported(tmp_path / "in", tmp_path, "--fs", 250, "--units", "uV")
+    assert store.records["record"].tolist() == ["whole"]
+    assert skipped(tmp_path)["lost.csv"].startswith(
+        f"samples were lost: the column {name} jumps at 1 places, the first is line 502"
+    )
 
 
 @pytest.mark.parametrize("blank", ["", "   ", ",", '"",""', "\t"])
@@ -850,6 +939,71 @@ def test_wrong_hdf5_is_one_sentence(tmp_path, array, capsys, datasets, flags, wo
     assert words in fails(capsys, tmp_path / "a.h5", tmp_path, "--fs", 500, *flags)
 
 
+def secret_file(folder, array):
+    """An HDF5 file that is no part of any input, and the same samples in raw form."""
+    values = millivolts(array[:3])
+    with h5py.File(folder / "secret.h5", "w") as file:
+        file["tracings"] = values
+        file["group/tracings"] = values
+    (folder / "secret.raw").write_bytes(values.tobytes())
+    return values
+
+
+def external_values(file, folder, values):
+    raw = [(str(folder / "secret.raw"), 0, values.nbytes)]
+    file.create_dataset("tracings", values.shape, values.dtype, external=raw)
+
+
+def virtual_values(file, folder, values):
+    layout = h5py.VirtualLayout(values.shape, values.dtype)
+    layout[:] = h5py.VirtualSource(str(folder / "secret.h5"), "tracings", values.shape)
+    file.create_virtual_dataset("tracings", layout)
+
+
+def external_link(file, folder, values):
+    file["tracings"] = h5py.ExternalLink(str(folder / "secret.h5"), "/tracings")
+
+
+def link_to_an_external_link(file, folder, values):
+    file["away"] = h5py.ExternalLink(str(folder / "secret.h5"), "/group")
+    file["tracings"] = h5py.SoftLink("/away/tracings")
+
+
+def group_in_another_file(file, folder, values):
+    file["group"] = h5py.ExternalLink(str(folder / "secret.h5"), "/group")
+
+
+@pytest.mark.parametrize(
+    "make, flags, words",
+    [
+        (external_values, (), "the values of dataset tracings lie in other files"),
+        (virtual_values, (), "which are not read: copy them into one"),
+        (external_link, (), "tracings is a link to /tracings in file "),
+        (external_link, ("--dataset", "tracings"), "and links are not followed"),
+        (link_to_an_external_link, (), "tracings is a link to /away/tracings, and"),
+        (group_in_another_file, ("--dataset", "group/tracings"), "group is a link to /group in"),
+    ],
+)
+def test_hdf5_reads_no_other_file(tmp_path, array, capsys, make, flags, words):
+    (tmp_path / "in").mkdir()
+    values = secret_file(tmp_path, array)
+    with h5py.File(tmp_path / "in" / "a.h5", "w") as file:
+        make(file, tmp_path, values)
+    error = fails(capsys, tmp_path / "in" / "a.h5", tmp_path, "--fs", 250, *flags)
+    assert words in error
+
+
+def test_names_of_recordings_are_read_in_no_other_file(tmp_path, array, capsys):
+    (tmp_path / "ids.raw").write_bytes(np.arange(3).tobytes())
+    (tmp_path / "in").mkdir()
+    with h5py.File(tmp_path / "in" / "a.h5", "w") as file:
+        file["tracings"] = millivolts(array[:3])
+        external = [(str(tmp_path / "ids.raw"), 0, 24)]
+        file.create_dataset("exam_id", (3,), np.int64, external=external)
+    error = fails(capsys, tmp_path / "in" / "a.h5", tmp_path, "--fs", 250)
+    assert "the values of dataset exam_id lie in other files" in error
+
+
 def test_a_named_dataset_in_a_group(tmp_path, array):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["x/beats"], file["x/ecgs"], file["key"] = (
@@ -1192,7 +1346,7 @@ def test_hospital_exports_become_a_store(tmp_path, capsys, monkeypatch):
     (tmp_path / "in" / "bad.xml").write_text("no number")
     assert run(tmp_path / "in", tmp_path) == 0
     out = capsys.readouterr().out
-    assert "3 kept records got limb leads that follow from two others" in out
+    assert "3: limb leads that follow from two others (--no_derive keeps them absent)" in out
     building.reformat(tmp_path / "extracted", tmp_path / "store")
     store = RecordStore(tmp_path / "store" / "fs250")
     assert store.records["record"].tolist() == store.records["patient"].tolist()
@@ -1284,5 +1438,5 @@ def test_help_teaches():
         capture_output=True,
         text=True,
     ).stdout
-    for word in ("CODE-15 %", "SPH", "--trim_zeros", "reformat_memmap.py", "ids.csv", "pydicom"):
+    for word in ("CODE-15 %", "SPH", "--trim", "reformat_memmap.py", "ids.csv", "pydicom"):
         assert word in text

@@ -9,24 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from util.console import note
+from util.console import note, quietly
 from util.errors import ConfigError, ECGError, RecordError
 from util.files import find_files
 from util.leads import LEADS
 from util.recordings.array_files import (
-    amplitude_of,
     names_a_lead,
     open_array,
     read_array,
     read_csv,
     row_names,
     shape_of,
-    unit_doubt,
 )
 from util.recordings.derived_leads import with_derived_leads
 from util.recordings.dicom import read_dicom
 from util.recordings.flags import Given
 from util.recordings.hospital_files import ENDINGS, read_hospital
+from util.recordings.plausible import Looks, Told, judge
 from util.recordings.recording import Recording, check_name, checked, flat_leads
 from util.recordings.wfdb_files import read_header, read_signal
 
@@ -90,7 +89,7 @@ def find_places(given: str | Path, said: Given) -> list[Place]:
 
 def needless_flags(said: Given) -> list[str]:
     """Return the flags given that say of files what some say themselves."""
-    names = ("fs", "units", "leads", "layout", "dataset", "trim_zeros")
+    names = ("fs", "units", "leads", "layout", "dataset")
     return [f"--{name}" for name in names if getattr(said, name)]
 
 
@@ -205,16 +204,25 @@ def read_recording(
         place = Place(file, kind_of(file), name_of(file))
     check_name(place.name, "record name")
     recording = _read(place, said, min_seconds)
-    recording = checked(recording, min_seconds, said.lead_names)
-    doubt = None
-    if place.kind not in SELF_DESCRIBED and not said.units:
-        doubt = unit_doubt(amplitude_of(recording))
-    if doubt:
-        raise RecordError(doubt)
+    recording = checked(recording, min_seconds, said.lead_names, trim=said.trim)
+    if place.kind not in SELF_DESCRIBED and not said.assume:
+        _judge(recording, place, said)
     if said.derive:
         recording = with_derived_leads(recording)
     flags = recording.flags + flat_leads(recording.signal, recording.leads)
     return replace(recording, name=place.name, flags=flags)
+
+
+def _judge(recording: Recording, place: Place, said: Given) -> None:
+    """Look whether a recording can be what was said of it, see ``plausible``."""
+    looks = Looks()
+    looks.add(place.name, "", recording)
+    flags = ("fs", "units", "leads") if place.kind in ARRAYS else ("fs", "units")
+    try:
+        with quietly():
+            judge(looks, Told(frozenset(flags), bool(said.units), said.leads or ()))
+    except ECGError as error:
+        raise RecordError(str(error)) from None
 
 
 def _read(place: Place, said: Given, min_seconds: float) -> Recording:
@@ -227,7 +235,7 @@ def _read(place: Place, said: Given, min_seconds: float) -> Recording:
             raise ConfigError(
                 f"--fs is missing: {place.kind} files do not say at how many Hz they were sampled"
             )
-        options = {"fs": said.fs, "units": said.units, "trim_zeros": said.trim_zeros}
+        options = {"fs": said.fs, "units": said.units}
     if place.kind in ARRAYS:
         options |= {"leads": said.leads or LEADS, "layout": said.layout, "dataset": said.dataset}
     return READERS[place.kind](place.file, place.row, None, **options)

@@ -14,11 +14,13 @@ class Given:
 
     Attributes:
         fs: sampling rate of arrays and CSV files in Hz.
-        units: of their samples: mV, uV or V.
-        leads: in the order of the arrays; "-" for a column that is no lead.
+        units: of their samples: mV, uV, V or nV.
+        leads: in the order of the arrays; "-" for a column that is no lead and before a lead
+            whose sign is turned.
         layout: of the arrays, one of ``LAYOUTS``.
         dataset: of the signals in HDF5 files.
-        trim_zeros: whether zeros at both ends of a recording are cut off.
+        trim: whether to cut off both ends of a recording, where every lead is 0 or NaN.
+        assume: whether to go on where amplitude or limb leads contradict what is said.
         lead_names: {name in lower case: the lead it stands for}.
         derive: whether leads that follow from two others are added.
     """
@@ -28,14 +30,15 @@ class Given:
     leads: tuple[str, ...] | None = None
     layout: str | None = None
     dataset: str | None = None
-    trim_zeros: bool = False
+    trim: bool = False
+    assume: bool = False
     lead_names: dict[str, str] = field(default_factory=dict)
     derive: bool = True
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> "Given":
         """Return what a command line with the flags of ``add_recording_flags`` says."""
-        names = ("fs", "units", "leads", "layout", "dataset", "trim_zeros")
+        names = ("fs", "units", "leads", "layout", "dataset", "trim", "assume")
         said = {name: getattr(arguments, name) for name in names}
         return cls(**said, lead_names=dict(arguments.lead_names), derive=not arguments.no_derive)
 
@@ -43,18 +46,30 @@ class Given:
 def add_recording_flags(parser: argparse.ArgumentParser) -> None:
     """Add all flags that say something of recordings; see ``Given``."""
     add_array_flags(parser)
-    add_lead_names(parser)
-    add_no_derive(parser)
+    add_shared_flags(parser)
 
 
-def add_no_derive(parser: argparse.ArgumentParser) -> None:
-    """Add --no_derive to a program that reads recordings."""
+def add_shared_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say something of recordings in whatever format."""
+    parser.add_argument(
+        "--assume",
+        action="store_true",
+        help="go on where amplitude, heart rate or limb leads contradict what is said of the "
+        "recordings",
+    )
+    parser.add_argument(
+        "--trim",
+        "--trim_zeros",
+        action="store_true",
+        help="cut off both ends of a recording, where every lead is 0 or NaN",
+    )
     parser.add_argument(
         "--no_derive",
         action="store_true",
         help="keep limb leads absent that follow from two others (default: III, aVR, aVL and aVF "
         "are computed from two of I, II and III, with a remark)",
     )
+    add_lead_names(parser)
 
 
 def add_array_flags(parser: argparse.ArgumentParser) -> None:
@@ -64,12 +79,14 @@ def add_array_flags(parser: argparse.ArgumentParser) -> None:
         "--leads",
         type=_leads,
         metavar="I,II,...",
-        help="in the array's order; - for a column to leave out, --leads=-,I if it is the first "
+        help="in the array's order; - for a column to leave out, -aVR for a lead whose sign is "
+        "turned, --leads=-,I where the first begins with - "
         f"(default: {','.join(LEADS)})",
     )
     parser.add_argument(
         "--units",
-        choices=("mV", "uV", "V"),
+        type=_units,
+        metavar="mV|uV|V|nV",
         help="unit of the samples (default: mV; required if they are whole numbers)",
     )
     parser.add_argument(
@@ -83,30 +100,35 @@ def add_array_flags(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="of an HDF5 file (default: tracings, ecg, or the only array)",
     )
-    parser.add_argument(
-        "--trim_zeros",
-        action="store_true",
-        help="cut off zeros at both ends of a recording, where every lead is 0",
-    )
 
 
 def _leads(text: str) -> tuple[str, ...]:
     """Lead names separated by commas, in standard spelling; "-" stands for a column that is no
-    lead.
+    lead, and before a name for a lead whose sign is turned.
     """
     names = [name.strip() for name in text.split(",")]
-    leads = tuple("-" if name == "-" else standard_lead(name) or "" for name in names)
-    if "" in leads:
+    plain = [standard_lead(name.removeprefix("-")) for name in names]
+    wrong = [name for name, lead in zip(names, plain) if not lead and name != "-"]
+    if wrong:
         raise argparse.ArgumentTypeError(
-            f"{names[leads.index('')]!r} is none of {' '.join(LEADS)}, nor - for a column to "
-            "leave out"
+            f"{wrong[0]!r} is none of {' '.join(LEADS)}, nor - for a column to leave out"
         )
-    twice = [lead for lead in leads if lead != "-" and leads.count(lead) > 1]
+    leads = tuple("-" * name.startswith("-") + (lead or "") for name, lead in zip(names, plain))
+    twice = [lead for lead in plain if lead and plain.count(lead) > 1]
     if twice or set(leads) == {"-"}:
         raise argparse.ArgumentTypeError(
             f"{twice[0]} is named twice" if twice else "no lead is left"
         )
     return leads
+
+
+def _units(text: str) -> str:
+    from util.recordings.recording import usual_unit
+
+    unit = usual_unit(text)
+    if not unit:
+        raise argparse.ArgumentTypeError(f"{text!r} is no voltage; use mV, uV, V or nV")
+    return unit
 
 
 def _fs(text: str) -> float:
