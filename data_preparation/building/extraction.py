@@ -15,7 +15,13 @@ from tqdm import tqdm
 from data_preparation.building.folds import assign_folds
 from data_preparation.importing.plan import SHARD_VERSION
 from data_preparation.importing.sources import Lazy
-from util.data.record_tables import first_few, near_matches, plain_form, read_cells, read_text
+from util.data.record_tables import (
+    first_few,
+    near_matches,
+    note_alike_patients,
+    read_cells,
+    read_text,
+)
 from util.data.store import FOLDS
 from util.errors import ConfigError, StoreError
 from util.files import safe_cell
@@ -190,15 +196,7 @@ def note_shares(columns: dict[str, list]) -> None:
             f"records without a patient: {total - known} of {total}; each counts as a patient of "
             "its own"
         )
-    forms: dict[tuple[str, str], list[str]] = {}
-    for database, patient in sizes:
-        forms.setdefault((database, plain_form(patient)), []).append(patient)
-    alike = [patients for patients in forms.values() if len(patients) > 1]
-    if alike:
-        print(
-            f"warning: patients that differ in writing alone, and count as several: {len(alike)}, "
-            f"such as {' and '.join(sorted(alike[0])[:3])}; write each in one way if they are one"
-        )
+    note_alike_patients(columns["database"], columns["patient"])
     for (database, patient), size in sizes.most_common(3):
         if size >= MANY_RECORDS and size > total / FOLDS:
             print(

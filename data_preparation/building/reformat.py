@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from data_preparation.building.extraction import (
     stored_rows,
 )
 from data_preparation.building.split_files import read_splits, write_splits
+from data_preparation.building.tables import column_flags
 from data_preparation.importing import shards as engine
 from util.challenge import CODE_TO_CLASS
 from util.data.label_file import load_label_file
@@ -63,6 +64,7 @@ def reformat(
     *,
     patients: str | os.PathLike | None = None,
     labels: str | os.PathLike | None = None,
+    label_columns: Sequence[str] | None = None,
     splits: str | os.PathLike | None = None,
     drop: str | os.PathLike | None = None,
     ignore_unknown: bool = False,
@@ -75,6 +77,7 @@ def reformat(
         output_dir: where the stores go.
         patients: CSV file with columns record and patient_id.
         labels: CSV file for a table of labels, over which the folds are spread.
+        label_columns: those of ``labels`` to take; None for all but ids, row numbers, folds, files.
         splits: CSV file for a table of splits.
         drop: CSV file of records to leave out.
         ignore_unknown: leave out rows of ``labels`` and ``splits`` for other records.
@@ -98,7 +101,9 @@ def reformat(
         add_patients(columns, patient_of, f"--patients {patients}")
     if labels:  # before the work of building stores
         table = _name_by_file("labels", labels)
-        label_file = load_label_file(labels, names, ignore_unknown=ignore_unknown)
+        label_file = load_label_file(
+            labels, names, ignore_unknown=ignore_unknown, wanted=label_columns
+        )
         strata = label_strata(label_file.values, label_file.kind)
         add_patients(columns, dict(zip(names, label_file.patients or ())), labels)
     if splits:
@@ -123,6 +128,7 @@ def reformat(
     command = (
         "python data_preparation/reformat_memmap.py"
         + "".join(f" --{name} {Path(file).name}" for name, file in files.items() if file)
+        + column_flags(label_columns)
         + " --ignore_unknown" * ignore_unknown
         + " --allow_patient_overlap" * allow_patient_overlap
     )

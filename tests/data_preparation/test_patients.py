@@ -5,9 +5,11 @@ what a user hears where they do not fit.
 import numpy as np
 import pytest
 
-from data_preparation import import_arrays
+from data_preparation import add_labels, import_arrays
 from data_preparation.building.reformat import reformat
 from tests.support.wfdb_files import ecg_counts
+from util.config.keys import FinetuneDataset
+from util.data.labels import read_labels
 from util.data.store import RecordStore
 from util.errors import ConfigError
 
@@ -123,6 +125,56 @@ def test_dropped_records_are_no_strangers(build, tmp_path):
     (tmp_path / "drop.csv").write_text("record\n00001\n")
     _, said = build([f"p{i // 3}" for i in range(60)], drop=tmp_path / "drop.csv")
     assert "name no record" not in said
+
+
+# ------------------------------------------------------------------------------------------------
+# columns of ids beside labels
+
+
+def test_ids_in_a_label_file_are_patients_or_left_out_and_never_targets(
+    extracted, tmp_path, capsys
+):
+    path, rates = tmp_path / "ages.csv", tmp_path / "store"
+    rows = (f"{i},{n},{i // 3},P{i // 3},{i % 10},{40 + i % 7}\n" for i, n in enumerate(NAMES))
+    path.write_text("Unnamed: 0,record,subject_id,PatientID,strat_fold,age\n" + "".join(rows))
+    reformat(extracted, rates, labels=path)
+    said = capsys.readouterr().out
+    store = RecordStore(rates / "fs100")
+    assert read_labels(store, FinetuneDataset(labels="ages")).classes == ("age",)
+    assert store.records.groupby("patient")["fold"].nunique().eq(1).all()
+    assert store.records["patient"].nunique() == 20
+    assert "are left out: Unnamed: 0, strat_fold;" in said
+    assert "the column subject_id says whose record it is; PatientID, which says" in said
+    reformat(extracted, rates, labels=path, label_columns=["strat_fold"])
+    assert read_labels(store, FinetuneDataset(labels="ages")).classes == ("strat_fold",)
+    meta = (rates / "fs100" / "meta.json").read_text()
+    assert "--labels ages.csv --columns strat_fold" in meta
+
+
+def test_add_labels_takes_the_columns_that_are_asked_for(extracted, tmp_path, capsys):
+    reformat(extracted, tmp_path / "store")
+    rows = (f"{n},p{i // 3},{i % 10}\n" for i, n in enumerate(NAMES))
+    (tmp_path / "mine.csv").write_text("record,mrn,fold\n" + "".join(rows))
+    with pytest.raises(ConfigError, match="no column of labels beside record and patient"):
+        add_labels.main([f"{tmp_path}/store", f"{tmp_path}/mine.csv"])
+    add_labels.main([f"{tmp_path}/store", f"{tmp_path}/mine.csv", "--columns", "fold"])
+    store = RecordStore(tmp_path / "store" / "fs100")
+    labels = read_labels(store, FinetuneDataset(labels="mine"))
+    assert labels.classes == ("fold",) and labels.patients[:4].tolist() == ["p0", "p0", "p0", "p1"]
+
+
+def test_patients_of_a_table_that_differ_from_the_stores_in_writing_are_named(
+    extracted, tmp_path, capsys
+):
+    (tmp_path / "p.csv").write_text(
+        "record,patient_id\n" + "".join(f"{n},P{i // 3}\n" for i, n in enumerate(NAMES))
+    )
+    reformat(extracted, tmp_path / "store", patients=tmp_path / "p.csv")
+    (tmp_path / "mine.csv").write_text("record,patient,AF\n00001,p7,1\n00004,P1,0\n")
+    add_labels.main([f"{tmp_path}/store", f"{tmp_path}/mine.csv"])
+    assert (
+        "in writing alone, and count as several: 1, such as P7 and p7;" in capsys.readouterr().out
+    )
 
 
 # ------------------------------------------------------------------------------------------------
