@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from data_preparation.building.about import About
 from data_preparation.building.folds import assign_folds
 from data_preparation.importing.plan import SHARD_VERSION
 from data_preparation.importing.sources import Lazy
@@ -108,12 +109,13 @@ def stored_rows(
     columns: dict[str, list],
     fs: int,
     progress: tqdm,
+    about: About | None = None,
 ) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     """Yield the row and the int16 counts (n, 12) of every record at one rate."""
     known = zip(columns["patient"], columns["fold"])
     for name, rows in shards:
         with open(input_dir / "shards" / f"{name}-fs{fs}.dat", "rb") as file:
-            for row in rows:
+            for row in map(about.row_of, rows) if about else rows:
                 counts = np.fromfile(file, "<i2", row["length"][str(fs)] * len(LEADS)).reshape(
                     -1, len(LEADS)
                 )

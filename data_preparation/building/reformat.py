@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from data_preparation.building.about import read_about, tables_of
 from data_preparation.building.extraction import (
     add_folds,
     add_patients,
@@ -99,6 +100,12 @@ def reformat(
         patient_of = read_patients(patients)
         note_patients(everything, patients, patient_of)
         add_patients(columns, patient_of, f"--patients {patients}")
+    about = read_about(input_dir, settings.get("about"))
+    if about:
+        add_patients(columns, about.values("patient"), f"--metadata {about.name}")
+        of_set = tables_of(about, columns, allow_patient_overlap=allow_patient_overlap)
+        if of_set.labels:
+            strata = label_strata(of_set.labels.values, of_set.labels.kind)
     if labels:  # before the work of building stores
         table = _name_by_file("labels", labels)
         label_file = load_label_file(
@@ -141,11 +148,13 @@ def reformat(
             ) as progress:
                 for fs, folder in new.items():
                     shutil.rmtree(folder, ignore_errors=True)
-                    rows = stored_rows(input_dir, shards, dropped, columns, fs, progress)
+                    rows = stored_rows(input_dir, shards, dropped, columns, fs, progress, about)
                     write_store(folder, fs, rows, commands)
             _count_replaced(output_dir, {*names, *dropped})
             for fs, folder in new.items():
                 publish(folder, output_dir / f"fs{fs}")
+            if about:
+                of_set.write(output_dir, names, command)
             if labels:
                 write_labels(output_dir, table, label_file, names, Path(labels).name, command)
             if splits:

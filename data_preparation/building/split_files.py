@@ -21,6 +21,19 @@ _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
 _ORDER: dict[str, Callable] = {"split": PARTS.index, "fold": int}
 
 
+_PART_WORDS = {
+    "train": ("train", "training", "tr"),
+    "valid": ("valid", "val", "validation", "dev", "development", "tuning"),
+    "test": ("test", "testing", "te", "evaluation", "holdout"),
+}
+_PART_OF = {word: part for part, words in _PART_WORDS.items() for word in words}
+
+
+def part_of(word: str) -> str | None:
+    """Return train, valid or test for others' words for them, "" for "", None for what is none."""
+    return _PART_OF.get(word.strip().casefold()) if word else ""
+
+
 @dataclass(frozen=True)
 class SplitFile:
     """Splits, checked.

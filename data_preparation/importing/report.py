@@ -4,8 +4,10 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from data_preparation.building.metadata import read_metadata
 from data_preparation.importing.shards import import_recordings
 from data_preparation.importing.sources import Source
 from util.errors import ECGError
@@ -24,6 +26,11 @@ def run_import(source: Source, args: argparse.Namespace) -> int:
     Raises:
         ECGError: nothing could be imported, or no recording was kept.
     """
+    about = None
+    if args.metadata:
+        about = read_metadata(
+            Path(args.metadata), source.items, id_column=args.id_column, columns=args.columns
+        )
     totals, skipped, unread = import_recordings(
         source,
         args.output_dir,
@@ -31,6 +38,7 @@ def run_import(source: Source, args: argparse.Namespace) -> int:
         args.workers,
         min_seconds=args.min_seconds,
         segment_seconds=args.segment_seconds,
+        about=about,
     )
     print(summary(totals, skipped))
     total: Counter[str] = sum(totals.values(), Counter())

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from data_preparation.building.about import About
 from data_preparation.importing.flags import MIN_SECONDS
 from data_preparation.importing.plan import (
     command_line,
@@ -79,6 +80,7 @@ def import_recordings(
     *,
     min_seconds: float = MIN_SECONDS,
     segment_seconds: float | None = None,
+    about: About | None = None,
 ) -> Imported:
     """Import every item of a source.
 
@@ -89,6 +91,7 @@ def import_recordings(
         workers: number of processes; 1 is this one.
         min_seconds: shorter recordings are skipped.
         segment_seconds: length of the pieces to cut; None keeps recordings whole.
+        about: what the set's own table says of the recordings.
 
     Raises:
         ECGError: nothing to import, or the folder holds another import; it is left as it was.
@@ -119,7 +122,9 @@ def import_recordings(
             Counter, {database: Counter(found=count) for database, count in counts.items()}
         )
         write_table(
-            output_dir / "records.csv", RECORD_COLUMNS, _finish(shard_dir, shards, totals, skipped)
+            output_dir / "records.csv",
+            RECORD_COLUMNS,
+            _finish(shard_dir, shards, totals, skipped, about),
         )
         unread = sum(row["reason"].startswith("not read this time") for row in skipped)
         skipped.sort(key=lambda row: row["path"])
@@ -129,15 +134,16 @@ def import_recordings(
             output_dir / "extraction.json",
             settings
             | {
-                "command": command_line(source, settings),
+                "command": command_line(source, settings) + (f" {about.flags}" if about else ""),
                 "unread": unread,
                 "shards": [shard["name"] for shard in shards],
-            },
+            }
+            | ({"about": about.write(output_dir)} if about else {}),
         )
     return Imported(totals, skipped, unread)
 
 
-def _finish(shard_dir, shards, totals, skipped):
+def _finish(shard_dir, shards, totals, skipped, about):
     """Rows of records.csv, one shard's table in memory at a time; adds to ``totals`` and
     ``skipped`` on the way.
     """
@@ -158,7 +164,7 @@ def _finish(shard_dir, shards, totals, skipped):
             )
     for table in tables:
         skipped += table["skipped"] + table.get("unread", [])
-        for row in table["records"]:
+        for row in map(about.row_of, table["records"]) if about else table["records"]:
             seconds = row["n_original"] / row["fs_original"]
             totals[row["database"]].update(
                 kept=1,

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Container, Iterable
 
 _ID = "(id|ids|uid|uuid|guid|identifier|nr|no|num|number|nummer|code|key|hash|name|pseudonym)"
 _PERSON = "(patient(s|en)?|subjects?|persons?|participants?|individuals?|probands?)"
@@ -16,6 +17,13 @@ _FOLDS = re.compile(
     "(strat|stratified|cv|k|train|test|data|traintest|trainval)?"
     "(folds?|splits?|partition|subset)[0-9]*"
 )
+
+
+def split_names(names: Iterable[str], known: Container[str]) -> list[str]:
+    """Return the names of a flag, those apart that are joined by commas and not known so."""
+    return [
+        part.strip() for name in names for part in ([name] if name in known else name.split(","))
+    ]
 
 
 def words_of(name: str) -> list[str]:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from util.console import note
-from util.data.columns import holds_ages, holds_folds, holds_ids
+from util.data.columns import holds_ages, holds_folds, holds_ids, split_names
 from util.data.record_tables import alike, first_few, match_rows, note_unmatched, read_text
 from util.errors import ConfigError
 from util.files import is_unknown, safe_cell
@@ -81,7 +81,7 @@ def load_label_file(
         ConfigError: the file cannot be read, or something in it is wrong; the message says what
             and how to mend it.
     """
-    table = read_text(path, keep=wanted or ())
+    table = read_text(path, keep=[*(wanted or ()), *split_names(wanted or (), ())])
     names = _columns_of_labels(path, table, wanted)
     for name in names:
         check_name(path, "column", name)
@@ -104,16 +104,19 @@ def load_label_file(
 
 
 # ============ columns ============
-def _columns_of_labels(path, table: pd.DataFrame, wanted: Sequence[str] | None) -> list[str]:
+def _columns_of_labels(
+    path: str | os.PathLike, table: pd.DataFrame, wanted: Sequence[str] | None
+) -> list[str]:
     """Names of the columns that are labels."""
     others = [name for name in table if name not in ("record", "patient")]
     if wanted is not None:
+        wanted = split_names(wanted, table)
         missing = [name for name in wanted if name not in others]
         if missing:
             raise ConfigError(
                 f"{path} has no column of labels {', '.join(missing)}; it has {', '.join(table)}"
             )
-        return list(wanted)
+        return wanted
     no_labels = [
         name
         for name in others
@@ -142,7 +145,9 @@ def _numbers_rows(cells: pd.Series) -> bool:
     return bool((np.diff(cells.astype(float)) == 1).all())
 
 
-def _note_doubtful(path, kind: str, classes: Sequence[str], columns: dict[str, "_Column"]) -> None:
+def _note_doubtful(
+    path: str | os.PathLike, kind: str, classes: Sequence[str], columns: dict[str, "_Column"]
+) -> None:
     """Say which classes differ in writing alone, and which ages nobody has."""
     same = alike(classes)
     if same:

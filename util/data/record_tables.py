@@ -88,7 +88,7 @@ def read_text(path: str | os.PathLike, keep: Collection[str] = ()) -> pd.DataFra
         **{name: table[name].str.strip() for name in ("record", "patient") if name in table}
     )
     if "patient" in table:
-        table["patient"] = _known_patients(path, table["patient"])
+        table["patient"] = known_ids(path, table["patient"])
     if (table["record"] == "").any():
         raise ConfigError(
             f"{path}: {(table['record'] == '').sum()} rows name no record; fill in the column "
@@ -103,7 +103,9 @@ def read_text(path: str | os.PathLike, keep: Collection[str] = ()) -> pd.DataFra
     return table
 
 
-def _one_column_of_patients(path, table: pd.DataFrame, keep: Collection[str]) -> pd.DataFrame:
+def _one_column_of_patients(
+    path: str | os.PathLike, table: pd.DataFrame, keep: Collection[str]
+) -> pd.DataFrame:
     """The table with one column patient, whatever it was called, if there was any."""
     found = [name for name in table if holds_patients(name) and name not in keep]
     if not found:
@@ -125,8 +127,8 @@ def _and_others(names: Sequence[str]) -> str:
     return f"; {', '.join(names)}, which says the same, is left out" if names else ""
 
 
-def _known_patients(path: str | os.PathLike, patients: pd.Series) -> pd.Series:
-    """Ids of patients, "" in place of words for "unknown", which are counted."""
+def known_ids(path: str | os.PathLike, patients: pd.Series) -> pd.Series:
+    """Return ids of patients, "" in place of words for "unknown", which a note counts."""
     unknown = patients.map(is_unknown)
     words = sorted(set(patients[unknown]) - {""})
     if words:
