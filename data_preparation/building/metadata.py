@@ -30,7 +30,8 @@ from util.files import is_unknown
 from util.recordings.wfdb_files import CODED_AGE, OLDEST_AGE, SEXES
 
 # Of several columns that could be the records' names, the first of these.
-_IDS = ("record", "recordname", "recordid", "ecgid", "examid", "studyid", "filename", "filenamehr")
+_IDS = ("record", "recordname", "recordid", "recording", "ecgid", "examid", "studyid", "filename")
+_IDS += ("filenamehr", "file", "name", "ecg", "exam")
 _WHOLE = re.compile(r"0*([0-9]+)(\.0*)?")
 _NUMBERED = re.compile(r"([^\W\d]*[-_]?)0*([0-9]+)(_[hl]r)?")  # 00012_hr, HR00012, JS00012, 12
 _SIDES = {"ismale": ("Female", "Male"), "male": ("Female", "Male")}
@@ -70,7 +71,7 @@ def read_metadata(
         ConfigError: the file or a column is wrong, or no row is of one of the recordings.
     """
     table = read_cells(path)
-    key = _id_column(path, table, id_column)
+    key = id_column_of(path, table, id_column)
     roles, others = _roles(path, table.drop(columns=key), columns)
     ids = table[key].str.strip()
     table, ids = table[ids != ""], ids[ids != ""]
@@ -91,7 +92,7 @@ def read_metadata(
     }
     taken = [f"{role} from {column}" for role, column in roles.items()]
     taken += ["labels from " + ", ".join(others)] * bool(others)
-    note(f"--metadata {path}: {', '.join(taken)}")
+    note(f"--metadata {path}: rows by {key}; {', '.join(taken)}")
     labels = table.loc[list(found.values()), others].set_axis(list(found)) if others else None
     flags = {"metadata": [path.name], "id_column": [key], "columns": [*roles.values(), *others]}
     typed = " ".join(f"--{flag} {shlex.join(values)}" for flag, values in flags.items())
@@ -100,7 +101,17 @@ def read_metadata(
 
 
 # ============ columns ============
-def _id_column(path: Path, table: pd.DataFrame, wanted: str | None) -> str:
+def id_column_of(path: Path, table: pd.DataFrame, wanted: str | None = None) -> str:
+    """Return the column of a table that names its records.
+
+    Args:
+        path: the file, for messages.
+        table: what it holds.
+        wanted: the column that was asked for; None for the usual one, or the only one.
+
+    Raises:
+        ConfigError: there is none, or several could be it.
+    """
     if wanted is not None:
         if wanted not in table:
             raise ConfigError(
@@ -108,14 +119,15 @@ def _id_column(path: Path, table: pd.DataFrame, wanted: str | None) -> str:
             )
         return wanted
     glued = {"".join(words_of(name)): name for name in table}
-    usual = [glued[name] for name in _IDS if name in glued]
-    ids = [name for name in table if holds_ids(name) and not holds_patients(name)]
-    if not usual and len(ids) != 1:
+    able = [glued[name] for name in _IDS if name in glued][:1]
+    able = able or [name for name in table if holds_ids(name) and not holds_patients(name)]
+    able = able if len(able) == 1 else [name for name in table if not holds_patients(name)]
+    if len(able) != 1:
         raise ConfigError(
             f"{path}: name the column of the records' names by --id_column; there are "
             f"{', '.join(table)}"
         )
-    return (usual or ids)[0]
+    return able[0]
 
 
 def _roles(
@@ -265,11 +277,19 @@ def _patients(path: Path, cells: pd.Series, _: pd.Index) -> dict[str, pd.Series]
     return {"patient": known}
 
 
-def _folds(path: Path, cells: pd.Series, _: pd.Index) -> dict[str, pd.Series]:
-    """Whole numbers, or parts."""
+def folds_in(path: Path, cells: pd.Series) -> tuple[str, pd.Series]:
+    """Return "fold" and whole numbers, or "split" and parts, as texts, "" where unknown.
+
+    Args:
+        path: the file, for messages.
+        cells: a column of it.
+
+    Raises:
+        ConfigError: a cell is neither.
+    """
     known = cells.mask(cells.map(is_unknown) & ~cells.str.fullmatch("-1"), "")
     if known[known != ""].str.fullmatch(r"[+-]?[0-9]+(\.0*)?").all():
-        return {"fold": known}
+        return "fold", known.str.replace(r"\.0*$", "", regex=True)
     parts = known.map(part_of)
     wrong = parts.isna()
     if wrong.any():
@@ -277,7 +297,11 @@ def _folds(path: Path, cells: pd.Series, _: pd.Index) -> dict[str, pd.Series]:
             f"{path}: column {cells.name} holds {cells[wrong].iloc[0]!r}, which is neither a fold "
             f"(a whole number) nor one of {', '.join(PARTS)}"
         )
-    return {"split": parts}
+    return "split", parts
+
+
+def _folds(path: Path, cells: pd.Series, _: pd.Index) -> dict[str, pd.Series]:
+    return dict([folds_in(path, cells)])
 
 
 _READERS: dict[str, Callable[[Path, pd.Series, pd.Index], dict[str, pd.Series]]]

@@ -96,7 +96,10 @@ def test_ptbxl_by_number_with_ages_of_over_89(bring, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "rows that name a recording: 3 of 4; recordings with a row: 3 of 3" in said
     assert "they go by the number in a name: 1 is 00001_hr" in said
-    assert "age from age, sex from sex, patient from patient_id, fold from strat_fold" in said
+    assert (
+        "rows by ecg_id; age from age, sex from sex, patient from patient_id, fold from strat_fold"
+        in said
+    )
     assert "sex 0 is taken as male, 1 as female" in said
     assert "ages of over 89 (300 in the file), 90 noted: 1" in said
 
@@ -179,7 +182,7 @@ def test_numbers_of_sexes_without_a_meaning_stay_unknown(bring, capsys):
             [],
             "none of its 1 rows is of one of the 2 recordings: the column ",
         ),
-        (["name,age", "a,50"], [], "name the column of the records' names by --id_column; there"),
+        (["who,age", "a,50"], [], "name the column of the records' names by --id_column; there"),
         (["name,age", "a,50"], ["--id_column", "id"], "has no column id for --id_column; it has n"),
         (["record,age", "a,50"], ["--columns", "sex"], "has no column sex for --columns; it has"),
         (["record,age", "a,50", "a,60"], [], "names 1 records more than once, such as a; keep"),
