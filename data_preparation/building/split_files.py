@@ -66,8 +66,8 @@ def read_splits(
 
     Args:
         path: the file.
-        records: columns record, database and patient of the store's records.csv, by name; a
-            patient counts where the file does not say.
+        records: columns record, database, patient and, to know pieces, path or recording of the
+            store's records, by name; a patient counts where the file does not say.
         ignore_unknown: leave out rows of other records.
         allow_patient_overlap: take splits that put a patient on two sides.
 
@@ -111,7 +111,11 @@ def read_splits(
     columns: dict[str, Any] = {"record": table["record"], kind: parts}
     patients: dict[str, str] = {}
     about = pd.DataFrame(
-        {name: np.asarray(records[name], object)[has_row] for name in ("database", "patient")}
+        {
+            name: np.asarray(records[name], object)[has_row]
+            for name in ("database", "patient", "record", "path", "recording")
+            if name in records
+        }
     )
     if "patient" in table:
         columns["patient"] = table["patient"]
