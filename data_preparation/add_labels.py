@@ -6,9 +6,9 @@ of labels.
     python data_preparation/add_labels.py STORE labels.csv --name rhythm --ignore_unknown
 
 0/1 columns are multi-label, one column of words multi-class, columns of other numbers regression;
-an empty cell is unknown.  A column patient says whose record it is.  The table goes to
-STORE/labels/<name>.csv and serves every sampling rate; configs choose it by dataset.labels:
-<name>.  See docs/data.md.
+an empty cell is unknown.  A column patient says whose record it is.  Columns of ids, row numbers,
+folds and files are left out.  The table goes to STORE/labels/<name>.csv and serves every sampling
+rate; configs choose it by dataset.labels: <name>.  See docs/data.md.
 """
 
 import sys
@@ -32,6 +32,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--name", help="of the table (default: as the file is called)")
     parser.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="NAME",
+        help="take these columns alone, whatever they are called (default: all but ids, row "
+        "numbers, folds and files)",
+    )
+    parser.add_argument(
         "--ignore_unknown",
         action="store_true",
         help="leave out rows of records that the store lacks, which are an error otherwise",
@@ -40,7 +47,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from data_preparation.building.tables import add_labels
 
-    add_labels(args.store, args.labels, name=args.name, ignore_unknown=args.ignore_unknown)
+    add_labels(
+        args.store,
+        args.labels,
+        name=args.name,
+        columns=args.columns,
+        ignore_unknown=args.ignore_unknown,
+    )
 
 
 if __name__ == "__main__":

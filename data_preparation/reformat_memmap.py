@@ -49,6 +49,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "ones); folds are spread over these labels",
     )
     parser.add_argument(
+        "--columns",
+        dest="label_columns",
+        nargs="+",
+        metavar="NAME",
+        help="of --labels, to take these alone, whatever they are called (default: all but ids, "
+        "row numbers, folds and files)",
+    )
+    parser.add_argument(
         "--splits",
         metavar="FILE.csv",
         help="columns record and split (train, valid, test) or fold "
@@ -72,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="take published splits that put a patient's records on two sides",
     )
     args = parser.parse_args(argv)
+    if args.label_columns and not args.labels:
+        parser.error("--columns are those of --labels: give that, too")
 
     from data_preparation.building.reformat import reformat
 

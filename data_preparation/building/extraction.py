@@ -12,10 +12,17 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from data_preparation.building.about import About
 from data_preparation.building.folds import assign_folds
 from data_preparation.importing.plan import SHARD_VERSION
 from data_preparation.importing.sources import Lazy
-from util.data.record_tables import first_few, near_matches, plain_form, read_cells, read_text
+from util.data.record_tables import (
+    first_few,
+    near_matches,
+    note_alike_patients,
+    read_cells,
+    read_text,
+)
 from util.data.store import FOLDS
 from util.errors import ConfigError, StoreError
 from util.files import safe_cell
@@ -104,12 +111,13 @@ def stored_rows(
     columns: dict[str, list],
     fs: int,
     progress: tqdm,
+    about: About | None = None,
 ) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     """Yield the row and the int16 counts (n, 12) of every record at one rate."""
     known = zip(columns["patient"], columns["fold"])
     for name, rows in shards:
         with open(input_dir / "shards" / f"{name}-fs{fs}.dat", "rb") as file:
-            for row in rows:
+            for row in map(about.row_of, rows) if about else rows:
                 counts = np.fromfile(file, "<i2", row["length"][str(fs)] * len(LEADS)).reshape(
                     -1, len(LEADS)
                 )
@@ -192,15 +200,7 @@ def note_shares(columns: dict[str, list]) -> None:
             f"records without a patient: {total - known} of {total}; each counts as a patient of "
             "its own"
         )
-    forms: dict[tuple[str, str], list[str]] = {}
-    for database, patient in sizes:
-        forms.setdefault((database, plain_form(patient)), []).append(patient)
-    alike = [patients for patients in forms.values() if len(patients) > 1]
-    if alike:
-        print(
-            f"warning: patients that differ in writing alone, and count as several: {len(alike)}, "
-            f"such as {' and '.join(sorted(alike[0])[:3])}; write each in one way if they are one"
-        )
+    note_alike_patients(columns["database"], columns["patient"])
     for (database, patient), size in sizes.most_common(3):
         if size >= MANY_RECORDS and size > total / FOLDS:
             print(

@@ -53,7 +53,27 @@ def parse_import(parser: argparse.ArgumentParser, argv: Sequence[str] | None) ->
         "shorter ones; ST-MEM's published preparation has 10 (default: records stay whole)",
     )
     add_shared_flags(parser)
+    parser.add_argument(
+        "--metadata",
+        metavar="FILE.csv",
+        help="the set's own table, a row a recording: age, sex and patient of the recordings, and "
+        "a table of splits of its folds; patients stay whole without a further file",
+    )
+    parser.add_argument(
+        "--id_column",
+        metavar="NAME",
+        help="of --metadata, with the recordings' names (default: record, ecg_id, exam_id, ...)",
+    )
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="NAME",
+        help="of --metadata, those to take; such as are no age, sex, patient or fold become a "
+        "table of labels (default: those of age, sex, patient and fold)",
+    )
     args = parser.parse_args(argv)
+    if (args.id_column or args.columns) and not args.metadata:
+        parser.error("--id_column and --columns are those of --metadata: give that, too")
     if (
         args.workers < 1
         or not all(20 <= fs <= 10_000 for fs in args.target_fs)

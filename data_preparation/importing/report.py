@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_preparation.building.metadata import read_metadata
 from data_preparation.importing.shards import import_recordings
 from data_preparation.importing.sources import Source
 from util.errors import ECGError, RecordError
@@ -34,6 +35,11 @@ def run_import(source: Source, args: argparse.Namespace) -> int:
     Raises:
         ECGError: nothing could be imported, or no recording was kept.
     """
+    about = None
+    if args.metadata:
+        about = read_metadata(
+            Path(args.metadata), source.items, id_column=args.id_column, columns=args.columns
+        )
     overruled = look(source)
     totals, skipped, unread = import_recordings(
         source,
@@ -44,6 +50,7 @@ def run_import(source: Source, args: argparse.Namespace) -> int:
         segment_seconds=args.segment_seconds,
         derive=not args.no_derive,
         trim=args.trim,
+        about=about,
     )
     print(summary(totals, skipped))
     total: Counter[str] = sum(totals.values(), Counter())

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from data_preparation.building.about import About
 from data_preparation.importing.flags import MIN_SECONDS
 from data_preparation.importing.plan import (
     command_line,
@@ -83,6 +84,7 @@ def import_recordings(
     segment_seconds: float | None = None,
     derive: bool = True,
     trim: bool = False,
+    about: About | None = None,
 ) -> Imported:
     """Import every item of a source.
 
@@ -95,6 +97,7 @@ def import_recordings(
         segment_seconds: length of the pieces to cut; None keeps recordings whole.
         derive: whether limb leads that follow from two others are added.
         trim: whether to cut off both ends of a recording, where every lead is 0 or NaN.
+        about: what the set's own table says of the recordings.
 
     Raises:
         ECGError: nothing to import, or the folder holds another import; it is left as it was.
@@ -130,7 +133,9 @@ def import_recordings(
             Counter, {database: Counter(found=count) for database, count in counts.items()}
         )
         write_table(
-            output_dir / "records.csv", RECORD_COLUMNS, _finish(shard_dir, shards, totals, skipped)
+            output_dir / "records.csv",
+            RECORD_COLUMNS,
+            _finish(shard_dir, shards, totals, skipped, about),
         )
         unread = sum(row["reason"].startswith("not read this time") for row in skipped)
         skipped.sort(key=lambda row: row["path"])
@@ -140,15 +145,16 @@ def import_recordings(
             output_dir / "extraction.json",
             settings
             | {
-                "command": command_line(source, settings),
+                "command": command_line(source, settings) + (f" {about.flags}" if about else ""),
                 "unread": unread,
                 "shards": [shard["name"] for shard in shards],
-            },
+            }
+            | ({"about": about.write(output_dir)} if about else {}),
         )
     return Imported(totals, skipped, unread)
 
 
-def _finish(shard_dir, shards, totals, skipped):
+def _finish(shard_dir, shards, totals, skipped, about):
     """Rows of records.csv, one shard's table in memory at a time; adds to ``totals`` and
     ``skipped`` on the way.
     """
@@ -169,7 +175,7 @@ def _finish(shard_dir, shards, totals, skipped):
             )
     for table in tables:
         skipped += table["skipped"] + table.get("unread", [])
-        for row in table["records"]:
+        for row in map(about.row_of, table["records"]) if about else table["records"]:
             seconds = row["n_original"] / row["fs_original"]
             totals[row["database"]].update(
                 kept=1,
