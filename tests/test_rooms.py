@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUND = "errors files leads challenge keyed_random named_arguments console"
+GROUND = "errors files flags leads challenge keyed_random named_arguments console"
 MAY_IMPORT = {  # besides the ground; of processes, models take collectives and data stopping alone
     "ground": (),
     "config": (),
