@@ -166,7 +166,7 @@ def test_remarks_are_counted_by_kind(tmp_path, capsys):
     assert assumed == "  6 with the remark: no gain in the header, 200 counts per unit assumed\n"
     left_out, _, rest = rest.partition("8 kept records carry a remark: see the column flags of")
     assert left_out == "ut:\n  1 with the remark: left out: PLETH\n"
-    assert "\n  1 with the remark: flat lead\n  1 with the remark: no diagnosis\n" in rest
+    assert "\n  1 with the remark: no diagnosis\n  1 with the remark: flat lead\n" in rest
 
 
 @pytest.mark.parametrize("comments, coded", [((), False), (("#Dx: 426783006",), True)])
