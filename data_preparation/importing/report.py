@@ -55,7 +55,12 @@ def run_import(source: Source, args: argparse.Namespace) -> int:
     print(summary(totals, skipped))
     total: Counter[str] = sum(totals.values(), Counter())
     remarks = _remarks(Path(args.output_dir) / "records.csv")
-    _print_block("assumed, as nobody said otherwise:", source.assumed)
+    assumed = [kind for kind in remarks if kind.endswith("assumed")]
+    left_out = [kind for kind in remarks if "left out" in kind]
+    others = [kind for kind in remarks if kind not in assumed and kind not in left_out]
+    _print_block(
+        "assumed, as nobody said otherwise:", [*source.assumed, *_counted(remarks, assumed)]
+    )
     _print_block("gone on with all the same (--assume):", overruled)
     trimmed = (
         f"{total['trimmed_seconds']:.3g} s of zeros or NaN at the ends of {total['trimmed']} "
@@ -67,10 +72,11 @@ def run_import(source: Source, args: argparse.Namespace) -> int:
             *(f"{count} skipped: {safe_cell(reason)}" for reason, count in _reasons(skipped)),
             *source.left_out,
             *([trimmed] if total["trimmed"] else []),
+            *_counted(remarks, left_out),
         ],
     )
     kept = f"{total['flagged']} kept records carry a remark: see the column flags of "
-    _print_block(f"{kept}{args.output_dir}/records.csv", remarks)
+    _print_block(f"{kept}{args.output_dir}/records.csv", _counted(remarks, others))
     if total["fewer_leads"]:
         print(
             f"{total['fewer_leads']} kept records have fewer than twelve leads: see the column "
@@ -144,23 +150,33 @@ def _reasons(skipped: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
     return Counter(row["reason"].partition(":")[0] for row in skipped).most_common()
 
 
-def _remarks(path: Path) -> list[str]:
-    """Kinds of remarks in a records.csv with their counts, the most common first."""
+def _remarks(path: Path) -> Counter[str]:
+    """How many records of a records.csv carry each kind of remark."""
     kinds: Counter[str] = Counter()
     with open(path, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            kinds.update({_kind(flag) for flag in row["flags"].split("; ") if flag})
-    sentences = [f"{count}: {kind}" for kind, count in kinds.most_common(MOST_KINDS)]
-    return sentences + [f"and {len(kinds) - MOST_KINDS} other kinds"] * (len(kinds) > MOST_KINDS)
+            flags = [_kind(flag) for flag in row["flags"].split("; ") if flag]
+            kinds.update(list(dict.fromkeys(flags)))
+    return kinds
 
 
 def _kind(flag: str) -> str:
     """A remark without names of leads, numbers and what follows a colon."""
     if DERIVED in flag:
         return "limb leads that follow from two others (--no_derive keeps them absent)"
+    if flag.endswith("assumed") or flag.startswith(("left out", "other waveforms left out")):
+        return flag
     text = flag.partition(":")[0]
     text = re.sub(r"(?<![\w.])[0-9.]+(e[+-]?[0-9]+)?(?!\w)", "...", text)
     return re.sub(rf"\b({'|'.join(LEADS)})\b(, )?", "", text).strip()
+
+
+def _counted(remarks: Counter[str], kinds: Sequence[str]) -> list[str]:
+    """Sentences on some kinds of remarks, the most common first."""
+    counts = Counter({kind: remarks[kind] for kind in kinds}).most_common()
+    sentences = [f"{count} with the remark: {kind}" for kind, count in counts[:MOST_KINDS]]
+    more = len(counts) - MOST_KINDS
+    return sentences + [f"and {more} other remarks"] * (more > 0)
 
 
 def summary(totals: Mapping[str, Counter], skipped: Sequence[Mapping[str, Any]]) -> str:

@@ -569,8 +569,9 @@ def test_lines_that_are_no_samples_are_named(tmp_path, array, change, reason, fl
     assert reason in skipped(tmp_path)["a.csv"]
 
 
-def test_comments_above_the_names_are_passed_over(tmp_path, array):
-    folder = write_lines(tmp_path / "in", array[0, :2].T, header="# of 2020\n\n# by me\nI,II")
+@pytest.mark.parametrize("above", ["# of 2020\n\n# by me", "sep=,"])
+def test_comments_above_the_names_are_passed_over(tmp_path, array, above):
+    folder = write_lines(tmp_path / "in", array[0, :2].T, header=f"{above}\nI,II")
     store = imported(folder, tmp_path, "--fs", 250, "--units", "uV")
     np.testing.assert_array_equal(store.counts(0)[:, :2], array[0, :2].T)
 

@@ -158,11 +158,15 @@ def test_remarks_are_counted_by_kind(tmp_path, capsys):
     flat = counts(9)
     flat[:, 7] = 0
     write_record(tmp_path / "in", "flat", flat, comments=["#Dx: "])
+    leads = [*LEADS[:11], "PLETH"]
+    write_record(tmp_path / "in", "pleth", counts(8), comments=(), leads=leads)
     assert extract(tmp_path / "in", tmp_path) == 0
     out = capsys.readouterr().out
-    assert "7 kept records carry a remark: see the column flags of" in out
-    assert "\n  6: no gain in the header, ... counts per unit assumed\n" in out
-    assert "\n  1: flat lead\n" in out and "\n  1: no diagnosis\n" in out
+    assumed, _, rest = out.partition("assumed, as nobody said otherwise:\n")[2].partition("left o")
+    assert assumed == "  6 with the remark: no gain in the header, 200 counts per unit assumed\n"
+    left_out, _, rest = rest.partition("8 kept records carry a remark: see the column flags of")
+    assert left_out == "ut:\n  1 with the remark: left out: PLETH\n"
+    assert "\n  1 with the remark: no diagnosis\n  1 with the remark: flat lead\n" in rest
 
 
 @pytest.mark.parametrize("comments, coded", [((), False), (("#Dx: 426783006",), True)])

@@ -33,6 +33,7 @@ EIGHT_LEADS = ",".join(LEADS[:2] + LEADS[6:])  # from which the other four follo
 MOST_WORDS = 1000  # that are looked at for what they mean
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9.]*,[0-9]+(e[+-]?[0-9]+)?", re.IGNORECASE)
 _WITH_UNIT = re.compile(r"(.+?)\s*[(\[](.+)[)\]]")
+_ABOVE = re.compile(r"\s*#|sep=", re.IGNORECASE)  # comments, and Excel's line on its comma
 _TIME = re.compile(r"(time|t|sec|ms|samples?|index)(\W|_|$)|seconds|timestamp", re.IGNORECASE)
 CHUNKS_BYTES = 1 << 25  # decompressed chunks of HDF5 that are kept: neighbours share one
 
@@ -326,7 +327,7 @@ def read_csv(
 
 
 def csv_header(path: Path) -> tuple[list[str], str, int]:
-    """Return the names in the first line of a CSV file that is neither blank nor a comment (#),
+    """Return the names in the first line of a CSV file that is neither blank nor a comment,
     the sign between them, and the number of lines down to it.
 
     Raises:
@@ -334,7 +335,7 @@ def csv_header(path: Path) -> tuple[list[str], str, int]:
     """
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         number, first = 1, file.readline(1 << 16)
-        while first and (not first.strip() or first.lstrip().startswith("#")):
+        while first and (not first.strip() or _ABOVE.match(first)):
             number, first = number + 1, file.readline(1 << 16)
     comma = max(",;\t", key=first.count)
     names = next(csv.reader([first], delimiter=comma), [])
