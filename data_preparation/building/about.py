@@ -39,11 +39,11 @@ class About:
     labels: pd.DataFrame | None
 
     def row_of(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return a row of an import's table with age, sex and remark as the table has them."""
+        """Return a row of an import's table with age, sex, patient and remark as this has them."""
         said = self.cells.get(row.get("recording") or row["record"])
         if not said:
             return row
-        new: dict[str, Any] = {"sex": said["sex"]} if "sex" in said else {}
+        new: dict[str, Any] = {kind: said[kind] for kind in ("sex", "patient") if kind in said}
         if "age" in said:
             new["age"] = float(said["age"])
         if "remark" in said:

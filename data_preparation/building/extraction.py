@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data_preparation.building.about import About
+from data_preparation.building.about import read_about
 from data_preparation.building.folds import assign_folds
 from data_preparation.importing.plan import SHARD_VERSION
 from data_preparation.importing.sources import Lazy
@@ -49,6 +49,7 @@ def load_extraction(input_dir: Path) -> tuple[dict[str, Any], Shards]:
         raise StoreError(f"no finished extraction in {input_dir}: {again}") from None
     if not isinstance(settings, dict) or settings.get("version") != SHARD_VERSION:
         raise StoreError(f"{input_dir} was extracted by another version of this code: {again}")
+    about = read_about(input_dir, settings.get("about"))
     # It is read for the folds and for every rate, and must not change in between.
     checksums: dict[str, int] = {}
 
@@ -72,7 +73,7 @@ def load_extraction(input_dir: Path) -> tuple[dict[str, Any], Shards]:
                 f"shard {name} in {input_dir} is missing or damaged, or was changed just now: "
                 f"{again}"
             )
-        return name, table["records"]
+        return name, [about.row_of(row) if about else row for row in table["records"]]
 
     shards = Lazy(len(settings["shards"]), shard)
     if not any(rows for _, rows in shards):
@@ -111,13 +112,12 @@ def stored_rows(
     columns: dict[str, list],
     fs: int,
     progress: tqdm,
-    about: About | None = None,
 ) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     """Yield the row and the int16 counts (n, 12) of every record at one rate."""
     known = zip(columns["patient"], columns["fold"])
     for name, rows in shards:
         with open(input_dir / "shards" / f"{name}-fs{fs}.dat", "rb") as file:
-            for row in map(about.row_of, rows) if about else rows:
+            for row in rows:
                 counts = np.fromfile(file, "<i2", row["length"][str(fs)] * len(LEADS)).reshape(
                     -1, len(LEADS)
                 )

@@ -103,8 +103,7 @@ def reformat(
         add_patients(columns, patient_of, f"--patients {patients}")
     about = read_about(input_dir, settings.get("about"))
     if about:
-        add_patients(columns, about.values("patient"), f"--metadata {about.name}")
-        known = with_own_patients(columns)
+        known = with_own_patients(columns)  # those of the table among them
         of_set = tables_of(about, known, allow_patient_overlap=allow_patient_overlap)
         if of_set.labels:
             strata = label_strata(of_set.labels.values, of_set.labels.kind)
@@ -151,7 +150,7 @@ def reformat(
             ) as progress:
                 for fs, folder in new.items():
                     shutil.rmtree(folder, ignore_errors=True)
-                    rows = stored_rows(input_dir, shards, dropped, columns, fs, progress, about)
+                    rows = stored_rows(input_dir, shards, dropped, columns, fs, progress)
                     write_store(folder, fs, rows, commands)
             _count_replaced(output_dir, {*names, *dropped})
             for fs, folder in new.items():
