@@ -9,7 +9,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -17,28 +17,12 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 from torch import nn
 
 from util.contract.encoder import Encoder
+from util.contract.facts import DataFacts
 from util.errors import ConfigError
 from util.named_arguments import fits
 
 Factory = TypeVar("Factory", bound=Callable[..., nn.Module])
 MODELS: dict[str, Callable[..., nn.Module]] = {}
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    """What a model has to know of its data.
-
-    Attributes:
-        leads: names of the crops' leads, in order.
-        fs: sampling rate in Hz.
-        num_classes: None for no classifier.
-        length: samples of a crop; None where it is not known.
-    """
-
-    leads: tuple[str, ...]
-    fs: float
-    num_classes: int | None = None
-    length: int | None = None
 
 
 def register(factory: Factory) -> Factory:
@@ -100,7 +84,10 @@ def build(
     given |= _from_facts(name, given, parameters, facts)
     for key, value in given.items():
         _check_type(name, key, value, parameters[key])
-    return factory(**given)
+    model = factory(**given)
+    if isinstance(model, Encoder):
+        model.facts = facts
+    return model
 
 
 def _encoder(key: str, spec: Any, default: Any, facts: DataFacts | None) -> nn.Module:
