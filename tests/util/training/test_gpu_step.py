@@ -26,7 +26,7 @@ from util.errors import ConfigError
 from util.leads import LEADS
 from util.training.engine import Training
 from util.training.optimizer import make_optimizer
-from util.training.recompute import recompute_blocks
+from util.contract.recompute import recompute_blocks
 
 VIEWS = {"head_width": 16, "encoder": "plain_encoder"}
 DINO = {**DINO, "model": {**VIEWS, "bottleneck": 8, "head_out": 32, "freeze_last_layer": 1}}

@@ -56,7 +56,7 @@ class EncoderFile:
                 cannot go without.
         """
         here = encoder.facts.fs if encoder.facts else None
-        if None not in (here, self.fs) and here != self.fs:
+        if here is not None and self.fs is not None and here != self.fs:
             raise CheckpointError(
                 f"{self.path} was trained at {self.fs:g} Hz, but dataset.fs is {here:g} Hz: the "
                 f"same heart would look to it as if it beat {self.fs / here:.2g} times as fast. "
@@ -89,17 +89,18 @@ class EncoderFile:
         return said
 
 
-def read_encoder(path: str | os.PathLike) -> EncoderFile:
+def read_encoder(path: str | os.PathLike, what: str = "encoder file") -> EncoderFile:
     """Read a file of weights.
 
     Args:
         path: encoder.pth, a checkpoint of pre-training or fine-tuning, a state dict, or one in
             the wrappers and prefixes of other programs.
+        what: it should be, for messages.
 
     Raises:
         CheckpointError: it is unreadable or holds no tensors.
     """
-    content = checkpoint.load(path, "encoder file")
+    content = checkpoint.load(path, what)
     config = content.get("config")
     data = config.get("dataset") if isinstance(config, dict) else None
     data = data if isinstance(data, dict) else {}
