@@ -7,6 +7,7 @@ docs/configs.md has the rules.
 """
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -24,6 +25,7 @@ from util.console import note
 from util.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
+LONGEST = 100  # characters of a value in a note
 Job = TypeVar("Job", bound=JobConfig)
 
 
@@ -200,11 +202,20 @@ def _dropped(given: dict, kept: object, path: str, owner: str) -> dict[str, str]
     found: dict[str, str] = {}
     for name, value in given.items():
         place = f"{path}.{name}"
-        if isinstance(value, dict) and value:
-            found |= _dropped(value, kept.get(name), place, owner)
+        if isinstance(value, dict) and isinstance(kept.get(name), dict):
+            found |= _dropped(value, kept[name], place, owner)
         elif name != "name" and name not in kept:
-            found[place] = f"{place}: {value} (given for {owner})"
+            found[place] = f"{place}: {_in_a_line(value)} (given for {owner})"
     return found
+
+
+def _in_a_line(value: object) -> str:
+    try:
+        text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=math.inf)
+    except yaml.YAMLError:  # out of a checkpoint, of a type that YAML does not have
+        return type(value).__name__
+    text = text.removesuffix("...\n").strip()
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 
 def _contains_itself(value: object, around: set[int], passed: set[int]) -> bool:

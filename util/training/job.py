@@ -184,7 +184,7 @@ class LabelledJob:
         if not path:
             return SeenLabels()
         seen = collectives.on_main(lambda: seen_by(pretrained_files(path)).content())
-        return SeenLabels(**seen)
+        return SeenLabels(**{**seen, "jobs": tuple(seen["jobs"])})
 
     def hashes(self, rows: np.ndarray) -> torch.Tensor:
         """Return by which records of the store, and their patients, are known to ``seen``."""

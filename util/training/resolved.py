@@ -38,21 +38,25 @@ def resolved(config: JobConfig, lr: float, fold: int | None) -> dict:
 
 
 def changes(old: dict, new: dict, config: JobConfig, where: str) -> dict[str, str]:
-    """Return the dotted keys in which an earlier run's resolved config differs from this run's, as
-    ``differences`` does.
+    """Return the dotted keys in which an earlier run's config differs from this run's, as
+    ``differences`` does; arguments of the model that were not given have their defaults.
 
     Args:
-        old: of a run whose version may have kept only those arguments of its model that were given;
-            the others had their defaults.
-        new: of this run.
+        old: the earlier run's, resolved.
+        new: this run's, resolved.
         config: of this run.
         where: the old one comes from, for messages.
     """
-    if isinstance(old.get("model"), dict) and old.get("model_name") == config.model_name:
-        spec = {**old["model"], "name": config.model_name}
+    return differences(_full(old, config), _full(new, config), type(config), where)
+
+
+def _full(mapping: dict, config: JobConfig) -> dict:
+    """A config with every argument of its model, if this is the model of ``config``."""
+    model = mapping.get("model")
+    if isinstance(model, dict) and mapping.get("model_name") == config.model_name:
         with contextlib.suppress(ConfigError):  # a part of it is of a model that is gone
-            old = {**old, "model": _arguments(spec, config)}
-    return differences(old, new, type(config), where)
+            return {**mapping, "model": _arguments({**model, "name": config.model_name}, config)}
+    return mapping
 
 
 def _arguments(spec: dict, config: JobConfig) -> dict:

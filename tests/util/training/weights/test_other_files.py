@@ -33,7 +33,9 @@ OTHERS = {
 def test_what_is_no_checkpoint_is_called_by_its_name(what, name, tmp_path):
     """The defect: "could run code", and advice to trust its author."""
     (tmp_path / name).write_bytes(OTHERS[what])
-    with pytest.raises(CheckpointError, match=f"{name} is no checkpoint: it is .*{what.strip()}") as e:
+    with pytest.raises(
+        CheckpointError, match=f"{name} is no checkpoint: it is .*{what.strip()}"
+    ) as e:
         checkpoint.load(tmp_path / name)
     assert "run code" not in str(e.value) and "author" not in str(e.value)
 
