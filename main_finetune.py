@@ -9,8 +9,8 @@ Leaves in <output_dir>/<exp_name> (with several folds, in fold<k>/ there): confi
 console.txt, log.txt, tensorboard/, checkpoint-last.pth, and best-loss.pth and best-<metric>.pth,
 the weights that score best on the selection fold.  Those of them that test.target_metric names are
 tested, which leaves test_metrics.csv, test_predictions.csv and .npz (in full precision),
-encoder.pth and, with a gate, test_gate.csv.  Several folds also leave summary.csv, which
-console.txt beside it repeats.
+selection_predictions.npz, encoder.pth and, with a gate, test_gate.csv.  Several folds also leave
+summary.csv, which console.txt beside it repeats.  report.html shows all of it on one page.
 """
 
 import sys
@@ -31,6 +31,7 @@ from util.evaluation.evaluator import Evaluator
 from util.evaluation.head_start import fit_heads
 from util.evaluation.probe_job import probe_fold
 from util.evaluation.report import FoldFiles, FoldResult, report_test, save_best, write_summary
+from util.handover.run_report import write_report
 from util.processes import collectives
 from util.processes.stopping import StopRequest
 from util.training.job import Fold, LabelledJob, SupervisedTask, check_start, make_classifier
@@ -60,6 +61,9 @@ def finetune(config: FinetuneConfig, *, published_names: bool = False) -> list[F
             results.append(run(job.fold(number), FoldFiles(place, published_names), device))
     if several:
         collectives.on_main(lambda: summarise(results, folder))
+    if config.test.report:
+        place = folder if several else results[0].folder
+        collectives.on_main(lambda: note(f"report: {write_report(place)}"))
     return results
 
 

@@ -6,10 +6,11 @@ the table of these.
     python experiments/reproduce.py fusion --markdown  RESULTS.md from the CSV, no training
 
 A table is configs/tables/<table>.yaml: what all its rows share, and its rows; docs/reproduce.md
-explains the keys. What is in the CSV is not run again; a training that was stopped continues
-where it was.  Trainings, with their predictions, are kept in
---output_dir/<table>/<row>/seed<s>/fold<k>; while those of all folds are there, the intervals of
-the table are a bootstrap over patients (util/scoring/intervals.py), written to
+explains the keys. What is in the CSV is not run again, unless its row is defined otherwise by now,
+or the store is another one (--stale lists what is); a training that was stopped continues where it
+was.  Trainings, with their predictions, are kept in
+--output_dir/<table>/<row>-<fingerprint>/seed<s>/fold<k>; while those of all folds are there, the
+intervals of the table are a bootstrap over patients (util/scoring/intervals.py), written to
 results/<table>.intervals.csv.  Encoders, in --output_dir/pretrained, are trained once for all
 rows and tables that ask for the same one.
 """
@@ -60,6 +61,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--markdown", action="store_true", help="write RESULTS.md from the CSV and train nothing"
     )
+    parser.add_argument(
+        "--stale",
+        action="store_true",
+        help="list what is in the CSV by another definition, store or encoder, and train nothing",
+    )
     return parser.parse_args(argv)
 
 
@@ -70,6 +76,7 @@ from experiments.tables.definition import Row, Table, read_table
 from experiments.tables.gates import write_gates
 from experiments.tables.intervals import write_intervals
 from experiments.tables.page import markdown, write_markdown
+from experiments.tables.results import describe_stale
 from experiments.tables.runs import run_all, search_thresholds
 from experiments.tables.trainings import Settings
 from util.data.splits import parse_folds
@@ -111,13 +118,19 @@ def main(argv: list[str] | None = None) -> None:
         write_markdown(table)
         return
     settings = Settings(arguments.output_dir, arguments.device, arguments.overrides)
+    stale = describe_stale(table, settings)
+    if arguments.stale:
+        print("\n".join(stale) or "nothing is stale")
+        return
+    if stale:
+        print(f"{len(stale)} results are stale and count no longer, e.g. {stale[0]} (see --stale)")
     rows = chosen_rows(table, arguments.only)
     runs = chosen_runs(table, rows, arguments.fold)
     run_all(table, runs, settings, jobs=arguments.jobs, budget=arguments.budget)
     search_thresholds(table, rows, settings)
     write_intervals(table, settings)
     write_gates(table, settings)
-    print(markdown(table))
+    print(markdown(table, settings))
 
 
 if __name__ == "__main__":

@@ -10,4 +10,5 @@ contract     what the engine asks of a model, and the registry of models
 data         the store, its tables, labels and splits, and the crops that training reads
 training     from a config to trained weights: set-up, loop, checkpoints, log
 evaluation   predictions, probes, reports and figures of trained weights
+handover     trained models in use: called on signals, described, embedded, exported
 """

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.tables.definition import Row, Table
-from experiments.tables.results import path_of, read_results, rows_of
+from experiments.tables.results import current_rows, path_of, read_results
 from experiments.tables.trainings import Settings, place
 from util.challenge import ABBREVIATIONS
 from util.errors import ConfigError
@@ -56,7 +56,7 @@ def write_intervals(table: Table, settings: Settings) -> None:
     first: dict[str, list[Predicted]] = {}  # of each row, by the first method
     for row in table.rows:
         for method in table.methods or [""]:
-            runs = rows_of(results, row.name, method)
+            runs = current_rows(results, row, method, settings)
             complete = len(runs) == len(row.folds) * len(table.seeds)
             tests = tested(table, row, method, settings) if complete else None
             if tests is None:

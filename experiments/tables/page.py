@@ -7,7 +7,8 @@ from scipy.stats import t as student
 
 from experiments.tables.definition import Row, Table
 from experiments.tables.gates import gates_markdown
-from experiments.tables.results import path_of, read_results, rows_of
+from experiments.tables.results import by_this_definition, path_of, read_results, rows_of
+from experiments.tables.trainings import Settings
 from util.config.load import ROOT
 from util.errors import ConfigError
 from util.files import replacing
@@ -17,12 +18,20 @@ MARKS = "<!-- table {name}: {edge} -->"
 NAMED = "the row named"  # in a difference's cell, as rows are compared with different ones
 
 
-def markdown(table: Table) -> str:
+def markdown(table: Table, settings: Settings | None = None) -> str:
     """Return the table as Markdown: the mean over folds and seeds of what has been run, its
     interval where there is one, and how much higher the weights scored on the folds that chose
     them.
+
+    Runs of an earlier definition of their row, and of several stores, are marked as such.
+
+    Args:
+        table: to show.
+        settings: their overrides belong to today's definition of the rows.
     """
+    settings = settings or Settings("")
     results, intervals = read_results(table), read_intervals(table)
+    stale, stores = 0, set()
     lines = [
         table.about.strip(),
         "",
@@ -35,14 +44,21 @@ def markdown(table: Table) -> str:
             runs = rows_of(results, row.name, method)
             if not len(runs):
                 continue
+            old = int((~by_this_definition(runs, row, settings)).sum())
+            stale += old
+            stores |= set(runs["store"])
             cells = (
-                f"{row.name} {method}".strip(),
+                f"{row.name} {method}".strip() + " (stale)" * (old > 0),
                 f"{len(runs)}",
                 f"{runs[table.score].astype(float).mean():.3f}",
                 *interval_cells(table, row, intervals.get((row.name, method))),
                 optimism(runs, table.score),
             )
             lines.append(f"| {' | '.join(cells)} |")
+    if stale:
+        lines += ["", f"Stale: {stale} runs are of an earlier definition of their row."]
+    if len(stores) > 1:
+        lines += ["", f"Runs of {len(stores)} different stores are in this table."]
     if table.runs == table.name:
         lines += gates_markdown(table)
     return "\n".join(lines)

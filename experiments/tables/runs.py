@@ -13,8 +13,15 @@ import pandas as pd
 import torch
 
 from experiments.tables.definition import Row, Table
-from experiments.tables.results import add_results, read_results, rows_of
-from experiments.tables.trainings import Settings, encoder_of, fine_tuning, place, pretraining
+from experiments.tables.results import add_results, current_rows, read_results
+from experiments.tables.trainings import (
+    Settings,
+    encoder_of,
+    fine_tuning,
+    origin_of,
+    place,
+    pretraining,
+)
 from main_finetune import finetune
 from main_pretrain import pretrain
 from util.challenge import ABBREVIATIONS
@@ -52,10 +59,11 @@ def run_all(
     missing = [
         (row, seed, fold)
         for row, seed, fold in wanted
-        if fold not in set(rows_of(results, row.name, "", seed)["fold"])
+        if fold not in set(current_rows(results, row, "", settings, seed)["fold"])
     ]
     encoders: dict[str, Task] = {}
     for row, seed, fold in missing:
+        fine_tuning(table, row, seed, fold, settings)  # what is wrong in any is said before all
         if row.pretrain:
             config = pretraining(row, seed, fold, settings)
             if not encoder_of(config).is_file():
@@ -108,6 +116,7 @@ def run(table: Table, row: Row, seed: int, fold: int, settings: Settings) -> dic
         **chosen,
         "seconds": round(time.monotonic() - began),
         "device": device_name(settings.device),
+        **origin_of(row, seed, fold, settings),
         "revision": revision(),
     }
 
@@ -170,8 +179,8 @@ def search_thresholds(table: Table, rows: Iterable[Row], settings: Settings) -> 
     for row in rows if table.methods else ():
         for seed in table.seeds:
             results = read_results(table)
-            trained = rows_of(results, row.name, "", seed)
-            searched = rows_of(results, row.name, table.methods[0], seed)
+            trained = current_rows(results, row, "", settings, seed)
+            searched = current_rows(results, row, table.methods[0], settings, seed)
             if len(trained) == len(row.folds) != len(searched):
                 add_results(table, thresholds_of(table, row, seed, settings, trained))
 

@@ -1,13 +1,11 @@
 """The trainings of a table: their configs and their folders."""
 
-import json
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from experiments.tables.definition import Row, Table, resolved
-from util.config.fields import to_mapping
+from experiments.tables.fingerprints import fingerprint, store_of, what_matters
 from util.config.keys import FinetuneConfig, PretrainConfig
 from util.data.store import FOLDS
 from util.errors import ConfigError
@@ -46,12 +44,8 @@ def pretraining(row: Row, seed: int, fold: int, settings: Settings) -> PretrainC
         "dataset": {"exclude_folds": unseen},
     }
     config = resolved(row.pretrain, PretrainConfig, more, settings.overrides)
-    mapping = to_mapping(config)
-    matters = [
-        mapping[key] for key in ("model_name", "model", "dataset", "dataloader", "train", "seed")
-    ]
-    kind = zlib.crc32(json.dumps(matters, sort_keys=True).encode())
-    return replace(config, exp_name=f"{config.model_name}-{kind:08x}")
+    kind = fingerprint(what_matters(config), unseen, seed, store_of(config))
+    return replace(config, exp_name=f"{config.model_name}-{kind}")
 
 
 def encoder_of(config: PretrainConfig) -> Path:
@@ -71,11 +65,50 @@ def fine_tuning(table: Table, row: Row, seed: int, fold: int, settings: Settings
     }
     if row.pretrain:
         more["encoder_path"] = str(encoder_of(pretraining(row, seed, fold, settings)))
-        if not any(text.startswith("mode=") for text in row.overrides):
+        if not _says_mode(row):
             more["mode"] = "finetune"
     return resolved(row, FinetuneConfig, more, settings.overrides)
 
 
 def place(table: Table, row: Row, seed: int, settings: Settings) -> Path:
-    """Return the folder of a row's trainings by one seed, fold<k> for each fold."""
-    return Path(settings.output_dir) / table.runs / row.name.replace(" ", "_") / f"seed{seed}"
+    """Return the folder of a row's trainings by one seed, fold<k> for each fold.
+
+    Another definition of the row, another store, or other groups of folds have another folder.
+    """
+    groups = row.groups if row.pretrain else []
+    made_by = fingerprint(definition_of(row, settings), store_of(_base(row, settings)), groups)
+    name = f"{row.name.replace(' ', '_')}-{made_by}"
+    return Path(settings.output_dir) / table.runs / name / f"seed{seed}"
+
+
+# ============ what made a result ============
+def definition_of(row: Row, settings: Settings) -> str:
+    """Return the fingerprint of a row's configs and of how it is scored, whatever its fold, its
+    seed and the store.
+    """
+    encoder = None
+    if row.pretrain:
+        encoder = what_matters(resolved(row.pretrain, PretrainConfig, {}, settings.overrides))
+    return fingerprint(what_matters(_base(row, settings)), row.knn, encoder)
+
+
+def origin_of(row: Row, seed: int, fold: int, settings: Settings) -> dict[str, str]:
+    """Return what a cell of the CSV must say of its origin to be today's: the definition of its
+    row, the store, and the pre-training of its encoder, empty without one.
+    """
+    encoder = pretraining(row, seed, fold, settings).exp_name if row.pretrain else ""
+    return {
+        "definition": definition_of(row, settings),
+        "store": store_of(_base(row, settings)),
+        "encoder": encoder,
+    }
+
+
+def _base(row: Row, settings: Settings) -> FinetuneConfig:
+    """The config of a row on any fold."""
+    more = {} if _says_mode(row) or not row.pretrain else {"mode": "finetune"}
+    return resolved(row, FinetuneConfig, more, settings.overrides)
+
+
+def _says_mode(row: Row) -> bool:
+    return any(text.startswith("mode=") for text in row.overrides)

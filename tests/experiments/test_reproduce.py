@@ -1,6 +1,7 @@
 """Tables by their command: what a YAML asks for is run once, written down, and put into RESULTS.md."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -23,9 +24,8 @@ def test_a_table_is_run_once_and_goes_on_where_it_stopped(tables, capsys):
     assert "3 trainings were not started" in capsys.readouterr().out
     every = reproduced(tables)
     assert every.iloc[0].to_dict() == first.iloc[0].to_dict() and len(every) == 4
-    metrics = pd.read_csv(
-        tables / "out" / "tiny" / "published_start" / "seed0" / "fold9" / "test_metrics.csv"
-    )
+    (folder,) = (tables / "out" / "tiny").glob("published_start-*")
+    metrics = pd.read_csv(folder / "seed0" / "fold9" / "test_metrics.csv")
     assert (
         every.query("row == 'published start' and fold == 9")["AUROC"].item()
         == metrics["AUROC"].item()
@@ -46,10 +46,9 @@ def test_a_table_is_run_once_and_goes_on_where_it_stopped(tables, capsys):
             f"| ours | 2 | {mean:.3f} | {intervals['low'][0]:.3f} to {intervals['high'][0]:.3f} |"
             in text
         )
-    log = [
-        json.loads(line)
-        for line in (tables / "out/tiny/ours/seed0/fold3/log.txt").read_text().splitlines()
-    ]
+    (folder,) = (tables / "out" / "tiny").glob("ours-*")
+    lines = (folder / "seed0" / "fold3" / "log.txt").read_text().splitlines()
+    log = [json.loads(line) for line in lines]
     assert every.iloc[0]["selection_AUROC"] == pytest.approx(log[0]["valid_AUROC"], abs=1e-4)
     view = {"about": "How much too high.", "runs": "tiny", "score": "AUPRC"}
     (tables / "view.yaml").write_text(yaml.safe_dump(view))
@@ -68,9 +67,8 @@ def test_methods_of_thresholds_are_rows_of_their_own(tables):
     assert every["method"].tolist() == ["", ""] + [
         name for name in ("published", "pooled", "expected") for _ in "12"
     ]
-    scores = pd.read_csv(
-        tables / "out" / "tiny" / "ours" / "seed0" / "thresholds_PRC_expected" / "scores.csv"
-    )
+    (folder,) = (tables / "out" / "tiny").glob("ours-*")
+    scores = pd.read_csv(folder / "seed0" / "thresholds_PRC_expected" / "scores.csv")
     expected = scores.query("part == 'test' and fold == '9'")["ChallengeScore"].item()
     assert every.query("method == 'expected' and fold == 9")[
         "ChallengeScore"
@@ -152,3 +150,38 @@ def test_a_row_on_fewer_folds_is_compared_on_those(tables):
     assert f"| ours: {gap:+.3f}" not in markdown(read_table("tiny"))  # all against the same
     with pytest.raises(ConfigError, match=r"tested on \[3, 9\]"):
         reproduced(tables, "--fold", 4)
+
+
+def test_what_another_definition_or_store_made_is_stale_and_run_again(tables, tmp_path, capsys):
+    write(tables, folds=[3])
+    first = reproduced(tables).set_index("row")
+    assert reproduced(tables, "--stale").set_index("row").equals(first)
+    assert "nothing is stale" in capsys.readouterr().out
+    changed = {"name": "ours", "set": ["train.weight_decay=0.5"]}
+    write(tables, folds=[3], rows=[changed, TINY["rows"][1]])
+    assert "| ours (stale) | 1 |" in markdown(read_table("tiny"))
+    reproduced(tables, "--stale")
+    out = capsys.readouterr().out
+    assert "row ours seed 0 fold 3: another definition\n" in out and "published" not in out
+    again = reproduced(tables).set_index("row")
+    assert "1 results are stale" in capsys.readouterr().out
+    assert again.loc["ours", "definition"] != first.loc["ours", "definition"]
+    assert again.loc["published start"].equals(first.loc["published start"])
+    assert len([*(tables / "out" / "tiny").glob("ours-*")]) == 2
+    assert "(stale)" not in markdown(read_table("tiny"))
+    other = tmp_path / "other"
+    shutil.copytree(store(), other)
+    meta = json.loads((other / "fs100" / "meta.json").read_text())
+    changed_meta = {**meta, "command": ["made otherwise"]}
+    (other / "fs100" / "meta.json").write_text(json.dumps(changed_meta))
+    third = reproduced(tables, "--only", "ours", "--set", f"dataset.store={other}")
+    assert set(third["store"]) == {*again["store"], third.set_index("row").loc["ours", "store"]}
+    assert third["store"].nunique() == 2
+    assert "Runs of 2 different stores" in capsys.readouterr().out
+
+
+def test_every_row_is_checked_before_the_first_training(tables):
+    write(tables, folds=[3], rows=[TINY["rows"][0], {"name": "late", "set": ["train.epoch=3"]}])
+    with pytest.raises(ConfigError, match="unknown key 'train.epoch'"):
+        reproduced(tables)
+    assert not (tables / "out").exists()

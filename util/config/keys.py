@@ -333,6 +333,10 @@ class MetricConfig:
 class TestConfig:
     """Section ``test``: how the test is done."""
 
+    report: bool = key(
+        True, "leave report.html in the run's folder: all results on one page", resumed="free"
+    )
+
     target_metric: str = key(
         "loss", "loss or a score; the weights that are best by it on the selection fold are tested"
     )
@@ -375,6 +379,11 @@ class JobConfig:
         "auto",
         "cuda, cpu, or auto: the GPU if there is one",
         choices=("auto", "cuda", "cpu"),
+        resumed="free",
+    )
+    licence: str = key(
+        "",
+        "under which the weights may be used, kept in them and shown on their card",
         resumed="free",
     )
     model_name: str = key(REQUIRED, "a model of models/, e.g. st_mem_vit_base_dec256d4b")

@@ -24,6 +24,7 @@ from util.training.transfer import save_encoder
 
 PUBLISHED_BEST = {"AUROC": "ROC", "AUPRC": "PRC"}  # fold0_bestROC.pth, as published
 DIGITS = 4  # of scores in CSV files
+SELECTION = "selection_predictions.npz"  # by the tested weights
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class FoldResult:
         selection: scores of the tested weights on the selection fold.
         predictions: of the test records.
         overlap: how many of these the first weights had seen with their labels.
+        chosen: predictions of the selection records by the tested weights, None where there are
+            none.
     """
 
     fold: int
@@ -61,6 +64,7 @@ class FoldResult:
     selection: dict[str, float]
     predictions: Predictions
     overlap: int = 0
+    chosen: Predictions | None = None
 
 
 # ============ selection ============
@@ -138,6 +142,7 @@ def report_test(
     best = collectives.on_main(lambda: checkpoint.load(chosen))
     classifier.load_state_dict(best["model"])
     predictions = evaluator.predict(classifier, "test")
+    selection = evaluator.predict(classifier, "valid")
     values = evaluator.scores(predictions)
     note(
         f"test ({chosen.name} of epoch {best['epoch'] + 1}, {len(predictions)} records): "
@@ -146,6 +151,7 @@ def report_test(
 
     def write() -> dict[str, float]:
         limits = write_scores(evaluator, files.folder, values, predictions)
+        selection.save(files.folder / SELECTION)
         save_encoder(
             classifier,
             files.folder / "encoder.pth",
@@ -164,6 +170,7 @@ def report_test(
         selection=best["metrics"],
         predictions=predictions,
         overlap=evaluator.fold.overlap,
+        chosen=selection,
     )
 
 

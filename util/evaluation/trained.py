@@ -51,7 +51,7 @@ def find_weights(
                 weights[fold] = files.best(metric)
     lone = FoldFiles(folder).best(metric)
     if not weights and lone.is_file():
-        weights[read_weights(lone).content["config"]["dataset"]["fold"]] = lone
+        weights[read_weights(lone)["config"]["dataset"]["fold"]] = lone
     missing = [fold for fold in folds or () if fold not in weights]
     if not weights or missing:
         what = f"for fold {', '.join(map(str, missing))}" if weights else "at all"
@@ -63,22 +63,23 @@ def find_weights(
     return {fold: weights[fold] for fold in folds or weights}
 
 
-def read_weights(path: str | os.PathLike, *, config_needed: bool = True) -> EncoderFile:
-    """Read a checkpoint that carries the config it was trained by.
+def read_weights(path: str | os.PathLike) -> dict[str, Any]:
+    """Return the content of a checkpoint that carries the config it was trained by.
 
     Raises:
-        CheckpointError: the file is unreadable or, where a config is needed, carries none.
+        CheckpointError: the file is unreadable or carries none.
     """
-    file = read_encoder(path, "weights")
-    ours = isinstance(file.content.get("config"), dict) and isinstance(
-        file.content.get("model"), dict
-    )
+    return _content(read_encoder(path, "weights"))
+
+
+def _content(file: EncoderFile, *, config_needed: bool = True) -> dict[str, Any]:
+    ours = all(isinstance(file.content.get(key), dict) for key in ("config", "model"))
     if config_needed and not ours:
         raise CheckpointError(
-            f"{path} does not carry the config of its training; take the weights that this "
+            f"{file.path} does not carry the config of its training; take the weights that this "
             "project's training wrote, e.g. fold0_bestROC.pth"
         )
-    return file
+    return file.content
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,8 @@ def load_trained(
         CheckpointError: the file cannot be used, its tensors do not fit the config's model, or it
             was trained on other leads or at another sampling rate than the config says.
     """
-    file = read_weights(path, config_needed=config_path is None)
-    content = file.content
+    file = read_encoder(path, "weights")
+    content = _content(file, config_needed=config_path is None)
     weights_are_there = {"mode": "scratch", "encoder_path": "", "resume": ""}
     config = load_config(
         [config_path or content["config"]], overrides, weights_are_there, program=FinetuneConfig

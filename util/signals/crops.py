@@ -13,8 +13,9 @@ class Cropping:
     """Windows of ``length`` samples.
 
     Attributes:
-        kind: random, center, segments (``count`` spread evenly from the start to the end) or
-            moving (every ``stride`` samples; a last window that does not fit is left out).
+        kind: random, center, segments (``count`` spread evenly from the start to the end), cover
+            (as many segments as cover the record) or moving (every ``stride`` samples; a last
+            window that does not fit is left out).
         length, count, stride: in samples, windows and samples.
     """
 
@@ -33,6 +34,9 @@ class Cropping:
             return np.zeros(1, np.int64)
         if self.kind == "moving":
             return np.arange(0, spare + 1, self.stride)
+        if self.kind == "cover":
+            count = -(-samples // self.length)
+            return np.linspace(0, spare, count).astype(np.int64)
         if self.kind == "segments":
             # Equals the published arange(0, L-crop+1, (L-crop)//(n-1)) where that gives n
             # segments.

@@ -130,6 +130,7 @@ class CropFilter(nn.Module):
                 )
         parts = _crop_filter_parts(length, tuple(filters))
         self.length, self.padded, self.passes = length, parts.padded, parts.passes
+        self.filters = tuple(filters)
         buffers = {
             "response": parts.response[:, None].expand(-1, 2),
             "v": parts.v,
@@ -149,6 +150,14 @@ class CropFilter(nn.Module):
             for part, place in zip(rows.split(together), out.split(together)):
                 self._filter(part, place)
         return out.view(x.shape).to(x.dtype)
+
+    def matrix(self) -> torch.Tensor:
+        """Return the map from a crop to the filtered one, float64 (length, length)."""
+        map_ = np.eye(self.length)
+        for kind, cutoff, fs, order in self.filters:
+            sos = scipy.signal.butter(order, cutoff, kind, fs=fs, output="sos")
+            map_ = scipy.signal.sosfiltfilt(sos, map_, axis=0)
+        return torch.from_numpy(map_.copy())
 
     def _filter(self, rows: torch.Tensor, out: torch.Tensor) -> None:
         """Filter ``rows`` (rows, length) into ``out``."""

@@ -102,7 +102,7 @@ def load(path: str | os.PathLike, what: str = "checkpoint") -> dict[str, Any]:
         if other:
             raise CheckpointError(f"{path} is no checkpoint: it is {other}")
         if path.suffix == SUFFIX or is_safetensors(path):
-            return dict(read_safetensors(path))
+            return read_safetensors(path)
         _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd pickles: they are read or refused

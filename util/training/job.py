@@ -183,8 +183,7 @@ class LabelledJob:
         path = self.config.encoder_path
         if not path:
             return SeenLabels()
-        seen = collectives.on_main(lambda: seen_by(pretrained_files(path)).content())
-        return SeenLabels(**{**seen, "jobs": tuple(seen["jobs"])})
+        return SeenLabels.of(collectives.on_main(lambda: seen_by(pretrained_files(path)).content()))
 
     def hashes(self, rows: np.ndarray) -> torch.Tensor:
         """Return by which records of the store, and their patients, are known to ``seen``."""

@@ -6,12 +6,14 @@ from experiments.tables.definition import read_table
 from experiments.tables.gates import write_gates
 from experiments.tables.page import markdown
 from experiments.tables.trainings import Settings, place
+from tests.support.small_store import store
 from tests.support.tiny_tables import write
 
 
 def test_gates_are_weighed_by_records(tables):
     write(tables)
-    table, settings = read_table("tiny"), Settings(str(tables))
+    table = read_table("tiny")
+    settings = Settings(str(tables), overrides=[f"dataset.store={store()}"])
     for fold, (weight, af) in {3: (0.2, 0.4), 9: (0.6, 0.8)}.items():
         folder = place(table, table.rows[1], 0, settings) / f"fold{fold}"
         folder.mkdir(parents=True)

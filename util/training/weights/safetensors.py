@@ -36,8 +36,9 @@ def is_safetensors(path: str | os.PathLike) -> bool:
     return start == b"{" and 0 < length <= size - 8
 
 
-def read_safetensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """Return the tensors of a file by name.
+def read_safetensors(path: str | os.PathLike) -> dict[str, Any]:
+    """Return the tensors of a file by name; of one that experiments/export.py wrote, what the
+    checkpoint held from which they came.
 
     Raises:
         ValueError: the file is damaged, or holds a type of number that PyTorch lacks.
@@ -47,7 +48,9 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     try:
         header = json.loads(content[8:start])
         entries = {name: entry for name, entry in header.items() if name != METADATA}
-        return {name: _tensor(content, start, entry) for name, entry in entries.items()}
+        tensors = {name: _tensor(content, start, entry) for name, entry in entries.items()}
+        about = header.get(METADATA, {}).get("content")
+        return {**json.loads(about), "model": tensors} if about else tensors
     except (AttributeError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise ValueError(f"its header is none of safetensors ({error})") from None
 

@@ -43,13 +43,22 @@ class SeenLabels:
     dataset: Mapping[str, Any] | None = None
 
     def content(self) -> dict[str, Any]:
-        """Return it as plain types and tensors."""
+        """Return it as plain types, which ``of`` reads."""
         return {
             "jobs": list(self.jobs),
-            "trained": self.trained,
-            "selected": self.selected,
+            "trained": self.trained.numpy().tobytes().hex(),
+            "selected": self.selected.numpy().tobytes().hex(),
             "dataset": None if self.dataset is None else dict(self.dataset),
         }
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> "SeenLabels":
+        """Undo ``content``."""
+        trained, selected = (
+            torch.from_numpy(np.frombuffer(bytes.fromhex(content[name]), np.int64).copy())
+            for name in ("trained", "selected")
+        )
+        return cls(tuple(content["jobs"]), trained, selected, content["dataset"])
 
     def joined(self, other: "SeenLabels") -> "SeenLabels":
         """Return what weights have seen after both trainings."""
@@ -119,8 +128,8 @@ def _seen_by(path: str | os.PathLike) -> SeenLabels:
     about, config = content.get(KEY), content.get("config")
     if isinstance(about, dict):
         try:
-            return SeenLabels(**{**about, "jobs": tuple(about["jobs"])})
-        except (KeyError, TypeError) as error:
+            return SeenLabels.of(about)
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{path} does not say whose labels it has seen ({error})"
             ) from None

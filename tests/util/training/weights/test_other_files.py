@@ -54,9 +54,9 @@ def test_archives_of_other_programs(tmp_path):
 NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64", torch.float16: "F16"}
 
 
-def write_safetensors(tensors, path, **change):
+def write_safetensors(tensors, path, *, metadata=None, **change):
     """Written from the format's description, for lack of the package."""
-    header, body = {"__metadata__": {"format": "pt"}}, b""
+    header, body = {"__metadata__": {"format": "pt", **(metadata or {})}}, b""
     for name, value in tensors.items():
         raw = value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         place = [len(body), len(body) + len(raw)]
@@ -91,6 +91,13 @@ def test_an_encoder_of_safetensors_loads(tmp_path):
     model = build("vit_tiny", seq_len=150, num_classes=2)
     assert "loaded 58 of 58" in load_encoder(model, tmp_path / "w.safetensors")
     assert torch.equal(model.cls_embedding, source.cls_embedding)
+
+
+def test_what_a_checkpoint_said_is_read_from_the_metadata(tmp_path):
+    metadata = {"content": json.dumps({"config": {"dataset": {"fs": 250}}, "epoch": 3})}
+    write_safetensors({"a": torch.ones(2)}, tmp_path / "w.safetensors", metadata=metadata)
+    read = checkpoint.load(tmp_path / "w.safetensors")
+    assert read["config"]["dataset"]["fs"] == 250 and torch.equal(read["model"]["a"], torch.ones(2))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,64 @@
+"""What made a result, as short hashes: the definition of its row, its store, its encoder."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from util.config.fields import Key, keys_of
+from util.config.keys import JobConfig
+from util.data.record_tables import find_table
+from util.training.setup import store_at
+
+BY_RUN = ("seed", "store", "fold", "exclude_folds", "encoder_path")  # of one row, or kept apart
+MATTERS = ("epochs",)  # though a resumed run may change it
+
+
+def fingerprint(*facts: Any) -> str:
+    """Return eight hexadecimal digits of what JSON can hold."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
+
+
+def what_matters(section: Any) -> dict[str, Any]:
+    """Return the values of a config on which results depend, whatever the fold and the seed.
+
+    Keys that are off (null, false, zero, empty) are left out: a key that a later version of the
+    code adds, off by default, makes no other definition.
+    """
+    values: dict[str, Any] = {}
+    for name, spec in sorted(keys_of(type(section)).items()):
+        value = getattr(section, name)
+        if dataclasses.is_dataclass(value):
+            value = what_matters(value)
+        elif isinstance(spec, Key) and spec.resumed == "free" and name not in MATTERS:
+            continue
+        if value and name not in BY_RUN:
+            values[name] = value
+    return values
+
+
+def store_of(config: JobConfig) -> str:
+    """Return the fingerprint of what a config reads: the records of the store with their folds and
+    patients, and the tables of labels and of splits that it names.
+    """
+    data = config.dataset
+    named = {}
+    if data.labels is not None:
+        named["labels"] = data.labels if isinstance(data.labels, str) else data.labels.get("name")
+    if data.protocol == "given":
+        named["splits"] = data.splits
+    tables = [find_table(data.store, kind, name, ())[1] for kind, name in named.items()]
+    return fingerprint(_meta(data.store, data.fs), tables)
+
+
+@functools.cache
+def _meta(root: str, fs: int) -> dict:
+    """A store's meta.json, which holds checksums of all else."""
+    return store_at(root, fs).meta
+
+
+def file_of(path: Path) -> str:
+    """Return the fingerprint of a file's content, empty where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:8] if path.is_file() else ""
