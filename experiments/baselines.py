@@ -17,6 +17,7 @@ from util.config.keys import FinetuneConfig, PretrainConfig
 from util.config.load import ROOT, find_overlay, load_config
 from util.config.page import describe_keys
 from util.files import replacing
+from util.flags import Parser
 from util.processes.devices import add_gpu_flag, choose_devices
 from util.processes.launcher import launch, launch_parser
 
@@ -147,11 +148,7 @@ def publish_encoders(folder: Path, place: Path, names: dict[str, str]) -> None:
 
 def baseline_parser(baseline: Baseline, description: str) -> argparse.ArgumentParser:
     """Make the command line of published flags, none of which is needed."""
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog=describe_keys(baseline.program),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(description=description, epilog=describe_keys(baseline.program))
     path = ROOT / "configs" / f"{baseline.config}.yaml"
     defaults = load_config([path, *map(find_overlay, baseline.overlays)], program=baseline.program)
     parser.add_argument(

@@ -5,17 +5,14 @@ import argparse
 from util.config.keys import JobConfig
 from util.config.load import Job, find_overlay, load_config
 from util.config.page import describe_keys
+from util.flags import Parser
 
 
 def argument_parser(
     description: str, default_config: str, program: type[JobConfig]
 ) -> argparse.ArgumentParser:
     """Make the command line of main_pretrain.py and main_finetune.py."""
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog=describe_keys(program),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(description=description, epilog=describe_keys(program))
     parser.add_argument(
         "-f",
         "--config_path",

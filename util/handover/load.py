@@ -21,7 +21,7 @@ from util.config.keys import FinetuneConfig, JobConfig, PretrainConfig
 from util.config.load import load_config
 from util.contract.encoder import Encoder
 from util.errors import ConfigError, RecordError
-from util.evaluation.trained import load_trained, read_weights
+from util.evaluation.trained import Trained, load_trained, read_weights
 from util.leads import parse_leads
 from util.scoring.criterion import ACTIVATIONS, Criterion
 from util.signals.crops import Cropping
@@ -188,7 +188,11 @@ def load_classifier(
     Raises:
         CheckpointError: the file is no such file.
     """
-    trained = load_trained(path)
+    return classifier_of(load_trained(path)).to(device)
+
+
+def classifier_of(trained: Trained) -> AppliedClassifier:
+    """Return a rebuilt classifier as a function of signals."""
     return AppliedClassifier(
         trained.classifier,
         trained.config,
@@ -196,7 +200,7 @@ def load_classifier(
         trained.pipeline,
         criterion=trained.criterion,
         codes=trained.codes,
-    ).to(device)
+    )
 
 
 def is_classifier(path: str | os.PathLike) -> bool:

@@ -29,6 +29,7 @@ from types import FrameType
 from typing import Any
 
 from util.errors import ConfigError, ECGError
+from util.flags import Parser
 from util.processes.program import run_main
 from util.processes.stopping import LOST, PREEMPTED, SIGNALS, Preempted, StopRequest
 
@@ -73,7 +74,7 @@ def parse_devices(text: str, usable: str | None = None) -> tuple[int, str | None
 
 def launch_parser(program: str) -> argparse.ArgumentParser:
     """Return a parser of the launcher's flags; all others go to the program."""
-    parser = argparse.ArgumentParser(prog=program, add_help=False, allow_abbrev=False)
+    parser = Parser(prog=program, add_help=False, allow_abbrev=False)
     parser.add_argument(
         "--gpus",
         metavar="IDS",
