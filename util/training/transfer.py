@@ -130,7 +130,7 @@ def check_pretrained(path: str | os.PathLike) -> None:
         CheckpointError: it does not.
     """
     for file in pretrained_files(path):
-        read_encoder(file)
+        read_encoder(file).part(())
 
 
 def load_pretrained(model: Encoder, path: str | os.PathLike) -> str:

@@ -98,7 +98,7 @@ def read_encoder(path: str | os.PathLike, what: str = "encoder file") -> Encoder
         what: it should be, for messages.
 
     Raises:
-        CheckpointError: it is unreadable or holds no tensors.
+        CheckpointError: it is unreadable.
     """
     content = checkpoint.load(path, what)
     config = content.get("config")
@@ -110,14 +110,12 @@ def read_encoder(path: str | os.PathLike, what: str = "encoder file") -> Encoder
     except ConfigError as error:
         raise CheckpointError(f"{path} is damaged or of another program: {error}") from None
     fs = content.get("fs") or data.get("fs")
-    file = EncoderFile(
+    return EncoderFile(
         path=Path(path),
         content=content,
         leads=names,
         fs=float(fs) if isinstance(fs, (int, float)) else None,
     )
-    file.part(())
-    return file
 
 
 def check_numbers(
