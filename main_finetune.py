@@ -92,6 +92,7 @@ def run_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:
         files.folder,
         labels=fold.labels,
         fold=fold.number,
+        about=fold.about,
     )
     task, train = training.model, config.train
     assert isinstance(task, SupervisedTask)

@@ -231,6 +231,7 @@ def baseline_config(
         "device": device,
         "resume": arguments.resume,
         "overwrite": arguments.overwrite,
+        "allow_label_overlap": arguments.allow_label_overlap,
         "dataloader": {"batch_size": arguments.batch_size},
         "train": {"epochs": arguments.num_epoches},
     }

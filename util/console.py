@@ -18,6 +18,7 @@ from util.errors import ECGError
 FILE = "console.txt"
 _said: list[str] = []  # of this job
 _folder: list[Path] = []  # where they are kept: none, or one
+_jobs: list[bool] = []  # not empty once a job has begun
 _quiet: list[bool] = []  # not empty while nothing is to be said
 
 
@@ -28,9 +29,14 @@ def is_first() -> bool:
 
 
 def begin() -> None:
-    """Start a job: forget the sentences and the folder of an earlier one in this process."""
-    _said.clear()
+    """Start a job: forget the sentences and the folder of an earlier one in this process.
+
+    What was said before the first job, while its config was read, belongs to it.
+    """
+    if _jobs:
+        _said.clear()
     _folder.clear()
+    _jobs[:] = [True]
 
 
 def note(sentence: str) -> None:

@@ -420,6 +420,12 @@ class FinetuneConfig(JobConfig):
         "weights",
         choices=("finetune", "linprobe", "probe", "scratch"),
     )
+    allow_label_overlap: bool = key(
+        False,
+        "test even where encoder_path was trained with labels of the test records; the results say "
+        "so (false: that is an error)",
+        resumed="free",
+    )
     loss: str | None = key(
         None,
         "criterion (null: bce, cross_entropy or mse, as the labels are)",

@@ -7,6 +7,7 @@ docs/configs.md has the rules.
 """
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -20,9 +21,11 @@ from util.config.crops import lists_as_keys
 from util.config.fields import Key, keys_of, parse, to_mapping
 from util.config.keys import PROGRAMS, JobConfig, other_program
 from util.config.published import translate
+from util.console import note
 from util.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
+LONGEST = 100  # characters of a value in a note
 Job = TypeVar("Job", bound=JobConfig)
 
 
@@ -105,7 +108,7 @@ def load_yaml(
     layers = [merge([translate(layer, path) for layer in (value, section)])]
     if below:
         layers.insert(0, load_yaml(Path(path).parent / below, program, base=False))
-    return merge(layers)
+    return merge(layers, one_file=True)
 
 
 def find_overlay(name: str | os.PathLike) -> Path:
@@ -144,13 +147,17 @@ def parse_override(text: str) -> dict:
 
 
 # ============ merging ============
-def merge(layers: list[dict]) -> dict:
+def merge(layers: list[dict], *, one_file: bool = False) -> dict:
     """Merge the layers of a config: mappings merge, lists and values are replaced by the later
     layer's.
 
     Arguments given beside a model's name go with it: the last layer with a ``model_name`` decides,
     and the ``model`` sections of layers that name another are dropped; so with mappings under
-    ``model`` by ``name``.
+    ``model`` by ``name``.  A note names arguments that are lost so.
+
+    Args:
+        layers: the first one lowest.
+        one_file: they are a file and its base, whose model it may replace as a whole unsaid.
     """
     try:
         contains_itself = _contains_itself(layers, set(), set())
@@ -158,6 +165,7 @@ def merge(layers: list[dict]) -> dict:
         contains_itself = True
     if contains_itself:
         raise ConfigError("a mapping of the config contains itself (an alias in its own anchor)")
+    given = layers
     layers = [dict(layer) for layer in layers]
     chosen = [layer["model_name"] for layer in layers if "model_name" in layer][-1:]
     for layer in layers:
@@ -167,7 +175,47 @@ def merge(layers: list[dict]) -> dict:
     models = _of_the_last_name([layer["model"] for layer in with_model])
     for layer, model in zip(with_model, models):
         layer["model"] = model
-    return dict(mergedeep.merge({}, *layers))
+    merged = dict(mergedeep.merge({}, *layers))
+    name = merged.get("model_name")
+    said = [each for each in given if not one_file or each.get("model_name", name) == name]
+    _note_dropped(said, merged)
+    return merged
+
+
+def _note_dropped(layers: list[dict], merged: dict) -> None:
+    """Say which arguments of models a config lost because a later layer names another model."""
+    dropped: dict[str, str] = {}
+    for layer in layers:
+        if isinstance(layer.get("model"), dict):
+            owner = str(layer.get("model_name", "the model"))
+            dropped |= _dropped(layer["model"], merged.get("model"), "model", owner)
+    if dropped:
+        note(
+            f"note: the config names another model than a file or flag before it, so "
+            f"{', '.join(dropped.values())} has no effect; give it again if it is to hold"
+        )
+
+
+def _dropped(given: dict, kept: object, path: str, owner: str) -> dict[str, str]:
+    """In words, by dotted name, the arguments in a mapping of which ``kept`` has none."""
+    owner, kept = str(given.get("name", owner)), kept if isinstance(kept, dict) else {}
+    found: dict[str, str] = {}
+    for name, value in given.items():
+        place = f"{path}.{name}"
+        if isinstance(value, dict) and isinstance(kept.get(name), dict):
+            found |= _dropped(value, kept[name], place, owner)
+        elif name != "name" and name not in kept:
+            found[place] = f"{place}: {_in_a_line(value)} (given for {owner})"
+    return found
+
+
+def _in_a_line(value: object) -> str:
+    try:
+        text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=math.inf)
+    except yaml.YAMLError:  # out of a checkpoint, of a type that YAML does not have
+        return type(value).__name__
+    text = text.removesuffix("...\n").strip()
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 
 def _contains_itself(value: object, around: set[int], passed: set[int]) -> bool:

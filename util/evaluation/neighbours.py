@@ -104,4 +104,5 @@ def _score_fold(fold: Fold, k: int, place: Path, device: torch.device) -> FoldRe
         intervals=collectives.on_main(write),
         selection={},
         predictions=predictions,
+        overlap=fold.overlap,
     )

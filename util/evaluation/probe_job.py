@@ -18,7 +18,8 @@ from util.training.claim import check_folder
 from util.training.engine import PATIENCE
 from util.training.job import Fold, SupervisedTask, make_classifier
 from util.training.optimizer import set_matmul_precision
-from util.training.setup import describe_run, resolved, training_transforms
+from util.training.resolved import resolved
+from util.training.setup import describe_run, training_transforms
 
 
 def probe_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:
@@ -65,7 +66,7 @@ def probe_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult
     def write() -> None:
         save_config(kept, files.folder / "config.yaml")
         for name in values:
-            save_weights(task, kept, 0, values, job.store, files.best(name))
+            save_weights(task, kept, 0, values, job.store, files.best(name), fold.about)
 
     collectives.on_main(write)
     result = report_test(evaluator, task.classifier, files, kept)

@@ -4,7 +4,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pandas as pd
 
@@ -52,6 +52,7 @@ class FoldResult:
         intervals: <score>_low and <score>_high, where the config asks for them.
         selection: scores of the tested weights on the selection fold.
         predictions: of the test records.
+        overlap: how many of these the first weights had seen with their labels.
         chosen: predictions of the selection records by the tested weights, None where there are
             none.
     """
@@ -62,6 +63,7 @@ class FoldResult:
     intervals: dict[str, float]
     selection: dict[str, float]
     predictions: Predictions
+    overlap: int = 0
     chosen: Predictions | None = None
 
 
@@ -79,7 +81,8 @@ def save_best(training: Training, values: dict[str, float], files: FoldFiles) ->
         training.best[name] = value
         if collectives.is_main():
             store, done = training.dataset.store, training.epoch - 1
-            save_weights(task, training.resolved, done, values, store, files.best(name))
+            path, about = files.best(name), training.about
+            save_weights(task, training.resolved, done, values, store, path, about)
 
 
 def save_weights(
@@ -89,6 +92,7 @@ def save_weights(
     values: dict[str, float],
     store: RecordStore,
     path: Path,
+    about: dict[str, Any],
 ) -> None:
     """Write a classifier's weights, with all that is needed to use them.
 
@@ -99,6 +103,7 @@ def save_weights(
         values: scores of the selection records.
         store: trained on; a checksum of its records is kept.
         path: of the file.
+        about: more that it says of the training.
     """
     content = checkpoint.content(
         task.classifier.state_dict(),
@@ -107,6 +112,7 @@ def save_weights(
         metrics=values,
         store=store.meta["records_crc32"],
         labels=task.criterion.about,
+        **about,
     )
     checkpoint.save(content, path)
 
@@ -152,6 +158,7 @@ def report_test(
             epoch=best["epoch"],
             config=resolved,
             leads=evaluator.job.leads,
+            **evaluator.fold.about,
         )
         return limits
 
@@ -162,6 +169,7 @@ def report_test(
         intervals=collectives.on_main(write),
         selection=best["metrics"],
         predictions=predictions,
+        overlap=evaluator.fold.overlap,
         chosen=selection,
     )
 
@@ -174,10 +182,14 @@ def write_scores(
 ) -> dict[str, float]:
     """Write test_metrics.csv, test_predictions.csv and .npz and, where there is a gate,
     test_gate.csv; return the intervals that test.bootstrap asks for.
+
+    Where the first weights had seen labels of test records, the column label_overlap counts these.
     """
     folder, limits = Path(folder), intervals(evaluator, predictions)
+    overlap = evaluator.fold.overlap
     table = {
         "records": len(predictions),
+        **({"label_overlap": overlap} if overlap else {}),
         **rounded(values),
         **limits,
         **by_column(evaluator, predictions),
@@ -238,6 +250,8 @@ def write_summary(results: list[FoldResult], path: Path) -> None:
     table = pd.DataFrame([{"fold": result.fold, **result.scores} for result in results])
     table = table.set_index("fold")
     summary = pd.concat([table, table.agg(["mean", "std"])]).round(DIGITS)
+    if any(result.overlap for result in results):
+        summary["label_overlap"] = pd.Series({result.fold: result.overlap for result in results})
     summary.index.name = "fold"
     write_frame(path, summary.reset_index())
     note(summary.to_string())

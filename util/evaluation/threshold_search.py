@@ -16,9 +16,7 @@ import pandas as pd
 import torch
 
 from util.challenge import ABBREVIATIONS
-from util.config.compare import differences
 from util.config.fields import to_mapping
-from util.config.keys import FinetuneConfig
 from util.console import begin, note
 from util.data.splits import parse_folds, selection_fold
 from util.errors import CheckpointError, ConfigError
@@ -37,6 +35,7 @@ from util.scoring.thresholds import (
     search_single,
 )
 from util.training.job import Fold, LabelledJob
+from util.training.resolved import changes
 
 REPORTED = parse_scores(REPORT, ABBREVIATIONS)
 # name of --method: (labels, probabilities, --min_positives) -> Thresholds
@@ -254,7 +253,7 @@ def check_same_job(first: Trained, other: Trained) -> None:
         ConfigError: their configs differ; the message names the keys.
     """
     old, new = to_mapping(first.config), to_mapping(other.config)
-    changed = differences(old, new, FinetuneConfig, str(first.path))
+    changed = changes(old, new, other.config, str(first.path))
     names = [name for name, may in changed.items() if may != "free" or name == "train.epochs"]
     names = [name for name in names if name != "dataset.fold"]
     if names:

@@ -3,11 +3,11 @@
 import os
 from pathlib import Path
 
-from util.config.compare import differences
 from util.config.keys import FinetuneConfig, JobConfig, PretrainConfig
 from util.config.load import load_yaml
 from util.errors import ConfigError
 from util.training import checkpoint
+from util.training.resolved import changes
 
 RESULTS = (checkpoint.LAST, "encoder.pth", "test_metrics.csv")
 MATTERS = ("dataset.store", "train.epochs")  # which a resumed run may change, but not a new one
@@ -34,7 +34,7 @@ def check_folder(folder: str | os.PathLike, config: JobConfig, resolved: dict) -
     of = FinetuneConfig if "mode" in stored else PretrainConfig
     job, names = f"a {of.title}", []
     if of is program:
-        changed = differences(stored, resolved, program, str(written))
+        changed = changes(stored, resolved, config, str(written))
         names = [name for name, may in changed.items() if may != "free" or name in MATTERS]
         if config.train.lr is None and "train.lr" in names:  # it follows from blr and the processes
             names.remove("train.lr")

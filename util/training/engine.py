@@ -31,6 +31,7 @@ from tqdm import tqdm
 from util.config.keys import FinetuneTrain, JobConfig
 from util.console import keep_in
 from util.contract.method import Batch, Method
+from util.contract.recompute import recompute_blocks
 from util.data.dataset import CropDataset, TrainingBatches, make_loader, to_device
 from util.files import FolderLock, remove_temporary
 from util.processes import batch_norm, collectives
@@ -47,7 +48,6 @@ from util.training.optimizer import (
     resolve_amp,
     set_matmul_precision,
 )
-from util.training.recompute import recompute_blocks
 from util.training.run_log import RunLog
 from util.training.state import TrainState, content_of, resume
 
@@ -70,6 +70,7 @@ class Training:
         folder: of the results.
         schedule: of learning rate and weight decay.
         resolved: the config as checkpoints keep it.
+        about: more that the files of its weights say of the training.
 
     Attributes:
         state: all that changes from step to step.
@@ -90,9 +91,11 @@ class Training:
         folder: str | os.PathLike,
         schedule: Schedule,
         resolved: dict,
+        about: dict[str, Any] | None = None,
     ):
         train = config.train
         self.config, self.schedule, self.resolved = config, schedule, resolved
+        self.about = about or {}
         self.dataset, self.batches, self.pipeline = dataset, batches, pipeline
         self.device, self.folder, self.stop = device, Path(folder), StopRequest()
         self.loader = make_loader(

@@ -103,7 +103,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
         ValueError: the state is of other parameter groups, or of another choice of amsgrad.
     """
     groups, scheduled = [], ("params", "lr", "weight_decay")
-    for old, new in zip(state["param_groups"], optimizer.param_groups, strict=True):
+    there, here = len(state["param_groups"]), len(optimizer.param_groups)
+    if there != here:
+        raise ValueError(f"{there} groups of parameters in the checkpoint, {here} in this run")
+    for old, new in zip(state["param_groups"], optimizer.param_groups):
         if old.get("amsgrad") != new.get("amsgrad"):
             raise ValueError("amsgrad cannot change in the middle of a run")
         kept = {name: value for name, value in new.items() if name not in scheduled}

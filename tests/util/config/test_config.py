@@ -577,6 +577,7 @@ ONE_PROGRAM = [
     (FinetuneConfig, path)
     for path in (
         "encoder_path",
+        "allow_label_overlap",
         "mode",
         "dataset.eval_transforms",
         "dataset.eval_crops",
