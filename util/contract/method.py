@@ -39,7 +39,7 @@ class Method(nn.Module):
     A step is ``out = method(batch, method.draw(batch))``.
 
     Attributes:
-        encoder: what is trained, and handed on as ``encoder.pth``.
+        encoder: what is trained.
     """
 
     encoder: Encoder
@@ -60,8 +60,15 @@ class Method(nn.Module):
         raise NotImplementedError
 
     @property
+    def handed_on(self) -> Encoder:
+        """Return what ``encoder.pth`` holds and the probe of pre-training looks at: ``encoder``,
+        or a slow copy of it.
+        """
+        return self.encoder
+
+    @property
     def exports(self) -> dict[str, Encoder]:
-        """Return further encoders worth keeping beside ``encoder``, by name."""
+        """Return further encoders worth keeping beside ``handed_on``, by name."""
         return {}
 
     def after_step(self, progress: float) -> None:

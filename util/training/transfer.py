@@ -70,8 +70,8 @@ def read_encoder(path: str | os.PathLike) -> EncoderFile:
     """Read the tensors of an encoder, and the names of its leads.
 
     Args:
-        path: encoder.pth, a pre-training checkpoint (of which the ``encoder.`` part is read), a
-            fine-tuned checkpoint, or a bare state dict.
+        path: encoder.pth, a pre-training checkpoint (of which the ``teacher.`` part is read,
+            JEPA's, or the ``encoder.`` part), a fine-tuned checkpoint, or a bare state dict.
 
     Raises:
         CheckpointError: it is unreadable or holds no tensors.
@@ -79,7 +79,7 @@ def read_encoder(path: str | os.PathLike) -> EncoderFile:
     content = checkpoint.load(path, "encoder file")
     state = content["model"] if isinstance(content.get("model"), dict) else content
     state = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-    for prefix in ("encoder.", "classifier."):
+    for prefix in ("teacher.", "encoder.", "classifier."):
         part = {
             name.removeprefix(prefix): value
             for name, value in state.items()
