@@ -71,6 +71,14 @@ class Method(nn.Module):
         """Return further encoders worth keeping beside ``handed_on``, by name."""
         return {}
 
+    def before_step(self, epoch: float) -> None:
+        """Change the gradients of a step before the optimizer takes it: those of all processes
+        and micro-batches together.
+
+        Args:
+            epoch: where the run stands, in epochs; 2.5 is the middle of the third one.
+        """
+
     def after_step(self, progress: float) -> None:
         """Update what follows the model slowly, such as a teacher, after a step of the optimizer.
 
