@@ -7,6 +7,7 @@ from util.config.keys import JobConfig
 from util.config.load import divide
 from util.config.published import translate
 
+MATTERS = ("dataset.store", "train.epochs")  # which a resumed run may change, but not a new one
 ORDERED = "dataset.classes"  # a mapping whose order is that of the outputs
 
 
@@ -24,6 +25,16 @@ def differences(old: dict, new: dict, program: type[JobConfig], where: str) -> d
     """
     old, _ = divide(translate(old, where), program)
     return _differences(old, new, program, "")
+
+
+def different_job(old: dict, new: dict, program: type[JobConfig], where: str) -> list[str]:
+    """Return the dotted keys by which two runs are of different jobs: those that a resumed run may
+    not change whenever it likes, and ``MATTERS``.
+
+    Args: as for ``differences``, but both configs may be of an earlier version.
+    """
+    changed = differences(old, divide(translate(new, where), program)[0], program, where)
+    return [name for name, may in changed.items() if may != "free" or name in MATTERS]
 
 
 def _differences(old: dict, new: dict, section: type, prefix: str) -> dict[str, str]:
