@@ -23,8 +23,8 @@ be read is reported and does not stop the rest.
 Leaves in OUT: <record>.csv (line 1 #<record>, line 2 SNOMED CT codes, line 3 outputs 0 or 1, line
 4 probabilities), <record>.png with --plot, and summary.csv: record, file, remark, the diagnoses
 in words, a probability for each class. A class is output where its probability is at least its
-threshold, 0.5 without --thresholds; a file that threshold_search.py --method expected left takes
-the outputs of the highest expected Challenge score instead.  Classes without codes, of a table of
+threshold, 0.5 without --thresholds; with a file that threshold_search.py --method expected left,
+outputs are decoded by their expected Challenge score instead.  Classes without codes, of a table of
 labels, go by name.  Weights of a regression leave their predictions in the labels' own units, in
 <record>.csv on line 3.
 """

@@ -73,7 +73,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "useful thresholds; published: one pass over 0.1 ... 0.5; single: one threshold for all "
         "classes; pooled: ascent on the selection folds of all weights but those that select on "
         "the "
-        "test fold; expected: outputs of the highest expected score, no thresholds (default: "
+        "test fold; expected: outputs decoded by expected score, no thresholds (default: "
         "%(default)s)",
     )
     parser.add_argument(

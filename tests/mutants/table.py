@@ -339,10 +339,8 @@ MUTANTS = [
     Mutant(
         "groups_share_streams",
         "util/signals/views.py",
-        "for _ in range(0, count, together):\n"
-        "                forks = [random.fork(1 + len(views) + n).keys for n in range(together)]",
-        "for made in range(0, count, together):\n"
-        "                forks = [random.fork(1 + made + n).keys for n in range(together)]",
+        "for _ in range(0, count, together):\n                first = len(views)",
+        "for made in range(0, count, together):\n                first = made",
         "a view's number in its group",
         ("util/signals/test_views.py",),
     ),

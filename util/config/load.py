@@ -340,8 +340,8 @@ def _divide(
     return kept, others
 
 
-def save_config(config: JobConfig | dict, path: str | os.PathLike) -> None:
-    """Write the resolved config; feeding it back repeats the run."""
+def save_config(config: JobConfig | dict, path: str | os.PathLike, remark: str = "") -> None:
+    """Write the resolved config, after a remark of one line; feeding it back repeats the run."""
     mapping = config if isinstance(config, dict) else to_mapping(config)
     text = yaml.dump(mapping, Dumper=_Dumper, sort_keys=False)
-    Path(path).write_text(text, encoding="utf-8")
+    Path(path).write_text(f"# {remark}\n{text}" if remark else text, encoding="utf-8")

@@ -2,13 +2,14 @@
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
 
-from util.console import note
+from util.console import keep_in, note
 from util.contract.encoder import Encoder
 from util.data.store import RecordStore
 from util.evaluation.evaluator import Evaluator, gate_table
@@ -245,13 +246,26 @@ def in_words(values: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in values.items())
 
 
-def write_summary(results: list[FoldResult], path: Path) -> None:
-    """Write the scores of all folds, their mean and their standard deviation, and say them."""
-    table = pd.DataFrame([{"fold": result.fold, **result.scores} for result in results])
-    table = table.set_index("fold")
+def summarise(results: list[FoldResult], folder: Path, beside: Sequence[int] = ()) -> None:
+    """Write summary.csv, the scores of all folds, their mean and their standard deviation, and say
+    them, in the folder's console.txt as well.
+
+    Args:
+        results: of this run.
+        folder: of all folds.
+        beside: further folds of the same job, whose results an earlier run left in ``folder``.
+    """
+    keep_in(folder)
+    rows = [{"fold": result.fold, **result.scores} for result in results]
+    for fold in beside:
+        theirs = pd.read_csv(folder / f"fold{fold}" / "test_metrics.csv").iloc[0]
+        rows.append({"fold": fold} | {name: theirs.get(name) for name in results[0].scores})
+    if beside:
+        note(f"with fold {', '.join(map(str, beside))}, which an earlier run of this job left:")
+    table = pd.DataFrame(rows).set_index("fold").sort_index()
     summary = pd.concat([table, table.agg(["mean", "std"])]).round(DIGITS)
     if any(result.overlap for result in results):
         summary["label_overlap"] = pd.Series({result.fold: result.overlap for result in results})
     summary.index.name = "fold"
-    write_frame(path, summary.reset_index())
+    write_frame(folder / "summary.csv", summary.reset_index())
     note(summary.to_string())

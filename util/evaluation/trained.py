@@ -88,7 +88,8 @@ class Trained:
 
     Attributes:
         path: of the file.
-        config: by which it was trained.
+        config: by which it was trained, as far as using it goes.
+        stored: the config that the file carries, whole; empty where it has none.
         classifier: in evaluation mode.
         store: checksum of records.csv of the store that it was trained on, if known.
         cropping: which windows of a record it sees.
@@ -99,6 +100,7 @@ class Trained:
 
     path: Path
     config: FinetuneConfig
+    stored: dict[str, Any]
     classifier: Encoder
     store: str | None
     cropping: Cropping
@@ -164,6 +166,7 @@ def load_trained(
     return Trained(
         path=Path(path),
         config=config,
+        stored=content.get("config") or {},
         classifier=classifier.eval(),
         store=content.get("store"),
         cropping=cropping,

@@ -1,9 +1,9 @@
 """The training loop of every job, self-supervised or supervised.
 
 The engine knows of a model only its contract: ``draw(batch) -> drawn`` (masks, views),
-``forward(batch, drawn) -> {"loss": scalar, ...more to log}`` and ``after_step(progress)`` (slow
-teachers).  ``main_pretrain.py`` hands it a self-supervised method, ``main_finetune.py`` a
-``SupervisedTask`` (util/training/job.py)::
+``forward(batch, drawn) -> {"loss": scalar, ...more to log}``, ``before_step(epoch)`` (frozen
+gradients) and ``after_step(progress)`` (slow teachers).  ``main_pretrain.py`` hands it a
+self-supervised method, ``main_finetune.py`` a ``SupervisedTask`` (util/training/job.py)::
 
     training = Training(model, config, ...)  # resumed, if config.resume says so
     while training.epoch < config.train.epochs:
@@ -254,6 +254,7 @@ class Training:
     def update(self) -> None:
         """Clip the gradients if train.max_norm is given, and take a step of the optimiser."""
         state, most = self.state, self.config.train.max_norm
+        self.model.before_step(self.position())
         if most is not None:
             state.scaler.unscale_(state.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), most)

@@ -88,12 +88,26 @@ def make_optimizer(
     if not groups:
         raise ConfigError("nothing to train: no parameter of the model takes a gradient")
     kwargs = dict(train.optimizer_kwargs)
-    if name in FUSED and not kwargs.get("foreach"):
+    if name in FUSED and not kwargs.get("foreach") and not kwargs.get("dampening"):
         kwargs.setdefault("fused", True)
     try:
-        return OPTIMIZERS[name](groups, lr=lr, **kwargs)
+        optimizer = OPTIMIZERS[name](groups, lr=lr, **kwargs)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"train.optimizer_kwargs {train.optimizer_kwargs}: {error}") from None
+    _start_momentum(optimizer)
+    return optimizer
+
+
+def _start_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Give SGD a momentum of 0 from the start: its fused kernel fails where some parameters of a
+    group have one and others, thawed later, not yet.
+    """
+    for group in optimizer.param_groups:
+        # With dampening, the first step is another one than from 0, and no kernel is fused.
+        if isinstance(optimizer, torch.optim.SGD) and group["momentum"] and not group["dampening"]:
+            for parameter in group["params"]:
+                if optimizer.state[parameter].get("momentum_buffer") is None:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -112,6 +126,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
         kept = {name: value for name, value in new.items() if name not in scheduled}
         groups.append({**old, **kept})
     optimizer.load_state_dict({**state, "param_groups": groups})
+    _start_momentum(optimizer)
 
 
 # ============ schedules ============

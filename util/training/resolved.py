@@ -5,10 +5,14 @@ import contextlib
 from util.config.compare import differences
 from util.config.fields import to_mapping
 from util.config.keys import DatasetConfig, JobConfig
+from util.config.load import divide
+from util.config.published import translate
 from util.contract.registry import DataFacts, complete
 from util.errors import ConfigError
 from util.leads import parse_leads
 from util.signals.crops import parse_cropping
+
+MATTERS = ("dataset.store", "train.epochs")  # which a resumed run may change, but not a new one
 
 
 def crop_length(data: DatasetConfig) -> int:
@@ -48,6 +52,17 @@ def changes(old: dict, new: dict, config: JobConfig, where: str) -> dict[str, st
         where: the old one comes from, for messages.
     """
     return differences(_full(old, config), _full(new, config), type(config), where)
+
+
+def different_job(old: dict, new: dict, config: JobConfig, where: str) -> list[str]:
+    """Return the dotted keys by which two runs are of different jobs: those that a resumed run may
+    not change whenever it likes, and ``MATTERS``.
+
+    Args: as for ``changes``, but both configs may be of an earlier version.
+    """
+    today, _ = divide(translate(new, where), type(config))
+    changed = changes(old, today, config, where)
+    return [name for name, may in changed.items() if may != "free" or name in MATTERS]
 
 
 def _full(mapping: dict, config: JobConfig) -> dict:

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-# Where several fit alike, the first of these is taken: ours before the others'
+# Where several fit alike, the first of these is taken: ours before the others', and JEPA's teacher
+# before its student, which is called encoder
 WRAPPERS = ("", "model", "state_dict", "model_state_dict", "encoder", "teacher", "student")
-PREFIXES = ("", "encoder", "classifier", "backbone", "model", "module", "teacher", "student")
+PREFIXES = ("", "teacher", "encoder", "classifier", "backbone", "model", "module", "student")
 # what wrapped submodules put into the middle of names
 INSERTED = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 DEEPEST = 4  # wrappers within wrappers
