@@ -65,13 +65,20 @@ def read_weights(path: str | os.PathLike) -> dict[str, Any]:
     """Return the content of a checkpoint that carries the config it was trained by.
 
     Raises:
-        CheckpointError: the file is unreadable or carries none.
+        CheckpointError: the file is unreadable or carries none, or is of no classifier.
     """
     content = checkpoint.load(path, "weights")
     if not isinstance(content.get("config"), dict) or not isinstance(content.get("model"), dict):
         raise CheckpointError(
             f"{path} does not carry the config of its training; take the weights that this "
             "project's training wrote, e.g. fold0_bestROC.pth"
+        )
+    encoder_alone = "leads" in content and "metrics" not in content
+    if encoder_alone or "mode" not in content["config"]:
+        raise CheckpointError(
+            f"{path} is an encoder or a checkpoint of pre-training, which does not classify; "
+            "fine-tune it first (run_downstream.sh --encoder_path), then give that run's "
+            "best-loss.pth"
         )
     return content
 
