@@ -78,6 +78,7 @@ def run_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:
     job, config = fold.job, fold.job.config
     fold.describe()
     evaluator = Evaluator(fold, device)
+    evaluator.check_target()
 
     def make_task() -> SupervisedTask:
         return SupervisedTask(make_classifier(job), fold.criterion, config.mode)

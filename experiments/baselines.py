@@ -5,7 +5,6 @@ Phan et al., Multimodality multi-lead ECG arrhythmia classification using self-s
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from util.config.page import describe_keys
 from util.files import replacing
 from util.flags import Parser
 from util.processes.devices import add_gpu_flag, choose_devices
+from util.processes.environment import in_group
 from util.processes.launcher import launch, launch_parser
 
 USAGE = """
@@ -116,11 +116,10 @@ def run_baseline(name: str, description: str, argv: list[str] | None = None) -> 
     arguments = baseline_parser(baseline, f"{description.rstrip()}\n{usage}").parse_args(argv)
 
     processes, device = choose_devices(arguments.gpu)
-    processes = int(os.environ.get("WORLD_SIZE", processes))
     config = baseline_config(
         baseline, arguments, device
     )  # here, too: a wrong flag needs no processes
-    if processes > 1 and "RANK" not in os.environ:
+    if processes > 1 and not in_group():
         options = launch_parser(f"{name}.py").parse_args(["--gpus", arguments.gpu])
         status = launch(str(ROOT / "experiments" / f"{name}.py"), options, list(argv))
         if status:

@@ -92,7 +92,7 @@ from util.errors import CheckpointError, ConfigError, ECGError, RecordError
 from util.evaluation.figures import plot_ecg
 from util.evaluation.inference import predict
 from util.evaluation.trained import Trained, load_trained
-from util.files import safe_cell
+from util.files import safe_cell, write_frame, write_text
 from util.leads import leads_of_cell, parse_leads
 from util.recordings.any_file import Place, find_places, needless_flags, read_recording
 from util.recordings.derived_leads import with_derived_leads
@@ -400,7 +400,7 @@ def write_entry(
         *decided,
         ",".join(f"{probability:.6g}" for probability in probabilities),
     ]  # what the Challenge's scorer reads
-    (folder / f"{entry.record}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(folder / f"{entry.record}.csv", "\n".join(lines) + "\n")
     if plot:
         plot_ecg(
             path=folder / f"{entry.record}.png",
@@ -469,7 +469,7 @@ def main(argv: list[str] | None = None) -> None:
             for entry, *answer in zip(entries, outputs, probabilities)
         ]
     failed = [{name: safe_cell(value) for name, value in row.items()} for row in failed]
-    pd.DataFrame(rows + failed).to_csv(folder / f"{SUMMARY}.csv", index=False, float_format="%.6g")
+    write_frame(folder / f"{SUMMARY}.csv", pd.DataFrame(rows + failed), float_format="%.6g")
     for row in failed:
         print(f"{row['file']}: {row['remark']}")
     print(

@@ -23,6 +23,7 @@ from util.config.keys import PROGRAMS, JobConfig, other_program
 from util.config.published import translate
 from util.console import note
 from util.errors import ConfigError
+from util.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST = 100  # characters of a value in a note
@@ -49,6 +50,7 @@ class _Dumper(yaml.SafeDumper):
     """Writes what ``_Loader`` reads: a text like 1e-3 in quotes."""
 
 
+_COMMENT = re.compile(r"\s*([^\s'\"\[{].*\s)?#.*", re.DOTALL)  # plain text, then a comment
 _FLOAT = re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$")
 for _rules in (_Loader, _Dumper):
     _rules.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, "-+0123456789")
@@ -82,7 +84,7 @@ def load_yaml(
         ConfigError: it cannot be read, or does not hold such a mapping.
     """
     try:
-        value = read_yaml(Path(path).read_text(encoding="utf-8"))
+        value = read_yaml(Path(os.path.expanduser(path)).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the config {path}: {error.strerror}") from None
     except ValueError as error:
@@ -107,7 +109,8 @@ def load_yaml(
     section = sections[program.program] if program else {}
     layers = [merge([translate(layer, path) for layer in (value, section)])]
     if below:
-        layers.insert(0, load_yaml(Path(path).parent / below, program, base=False))
+        under = Path(path).parent / os.path.expanduser(below)
+        layers.insert(0, load_yaml(under, program, base=False))
     return merge(layers, one_file=True)
 
 
@@ -133,12 +136,15 @@ def find_overlay(name: str | os.PathLike) -> Path:
 
 
 def parse_override(text: str) -> dict:
-    """Return ``a.b=c`` as {"a": {"b": c}}, c read as YAML; a ConfigError for any other text."""
+    """Return ``a.b=c`` as {"a": {"b": c}}, c read as YAML; a ConfigError for any other text.
+
+    The shell has handed over c as one word: a "#" in plain text begins no comment.
+    """
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
         raise ConfigError(f"--set {text!r}: write key=value, e.g. --set train.epochs=5")
     try:
-        nested = read_yaml(value)
+        nested: Any = value.strip() if _COMMENT.fullmatch(value) else read_yaml(value)
     except ValueError:
         raise ConfigError(f"--set {text!r}: the value is not valid YAML") from None
     for part in reversed(path.strip().split(".")):
@@ -309,6 +315,11 @@ def check(config: dict, program: type[Job]) -> Job:
             "the config lacks the key 'dataset.crop': samples of a crop; training takes them at "
             "random places"
         )
+    if checked.start_epoch >= checked.train.epochs:
+        raise ConfigError(
+            f"start_epoch: {checked.start_epoch} leaves nothing to train, as train.epochs is "
+            f"{checked.train.epochs}; epochs are numbered from 0"
+        )
     return checked
 
 
@@ -344,4 +355,4 @@ def save_config(config: JobConfig | dict, path: str | os.PathLike, remark: str =
     """Write the resolved config, after a remark of one line; feeding it back repeats the run."""
     mapping = config if isinstance(config, dict) else to_mapping(config)
     text = yaml.dump(mapping, Dumper=_Dumper, sort_keys=False)
-    Path(path).write_text(f"# {remark}\n{text}" if remark else text, encoding="utf-8")
+    write_text(path, f"# {remark}\n{text}" if remark else text)

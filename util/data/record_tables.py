@@ -232,9 +232,10 @@ def match_rows(
     has_row = row_of >= 0
     strangers = named[~named.isin(names)]
     if len(strangers) and not ignore_unknown:
+        ours = "" if has_row.any() else f", whose names are such as {first_few(list(records))}"
         raise ConfigError(
             f"{path} names {len(strangers)} records that the store lacks, such as "
-            f"{first_few(strangers)}{_near(strangers, names)}; mend the names, or leave "
+            f"{first_few(strangers)}{_near(strangers, names)}{ours}; mend the names, or leave "
             "these rows out with --ignore_unknown"
         )
     if not has_row.any():

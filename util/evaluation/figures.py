@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from util.files import replacing
 from util.leads import LEADS
 
 MM_PER_SECOND, MM_PER_MV = 25, 10
@@ -106,7 +107,8 @@ def plot_ecg(
             axis.text(x + 1, baseline + 9, lead, fontsize=8, color=INK, va="bottom")
     axis.text(MARGIN, height - 4, title or "", fontsize=9, va="top")
     axis.text(width - MARGIN, 2, f"25 mm/s   10 mm/mV   {fs:g} Hz", fontsize=7, ha="right")
-    figure.savefig(path, format="png")
+    with replacing(path) as file:
+        figure.savefig(file, format="png")
 
 
 def plot_reconstruction(

@@ -49,6 +49,7 @@ def probe_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult
     task = SupervisedTask(make_classifier(job), fold.criterion, "probe").to(device)
     describe_run(config, device, task)
     evaluator, rows = Evaluator(fold, device), fold.parts["train"]
+    evaluator.check_target()
     cropping, pipeline = training_transforms(config)
     crops = crops_for_statistics(
         CropDataset(job.store, job.leads, cropping.length),

@@ -12,6 +12,7 @@ import pandas as pd
 from util.console import keep_in, note
 from util.contract.encoder import Encoder
 from util.data.store import RecordStore
+from util.errors import ConfigError
 from util.evaluation.evaluator import Evaluator, gate_table
 from util.files import write_frame
 from util.processes import collectives
@@ -141,6 +142,7 @@ def report_test(
     collectives.barrier()
     chosen = files.best(evaluator.job.config.test.target_metric)
     best = collectives.on_main(lambda: checkpoint.load(chosen))
+    _check_chosen(best["metrics"], evaluator.job.config.test.target_metric)
     classifier.load_state_dict(best["model"])
     predictions = evaluator.predict(classifier, "test")
     selection = evaluator.predict(classifier, "valid")
@@ -173,6 +175,16 @@ def report_test(
         overlap=evaluator.fold.overlap,
         chosen=selection,
     )
+
+
+def _check_chosen(values: dict[str, float], target: str) -> None:
+    """Raise a ConfigError where the best value of test.target_metric is NaN: no epoch had one."""
+    if math.isnan(values.get(target, 0.0)):
+        defined = [name for name, value in values.items() if not math.isnan(value)]
+        raise ConfigError(
+            f"test.target_metric: {target} was NaN on the selection records in every epoch, so no "
+            f"weights are the best by it; choose {', '.join(defined) or 'another fold'}"
+        )
 
 
 def write_scores(

@@ -82,6 +82,17 @@ def _content(file: EncoderFile, *, config_needed: bool = True) -> dict[str, Any]
     return file.content
 
 
+def _refuse_encoder(content: dict[str, Any], path: str | os.PathLike) -> None:
+    """Raise a CheckpointError for weights that do not classify."""
+    encoder_alone = "leads" in content and "metrics" not in content
+    if encoder_alone or "mode" not in content["config"]:
+        raise CheckpointError(
+            f"{path} is an encoder or a checkpoint of pre-training, which does not classify; "
+            "fine-tune it first (run_downstream.sh --encoder_path), then give that run's "
+            "best-loss.pth"
+        )
+
+
 @dataclass(frozen=True)
 class Trained:
     """A trained classifier and all that it takes to use it, rebuilt from its weights file.
@@ -137,6 +148,8 @@ def load_trained(
     """
     file = read_encoder(path, "weights")
     content = _content(file, config_needed=config_path is None)
+    if config_path is None:
+        _refuse_encoder(content, path)
     weights_are_there = {"mode": "scratch", "encoder_path": "", "resume": ""}
     config = load_config(
         [config_path or content["config"]], overrides, weights_are_there, program=FinetuneConfig

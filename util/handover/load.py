@@ -168,10 +168,13 @@ def load_encoder(path: str | os.PathLike, device: str | torch.device = "cpu") ->
     config = config_of(read_weights(path)["config"])
     cropping = Cropping("cover", crop_length(config.dataset))
     _, pipeline = training_transforms(config)
-    if isinstance(config, FinetuneConfig):
+    if is_classifier(path):
         network = load_trained(path).classifier
+    elif isinstance(config, FinetuneConfig):  # the encoder.pth of a fine-tuned run
+        network = build_configured(config, 1)
+        load_weights(network, path)
     else:
-        network = build_configured(config).encoder
+        network = build_configured(config).handed_on
         load_weights(network, path)
     return AppliedEncoder(network, config, cropping, pipeline.fixed).to(device)
 
@@ -205,7 +208,8 @@ def classifier_of(trained: Trained) -> AppliedClassifier:
 
 def is_classifier(path: str | os.PathLike) -> bool:
     """Return whether a file holds the weights of a classifier, not of an encoder alone."""
-    return "mode" in read_weights(path)["config"]
+    content = read_weights(path)
+    return "mode" in content["config"] and "labels" in content
 
 
 def config_of(mapping: dict) -> JobConfig:

@@ -23,6 +23,7 @@ import numpy as np
 
 from util.challenge import ABBREVIATIONS, CLASSES, WEIGHTS
 from util.errors import ECGError
+from util.files import write_text
 from util.scoring.decoding import expected_outputs
 from util.scoring.scores import challenge_score, challenge_sums, check_scores, row_sum
 
@@ -242,7 +243,7 @@ def save_thresholds(path: str | Path, result: Thresholds) -> None:
         "n_records": result.n_records,
         "classes": classes,
     }
-    Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def load_thresholds(path: str | Path) -> Thresholds:

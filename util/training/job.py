@@ -62,6 +62,11 @@ def check_start(config: FinetuneConfig) -> None:
         raise ConfigError(
             f"mode {config.mode} needs --encoder_path, the encoder.pth of a pre-training run"
         )
+    if config.mode in ("finetune", "scratch") and config.train.freeze_epochs >= config.train.epochs:
+        note(
+            f"note: train.freeze_epochs: {config.train.freeze_epochs} is the whole run "
+            f"(train.epochs: {config.train.epochs}); only the heads are trained"
+        )
     if config.encoder_path and collectives.is_main():
         check_pretrained(config.encoder_path)
 

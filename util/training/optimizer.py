@@ -197,6 +197,22 @@ class Schedule:
             weight_decay_end=train.weight_decay_end,
         )
 
+    def note_oddities(self) -> None:
+        """Say so where the rate stays at 0, never reaches its peak, or rises after it."""
+        if max(self.lr, self.min_lr) == 0:
+            note("note: the peak learning rate is 0 (train.lr, train.blr): the weights stay as set")
+        elif self.warmup_epochs >= self.epochs + self.by_epoch:
+            note(
+                f"note: train.warmup_epochs: {self.warmup_epochs:g} is as long as the run "
+                f"(train.epochs: {self.epochs:g}); the learning rate ends at "
+                f"{self.lr * self.epochs / self.warmup_epochs:.3g} and never reaches its peak"
+            )
+        elif self.min_lr > self.lr:
+            note(
+                f"note: train.min_lr: {self.min_lr:g} is above the peak learning rate, to which "
+                "the rate rises in the end"
+            )
+
     def lr_at(self, epoch: float) -> float:
         """Return the learning rate at a position in epochs."""
         if self.by_epoch:

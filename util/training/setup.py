@@ -226,6 +226,19 @@ def describe_run(config: JobConfig, device: torch.device, model: nn.Module) -> N
 
 
 # ============ training ============
+def fitting_batch(config: JobConfig, records: int) -> int:
+    """Return dataloader.batch_size, or less where the training records do not fill one step."""
+    wanted = config.dataloader.batch_size
+    most = records // (config.train.accum_iter * collectives.world())
+    if wanted <= most or most == 0:
+        return wanted
+    note(
+        f"note: dataloader.batch_size {wanted} is lowered to {most}, as there are only {records} "
+        "training records"
+    )
+    return most
+
+
 def set_up_training(
     config: JobConfig,
     store: RecordStore,
@@ -262,7 +275,7 @@ def set_up_training(
         dataset.samples[rows],
         cropping.length,
         seed=config.seed,
-        batch_size=config.dataloader.batch_size,
+        batch_size=fitting_batch(config, len(rows)),
         accumulate=train.accum_iter,
         crops=data.crops_per_record,
         steps=train.steps_per_epoch,
@@ -270,6 +283,7 @@ def set_up_training(
         world=collectives.world(),
     )
     lr = resolve_lr(train, batches.batch_size, collectives.world())
+    schedule = Schedule.of(train, lr)
 
     # ============ model ============
     model = make_model()
@@ -285,7 +299,7 @@ def set_up_training(
         pipeline=pipeline,
         device=device,
         folder=folder,
-        schedule=Schedule.of(train, lr),
+        schedule=schedule,
         resolved=resolved(config, lr, fold),
         about=about,
     )
@@ -294,6 +308,7 @@ def set_up_training(
         f"{len(rows)} training records at {store.fs} Hz, {batches.steps} steps an epoch, peak "
         f"learning rate {lr:.3g}"
     )
+    schedule.note_oddities()
     if not training.resumed:
         crops = crops_for_statistics(
             dataset, rows, cropping.length, batches.batch_size, device, pipeline.fixed
