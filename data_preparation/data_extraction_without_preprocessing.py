@@ -53,7 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     shortest = max(args.min_seconds, args.segment_seconds or 0)
     with file_errors():
-        source = wfdb_source(args.input_dir, min_seconds=shortest, lead_names=dict(args.lead_names))
+        source = wfdb_source(
+            args.input_dir,
+            min_seconds=shortest,
+            lead_names=dict(args.lead_names),
+            database=args.database,
+        )
         return run_import(source, args)
 
 

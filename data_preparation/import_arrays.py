@@ -25,7 +25,6 @@ Examples:
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,12 +63,6 @@ def _fs(text):
     if not MIN_FS <= value <= MAX_FS:
         raise argparse.ArgumentTypeError(f"{text} Hz is not from {MIN_FS:g} to {MAX_FS:g}")
     return value
-
-
-def _database(text):
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", text):
-        raise argparse.ArgumentTypeError(f"{text!r}: use letters, digits, _ . and -")
-    return text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,9 +114,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--assume",
         action="store_true",
         help="go on where the limb leads contradict the order of the leads",
-    )
-    parser.add_argument(
-        "--database", type=_database, metavar="NAME", help="default: the name of --input"
     )
     args = parse_import(parser, argv)
 

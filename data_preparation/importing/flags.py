@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+import re
 from collections.abc import Sequence
 
 from data_preparation.places import EXTRACTED
@@ -53,6 +54,13 @@ def parse_import(parser: argparse.ArgumentParser, argv: Sequence[str] | None) ->
         "and skip "
         "shorter ones; ST-MEM's published preparation has 10 (default: records stay whole)",
     )
+    parser.add_argument(
+        "--database",
+        type=_database,
+        metavar="NAME",
+        help="name of the recordings' database (default: the known set that folders and files are "
+        "called as, else as the folder or file)",
+    )
     add_lead_names(parser)
     args = parser.parse_args(argv)
     if (
@@ -67,3 +75,9 @@ def parse_import(parser: argparse.ArgumentParser, argv: Sequence[str] | None) ->
         )
     args.target_fs = sorted(set(args.target_fs))
     return args
+
+
+def _database(text):
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: use letters, digits, _ . and -")
+    return text
