@@ -55,9 +55,10 @@ def same_signals(store: RecordStore) -> list[tuple[int, int]]:
     """Return pairs of rows a < b that hold the same recording; each b comes once."""
     points, found = amplitudes(store), {}
     largest = np.array(lead_index(INDEPENDENT))[points.argmax(axis=1)]
-    for a, b in _alike(points, AT_LEAST + len(store) // ONE_IN).tolist():
-        if b not in found and _is_same(store, a, b, largest[a]):
-            found[b] = a
+    with open(store.path / "signals.dat", "rb") as file:
+        for a, b in _alike(points, AT_LEAST + len(store) // ONE_IN).tolist():
+            if b not in found and _is_same(store, file, a, b, largest[a]):
+                found[b] = a
     return sorted((a, b) for b, a in found.items())
 
 
@@ -68,12 +69,11 @@ def amplitudes(store: RecordStore) -> np.ndarray:
     columns, most = lead_index(INDEPENDENT), FIRST_SECONDS * store.fs
     starts, sizes = store.records["start"].tolist(), store.records["length"].clip(upper=most)
     few, parts = max(1, FEW_SAMPLES // most), []
-    with open(store.path / "signals.dat", "rb") as file:  # what is mapped would count as memory
+    with open(store.path / "signals.dat", "rb") as file:
         for first in range(0, len(store), few):
             size = sizes.to_numpy()[first : first + few]
             places = zip(starts[first : first + few], size.tolist())
-            data = [os.pread(file.fileno(), n * ROW_BYTES, at * ROW_BYTES) for at, n in places]
-            signal = np.frombuffer(b"".join(data), "<i2").reshape(-1, len(LEADS))
+            signal = np.concatenate([_counts(file, *place) for place in places])
             signal, at = signal.astype(np.float32), np.cumsum(size) - size
             size = size[:, None].astype(np.float32)
             mean = np.add.reduceat(signal, at, axis=0) / size
@@ -82,6 +82,12 @@ def amplitudes(store: RecordStore) -> np.ndarray:
             parts.append(variance[:, columns])
     scale = store.records["scale"].to_numpy(np.float32)[:, None]
     return np.log(np.maximum(np.sqrt(np.maximum(np.concatenate(parts), 0)) * scale, 1e-3))
+
+
+def _counts(file, start, length):
+    """int16 (length, 12) of a store's file, read and not mapped, which would count as memory."""
+    data = os.pread(file.fileno(), length * ROW_BYTES, start * ROW_BYTES)
+    return np.frombuffer(data, "<i2").reshape(-1, len(LEADS))
 
 
 def _alike(points, most):
@@ -107,9 +113,10 @@ def _alike(points, most):
     return np.stack([a, b], axis=1).astype(np.int64)[: max((far == 0).sum(), most)]
 
 
-def _is_same(store, a, b, lead):
+def _is_same(store, file, a, b, lead):
     """Whether two recordings hold the same signal; ``lead``, a column, is looked at first."""
-    x, y, scale = store.counts(a), store.counts(b), store.records["scale"]
+    start, length, scale = (store.records[name] for name in ("start", "length", "scale"))
+    x, y = (_counts(file, int(start.iat[row]), int(length.iat[row])) for row in (a, b))
     if abs(len(x) - len(y)) > 1 or _correlation(x[:, lead], y[:, lead]) < CLOSE:
         return False
     if np.array_equal(x, y) and scale.iat[a] == scale.iat[b]:
