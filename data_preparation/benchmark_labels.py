@@ -5,8 +5,9 @@ recordings.
 
 Writes tables of labels and one of splits beside the store's sampling rates, prints how many
 records of every class each part has, and compares the metadata with what is known of the
-published versions: where they differ, a warning says what was expected and what was found.  What
-each set does: docs/benchmarks.md.
+published versions: where they differ, a warning says what was expected and what was found.  They
+go to the set's own database alone, which is found by its name.  What each set does:
+docs/benchmarks.md.
 """
 
 import argparse
@@ -41,12 +42,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="folder of the set's own CSV files (default: where download.py puts them, "
         f"{DOWNLOADS}/NAME)",
     )
+    parser.add_argument(
+        "--database",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="databases of the store that hold the set's recordings (default: those that are "
+        "called as the set is)",
+    )
     args = parser.parse_args(argv)
 
     from data_preparation.benchmarks.tables import make_tables
 
     folder = args.metadata or Path(DOWNLOADS) / args.name
-    print("\n".join(make_tables(args.name, args.store, folder)))
+    print("\n".join(make_tables(args.name, args.store, folder, args.database)))
 
 
 if __name__ == "__main__":

@@ -51,7 +51,8 @@ SETS = {
     "code15": KnownSet(r"code15", r"exams_part\d+\.hdf5"),
     "sph": KnownSet(r"sph", r"records/A\d{5}\.h5"),
     "physionet2017": KnownSet(
-        r"physionet2017|afclassificationfromashort.*", r"(training2017|A\d\d)/A\d{5}\.\w+"
+        r"physionet2017|training2017|afclassificationfromashort.*",
+        r"(training2017|A\d\d)/A\d{5}\.\w+",
     ),
     "mimic_iv_ecg": KnownSet(r"mimicivecg(diagnostic.*)?", r"p\d{4}/p\d{8}/s\d{8}/\d{8}\.\w+"),
 }
