@@ -127,8 +127,9 @@ def find_copies(names: Iterable[tuple[str, str]]) -> tuple[np.ndarray, np.ndarra
     order = np.lexsort((place, rank, same))
     place, same, name = place[order], same[order], name[order]
     first = np.searchsorted(same, same)  # the best of those that are the same
-    is_copy = name != name[first]
-    return place[is_copy], place[first][is_copy]
+    copies = np.flatnonzero(name != name[first])
+    copies = copies[np.argsort(place[copies])]  # hashes are others in every process
+    return place[copies], place[first][copies]
 
 
 def _known(database, recording):
