@@ -151,7 +151,7 @@ def as_code15(folder, array):
             )
             file["exam_id"] = NAMES[rows]
     write_csv(folder / "mine" / "exams.csv", [[1, 2]], ["exam_id", "age"])
-    return folder / "mine", "--trim"
+    return folder / "mine", "--trim", "--database", "mine"  # code15 by its files' names
 
 
 def as_sph(folder, array):
