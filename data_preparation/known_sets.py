@@ -43,7 +43,7 @@ SETS = {
         r"(\d{5}|records[15]00)/\d{5}_[hl]r\.\w+",
     ),
     "georgia": KnownSet(r"georgia|ga|physionetchallenge2020traininge"),
-    "chapman_shaoxing": KnownSet(r"chapmanshaoxing"),
+    "chapman_shaoxing": KnownSet(r"chapman(shaoxing)?"),
     "ningbo": KnownSet(r"ningbo"),
     "chapman_ningbo": KnownSet(
         r"chapmanningbo|alargescale12leadelectrocardiogram.*", r"\d\d/\d{3}/JS\d{5}\.\w+"

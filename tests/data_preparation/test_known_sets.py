@@ -113,7 +113,7 @@ def test_of_both_rates_the_higher_enters(tmp_path, capsys):
         for n in range(1, 13)
     }
     said = capsys.readouterr().out
-    assert "12 skipped: copy of a recording that is kept" in said and "warning" not in said
+    assert "12 skipped: copy of a recording that is kept" in said and "twice" not in said
 
 
 def test_the_challenge_beside_both_rates(tmp_path):
