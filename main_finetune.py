@@ -9,8 +9,8 @@ Leaves in <output_dir>/<exp_name> (with several folds, in fold<k>/ there): confi
 console.txt, log.txt, tensorboard/, checkpoint-last.pth, and best-loss.pth and best-<metric>.pth,
 the weights that score best on the selection fold.  Those of them that test.target_metric names are
 tested, which leaves test_metrics.csv, test_predictions.csv and .npz (in full precision),
-encoder.pth and, with a gate, test_gate.csv.  Several folds also leave summary.csv, which
-console.txt beside it repeats.
+selection_predictions.npz, encoder.pth and, with a gate, test_gate.csv.  Several folds also leave
+summary.csv, which console.txt beside it repeats.  report.html shows all of it on one page.
 """
 
 import sys
@@ -26,13 +26,15 @@ if __name__ == "__main__":
 
 import torch
 
-from util.console import begin, fold_of_job, keep_in, note
+from util.console import begin, fold_of_job, note
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.head_start import fit_heads
 from util.evaluation.probe_job import probe_fold
-from util.evaluation.report import FoldFiles, FoldResult, report_test, save_best, write_summary
+from util.evaluation.report import FoldFiles, FoldResult, report_test, save_best, summarise
+from util.handover.run_report import write_report
 from util.processes import collectives
 from util.processes.stopping import StopRequest
+from util.training.claim import folds_beside
 from util.training.job import Fold, LabelledJob, SupervisedTask, check_start, make_classifier
 from util.training.setup import set_up_training, training_transforms
 
@@ -51,22 +53,23 @@ def finetune(config: FinetuneConfig, *, published_names: bool = False) -> list[F
     device = collectives.start(config.device)
     folder = Path(config.output_dir) / config.exp_name
     several, results = len(job.folds) > 1, []
+    apart = several or published_names  # a folder for each fold
+    beside: list[int] = []
+    if apart:
+        beside = collectives.on_main(lambda: folds_beside(folder, job.config, job.folds))
     for number in job.folds:
-        place = folder / f"fold{number}" if several or published_names else folder
+        place = folder / f"fold{number}" if apart else folder
         with fold_of_job():
             if several:
                 note(f"==== fold {number} ====")
             run = probe_fold if config.mode == "probe" else run_fold
             results.append(run(job.fold(number), FoldFiles(place, published_names), device))
     if several:
-        collectives.on_main(lambda: summarise(results, folder))
+        collectives.on_main(lambda: summarise(results, folder, beside))
+    if config.test.report:
+        place = folder if several else results[0].folder
+        collectives.on_main(lambda: note(f"report: {write_report(place)}"))
     return results
-
-
-def summarise(results: list[FoldResult], folder: Path) -> None:
-    """Write summary.csv of all folds, and what the job says of them in its console.txt."""
-    keep_in(folder)
-    write_summary(results, folder / "summary.csv")
 
 
 def run_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:
@@ -75,6 +78,7 @@ def run_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:
     job, config = fold.job, fold.job.config
     fold.describe()
     evaluator = Evaluator(fold, device)
+    evaluator.check_target()
 
     def make_task() -> SupervisedTask:
         return SupervisedTask(make_classifier(job), fold.criterion, config.mode)
@@ -88,6 +92,7 @@ def run_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:
         files.folder,
         labels=fold.labels,
         fold=fold.number,
+        about=fold.about,
     )
     task, train = training.model, config.train
     assert isinstance(task, SupervisedTask)

@@ -70,7 +70,7 @@ def pretrain(config: PretrainConfig) -> Path:
     probe = make_probe(store, config, device)
     if probe and not training.resumed:
         # What random weights reach, to compare the curve with; checkpoints keep training.best.
-        training.best[f"{probe.key}_untrained"] = probe(method.encoder, training.amp)
+        training.best[f"{probe.key}_untrained"] = probe(method.handed_on, training.amp)
         training.log.scalars({probe.tag: training.best[f"{probe.key}_untrained"]}, 0)
     with StopRequest() as stop:
         while training.epoch < train.epochs:
@@ -79,7 +79,7 @@ def pretrain(config: PretrainConfig) -> Path:
             if done % train.figure_every == 0 or done == train.epochs:
                 collectives.on_main(lambda: draw_reconstruction(training, usable, rows))
             if probe and (done % train.probe_every == 0 or done == train.epochs):
-                line[probe.key] = probe(method.encoder, training.amp)
+                line[probe.key] = probe(method.handed_on, training.amp)
                 line.update(training.best)  # the score before training, on every line
                 training.log.scalars({probe.tag: line[probe.key]}, done)
                 note(
@@ -134,10 +134,10 @@ def draw_reconstruction(training: Training, usable: np.ndarray, rows: np.ndarray
 
 def save_encoders(training: Training) -> None:
     """Write what fine-tuning starts from: encoder.pth, and encoder-<name>.pth for each further
-    encoder in the method's ``exports`` (DINO's teacher).
+    encoder in the method's ``exports`` (DINO's teacher, JEPA's student).
     """
     exports = {f"encoder-{name}.pth": encoder for name, encoder in training.model.exports.items()}
-    for name, encoder in {"encoder.pth": training.model.encoder, **exports}.items():
+    for name, encoder in {"encoder.pth": training.model.handed_on, **exports}.items():
         save_encoder(
             encoder,
             training.folder / name,

@@ -16,12 +16,14 @@ Makes .venv with the requirements on its first run.  Then some ten minutes on 2 
 TXT
 }
 
-data="" output=demo_output records=800
+data="" output=demo_output records=800 given=""
 while [ $# -gt 0 ]; do
   case "$1" in
     -h|--help) usage; exit 0 ;;
     --data|--output|--records)
       [ $# -ge 2 ] || { echo "error: $1 needs a value" >&2; usage >&2; exit 2; }
+      case " $given " in *" $1 "*) echo "error: $1 is given twice; give it once" >&2; exit 2 ;; esac
+      given="$given $1"
       case "$1" in --data) data=$2 ;; --output) output=$2 ;; --records) records=$2 ;; esac
       shift 2 ;;
     *) echo "error: unknown flag $1" >&2; usage >&2; exit 2 ;;

@@ -8,7 +8,6 @@ Both ways take turns, and the fastest of their rounds counts.  Prints millisecon
 of the two.
 """
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models.layers.blocks import HEAD_WIDTH, SHORT, written_out  # noqa: E402
+from util.flags import Parser  # noqa: E402
 
 WAYS = {"fused": F.scaled_dot_product_attention, "written out": written_out}
 
@@ -32,9 +32,7 @@ def seconds(attend, qkv, clock):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument(
         "--repeats", type=int, default=10, help="rounds each way (default %(default)s)"

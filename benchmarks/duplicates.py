@@ -9,7 +9,6 @@ For every hundred of them a copy is planted, in turn of each kind below.  A pair
 planted counts as false.
 """
 
-import argparse
 import sys
 import tempfile
 import threading
@@ -24,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_preparation.building.duplicates import find_duplicates
 from util.data.store import RecordStore, quantise, write_store
+from util.flags import Parser
 from util.leads import LEADS
 
 FS, SECONDS = 100, 10
@@ -165,9 +165,7 @@ class PeakMemory(threading.Thread):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("--records", type=int, default=10000, help="default: %(default)s")
     records = parser.parse_args(argv).records
     with tempfile.TemporaryDirectory() as temporary:

@@ -12,7 +12,6 @@ every .pth by their bytes, logs and tables by their text, and the names of the f
 are simulated.
 """
 
-import argparse
 import os
 import random
 import shutil
@@ -28,6 +27,10 @@ import torch
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from util.flags import Parser  # noqa: E402
+
 MOMENTS = ("starting", "step", "checkpoint", "evaluation")
 EPOCHS = 3
 NOT_COMPARED = (".lock", "config.yaml", "console.txt")  # a resumed run says that it is one
@@ -371,9 +374,7 @@ def pretrained_encoder(folder, store) -> None:
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50, help="altogether (default: 50)")
     parser.add_argument(
         "--scenario", action="append", choices=list(SCENARIOS), help="repeatable (default: all)"

@@ -10,7 +10,6 @@ part DIR/acceptance.md and DIR/acceptance.json hold what is known by then.  Exit
 anything failed.
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ import torch
 
 from benchmarks.acceptance import fast, right
 from benchmarks.acceptance.harness import Run, describe, run_part, table
+from util.flags import Parser
 
 OLDEST = (2, 9)  # torch that this run is written for
 # name: (function, seconds on a GPU, seconds on a CPU); what compiles comes last, as it takes
@@ -49,9 +49,7 @@ PARTS = {
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--minutes", type=float, default=9, help="for everything (default: %(default)s)"
     )

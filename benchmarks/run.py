@@ -10,7 +10,6 @@ to agree.  Ways take turns; the best of the repeats counts, since other work of 
 only slow them; the spread says how far a usual repeat is from it.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -45,11 +44,10 @@ def main(argv=None):
     import torch  # here, not at the top: every worker of the extraction imports this file first
 
     from benchmarks.contests import CONTESTS
+    from util.flags import Parser
     from util.processes import collectives
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(CONTESTS)} (default: all)"
     )

@@ -11,7 +11,6 @@ pre-training until its first step processes  epochs of pre-training on one core 
 Costs are fitted by size ** exponent over the upper half of the sizes.
 """
 
-import argparse
 import gc
 import json
 import os
@@ -35,6 +34,7 @@ from benchmarks.timing import interleaved
 from util.contract.registry import DataFacts, build
 from util.data.dataset import CropDataset, TrainingBatches
 from util.data.store import RecordStore, write_store
+from util.flags import Parser
 from util.keyed_random import KeyedRandom
 from util.leads import LEADS
 from util.training.optimizer import make_optimizer
@@ -268,9 +268,7 @@ def draw(found, path):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--only",
         nargs="+",

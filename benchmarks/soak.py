@@ -8,7 +8,6 @@ The pre-training of a tiny ST-MEM on simulated records, with short epochs, a che
 fifth and a figure every tenth.  After a warm-up the mean over 20 epochs must stay within 5 %.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -20,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.fault_injection import simulate
+from util.flags import Parser
 
 LIMIT = 0.05
 WARM_UP = 10
@@ -62,9 +62,7 @@ def watch(process, log, console):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=200, help="default: 200")
     parser.add_argument("--steps", type=int, default=2, help="steps an epoch (default: 2)")
     parser.add_argument("--workers", type=int, default=2, help="default: 2")

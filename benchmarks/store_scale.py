@@ -12,7 +12,6 @@ that works (VmHWM, so on Linux alone), and how much of it each further record co
 sizes.
 """
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -26,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from util.data.store import spread, write_store
+from util.flags import Parser
 
 FS, SAMPLES = 20, 40
 FORMS = ("npy", "h5", "folder")
@@ -167,9 +167,7 @@ def measure(folder, form, sizes):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--records",
         type=int,

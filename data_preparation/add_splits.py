@@ -9,21 +9,19 @@ any range), perhaps patient.  It serves all sampling rates; in a config, dataset
 takes it.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from util.flags import Parser
 from util.processes.program import run_main
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "store", type=Path, help="the folder that holds fs100, fs250, ..., or one of these"
     )

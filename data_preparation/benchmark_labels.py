@@ -7,9 +7,13 @@ Writes tables of labels and one of splits beside the store's sampling rates, pri
 records of every class each part has, and compares the metadata with what is known of the
 published versions: where they differ, a warning says what was expected and what was found.  What
 each set does: docs/benchmarks.md.
+
+    python data_preparation/benchmark_labels.py cpsc2018 --store STORE --metadata DIR
+        --splits theirs.csv
+
+adds splits that others made, one table a file, called as it is.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +22,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_preparation.benchmarks.published import BENCHMARKS
 from data_preparation.places import DOWNLOADS, STORE
+from util.flags import Parser
 from util.processes.program import run_main
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("name", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument(
         "--store",
@@ -41,12 +44,53 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="folder of the set's own CSV files (default: where download.py puts them, "
         f"{DOWNLOADS}/NAME)",
     )
+    parser.add_argument(
+        "--splits",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE.csv",
+        help="splits that others made: a column of record ids and one of folds or parts",
+    )
+    parser.add_argument(
+        "--id_column", metavar="NAME", help="of --splits (default: record, ecg_id, filename, ...)"
+    )
+    parser.add_argument(
+        "--fold_column", metavar="NAME", help="of --splits (default: fold, strat_fold, split, ...)"
+    )
+    parser.add_argument(
+        "--allow_patient_overlap",
+        action="store_true",
+        help="take --splits that put a patient's records on two sides",
+    )
     args = parser.parse_args(argv)
+    if not args.splits and (args.id_column or args.fold_column or args.allow_patient_overlap):
+        parser.error(
+            "--id_column, --fold_column and --allow_patient_overlap are those of --splits: give "
+            "that, too"
+        )
 
+    from data_preparation.benchmarks.others import read_others
     from data_preparation.benchmarks.tables import make_tables
 
+    others = {
+        path: read_others(
+            path,
+            BENCHMARKS[args.name],
+            id_column=args.id_column,
+            fold_column=args.fold_column,
+        )
+        for path in args.splits
+    }
     folder = args.metadata or Path(DOWNLOADS) / args.name
-    print("\n".join(make_tables(args.name, args.store, folder)))
+    notes = make_tables(
+        args.name,
+        args.store,
+        folder,
+        others,
+        allow_patient_overlap=args.allow_patient_overlap,
+    )
+    print("\n".join(notes))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ Give the file to reformat_memmap.py --drop, and the store is made again without 
 folds.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,14 +37,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from util.files import file_errors
+from util.flags import Parser
 from util.processes.program import run_main
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "store", type=Path, help="folder of one rate, or the folder that holds fs100, fs250, ..."
     )

@@ -25,7 +25,6 @@ some records could not be read this time (a stale file handle, out of memory); t
 tries them again.  Exit status 2: none was kept.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,14 +34,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_preparation.importing.flags import parse_import
 from data_preparation.places import DOWNLOADS
 from util.files import file_errors
+from util.flags import Parser
 from util.processes.program import run_main
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--input_dir", default=DOWNLOADS, help="folder with the databases (default: %(default)s)"
     )
@@ -53,7 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     shortest = max(args.min_seconds, args.segment_seconds or 0)
     with file_errors():
-        source = wfdb_source(args.input_dir, min_seconds=shortest, lead_names=dict(args.lead_names))
+        source = wfdb_source(
+            args.input_dir,
+            min_seconds=shortest,
+            lead_names=dict(args.lead_names),
+            assume=args.assume,
+        )
         return run_import(source, args)
 
 

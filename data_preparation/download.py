@@ -11,7 +11,6 @@ command goes on from there.  Sets that ask for a signed agreement cannot be had 
 error says what to do.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,14 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_preparation.importing.homes import ARCHIVES, SETS, Home
 from data_preparation.places import DOWNLOADS
+from util.flags import Parser
 from util.processes.program import run_main
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("name", choices=SETS, help=", ".join(SETS), metavar="NAME")
     parser.add_argument("--output", type=Path, metavar="DIR", help=f"default: {DOWNLOADS}/NAME")
     parser.add_argument("--url", help="another address of the set: a mirror with the same listing")

@@ -13,7 +13,6 @@ records of a patient in one fold where a file tells who they are.  The same inpu
 bytes.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,14 +21,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_preparation.places import EXTRACTED, STORE
 from util.files import file_errors
+from util.flags import Parser
 from util.processes.program import run_main
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--input_dir",
         default=EXTRACTED,
@@ -49,6 +47,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="column record, then columns of labels: a table for "
         "dataset.labels, called as the file is (data_preparation/add_labels.py adds further "
         "ones); folds are spread over these labels",
+    )
+    parser.add_argument(
+        "--columns",
+        dest="label_columns",
+        nargs="+",
+        metavar="NAME",
+        help="of --labels, to take these alone, whatever they are called (default: all but ids, "
+        "row numbers, folds and files)",
     )
     parser.add_argument(
         "--splits",
@@ -74,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="take published splits that put a patient's records on two sides",
     )
     args = parser.parse_args(argv)
+    if args.label_columns and not args.labels:
+        parser.error("--columns are those of --labels: give that, too")
 
     from data_preparation.building.reformat import reformat
 

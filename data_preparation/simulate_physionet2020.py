@@ -13,7 +13,6 @@ leave the first ones as they were, and the number of processes changes nothing. 
 those of ``simulator/ecg_model.py``; the diagnoses follow from their parameters.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -22,14 +21,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from util.errors import ECGError
+from util.flags import Parser
 from util.processes.program import run_main
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("--output_dir", type=Path, required=True, help="empty folder to fill")
     parser.add_argument(
         "--records", type=int, default=400, help="how many; 400 make a demo (default: %(default)s)"

@@ -82,6 +82,7 @@ def rows() -> list[list[Box]]:
                 1.4,
             ),
         ],
+        [room("handover")],
         [room("evaluation")],
         [room("training")],
         [

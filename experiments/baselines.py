@@ -5,7 +5,6 @@ Phan et al., Multimodality multi-lead ECG arrhythmia classification using self-s
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,9 @@ from util.config.keys import FinetuneConfig, PretrainConfig
 from util.config.load import ROOT, find_overlay, load_config
 from util.config.page import describe_keys
 from util.files import replacing
+from util.flags import Parser
 from util.processes.devices import add_gpu_flag, choose_devices
+from util.processes.environment import in_group
 from util.processes.launcher import launch, launch_parser
 
 USAGE = """
@@ -115,11 +116,10 @@ def run_baseline(name: str, description: str, argv: list[str] | None = None) -> 
     arguments = baseline_parser(baseline, f"{description.rstrip()}\n{usage}").parse_args(argv)
 
     processes, device = choose_devices(arguments.gpu)
-    processes = int(os.environ.get("WORLD_SIZE", processes))
     config = baseline_config(
         baseline, arguments, device
     )  # here, too: a wrong flag needs no processes
-    if processes > 1 and "RANK" not in os.environ:
+    if processes > 1 and not in_group():
         options = launch_parser(f"{name}.py").parse_args(["--gpus", arguments.gpu])
         status = launch(str(ROOT / "experiments" / f"{name}.py"), options, list(argv))
         if status:
@@ -147,11 +147,7 @@ def publish_encoders(folder: Path, place: Path, names: dict[str, str]) -> None:
 
 def baseline_parser(baseline: Baseline, description: str) -> argparse.ArgumentParser:
     """Make the command line of published flags, none of which is needed."""
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog=describe_keys(baseline.program),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(description=description, epilog=describe_keys(baseline.program))
     path = ROOT / "configs" / f"{baseline.config}.yaml"
     defaults = load_config([path, *map(find_overlay, baseline.overlays)], program=baseline.program)
     parser.add_argument(
@@ -234,6 +230,7 @@ def baseline_config(
         "device": device,
         "resume": arguments.resume,
         "overwrite": arguments.overwrite,
+        "allow_label_overlap": arguments.allow_label_overlap,
         "dataloader": {"batch_size": arguments.batch_size},
         "train": {"epochs": arguments.num_epoches},
     }

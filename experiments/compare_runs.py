@@ -6,17 +6,15 @@ Each is the folder of one fold's run, with its test_metrics.csv; several folds h
 of their own.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from util.flags import Parser
 from util.processes.program import run_main
 
-parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-)
+parser = Parser(description=__doc__)
 parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
 if __name__ == "__main__":
     parser.parse_args()  # --help and a wrong flag end here, before anything slow is imported

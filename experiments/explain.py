@@ -67,7 +67,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     parse_arguments()  # --help and a wrong flag end here, before anything slow is imported
 
-from util.handover.explain_job import ExplainJob
+from util.handover.explain.job import ExplainJob
 from util.handover.load import is_classifier, load_classifier, load_encoder
 from util.training.setup import store_at
 

@@ -4,9 +4,10 @@
         --encoder_path output/st_mem/encoder.pth
     python experiments/knn.py --config_path configs/downstream/st_mem.yaml --overlay scratch --k 10
 
-Leaves test_metrics.csv and test_predictions.csv in <output_dir>/<exp_name> (with several folds,
-in fold<k>/ there), as main_finetune.py does.  Neighbours are the
-records that main_finetune.py would train on.
+Leaves config.yaml, test_metrics.csv and test_predictions.csv in <output_dir>/<exp_name> (with
+several folds, in fold<k>/ there, and summary.csv beside these), as main_finetune.py does, but not
+over the results of a training.  Neighbours are the records that
+main_finetune.py would train on.
 """
 
 import sys
@@ -38,9 +39,7 @@ def main(argv: list[str] | None = None) -> None:
         if each.startswith("train.") and "train.amp=" not in each
     ]
     idle += [
-        f"--{name}"
-        for name in ("resume", "start_epoch", "overwrite")
-        if getattr(arguments, name) is not None
+        f"--{name}" for name in ("resume", "start_epoch") if getattr(arguments, name) is not None
     ]
     if idle:
         raise ConfigError(

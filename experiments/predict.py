@@ -1,15 +1,19 @@
-"""Diagnose recordings with trained weights: WFDB recordings or a store in, one Challenge-format
-CSV a record out.
+"""Diagnose recordings with trained weights: recordings of any format or a store in, one
+Challenge-format CSV a record out.
 
     python experiments/predict.py --weights ./checkpoints/base_signal/fold0_bestPRC.pth \\
         --input RECORDINGS --output OUT
     python experiments/predict.py --weights fold*_bestPRC.pth --thresholds thresholds.json \\
         --input A0001.hea \\
         --output OUT --plot
+    python experiments/predict.py --weights fold0/best-loss.pth --input ecgs.npy --fs 500 \\
+        --output OUT
     python experiments/predict.py --weights fold0/best-loss.pth --input STORE --output OUT
 
-Recordings of other formats than WFDB come in a store, as data_preparation/import_arrays.py and
-reformat_memmap.py make it: STORE is the folder that holds fs100/, fs250/, ...
+Formats: WFDB (.hea), DICOM (.dcm, needs pydicom), hospital exports (GE MUSE, Philips and HL7 XML,
+EDF+; need ecgdatakit), .npy, HDF5 and CSV, of which --fs must be said, and perhaps --units,
+--leads, --layout.  A folder may hold several.  STORE is the folder that holds fs100/, fs250/, ...
+Limb leads that are missing are computed where two of I, II and III are there, with a remark.
 
 Several weights are an ensemble: the mean of their probabilities.  Recordings of any sampling rate
 and length are resampled, cropped and transformed as in the evaluation after training, as the
@@ -19,8 +23,8 @@ be read is reported and does not stop the rest.
 Leaves in OUT: <record>.csv (line 1 #<record>, line 2 SNOMED CT codes, line 3 outputs 0 or 1, line
 4 probabilities), <record>.png with --plot, and summary.csv: record, file, remark, the diagnoses
 in words, a probability for each class. A class is output where its probability is at least its
-threshold, 0.5 without --thresholds; a file that threshold_search.py --method expected left takes
-the outputs of the highest expected Challenge score instead.  Classes without codes, of a table of
+threshold, 0.5 without --thresholds; with a file that threshold_search.py --method expected left,
+outputs are decoded by their expected Challenge score instead.  Classes without codes, of a table of
 labels, go by name.  Weights of a regression leave their predictions in the labels' own units, in
 <record>.csv on line 3.
 """
@@ -28,23 +32,22 @@ labels, go by name.  Weights of a regression leave their predictions in the labe
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from util.leads import add_lead_names
+from util.flags import Parser
 from util.processes.devices import add_gpu_flag, one_device
 from util.processes.program import run_main
+from util.recordings.flags import Given, add_recording_flags
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--weights",
         required=True,
@@ -61,7 +64,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--input",
         required=True,
         metavar="PATH",
-        help="a folder, searched at any depth, one record, or a store",
+        help="a folder, searched at any depth, one file, or a store",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="made if missing")
     parser.add_argument(
@@ -69,7 +72,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="draw each recording on ECG paper with what was predicted",
     )
-    add_lead_names(parser)
+    add_recording_flags(parser)
     add_gpu_flag(parser, several=False)
     return parser.parse_args(argv)
 
@@ -89,10 +92,12 @@ from util.errors import CheckpointError, ConfigError, ECGError, RecordError
 from util.evaluation.figures import plot_ecg
 from util.evaluation.inference import predict
 from util.evaluation.trained import Trained, load_trained
-from util.files import safe_cell
+from util.files import safe_cell, write_frame, write_text
 from util.leads import leads_of_cell, parse_leads
-from util.recordings.recording import resample_to
-from util.recordings.wfdb_files import UNDIAGNOSED, find_headers, read_record
+from util.recordings.any_file import Place, find_places, needless_flags, read_recording
+from util.recordings.derived_leads import with_derived_leads
+from util.recordings.recording import Recording, resample_to
+from util.recordings.wfdb_files import UNDIAGNOSED
 from util.scoring.thresholds import Thresholds, apply_thresholds, load_thresholds
 from util.training.optimizer import resolve_amp
 from util.training.setup import store_at
@@ -123,28 +128,8 @@ class Entry:
     picture: dict[str, Any]
 
 
-def find_recordings(given: str) -> list[Path]:
-    """Return the header files of a folder, at any depth, or of one record, named with or without
-    .hea.
-    """
-    path = Path(given)
-    one = [
-        p for p in (path, path.with_name(f"{path.name}.hea")) if p.suffix == ".hea" and p.is_file()
-    ]
-    headers = find_headers(path) if path.is_dir() else one
-    if not headers:
-        raise ECGError(
-            f"--input {given}: no WFDB header (.hea) there, nor a store; name a folder with "
-            "recordings, one record or a store (the folder that holds fs100/, ...), which "
-            "data_preparation/import_arrays.py and reformat_memmap.py make of recordings in "
-            "other "
-            "formats"
-        )
-    return headers
-
-
 class Stored(NamedTuple):
-    """A record of a store, in the place of a header's path: its row and the store at each rate."""
+    """A record of a store, as a ``Place`` is one of a file: its row and the store at each rate."""
 
     stores: dict[int, RecordStore]
     row: int
@@ -155,15 +140,15 @@ class Stored(NamedTuple):
         return next(iter(self.stores.values())).records.iloc[self.row]
 
     @property
-    def stem(self) -> str:
+    def name(self) -> str:
         """The record's name."""
         return self.about["record"]
 
     def __str__(self) -> str:
-        return self.about["path"] or self.stem
+        return self.about["path"] or self.name
 
 
-Source = Path | Stored  # of a recording
+Source = Place | Stored  # of a recording
 
 
 def stored_records(place: str, rates: list[int]) -> list[Stored]:
@@ -177,24 +162,24 @@ def read_entry(
     rates: list[int],
     longest_crop: float,
     leads: Iterable[str],
-    lead_names: dict[str, str] | None = None,
+    said: Given,
 ) -> Entry:
     """Read a recording at several rates, with the rounding of a store.
 
     Args:
-        source: its header file, or its record of a store.
+        source: where it lies, in a file or a store.
         rates: sampling rates in Hz.
         longest_crop: seconds; a shorter recording gets a remark.
         leads: which it must have.
-        lead_names: other names of leads, of --lead_names.
+        said: what the command line says of recordings.
 
     Raises:
         RecordError: the recording cannot be read, or lacks a lead.
     """
     if isinstance(source, Stored):
-        entry, seconds = _read_stored(source)
+        entry, seconds = _read_stored(source, said)
     else:
-        entry, seconds = _read_file(source, rates, lead_names)
+        entry, seconds = _read_file(source, rates, said)
     missing = [lead for lead in leads if lead not in entry.picture["lead_names"]]
     if missing:
         raise RecordError(f"lead {', '.join(missing)} missing, which the model needs")
@@ -208,40 +193,49 @@ def read_entry(
     return entry
 
 
-def _read_file(
-    path: Path, rates: list[int], lead_names: dict[str, str] | None
-) -> tuple[Entry, float]:
-    """(Entry, seconds) of a WFDB recording."""
-    recording = read_record(path, lead_names=lead_names)
-    fs, counts, scale = recording.fs, {}, {}
-    resampled = resample_to(recording.signal, fs, rates)
-    for rate in rates:
-        columns, microvolts = quantise(resampled[rate])
-        counts[rate] = spread(columns, recording.leads)
-        scale[rate] = microvolts / 1000
+def _read_file(place: Place, rates: list[int], said: Given) -> tuple[Entry, float]:
+    """(Entry, seconds) of a recording in a file."""
+    recording = read_recording(place, said)
+    resampled = resample_to(recording.signal, recording.fs, rates)
+    recordings = {fs: replace(recording, fs=fs, signal=resampled[fs]) for fs in rates}
+    entry = _entry(place, recording, recordings)
+    return entry, len(recording.signal) / recording.fs
+
+
+def _entry(source: Source, shown: Recording, recordings: dict[int, Recording]) -> Entry:
+    """The entry of a recording at several rates, and as it is shown."""
+    counts, scale = {}, {}
+    for fs, recording in recordings.items():
+        columns, microvolts = quantise(recording.signal)
+        counts[fs] = spread(columns, recording.leads)
+        scale[fs] = microvolts / 1000
     picture = {
-        "signal_mv": recording.signal[: int(10 * fs)].copy(),
-        "fs": fs,
-        "lead_names": recording.leads,
+        "signal_mv": shown.signal[: int(10 * shown.fs)].copy(),
+        "fs": shown.fs,
+        "lead_names": shown.leads,
     }
-    entry = Entry(path.stem, path, [*recording.flags], counts, scale, picture)
-    return entry, len(recording.signal) / fs
+    return Entry(source.name, Path(str(source)), [*shown.flags], counts, scale, picture)
 
 
-def _read_stored(stored: Stored) -> tuple[Entry, float]:
-    """(Entry, seconds) of a record of a store."""
-    fs, store = max(stored.stores.items())
+def _read_stored(stored: Stored, said: Given) -> tuple[Entry, float]:
+    """(Entry, seconds) of a record of a store, whose counts stay as they are but for leads that
+    are derived.
+    """
     leads = leads_of_cell(stored.about["leads"]) or ()
-    length = int(store.records["length"].iloc[stored.row])
-    picture = {
-        "signal_mv": store.read(stored.row, 0, min(length, 10 * fs), leads),
-        "fs": fs,
-        "lead_names": leads,
+    flags = tuple(flag for flag in stored.about["flags"].split("; ") if flag)
+    recordings = {
+        fs: Recording(store.read(stored.row, leads=leads), leads, fs, flags=flags)
+        for fs, store in stored.stores.items()
     }
-    counts = {rate: each.counts(stored.row) for rate, each in stored.stores.items()}
-    scale = {rate: each.records["scale"].iloc[stored.row] for rate, each in stored.stores.items()}
-    remarks = [flag for flag in stored.about["flags"].split("; ") if flag]
-    return Entry(stored.stem, Path(str(stored)), remarks, counts, scale, picture), length / fs
+    if said.derive:
+        recordings = {fs: with_derived_leads(one) for fs, one in recordings.items()}
+    shown = recordings[max(recordings)]
+    entry = _entry(stored, shown, recordings)
+    if shown.leads == leads:
+        for fs, store in stored.stores.items():
+            entry.counts[fs] = store.counts(stored.row)
+            entry.scale[fs] = store.records["scale"].iloc[stored.row]
+    return entry, len(shown.signal) / shown.fs
 
 
 def read_all(
@@ -256,19 +250,21 @@ def read_all(
     """
     chunk: list[Entry] = []
     samples, seen = 0, {SUMMARY}  # summary.csv is ours
-    for path in tqdm(sources, unit="record", desc="predicting"):
+    for source in tqdm(sources, unit="record", desc="predicting"):
         try:
-            if path.stem in seen:
-                raise RecordError(f"the name {path.stem} is taken; give the recording another one")
-            entry = read(path)
+            if source.name in seen:
+                raise RecordError(
+                    f"the name {source.name} is taken; give the recording another one"
+                )
+            entry = read(source)
         except Exception as error:
             # An untrusted file can raise anything, which must not stop the rest.
-            kind = "" if isinstance(error, RecordError) else f"unexpected {type(error).__name__}: "
+            kind = "" if isinstance(error, ECGError) else f"unexpected {type(error).__name__}: "
             failed.append(
-                {"record": path.stem, "file": str(path), "remark": f"not read: {kind}{error}"}
+                {"record": source.name, "file": str(source), "remark": f"not read: {kind}{error}"}
             )
             continue
-        seen.add(path.stem)
+        seen.add(source.name)
         chunk.append(entry)
         samples += max(len(counts) for counts in entry.counts.values())
         if samples > CHUNK_SAMPLES:
@@ -404,7 +400,7 @@ def write_entry(
         *decided,
         ",".join(f"{probability:.6g}" for probability in probabilities),
     ]  # what the Challenge's scorer reads
-    (folder / f"{entry.record}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(folder / f"{entry.record}.csv", "\n".join(lines) + "\n")
     if plot:
         plot_ecg(
             path=folder / f"{entry.record}.png",
@@ -436,13 +432,17 @@ def main(argv: list[str] | None = None) -> None:
     thresholds = load_thresholds(arguments.thresholds) if arguments.thresholds else None
     folder = Path(arguments.output)
     rates = sorted({trained.config.dataset.fs for trained in ensemble})
+    said = Given.of(arguments)
     is_store = any(Path(arguments.input).glob("fs*/meta.json"))
-    if is_store and arguments.lead_names:
+    others = [name for name in ("lead_names", "trim", "assume") if getattr(said, name)]
+    needless = [*needless_flags(said), *(f"--{name}" for name in others)]
+    if is_store and needless:
         raise ConfigError(
-            "--lead_names has no effect on a store, whose leads have their names; leave it out"
+            f"{', '.join(needless)}: no effect on a store, whose records are millivolts of named "
+            "leads; leave it out"
         )
     sources: Sequence[Source] = (
-        stored_records(arguments.input, rates) if is_store else find_recordings(arguments.input)
+        stored_records(arguments.input, rates) if is_store else find_places(arguments.input, said)
     )
     for trained in ensemble:
         trained.classifier.to(device)
@@ -457,7 +457,7 @@ def main(argv: list[str] | None = None) -> None:
         rates=rates,
         longest_crop=longest,
         leads=leads,
-        lead_names=dict(arguments.lead_names),
+        said=said,
     )
     rows: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
@@ -469,7 +469,7 @@ def main(argv: list[str] | None = None) -> None:
             for entry, *answer in zip(entries, outputs, probabilities)
         ]
     failed = [{name: safe_cell(value) for name, value in row.items()} for row in failed]
-    pd.DataFrame(rows + failed).to_csv(folder / f"{SUMMARY}.csv", index=False, float_format="%.6g")
+    write_frame(folder / f"{SUMMARY}.csv", pd.DataFrame(rows + failed), float_format="%.6g")
     for row in failed:
         print(f"{row['file']}: {row['remark']}")
     print(
@@ -477,7 +477,9 @@ def main(argv: list[str] | None = None) -> None:
         "them all"
     )
     if not rows:
-        raise ECGError(f"none of the {len(sources)} recordings could be read")
+        raise ECGError(
+            f"none of the {len(sources)} recordings could be read; the first: {failed[0]['remark']}"
+        )
 
 
 if __name__ == "__main__":

@@ -22,14 +22,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from util.config.command_line import add_set_flag
+from util.flags import Parser
 from util.processes.program import run_main
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("table", help="a file of configs/tables, without its suffix")
     parser.add_argument(
         "--device", default="auto", choices=("auto", "cuda", "cpu"), help="default: %(default)s"

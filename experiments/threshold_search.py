@@ -26,6 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from util.config.command_line import add_set_flag
+from util.flags import Parser
 from util.processes.devices import add_gpu_flag, one_device
 from util.processes.program import run_main
 
@@ -36,9 +37,7 @@ DEFAULT_METHOD = "expected"
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--weight_folder",
         required=True,
@@ -74,7 +73,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "useful thresholds; published: one pass over 0.1 ... 0.5; single: one threshold for all "
         "classes; pooled: ascent on the selection folds of all weights but those that select on "
         "the "
-        "test fold; expected: outputs of the highest expected score, no thresholds (default: "
+        "test fold; expected: outputs decoded by expected score, no thresholds (default: "
         "%(default)s)",
     )
     parser.add_argument(

@@ -11,26 +11,39 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
 from util.errors import ECGError
 
 FILE = "console.txt"
 _said: list[str] = []  # of this job
 _folder: list[Path] = []  # where they are kept: none, or one
+_jobs: list[bool] = []  # not empty once a job has begun
 _quiet: list[bool] = []  # not empty while nothing is to be said
+
+
+def group() -> tuple[int, int]:
+    """Return the number of this process and how many there are, as torchrun or a cluster says.
+
+    WORLD_SIZE without RANK may be a cluster's number of machines: this process is alone.
+    """
+    rank, world = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
+    return (int(rank), int(world)) if rank.isdecimal() and world.isdecimal() else (0, 1)
 
 
 def is_first() -> bool:
     """Return whether this is process 0 of a run, or a process that runs alone."""
-    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    return not several or int(os.environ["RANK"]) == 0
+    number, processes = group()
+    return processes == 1 or number == 0
 
 
 def begin() -> None:
-    """Start a job: forget the sentences and the folder of an earlier one in this process."""
-    _said.clear()
+    """Start a job: forget the sentences and the folder of an earlier one in this process.
+
+    What was said before the first job, while its config was read, belongs to it.
+    """
+    if _jobs:
+        _said.clear()
     _folder.clear()
+    _jobs[:] = [True]
 
 
 def note(sentence: str) -> None:
@@ -41,6 +54,8 @@ def note(sentence: str) -> None:
     """
     if _quiet or not is_first():
         return
+    from tqdm import tqdm  # here: the launcher must be able to say that packages are missing
+
     tqdm.write(sentence)
     if _folder:
         _append([sentence])
@@ -86,7 +101,7 @@ def said() -> list[str]:
 def _append(sentences: list[str]) -> None:
     path = _folder[0] / FILE
     try:
-        with open(path, "a", encoding="utf-8") as file:
+        with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.writelines(f"{sentence}\n" for sentence in sentences)
     except OSError as error:
         raise ECGError(

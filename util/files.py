@@ -115,9 +115,11 @@ def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
             yield file
             sync(file)
         os.replace(temporary, path)
-    except Exception:
+    except Exception as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # which people know
         raise
     # The new name in the folder must survive a power failure, too.
     descriptor = os.open(path.parent, os.O_RDONLY)

@@ -20,6 +20,10 @@ GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
 MIX1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 MIX2 = 0x94D049BB133111EB - (1 << 64)
 DRAW_STRIDE = 1 << 32  # numbers one draw may take for one sample
+# Who forks the generator of a batch, and the first stream of each; what a method draws itself
+# (masks) is the generator's own.  Two users never meet: each has STREAM_ROOM streams.
+STREAM_ROOM = (1 << 20) - 1
+STREAMS = {"view": 1, "augment": 1 << 20, "rand_augment": 2 << 20}
 
 # What _here makes of keys: 64 random bits each, unsigned in an array, signed in a tensor.
 Bits = np.ndarray | torch.Tensor
@@ -91,8 +95,8 @@ class KeyedRandom:
 
     Args:
         keys: int64 tensor (batch,), on the device where numbers are wanted.
-        stream: draws of different streams with the same keys are independent (e.g. view 0, view
-            1); a number for all keys or a tensor (batch,), one for each.
+        stream: draws of different streams with the same keys are independent; a number for all
+            keys or a tensor (batch,), one for each.  See ``fork``.
 
     Every method returns a tensor (batch, *shape) on that device.  Draws follow each other:
     calling twice gives different numbers, and the n-th call of the same stream always gives the
@@ -106,17 +110,25 @@ class KeyedRandom:
             self.keys = _tensor(_mix(_here(keys ^ (stream * MIX1 & ((1 << 63) - 1)))))
         self.draws = 0
 
-    def fork(self, stream: int) -> "KeyedRandom":
-        """Return an independent generator for the same samples (one a view, say).
+    def fork(self, user: str, number: int | torch.Tensor = 0) -> "KeyedRandom":
+        """Return an independent generator for the same samples.
 
-        Streams count from 1.
+        Args:
+            user: who draws from it, a key of ``STREAMS``.
+            number: which of its streams, from 0 (one a view, say); or a tensor (batch,), one for
+                each sample, whose numbers are not checked.
+
+        Raises:
+            ValueError: the user is unknown, or has no stream of that number.
         """
-        if stream < 1:
+        if user not in STREAMS:
+            raise ValueError(f"no streams of {user!r}; there are those of {', '.join(STREAMS)}")
+        if isinstance(number, int) and not 0 <= number < STREAM_ROOM:
             raise ValueError(
-                f"streams count from 1, not {stream}: stream 0 would repeat this generator's own "
-                "draws"
+                f"{user}: streams count from 0 to {STREAM_ROOM - 1}, not {number}, which is "
+                "another user's"
             )
-        return KeyedRandom(self.keys, stream)
+        return KeyedRandom(self.keys, STREAMS[user] + number)
 
     def _bits(self, shape: tuple[int, ...], first: int | None = None) -> Bits:
         count = math.prod(shape)

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +16,28 @@ from data_preparation.benchmarks.metadata import Metadata
 from data_preparation.benchmarks.published import BENCHMARKS, Benchmark
 from data_preparation.benchmarks.sets import read_metadata
 from data_preparation.building.tables import add_labels, add_splits, open_any_rate
+from util.data.record_tables import first_few
 from util.data.splits import PARTS
 from util.errors import ConfigError
 from util.files import write_frame
 
 
-def make_tables(name: str, root: str | os.PathLike, folder: str | os.PathLike) -> list[str]:
+def make_tables(
+    name: str,
+    root: str | os.PathLike,
+    folder: str | os.PathLike,
+    others: Mapping[Path, pd.Series] | None = None,
+    *,
+    allow_patient_overlap: bool = False,
+) -> list[str]:
     """Write the tables of a benchmark into a store; return what there is to say.
 
     Args:
         name: a key of ``BENCHMARKS``.
         root: the folder that holds fs100 and others.
         folder: of the metadata.
+        others: folds or parts that others made, see ``others.read_others``, by their files.
+        allow_patient_overlap: take those that put a patient on two sides.
 
     Raises:
         ConfigError: the metadata are wrong, or of none of the store's records.
@@ -64,6 +74,10 @@ def make_tables(name: str, root: str | os.PathLike, folder: str | os.PathLike) -
             if label is not None:
                 written.append(label)
                 notes.append(sizes(label, table, parts.loc[in_table].to_numpy()))
+        for path, sides in (others or {}).items():
+            notes += _of_others(
+                root, path, sides, metadata, key_of, Path(scratch), allow=allow_patient_overlap
+            )
     notes += compare(count(metadata, parts), benchmark.versions)
     given = json.dumps(benchmark.given).replace('"', "") if benchmark.given else "null"
     notes.append(
@@ -71,6 +85,42 @@ def make_tables(name: str, root: str | os.PathLike, folder: str | os.PathLike) -
         f"{given}}}; NAME is {' or '.join(written)}"
     )
     return list(dict.fromkeys(notes))  # what is true of every table is said once
+
+
+def _of_others(root, path, sides, metadata, key_of, scratch, *, allow) -> list[str]:
+    """Sentences about the splits of a file of others, which are added to the store."""
+    # Keys that come from the store may be those of pieces, <recording>_<n>.
+    theirs = key_of.where(key_of.isin(sides.index), key_of.str.replace(r"_\d+$", "", regex=True))
+    theirs = theirs[theirs.isin(sides.index)]
+    if theirs.empty:
+        raise ConfigError(
+            f"{path}: none of its {len(sides)} records is in the metadata and in the store: it "
+            f"has {first_few(sides.index.tolist())}, these {first_few(key_of.tolist())}; name the "
+            "column of ids by --id_column"
+        )
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", path.stem).strip("_.-") or "others"
+    splits = sides[theirs].set_axis(theirs.index).to_frame()
+    splits["patient"] = metadata.splits.loc[key_of[theirs.index], "patient"].array
+    write_frame(scratch / f"{name}.csv", splits, index=True, index_label="record")
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            add_splits(root, scratch / f"{name}.csv", allow_patient_overlap=allow)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace(f"{scratch}/{name}.csv", str(path))) from None
+    notes = [
+        f"{path}: {sides.index.isin(theirs).sum()} of {len(sides)} records are in the store",
+        *printed.getvalue().splitlines(),
+    ]
+    known = sorted(set(sides) - {""}, key=PARTS.index if sides.name == "split" else int)
+    for label, table in metadata.labels.items():
+        rows = key_of[theirs.index]
+        rows = rows[rows.isin(table.index)]
+        if len(rows):
+            of_parts = splits.loc[rows.index, sides.name].to_numpy()
+            notes.append(sizes(f"{label} by {name}", table.loc[rows], of_parts, known))
+    given = ", given: {train: [...], valid: [...], test: [...]}" * (sides.name == "fold")
+    notes.append(f"in a config: dataset: {{labels: NAME, protocol: given, splits: {name}{given}}}")
+    return notes
 
 
 def _coverage(name, metadata, records, key_of) -> list[str]:
@@ -192,15 +242,22 @@ def compare(counts: Mapping[str, int], versions: Mapping[str, Mapping[str, int]]
     return [*differ, f"{agree} of {len(versions[version])} known counts of version {version} agree"]
 
 
-def sizes(name: str, table: pd.DataFrame, parts: np.ndarray) -> str:
-    """Return the records of every class and part, as text; of numbers mean and deviation."""
+def sizes(name: str, table: pd.DataFrame, parts: np.ndarray, known: Sequence[str] = PARTS) -> str:
+    """Return the records of every class and part, as text; of numbers mean and deviation.
+
+    Args:
+        name: of the table.
+        table: labels by record.
+        parts: of the same records.
+        known: all parts, or folds, in order.
+    """
     columns = pd.get_dummies(table.iloc[:, 0], dtype=float) if has_words(table) else table
     lines = [
-        f"{name:<32}" + "".join(f"{part:>10}" for part in PARTS),
-        f"{'  records':<32}" + "".join(f"{(parts == part).sum():>10}" for part in PARTS),
+        f"{name:<32}" + "".join(f"{part:>10}" for part in known),
+        f"{'  records':<32}" + "".join(f"{(parts == part).sum():>10}" for part in known),
     ]
     for column in columns:
-        values = [columns.loc[parts == part, column].dropna() for part in PARTS]
+        values = [columns.loc[parts == part, column].dropna() for part in known]
         if columns[column].dropna().isin((0, 1)).all():
             lines.append(
                 f"{'  ' + column + ' ':<32}"

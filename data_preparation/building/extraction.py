@@ -12,10 +12,17 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from data_preparation.building.about import read_about
 from data_preparation.building.folds import assign_folds
 from data_preparation.importing.plan import SHARD_VERSION
 from data_preparation.importing.sources import Lazy
-from util.data.record_tables import first_few, near_matches, plain_form, read_cells, read_text
+from util.data.record_tables import (
+    first_few,
+    near_matches,
+    note_alike_patients,
+    read_cells,
+    read_text,
+)
 from util.data.store import FOLDS
 from util.errors import ConfigError, StoreError
 from util.files import safe_cell
@@ -42,6 +49,7 @@ def load_extraction(input_dir: Path) -> tuple[dict[str, Any], Shards]:
         raise StoreError(f"no finished extraction in {input_dir}: {again}") from None
     if not isinstance(settings, dict) or settings.get("version") != SHARD_VERSION:
         raise StoreError(f"{input_dir} was extracted by another version of this code: {again}")
+    about = read_about(input_dir, settings.get("about"))
     # It is read for the folds and for every rate, and must not change in between.
     checksums: dict[str, int] = {}
 
@@ -65,7 +73,7 @@ def load_extraction(input_dir: Path) -> tuple[dict[str, Any], Shards]:
                 f"shard {name} in {input_dir} is missing or damaged, or was changed just now: "
                 f"{again}"
             )
-        return name, table["records"]
+        return name, [about.row_of(row) if about else row for row in table["records"]]
 
     shards = Lazy(len(settings["shards"]), shard)
     if not any(rows for _, rows in shards):
@@ -76,19 +84,21 @@ def load_extraction(input_dir: Path) -> tuple[dict[str, Any], Shards]:
 def read_columns(shards: Shards, dropped: Collection[str] = ()) -> dict[str, list]:
     """Return what of the records is needed at once, lists by the name of the column.
 
-    These are record, recording ("" unless it is a piece of one), database, dx and patient.  Equal
-    texts are one object: a record takes some 100 bytes.
+    These are record, recording ("" unless it is a piece of one), database, dx, own_patient (the
+    id in its file) and patient (none yet).  Equal texts are one object: a record takes some 100
+    bytes.
 
     Args:
         shards: of the import.
         dropped: names of records to leave out.
     """
-    names = ("record", "recording", "database", "dx", "patient")
+    names = ("record", "recording", "database", "dx", "own_patient", "patient")
     columns: dict[str, list] = {name: [] for name in names}
     for _, rows in shards:
         for row in rows:
             if row["record"] not in dropped:
-                cells = {"recording": "", "patient": ""} | row | {"dx": " ".join(row["dx"])}
+                cells = {"recording": "", "own_patient": row.get("patient", "")} | row
+                cells |= {"dx": " ".join(row["dx"]), "patient": ""}
                 columns["record"].append(row["record"])
                 for name in names[1:]:
                     columns[name].append(sys.intern(cells[name]))
@@ -190,15 +200,7 @@ def note_shares(columns: dict[str, list]) -> None:
             f"records without a patient: {total - known} of {total}; each counts as a patient of "
             "its own"
         )
-    forms: dict[tuple[str, str], list[str]] = {}
-    for database, patient in sizes:
-        forms.setdefault((database, plain_form(patient)), []).append(patient)
-    alike = [patients for patients in forms.values() if len(patients) > 1]
-    if alike:
-        print(
-            f"warning: patients that differ in writing alone, and count as several: {len(alike)}, "
-            f"such as {' and '.join(sorted(alike[0])[:3])}; write each in one way if they are one"
-        )
+    note_alike_patients(columns["database"], columns["patient"])
     for (database, patient), size in sizes.most_common(3):
         if size >= MANY_RECORDS and size > total / FOLDS:
             print(
@@ -253,6 +255,19 @@ def add_patients(columns: dict[str, list], patients: dict[str, str], source: obj
                 f"of {known}; mend one of them"
             )
         columns["patient"][row] = known or patient
+
+
+def with_own_patients(columns: dict[str, list]) -> dict[str, list]:
+    """Return the columns with the patient that a record's own file names where no table names one.
+
+    A table comes first, and so does its name for that patient.
+    """
+    if not any(columns["own_patient"]):
+        return columns
+    own = list(zip(columns["database"], columns["own_patient"]))
+    called = {key: patient for key, patient in zip(own, columns["patient"]) if key[1] and patient}
+    patients = [patient or called.get(key, key[1]) for key, patient in zip(own, columns["patient"])]
+    return columns | {"patient": patients}
 
 
 def add_folds(columns: dict[str, list], strata: np.ndarray | None = None) -> None:

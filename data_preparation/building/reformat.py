@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from data_preparation.building.about import read_about, tables_of
 from data_preparation.building.extraction import (
     add_folds,
     add_patients,
@@ -22,8 +23,10 @@ from data_preparation.building.extraction import (
     read_drop,
     read_patients,
     stored_rows,
+    with_own_patients,
 )
 from data_preparation.building.split_files import read_splits, write_splits
+from data_preparation.building.tables import column_flags
 from data_preparation.importing import shards as engine
 from util.challenge import CODE_TO_CLASS
 from util.data.label_file import load_label_file
@@ -50,9 +53,9 @@ class Built(NamedTuple):
         diagnoses = self.columns["dx"]
         sizes = np.bincount(self.columns["fold"], minlength=FOLDS)
         scored = sum(not CODE_TO_CLASS.keys().isdisjoint(dx.split()) for dx in diagnoses)
+        coded = f", {scored} with a diagnosis that the Challenge scores" if any(diagnoses) else ""
         return (
-            f"{len(diagnoses)} records, {scored} with a diagnosis that the Challenge scores; "
-            f"records by fold: {' '.join(map(str, sizes))}\n"
+            f"{len(diagnoses)} records{coded}; records by fold: {' '.join(map(str, sizes))}\n"
             f"stores: {', '.join(map(str, self.folders))}"
         )
 
@@ -63,6 +66,7 @@ def reformat(
     *,
     patients: str | os.PathLike | None = None,
     labels: str | os.PathLike | None = None,
+    label_columns: Sequence[str] | None = None,
     splits: str | os.PathLike | None = None,
     drop: str | os.PathLike | None = None,
     ignore_unknown: bool = False,
@@ -75,6 +79,7 @@ def reformat(
         output_dir: where the stores go.
         patients: CSV file with columns record and patient_id.
         labels: CSV file for a table of labels, over which the folds are spread.
+        label_columns: those of ``labels`` to take; None for all but ids, row numbers, folds, files.
         splits: CSV file for a table of splits.
         drop: CSV file of records to leave out.
         ignore_unknown: leave out rows of ``labels`` and ``splits`` for other records.
@@ -96,20 +101,29 @@ def reformat(
         patient_of = read_patients(patients)
         note_patients(everything, patients, patient_of)
         add_patients(columns, patient_of, f"--patients {patients}")
+    about = read_about(input_dir, settings.get("about"))
+    if about:
+        known = with_own_patients(columns)  # those of the table among them
+        of_set = tables_of(about, known, allow_patient_overlap=allow_patient_overlap)
+        if of_set.labels:
+            strata = label_strata(of_set.labels.values, of_set.labels.kind)
     if labels:  # before the work of building stores
         table = _name_by_file("labels", labels)
-        label_file = load_label_file(labels, names, ignore_unknown=ignore_unknown)
+        label_file = load_label_file(
+            labels, names, ignore_unknown=ignore_unknown, wanted=label_columns
+        )
         strata = label_strata(label_file.values, label_file.kind)
         add_patients(columns, dict(zip(names, label_file.patients or ())), labels)
     if splits:
         split_table = _name_by_file("splits", splits)
         split_file = read_splits(
             splits,
-            columns,
+            with_own_patients(columns),
             ignore_unknown=ignore_unknown,
             allow_patient_overlap=allow_patient_overlap,
         )
         add_patients(columns, split_file.patients, splits)
+    columns = with_own_patients(columns)
     if any(columns["patient"]):
         note_shares(columns)
     add_folds(columns, strata)
@@ -123,6 +137,7 @@ def reformat(
     command = (
         "python data_preparation/reformat_memmap.py"
         + "".join(f" --{name} {Path(file).name}" for name, file in files.items() if file)
+        + column_flags(label_columns)
         + " --ignore_unknown" * ignore_unknown
         + " --allow_patient_overlap" * allow_patient_overlap
     )
@@ -140,6 +155,8 @@ def reformat(
             _count_replaced(output_dir, {*names, *dropped})
             for fs, folder in new.items():
                 publish(folder, output_dir / f"fs{fs}")
+            if about:
+                of_set.write(output_dir, names, command)
             if labels:
                 write_labels(output_dir, table, label_file, names, Path(labels).name, command)
             if splits:

@@ -21,6 +21,19 @@ _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
 _ORDER: dict[str, Callable] = {"split": PARTS.index, "fold": int}
 
 
+_PART_WORDS = {
+    "train": ("train", "training", "tr"),
+    "valid": ("valid", "val", "validation", "dev", "development", "tuning"),
+    "test": ("test", "testing", "te", "evaluation", "holdout"),
+}
+_PART_OF = {word: part for part, words in _PART_WORDS.items() for word in words}
+
+
+def part_of(word: str) -> str | None:
+    """Return train, valid or test for others' words for them, "" for "", None for what is none."""
+    return _PART_OF.get(word.strip().casefold()) if word else ""
+
+
 @dataclass(frozen=True)
 class SplitFile:
     """Splits, checked.
@@ -53,8 +66,8 @@ def read_splits(
 
     Args:
         path: the file.
-        records: columns record, database and patient of the store's records.csv, by name; a
-            patient counts where the file does not say.
+        records: columns record, database, patient and, to know pieces, path or recording of the
+            store's records, by name; a patient counts where the file does not say.
         ignore_unknown: leave out rows of other records.
         allow_patient_overlap: take splits that put a patient on two sides.
 
@@ -98,7 +111,11 @@ def read_splits(
     columns: dict[str, Any] = {"record": table["record"], kind: parts}
     patients: dict[str, str] = {}
     about = pd.DataFrame(
-        {name: np.asarray(records[name], object)[has_row] for name in ("database", "patient")}
+        {
+            name: np.asarray(records[name], object)[has_row]
+            for name in ("database", "patient", "record", "path", "recording")
+            if name in records
+        }
     )
     if "patient" in table:
         columns["patient"] = table["patient"]

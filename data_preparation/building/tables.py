@@ -1,6 +1,8 @@
 """Adding tables of labels and splits to a store that exists."""
 
 import os
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import numpy as np
 from data_preparation.building.split_files import read_splits, write_splits
 from util.data.label_file import load_label_file
 from util.data.labels import write_labels
-from util.data.record_tables import table_name
+from util.data.record_tables import note_alike_patients, table_name
 from util.data.splits import known_patients, patients_on_several_sides, with_patients
 from util.data.store import FOLDS, RecordStore
 from util.errors import StoreError
@@ -31,11 +33,17 @@ def open_any_rate(place: str | os.PathLike) -> RecordStore:
     return RecordStore(place if (place / "meta.json").exists() else inside[0].parent)
 
 
+def column_flags(columns: Sequence[str] | None) -> str:
+    """Return the flag --columns as one types it, "" for None."""
+    return "" if columns is None else " --columns " + shlex.join(columns)
+
+
 def add_labels(
     place: str | os.PathLike,
     path: Path,
     *,
     name: str | None = None,
+    columns: Sequence[str] | None = None,
     ignore_unknown: bool = False,
     by_folds: bool = True,
 ) -> None:
@@ -45,13 +53,18 @@ def add_labels(
         place: the store, or the folder of all its rates.
         path: the CSV file.
         name: of the table; None for that of the file.
+        columns: those to take; None for all but ids, row numbers, folds and files.
         ignore_unknown: leave out rows of records that the store lacks.
         by_folds: whether the store's folds may serve the table.
     """
     store, name = open_any_rate(place), table_name("labels", path, name)
-    file = load_label_file(path, store.records["record"], ignore_unknown=ignore_unknown)
+    file = load_label_file(
+        path, store.records["record"], ignore_unknown=ignore_unknown, wanted=columns
+    )
     if file.patients and by_folds:
-        patients = known_patients(with_patients(store.records, file.patients))
+        records = with_patients(store.records, file.patients)
+        note_alike_patients(records["database"], records["patient"])
+        patients = known_patients(records)
         several = patients_on_several_sides(
             patients, np.stack([store.records["fold"] == n for n in range(FOLDS)])
         )
@@ -69,7 +82,7 @@ def add_labels(
         file,
         store.records["record"],
         path.name,
-        command + " --ignore_unknown" * ignore_unknown,
+        command + column_flags(columns) + " --ignore_unknown" * ignore_unknown,
     )
 
 

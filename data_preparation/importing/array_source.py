@@ -9,36 +9,49 @@ from typing import Any
 
 import numpy as np
 
-from data_preparation.importing.array_readers import (
-    csv_header,
-    lead_axis,
-    open_array,
-    read_array,
-    read_csv,
-)
-from data_preparation.importing.flags import LAYOUTS
 from data_preparation.importing.sources import (
     Item,
     Lazy,
     Source,
     database_name,
+    endings_there,
     repeated,
     without_duplicates,
 )
 from util.data.record_tables import read_text
 from util.errors import ECGError, RecordError
-from util.files import find_files
-from util.leads import LEADS, standard_lead
-from util.recordings.dicom import read_dicom
-from util.recordings.lead_order import LIMB, gram, likely_limb, relations_hold, turned_lead
-from util.recordings.recording import check_name, checked, is_safe_name, printable
+from util.leads import LEADS
+from util.recordings.any_file import (
+    ARRAYS,
+    CSV,
+    HOSPITAL,
+    KINDS,
+    READERS,
+    SELF_DESCRIBED,
+    WFDB,
+    kind_of,
+    kinds_in,
+    name_of,
+)
+from util.recordings.array_files import (
+    csv_header,
+    names_a_lead,
+    open_array,
+    row_names,
+    shape_of,
+)
+from util.recordings.flags import LAYOUTS
+from util.recordings.hospital_files import ENDINGS as HOSPITAL_ENDINGS
+from util.recordings.plausible import Told
+from util.recordings.recording import check_name, is_safe_name, printable
 
-KINDS = {".npy": "npy", ".h5": "HDF5", ".hdf5": "HDF5", ".dcm": "DICOM", ".csv": "CSV"}
-ARRAYS = ("npy", "HDF5")
+ENDINGS = [ending for ending, kind in KINDS.items() if kind != WFDB]
+BESIDE = {  # kinds of files that are no recordings where there are others
+    CSV: "CSV files beside the others, taken for tables and not for recordings",
+    HOSPITAL: f"files {', '.join(HOSPITAL_ENDINGS)} beside the others, which are not read",
+}
+WFDB_CURE = "WFDB (.hea) goes to data_extraction_without_preprocessing.py"
 NO_SIGNAL = "no signal: every sample is 0 or NaN"
-LOOKED_AT = 100  # recordings, before an import begins
-POSSIBLE_MV = (0.02, 50.0)  # outside, the unit is wrong unless it was said
-USUAL_MV = (0.1, 20.0)  # peak to peak, the median of recordings: outside, the unit is in doubt
 
 
 @dataclass(frozen=True)
@@ -51,7 +64,6 @@ class ArrayInput:
         units: mV, uV or V.
         leads: in the order of the arrays; "-" for a column that is no lead.
         layout: one of ``LAYOUTS``.
-        trim_zeros: whether zeros at both ends of a recording are cut off.
         dataset: of the signals in HDF5 files.
         ids: a CSV file or an HDF5 dataset with the names of the recordings.
         database: its name.
@@ -64,7 +76,6 @@ class ArrayInput:
     units: str | None = None
     leads: tuple[str, ...] | None = None
     layout: str | None = None
-    trim_zeros: bool = False
     dataset: str | None = None
     ids: str | None = None
     database: str | None = None
@@ -78,32 +89,33 @@ def array_source(given: ArrayInput) -> Source:
     Raises:
         ECGError: something is missing, contradictory or in doubt.
     """
-    folder, kind, files = find_input(given.path)
+    folder, kind, files, left_out = find_input(given.path)
+    assumed: list[str] = []
     name = given.path.resolve()
     database = given.database or database_name(name.stem if name.is_file() else name.name)
     many = False
     options: dict[str, Any] = {}
-    if kind == "DICOM":
+    if kind in SELF_DESCRIBED:
         needless = [
             f"--{name}"
-            for name in ("fs", "units", "leads", "layout", "trim_zeros")
+            for name in ("fs", "units", "leads", "layout", "dataset")
             if getattr(given, name)
         ]
         if needless:
             raise ECGError(
-                f"{', '.join(needless)}: DICOM files say themselves what they hold; leave it out"
+                f"{', '.join(needless)}: {kind} files say themselves what they hold; leave it out"
             )
     else:
         if given.fs is None:
             raise ECGError(
                 f"--fs is missing: {kind} files do not say at how many Hz they were sampled"
             )
-        options = {"fs": given.fs, "units": given.units or "mV"} | (
-            {"trim_zeros": True} if given.trim_zeros else {}
-        )
+        options = {"fs": given.fs, "units": given.units or "mV"}
         print(f"{given.fs:g} Hz, {options['units']}{'' if given.units else ' (assumed; --units)'}")
+        if not given.units:
+            assumed.append("the samples are millivolts (--units)")
     if kind in ARRAYS:
-        many, how = _understand(folder, files, given)
+        many, how = _understand(folder, files, given, assumed)
         options |= how
     if kind == "CSV" and len(files) == 1:
         _doubt_table(folder / files[0], given.lead_names)
@@ -115,52 +127,67 @@ def array_source(given: ArrayInput) -> Source:
     items, skipped = (
         _rows(folder, files, database, given, options) if many else _one_each(files, database)
     )
-    readers: dict[str, Any] = {"DICOM": read_dicom, "CSV": read_csv}
-    source = Source(
+    flags = ("fs", "units", "leads") if kind in ARRAYS else ("fs", "units")
+    if kind in SELF_DESCRIBED:
+        flags = ()
+    if not given.database:
+        assumed.append(f"the database is called {database} (--database)")
+    return Source(
         folder,
         items,
-        functools.partial(readers.get(kind, read_array), **options),
+        functools.partial(READERS[kind], **options),
         "data_preparation/import_arrays.py",
         options | ({"assume": True} if given.assume else {}),
         given.lead_names,
         skipped,
+        Told(frozenset(flags), bool(given.units), options.get("leads", ()), given.assume),
+        assumed,
+        left_out,
     )
-    _look(source, given, kind)
-    return source
 
 
-def find_input(path: Path) -> tuple[Path, str, list[str]]:
-    """Return the folder of --input, the kind of its files and their names, relative to it."""
+def find_input(path: Path) -> tuple[Path, str, list[str], list[str]]:
+    """Return the folder of --input, the kind of its files and their names, relative to it, and
+    sentences on files that are left out.
+    """
     if path.is_file():
-        if path.suffix.lower() not in KINDS:
-            raise ECGError(f"--input {path}: its ending is none of {', '.join(KINDS)}")
-        return path.parent, KINDS[path.suffix.lower()], [path.name]
+        kind = kind_of(path)
+        if kind == WFDB:
+            raise ECGError(f"--input {path}: {WFDB_CURE}")
+        return path.parent, kind, [path.name], []
     if not path.is_dir():
         raise ECGError(f"--input {path}: there is no such file or folder")
     by_kind: dict[str, list[str]] = {}
-    for name in find_files(path, (*KINDS, *map(str.upper, KINDS))):
-        by_kind.setdefault(KINDS[name[name.rindex(".") :].lower()], []).append(name)
-    if len(by_kind) > 1 and "CSV" in by_kind:
-        print(
-            "CSV files beside the others, taken for tables and not for recordings: "
-            f"{len(by_kind.pop('CSV'))}"
-        )
+    for name, kind in kinds_in(path).items():
+        by_kind.setdefault(kind, []).append(name)
+    if WFDB in by_kind and len(by_kind) == 1:
+        raise ECGError(f"--input {path}: {WFDB_CURE}")
+    by_kind.pop(WFDB, None)
+    left_out = []
+    for kind, what in BESIDE.items():
+        if len(by_kind) > 1 and kind in by_kind:
+            others = by_kind.pop(kind)
+            left_out.append(f"{what}: {len(others)}, such as {printable(others[0])}")
+            print(left_out[-1])
     if len(by_kind) != 1:
         raise ECGError(
             f"--input {path}: "
             + (
                 f"files of several kinds ({', '.join(by_kind)}); move them apart"
                 if by_kind
-                else f"no file with ending {', '.join(KINDS)}"
+                else f"no file with ending {', '.join(ENDINGS)}{endings_there(path)}"
             )
         )
-    return path, *by_kind.popitem()
+    return path, *by_kind.popitem(), left_out
 
 
 def _doubt_table(path, lead_names):
     """An ECGError for a CSV file whose first line names no lead: it will be a table of labels."""
-    names = [name.strip() for name in csv_header(path)[0]]
-    if not any(standard_lead(name) or name.lower() in lead_names for name in names):
+    try:
+        names = [name.strip() for name in csv_header(path)[0]]
+    except RecordError as error:
+        raise ECGError(f"{path}: {error}") from None
+    if not names_a_lead(path, lead_names):
         raise ECGError(
             f"{path}: its first line names no lead "
             f"({', '.join(map(printable, names[:4])) or 'it is empty'}), so it is no recording. "
@@ -169,7 +196,7 @@ def _doubt_table(path, lead_names):
         )
 
 
-def _understand(folder, files, given):
+def _understand(folder, files, given, assumed):
     """Whether files hold many recordings each, and {leads, layout, dataset}, from the first that
     leaves no doubt.  No layout, where it is not given, of several files: they may differ.
     """
@@ -177,7 +204,7 @@ def _understand(folder, files, given):
     for name in files:
         try:
             array = open_array(folder / name, given.dataset)
-            many, axis = _shape(array, leads, given.layout)
+            many, axis = shape_of(array, leads, given.layout)
             break
         except RecordError as error:
             doubt = doubt or f"{name}: {error}"
@@ -192,22 +219,20 @@ def _understand(folder, files, given):
         f"{LAYOUTS[axis]}{'' if given.layout else how}; leads "
         f"{' '.join(leads)}{'' if given.leads else ' (assumed; --leads)'}"
     )
+    if not given.leads:
+        assumed.append(f"the leads come in the order {' '.join(leads)} (--leads)")
+    if not given.layout:
+        each = ", of each file by itself" if len(files) > 1 else f", {LAYOUTS[axis]}"
+        assumed.append(f"the axis of {len(leads)} is that of the leads{each} (--layout)")
+    if len(getattr(array, "names", ())) > 1 and not given.dataset:
+        assumed.append(f"the signals are the dataset {array.values.name.strip('/')} (--dataset)")
+    if many and not given.ids:
+        by = "exam_id" if "exam_id" in getattr(array, "names", ()) else "their places"
+        assumed.append(f"recordings are named by {by} (--ids)")
     options = {"leads": leads, "layout": given.layout, "dataset": given.dataset}
     if len(files) == 1:
         options["layout"] = LAYOUTS[axis]
     return many, {name: value for name, value in options.items() if value}
-
-
-def _shape(array, leads, layout):
-    """(whether an array has many recordings, the axis of its leads, see ``lead_axis``)."""
-    many = (
-        len(array.shape) == 3 or len(array.shape) == 2 and len(leads) == 1 and 1 not in array.shape
-    )
-    if many and array.interleaved:
-        raise RecordError(
-            "its recordings lie interleaved (Fortran order): save numpy.ascontiguousarray(array)"
-        )
-    return many, lead_axis(array.shape[1:] if many else array.shape, leads, layout)
 
 
 def _one_each(files, database):
@@ -217,12 +242,12 @@ def _one_each(files, database):
     usable, skipped = [], []
     for name in files:
         try:
-            check_name(Path(name).stem, "file name")
+            check_name(name_of(name), "file name")
             usable.append(name)
         except RecordError as error:
-            skipped.append(Item(Path(name).stem, database, name).about | {"reason": str(error)})
+            skipped.append(Item(name_of(name), database, name).about | {"reason": str(error)})
     items, duplicates = without_duplicates(
-        Lazy(len(usable), lambda n: Item(Path(usable[n]).stem, database, usable[n]))
+        Lazy(len(usable), lambda n: Item(name_of(usable[n]), database, usable[n]))
     )
     if not items:
         raise ECGError(f"{files[0]}: {skipped[0]['reason']}")
@@ -240,12 +265,12 @@ def _rows(folder, files, database, given, options):
     for name in files:
         try:
             array = open_array(folder / name, given.dataset)
-            if not _shape(array, options["leads"], options.get("layout"))[0]:
+            if not shape_of(array, options["leads"], options.get("layout"))[0]:
                 raise RecordError(
                     f"shape {array.shape} is that of one recording, others hold many: move it away"
                 )
-            stem = database if len(files) == 1 else database_name(Path(name).stem)
-            of_file = _names_of(array, given.ids, stem) if listed is None else listed[name]
+            stem = database if len(files) == 1 else database_name(name_of(name))
+            of_file = _of_rows(array, given.ids, stem) if listed is None else listed[name]
             if len(of_file) != array.shape[0]:
                 raise RecordError(
                     f"--ids {given.ids} names {len(of_file)} recordings of it, it holds "
@@ -312,19 +337,9 @@ def _has_signal(array, row):
     return bool(((values != 0) & (values == values)).any())
 
 
-def _names_of(array, dataset, stem):
-    """Names of an array's recordings: a dataset beside it, or their places."""
-    beside = getattr(array, "names", ())
-    if dataset is None and "exam_id" not in beside:
-        return Lazy(array.shape[0], lambda row: f"{stem}-{row}")
-    if not beside:
-        raise RecordError(f"--ids {dataset} is no .csv file, and an .npy file has no datasets")
-    names = array.column(dataset or "exam_id")
-    if len(names) != array.shape[0]:
-        raise RecordError(
-            f"{len(names)} values in {dataset or 'exam_id'} for {array.shape[0]} recordings"
-        )
-    return names
+def _of_rows(array, dataset, stem):
+    """Names of an array's recordings, in its order."""
+    return Lazy(array.shape[0], row_names(array, dataset, stem))
 
 
 def _read_ids(path, files):
@@ -350,77 +365,3 @@ def _read_ids(path, files):
             )
         names[name].append(record)
     return names
-
-
-def _look(source, given, kind):
-    """Print the usual amplitude of some recordings; an ECGError where unit or leads are in
-    doubt and were not said.
-    """
-    spans, grams, named = [], [], None
-    for item in source.items[:: -(-len(source.items) // LOOKED_AT)]:
-        try:
-            recording = checked(
-                source.read(source.folder / item.file, item.row, lambda path: None),
-                lead_names=source.lead_names,
-            )
-        except (RecordError, OSError):
-            continue  # it will be counted with its reason
-        spans.append(np.median(np.ptp(recording.signal, axis=0)))
-        named = named or recording.leads
-        if set(LIMB) <= set(recording.leads) and recording.leads == named:
-            matrix = gram(recording.signal)
-            grams.append(matrix / max(np.trace(matrix), 1e-12))
-    if spans:
-        _look_at_amplitude(float(np.median(spans)), len(spans), given, kind)
-    if grams and not given.assume:
-        _look_at_leads(np.mean(grams, axis=0), named, given, kind)
-
-
-def _look_at_amplitude(typical, number, given, kind):
-    print(f"peak to peak {typical:.3g} mV, the median of {number} recordings looked at")
-    low, high = USUAL_MV
-    if low <= typical <= high:
-        return
-    if given.units or kind == "DICOM" or POSSIBLE_MV[0] <= typical <= POSSIBLE_MV[1]:
-        print(f"warning: an ECG has {low:g} to {high:g} mV from peak to peak; is --units right?")
-        return
-    likely = [
-        unit for unit, factor in (("uV", 1e-3), ("V", 1e3)) if low <= typical * factor <= high
-    ]
-    raise ECGError(
-        f"peak to peak {typical:.3g} mV, if the samples are millivolts: no ECG has that (usual are "
-        f"{low:g} to {high:g} mV); say --units {likely[0] if likely else 'uV or --units V'}, or "
-        "--units mV if it is right"
-    )
-
-
-def _look_at_leads(matrix, leads, given, kind):
-    """An ECGError where the limb leads follow from one another in another order, or with a sign
-    turned; a warning where they do not at all.
-    """
-    limb = [leads.index(lead) for lead in LIMB]
-    if relations_hold(matrix, limb):
-        return
-    go_on = "or --assume to go on as it is"
-    turned = turned_lead(matrix, limb)
-    if turned is not None:
-        raise ECGError(
-            f"the sign of lead {LIMB[turned]} is turned: the limb leads follow from one another "
-            f"(III = II - I, aVR = -(I + II) / 2, ...) only with the other; mend it, {go_on}"
-        )
-    likely = likely_limb(matrix)
-    if likely is None:
-        print(
-            "warning: the limb leads do not follow from one another (III = II - I, aVR = -(I + II) "
-            "/ 2, ...); are the leads in this order, of one unit and sign?"
-        )
-        return
-    chest = iter([lead for lead in leads if lead not in LIMB])
-    places = dict(zip(likely, LIMB))
-    true = dict(zip(leads, [places.get(n) or next(chest) for n in range(len(leads))]))
-    order = [true.get(lead, lead) for lead in given.leads or leads]
-    cure = f"--leads {','.join(order)}" if kind in ARRAYS else "the leads' names, mended"
-    raise ECGError(
-        "the leads are not in this order: III = II - I, aVR = -(I + II) / 2 and the like hold if "
-        f"they are {' '.join(order)}; give {cure}, {go_on}"
-    )

@@ -6,10 +6,9 @@ import os
 from collections.abc import Sequence
 
 from data_preparation.places import EXTRACTED
-from util.leads import add_lead_names
+from util.recordings.flags import add_shared_flags
 
 MIN_SECONDS = 2.0
-LAYOUTS = ("leads_time", "time_leads")
 
 
 def parse_import(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -53,8 +52,28 @@ def parse_import(parser: argparse.ArgumentParser, argv: Sequence[str] | None) ->
         "and skip "
         "shorter ones; ST-MEM's published preparation has 10 (default: records stay whole)",
     )
-    add_lead_names(parser)
+    add_shared_flags(parser)
+    parser.add_argument(
+        "--metadata",
+        metavar="FILE.csv",
+        help="the set's own table, a row a recording: age, sex and patient of the recordings, and "
+        "a table of splits of its folds; patients stay whole without a further file",
+    )
+    parser.add_argument(
+        "--id_column",
+        metavar="NAME",
+        help="of --metadata, with the recordings' names (default: record, ecg_id, exam_id, ...)",
+    )
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="NAME",
+        help="of --metadata, those to take; such as are no age, sex, patient or fold become a "
+        "table of labels (default: those of age, sex, patient and fold)",
+    )
     args = parser.parse_args(argv)
+    if (args.id_column or args.columns) and not args.metadata:
+        parser.error("--id_column and --columns are those of --metadata: give that, too")
     if (
         args.workers < 1
         or not all(20 <= fs <= 10_000 for fs in args.target_fs)
@@ -65,5 +84,8 @@ def parse_import(parser: argparse.ArgumentParser, argv: Sequence[str] | None) ->
             "--workers must be at least 1, --target_fs 20 to 10000 Hz, --min_seconds at least 0, "
             "--segment_seconds at least 1"
         )
+    names = [name for name, _ in args.lead_names]
+    if len(set(names)) < len(names):
+        parser.error("--lead_names says of one name twice what it stands for; say it once")
     args.target_fs = sorted(set(args.target_fs))
     return args

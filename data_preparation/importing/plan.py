@@ -21,6 +21,8 @@ def plan_shards(
     *,
     min_seconds: float = MIN_SECONDS,
     segment_seconds: float | None = None,
+    derive: bool = True,
+    trim: bool = False,
 ) -> list[dict]:
     """Return shards: dicts with name, settings, and the places start to stop - 1 of their items.
 
@@ -37,11 +39,10 @@ def plan_shards(
             "min_seconds": max(min_seconds, segment_seconds),
             "segment_seconds": segment_seconds,
         }
-    settings |= {
-        name: value
-        for name, value in [("lead_names", source.lead_names), ("options", source.options)]
-        if value
-    }
+    if derive:
+        settings["derive"] = True
+    others = {"lead_names": source.lead_names, "options": source.options, "trim": trim}
+    settings |= {name: value for name, value in others.items() if value}
     shards: list[dict] = []
     items: list[Item] = []
     for stop, item in enumerate(source.items, 1):
@@ -66,12 +67,16 @@ def plan_shards(
 
 def command_line(source: Source, settings: dict[str, Any]) -> str:
     """Return the command that made the shards, without paths, for the store's ``meta.json``."""
-    flags = {
+    flags: dict[str, Any] = {
         "target_fs": " ".join(map(str, settings["target_fs"])),
         "min_seconds": f"{settings['min_seconds']:g}",
     }
     if "segment_seconds" in settings:
         flags["segment_seconds"] = f"{settings['segment_seconds']:g}"
+    if "derive" not in settings:
+        flags["no_derive"] = True
+    if settings.get("trim"):
+        flags["trim"] = True
     if source.lead_names:
         flags["lead_names"] = " ".join(f"{name}={lead}" for name, lead in source.lead_names.items())
     return " ".join(

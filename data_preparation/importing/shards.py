@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from data_preparation.building.about import About
 from data_preparation.importing.flags import MIN_SECONDS
 from data_preparation.importing.plan import (
     command_line,
@@ -39,6 +40,7 @@ from util.data.store import quantise, spread
 from util.errors import ECGError, RecordError
 from util.files import FolderLock, remove_temporary, replacing, safe_cell, write_json, write_table
 from util.leads import lead_cell
+from util.recordings.derived_leads import with_derived_leads
 from util.recordings.recording import checked, flat_leads, resample_to
 
 PATIENCE = 5  # seconds to wait for an earlier run into the same folder to end
@@ -60,7 +62,8 @@ class Imported(NamedTuple):
     """What came of an import.
 
     Attributes:
-        totals: {database: Counter of found, kept, seconds, scored, flagged, fewer_leads}.
+        totals: {database: Counter of found, kept, seconds, scored, diagnosed, flagged,
+            fewer_leads, patients, trimmed and trimmed_seconds}.
         skipped: rows of skipped.csv.
         unread: how many of these were not read this time.
     """
@@ -79,6 +82,9 @@ def import_recordings(
     *,
     min_seconds: float = MIN_SECONDS,
     segment_seconds: float | None = None,
+    derive: bool = True,
+    trim: bool = False,
+    about: About | None = None,
 ) -> Imported:
     """Import every item of a source.
 
@@ -89,6 +95,9 @@ def import_recordings(
         workers: number of processes; 1 is this one.
         min_seconds: shorter recordings are skipped.
         segment_seconds: length of the pieces to cut; None keeps recordings whole.
+        derive: whether limb leads that follow from two others are added.
+        trim: whether to cut off both ends of a recording, where every lead is 0 or NaN.
+        about: what the set's own table says of the recordings.
 
     Raises:
         ECGError: nothing to import, or the folder holds another import; it is left as it was.
@@ -97,7 +106,12 @@ def import_recordings(
     if not source.items:
         raise ECGError(f"no recording to import from {source.folder}")
     shards = plan_shards(
-        source, target_fs, min_seconds=min_seconds, segment_seconds=segment_seconds
+        source,
+        target_fs,
+        min_seconds=min_seconds,
+        segment_seconds=segment_seconds,
+        derive=derive,
+        trim=trim,
     )
     skipped = list(source.skipped)
     with FolderLock(output_dir, PATIENCE):
@@ -119,7 +133,9 @@ def import_recordings(
             Counter, {database: Counter(found=count) for database, count in counts.items()}
         )
         write_table(
-            output_dir / "records.csv", RECORD_COLUMNS, _finish(shard_dir, shards, totals, skipped)
+            output_dir / "records.csv",
+            RECORD_COLUMNS,
+            _finish(shard_dir, shards, totals, skipped, about),
         )
         unread = sum(row["reason"].startswith("not read this time") for row in skipped)
         skipped.sort(key=lambda row: row["path"])
@@ -129,15 +145,16 @@ def import_recordings(
             output_dir / "extraction.json",
             settings
             | {
-                "command": command_line(source, settings),
+                "command": command_line(source, settings) + (f" {about.flags}" if about else ""),
                 "unread": unread,
                 "shards": [shard["name"] for shard in shards],
-            },
+            }
+            | ({"about": about.write(output_dir)} if about else {}),
         )
     return Imported(totals, skipped, unread)
 
 
-def _finish(shard_dir, shards, totals, skipped):
+def _finish(shard_dir, shards, totals, skipped, about):
     """Rows of records.csv, one shard's table in memory at a time; adds to ``totals`` and
     ``skipped`` on the way.
     """
@@ -158,14 +175,18 @@ def _finish(shard_dir, shards, totals, skipped):
             )
     for table in tables:
         skipped += table["skipped"] + table.get("unread", [])
-        for row in table["records"]:
+        for row in map(about.row_of, table["records"]) if about else table["records"]:
             seconds = row["n_original"] / row["fs_original"]
             totals[row["database"]].update(
                 kept=1,
                 seconds=seconds,
                 flagged=bool(row["flags"]),
                 fewer_leads=bool(row["leads"]),
+                patients="patient" in row,
                 scored=any(code in CODE_TO_CLASS for code in row["dx"]),
+                diagnosed=bool(row["dx"]),
+                trimmed="trimmed" in row,
+                trimmed_seconds=row.get("trimmed", 0),
             )
             yield row | {
                 "seconds": f"{seconds:g}",
@@ -330,27 +351,34 @@ def _extract_record(input_dir, item, read, settings, inputs):
     """
     note = functools.partial(_note, inputs, input_dir)
     note(input_dir / item.file)
+    whole = read(input_dir / item.file, item.row, note)
     recording = checked(
-        read(input_dir / item.file, item.row, note),
+        whole,
         settings["min_seconds"],
         settings.get("lead_names"),
+        trim=settings.get("trim", False),
     )
+    if settings.get("derive"):
+        recording = with_derived_leads(recording)
     about = {
         "leads": lead_cell(recording.leads),
         "fs_original": recording.fs,
         "age": None if math.isnan(recording.age) else recording.age,
         "sex": recording.sex,
         "dx": recording.dx,
-    }
+    } | ({"patient": recording.patient} if recording.patient else {})
     samples, seconds = len(recording.signal), settings.get("segment_seconds")
     size = int(seconds * recording.fs) if seconds else samples
     number, rest = divmod(samples, size)
+    trimmed = (len(whole.signal) - samples) / recording.fs
     pieces: list[tuple[dict, dict]] = []
     for n in range(number):
         signal = recording.signal[n * size : (n + 1) * size]
         named = about | (
             {"record": f"{item.record}_{n + 1}", "recording": item.record} if number > 1 else {}
         )
+        if trimmed and not n:
+            named["trimmed"] = trimmed
         try:
             flags = recording.flags + flat_leads(signal, recording.leads)
         except RecordError as error:

@@ -24,6 +24,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from util.files import find_files
+from util.recordings.plausible import Told
+from util.recordings.recording import printable
+
 if TYPE_CHECKING:
     from util.recordings.recording import Recording
 
@@ -91,6 +95,9 @@ class Source:
         program: the script, for the command in ``meta.json``.
         lead_names: {name in lower case: the lead it stands for}.
         skipped: rows of skipped.csv that the plan left out.
+        told: what flags say of the recordings.
+        assumed: sentences on what nobody said, with the flag that would.
+        left_out: sentences on what was not taken for a recording.
     """
 
     folder: Path
@@ -100,11 +107,21 @@ class Source:
     options: dict = field(default_factory=dict)
     lead_names: dict = field(default_factory=dict)
     skipped: list[dict] = field(default_factory=list)
+    told: Told = Told()
+    assumed: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
 def database_name(text: str) -> str:
     """Return a name for a database, of letters that every file system takes."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", text).lstrip("-.") or "unnamed"
+
+
+def endings_there(folder: Path) -> str:
+    """Return a sentence's end on the files of a folder that holds none of those looked for."""
+    endings = Counter(Path(name).suffix or "without an ending" for name in find_files(folder, ""))
+    kinds = [f"{count} {ending}" for ending, count in endings.most_common(5)]
+    return f"; what is there: {printable(', '.join(kinds))}" if kinds else "; it is empty"
 
 
 def without_duplicates(items: Sequence[Item]) -> tuple[Sequence[Item], list[dict]]:

@@ -13,12 +13,14 @@ from data_preparation.importing.sources import (
     Note,
     Source,
     database_name,
+    endings_there,
     without_duplicates,
 )
 from util.errors import ECGError
 from util.files import find_files
+from util.recordings.plausible import Told
 from util.recordings.recording import Recording
-from util.recordings.wfdb_files import read_header, read_signal
+from util.recordings.wfdb_files import ENDINGS, read_header, read_signal
 
 # The six databases of the Challenge, by every folder name under which they are published, without
 # case and signs.
@@ -48,6 +50,7 @@ def wfdb_source(
     *,
     min_seconds: float = MIN_SECONDS,
     lead_names: dict[str, str] | None = None,
+    assume: bool = False,
 ) -> Source:
     """Return all WFDB recordings under a folder.
 
@@ -55,6 +58,7 @@ def wfdb_source(
         input_dir: the folder.
         min_seconds: the samples of shorter records are not read.
         lead_names: {name in lower case: the lead it stands for}.
+        assume: whether to go on where recordings cannot be what their headers say.
 
     Raises:
         ECGError: there is none.
@@ -64,10 +68,11 @@ def wfdb_source(
         raise ECGError(
             f"no folder {input_dir}: put the databases there or name another with --input_dir"
         )
-    paths = find_files(input_dir, ".hea")
+    paths = find_files(input_dir, ENDINGS)
     if not paths:
         raise ECGError(
-            f"no .hea file under {input_dir}: put WFDB recordings there or name another --input_dir"
+            f"no .hea file under {input_dir}: put WFDB recordings there or name another "
+            f"--input_dir{endings_there(input_dir)}"
         )
     name = input_dir.resolve().name
     items, duplicates = without_duplicates(
@@ -78,8 +83,10 @@ def wfdb_source(
         items,
         functools.partial(read_wfdb, min_seconds=min_seconds, lead_names=lead_names),
         "data_preparation/data_extraction_without_preprocessing.py",
+        options={"assume": True} if assume else {},
         lead_names=lead_names or {},
         skipped=duplicates,
+        told=Told(assume=assume),
     )
 
 

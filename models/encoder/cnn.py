@@ -68,9 +68,13 @@ class CNNEncoder(Encoder):
 
     Args:
         num_leads: leads of the crops, (batch, num_leads, time) in mV.
+
+    Attributes:
+        first_weight: name of the weight that joins the leads, (channels, leads, ...).
     """
 
     stages: nn.Sequential
+    first_weight: str
 
     def __init__(self, num_leads: int):
         super().__init__()
@@ -90,6 +94,10 @@ class CNNEncoder(Encoder):
         if part == "stages":
             return len(self.stages) - int(number)
         return 0 if part == "head" else len(self.stages) + 1
+
+    @property
+    def lead_axes(self) -> dict[str, int]:
+        return {"standardize.mean": 0, "standardize.std": 0, self.first_weight: 1}
 
     def standardizers(self) -> list[Standardizer]:
         return [(self.standardize, self.unstandardized)]

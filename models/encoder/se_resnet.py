@@ -70,6 +70,8 @@ class SpectrogramSEResNet(CNNEncoder):
     Args: see ``spectrogram_se_resnet34``.
     """
 
+    first_weight = "stem.0.weight"
+
     def __init__(
         self,
         num_classes: int | None,

@@ -39,6 +39,10 @@ class ConvolutionalSteps(SequenceEncoder):
         super().__init__()
         self.standardize, self.step_width = LeadStandardize(num_leads), channels
 
+    @property
+    def lead_axes(self) -> dict[str, int]:
+        return {"standardize.mean": 0, "standardize.std": 0, "convolutions.0.weight": 1}
+
     def standardizers(self) -> list[Standardizer]:
         return [(self.standardize, lambda crop: crop)]
 

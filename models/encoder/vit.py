@@ -11,6 +11,7 @@ import torch.nn as nn
 from einops import rearrange, repeat
 
 from models.layers.blocks import Attention, Block, patch_embedding, sincos_positions, take
+from util.contract.encoder import other_leads, pick_leads
 from util.contract.patch_encoder import PatchEncoder
 from util.contract.registry import register
 from util.errors import CheckpointError, ConfigError
@@ -127,6 +128,10 @@ class TransformerEncoder(PatchEncoder):
         return 0 if part in ("norm", "head") else self.depth + 1
 
     # ============ leads ============
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return self.leads
+
     def input_leads(self, series: torch.Tensor, leads: Sequence[str] | None = None) -> list[int]:
         """Return which of ``known_leads`` the rows of crops (batch, leads, time) are."""
         names = self.leads if leads is None else parse_leads(leads, "leads")
@@ -292,6 +297,25 @@ class ViT(ClassTokenEncoder):
     @property
     def patch_width(self) -> int:
         return self.patch_size * len(self.known_leads)
+
+    def adapt_leads(
+        self, state: dict[str, torch.Tensor], leads: Sequence[str] | None = None
+    ) -> dict[str, torch.Tensor]:
+        weight = state.get("to_patch_embedding.2.weight")
+        if leads is None or weight is None or weight.ndim != 2:
+            return state
+        # an encoder of all twelve knows them in the standard order, whichever it was trained on
+        places = LEADS if weight.shape[1] == self.patch_size * len(LEADS) else tuple(leads)
+        if not set(self.leads) <= set(leads) or set(self.known_leads) != set(places):
+            raise other_leads(leads, self.leads)
+        rows = [
+            sample * len(places) + places.index(lead)
+            for sample in range(self.patch_size)
+            for lead in self.known_leads
+        ]
+        normed = {"to_patch_embedding.1.weight": 0, "to_patch_embedding.1.bias": 0}
+        axes = {"to_patch_embedding.2.weight": 1, **normed}
+        return pick_leads(state, axes, rows, self.patch_size * len(places))
 
     def input_patches(
         self, series: torch.Tensor, leads: Sequence[str] | None = None

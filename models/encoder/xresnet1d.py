@@ -103,6 +103,8 @@ class XResNet1d(CNNEncoder):
         num_classes, num_leads, channels, init: see ``xresnet_factory``.
     """
 
+    first_weight = "stem.0.0.weight"
+
     def __init__(
         self,
         expansion: int,

@@ -37,23 +37,12 @@ class Prototypes(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(outputs, inputs), std=0.02))
 
-    def forward(self, x: torch.Tensor, *, frozen: bool | torch.Tensor = False) -> torch.Tensor:
-        """Return the products (..., outputs) of x (..., inputs) with the prototypes.
-
-        Args:
-            frozen: true, or a 0-dim tensor that is, keeps the weights out of training for this
-                call.
-        """
-        weight: torch.Tensor = self.weight
-        if frozen is not False:
-            # The gradient is exactly zero, not none: DDP waits for every parameter.  AdamW's
-            # decoupled weight decay may still shorten the weights, which changes nothing here.
-            frozen = torch.as_tensor(frozen, device=x.device)
-            weight = torch.where(frozen, weight.detach(), weight)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the products (..., outputs) of x (..., inputs) with the prototypes."""
         # In float32 under autocast, too: DINO divides the result by 0.04, and bfloat16 keeps 2 to
         # 3 digits.
         with torch.autocast(x.device.type, enabled=False):
-            return F.linear(x.float(), F.normalize(weight, dim=1))
+            return F.linear(x.float(), F.normalize(self.weight, dim=1))
 
 
 class DINOHead(nn.Module):
@@ -85,14 +74,12 @@ class DINOHead(nn.Module):
                 nn.init.zeros_(layer.bias)
         self.last_layer = Prototypes(bottleneck, outputs)
 
-    def forward(
-        self, features: torch.Tensor, *, freeze_last_layer: bool | torch.Tensor = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return embeddings (..., bottleneck) of length 1 and logits (..., outputs) of features
         (..., width).
         """
         embedding = F.normalize(self.mlp(features), dim=-1)
-        return embedding, self.last_layer(embedding, frozen=freeze_last_layer)
+        return embedding, self.last_layer(embedding)
 
 
 def _uniformity(z: torch.Tensor) -> torch.Tensor:

@@ -146,15 +146,21 @@ class DINO(ViewMethod):
         with torch.no_grad():
             seen = encode_views(self.teacher_encoder, views[: self.views.global_count])
             _, teacher = self.teacher_head(seen)
-        frozen = batch["epoch"] < self.freeze_last_layer if self.freeze_last_layer else False
         features = encode_views(self.encoder, views)
-        embedding, student = self.head(features, freeze_last_layer=frozen)
+        embedding, student = self.head(features)
         temperature = teacher_temperature_at(batch["epoch"], *self.teacher_temperature)
         out = self.loss(student, teacher, temperature)
         if self.training:
             self.loss.update_centre(teacher)
         momentum = torch.as_tensor(momentum_at(batch["progress"], *self.momentum)).to(out["kl"])
         return {**out, **embedding_health(embedding[0], embedding[1]), "momentum": momentum}
+
+    def before_step(self, epoch: float) -> None:
+        """Keep the prototypes out of the first epochs' steps."""
+        if epoch < self.freeze_last_layer:
+            # None, not zero: Adam would count the step, and make its first real ones too long.
+            # Taken away here, as DDP waits for the gradient of every parameter.
+            self.head.last_layer.zero_grad(set_to_none=True)
 
     def after_step(self, progress: float) -> None:
         """Move the teacher towards the student; progress of the run in [0, 1]."""

@@ -6,7 +6,7 @@ patches of single leads that are hidden at the same time in every lead, it is ne
 second.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -23,19 +23,33 @@ from util.contract.registry import register
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
 
+LOSSES = {"l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}
 
-def draw_context(random: KeyedRandom, n: int, kept: int, blocks: int) -> torch.Tensor:
+
+def draw_context(random: KeyedRandom, n: int, kept: int, block: int) -> torch.Tensor:
     """Return which of n patches stay, (batch, kept) in order.
 
-    They are runs of neighbours, as many as ``blocks``; two runs may touch.
+    The others are hidden in blocks of at least ``block`` neighbours, which may touch: each as
+    long as a draw between that and all that is still to be hidden says, a rest shorter than
+    ``block`` with one of them.
 
-    n 12, kept 6, blocks 2:  . # # # . . . . # # # .
+    n 12, kept 5, block 3:  # . . . # # # . . . . #
     """
-    # Take the kept patches out: each run then lies at one of n - kept + 1 places between the
-    # hidden ones, and moves right by the patches of the runs before it.
-    places = random.integers(n - kept + 1, blocks).sort(dim=1).values
-    run = torch.arange(kept, device=places.device) * blocks // kept  # of each kept patch
-    return places[:, run] + torch.arange(kept, device=places.device)
+    most = (n - kept) // block
+    share = random.uniform(most)
+    rest, lengths = torch.full_like(share[:, 0], n - kept, dtype=torch.int64), []
+    for draw in share.unbind(dim=1):
+        length = block + (draw * (rest - block + 1)).long()
+        lengths.append(length.where(rest >= block, 0))
+        rest = rest - lengths[-1]
+    sizes = torch.stack(lengths, dim=1)
+    chosen = random.integers((sizes > 0).sum(dim=1, keepdim=True), 1)
+    sizes = sizes.scatter_add(1, chosen, rest[:, None])
+    # A kept patch moves right by the blocks that lie before it; each has any of the kept + 1
+    # places around the kept patches.
+    number = torch.arange(kept, device=sizes.device)
+    before = random.integers(kept + 1, most)[:, :, None] <= number
+    return number + (sizes[:, :, None] * before).sum(dim=1)
 
 
 def hidden_patches(keep: torch.Tensor, n: int) -> torch.Tensor:
@@ -86,8 +100,9 @@ class Predictor(nn.Module):
 
 
 class JEPA(Method):
-    """The encoder sees a few runs of neighbouring patches; a predictor says, from its tokens and
-    the places of all other patches, what the teacher, which sees the whole crop, makes of these.
+    """The encoder sees what blocks of hidden patches leave; a predictor says, from its tokens and
+    the places of the hidden ones, what the teacher, which sees the whole crop, makes of these.
+    The teacher is what is handed on.
 
     Where tokens are of single leads, the same times are hidden in all of them and each lead is
     predicted from its own tokens alone, so these must hold what is needed from other leads.
@@ -96,9 +111,10 @@ class JEPA(Method):
         encoder: a ``PatchEncoder`` of patches in time, built without a head; its position table
             is replaced by the frozen sine-cosine one.
         context: share of the patches that the encoder sees.
-        block: patches that a run of them has at least.
+        block: neighbouring patches that are hidden together, at least.
         predictor_depth: blocks of the predictor; None for as many as the encoder's.
         momentum: (start, end) of the teacher's momentum over the run.
+        loss: a name of ``LOSSES``.
     """
 
     encoder: PatchEncoder
@@ -111,8 +127,11 @@ class JEPA(Method):
         block: int,
         predictor_depth: int | None,
         momentum: tuple[float, float],
+        loss: str,
     ):
         super().__init__()
+        if loss not in LOSSES:
+            raise ConfigError(f"jepa: loss must be {' or '.join(LOSSES)}, not {loss!r}")
         if not isinstance(encoder, PatchEncoder) or not encoder.in_time:
             raise ConfigError(
                 "jepa needs an encoder of patches in time (vit, mean_vit, st_mem_vit), not "
@@ -120,7 +139,8 @@ class JEPA(Method):
             )
         positions = encoder.patch_count(encoder.seq_len)
         self.context, self.block, self.momentum = context, block, momentum
-        self._sizes(positions)
+        self.distance = LOSSES[loss]
+        self._kept(positions)
         self.encoder = encoder
         encoder.fix_positions()
         depth = encoder.depth if predictor_depth is None else predictor_depth
@@ -128,31 +148,39 @@ class JEPA(Method):
         init_transformer(self)
         self.teacher = slow_copy(encoder)
 
-    def _sizes(self, n: int) -> tuple[int, int]:
-        """Return how many of n patches the encoder sees, and in how many runs."""
+    def _kept(self, n: int) -> int:
+        """Return how many of n patches the encoder sees."""
         kept = round(n * self.context)
-        if not 0 < kept < n or self.block < 1:
+        if not 0 < kept < n or not 0 < self.block <= n - kept:
             raise ConfigError(
-                f"jepa: context {self.context} in runs of {self.block} keeps {kept} of {n} "
-                "patches; keep one at least and hide one: a smaller patch_size makes more of them"
+                f"jepa: context {self.context} keeps {kept} of {n} patches and hides {n - kept}, "
+                f"in blocks of at least {self.block}; it must keep one and hide a block: a "
+                "smaller patch_size makes more patches, a smaller block fits into fewer"
             )
-        return kept, max(kept // self.block, 1)
+        return kept
+
+    @property
+    def handed_on(self) -> Encoder:
+        return self.teacher
 
     @property
     def exports(self) -> dict[str, Encoder]:
-        return {"teacher": self.teacher}
+        return {"student": self.encoder, "teacher": self.teacher}
+
+    def fit_statistics(self, batches: Iterable[torch.Tensor]) -> None:
+        super().fit_statistics(batches)
+        self.teacher.load_state_dict(self.encoder.state_dict())
 
     def draw(self, batch: Batch) -> dict[str, Any]:
         """Return "keep": the patches in time that the encoder sees, (batch, kept)."""
         n = self.encoder.patch_count(batch["signal"].shape[-1])
-        kept, blocks = self._sizes(n)
-        return {"keep": draw_context(batch["random"], n, kept, blocks)}
+        return {"keep": draw_context(batch["random"], n, self._kept(n), self.block)}
 
     def forward(self, batch: Batch, drawn: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Encode the context, predict the teacher's tokens elsewhere and compare.
 
         Returns:
-            "loss": smooth L1 distance.
+            "loss": mean distance, L1 or smooth L1.
             "embedding_std": standard deviation over the batch of the teacher's tokens at the same
                 place, mean over places and dimensions, about 1 where records differ and 0 after
                 collapse.
@@ -178,7 +206,7 @@ class JEPA(Method):
         spread = target.std(dim=0, correction=0).mean()
         momentum = torch.as_tensor(momentum_at(batch["progress"], *self.momentum)).to(spread)
         return {
-            "loss": F.smooth_l1_loss(predicted.float(), expected),
+            "loss": self.distance(predicted.float(), expected),
             "embedding_std": spread,
             "momentum": momentum,
         }
@@ -196,6 +224,7 @@ def jepa(
     predictor_depth: int | None = None,
     momentum: float = 0.998,
     momentum_end: float = 0.9995,
+    loss: str = "l1",
 ) -> JEPA:
     """Build JEPA around ViT's or ST-MEM's encoder.
 
@@ -205,9 +234,10 @@ def jepa(
     Args:
         encoder: vit, mean_vit or st_mem_vit.
         context: share of the patches that the encoder sees.
-        block: patches that a run of them has at least.
+        block: neighbouring patches that are hidden together, at least.
         predictor_depth: blocks of the predictor; null for the encoder's.
         momentum, momentum_end: the teacher's, over the run.
+        loss: l1 as Weimann and Conrad's, or smooth_l1 as Kim's.
     """
     return JEPA(
         encoder,
@@ -215,4 +245,5 @@ def jepa(
         block=block,
         predictor_depth=predictor_depth,
         momentum=(momentum, momentum_end),
+        loss=loss,
     )

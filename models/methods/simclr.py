@@ -14,7 +14,7 @@ from util.contract.encoder import Encoder
 from util.contract.method import Batch
 from util.contract.registry import register
 from util.errors import ConfigError
-from util.processes.collectives import gather, rank
+from util.processes.collectives import gather, rank, world
 from util.signals.views import Views
 
 
@@ -71,6 +71,11 @@ class SimCLR(ViewMethod):
 
     def forward(self, batch: Batch, drawn: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Return {"loss", "embedding_std", "alignment", "uniformity"}."""
+        if len(batch["signal"]) * world() == 1:
+            raise ConfigError(
+                "simclr compares a record with the others of its step, and there is no other: "
+                "raise dataloader.batch_size (train.accum_iter does not help)"
+            )
         features = encode(self.encoder, drawn["views"], joint=self.joint_views)
         first, second = self.head(features)
         return {"loss": nt_xent(first, second, self.temperature), **embedding_health(first, second)}

@@ -105,7 +105,8 @@ def server(monkeypatch):
 
 
 def get(server, output, *flags):
-    return fetch("ptbxl", "--url", server.url, "--output", str(output), "--only", "", *flags)
+    flags = flags if "--only" in flags else ("--only", "", *flags)
+    return fetch("ptbxl", "--url", server.url, "--output", str(output), *flags)
 
 
 def fetch(*argv):

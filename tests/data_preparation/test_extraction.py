@@ -170,7 +170,7 @@ def test_records_table(tmp_path):
         2500,
         2500,
     )
-    assert (row.sex, row.dx, row["flags"]) == ("Unknown", "", "no diagnosis") and 0 <= row.fold < 10
+    assert (row.sex, row.dx, row["flags"]) == ("Unknown", "", "") and 0 <= row.fold < 10
     assert np.isnan(row.age)
 
 
@@ -202,7 +202,7 @@ def test_records_with_fewer_leads_are_kept_and_counted(tmp_path, capsys):
     assert "2 kept records have fewer than twelve leads" in capsys.readouterr().out
     building.reformat(tmp_path / "extracted", tmp_path / "store")
     store = RecordStore(tmp_path / "store" / "fs250")
-    assert store.records["leads"].tolist() == ["I", "I II V2", ""]
+    assert store.records["leads"].tolist() == ["I", "I II III aVR aVL aVF V2", ""]
     assert store.meta["command"][0].endswith("--lead_names ecg=I")
     np.testing.assert_array_equal(store.counts(1)[:, [7, 1, 0]], three)
     np.testing.assert_array_equal(store.counts(2), twelve)
@@ -771,7 +771,10 @@ def test_a_plan_takes_few_bytes_a_record(tmp_path):
         [f"a-{row}", "a", "a.npy", row] for row in range(planned[1]["start"], planned[1]["stop"])
     ]
     text = json.dumps(
-        {"items": own, "settings": {"version": 2, "target_fs": [100], "min_seconds": 2.0}}
+        {
+            "items": own,
+            "settings": {"version": 2, "target_fs": [100], "min_seconds": 2.0, "derive": True},
+        }
     )
     assert planned[1]["name"] == hashlib.sha256(text.encode()).hexdigest()[:20]
 

@@ -15,13 +15,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_preparation import data_extraction_without_preprocessing as extraction
 from data_preparation import import_arrays
 from data_preparation.building import reformat as building
 from data_preparation.importing import shards
 from data_preparation.importing.report import AGAIN
 from data_preparation.importing.wfdb_source import extract
+from tests.support.dicom_files import CODED, made_dicom
+from tests.support.hospital_files import made_lead, made_record, stand_in
 from tests.support.wfdb_files import ecg_counts, write_record
 from util.data.store import RecordStore
+from util.errors import ECGError
 from util.leads import LEADS
 from util.processes.program import run_main
 
@@ -60,18 +64,9 @@ def reference(tmp_path_factory):
 
 def run(given, out, *flags):
     """Exit status of the import into <out>/extracted."""
-    return run_main(
-        import_arrays.main,
-        [
-            "--input",
-            str(given),
-            "--output_dir",
-            str(out / "extracted"),
-            "--workers",
-            "1",
-            *map(str, flags),
-        ],
-    )
+    workers = () if "--workers" in flags else ("--workers", 1)
+    words = ("--input", given, "--output_dir", out / "extracted", *workers, *flags)
+    return run_main(import_arrays.main, [str(word) for word in words])
 
 
 def imported(given, out, *flags):
@@ -156,7 +151,7 @@ def as_code15(folder, array):
             )
             file["exam_id"] = NAMES[rows]
     write_csv(folder / "mine" / "exams.csv", [[1, 2]], ["exam_id", "age"])
-    return folder / "mine", "--trim_zeros"
+    return folder / "mine", "--trim"
 
 
 def as_sph(folder, array):
@@ -236,11 +231,11 @@ def test_processes_do_not_change_the_bytes_and_a_second_run_does_nothing(tmp_pat
     assert run(tmp_path / "a.npy", tmp_path / "1", *flags) == 0 and len(made) == 1
     made.clear()
     assert (
-        run(tmp_path / "a.npy", tmp_path / "1", *flags, "--trim_zeros") == 0 and len(made) > 3
+        run(tmp_path / "a.npy", tmp_path / "1", *flags, "--trim") == 0 and len(made) > 3
     )  # other options
     made.clear()
     os.utime(tmp_path / "a.npy", ns=(1, 1))  # other array
-    assert run(tmp_path / "a.npy", tmp_path / "1", *flags, "--trim_zeros") == 0 and len(made) > 3
+    assert run(tmp_path / "a.npy", tmp_path / "1", *flags, "--trim") == 0 and len(made) > 3
 
 
 def test_the_command_in_the_store_repeats_the_import(tmp_path, array):
@@ -254,14 +249,14 @@ def test_the_command_in_the_store_repeats_the_import(tmp_path, array):
         "uV",
         "--leads",
         "V1,i",
-        "--trim_zeros",
+        "--trim",
         "--segment_seconds",
         1,
     )
     assert store.meta["command"][0] == (
-        "python data_preparation/import_arrays.py --fs 500.5 --units uV --trim_zeros --leads "
+        "python data_preparation/import_arrays.py --fs 500.5 --units uV --leads "
         "V1,I "
-        "--layout leads_time --target_fs 100 250 --min_seconds 2 --segment_seconds 1"
+        "--layout leads_time --target_fs 100 250 --min_seconds 2 --segment_seconds 1 --trim"
     )
     assert store.records["record"].tolist()[:4] == ["a-0_1", "a-0_2", "a-0_3", "a-1_1"]
     assert (
@@ -329,16 +324,19 @@ def test_leads_in_any_order_land_in_their_columns(tmp_path, kind):
         building.reformat(folder / "out" / "extracted", folder / "out" / "store")
         store = RecordStore(folder / "out" / "store" / "fs500")
         assert store.fs == 500 and len(store) == 1
-        expected = np.full(signal.shape, np.nan, np.float32)
-        expected[:, order] = signal[:, order] / 1000
-        np.testing.assert_allclose(store.read(0), expected, atol=2e-6)
+        got = store.read(0)
+        np.testing.assert_allclose(got[:, order], signal[:, order] / 1000, atol=2e-6)
+        chest = [k for k in range(6, 12) if k not in order]
+        assert np.isnan(got[:, chest]).all()
 
 
 def test_fewer_leads_and_leads_without_a_sample(tmp_path, array, capsys):
     eight = (array[:, [0, 1, *range(6, 12)]] / 1000).astype(np.float32)
     eight[2, 7] = np.nan
     np.save(tmp_path / "a.npy", eight)
-    store = imported(tmp_path / "a.npy", tmp_path, "--fs", 250, "--leads", "I,II,V1,V2,V3,V4,V5,V6")
+    flags = ("--fs", 250, "--leads", "I,II,V1,V2,V3,V4,V5,V6", "--no_derive")
+    store = imported(tmp_path / "a.npy", tmp_path, *flags)
+    assert store.meta["command"][0].endswith("--no_derive")
     assert f"{N} kept records have fewer than twelve leads" in capsys.readouterr().out
     assert (
         store.records["leads"][0] == "I II V1 V2 V3 V4 V5 V6"
@@ -370,8 +368,8 @@ def test_other_columns_of_a_csv_are_left_out_with_a_remark(tmp_path, array):
         tmp_path / "in", tmp_path, "--fs", 250, "--units", "uV", "--lead_names", "ECG=I"
     )
     assert (store.records["leads"][0], store.records["flags"][0]) == (
-        "I II",
-        "left out: time, comment",
+        "I II III aVR aVL aVF",
+        "left out: time, comment; III, aVR, aVL, aVF derived from I and II",
     )
     np.testing.assert_array_equal(store.counts(0)[:, :2], array[0, :2].T)
 
@@ -387,11 +385,54 @@ def test_zero_padding(tmp_path, array, capsys):
     np.save(tmp_path / "a.npy", padded)
     store = imported(tmp_path / "a.npy", tmp_path / "kept", "--fs", 250)
     assert store.records["length"].tolist() == [2000, 2000]
-    assert store.records["flags"].tolist() == ["2 s of zeros at its ends (see --trim_zeros)", ""]
+    assert store.records["flags"].tolist() == ["2 s of zeros at its ends (see --trim)", ""]
     assert skipped(tmp_path / "kept") == {"a.npy/a-2": "every lead is flat"}
-    store = imported(tmp_path / "a.npy", tmp_path / "cut", "--fs", 250, "--trim_zeros")
+    store = imported(tmp_path / "a.npy", tmp_path / "cut", "--fs", 250, "--trim")
     assert store.records["length"].tolist() == [1500, 2000] and set(store.records["flags"]) == {""}
     np.testing.assert_array_equal(store.counts(0), counts(0))
+
+
+@pytest.mark.parametrize("form", ["npy", "hdf5", "csv", "wfdb"])
+@pytest.mark.parametrize("fill", [0.0, np.nan])
+def test_both_ends_without_a_signal(tmp_path, array, capsys, form, fill):
+    """Every importer says how much there is, and --trim takes it off."""
+    signal = np.full((2000, 12), fill, np.float32)
+    signal[300:1800] = array[0].T / 1000
+    (tmp_path / "in").mkdir()
+    file = tmp_path / "in" / f"a.{form}"
+    if form == "npy":
+        np.save(file, signal)
+    elif form == "hdf5":
+        with h5py.File(file, "w") as opened:
+            opened["ecg"] = signal
+    elif form == "csv":
+        write_csv(file, signal)
+    else:
+        in_counts = np.nan_to_num(signal * 1000, nan=-32768).round().astype(np.int16)
+        write_record(tmp_path / "in", "a", in_counts, comments=())
+
+    def lengths(out, *flags):
+        if form == "wfdb":
+            where = ("--input_dir", tmp_path / "in", "--output_dir", out / "extracted")
+            status = run_main(extraction.main, [str(word) for word in (*where, *flags)])
+        else:
+            status = run(tmp_path / "in", out, "--fs", 500, *flags)
+        if status:
+            return skipped(out)
+        building.reformat(out / "extracted", out / "store")
+        store = RecordStore(out / "store" / "fs250")
+        return store.records["length"].tolist(), store.records["flags"].tolist()
+
+    cut = lengths(tmp_path / "cut", "--trim")
+    assert cut == ([750], [""])
+    assert "1 s of zeros or NaN at the ends of 1 recordings (--trim)" in capsys.readouterr().out
+    assert "--trim" in (tmp_path / "cut" / "store" / "fs250" / "meta.json").read_text()
+    left = lengths(tmp_path / "left")
+    if fill == 0:
+        assert left == ([1000], ["1 s of zeros at its ends (see --trim)"])
+    else:
+        reason = "; 1 s of zeros or NaN at its ends: see --trim"
+        assert len(left) == 1 and next(iter(left.values())).endswith(reason)
 
 
 def test_bad_recordings_are_skipped_with_the_reasons_of_wfdb(tmp_path, array):
@@ -404,7 +445,7 @@ def test_bad_recordings_are_skipped_with_the_reasons_of_wfdb(tmp_path, array):
     values[6, 8] = 0.25
     values[7, :, 100:] = 0
     np.save(tmp_path / "a.npy", values)
-    store = imported(tmp_path / "a.npy", tmp_path, "--fs", 250, "--trim_zeros")
+    store = imported(tmp_path / "a.npy", tmp_path, "--fs", 250, "--trim")
     reasons = skipped(tmp_path)
     assert {path: reason.partition(":")[0] for path, reason in reasons.items()} == {
         "a.npy/a-1": "non-finite samples",
@@ -495,6 +536,61 @@ def write_lines(folder, signal, name="r1", header="I,II", between="", at=None, e
         lines[row] = between
     (folder / f"{name}.csv").write_text("\n".join([header, *lines]) + "\n" + end)
     return folder
+
+
+def csv_lines(signal, form="{}", comma=","):
+    return [comma.join(form.format(value) for value in row) for row in signal.tolist()]
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        (lambda a: [a[0], "mV,(mV)", *a[1:]], "a line of units, such as mV, among the samples"),
+        (lambda a: [a[0], "[µV],[µV]", *a[1:]], "take it out, and say --units uV"),
+        (lambda a: [a[0], "microvolts,microvolts", *a[1:]], "take it out, and say --units uV"),
+        (lambda a: ["I (uV),II (uV)", *a[1:]], "units behind the names of the leads, such as I (u"),
+        (lambda a: ["I[mV],II[mV]", *a[1:]], "write the names alone, and say --units mV"),
+        (lambda a: [*a[:9], "NaN,nan", *a[9:]], "non-finite samples: 2 in I, II"),
+        (lambda a: [*a[:9], "-,-", *a[9:]], "non-finite samples: 2 in I, II"),
+        (lambda a: [*a[:9], a[9] + ",", *a[10:]], "CSV unreadable"),
+        (lambda a: [*a[:9], "lost", *a[9:]], "non-finite samples: 1 in I: text, such as lost in"),
+        (lambda a: [a[0], "start,start", *a[1:]], "2 in I, II: text, such as start in line 2"),
+        (lambda a: [a[0], "1.234,5;1,0", *a[2:]], "CSV unreadable"),
+    ],
+)
+@pytest.mark.parametrize("flags", [(), ("--trim",)])
+def test_lines_that_are_no_samples_are_named(tmp_path, array, change, reason, flags):
+    (tmp_path / "in").mkdir()
+    lines = ["I,II", *csv_lines(array[0, :2].T)]
+    write_lines(tmp_path / "in", array[1, :2].T, "whole")
+    (tmp_path / "in" / "a.csv").write_text("\n".join(change(lines)) + "\n", encoding="utf-8")
+    store = imported(tmp_path / "in", tmp_path, "--fs", 500, "--units", "uV", *flags)
+    assert store.records["record"].tolist() == ["whole"]
+    assert reason in skipped(tmp_path)["a.csv"]
+
+
+@pytest.mark.parametrize("above", ["# of 2020\n\n# by me", "sep=,"])
+def test_comments_above_the_names_are_passed_over(tmp_path, array, above):
+    folder = write_lines(tmp_path / "in", array[0, :2].T, header=f"{above}\nI,II")
+    store = imported(folder, tmp_path, "--fs", 250, "--units", "uV")
+    np.testing.assert_array_equal(store.counts(0)[:, :2], array[0, :2].T)
+
+
+@pytest.mark.parametrize(
+    "name, step, digits", [("time", 0.004, 3), ("Time (s)", 1 / 360, 3), ("sample", 1, 0)]
+)
+def test_a_column_of_time_tells_of_lost_lines(tmp_path, array, name, step, digits):
+    signal = array[0, :2].T
+    lines = [f"{k * step:.{digits}f},{line}" for k, line in enumerate(csv_lines(signal))]
+    (tmp_path / "in").mkdir()
+    for record, kept in (("whole", lines), ("lost", lines[:500] + lines[503:])):
+        text = "\n".join([f"{name},I,II", *kept]) + "\n"
+        (tmp_path / "in" / f"{record}.csv").write_text(text)
+    store = imported(tmp_path / "in", tmp_path, "--fs", 250, "--units", "uV")
+    assert store.records["record"].tolist() == ["whole"]
+    assert skipped(tmp_path)["lost.csv"].startswith(
+        f"samples were lost: the column {name} jumps at 1 places, the first is line 502"
+    )
 
 
 @pytest.mark.parametrize("blank", ["", "   ", ",", '"",""', "\t"])
@@ -844,6 +940,71 @@ def test_wrong_hdf5_is_one_sentence(tmp_path, array, capsys, datasets, flags, wo
     assert words in fails(capsys, tmp_path / "a.h5", tmp_path, "--fs", 500, *flags)
 
 
+def secret_file(folder, array):
+    """An HDF5 file that is no part of any input, and the same samples in raw form."""
+    values = millivolts(array[:3])
+    with h5py.File(folder / "secret.h5", "w") as file:
+        file["tracings"] = values
+        file["group/tracings"] = values
+    (folder / "secret.raw").write_bytes(values.tobytes())
+    return values
+
+
+def external_values(file, folder, values):
+    raw = [(str(folder / "secret.raw"), 0, values.nbytes)]
+    file.create_dataset("tracings", values.shape, values.dtype, external=raw)
+
+
+def virtual_values(file, folder, values):
+    layout = h5py.VirtualLayout(values.shape, values.dtype)
+    layout[:] = h5py.VirtualSource(str(folder / "secret.h5"), "tracings", values.shape)
+    file.create_virtual_dataset("tracings", layout)
+
+
+def external_link(file, folder, values):
+    file["tracings"] = h5py.ExternalLink(str(folder / "secret.h5"), "/tracings")
+
+
+def link_to_an_external_link(file, folder, values):
+    file["away"] = h5py.ExternalLink(str(folder / "secret.h5"), "/group")
+    file["tracings"] = h5py.SoftLink("/away/tracings")
+
+
+def group_in_another_file(file, folder, values):
+    file["group"] = h5py.ExternalLink(str(folder / "secret.h5"), "/group")
+
+
+@pytest.mark.parametrize(
+    "make, flags, words",
+    [
+        (external_values, (), "the values of dataset tracings lie in other files"),
+        (virtual_values, (), "which are not read: copy them into one"),
+        (external_link, (), "tracings is a link to /tracings in file "),
+        (external_link, ("--dataset", "tracings"), "and links are not followed"),
+        (link_to_an_external_link, (), "tracings is a link to /away/tracings, and"),
+        (group_in_another_file, ("--dataset", "group/tracings"), "group is a link to /group in"),
+    ],
+)
+def test_hdf5_reads_no_other_file(tmp_path, array, capsys, make, flags, words):
+    (tmp_path / "in").mkdir()
+    values = secret_file(tmp_path, array)
+    with h5py.File(tmp_path / "in" / "a.h5", "w") as file:
+        make(file, tmp_path, values)
+    error = fails(capsys, tmp_path / "in" / "a.h5", tmp_path, "--fs", 250, *flags)
+    assert words in error
+
+
+def test_names_of_recordings_are_read_in_no_other_file(tmp_path, array, capsys):
+    (tmp_path / "ids.raw").write_bytes(np.arange(3).tobytes())
+    (tmp_path / "in").mkdir()
+    with h5py.File(tmp_path / "in" / "a.h5", "w") as file:
+        file["tracings"] = millivolts(array[:3])
+        external = [(str(tmp_path / "ids.raw"), 0, 24)]
+        file.create_dataset("exam_id", (3,), np.int64, external=external)
+    error = fails(capsys, tmp_path / "in" / "a.h5", tmp_path, "--fs", 250)
+    assert "the values of dataset exam_id lie in other files" in error
+
+
 def test_a_named_dataset_in_a_group(tmp_path, array):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["x/beats"], file["x/ecgs"], file["key"] = (
@@ -999,7 +1160,9 @@ def test_wrong_input_is_one_sentence(tmp_path, array, capsys):
     (tmp_path / "in").mkdir()
     assert "no file with ending .npy" in fails(capsys, tmp_path / "in", tmp_path, "--fs", 500)
     (tmp_path / "a.mat").write_text("")
-    assert "its ending is none of .npy" in fails(capsys, tmp_path / "a.mat", tmp_path, "--fs", 500)
+    assert "its ending is none of .hea, .npy" in fails(
+        capsys, tmp_path / "a.mat", tmp_path, "--fs", 500
+    )
     np.save(tmp_path / "in" / "a.npy", array / 1000)
     assert "--fs is missing: npy files do not say" in fails(capsys, tmp_path / "in", tmp_path)
     np.save(tmp_path / "in" / "b.npy", array[0] / 1000)
@@ -1084,64 +1247,6 @@ def test_missing_samples_and_other_units_of_dicom(tmp_path):
     assert "no sample of V6" in text and "I II III aVR aVL aVF V1 V2 V3 V4 V5," in text
 
 
-def made_dicom(folder, parts, name="a", **about):
-    """A DICOM file of groups (signal (n, leads) in uV, names or codes of its leads, offset)."""
-    pydicom = pytest.importorskip("pydicom", reason="DICOM needs pydicom")
-    from pydicom.dataset import Dataset
-
-    def of(**cells):
-        dataset = Dataset()
-        for key, value in cells.items():
-            setattr(dataset, key, value)
-        return dataset
-
-    folder.mkdir(exist_ok=True)
-    groups = []
-    for signal, leads, offset in parts:
-        channels = [
-            of(
-                ChannelSourceSequence=[
-                    of(CodeValue=code, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
-                ],
-                ChannelSensitivity=1,
-                ChannelSensitivityCorrectionFactor=1,
-                ChannelBaseline=0,
-                ChannelSensitivityUnitsSequence=[of(CodeValue="uV")],
-                WaveformBitsStored=16,
-            )
-            for code, scheme, meaning in leads
-        ]
-        groups.append(
-            of(
-                WaveformOriginality="ORIGINAL",
-                NumberOfWaveformChannels=len(leads),
-                NumberOfWaveformSamples=len(signal),
-                SamplingFrequency=250,
-                MultiplexGroupTimeOffset=offset,
-                ChannelDefinitionSequence=channels,
-                WaveformBitsAllocated=16,
-                WaveformSampleInterpretation="SS",
-                WaveformData=np.ascontiguousarray(signal, "<i2").tobytes(),
-            )
-        )
-    dataset = of(WaveformSequence=groups, Modality="ECG", **about)
-    dataset.SOPClassUID = pydicom.uid.TwelveLeadECGWaveformStorage
-    dataset.SOPInstanceUID = pydicom.uid.generate_uid()
-    dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    dataset.save_as(folder / f"{name}.dcm", enforce_file_format=True)
-    return folder
-
-
-NUMBERS = (1, 2, 61, 62, 63, 64, 3, 4, 5, 6, 7, 8)  # of the twelve leads in MDC and SCP-ECG
-CODED = {
-    "MDC": [(f"2:{n}", "MDC", f"lead {n}, described") for n in NUMBERS],
-    "SCPECG": [(f"5.6.3-9-{n}", "SCPECG", "a channel") for n in NUMBERS],
-    "words": [("x", "99LOCAL", f"{lead}, augmented or not, by us") for lead in LEADS],
-    "Einthoven": [("x", "99LOCAL", f"ECG lead {lead} (Einthoven)") for lead in LEADS],
-}
-
-
 @pytest.mark.parametrize("names", CODED)
 @pytest.mark.parametrize("size", [12, 3, 1])
 def test_leads_of_dicom_go_by_codes_and_groups_are_joined(tmp_path, names, size):
@@ -1165,7 +1270,7 @@ def test_strips_of_dicom_are_refused_or_kept_by_their_rhythm_strip(tmp_path):
     with open(tmp_path / "extracted" / "records.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     assert (row["record"], row["leads"]) == ("b", "II")
-    assert row["flags"].startswith("other waveforms left out")
+    assert row["flags"].startswith("other waveforms left out: 4 strips that follow one another")
 
 
 @pytest.mark.parametrize(
@@ -1201,6 +1306,89 @@ def test_dicom_without_pydicom_says_how_to_get_it(tmp_path, capsys, monkeypatch)
     example_dicom(tmp_path / "in")
     monkeypatch.setitem(sys.modules, "pydicom", None)
     assert "python -m pip install 'pydicom>=3,<4'" in fails(capsys, tmp_path / "in", tmp_path)
+
+
+def test_patients_of_dicom_keep_their_records_together(tmp_path, capsys):
+    """The id in the files, unless a table names the patient: then its name, for all records."""
+    for i in range(12):
+        parts = [(counts(i), CODED["MDC"], 0)]
+        made_dicom(tmp_path / "in", parts, f"d{i:02d}", PatientID=f"MRN{i // 4}")
+    assert run(tmp_path / "in", tmp_path) == 0
+    assert "12 kept records name their patient in their file" in capsys.readouterr().out
+    building.reformat(tmp_path / "extracted", tmp_path / "store")
+    records = RecordStore(tmp_path / "store" / "fs250").records
+    assert records["patient"].tolist() == [f"MRN{i // 4}" for i in range(12)]
+    assert (records.groupby("patient")["fold"].nunique() == 1).all()
+    (tmp_path / "p.csv").write_text("record,patient_id\nd00,A\nd05,B\n")
+    building.reformat(tmp_path / "extracted", tmp_path / "store", patients=tmp_path / "p.csv")
+    records = RecordStore(tmp_path / "store" / "fs250").records
+    assert records["patient"].tolist() == ["A"] * 4 + ["B"] * 4 + ["MRN2"] * 4
+    (tmp_path / "s.csv").write_text("record,split\nd00,train\nd01,test\n")
+    with pytest.raises(ECGError, match="1 patients on more than one side"):
+        building.reformat(tmp_path / "extracted", tmp_path / "store", splits=tmp_path / "s.csv")
+
+
+# ------------------------------------------------------------------------------------------------
+# hospital exports
+
+
+def exported(path):
+    """What the stand-in makes of a file: eight leads of the recording whose number is in it."""
+    signal = counts(int(path.read_text())) / 1000
+    leads = [made_lead(LEADS[k], signal[:, k], 250) for k in (0, 1, *range(6, 12))]
+    return made_record(leads, patient=path.stem)
+
+
+def test_hospital_exports_become_a_store(tmp_path, capsys, monkeypatch):
+    stand_in(monkeypatch, exported)
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        (tmp_path / "in" / f"m{i}.{'XML' if i else 'xml'}").write_text(str(i))
+    (tmp_path / "in" / "bad.xml").write_text("no number")
+    assert run(tmp_path / "in", tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "3: limb leads that follow from two others (--no_derive keeps them absent)" in out
+    building.reformat(tmp_path / "extracted", tmp_path / "store")
+    store = RecordStore(tmp_path / "store" / "fs250")
+    assert store.records["record"].tolist() == store.records["patient"].tolist()
+    assert set(store.records["leads"]) == {""} and set(store.records["age"]) == {63}
+    got, own = store.counts(1).astype(int), counts(1).astype(int)
+    np.testing.assert_array_equal(got[:, [0, 1, *range(6, 12)]], own[:, [0, 1, *range(6, 12)]])
+    np.testing.assert_array_equal(got[:, 2], own[:, 1] - own[:, 0])
+    assert np.abs(2 * got[:, 3] + own[:, 0] + own[:, 1]).max() <= 1
+    assert skipped(tmp_path)["bad.xml"].startswith("ecgdatakit cannot read it: ValueError")
+    capsys.readouterr()
+    assert "--fs: hospital files say themselves" in fails(
+        capsys, tmp_path / "in", tmp_path / "b", "--fs", 500
+    )
+
+
+def test_hospital_exports_without_the_package_say_how_to_get_it(tmp_path, capsys, monkeypatch):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.xml").write_text("<RestingECG/>")
+    monkeypatch.setitem(sys.modules, "ecgdatakit", None)
+    assert "python -m pip install 'ecgdatakit>=2.0.3,<3'" in fails(
+        capsys, tmp_path / "in", tmp_path
+    )
+
+
+def test_wfdb_is_sent_to_its_own_command(tmp_path, capsys):
+    path = write_record(tmp_path / "in", "a")
+    for given in (path, tmp_path / "in"):
+        assert "WFDB (.hea) goes to data_extraction" in fails(capsys, given, tmp_path)
+
+
+def test_dicom_files_are_known_without_endings_and_beside_xml(tmp_path, capsys):
+    made_dicom(tmp_path / "in", [(counts(0), CODED["MDC"], 0)], "1.2.840.17")
+    (tmp_path / "in" / "1.2.840.17.dcm").rename(tmp_path / "in" / "1.2.840.17")
+    assert run(tmp_path / "in", tmp_path) == 0
+    assert (tmp_path / "extracted" / "records.csv").read_text().count(
+        "1.2.840.17,in,1.2.840.17"
+    ) == 1
+    made_dicom(tmp_path / "in", [(counts(1), CODED["MDC"], 0)], "b")
+    (tmp_path / "in" / "about.xml").write_text("<about/>")
+    assert run(tmp_path / "in", tmp_path / "b") == 0
+    assert ".mfer beside the others, which are not read: 1" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------------------
@@ -1251,5 +1439,5 @@ def test_help_teaches():
         capture_output=True,
         text=True,
     ).stdout
-    for word in ("CODE-15 %", "SPH", "--trim_zeros", "reformat_memmap.py", "ids.csv", "pydicom"):
+    for word in ("CODE-15 %", "SPH", "--trim", "reformat_memmap.py", "ids.csv", "pydicom"):
         assert word in text

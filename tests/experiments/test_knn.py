@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import main_finetune
 from experiments import knn
 from tests.support.small_store import run, store
 from util.errors import ConfigError
@@ -40,45 +41,65 @@ def test_as_the_definition_reads_with_unknown_labels():
     np.testing.assert_allclose(got, by_definition(train_x, train_y, test_x, 3, 0.1), rtol=1e-6)
 
 
-def test_a_store_s_records_ask_those_of_the_training_part(tmp_path):
-    flags = (
-        "--config_path",
-        "configs/downstream/signal.yaml",
-        "--overlay",
-        "scratch",
-        "--set",
-        f"dataset.store={store()}",
-        "--set",
-        "model.channels=4",
-        "--set",
-        "dataset.fold=[3, 9]",
-        "--output_dir",
-        tmp_path,
-        "--exp_name",
-        "run",
-        "--set",
-        "device=cpu",
-        "--set",
-        "dataloader.num_workers=0",
+def flags(folder, *more):
+    given = [f"dataset.store={store()}", "model.channels=4", "device=cpu", *more]
+    return (
+        *("--config_path", "configs/downstream/signal.yaml", "--overlay", "scratch"),
+        *("--output_dir", folder, "--exp_name", "run"),
+        *(word for text in (*given, "dataloader.num_workers=0") for word in ("--set", text)),
     )
-    run(knn.main, *flags, "--k", 3)
+
+
+def test_a_store_s_records_ask_those_of_the_training_part(tmp_path):
+    given = flags(tmp_path, "dataset.fold=[3, 9]")
+    run(knn.main, *given, "--k", 3)
     for fold in (3, 9):
         scores = pd.read_csv(tmp_path / "run" / f"fold{fold}" / "test_metrics.csv")
         predictions = pd.read_csv(tmp_path / "run" / f"fold{fold}" / "test_predictions.csv")
         assert scores["records"].item() == len(predictions) > 0
         assert predictions.filter(regex="^probability_").stack().between(0, 1).all()
+    summary = pd.read_csv(tmp_path / "run" / "summary.csv", index_col="fold")
+    assert list(summary.index) == ["3", "9", "mean", "std"]
+    assert summary["AUROC"]["9"] == pytest.approx(scores["AUROC"].item(), abs=1e-4)
     with pytest.raises(
         ConfigError, match="nothing is trained: --set train.epochs=3, --resume; leave that out"
     ):
-        run(
-            knn.main,
-            *flags,
-            "--set",
-            "train.epochs=3",
-            "--set",
-            "train.amp=none",
-            "--resume",
-            "auto",
-        )
+        more = ("--set", "train.epochs=3", "--set", "train.amp=none", "--resume", "auto")
+        run(knn.main, *given, *more)
     with pytest.raises(ConfigError, match="--k 10000: fold 3 has [0-9]+ training records"):
-        run(knn.main, *flags, "--k", 10000)
+        run(knn.main, *given, "--k", 10000, "--overwrite")
+
+
+def test_neither_a_training_s_scores_nor_those_of_other_neighbours_are_replaced(tmp_path):
+    """The defect: kNN's test_metrics.csv took the place of the fine-tuning's, without a word."""
+    given = flags(tmp_path, "dataset.fold=3", "train.epochs=1", "dataloader.batch_size=8")
+    asked = flags(tmp_path, "dataset.fold=3", "dataloader.batch_size=8")
+    run(main_finetune.main, *given)
+    place = tmp_path / "run" / "test_metrics.csv"
+    before = place.read_bytes()
+    with pytest.raises(ConfigError, match="holds the results of a fine-tuning; .*--overwrite"):
+        run(knn.main, *asked)
+    assert place.read_bytes() == before
+    run(knn.main, *asked, "--overwrite")
+    assert place.read_bytes() != before
+    run(knn.main, *asked)  # the same again
+    with pytest.raises(ConfigError, match="a score by 20 nearest neighbours .experiments/knn.py"):
+        run(knn.main, *asked, "--k", 3)
+    with pytest.raises(ConfigError, match="a score by 20 nearest neighbours"):
+        run(main_finetune.main, *given)
+    with pytest.raises(ConfigError, match="another job, which differs in model.channels"):
+        run(knn.main, *asked, "--set", "model.channels=2")
+    run(main_finetune.main, *given, "--overwrite")
+    run(main_finetune.main, *given)  # it is a fine-tuning again
+
+
+def test_folds_of_earlier_neighbours_count_in_the_summary_unless_they_were_others(tmp_path):
+    run(knn.main, *flags(tmp_path, "dataset.fold=[3, 9]"), "--k", 3)
+    run(knn.main, *flags(tmp_path, "dataset.fold=[1, 2]"), "--k", 3)
+    summary = pd.read_csv(tmp_path / "run" / "summary.csv", index_col="fold")
+    assert list(summary.index) == ["1", "2", "3", "9", "mean", "std"]
+    assert summary["AUROC"]["mean"] == pytest.approx(summary["AUROC"][:4].mean(), abs=1e-4)
+    with pytest.raises(
+        ConfigError, match="fold1 is of another job, .* what was scored .by 3 nearest"
+    ):
+        run(knn.main, *flags(tmp_path, "dataset.fold=[3, 9]"), "--k", 4)

@@ -1,6 +1,8 @@
 """experiments/predict.py: recordings in, Challenge files out."""
 
 import csv
+import shutil
+import sys
 
 import numpy as np
 import pandas as pd
@@ -8,7 +10,11 @@ import pytest
 import scipy.signal
 import torch
 
+from data_preparation.building.reformat import reformat
+from data_preparation.importing.shards import import_recordings
+from data_preparation.importing.wfdb_source import wfdb_source
 from experiments import predict
+from tests.support.hospital_files import made_lead, made_record, stand_in
 from tests.support.small_store import recordings, run, store, trained_signal
 from tests.support.wfdb_files import SHARED, ecg_counts, needs_broken, write_record
 from util.challenge import ABBREVIATIONS, CLASSES, NAMES
@@ -16,6 +22,8 @@ from util.data.store import ABSENT
 from util.errors import CheckpointError, ECGError
 from util.evaluation.trained import load_trained
 from util.leads import LEADS
+from util.recordings.any_file import find_places
+from util.recordings.flags import Given
 from util.scoring.decoding import expected_outputs
 from util.scoring.thresholds import Thresholds, save_thresholds
 
@@ -114,9 +122,6 @@ def test_a_store_without_the_weights_rate_or_with_lead_names_has_a_sentence(tmp_
                     *flags,
                 ]
             )
-    np.save(tmp_path / "ecgs.npy", np.zeros((2, 12, 500)))
-    with pytest.raises(ECGError, match="import_arrays.py and reformat_memmap.py make"):
-        predict.find_recordings(tmp_path / "ecgs.npy")
 
 
 def test_a_short_recording_alone_is_padded_with_a_remark(tmp_path):
@@ -236,9 +241,81 @@ def test_a_recording_that_lacks_a_lead_is_reported(tmp_path, capsys):
     assert "1 recordings predicted, 1 not read" in capsys.readouterr().out
 
 
+EIGHT = [0, 1, *range(6, 12)]
+
+
+def eight_and_twelve(seed=0):
+    """int16 (2500, 12) whose limb leads follow from I and II, in whole microvolts."""
+    counts = 2 * (ecg_counts(2500, seed) // 4)
+    one, two = counts[:, 0], counts[:, 1]
+    counts[:, 2:6] = np.stack(
+        [two - one, -(one + two) // 2, one - two // 2, two - one // 2], axis=1
+    )
+    return counts
+
+
+def test_eight_leads_give_the_predictions_of_twelve(tmp_path):
+    """In WFDB, in an array and in a store, at the rate of the weights: to the count."""
+    counts, names = eight_and_twelve(), [LEADS[k] for k in EIGHT]
+    write_record(tmp_path / "in", "twelve", counts, fs="100")
+    write_record(tmp_path / "in", "eight", counts[:, EIGHT].copy(), leads=names, fs="100")
+    table = diagnose(tmp_path / "in", tmp_path / "out")
+    expected = table.loc["twelve", list(ABBREVIATIONS)].astype(float)
+    told = "III, aVR, aVL, aVF derived from I and II"
+    assert table.loc["eight", "remark"] == told and table.loc["twelve", "remark"] == ""
+
+    np.save(tmp_path / "eight.npy", counts[:, EIGHT].T)
+    said = ("--fs", 100, "--units", "uV", "--leads", ",".join(names))
+    array = diagnose(tmp_path / "eight.npy", tmp_path / "array", *said)
+
+    source = wfdb_source(tmp_path / "in")
+    import_recordings(source, tmp_path / "extracted", [100], 1, derive=False)
+    reformat(tmp_path / "extracted", tmp_path / "store")
+    stored = diagnose(tmp_path / "store", tmp_path / "stored")
+    for found in (table, array, stored):
+        got = found.loc["eight", list(ABBREVIATIONS)].astype(float)
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+        assert told in found.loc["eight", "remark"]
+    for given in (tmp_path / "in", tmp_path / "store"):
+        refused = diagnose(given, tmp_path / "refused", "--no_derive")
+        assert refused.loc["eight", "remark"].startswith("not read: lead III, aVR, aVL, aVF miss")
+
+
+def test_a_folder_of_several_formats(tmp_path, monkeypatch):
+    counts = eight_and_twelve()
+    pydicom = pytest.importorskip("pydicom", reason="DICOM needs pydicom")
+    folder = tmp_path / "in"
+    write_record(folder, "wfdb", counts)
+    np.save(folder / "many.npy", np.stack([counts, counts]) / 1000)
+    np.save(folder / "one.npy", counts / 1000)
+    lines = [",".join(LEADS), *(",".join(map(str, row)) for row in counts / 1000)]
+    (folder / "csv.csv").write_text("\n".join(lines))
+    (folder / "labels.csv").write_text("record,AF\nwfdb,1\n")
+    shutil.copy(pydicom.examples.get_path("waveform"), folder / "dicom.dcm")
+    (folder / "export.xml").write_text("<RestingECG/>")
+    leads = [made_lead(LEADS[k], counts[:, k] / 1000) for k in EIGHT]
+    stand_in(monkeypatch, lambda path: made_record(leads))
+    (folder / "bad.npy").write_text("damaged")
+    table = diagnose(folder, tmp_path / "out", "--fs", 500)
+    expected = table.loc["wfdb", list(ABBREVIATIONS)].astype(float)
+    for name in ("many-0", "many-1", "one", "csv", "export"):
+        got = table.loc[name, list(ABBREVIATIONS)].astype(float)
+        np.testing.assert_allclose(got, expected, rtol=1e-4)
+    assert len(scorer_reads(tmp_path / "out" / "dicom.csv")) == 3
+    assert table.loc["bad", "remark"].startswith("not read: no .npy file of numbers")
+    assert len(table) == 8
+
+    monkeypatch.setitem(sys.modules, "ecgdatakit", None)
+    again = diagnose(folder, tmp_path / "again", "--fs", 500)
+    assert "not read: hospital exports" in again.loc["export", "remark"]
+    with pytest.raises(ECGError, match="none of the 1 .* the first: not read: --fs is missing"):
+        diagnose(folder / "one.npy", tmp_path / "none")
+
+
 def test_one_lead_is_enough_for_a_model_of_one_lead(tmp_path):
     path = write_record(tmp_path, "A00001", ecg_counts(3000, leads=1), leads=("ECG",), fs="300")
-    entry = predict.read_entry(path, [300], 2.5, ("I",), {"ecg": "I"})
+    (place,) = find_places(path, Given())
+    entry = predict.read_entry(place, [300], 2.5, ("I",), Given(lead_names={"ecg": "I"}))
     np.testing.assert_array_equal(entry.counts[300][:, 0], ecg_counts(3000, leads=1)[:, 0])
     assert (entry.counts[300][:, 1:] == ABSENT).all()
     predict.plot_ecg(path=tmp_path / "A00001.png", **entry.picture)
@@ -304,12 +381,12 @@ def test_nothing_is_written_outside_the_output_folder(tmp_path):
 
 
 def test_unforeseen_failures_are_reported_too(tmp_path, monkeypatch):
-    def fail_on_five(path, real=predict.read_record, **options):
-        if path.stem == "E005":
+    def fail_on_five(place, said, real=predict.read_recording):
+        if place.name == "E005":
             raise ZeroDivisionError("surprise")
-        return real(path, **options)
+        return real(place, said)
 
-    monkeypatch.setattr(predict, "read_record", fail_on_five)
+    monkeypatch.setattr(predict, "read_recording", fail_on_five)
     table = diagnose(recordings(), tmp_path)
     assert (
         table.loc["E005", "remark"] == "not read: unexpected ZeroDivisionError: surprise"
@@ -318,7 +395,7 @@ def test_unforeseen_failures_are_reported_too(tmp_path, monkeypatch):
 
 
 def test_nothing_readable_is_an_error(tmp_path):
-    with pytest.raises(ECGError, match="no WFDB header"):
+    with pytest.raises(ECGError, match="no recording there"):
         diagnose(tmp_path, tmp_path / "out")
     (tmp_path / "x.hea").write_text("nothing")
     with pytest.raises(ECGError, match="none of the 1 recordings"):

@@ -373,7 +373,8 @@ def test_one_checkpoint_cannot_be_resumed_by_several_folds(tmp_path):
 def test_best_weights_exist_even_where_a_metric_is_never_defined(tmp_path):
     class Training:
         dataset = type("Dataset", (), {"store": RecordStore(store() / "fs100")})
-        best, epoch, resolved, model = {}, 1, {}, SupervisedTask(build("xresnet1d50", channels=2))
+        best, epoch, resolved, about = {}, 1, {}, {}
+        model = SupervisedTask(build("xresnet1d50", channels=2))
 
     files = FoldFiles(tmp_path / "fold0", published=True)
     save_best(Training, {"AUROC": float("nan")}, files)
@@ -492,7 +493,7 @@ def test_defect_2_nothing_transferred_is_an_error(tmp_path):
     pretrained_folder(tmp_path, DINO)
     for file in DINO.values():
         content = torch.load(tmp_path / file, weights_only=True)
-        renamed = {f"module.backbone.{key}": value for key, value in content["model"].items()}
+        renamed = {key.replace(".", "_"): value for key, value in content["model"].items()}
         torch.save({"model": renamed}, tmp_path / file)
     with pytest.raises(CheckpointError, match="no weights were transferred"):
         load_pretrained(build("fusion", **tiny_branches()), tmp_path)

@@ -22,6 +22,7 @@ from util.scoring.decoding import expected_outputs
 from util.scoring.predictions import Predictions
 from util.scoring.scores import REPORT, SCORES, challenge_score, compute_scores, parse_scores
 from util.scoring.thresholds import Thresholds, load_thresholds, search_ascent, search_published
+from util.training import job
 
 SIGNAL = ROOT / "configs" / "downstream" / "signal.yaml"
 
@@ -345,20 +346,57 @@ def test_weights_under_another_fold_s_name_are_refused(folder):
         search(folder, "--fold", 4)
 
 
-@pytest.mark.parametrize(
-    "section, change", [("train", {"lr": 0.5}), ("train", {"epochs": 9}), ("dataset", {"crop": 99})]
-)
-def test_weights_of_different_jobs_are_not_averaged(folder, section, change):
-    """The defect: one mean of "2 folds" over two jobs whose weights lay in one folder."""
-    path = folder / "fold9_bestPRC.pth"
+def changed_weights(path, **change):
+    """Change what weights carry; a mapping goes into the section of its name of the config."""
     content = torch.load(path, weights_only=True)
-    content["config"][section] |= change
+    for name, value in change.items():
+        if isinstance(value, dict):
+            content["config"][name] |= value
+        elif name in content["config"]:
+            content["config"][name] = value
+        else:
+            content[name] = value
     torch.save(content, path)
-    key = f"{section}.{next(iter(change))}"
-    with pytest.raises(ConfigError, match=f"are of different jobs, which differ in {key};"):
+
+
+@pytest.mark.parametrize(
+    "change, keys",
+    [
+        ({"train": {"lr": 0.5}}, "train.lr"),
+        ({"train": {"epochs": 9}}, "train.epochs"),
+        ({"dataset": {"crop": 99}}, "dataset.crop"),
+        ({"dataset": {"label_fraction": 0.5}, "seed": 3}, "seed, dataset.label_fraction"),
+        ({"mode": "finetune", "encoder_path": "a.pth"}, "mode, encoder_path"),
+        ({"store": "another"}, "the records of dataset.store"),
+    ],
+)
+def test_weights_of_different_jobs_are_not_averaged(folder, change, keys):
+    """The defect: one mean of "2 folds" over two jobs whose weights lay in one folder."""
+    changed_weights(folder / "fold9_bestPRC.pth", **change)
+    with pytest.raises(ConfigError, match="are of different jobs, which differ in ") as error:
         search(folder)
-    if section == "train":
+    assert set(keys.split(", ")) == set(
+        str(error.value).split("differ in ")[1].split(";")[0].split(", ")
+    )
+    with pytest.raises(ConfigError, match="are of different jobs"):  # it is no cure
+        search(folder, "--set", "train.lr=0.1", "--set", "dataset.crop=250")
+    if "train" in change:
         search(folder, "--fold", 9)
+
+
+def test_folds_may_have_an_encoder_each_and_a_store_that_moved(folder, capsys, monkeypatch):
+    """Pre-training leaves out the tested folds; what is the same for all folds is said once."""
+    start, read, note_rows = {"mode": "finetune"}, [], job.note_rows
+    monkeypatch.setattr(job, "note_rows", lambda *given: read.append(note_rows(*given)))
+    changed_weights(folder / "fold3_bestPRC.pth", **start, encoder_path="a.pth")
+    changed_weights(
+        folder / "fold9_bestPRC.pth", **start, encoder_path="b.pth", dataset={"store": "gone"}
+    )
+    search(folder, "--set", f"dataset.store={store()}", "--set", "dataset.max_records=400")
+    said = capsys.readouterr().out
+    assert "fold3_bestPRC.pth and fold9_bestPRC.pth start from different encoders" in said
+    assert "==== 2 folds ====" in said
+    assert read == [None], "what the job says of its records was said for each weights"
 
 
 def test_another_store_is_noticed(folder, capsys):

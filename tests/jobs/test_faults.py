@@ -581,3 +581,51 @@ def test_fine_tuning_does_not_replace_the_pre_training(tmp_path, mode):
     assert result.folder == tmp_path / "tuned"
     with pytest.raises(ConfigError, match="holds the results of a fine-tuning; .*--exp_name"):
         pretrain(changed(config_for(tmp_path), exp_name="tuned"))
+
+
+# ============ folds of several runs ============
+def tuning(folder, folds, **change):
+    mapping = changed_mapping({**with_store(CNN, epochs=1), "output_dir": str(folder)}, change)
+    mapping["dataset"] = {**mapping["dataset"], "fold": folds}
+    return check({**mapping, "exp_name": "run", "device": "cpu"}, FinetuneConfig)
+
+
+def changed_mapping(mapping, change):
+    for name, value in change.items():
+        both = isinstance(value, dict) and isinstance(mapping.get(name), dict)
+        mapping = {**mapping, name: {**mapping[name], **value} if both else value}
+    return mapping
+
+
+def test_a_summary_is_of_all_folds_of_one_job(tmp_path):
+    """In two runs; the second one's summary took the place of the first one's."""
+    finetune(tuning(tmp_path, [3, 9]))
+    finetune(tuning(tmp_path, [1, 2], dataloader={"num_workers": 1}))
+    table = pd.read_csv(tmp_path / "run" / "summary.csv", index_col="fold")
+    assert list(table.index) == ["1", "2", "3", "9", "mean", "std"]
+    assert table["AUROC"]["mean"] == pytest.approx(table["AUROC"][:4].mean(), abs=1e-4)
+    said = (tmp_path / "run" / "console.txt").read_text()
+    assert "with fold 3, 9, which an earlier run of this job left:" in said
+
+
+@pytest.mark.parametrize(
+    "change, keys",
+    [
+        ({"train": {"lr": 0.01}}, "train.lr"),
+        ({"seed": 1, "model": {"channels": 4}}, "seed, model.channels"),
+        ({"dataset": {"label_fraction": 0.5}}, "dataset.label_fraction"),
+    ],
+)
+def test_folds_of_different_jobs_share_no_summary(tmp_path, change, keys):
+    finetune(tuning(tmp_path, [3, 9]))
+    before = (tmp_path / "run" / "summary.csv").read_bytes()
+    wanted = f"fold3 is of another job, which differs in {keys}; a mean"
+    with pytest.raises(ConfigError, match=wanted):
+        finetune(tuning(tmp_path, [1, 2], **change))
+    assert (tmp_path / "run" / "summary.csv").read_bytes() == before
+    assert not (tmp_path / "run" / "fold1").exists(), "it trained first"
+    finetune(tuning(tmp_path, [1, 2], **change, overwrite=True))
+    table = pd.read_csv(tmp_path / "run" / "summary.csv", index_col="fold")
+    assert list(table.index) == ["1", "2", "mean", "std"]
+    said = (tmp_path / "run" / "console.txt").read_text()
+    assert "fold3 is of another job" in said and "in no mean over folds" in said

@@ -393,7 +393,10 @@ def test_a_run_resumed_on_other_labels_says_so(tmp_path):
     add_table(
         tmp_path,
         "numbers",
-        ["record,size,small", *(f"{name},{amplitude(name)},{i}" for i, name in enumerate(names()))],
+        [
+            "record,size,small",
+            *(f"{name},{amplitude(name)},{-i}" for i, name in enumerate(names())),
+        ],
     )
     resumed = run_job("main_finetune", config, tmp_path / "b")
     numbers(tmp_path)  # as the other tests know it

@@ -94,7 +94,7 @@ def checkpoints(store, tmp_path_factory):
 def test_scripts_leave_the_published_files_and_tell_how_it_went(checkpoints, name):
     _, files, _ = SCRIPTS[name]
     for file in files:
-        state = transfer.read_encoder(checkpoints / file)["state"]
+        state = transfer.read_encoder(checkpoints / file).part(()).state
         assert all(value.isfinite().all() for value in state.values() if value.is_floating_point())
         assert not any(key.startswith(("head.", "encoder.")) for key in state)
     lines = [
@@ -119,7 +119,7 @@ def test_scripts_leave_the_published_files_and_tell_how_it_went(checkpoints, nam
 
 def test_teacher_and_student_are_two(checkpoints):
     student, teacher = (
-        transfer.read_encoder(checkpoints / f"DINO_signal_{role}.pth")["state"]
+        transfer.read_encoder(checkpoints / f"DINO_signal_{role}.pth").part(()).state
         for role in ("student", "teacher")
     )
     assert student.keys() == teacher.keys()
@@ -267,7 +267,7 @@ def test_frozen_epochs_freeze_the_backbone_and_train_the_classifier(checkpoints,
             *[part for text in sets for part in ("--set", text)],
         ]
     )
-    start = transfer.read_encoder(checkpoints / "BYOL_signal.pth")["state"]
+    start = transfer.read_encoder(checkpoints / "BYOL_signal.pth").part(()).state
     frozen, opened = (
         checkpoint.load(tmp_path / "fold0" / f"checkpoint-{epoch}.pth")["model"] for epoch in (0, 1)
     )

@@ -106,6 +106,7 @@ def training_with(best, matmul_precision="auto"):
         config=SimpleNamespace(train=train),
         resolved={},
         last_saved=None,
+        about={},
         dataset=SimpleNamespace(checksums=[]),
         batches=SimpleNamespace(per_step=8, offset=0),
         position=lambda: 0.0,

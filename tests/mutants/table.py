@@ -291,6 +291,14 @@ MUTANTS = [
         '"" is a name as any other',
         ("data_preparation/test_folds.py",),
     ),
+    Mutant(
+        "goldberger_without_its_half",
+        "util/recordings/derived_leads.py",
+        '"aVF": second - one / 2,',
+        '"aVF": second - one,',
+        "it looks like III",
+        ("util/recordings/test_derived_leads.py",),
+    ),
     # ============ scores, thresholds, probe, predict, transfer ============
     Mutant(
         "rare_by_one",
@@ -312,8 +320,8 @@ MUTANTS = [
     Mutant(
         "one_scale_for_all",
         "experiments/predict.py",
-        "scale[rate] = microvolts / 1000",
-        "scale[rate] = 1 / 1000",
+        "scale[fs] = microvolts / 1000",
+        "scale[fs] = 1 / 1000",
         "a count is a microvolt, nearly always",
         ("experiments/test_predict.py::test_a_recording_above_32_millivolts_keeps_its_millivolts",),
     ),
@@ -331,10 +339,8 @@ MUTANTS = [
     Mutant(
         "groups_share_streams",
         "util/signals/views.py",
-        "for _ in range(0, count, together):\n"
-        "                forks = [random.fork(1 + len(views) + n).keys for n in range(together)]",
-        "for made in range(0, count, together):\n"
-        "                forks = [random.fork(1 + made + n).keys for n in range(together)]",
+        "for _ in range(0, count, together):\n                first = len(views)",
+        "for made in range(0, count, together):\n                first = made",
         "a view's number in its group",
         ("util/signals/test_views.py",),
     ),

@@ -32,6 +32,8 @@ TINY = (
     "model.channels=4",
     "--set",
     "dataloader.num_workers=0",
+    "--set",
+    "test.report=false",
     "--batch_size",
     "8",
     "--gpu",

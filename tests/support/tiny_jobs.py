@@ -43,7 +43,7 @@ CNN = {
     "train": TRAIN,
     "dataloader": LOADER,
     "metric": {"target_metrics": ["AUROC"]},
-    "test": {"target_metric": "loss", "bootstrap": 5},
+    "test": {"target_metric": "loss", "bootstrap": 5, "report": False},
 }
 VIT = {
     **CNN,

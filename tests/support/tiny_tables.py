@@ -16,6 +16,7 @@ TINY = {
         "dataloader.num_workers=0",
         "dataloader.batch_size=8",
         "dataset.crops_per_record=1",
+        "test.report=false",
     ],
     "rows": [{"name": "ours"}, {"name": "published start", "model": {"init": "published"}}],
 }

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 import torch
 
-from util.keyed_random import DRAW_STRIDE, KeyedRandom, sample_keys
+from util.keyed_random import DRAW_STRIDE, STREAM_ROOM, STREAMS, KeyedRandom, sample_keys
 
 MASK = (1 << 64) - 1
 GAMMA = 0x9E3779B97F4A7C15
@@ -138,10 +138,11 @@ def test_draws_streams_epochs_and_records_are_independent():
     limit = 5 / math.sqrt(20000)
     random = many()
     first, second = random.uniform(1), random.uniform(1)
-    assert correlation(first, second) < limit
-    assert correlation(first, many().fork(1).uniform(1)) < limit
-    assert correlation(many().fork(1).uniform(1), many().fork(2).uniform(1)) < limit
-    assert correlation(many().fork(1).fork(2).uniform(1), many().fork(2).fork(1).uniform(1)) < limit
+    streams = [first, second]
+    streams += [many().fork(user, n).uniform(1) for user in STREAMS for n in (0, 1, 2)]
+    streams += [many().fork("view", n).fork("augment", 1 - n).uniform(1) for n in (0, 1)]
+    for number, one in enumerate(streams):
+        assert all(correlation(one, other) < limit for other in streams[:number]), number
     other = torch.from_numpy(sample_keys(0, 4, np.arange(20000), np.zeros(20000, int)))
     assert correlation(first, KeyedRandom(other).uniform(1)) < limit
     assert correlation(first[:-1], first[1:]) < limit
@@ -159,7 +160,8 @@ def test_a_row_depends_on_its_own_key_alone():
     ):
         assert torch.equal(draw(KeyedRandom(keys))[rows], draw(KeyedRandom(keys[rows])))
     assert torch.equal(
-        KeyedRandom(keys).fork(3).uniform(2)[rows], KeyedRandom(keys[rows]).fork(3).uniform(2)
+        KeyedRandom(keys).fork("view", 3).uniform(2)[rows],
+        KeyedRandom(keys[rows]).fork("view", 3).uniform(2),
     )
 
 
@@ -170,12 +172,21 @@ def test_the_nth_call_always_gives_the_same():
     assert torch.equal(a.uniform(3), b.uniform(3))
 
 
-def test_a_stream_of_its_own_parent_is_refused():
-    """fork(0) repeated the generator's own draws: an augmentation and a mask would have
+def test_a_stream_of_its_parent_or_of_another_user_is_refused():
+    """Once, fork(0) repeated the generator's own draws: an augmentation and a mask would have
     been one.
     """
-    with pytest.raises(ValueError, match="count from 1"):
-        many(3).fork(0)
+    for number in (-1, STREAM_ROOM):
+        with pytest.raises(ValueError, match="another user's"):
+            many(3).fork("augment", number)
+    with pytest.raises(ValueError, match="no streams of 'mask'; there are those of view, augment"):
+        many(3).fork("mask")
+
+
+def test_users_of_a_generator_have_streams_of_their_own():
+    """Apart from each other and from the generator's own, which is stream 0."""
+    first = sorted(STREAMS.values())
+    assert first[0] > 0 and all(b - a >= STREAM_ROOM for a, b in zip(first, first[1:]))
 
 
 def test_a_draw_that_would_run_into_the_next_one_is_refused():

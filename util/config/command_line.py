@@ -5,17 +5,14 @@ import argparse
 from util.config.keys import JobConfig
 from util.config.load import Job, find_overlay, load_config
 from util.config.page import describe_keys
+from util.flags import Parser
 
 
 def argument_parser(
     description: str, default_config: str, program: type[JobConfig]
 ) -> argparse.ArgumentParser:
     """Make the command line of main_pretrain.py and main_finetune.py."""
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog=describe_keys(program),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(description=description, epilog=describe_keys(program))
     parser.add_argument(
         "-f",
         "--config_path",
@@ -45,7 +42,9 @@ def argument_parser(
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
-    """Add --overlay, --set, --resume and --overwrite, the flags that every training script has."""
+    """Add --overlay, --set, --resume, --overwrite and --allow_label_overlap, the flags that every
+    training script has.
+    """
     parser.add_argument(
         "--overlay",
         action="append",
@@ -65,6 +64,13 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="replace the results of another job that lie in the run's folder",
     )
+    parser.add_argument(
+        "--allow_label_overlap",
+        action="store_true",
+        default=None,
+        help="test even where the encoder was trained with labels of the test records "
+        "(fine-tuning)",
+    )
 
 
 def add_set_flag(parser: argparse.ArgumentParser, help: str) -> None:
@@ -78,8 +84,8 @@ def config_from(arguments: argparse.Namespace, program: type[Job]) -> Job:
     """Resolve a program's config as a command line asks for it: flags win over --set, --set over
     overlays, these over the config file.
     """
-    names = ("output_dir", "exp_name", "encoder_path", "start_epoch", "resume", "overwrite")
-    given = {name: getattr(arguments, name) for name in names}
+    names = ["output_dir", "exp_name", "encoder_path", "start_epoch", "resume", "overwrite"]
+    given = {name: getattr(arguments, name) for name in [*names, "allow_label_overlap"]}
     flags = {name: value for name, value in given.items() if value not in (None, "")}
     paths = [arguments.config_path, *map(find_overlay, arguments.overlay)]
     return load_config(paths, arguments.overrides, flags, program=program)

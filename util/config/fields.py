@@ -10,8 +10,10 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -28,6 +30,25 @@ WORDS = {
     float: "a number",
     bool: "true or false",
     int: "a whole number",
+}
+ELSEWHERE = {  # what keys are called in other projects
+    "learning_rate": "lr",
+    "base_lr": "blr",
+    "lr_rate": "lr",
+    "clip_grad": "max_norm",
+    "grad_clip": "max_norm",
+    "gradient_clip_val": "max_norm",
+    "accumulate_grad_batches": "accum_iter",
+    "gradient_accumulation_steps": "accum_iter",
+    "num_epochs": "epochs",
+    "max_epochs": "epochs",
+    "n_epochs": "epochs",
+    "warmup": "warmup_epochs",
+    "wd": "weight_decay",
+    "precision": "amp",
+    "workers": "num_workers",
+    "sampling_rate": "fs",
+    "pretrained": "encoder_path",
 }
 RESUMED = {  # whether a resumed run may change a key
     "fixed": "never: it would be another job",
@@ -48,6 +69,8 @@ class Key:
         choices: the allowed values, () for any.
         least: the smallest allowed number.
         most: the largest allowed number.
+        above: a number below all that are allowed.
+        path: whether it names a file or a folder, in which ~ is the home folder.
         resumed: what a resumed run may do to it, a key of ``RESUMED``.
     """
 
@@ -58,6 +81,8 @@ class Key:
     choices: tuple = ()
     least: float = -math.inf
     most: float = math.inf
+    above: float = -math.inf
+    path: bool = False
     resumed: str = "fixed"
 
     @property
@@ -74,6 +99,8 @@ class Key:
     def bounds(self) -> str:
         """Return the allowed numbers, in words."""
         least, most = f"{self.least:g}", f"{self.most:g}"
+        if math.isinf(self.most) and math.isfinite(self.above):
+            return f"more than {self.above:g}"
         return f"{least} or more" if math.isinf(self.most) else f"between {least} and {most}"
 
 
@@ -84,11 +111,13 @@ def key(
     choices: tuple = (),
     least: float = -math.inf,
     most: float = math.inf,
+    above: float = -math.inf,
+    path: bool = False,
     resumed: str = "fixed",
 ) -> typing.Any:
     """Declare a field of a section; arguments as in ``Key``."""
     facts = {"help": help, "choices": choices, "least": least, "most": most, "default": default}
-    facts["resumed"] = resumed
+    facts |= {"above": above, "path": path, "resumed": resumed}
     if default is REQUIRED:
         return dataclasses.field(metadata=facts)
     return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=facts)
@@ -116,23 +145,30 @@ def _keys_of(section: typing.Any) -> dict[str, Key | type]:
 
 
 # ============ from a mapping to a section ============
-def parse(section: type[Section], given: dict, prefix: str = "") -> Section:
+def parse(
+    section: type[Section],
+    given: dict,
+    prefix: str = "",
+    places: dict[str, str] | None = None,
+) -> Section:
     """Check a mapping and return it as a section, defaults filled in and numbers converted.
 
     Args:
         section: the class of the section.
         given: its keys, out of YAML.
         prefix: what stands before its names in messages, such as ``train.``.
+        places: the dotted name of every key of the program by its last part, for hints.
 
     Raises:
         ConfigError: an unknown or missing key, or a value of a wrong type or out of bounds.
     """
-    keys = keys_of(section)
+    keys, places = keys_of(section), places or dict(_places(section))
     unknown = [name for name in given if name not in keys]
     if unknown:
         name = str(unknown[0])
-        close = difflib.get_close_matches(name, keys, 1)
-        hint = f"; did you mean {prefix}{close[0]}" if close else ""
+        close = [prefix + key for key in difflib.get_close_matches(name, keys, 1)]
+        meant = [places[key] for key in (ELSEWHERE.get(name, name),) if key in places]
+        hint = f"; did you mean {(meant + close)[0]}" if meant or close else ""
         raise ConfigError(
             f"unknown key {prefix + name!r}{hint}? Known keys here: {', '.join(keys)}"
         )
@@ -142,12 +178,20 @@ def parse(section: type[Section], given: dict, prefix: str = "") -> Section:
             inner = given.get(name, {})
             if not isinstance(inner, dict):
                 raise ConfigError(f"{prefix}{name} must be a mapping of keys, not {inner!r}")
-            values[name] = parse(spec, inner, f"{prefix}{name}.")
+            values[name] = parse(spec, inner, f"{prefix}{name}.", places)
         elif name in given:
             values[name] = _convert(prefix + name, given[name], spec)
         elif spec.default is REQUIRED:
             raise ConfigError(f"the config lacks the key '{prefix}{name}': {spec.help}")
     return section(**values)
+
+
+def _places(section: type, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, spec in keys_of(section).items():
+        if isinstance(spec, Key):
+            yield name, prefix + name
+        else:
+            yield from _places(spec, f"{prefix}{name}.")
 
 
 def _convert(name: str, value: typing.Any, spec: Key) -> object:
@@ -161,9 +205,23 @@ def _convert(name: str, value: typing.Any, spec: Key) -> object:
         raise ConfigError(f"{name} must be {spec.kinds}, not {value!r} ({spec.help})")
     if spec.choices and value not in spec.choices:
         raise ConfigError(f"{name}: {value!r} is not one of {', '.join(map(str, spec.choices))}")
-    if isinstance(value, (int, float)) and not spec.least <= value <= spec.most:
+    if isinstance(value, (int, float)) and not (
+        spec.above < value and spec.least <= value <= spec.most
+    ):
         raise ConfigError(f"{name} must be {spec.bounds}, not {value!r} ({spec.help})")
-    return copy.deepcopy(value)
+    if isinstance(value, str):
+        _check_text(name, value)
+    return os.path.expanduser(value) if spec.path else copy.deepcopy(value)
+
+
+def _check_text(name: str, value: str) -> None:
+    """Raise a ConfigError where no file can have a text as its name or content."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ConfigError(f"{name}: {ascii(value)} is not UTF-8; choose another name") from None
+    if "\0" in value:
+        raise ConfigError(f"{name}: {value!r} has a zero character in it; leave it out")
 
 
 def to_mapping(section: typing.Any) -> dict:

@@ -18,6 +18,7 @@ class DatasetConfig:
     store: str = key(
         "./data_folder/data_summary_without_preprocessing",
         "folder of the prepared records; it holds fs100/ and fs250/",
+        path=True,
         resumed="free",
     )
     fs: int = key(250, "sampling rate in Hz; chooses the store's folder fs<rate>/", least=1)
@@ -119,6 +120,7 @@ class FinetuneDataset(DatasetConfig):
         None,
         "CSV file that says which database annotated which class, such as the Challenge's "
         "dx_mapping_scored.csv (null: each those with a positive record in the store)",
+        path=True,
     )
     label_fraction: float = key(
         1.0,
@@ -198,7 +200,7 @@ class TrainConfig:
     )
     decay_all: bool = key(False, "decay biases, norms and embeddings as well, as published")
     max_norm: float | None = key(
-        None, "clip the gradient to this norm (null: no clipping)", least=0, resumed="unfinished"
+        None, "clip the gradient to this norm (null: no clipping)", above=0, resumed="unfinished"
     )
     amp: str = key(
         "auto",
@@ -333,6 +335,10 @@ class MetricConfig:
 class TestConfig:
     """Section ``test``: how the test is done."""
 
+    report: bool = key(
+        True, "leave report.html in the run's folder: all results on one page", resumed="free"
+    )
+
     target_metric: str = key(
         "loss", "loss or a score; the weights that are best by it on the selection fold are tested"
     )
@@ -353,11 +359,14 @@ class JobConfig:
     seed: int = key(
         0, "seed of data order, crops, views, masks and initial weights", least=0, most=2**63 - 1
     )
-    output_dir: str = key("./output", "runs are written to <output_dir>/<exp_name>", resumed="free")
+    output_dir: str = key(
+        "./output", "runs are written to <output_dir>/<exp_name>", path=True, resumed="free"
+    )
     exp_name: str = key("", "name of the run", resumed="free")
     resume: str = key(
         "",
         "checkpoint to resume from; 'auto': this run's checkpoint-last.pth if it is there",
+        path=True,
         resumed="free",
     )
     overwrite: bool = key(
@@ -406,7 +415,7 @@ class FinetuneConfig(JobConfig):
     program: ClassVar[str] = "finetune"
     title: ClassVar[str] = "fine-tuning"
     encoder_path: str = key(
-        "", "encoder.pth of a pre-training run (modes finetune, linprobe and probe)"
+        "", "encoder.pth of a pre-training run (modes finetune, linprobe and probe)", path=True
     )
     mode: str = key(
         "scratch",
@@ -415,6 +424,12 @@ class FinetuneConfig(JobConfig):
         "untrained encoder if no encoder_path is given; scratch: train everything from random "
         "weights",
         choices=("finetune", "linprobe", "probe", "scratch"),
+    )
+    allow_label_overlap: bool = key(
+        False,
+        "test even where encoder_path was trained with labels of the test records; the results say "
+        "so (false: that is an error)",
+        resumed="free",
     )
     loss: str | None = key(
         None,

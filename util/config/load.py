@@ -7,6 +7,7 @@ docs/configs.md has the rules.
 """
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -20,9 +21,12 @@ from util.config.crops import lists_as_keys
 from util.config.fields import Key, keys_of, parse, to_mapping
 from util.config.keys import PROGRAMS, JobConfig, other_program
 from util.config.published import translate
+from util.console import note
 from util.errors import ConfigError
+from util.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
+LONGEST = 100  # characters of a value in a note
 Job = TypeVar("Job", bound=JobConfig)
 
 
@@ -46,6 +50,7 @@ class _Dumper(yaml.SafeDumper):
     """Writes what ``_Loader`` reads: a text like 1e-3 in quotes."""
 
 
+_COMMENT = re.compile(r"\s*([^\s'\"\[{].*\s)?#.*", re.DOTALL)  # plain text, then a comment
 _FLOAT = re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$")
 for _rules in (_Loader, _Dumper):
     _rules.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, "-+0123456789")
@@ -79,7 +84,7 @@ def load_yaml(
         ConfigError: it cannot be read, or does not hold such a mapping.
     """
     try:
-        value = read_yaml(Path(path).read_text(encoding="utf-8"))
+        value = read_yaml(Path(os.path.expanduser(path)).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the config {path}: {error.strerror}") from None
     except ValueError as error:
@@ -104,8 +109,9 @@ def load_yaml(
     section = sections[program.program] if program else {}
     layers = [merge([translate(layer, path) for layer in (value, section)])]
     if below:
-        layers.insert(0, load_yaml(Path(path).parent / below, program, base=False))
-    return merge(layers)
+        under = Path(path).parent / os.path.expanduser(below)
+        layers.insert(0, load_yaml(under, program, base=False))
+    return merge(layers, one_file=True)
 
 
 def find_overlay(name: str | os.PathLike) -> Path:
@@ -130,12 +136,15 @@ def find_overlay(name: str | os.PathLike) -> Path:
 
 
 def parse_override(text: str) -> dict:
-    """Return ``a.b=c`` as {"a": {"b": c}}, c read as YAML; a ConfigError for any other text."""
+    """Return ``a.b=c`` as {"a": {"b": c}}, c read as YAML; a ConfigError for any other text.
+
+    The shell has handed over c as one word: a "#" in plain text begins no comment.
+    """
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
         raise ConfigError(f"--set {text!r}: write key=value, e.g. --set train.epochs=5")
     try:
-        nested = read_yaml(value)
+        nested: Any = value.strip() if _COMMENT.fullmatch(value) else read_yaml(value)
     except ValueError:
         raise ConfigError(f"--set {text!r}: the value is not valid YAML") from None
     for part in reversed(path.strip().split(".")):
@@ -144,13 +153,17 @@ def parse_override(text: str) -> dict:
 
 
 # ============ merging ============
-def merge(layers: list[dict]) -> dict:
+def merge(layers: list[dict], *, one_file: bool = False) -> dict:
     """Merge the layers of a config: mappings merge, lists and values are replaced by the later
     layer's.
 
     Arguments given beside a model's name go with it: the last layer with a ``model_name`` decides,
     and the ``model`` sections of layers that name another are dropped; so with mappings under
-    ``model`` by ``name``.
+    ``model`` by ``name``.  A note names arguments that are lost so.
+
+    Args:
+        layers: the first one lowest.
+        one_file: they are a file and its base, whose model it may replace as a whole unsaid.
     """
     try:
         contains_itself = _contains_itself(layers, set(), set())
@@ -158,6 +171,7 @@ def merge(layers: list[dict]) -> dict:
         contains_itself = True
     if contains_itself:
         raise ConfigError("a mapping of the config contains itself (an alias in its own anchor)")
+    given = layers
     layers = [dict(layer) for layer in layers]
     chosen = [layer["model_name"] for layer in layers if "model_name" in layer][-1:]
     for layer in layers:
@@ -167,7 +181,47 @@ def merge(layers: list[dict]) -> dict:
     models = _of_the_last_name([layer["model"] for layer in with_model])
     for layer, model in zip(with_model, models):
         layer["model"] = model
-    return dict(mergedeep.merge({}, *layers))
+    merged = dict(mergedeep.merge({}, *layers))
+    name = merged.get("model_name")
+    said = [each for each in given if not one_file or each.get("model_name", name) == name]
+    _note_dropped(said, merged)
+    return merged
+
+
+def _note_dropped(layers: list[dict], merged: dict) -> None:
+    """Say which arguments of models a config lost because a later layer names another model."""
+    dropped: dict[str, str] = {}
+    for layer in layers:
+        if isinstance(layer.get("model"), dict):
+            owner = str(layer.get("model_name", "the model"))
+            dropped |= _dropped(layer["model"], merged.get("model"), "model", owner)
+    if dropped:
+        note(
+            f"note: the config names another model than a file or flag before it, so "
+            f"{', '.join(dropped.values())} has no effect; give it again if it is to hold"
+        )
+
+
+def _dropped(given: dict, kept: object, path: str, owner: str) -> dict[str, str]:
+    """In words, by dotted name, the arguments in a mapping of which ``kept`` has none."""
+    owner, kept = str(given.get("name", owner)), kept if isinstance(kept, dict) else {}
+    found: dict[str, str] = {}
+    for name, value in given.items():
+        place = f"{path}.{name}"
+        if isinstance(value, dict) and isinstance(kept.get(name), dict):
+            found |= _dropped(value, kept[name], place, owner)
+        elif name != "name" and name not in kept:
+            found[place] = f"{place}: {_in_a_line(value)} (given for {owner})"
+    return found
+
+
+def _in_a_line(value: object) -> str:
+    try:
+        text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=math.inf)
+    except yaml.YAMLError:  # out of a checkpoint, of a type that YAML does not have
+        return type(value).__name__
+    text = text.removesuffix("...\n").strip()
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 
 def _contains_itself(value: object, around: set[int], passed: set[int]) -> bool:
@@ -261,6 +315,11 @@ def check(config: dict, program: type[Job]) -> Job:
             "the config lacks the key 'dataset.crop': samples of a crop; training takes them at "
             "random places"
         )
+    if checked.start_epoch >= checked.train.epochs:
+        raise ConfigError(
+            f"start_epoch: {checked.start_epoch} leaves nothing to train, as train.epochs is "
+            f"{checked.train.epochs}; epochs are numbered from 0"
+        )
     return checked
 
 
@@ -292,8 +351,8 @@ def _divide(
     return kept, others
 
 
-def save_config(config: JobConfig | dict, path: str | os.PathLike) -> None:
-    """Write the resolved config; feeding it back repeats the run."""
+def save_config(config: JobConfig | dict, path: str | os.PathLike, remark: str = "") -> None:
+    """Write the resolved config, after a remark of one line; feeding it back repeats the run."""
     mapping = config if isinstance(config, dict) else to_mapping(config)
     text = yaml.dump(mapping, Dumper=_Dumper, sort_keys=False)
-    Path(path).write_text(text, encoding="utf-8")
+    write_text(path, f"# {remark}\n{text}" if remark else text)

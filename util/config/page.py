@@ -19,11 +19,12 @@ merged in this order: mappings merge, lists and values replace. The result is sa
 - **Facts are said once.** Crop length, sampling rate and leads stand under `dataset:` and reach
   every model from there: shorter crops are `--set dataset.crop=750`.
 - **Arguments go with their name.** Where a layer names another `model_name` (or `name:` in a
-  nested mapping such as `model.signal`), what stood beside the old name is dropped. Arguments
-  given without a name go to whatever model is chosen in the end: under
+  nested mapping such as `model.signal`), what stood beside the old name is dropped, and a
+  note says what. Arguments given without a name go to whatever model is chosen in the end: under
   `--set model.patch_size=50 --set model_name=st_mem_vit_tiny` the `patch_size` stays. A file and
-  its base are one layer. Under `model:` a name alone, `encoder: xresnet1d50`, is short for
-  `encoder: {name: xresnet1d50}`.
+  its base are one layer. `config.yaml` shows every argument with which the model was built.
+  Under `model:` a name alone, `encoder: xresnet1d50`, is short for `encoder: {name:
+  xresnet1d50}`.
 - **A key without effect is an error.** The column "program" says where a key has one. A file for
   both programs keeps what one alone needs in a section `pretrain:` or `finetune:`, merged over its
   other keys in that program.
@@ -78,7 +79,9 @@ def _table(section: str, keys_of_program: dict[type[JobConfig], dict]) -> str:
         if not isinstance(spec, Key):
             continue
         programs = [config.title for config, keys in keys_of_program.items() if name in keys]
-        allowed = ", ".join(spec.choices) or ("" if math.isinf(spec.least) else spec.bounds)
+        allowed = ", ".join(spec.choices) or (
+            "" if math.isinf(max(spec.least, spec.above)) else spec.bounds
+        )
         cells = (
             f"`{section and section + '.'}{name}`",
             spec.kinds,

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from util.errors import ConfigError
+from util.contract.facts import DataFacts
+from util.errors import CheckpointError, ConfigError
 from util.signals.standardize import LeadStandardize, RecordMoments
 
 # a standardisation, and the function from a crop to what it standardises
@@ -32,10 +33,12 @@ class Encoder(nn.Module):
     Attributes:
         width: length of the features.
         head: features to logits; ``nn.Identity()`` where there are no classes.
+        facts: of the data that it was built for, as ``build`` knows them; None where it does not.
     """
 
     width: int
     head: nn.Module
+    facts: DataFacts | None = None
 
     def forward_features(self, series: torch.Tensor) -> torch.Tensor:
         """Return the features (batch, width) of crops (batch, leads, time) in mV."""
@@ -107,6 +110,18 @@ class Encoder(nn.Module):
         """Return the encoders that this one joins, by name."""
         return {}
 
+    @property
+    def input_names(self) -> tuple[str, ...] | None:
+        """Return the names of the leads of its input, in order; None where it does not know."""
+        return self.facts.leads if self.facts else None
+
+    @property
+    def lead_axes(self) -> dict[str, int]:
+        """Return which tensors, by name, have an entry for each lead of the input, and along which
+        axis.
+        """
+        return {}
+
     def adapt_leads(
         self, state: dict[str, torch.Tensor], leads: Sequence[str] | None = None
     ) -> dict[str, torch.Tensor]:
@@ -115,9 +130,19 @@ class Encoder(nn.Module):
 
         Args:
             state: tensors by name.
-            leads: names of the file's leads; None for a published file.
+            leads: names of the file's leads; None where it does not say.
+
+        Raises:
+            CheckpointError: the file's leads are not this encoder's, or are in another order and
+                ``lead_axes`` does not say what belongs to each.
         """
-        return state
+        own = self.input_names
+        if leads is None or own is None or tuple(leads) == own:
+            return state
+        if set(leads) != set(own) or not self.lead_axes:
+            raise other_leads(leads, own)
+        rows = [list(leads).index(lead) for lead in own]
+        return pick_leads(state, self.lead_axes, rows, len(leads))
 
     def standardizers(self) -> list[Standardizer]:
         """Return every standardisation of the input, each with the function from a crop to what
@@ -141,3 +166,33 @@ class Encoder(nn.Module):
                 moments.update(view(batch.to(part.mean.device)))
         for part, _, moments in unfitted:
             part.fit(moments)
+
+
+def other_leads(there: Sequence[str], here: Sequence[str]) -> CheckpointError:
+    """Return the error that a file was trained on other leads than an encoder is built for."""
+    return CheckpointError(
+        f"it was trained on the leads {', '.join(there)}, but this encoder takes "
+        f"{', '.join(here)}, and nothing in it goes from one lead to another; go on with --set "
+        f"'dataset.lead=[{', '.join(there)}]', or pre-train on the leads of dataset.lead"
+    )
+
+
+def pick_leads(
+    state: dict[str, torch.Tensor], axes: Mapping[str, int], rows: list[int], count: int
+) -> dict[str, torch.Tensor]:
+    """Return tensors with their entries for single leads picked in another order.
+
+    Args:
+        state: tensors by name.
+        axes: of which of them, along which axis.
+        rows: which entry comes first, second ...
+        count: of the entries; tensors that have another number stay as they are.
+    """
+
+    def picked(name: str, value: torch.Tensor) -> torch.Tensor:
+        axis = axes.get(name)
+        if axis is None or value.ndim <= axis or value.shape[axis] != count:
+            return value
+        return value.index_select(axis, torch.tensor(rows))
+
+    return {name: picked(name, value) for name, value in state.items()}

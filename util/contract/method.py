@@ -39,7 +39,7 @@ class Method(nn.Module):
     A step is ``out = method(batch, method.draw(batch))``.
 
     Attributes:
-        encoder: what is trained, and handed on as ``encoder.pth``.
+        encoder: what is trained.
     """
 
     encoder: Encoder
@@ -60,9 +60,24 @@ class Method(nn.Module):
         raise NotImplementedError
 
     @property
+    def handed_on(self) -> Encoder:
+        """Return what ``encoder.pth`` holds and the probe of pre-training looks at: ``encoder``,
+        or a slow copy of it.
+        """
+        return self.encoder
+
+    @property
     def exports(self) -> dict[str, Encoder]:
-        """Return further encoders worth keeping beside ``encoder``, by name."""
+        """Return further encoders worth keeping beside ``handed_on``, by name."""
         return {}
+
+    def before_step(self, epoch: float) -> None:
+        """Change the gradients of a step before the optimizer takes it: those of all processes
+        and micro-batches together.
+
+        Args:
+            epoch: where the run stands, in epochs; 2.5 is the middle of the third one.
+        """
 
     def after_step(self, progress: float) -> None:
         """Update what follows the model slowly, such as a teacher, after a step of the optimizer.

@@ -9,7 +9,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -17,28 +17,12 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 from torch import nn
 
 from util.contract.encoder import Encoder
+from util.contract.facts import DataFacts
 from util.errors import ConfigError
 from util.named_arguments import fits
 
 Factory = TypeVar("Factory", bound=Callable[..., nn.Module])
 MODELS: dict[str, Callable[..., nn.Module]] = {}
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    """What a model has to know of its data.
-
-    Attributes:
-        leads: names of the crops' leads, in order.
-        fs: sampling rate in Hz.
-        num_classes: None for no classifier.
-        length: samples of a crop; None where it is not known.
-    """
-
-    leads: tuple[str, ...]
-    fs: float
-    num_classes: int | None = None
-    length: int | None = None
 
 
 def register(factory: Factory) -> Factory:
@@ -100,7 +84,42 @@ def build(
     given |= _from_facts(name, given, parameters, facts)
     for key, value in given.items():
         _check_type(name, key, value, parameters[key])
-    return factory(**given)
+    model = factory(**given)
+    if isinstance(model, Encoder):
+        model.facts = facts
+    return model
+
+
+def complete(spec: Mapping[str, Any], facts: DataFacts) -> dict[str, Any]:
+    """Return a spec with every argument by which ``build`` makes its model, at any depth, but for
+    those that say again what the facts say; building it makes the same model.
+
+    Args:
+        spec: ``{"name": ..., **arguments}``, one that ``build`` takes.
+        facts: of the data.
+    """
+    parameters = inspect.signature(find_model(spec["name"])).parameters
+    full = dict(spec)
+    for key, parameter in parameters.items():
+        value = spec.get(key, parameter.default)
+        if parameter.annotation is Encoder:
+            inner = {"name": value} if isinstance(value, str) else value or {}
+            if isinstance(inner, Mapping):
+                full[key] = complete({"name": parameter.default, **inner}, facts)
+        elif key == "seq_len" and facts.length is not None:
+            full.setdefault(key, facts.length)
+        elif key not in (*_known(facts, parameters), "num_classes") and _is_plain(value):
+            full.setdefault(key, [*value] if isinstance(value, tuple) else value)
+    return full
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether YAML can write a value."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and _is_plain([*value.values()])
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _encoder(key: str, spec: Any, default: Any, facts: DataFacts | None) -> nn.Module:
@@ -140,16 +159,7 @@ def _from_facts(
             f"model {name} does not classify: its factory takes no num_classes; choose an encoder "
             "or a fusion of models/, or give the factory that argument (None: no head)"
         )
-    known: dict[str, Any] = {
-        "leads": list(facts.leads),
-        "num_leads": len(facts.leads),
-        "fs": facts.fs,
-        "num_classes": facts.num_classes,
-    }
-    if "leads" in parameters:
-        # An encoder that goes by the leads' names may know more of them than the data has.
-        del known["num_leads"]
-    known = {key: value for key, value in known.items() if key in parameters and value is not None}
+    known = _known(facts, parameters)
     for key, value in known.items():
         if given.get(key, value) != value:
             raise ConfigError(
@@ -161,6 +171,20 @@ def _from_facts(
     if "seq_len" in parameters and facts.length is not None:
         known["seq_len"] = given.get("seq_len", facts.length)
     return known
+
+
+def _known(facts: DataFacts, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    """The arguments of a factory that say again what the facts say."""
+    known: dict[str, Any] = {
+        "leads": list(facts.leads),
+        "num_leads": len(facts.leads),
+        "fs": facts.fs,
+        "num_classes": facts.num_classes,
+    }
+    if "leads" in parameters:
+        # An encoder that goes by the leads' names may know more of them than the data has.
+        del known["num_leads"]
+    return {key: value for key, value in known.items() if key in parameters and value is not None}
 
 
 def _check_names(

@@ -18,7 +18,7 @@ from util.data.store import RecordStore, checksum
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom, sample_keys
 from util.leads import LEADS, lead_index
-from util.processes.stopping import ignore_signals
+from util.processes.stopping import prepare_worker
 from util.signals.crops import Cropping
 
 CROP_STREAM = 1  # streams of KeyedRandom: the crop's place, and what the device draws
@@ -267,7 +267,7 @@ def make_loader(
         prefetch_factor=4 if num_workers else None,
         pin_memory=pin_memory and torch.cuda.is_available(),
         generator=torch.Generator(),
-        worker_init_fn=ignore_signals,
+        worker_init_fn=prepare_worker,
     )
 
 

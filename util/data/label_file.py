@@ -5,7 +5,8 @@ anything is made of it.
     record,rhythm         one column of words: multi-class
     record,age,pr_ms      numbers: regression
 
-A column ``patient`` (or ``patient_id``) is no label: it says whose record it is.
+A column ``patient`` (``PatientID``, ``subject_id``, ...) is no label: it says whose record it is.
+Nor are columns of ids, row numbers, folds and files, unless they are asked for.
 """
 
 import os
@@ -16,15 +17,19 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from util.data.record_tables import first_few, match_rows, note_unmatched, read_text
+from util.console import note
+from util.data.columns import holds_ages, holds_folds, holds_ids, split_names
+from util.data.record_tables import alike, first_few, match_rows, note_unmatched, read_text
 from util.errors import ConfigError
 from util.files import is_unknown, safe_cell
+from util.recordings.wfdb_files import OLDEST_AGE
 
 LOOKS = {
     "multilabel": "0/1 (multi-label)",
     "multiclass": "words (multi-class)",
     "regression": "numbers (regression)",
 }
+FEW_ROWS = 10  # fewer that count up by one may be chance
 MOST_CLASSES = 1000  # words of one column; more are rather names or free text
 _FLAGS = {"true": 1.0, "false": 0.0}
 _INFINITE = re.compile(r"[+-]?(nan|inf(inity)?)", re.IGNORECASE)
@@ -58,6 +63,7 @@ def load_label_file(
     records: Sequence[str],
     *,
     ignore_unknown: bool = False,
+    wanted: Sequence[str] | None = None,
     known_as: tuple[str, tuple[str, ...]] | None = None,
 ) -> LabelFile:
     """Read a CSV file of labels.
@@ -66,6 +72,8 @@ def load_label_file(
         path: the file.
         records: names of the records that it is read for.
         ignore_unknown: leave out rows of other records, which are an error otherwise.
+        wanted: the columns to take, whatever they are called; None for all but those that tell
+            records apart, which a note names.
         known_as: (kind, classes) of a table that is already in a store, which was checked when it
             was added; otherwise both follow from all cells of the file.
 
@@ -73,17 +81,16 @@ def load_label_file(
         ConfigError: the file cannot be read, or something in it is wrong; the message says what
             and how to mend it.
     """
-    table = read_text(path)
-    names = [name for name in table if name not in ("record", "patient")]
+    table = read_text(path, keep=[*(wanted or ()), *split_names(wanted or (), ())])
+    names = _columns_of_labels(path, table, wanted)
     for name in names:
         check_name(path, "column", name)
     columns = {name: _Column(table[name]) for name in names}
-    if not columns:
-        raise ConfigError(f"{path} has no column of labels beside record and patient; add one")
     kind, classes = known_as or _kind_and_classes(path, columns)
     row_of, has_row = match_rows(path, table["record"], records, ignore_unknown=ignore_unknown)
     if known_as is None:
         note_unmatched(table["record"], records, without="whose labels are unknown")
+        _note_doubtful(path, kind, classes, columns)
     of_rows = _values(kind, classes, columns)
     unknown = -1 if kind == "multiclass" else np.nan
     values = np.full((len(row_of), *of_rows.shape[1:]), unknown, of_rows.dtype)
@@ -94,6 +101,71 @@ def load_label_file(
         of_records[has_row] = table["patient"].to_numpy(object)[row_of[has_row]]
         patients = of_records.tolist()
     return LabelFile(kind, tuple(columns), classes, values, patients, has_row)
+
+
+# ============ columns ============
+def _columns_of_labels(
+    path: str | os.PathLike, table: pd.DataFrame, wanted: Sequence[str] | None
+) -> list[str]:
+    """Names of the columns that are labels."""
+    others = [name for name in table if name not in ("record", "patient")]
+    if wanted is not None:
+        wanted = split_names(wanted, table)
+        missing = [name for name in wanted if name not in others]
+        if missing:
+            raise ConfigError(
+                f"{path} has no column of labels {', '.join(missing)}; it has {', '.join(table)}"
+            )
+        return wanted
+    no_labels = [
+        name
+        for name in others
+        if holds_ids(name) or holds_folds(name) or _numbers_rows(table[name])
+    ]
+    names = [name for name in others if name not in no_labels]
+    shown = ", ".join(name or "(a column without a name)" for name in no_labels)
+    if no_labels and names:
+        note(
+            f"{path}: columns of ids, row numbers, folds or files are no labels and are left out: "
+            f"{shown}; --columns takes one all the same"
+        )
+    if not names:
+        raise ConfigError(
+            f"{path} has no column of labels beside record and patient; add one"
+            + f" ({shown}: ids, row numbers, folds or files; --columns takes one all the same)"
+            * bool(no_labels)
+        )
+    return names
+
+
+def _numbers_rows(cells: pd.Series) -> bool:
+    """Say whether a column counts its rows, one by one."""
+    if len(cells) < FEW_ROWS or not cells.str.strip().str.fullmatch(r"[0-9]{1,15}(\.0*)?").all():
+        return False
+    return bool((np.diff(cells.astype(float)) == 1).all())
+
+
+def _note_doubtful(
+    path: str | os.PathLike, kind: str, classes: Sequence[str], columns: dict[str, "_Column"]
+) -> None:
+    """Say which classes differ in writing alone, and which ages nobody has."""
+    same = alike(classes)
+    if same:
+        note(
+            f"warning: {path}: classes that differ in writing alone, and count as several: "
+            f"{len(same)}, such as {' and '.join(same[0])}; write each in one way if they are one"
+        )
+    for name, column in columns.items():
+        if kind != "regression" or not holds_ages(name):
+            continue
+        ages = column.numbers[column.cell]
+        strange = ages[(ages < 0) | (ages > OLDEST_AGE)]
+        if len(strange):
+            note(
+                f"warning: {path}: column {name}: {len(strange)} of {np.isfinite(ages).sum()} ages "
+                f"are below 0 or above {OLDEST_AGE}, such as {strange[0]:g}; empty the cell where "
+                "an age is unknown (PTB-XL writes 300 for over 89)"
+            )
 
 
 # ============ names ============
@@ -135,7 +207,7 @@ class _Column:
         if no_value:
             raise ConfigError(
                 f"{where} holds {no_value[0]!r}, which is no label; leave the cell empty where a "
-                "label is unknown"
+                "label is unknown, and write another word where it is a class"
             )
         if set(self.numbers[finite]) == {-1, 0, 1}:
             raise ConfigError(

@@ -203,7 +203,10 @@ def _read_table(store: RecordStore, choice: str | dict) -> Labels:
     path, about = find_table(store.path.parent, "labels", name, ("kind", "columns", "classes"))
     try:
         file = load_label_file(
-            path, store.records["record"], known_as=(about["kind"], tuple(about["classes"]))
+            path,
+            store.records["record"],
+            wanted=about["columns"],
+            known_as=(about["kind"], tuple(about["classes"])),
         )
     except ConfigError as error:
         raise ConfigError(
@@ -242,7 +245,7 @@ def _choose_columns(labels: Labels, columns: tuple[str, ...], wanted: list[str])
     if unknown:
         raise ConfigError(
             f"dataset.labels.columns: the table {labels.name} has no {', '.join(unknown)}; its "
-            f"columns are {', '.join(columns)}"
+            f"columns are {', '.join(columns)}; add_labels.py --columns takes others of its file"
         )
     if len(set(wanted)) < len(wanted):
         raise ConfigError("dataset.labels.columns names a column twice")

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from util.console import note
+from util.data.columns import holds_patients
 from util.data.store import checksum
 from util.errors import ConfigError, StoreError
 from util.files import is_unknown, write_frame, write_json
@@ -62,12 +63,16 @@ def read_cells(path: str | os.PathLike) -> pd.DataFrame:
     return table.iloc[1:].set_axis(names, axis=1)
 
 
-def read_text(path: str | os.PathLike) -> pd.DataFrame:
-    """Read a file with a row a record, as ``read_cells``; the column patient_id becomes patient.
+def read_text(path: str | os.PathLike, keep: Collection[str] = ()) -> pd.DataFrame:
+    """Read a file with a row a record, as ``read_cells``; a column of patients becomes patient.
+
+    Args:
+        path: the file.
+        keep: columns that are something else, whatever they are called.
 
     Raises:
-        ConfigError: it has no column record, or a record's name is missing or comes twice; the
-            message names the file and the cure.
+        ConfigError: it has no column record, or a record's name is missing or comes twice, or two
+            columns differ about the patients; the message names the file and the cure.
     """
     table = read_cells(path)
     if "record" not in table:
@@ -76,16 +81,14 @@ def read_text(path: str | os.PathLike) -> pd.DataFrame:
             f"{path} lacks the column record; its columns are {', '.join(table)[:200]}{hint}; "
             "rename the one with the records' names to record"
         )
-    if {"patient", "patient_id"} <= set(table):
-        raise ConfigError(f"{path} has both columns patient and patient_id; leave out one")
-    table = table.rename(columns={"patient_id": "patient"})
+    table = _one_column_of_patients(path, table, keep)
     if not len(table):
         raise ConfigError(f"{path} has no row below its header; write one for each record")
     table = table.assign(
         **{name: table[name].str.strip() for name in ("record", "patient") if name in table}
     )
     if "patient" in table:
-        table["patient"] = _known_patients(path, table["patient"])
+        table["patient"] = known_ids(path, table["patient"])
     if (table["record"] == "").any():
         raise ConfigError(
             f"{path}: {(table['record'] == '').sum()} rows name no record; fill in the column "
@@ -100,8 +103,32 @@ def read_text(path: str | os.PathLike) -> pd.DataFrame:
     return table
 
 
-def _known_patients(path: str | os.PathLike, patients: pd.Series) -> pd.Series:
-    """Ids of patients, "" in place of words for "unknown", which are counted."""
+def _one_column_of_patients(
+    path: str | os.PathLike, table: pd.DataFrame, keep: Collection[str]
+) -> pd.DataFrame:
+    """The table with one column patient, whatever it was called, if there was any."""
+    found = [name for name in table if holds_patients(name) and name not in keep]
+    if not found:
+        return table
+    first, *others = sorted(found, key=lambda name: name != "patient")
+    for name in others:
+        pairs = table[[first, name]].drop_duplicates()
+        if pairs[first].duplicated().any() or pairs[name].duplicated().any():
+            raise ConfigError(
+                f"{path} has both columns {first} and {name}, which tell patients apart in two "
+                "ways; leave out one"
+            )
+    if found != ["patient"] and found != ["patient_id"]:
+        note(f"{path}: the column {first} says whose record it is" + _and_others(others))
+    return table.drop(columns=others).rename(columns={first: "patient"})
+
+
+def _and_others(names: Sequence[str]) -> str:
+    return f"; {', '.join(names)}, which says the same, is left out" if names else ""
+
+
+def known_ids(path: str | os.PathLike, patients: pd.Series) -> pd.Series:
+    """Return ids of patients, "" in place of words for "unknown", which a note counts."""
     unknown = patients.map(is_unknown)
     words = sorted(set(patients[unknown]) - {""})
     if words:
@@ -115,12 +142,22 @@ def _known_patients(path: str | os.PathLike, patients: pd.Series) -> pd.Series:
 def plain_form(name: str) -> str:
     """Return a name without what differs between programs that write it.
 
-    These are upper and lower case, zeros in front of a number, ".0" behind it, and how Unicode
-    composes a letter: 00012, 12 and 12.0 are one, as are P1 and p1.
+    These are upper and lower case, zeros in front of a number, ".0" behind it, blanks, and how
+    Unicode composes a letter: 00012, 12 and 12.0 are one, as are P1 and p1.
     """
-    text = unicodedata.normalize("NFKC", name).strip().casefold()
+    text = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
     text = re.sub(r"^([0-9]+)\.0*$", r"\1", text)
     return re.sub(r"(?<![0-9])0+(?=[0-9])", "", text)
+
+
+def alike(names: Iterable[str]) -> list[list[str]]:
+    """Return the groups of different names that are one but for the writing, see
+    ``plain_form``.
+    """
+    forms: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        forms.setdefault(plain_form(name), []).append(name)
+    return [group for group in forms.values() if len(group) > 1]
 
 
 def near_matches(named: Iterable[str], others: Iterable[str]) -> list[tuple[str, str]]:
@@ -143,6 +180,24 @@ def _near(named: Iterable[str], others: Iterable[str]) -> str:
     if not pairs:
         return ""
     return f" ({len(pairs)} differ in writing alone: {pairs[0][0]} is {pairs[0][1]} there)"
+
+
+def note_alike_patients(databases: Iterable[str], patients: Iterable[str]) -> None:
+    """Say which patients of a database differ in writing alone.
+
+    Args:
+        databases: of the records.
+        patients: ids of the records, "" where unknown.
+    """
+    of: dict[str, set[str]] = {}
+    for database, patient in set(zip(databases, patients)):
+        of.setdefault(database, set()).add(patient)
+    same = [group for database in sorted(of) for group in alike(of[database] - {""})]
+    if same:
+        note(
+            f"warning: patients that differ in writing alone, and count as several: {len(same)}, "
+            f"such as {' and '.join(same[0][:3])}; write each in one way if they are one"
+        )
 
 
 def first_few(names: Sequence | pd.Series, most: int = 3) -> str:
@@ -177,9 +232,10 @@ def match_rows(
     has_row = row_of >= 0
     strangers = named[~named.isin(names)]
     if len(strangers) and not ignore_unknown:
+        ours = "" if has_row.any() else f", whose names are such as {first_few(list(records))}"
         raise ConfigError(
             f"{path} names {len(strangers)} records that the store lacks, such as "
-            f"{first_few(strangers)}{_near(strangers, names)}; mend the names, or leave "
+            f"{first_few(strangers)}{_near(strangers, names)}{ours}; mend the names, or leave "
             "these rows out with --ignore_unknown"
         )
     if not has_row.any():

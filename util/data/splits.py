@@ -182,7 +182,8 @@ def make_splits(
         ConfigError: a choice is wrong, or does not fit the store.
     """
     run_numbers(data)  # its checks
-    records = with_patients(store.records[["database", "patient", "fold"]], patients)
+    columns = ["record", "path", "database", "patient", "fold"]
+    records = with_patients(store.records[columns], patients)
     splits = PROTOCOLS[data.protocol](store, data, records)
     if patients is not None and data.protocol != "given":  # the store's own share their folds
         sides = np.stack([records["fold"] == fold for fold in range(FOLDS)])
@@ -204,7 +205,7 @@ def with_patients(
     patient has one id, else it keeps its old one; with None all keep their old ones.
 
     Args:
-        records: columns database and patient.
+        records: columns as ``known_patients`` takes them.
         patients: the new ids (records,).
     """
     if patients is None:
@@ -262,12 +263,35 @@ def _leave_one_database(store: RecordStore, data: SplitChoice, records: pd.DataF
 
 def known_patients(records: pd.DataFrame) -> np.ndarray:
     """Return a text for each record, the same for those of one patient, "" where unknown; the same
-    id in two databases is two patients.
+    id in two databases is two patients.  Pieces of one recording are of one patient, known or not.
 
     Args:
-        records: columns database and patient.
+        records: columns database and patient, and such as say which records are pieces, see
+            ``recordings_of``.
     """
-    return np.where(records["patient"] != "", records["database"] + "/" + records["patient"], "")
+    named = np.where(records["patient"] != "", records["database"] + "/" + records["patient"], "")
+    return np.where(named != "", named, recordings_of(records))
+
+
+def recordings_of(records: pd.DataFrame) -> np.ndarray:
+    """Return a text for each piece of a recording (--segment_seconds), the same for pieces of one,
+    "" for whole recordings.
+
+    Args:
+        records: columns database and either recording ("" for whole ones) or, as a store has
+            them, record and path; without these no record is a piece.
+    """
+    if "recording" in records:
+        whole = records["recording"].astype(object)
+    elif {"record", "path"} <= set(records):
+        # <recording>_1, <recording>_2, ... of one file
+        whole = records["record"].str.replace(r"_[0-9]+$", "", regex=True)
+        places = records[["database", "path"]].assign(whole=whole)
+        is_piece = (whole != records["record"]) & (records["path"] != "")
+        whole = whole.where(is_piece & places.duplicated(keep=False), "")
+    else:
+        return np.full(len(records), "", object)
+    return np.where(whole != "", records["database"] + "/recording " + whole, "")
 
 
 def _given(store: RecordStore, data: SplitChoice, records: pd.DataFrame) -> Splits:

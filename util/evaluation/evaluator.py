@@ -1,5 +1,6 @@
 """Predictions and scores of the records of a fold, gathered from all processes."""
 
+import math
 from typing import Any, cast
 
 import numpy as np
@@ -10,6 +11,7 @@ from tqdm import tqdm
 from util.contract.encoder import Encoder
 from util.data.dataset import CropDataset
 from util.data.strata import patient_numbers
+from util.errors import ConfigError
 from util.evaluation.inference import predict, record_loader
 from util.processes import collectives
 from util.scoring.predictions import Predictions
@@ -105,6 +107,23 @@ class Evaluator:
         loss = self.fold.criterion.of_known(torch.from_numpy(predictions.logits), target)
         values = compute_scores(predictions.outputs, labels, self.job.scores, self.job.task)
         return {"loss": loss, **values}
+
+    def check_target(self) -> None:
+        """Check that weights can be selected by test.target_metric.
+
+        Raises:
+            ConfigError: it is not defined on the selection records, whatever a model predicts.
+        """
+        records, target = len(self.fold.parts["valid"]), self.job.config.test.target_metric
+        made_up = np.random.default_rng(0).random((records, len(self.job.classes)))
+        values = self.scores(self.predictions("valid", made_up, made_up))
+        if math.isnan(values[target]):
+            defined = [name for name, value in values.items() if not math.isnan(value)]
+            raise ConfigError(
+                f"test.target_metric: {target} is not defined on the {records} selection records "
+                f"({self.fold.title}): their labels lack what it needs, such as a positive record; "
+                f"choose {', '.join(defined) or 'another fold'}"
+            )
 
     def select(self, training: Training) -> dict[str, float]:
         """Score the selection records; where there is a gate, log its weights."""

@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from util.files import replacing
 from util.leads import LEADS
 
 MM_PER_SECOND = 25
@@ -42,7 +43,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     """Write a figure as PDF where the name says so, else as PNG."""
-    figure.savefig(path, format="pdf" if Path(path).suffix == ".pdf" else "png")
+    with replacing(path) as file:
+        figure.savefig(file, format="pdf" if Path(path).suffix == ".pdf" else "png")
 
 
 def _paper(axes: Axes, width: float, height: float) -> None:

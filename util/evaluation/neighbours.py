@@ -6,14 +6,17 @@ import numpy as np
 import torch
 
 from util.config.keys import FinetuneConfig
+from util.config.load import save_config
 from util.console import begin, fold_of_job, keep_in, note
 from util.errors import ConfigError
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.probes import features
-from util.evaluation.report import FoldResult, in_words, write_scores
+from util.evaluation.report import FoldResult, in_words, summarise, write_scores
 from util.processes import collectives
 from util.scoring.scores import compute_scores
+from util.training.claim import ASKED, check_folder, folds_beside
 from util.training.job import Fold, LabelledJob, check_start, make_classifier
+from util.training.setup import resolved
 
 # as Caron et al., DINO (ICCV 2021), after Wu et al. (CVPR 2018)
 NEIGHBOURS, TEMPERATURE = 20, 0.07
@@ -58,11 +61,17 @@ def score_neighbours(config: FinetuneConfig, k: int = NEIGHBOURS) -> list[FoldRe
     check_start(config)
     job, device = LabelledJob(config), collectives.start(config.device)
     folder = Path(config.output_dir) / config.exp_name
-    results = []
+    several, results = len(job.folds) > 1, []
+    beside: list[int] = []
+    if several:
+        asked = ASKED.format(k)
+        beside = collectives.on_main(lambda: folds_beside(folder, job.config, job.folds, asked))
     for number in job.folds:
-        place = folder / f"fold{number}" if len(job.folds) > 1 else folder
+        place = folder / f"fold{number}" if several else folder
         with fold_of_job():
             results.append(_score_fold(job.fold(number), k, place, device))
+    if several:
+        collectives.on_main(lambda: summarise(results, folder, beside))
     return results
 
 
@@ -71,6 +80,8 @@ def _score_fold(fold: Fold, k: int, place: Path, device: torch.device) -> FoldRe
     count = len(fold.parts["train"])
     if not 0 < k <= count:
         raise ConfigError(f"--k {k}: fold {fold.number} has {count} training records to ask")
+    kept = resolved(job.config, 0.0, fold.number)
+    collectives.on_main(lambda: check_folder(place, job.config, kept, ASKED.format(k)))
     encoder = make_classifier(job).to(device)
     evaluator = Evaluator(fold, device)
     train, test = (
@@ -94,6 +105,7 @@ def _score_fold(fold: Fold, k: int, place: Path, device: torch.device) -> FoldRe
 
     def write() -> dict[str, float]:
         place.mkdir(parents=True, exist_ok=True)
+        save_config(kept, place / "config.yaml", ASKED.format(k))
         keep_in(place)
         return write_scores(evaluator, place, values, predictions)
 
@@ -104,4 +116,5 @@ def _score_fold(fold: Fold, k: int, place: Path, device: torch.device) -> FoldRe
         intervals=collectives.on_main(write),
         selection={},
         predictions=predictions,
+        overlap=fold.overlap,
     )

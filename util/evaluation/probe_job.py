@@ -18,7 +18,8 @@ from util.training.claim import check_folder
 from util.training.engine import PATIENCE
 from util.training.job import Fold, SupervisedTask, make_classifier
 from util.training.optimizer import set_matmul_precision
-from util.training.setup import describe_run, resolved, training_transforms
+from util.training.resolved import resolved
+from util.training.setup import describe_run, training_transforms
 
 
 def probe_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:
@@ -48,6 +49,7 @@ def probe_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult
     task = SupervisedTask(make_classifier(job), fold.criterion, "probe").to(device)
     describe_run(config, device, task)
     evaluator, rows = Evaluator(fold, device), fold.parts["train"]
+    evaluator.check_target()
     cropping, pipeline = training_transforms(config)
     crops = crops_for_statistics(
         CropDataset(job.store, job.leads, cropping.length),
@@ -65,7 +67,7 @@ def probe_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult
     def write() -> None:
         save_config(kept, files.folder / "config.yaml")
         for name in values:
-            save_weights(task, kept, 0, values, job.store, files.best(name))
+            save_weights(task, kept, 0, values, job.store, files.best(name), fold.about)
 
     collectives.on_main(write)
     result = report_test(evaluator, task.classifier, files, kept)

@@ -2,15 +2,17 @@
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pandas as pd
 
-from util.console import note
+from util.console import keep_in, note
 from util.contract.encoder import Encoder
 from util.data.store import RecordStore
+from util.errors import ConfigError
 from util.evaluation.evaluator import Evaluator, gate_table
 from util.files import write_frame
 from util.processes import collectives
@@ -24,6 +26,7 @@ from util.training.transfer import save_encoder
 
 PUBLISHED_BEST = {"AUROC": "ROC", "AUPRC": "PRC"}  # fold0_bestROC.pth, as published
 DIGITS = 4  # of scores in CSV files
+SELECTION = "selection_predictions.npz"  # by the tested weights
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,9 @@ class FoldResult:
         intervals: <score>_low and <score>_high, where the config asks for them.
         selection: scores of the tested weights on the selection fold.
         predictions: of the test records.
+        overlap: how many of these the first weights had seen with their labels.
+        chosen: predictions of the selection records by the tested weights, None where there are
+            none.
     """
 
     fold: int
@@ -59,6 +65,8 @@ class FoldResult:
     intervals: dict[str, float]
     selection: dict[str, float]
     predictions: Predictions
+    overlap: int = 0
+    chosen: Predictions | None = None
 
 
 # ============ selection ============
@@ -75,7 +83,8 @@ def save_best(training: Training, values: dict[str, float], files: FoldFiles) ->
         training.best[name] = value
         if collectives.is_main():
             store, done = training.dataset.store, training.epoch - 1
-            save_weights(task, training.resolved, done, values, store, files.best(name))
+            path, about = files.best(name), training.about
+            save_weights(task, training.resolved, done, values, store, path, about)
 
 
 def save_weights(
@@ -85,6 +94,7 @@ def save_weights(
     values: dict[str, float],
     store: RecordStore,
     path: Path,
+    about: dict[str, Any],
 ) -> None:
     """Write a classifier's weights, with all that is needed to use them.
 
@@ -95,6 +105,7 @@ def save_weights(
         values: scores of the selection records.
         store: trained on; a checksum of its records is kept.
         path: of the file.
+        about: more that it says of the training.
     """
     content = checkpoint.content(
         task.classifier.state_dict(),
@@ -103,6 +114,7 @@ def save_weights(
         metrics=values,
         store=store.meta["records_crc32"],
         labels=task.criterion.about,
+        **about,
     )
     checkpoint.save(content, path)
 
@@ -130,8 +142,10 @@ def report_test(
     collectives.barrier()
     chosen = files.best(evaluator.job.config.test.target_metric)
     best = collectives.on_main(lambda: checkpoint.load(chosen))
+    _check_chosen(best["metrics"], evaluator.job.config.test.target_metric)
     classifier.load_state_dict(best["model"])
     predictions = evaluator.predict(classifier, "test")
+    selection = evaluator.predict(classifier, "valid")
     values = evaluator.scores(predictions)
     note(
         f"test ({chosen.name} of epoch {best['epoch'] + 1}, {len(predictions)} records): "
@@ -140,12 +154,14 @@ def report_test(
 
     def write() -> dict[str, float]:
         limits = write_scores(evaluator, files.folder, values, predictions)
+        selection.save(files.folder / SELECTION)
         save_encoder(
             classifier,
             files.folder / "encoder.pth",
             epoch=best["epoch"],
             config=resolved,
             leads=evaluator.job.leads,
+            **evaluator.fold.about,
         )
         return limits
 
@@ -156,7 +172,19 @@ def report_test(
         intervals=collectives.on_main(write),
         selection=best["metrics"],
         predictions=predictions,
+        overlap=evaluator.fold.overlap,
+        chosen=selection,
     )
+
+
+def _check_chosen(values: dict[str, float], target: str) -> None:
+    """Raise a ConfigError where the best value of test.target_metric is NaN: no epoch had one."""
+    if math.isnan(values.get(target, 0.0)):
+        defined = [name for name, value in values.items() if not math.isnan(value)]
+        raise ConfigError(
+            f"test.target_metric: {target} was NaN on the selection records in every epoch, so no "
+            f"weights are the best by it; choose {', '.join(defined) or 'another fold'}"
+        )
 
 
 def write_scores(
@@ -167,10 +195,14 @@ def write_scores(
 ) -> dict[str, float]:
     """Write test_metrics.csv, test_predictions.csv and .npz and, where there is a gate,
     test_gate.csv; return the intervals that test.bootstrap asks for.
+
+    Where the first weights had seen labels of test records, the column label_overlap counts these.
     """
     folder, limits = Path(folder), intervals(evaluator, predictions)
+    overlap = evaluator.fold.overlap
     table = {
         "records": len(predictions),
+        **({"label_overlap": overlap} if overlap else {}),
         **rounded(values),
         **limits,
         **by_column(evaluator, predictions),
@@ -226,11 +258,26 @@ def in_words(values: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in values.items())
 
 
-def write_summary(results: list[FoldResult], path: Path) -> None:
-    """Write the scores of all folds, their mean and their standard deviation, and say them."""
-    table = pd.DataFrame([{"fold": result.fold, **result.scores} for result in results])
-    table = table.set_index("fold")
+def summarise(results: list[FoldResult], folder: Path, beside: Sequence[int] = ()) -> None:
+    """Write summary.csv, the scores of all folds, their mean and their standard deviation, and say
+    them, in the folder's console.txt as well.
+
+    Args:
+        results: of this run.
+        folder: of all folds.
+        beside: further folds of the same job, whose results an earlier run left in ``folder``.
+    """
+    keep_in(folder)
+    rows = [{"fold": result.fold, **result.scores} for result in results]
+    for fold in beside:
+        theirs = pd.read_csv(folder / f"fold{fold}" / "test_metrics.csv").iloc[0]
+        rows.append({"fold": fold} | {name: theirs.get(name) for name in results[0].scores})
+    if beside:
+        note(f"with fold {', '.join(map(str, beside))}, which an earlier run of this job left:")
+    table = pd.DataFrame(rows).set_index("fold").sort_index()
     summary = pd.concat([table, table.agg(["mean", "std"])]).round(DIGITS)
+    if any(result.overlap for result in results):
+        summary["label_overlap"] = pd.Series({result.fold: result.overlap for result in results})
     summary.index.name = "fold"
-    write_frame(path, summary.reset_index())
+    write_frame(folder / "summary.csv", summary.reset_index())
     note(summary.to_string())

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from util.challenge import ABBREVIATIONS
+from util.files import replacing
 from util.scoring.thresholds import Thresholds, score_curve
 
 COLUMNS = 6
@@ -52,7 +53,8 @@ def plot_score_curves(
     figure.supxlabel("threshold")
     figure.supylabel("Challenge score")
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=120)
 
 
 def _in_words(threshold: float) -> str:

@@ -16,9 +16,7 @@ import pandas as pd
 import torch
 
 from util.challenge import ABBREVIATIONS
-from util.config.compare import differences
 from util.config.fields import to_mapping
-from util.config.keys import FinetuneConfig
 from util.console import begin, note
 from util.data.splits import parse_folds, selection_fold
 from util.errors import CheckpointError, ConfigError
@@ -37,6 +35,7 @@ from util.scoring.thresholds import (
     search_single,
 )
 from util.training.job import Fold, LabelledJob
+from util.training.resolved import different_job
 
 REPORTED = parse_scores(REPORT, ABBREVIATIONS)
 # name of --method: (labels, probabilities, --min_positives) -> Thresholds
@@ -52,12 +51,13 @@ SEARCHES["pooled"] = SEARCHES["ascent"]  # on other records
 
 
 # ============ predictions, made once ============
-def predictions_of(trained: Trained, place: Path, device: torch.device) -> dict[str, Predictions]:
+def predictions_of(
+    trained: Trained, job: LabelledJob, place: Path, device: torch.device
+) -> dict[str, Predictions]:
     """Return the predictions of the selection ("valid") and the test records of the weights' fold
     whose labels are wholly known, from ``place`` if they were made by the same weights on the
     same store, else computed and written there.
     """
-    job = LabelledJob(trained.config)
     if job.classes != ABBREVIATIONS or job.task != "multilabel":
         raise ConfigError(
             f"{trained.path} is of other classes than the Challenge's 24, multi-label, which its "
@@ -253,13 +253,20 @@ def check_same_job(first: Trained, other: Trained) -> None:
     Raises:
         ConfigError: their configs differ; the message names the keys.
     """
-    old, new = to_mapping(first.config), to_mapping(other.config)
-    changed = differences(old, new, FinetuneConfig, str(first.path))
-    names = [name for name, may in changed.items() if may != "free" or name == "train.epochs"]
-    names = [name for name in names if name != "dataset.fold"]
+    names: list[str] = []
+    if first.stored and other.stored:
+        names = different_job(first.stored, other.stored, first.config, str(first.path))
+    encoders = [trained.stored.get("encoder_path") for trained in (first, other)]
+    apart = ["dataset.fold", "dataset.store"]  # the store may have moved
+    if "encoder_path" in names and all(encoders):  # pre-training leaves out the tested fold
+        apart.append("encoder_path")
+        note(f"note: {first.path.name} and {other.path.name} start from different encoders")
+    names = [name for name in names if name not in apart]
+    if None not in (first.store, other.store) and first.store != other.store:
+        names.append("the records of dataset.store")
     if names:
         raise ConfigError(
-            f"{first.path.name} and {other.path.name} are of different jobs, which differ in "
+            f"{first.path} and {other.path} are of different jobs, which differ in "
             f"{', '.join(names)}; a mean over them would be of neither. Put them into different "
             "folders, or choose weights of one job with --fold"
         )
@@ -295,6 +302,7 @@ def search_folder(
     folder = Path(folder)
     searched, tested = {}, {}
     first: Trained | None = None
+    job: LabelledJob | None = None
     for fold, path in find_weights(folder, best, folds).items():
         note(f"==== fold {fold}: {path.name} ====")
         trained = load_weights(path, fold, overrides or [], config_path)
@@ -314,7 +322,9 @@ def search_folder(
                 f"are optimistic{pooled if method == 'pooled' else ''}"
             )
         place = folder / "predictions" / f"{path.stem}_fold{fold}.npz"
-        parts = predictions_of(trained, place, device)
+        if job is None or job.config.dataset.store != trained.config.dataset.store:
+            job = LabelledJob(trained.config)  # once for all folds, so its notes are said once
+        parts = predictions_of(trained, job, place, device)
         searched[fold] = (selection_fold(protocol, fold), parts["valid"])
         tested[fold] = parts["test"]
 

@@ -9,6 +9,7 @@ from typing import Any
 from util.challenge import ABBREVIATIONS, CLASSES
 from util.config.keys import FinetuneConfig
 from util.config.load import load_config
+from util.console import note
 from util.contract.encoder import Encoder
 from util.data.labels import parse_classes
 from util.data.store import FOLDS
@@ -17,8 +18,9 @@ from util.evaluation.report import PUBLISHED_BEST, FoldFiles
 from util.scoring.criterion import TASKS, Criterion
 from util.signals.crops import Cropping
 from util.signals.transforms import Pipeline
-from util.training import checkpoint
 from util.training.setup import build_configured, evaluation_transforms
+from util.training.weights.encoder_file import EncoderFile, check_numbers, read_encoder
+from util.training.weights.names import quote_names
 
 METRIC = {name: metric for metric, name in PUBLISHED_BEST.items()}  # --best-type ROC -> AUROC
 
@@ -67,13 +69,28 @@ def read_weights(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is unreadable or carries none.
     """
-    content = checkpoint.load(path, "weights")
-    if not isinstance(content.get("config"), dict) or not isinstance(content.get("model"), dict):
+    return _content(read_encoder(path, "weights"))
+
+
+def _content(file: EncoderFile, *, config_needed: bool = True) -> dict[str, Any]:
+    ours = all(isinstance(file.content.get(key), dict) for key in ("config", "model"))
+    if config_needed and not ours:
         raise CheckpointError(
-            f"{path} does not carry the config of its training; take the weights that this "
+            f"{file.path} does not carry the config of its training; take the weights that this "
             "project's training wrote, e.g. fold0_bestROC.pth"
         )
-    return content
+    return file.content
+
+
+def _refuse_encoder(content: dict[str, Any], path: str | os.PathLike) -> None:
+    """Raise a CheckpointError for weights that do not classify."""
+    encoder_alone = "leads" in content and "metrics" not in content
+    if encoder_alone or "mode" not in content["config"]:
+        raise CheckpointError(
+            f"{path} is an encoder or a checkpoint of pre-training, which does not classify; "
+            "fine-tune it first (run_downstream.sh --encoder_path), then give that run's "
+            "best-loss.pth"
+        )
 
 
 @dataclass(frozen=True)
@@ -82,7 +99,8 @@ class Trained:
 
     Attributes:
         path: of the file.
-        config: by which it was trained.
+        config: by which it was trained, as far as using it goes.
+        stored: the config that the file carries, whole; empty where it has none.
         classifier: in evaluation mode.
         store: checksum of records.csv of the store that it was trained on, if known.
         cropping: which windows of a record it sees.
@@ -93,6 +111,7 @@ class Trained:
 
     path: Path
     config: FinetuneConfig
+    stored: dict[str, Any]
     classifier: Encoder
     store: str | None
     cropping: Cropping
@@ -124,24 +143,43 @@ def load_trained(
         config_path: a config to use instead of the file's own.
 
     Raises:
-        CheckpointError: the file cannot be used, or its tensors do not fit the config's model.
+        CheckpointError: the file cannot be used, its tensors do not fit the config's model, or it
+            was trained on other leads or at another sampling rate than the config says.
     """
-    content = checkpoint.load(path, "weights") if config_path else read_weights(path)
+    file = read_encoder(path, "weights")
+    content = _content(file, config_needed=config_path is None)
+    if config_path is None:
+        _refuse_encoder(content, path)
     weights_are_there = {"mode": "scratch", "encoder_path": "", "resume": ""}
     config = load_config(
         [config_path or content["config"]], overrides, weights_are_there, program=FinetuneConfig
     )
     criterion = _criterion(content.get("labels"), config, path)
     classifier = build_configured(config, len(criterion.classes))
+    here = classifier.state_dict()
+    part = file.part(here)
     try:
-        classifier.load_state_dict(content["model"])
-    except (RuntimeError, KeyError) as error:
+        classifier.load_state_dict(file.fit_to(classifier, part.state))
+    except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{path} does not fit {config.model_name}: {reason}") from None
+        raise CheckpointError(
+            f"{path} does not fit {config.model_name}: {reason}; {quote_names(part.state, [*here])}"
+        ) from None
+    check_numbers(path, part.state, here)
+    said = [f"its weights are those {part.place}"] * bool(part.place)
+    said += [each for each in file.said_of_leads(classifier).split("; ") if each]
+    if said:
+        note(f"{path}: {'; '.join(said)}")
+    if content.get("label_overlap"):
+        note(
+            f"note: {path} was started from weights that had seen labels of "
+            f"{content['label_overlap']} of its test records; scores on these are too good"
+        )
     cropping, pipeline = evaluation_transforms(config)
     return Trained(
         path=Path(path),
         config=config,
+        stored=content.get("config") or {},
         classifier=classifier.eval(),
         store=content.get("store"),
         cropping=cropping,

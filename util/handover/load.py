@@ -21,7 +21,7 @@ from util.config.keys import FinetuneConfig, JobConfig, PretrainConfig
 from util.config.load import load_config
 from util.contract.encoder import Encoder
 from util.errors import ConfigError, RecordError
-from util.evaluation.trained import load_trained, read_weights
+from util.evaluation.trained import Trained, load_trained, read_weights
 from util.leads import parse_leads
 from util.scoring.criterion import ACTIVATIONS, Criterion
 from util.signals.crops import Cropping
@@ -168,10 +168,13 @@ def load_encoder(path: str | os.PathLike, device: str | torch.device = "cpu") ->
     config = config_of(read_weights(path)["config"])
     cropping = Cropping("cover", crop_length(config.dataset))
     _, pipeline = training_transforms(config)
-    if isinstance(config, FinetuneConfig):
+    if is_classifier(path):
         network = load_trained(path).classifier
+    elif isinstance(config, FinetuneConfig):  # the encoder.pth of a fine-tuned run
+        network = build_configured(config, 1)
+        load_weights(network, path)
     else:
-        network = build_configured(config).encoder
+        network = build_configured(config).handed_on
         load_weights(network, path)
     return AppliedEncoder(network, config, cropping, pipeline.fixed).to(device)
 
@@ -188,7 +191,11 @@ def load_classifier(
     Raises:
         CheckpointError: the file is no such file.
     """
-    trained = load_trained(path)
+    return classifier_of(load_trained(path)).to(device)
+
+
+def classifier_of(trained: Trained) -> AppliedClassifier:
+    """Return a rebuilt classifier as a function of signals."""
     return AppliedClassifier(
         trained.classifier,
         trained.config,
@@ -196,12 +203,13 @@ def load_classifier(
         trained.pipeline,
         criterion=trained.criterion,
         codes=trained.codes,
-    ).to(device)
+    )
 
 
 def is_classifier(path: str | os.PathLike) -> bool:
     """Return whether a file holds the weights of a classifier, not of an encoder alone."""
-    return "mode" in read_weights(path)["config"]
+    content = read_weights(path)
+    return "mode" in content["config"] and "labels" in content
 
 
 def config_of(mapping: dict) -> JobConfig:

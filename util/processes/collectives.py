@@ -10,6 +10,7 @@ import functools
 import inspect
 import io
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -19,8 +20,11 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from util.errors import ECGError
-from util.processes.stopping import Preempted, in_group, working_alone
+from util.console import group
+from util.errors import ConfigError, ECGError
+from util.processes.environment import check_group, check_interfaces, in_group, note_tasks
+from util.processes.explain import explain
+from util.processes.stopping import Preempted, working_alone
 
 TIMEOUT = datetime.timedelta(minutes=30)  # of a collective that all enter at about the same time
 LONG = datetime.timedelta(days=7)  # of waiting for what process 0 does alone
@@ -36,11 +40,19 @@ def start(device: str = "auto") -> torch.device:
 
     Raises:
         ECGError: there is no GPU for this process.
+        ConfigError: the other processes cannot be found as the environment says.
     """
+    check_group()
+    note_tasks()
     if device == "cuda" and not torch.cuda.is_available():
         raise ECGError("device is cuda but PyTorch sees no GPU; use --gpus cpu (or device: cpu)")
     use_gpu = torch.cuda.is_available() and device != "cpu"
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    local_rank = int(os.environ.get("LOCAL_RANK", 0)) if in_group() else 0
+    if use_gpu and in_group() and "LOCAL_RANK" not in os.environ and torch.cuda.device_count() > 1:
+        raise ConfigError(
+            "LOCAL_RANK is not set, so this process cannot know which of the "
+            f"{torch.cuda.device_count()} GPUs is its own; set it to its number on this machine"
+        )
     if use_gpu and local_rank >= torch.cuda.device_count():
         raise ECGError(
             f"process {local_rank} of this node has no GPU of its own: PyTorch sees "
@@ -48,6 +60,8 @@ def start(device: str = "auto") -> torch.device:
         )
     where = torch.device("cuda", local_rank) if use_gpu else torch.device("cpu")
     if use_gpu:
+        if in_group():
+            check_interfaces("NCCL_SOCKET_IFNAME")
         torch.cuda.set_device(where)
     else:
         _keep_memory()
@@ -56,7 +70,7 @@ def start(device: str = "auto") -> torch.device:
             "cpu:gloo,cuda:nccl" if use_gpu else "gloo",
             store=_store(),
             rank=rank(),
-            world_size=int(os.environ["WORLD_SIZE"]),
+            world_size=group()[1],
             timeout=TIMEOUT,
         )
     return where
@@ -77,7 +91,16 @@ def _keep_memory() -> None:
 @functools.cache
 def _store() -> dist.Store:
     """The run's key-value store."""
-    return _of_this_attempt(next(rendezvous("env://", timeout=TIMEOUT))[0])
+    address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        print(f"waiting for {group()[1]} processes at {address}, port {port} ...", file=sys.stderr)
+    try:
+        return _of_this_attempt(next(rendezvous("env://", timeout=TIMEOUT))[0])
+    except dist.DistError as error:
+        raise ECGError(
+            f"no meeting at MASTER_ADDR {address}, MASTER_PORT {port}: "
+            f"{str(error).splitlines()[0]}; is process 0 there, and no other program?"
+        ) from None
 
 
 def _of_this_attempt(store: dist.Store) -> dist.Store:
@@ -116,7 +139,7 @@ def rank() -> int:
     """Return the number of this process, torchrun's before it has joined; 0 writes files."""
     if dist.is_initialized():
         return dist.get_rank()
-    return int(os.environ["RANK"]) if in_group() else 0
+    return group()[0] if in_group() else 0
 
 
 def is_main() -> bool:
@@ -140,7 +163,7 @@ def first_to_say(text: str) -> bool:
     try:
         store = _store() if dist.is_initialized() else _store_before_joining()
         return store.add(f"said {text}", 1) == 1
-    except (RuntimeError, KeyError):
+    except (RuntimeError, KeyError, ValueError):
         # The process that kept the store has ended, and it has said why.
         return not dist.is_initialized() or is_main()
 
@@ -214,7 +237,7 @@ def on_main(function: Callable[[], Value]) -> Value:
     The others wait however long it takes.  The value is of plain types and tensors.
 
     Raises:
-        ECGError: on every process, where ``function`` raised one.
+        ECGError: on every process, where ``function`` raised one, or the system refused a file.
         Preempted: on every process, where process 0 was asked to stop.
     """
     if world() == 1:
@@ -227,6 +250,8 @@ def on_main(function: Callable[[], Value]) -> Value:
                 value = function()
         except (ECGError, Preempted) as error:
             failure = error
+        except OSError as error:
+            failure = ECGError(explain(error))
     outcome = broadcast_object(
         {
             "value": value,

@@ -7,7 +7,9 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
+from util.console import note
 from util.errors import ConfigError
+from util.processes.environment import forget_group, in_group
 from util.processes.launcher import parse_devices
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ def add_gpu_flag(parser: argparse.ArgumentParser, *, several: bool = True) -> No
     more = ", 0,1 two, cpu none, cpu,cpu two CPU processes" if several else ", cpu none"
     parser.add_argument(
         "--gpu",
+        "--gpus",  # as in run_pretrain.sh
         metavar="IDS" if several else "ID",
         help=f"0 is one GPU{more} (default: the first GPU, or the CPU where there is none)",
     )
@@ -35,6 +38,7 @@ def one_device(text: str | None) -> "torch.device":
     processes, device = choose_devices(text)
     if processes > 1:
         raise ConfigError(f"--gpu {text}: this script runs on one device")
+    forget_group()
     return collectives.start(device)
 
 
@@ -52,14 +56,13 @@ def choose_devices(text: str | None) -> tuple[int, str]:
         return 1, "auto"
     import torch
 
-    here, started = torch.cuda.device_count(), "RANK" in os.environ
+    here = torch.cuda.device_count()
+    started = in_group() or "TORCHELASTIC_RUN_ID" in os.environ
     usable = os.environ.get("CUDA_VISIBLE_DEVICES") if here and not started else None
     processes, visible = parse_devices(text, usable)
     if visible and usable is None and not started and 0 < here <= max(map(int, visible.split(","))):
         raise ConfigError(f"--gpu {text}: this machine has {here} GPU(s), numbered from 0")
-    if visible and not here and os.environ.get("RANK", "0") == "0":
-        from util.console import note
-
+    if visible and not here:
         note(f"note: --gpu {text}, but PyTorch sees no GPU; computing on the CPU")
     if processes == 1 and not started:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible or ""

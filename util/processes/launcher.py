@@ -28,7 +28,10 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
+from util.console import group
 from util.errors import ConfigError, ECGError
+from util.flags import Parser
+from util.processes.environment import check_interfaces, forget_group
 from util.processes.program import run_main
 from util.processes.stopping import LOST, PREEMPTED, SIGNALS, Preempted, StopRequest
 
@@ -73,9 +76,10 @@ def parse_devices(text: str, usable: str | None = None) -> tuple[int, str | None
 
 def launch_parser(program: str) -> argparse.ArgumentParser:
     """Return a parser of the launcher's flags; all others go to the program."""
-    parser = argparse.ArgumentParser(prog=program, add_help=False, allow_abbrev=False)
+    parser = Parser(prog=program, add_help=False, allow_abbrev=False)
     parser.add_argument(
         "--gpus",
+        "--gpu",  # as in experiments/
         metavar="IDS",
         help="required: GPU numbers (0,1,2,3), cpu, or cpu,cpu for two CPU processes",
     )
@@ -147,6 +151,7 @@ def launch(script: str, options: argparse.Namespace, arguments: list[str]) -> in
         raise ConfigError(
             f"--node_rank {options.node_rank}: {options.nnodes} machine(s) are numbered from 0"
         )
+    forget_group()
     os.environ["CUDA_VISIBLE_DEVICES"] = visible or ""
     # A GPU that was asked for and is not there must be an error, not a slow run on the CPU.
     arguments = ["--set", f"device={'cuda' if visible else 'cpu'}", *arguments]
@@ -155,6 +160,7 @@ def launch(script: str, options: argparse.Namespace, arguments: list[str]) -> in
         runpy.run_path(script, run_name="__main__")
         return 0
     # One process must not take all cores from the others.
+    check_interfaces()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     if options.nnodes > 1:
         from util.processes.machines import choose_interface
@@ -339,8 +345,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # Some clusters set it to the number of machines; the processes come later.
-    os.environ.pop("WORLD_SIZE", None)
+    if group()[1] > 1 and not any(flag.startswith("--nnodes") for flag in sys.argv):
+        print(
+            f"note: WORLD_SIZE={os.environ['WORLD_SIZE']} and RANK={os.environ['RANK']} have no "
+            "effect here; --nnodes and --node_rank say how many machines a run has",
+            file=sys.stderr,
+        )
+    forget_group()
     # At once: a thread that waits for a machine out of reach may abort an interpreter that ends
     # in order.
     run_main(main, at_once=True)

@@ -38,10 +38,17 @@ def choose_interface(address: str) -> None:
     Raises:
         ConfigError: the address leads nowhere, or where no other machine can reach it.
     """
-    if "GLOO_SOCKET_IFNAME" in os.environ:
+    here, chosen = _own_address(address), os.environ.get("GLOO_SOCKET_IFNAME")
+    alone = ipaddress.ip_address(here).is_loopback  # several launchers on one machine
+    if chosen:
+        addresses = [each for name in chosen.split(",") for each in _addresses(name)]
+        if not alone and all(ipaddress.ip_address(each).is_loopback for each in addresses):
+            raise ConfigError(
+                f"GLOO_SOCKET_IFNAME={chosen} has no address that another machine can reach; name "
+                "an interface of the network, or unset it: the one that leads to machine 0 is taken"
+            )
         return
-    here = _own_address(address)
-    if ipaddress.ip_address(here).is_loopback:
+    if alone:
         raise ConfigError(
             f"--master_addr {address} leads to this machine's loopback ({here}), where no other "
             "machine can reach it; give machine 0's address in the network (hostname -I shows "

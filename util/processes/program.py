@@ -2,15 +2,19 @@
 traceback.
 """
 
+import contextlib
+import io
 import multiprocessing
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-from util.errors import ECGError
+from util.processes.environment import in_group
+from util.processes.explain import explain
 from util.processes.stopping import (
     LOST,
     PREEMPTED,
@@ -18,7 +22,6 @@ from util.processes.stopping import (
     Preempted,
     StopRequest,
     end_when_stuck,
-    in_group,
 )
 
 
@@ -31,9 +34,9 @@ def run_main(
 ) -> int:
     """Call ``main(argv)`` and return its exit status; print a sentence if it ended early.
 
-    The status is what ``main`` returns, or 0; 2 after an ECGError, 75 after a stop on request
-    (SIGTERM, SIGUSR1), 76 when another process of the run is gone, 130 after Ctrl-C.  Any other
-    error passes through.
+    The status is what ``main`` returns, or 0; 2 after an error that ``explain`` has a sentence
+    for, 75 after a stop on request (SIGTERM, SIGUSR1), 76 when another process of the run is
+    gone, 130 after Ctrl-C.  Any other error passes through.
 
     One process of several ends here, without returning, unless all went well: the others may be
     waiting for it in a collective that it will never enter, and leaving the group in order would
@@ -47,6 +50,8 @@ def run_main(
         at_once: end here whatever the status, without Python's own clearing up.
     """
     several = in_group()
+    threading.excepthook = _in_thread
+    _print_any_name()
     try:
         with StopRequest(raise_immediately=True, again=again or RESUME):
             if several:
@@ -58,23 +63,54 @@ def run_main(
         at_once = at_once or several
         status, sentence = _ending(error, again)
         if sentence is None and not several:
-            # Lets go of the loaders.  Their workers ignore SIGTERM, by which Python would end
-            # them at its own end.
-            traceback.clear_frames(error.__traceback__)
             raise
         if sentence is None:
             traceback.print_exception(error)
         elif sentence and (not several or _distributed().first_to_say(sentence)):
-            print(sentence, file=sys.stderr, flush=True)
+            _say(sentence)
+    status = _flush(status)
     if at_once:
         for child in multiprocessing.active_children():
             child.kill()  # workers of loaders would live on for seconds
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(status)
     return status
 
 
+def _in_thread(failure: threading.ExceptHookArgs) -> None:
+    """Print the traceback of a thread, unless files failed it: TensorBoard's passes that on."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
+
+
+# ============ standard output ============
+def _print_any_name() -> None:
+    """Have the output print names that it cannot encode with backslashes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _say(sentence: str) -> None:
+    with contextlib.suppress(OSError):  # a full disk, which the status must tell of
+        print(sentence, file=sys.stderr, flush=True)
+
+
+def _flush(status: int) -> int:
+    """Write out what was printed; return the exit status, 2 in place of 0 where that fails.
+
+    Python would try again at its end, and end with 120.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            _say(f"error: the output cannot be written: {error.strerror or error}")
+            status = status or 2
+    return status
+
+
+# ============ endings ============
 def _distributed() -> ModuleType:
     from util.processes import collectives
 
@@ -97,29 +133,5 @@ def _ending(error: BaseException, again: str | None = None) -> tuple[int, str | 
         )
     if preempted:
         return PREEMPTED, str(error) if not in_group() or _distributed().is_main() else ""
-    sentence = _explain(error)
+    sentence = explain(error)
     return (1, None) if sentence is None else (2, f"error: {sentence}")
-
-
-def _explain(error: BaseException) -> str | None:
-    """A sentence for an error that a person can act on, None for one of ours."""
-    text = str(error)
-    if isinstance(error, ECGError):
-        # An error out of a loader's worker brings that worker's traceback with it; its last line
-        # is ours.
-        return (
-            text
-            if not text.startswith("Caught ")
-            else text.strip().splitlines()[-1].partition(": ")[2]
-        )
-    if type(error).__name__ == "OutOfMemoryError":  # torch's
-        return (
-            "the GPU is out of memory; lower dataloader.batch_size, and raise train.accum_iter "
-            "to keep the effective batch"
-        )
-    if isinstance(error, RuntimeError) and "DataLoader worker" in text:
-        return (
-            f"a loader process died ({text.splitlines()[0]}); most often memory or /dev/shm is "
-            "full: lower dataloader.num_workers and resume with --resume auto"
-        )
-    return None

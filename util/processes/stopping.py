@@ -1,6 +1,7 @@
 """Preemption: on SIGTERM or SIGUSR1 a run finishes its step, saves itself and exits with 75."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import socket
@@ -8,7 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.queues import Queue
 from types import FrameType, TracebackType
+from typing import Any
 
 # exit status after a stop on request (EX_TEMPFAIL): start again with --resume auto
 PREEMPTED = 75
@@ -80,14 +83,38 @@ class StopRequest:
             signal.raise_signal(self.noticed)
 
 
-def ignore_signals(worker: int | None = None) -> None:
-    """Ignore both signals from now on.
-
-    A loader's worker must (it is called with its number): if it ended, its training process would
-    have no data for the step that is to be finished.
-    """
+def ignore_signals() -> None:
+    """Ignore both signals from now on."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+# ============ workers of a loader ============
+def prepare_worker(number: int) -> None:
+    """Prepare this process to be a loader's worker, whose number goes unused.
+
+    A cluster may send SIGTERM to all processes of a run.  If a worker ended, its training process
+    would have no data for the step that is to be finished.  Python ends its workers by the same
+    signal: it counts where the training process sends it.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    threading.Thread(target=_heed_parent, daemon=True).start()
+    Queue._on_queue_feeder_error = staticmethod(_give_up)  # type: ignore[attr-defined]
+
+
+def _heed_parent() -> None:
+    """End this process at a signal from its training process, and no other."""
+    parent = multiprocessing.parent_process()
+    while parent and signal.sigwaitinfo(SIGNALS).si_pid != parent.pid:
+        pass
+    os._exit(0)
+
+
+def _give_up(error: Exception, batch: Any) -> None:
+    """End this process where a batch cannot be sent, for which the training process would wait for
+    ever; ``explain`` knows the status.
+    """
+    os._exit(getattr(error, "errno", None) or 1)
 
 
 # ============ a stop request while the process waits for another one ============
@@ -139,8 +166,3 @@ def _watch(reader: socket.socket, writer: socket.socket) -> None:
             )
             os._exit(PREEMPTED)
         time.sleep(0.5)
-
-
-def in_group() -> bool:
-    """Return whether torchrun started several processes, joined yet or not."""
-    return int(os.environ.get("WORLD_SIZE", 1)) > 1

@@ -14,11 +14,17 @@ import numpy as np
 import scipy.fft
 
 from util.errors import RecordError
+from util.files import is_unknown
 from util.leads import LEADS, standard_lead
 
 MIN_FS, MAX_FS = 20.0, 100_000.0  # Hz; outside of it a sampling rate is a typing error
+PADDING = 0.1  # seconds without a signal at the ends that are not worth a remark
 MAX_PEAK_MV = 10_000.0  # 10 V at the skin is a wrong gain, not an ECG
 MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "v": 1e3, "nv": 1e-6}  # see ``millivolts_per``
+# What files of which names were taken out have for a patient, all of them.
+NOBODY = ("anonymous", "anonymized", "anonymised", "anon", "deidentified", "de-identified")
+UNITS = {"mV": 1.0, "uV": 1e-3, "V": 1e3, "nV": 1e-6}  # as --units writes them
+_UNIT_WORDS = {"milli": "m", "micro": "u", "nano": "n"}
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
 
 
@@ -36,6 +42,8 @@ class Recording:
         sex: Male, Female or Unknown.
         dx: SNOMED CT codes.
         flags: remarks for the reader of the store, printable and without semicolons.
+        patient: the id that the file gives, "" if it gives none.
+        name: of the recording; "" where the reader leaves it to the caller.
     """
 
     signal: np.ndarray
@@ -45,10 +53,16 @@ class Recording:
     sex: str = "Unknown"
     dx: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    patient: str = ""
+    name: str = ""
 
 
 def checked(
-    recording: Recording, min_seconds: float = 0.0, lead_names: Mapping[str, str] | None = None
+    recording: Recording,
+    min_seconds: float = 0.0,
+    lead_names: Mapping[str, str] | None = None,
+    *,
+    trim: bool | None = None,
 ) -> Recording:
     """Return the recording with its standard leads alone, in standard order.
 
@@ -59,6 +73,8 @@ def checked(
         min_seconds: shorter ones are refused.
         lead_names: {name in lower case: the standard lead it stands for}, for other names than
             the standard ones.
+        trim: whether to cut off the instants at both ends at which every lead is 0 or NaN; if
+            not, a remark says how long they are, and nothing does if None.
 
     Raises:
         RecordError: why it cannot be used.
@@ -72,6 +88,12 @@ def checked(
         rows = rows[order]
     if not rows.shape[1]:
         raise RecordError("zero-length record")
+    first, end = (0, rows.shape[1]) if trim is None else _measured(rows)
+    padding = (rows.shape[1] - end + first) / recording.fs
+    if trim:
+        rows = rows[:, first:end]
+    elif padding > PADDING:
+        flags += (f"{padding:.3g} s of zeros at its ends (see --trim)",)
     check_length(rows.shape[1], recording.fs, min_seconds)
     leads, low, high = tuple(columns), rows.min(1), rows.max(1)
     empty = np.isnan(low)
@@ -81,16 +103,42 @@ def checked(
         flags += (f"no sample of {missing}",)
         leads = tuple(lead for lead, is_empty in zip(leads, empty) if not is_empty)
         rows, low, high = rows[~empty], low[~empty], high[~empty]
-    _check_samples(rows, low, high, leads)
+    try:
+        _check_samples(rows, low, high, leads)
+    except RecordError as error:
+        if trim is False and np.isnan(rows[:, [0, -1]]).all(0).any() and padding:
+            raise RecordError(
+                f"{error}; {padding:.3g} s of zeros or NaN at its ends: see --trim"
+            ) from None
+        raise
     return replace(recording, signal=rows.T, leads=leads, flags=recording.flags + flags)
 
 
+def _measured(rows: np.ndarray) -> tuple[int, int]:
+    """First and end of the instants of rows (leads, time) between which there is a signal; all
+    of them where there is none.
+    """
+    if (np.nan_to_num(rows[:, [0, -1]]) != 0).any(0).all():  # as nearly always
+        return 0, rows.shape[1]
+    full = np.flatnonzero((np.nan_to_num(rows) != 0).any(0))
+    return (int(full[0]), int(full[-1]) + 1) if len(full) else (0, rows.shape[1])
+
+
 def millivolts_per(unit: str) -> float | None:
-    """Return the factor from a unit, in any case and with any micro sign, to mV.
+    """Return the factor from a unit, in any case, word or sign (uV, microvolts), to mV.
 
     None if it is no voltage.
     """
-    return MILLIVOLTS.get(unit.strip().lower().replace("\u00b5", "u").replace("\u03bc", "u"))
+    text = unit.strip().lower().replace("\u00b5", "u").replace("\u03bc", "u").rstrip(".")
+    for name, sign in _UNIT_WORDS.items():
+        text = re.sub(f"^{name}[ -]?(?=v)", sign, text)
+    return MILLIVOLTS.get(re.sub(r"v(olt)?s?$", "v", text))
+
+
+def usual_unit(unit: str) -> str | None:
+    """Return how --units writes a unit, None if it is no voltage."""
+    factor = millivolts_per(unit)
+    return next((name for name, of_name in UNITS.items() if of_name == factor), None)
 
 
 def lead_of(name: str, lead_names: Mapping[str, str]) -> str | None:
@@ -183,13 +231,23 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
-def printable(text: str) -> str:
+def own_patient(text: str) -> str:
+    """Return the patient's id that a recording's file gives, "" where it is of nobody."""
+    nobody = is_unknown(text) or text.strip().lower() in NOBODY
+    return "" if nobody else printable(text.strip())
+
+
+def printable(text: str, most: int = 40) -> str:
     """Return a short, printable, single-line form of text from an untrusted file.
 
     It is for messages and tables, and holds no semicolon.
+
+    Args:
+        text: of any length.
+        most: characters to keep.
     """
-    text = "".join(c if c.isprintable() and c != ";" else "?" for c in text[:200])
-    return text if len(text) <= 40 else text[:37] + "..."
+    text = "".join(c if c.isprintable() and c != ";" else "?" for c in text[: 5 * most])
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def resample_to(signal: np.ndarray, fs: float, rates: Iterable[float]) -> dict[float, np.ndarray]:

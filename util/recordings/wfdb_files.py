@@ -8,11 +8,13 @@ time.  Nothing is allocated that the signal file's own size does not cover, and 
 the header's folder is opened.
 """
 
+import contextlib
 import math
 import os
 import re
 import stat
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,9 +81,12 @@ _SIGNAL_LINE = re.compile(
     (?P<integers>(\s+[+-]?[0-9]{1,10}){0,5}) (\s+(?P<name>.*))?""",
     re.VERBOSE,
 )
-_COMMENT = re.compile(r"#\s*(age|sex|dx)\s*:\s*(.*)", re.IGNORECASE | re.DOTALL)
+# Keys in a comment, as in #Age: 74 and in INCART's # <age>: 65 <sex>: F <diagnoses> ...
+_KEY = re.compile(r"<(\w+)>\s*:?|\b(age|sex|dx)\s*:", re.IGNORECASE)
+_YEARS = re.compile(r"([0-9.]+)\s*(y|yrs?|years?)\.?", re.IGNORECASE)
 _SNOMED = re.compile(r"[0-9]{6,18}")
-UNDIAGNOSED = "no diagnosis"  # the remark on a record
+UNDIAGNOSED = "no diagnosis"  # the remark on a record whose Dx line has none
+ENDINGS = (".hea", ".HEA")
 
 
 @dataclass(frozen=True)
@@ -141,11 +146,11 @@ class Header:
 
 
 def find_headers(folder: str | Path) -> list[Path]:
-    """Return the paths of all .hea files anywhere under a folder.
+    """Return the paths of all headers anywhere under a folder.
 
     Links are followed; the paths are sorted by their relative POSIX path.
     """
-    return [Path(folder) / name for name in find_files(folder, ".hea")]
+    return [Path(folder) / name for name in find_files(folder, ENDINGS)]
 
 
 # ============ headers ============
@@ -161,10 +166,10 @@ def read_header(path: str | Path) -> Header:
     if not lines:
         raise RecordError("header unreadable: no record line")
     named, n_signals, fs, n_samples = _parse_record_line(lines[0])
-    if not 0 < n_signals < len(lines):
-        raise RecordError(
-            f"header unreadable: {n_signals} signals announced, {len(lines) - 1} signal lines"
-        )
+    others = sum(map(bool, map(_SIGNAL_LINE.fullmatch, lines[n_signals + 1 :])))
+    if not 0 < n_signals < len(lines) or others:
+        there = n_signals + others if others else len(lines) - 1
+        raise RecordError(f"header unreadable: {n_signals} signals announced, {there} signal lines")
     signals = tuple(
         _parse_signal_line(line, number) for number, line in enumerate(lines[1 : n_signals + 1], 1)
     )
@@ -278,19 +283,27 @@ def _parse_comments(comments: list[str], flags: list[str]) -> dict[str, Any]:
     flags.
     """
     values: dict[str, list[str]] = {"age": [], "sex": [], "dx": []}
-    for match in filter(None, map(_COMMENT.fullmatch, comments)):
-        values[match[1].lower()].append(match[2].strip())
+    for comment in comments:
+        keys = list(_KEY.finditer(comment))
+        if not keys or comment[: keys[0].start()].strip("# \t"):
+            continue  # it is about something else
+        ends = [key.start() for key in keys[1:]] + [len(comment)]
+        for key, end in zip(keys, ends):
+            of_key = values.get((key[1] or key[2]).lower(), [])
+            of_key.append(comment[key.end() : end].strip().rstrip(",;").rstrip())
     age = _parse_age("".join(values["age"][:1]), flags)
     dx, unknown_dx = _parse_dx(",".join(values["dx"]))
     if unknown_dx:
         flags.append("unknown Dx " + " ".join(printable(token) for token in unknown_dx[:8]))
-    if not dx:
+    if values["dx"] and not dx:
         flags.append(UNDIAGNOSED)
     sex = SEXES.get("".join(values["sex"][:1]).lower(), "Unknown")
     return {"age": age, "sex": sex, "dx": dx, "unknown_dx": unknown_dx}
 
 
 def _parse_age(text: str, flags: list[str]) -> float:
+    years = _YEARS.fullmatch(text)
+    text = years[1] if years else text
     try:
         age = float(text) if len(text) < 20 and text.isascii() else math.nan
     except ValueError:
@@ -459,6 +472,27 @@ def _scale_counts(counts: np.ndarray, header: Header, wanted: list[int]) -> np.n
     return signal
 
 
+@contextlib.contextmanager
+def _plainly_named(header: Header) -> Iterator[str]:
+    """What wfdb is to call a record: it knows no names with dots, and no .HEA.  Such a record is
+    linked under another name for as long.
+    """
+    if header.path.suffix == ".hea" and "." not in header.record:
+        yield os.path.abspath(header.path.with_suffix(""))
+        return
+    lines, _ = _split_lines(_read_text(header.path))
+    with tempfile.TemporaryDirectory() as folder:
+        plain = {file: f"s{n}.dat" for n, file in enumerate(header.signal_files)}
+        for file, name in plain.items():
+            os.symlink(os.path.abspath(file), os.path.join(folder, name))
+        lines[0] = re.sub(r"^\S+", "record", lines[0])
+        for number, line in enumerate(header.signals, 1):
+            name = plain[header.path.parent / line.file]
+            lines[number] = re.sub(r"^\S+", name, lines[number])
+        Path(folder, "record.hea").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        yield os.path.join(folder, "record")
+
+
 def _read_with_wfdb(header: Header, wanted: list[int]) -> np.ndarray:
     """Anything else that the wfdb package reads: float32 (signals, n) in mV."""
     # here, because it takes a second to import and the Challenge's files do not need it
@@ -476,8 +510,8 @@ def _read_with_wfdb(header: Header, wanted: list[int]) -> np.ndarray:
             )
     factors = _millivolts(header, wanted)[wanted]
     try:
-        name = os.path.abspath(header.path.with_suffix(""))
-        signal = wfdb.rdrecord(name, channels=wanted).p_signal
+        with _plainly_named(header) as name:
+            signal = wfdb.rdrecord(name, channels=wanted).p_signal
     except (OSError, MemoryError):
         raise
     except Exception as error:  # wfdb's parser can raise anything

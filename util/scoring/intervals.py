@@ -18,6 +18,11 @@ tests (RESULTS.md).  Here
   patients, few degrees.
 
 A stratum of one patient is always drawn, and adds no variance.
+
+Where nothing varies because every answer is right (or wrong), a bootstrap sees no error that could
+be: the limit is then that of Clopper and Pearson (Biometrika 1934), the rule of three's exact form.
+If M independent trials all succeed, a chance of success below a ^ (1 / M) is refuted at level a;
+trials are patients, or for scores of classes disjoint pairs of a patient with and one without.
 """
 
 from collections.abc import Callable, Sequence
@@ -61,7 +66,8 @@ class Estimate:
     """A score, or a difference of two, with its interval.
 
     ``low`` and ``high`` are NaN where a resample has no score, where hardly any resample has all
-    classes, and where no stratum has two patients, so that nothing can vary.
+    classes, where no stratum has two patients, so that nothing can vary, and where nothing does
+    in a score that is no number from 0 to 1.
     """
 
     value: float
@@ -266,11 +272,61 @@ def estimate(
         to_scale, from_scale = (lambda x: logit(np.clip(x, margin, 1 - margin))), expit
     variance, degrees = _variance(to_scale(resampled), to_scale(whole), list(drawn.values()))
     if variance < ROUNDING**2:
-        return Estimate(value, value, value)
+        room = _unseen(score, list(folds.values()), task, (1 - level) / 2)
+        return _without_variance(value, room, from_0_to_1, tests, others)
     reach = student.ppf((1 + level) / 2, degrees) * variance**0.5
     low, high = (float(from_scale(to_scale(value) + side)) for side in (-reach, reach))
     # a value nearer to 0 or 1 than the margin lies outside of its clipped interval
     return Estimate(value, min(low, value), max(high, value))
+
+
+def _without_variance(
+    value: float,
+    room: float,
+    from_0_to_1: bool,
+    tests: Sequence[Predicted],
+    others: Sequence[Predicted],
+) -> Estimate:
+    """The interval of a score that is the same in all resamples; ``room`` as of ``_unseen``."""
+    pairs = list(zip(tests, others))
+    if others and all(np.array_equal(one.predictions, two.predictions) for one, two in pairs):
+        return Estimate(value, value, value)
+    if not from_0_to_1:  # how much an error would cost is not known
+        return Estimate(value, np.nan, np.nan)
+    if others:
+        return Estimate(value, value - room, value + room)
+    if abs(value - 1) < ROUNDING:
+        return Estimate(value, value - room, value)
+    if abs(value) < ROUNDING:
+        return Estimate(value, value, value + room)
+    return Estimate(value, value, value)
+
+
+def _unseen(score: Score, folds: Sequence[Predicted], task: str, level: float) -> float:
+    """How far below 1 a score may truly be, of which no test shows an error."""
+    trials = sum(_trials(score, fold, task) for fold in folds)
+    return 1 - level ** (1 / max(trials, 1))
+
+
+def _trials(score: Score, fold: Predicted, task: str) -> int:
+    """The number of independent trials that a score counts: patients where it judges records or
+    answers one by one, else pairs of a patient with a class and one without, by the class that
+    has fewest, and no patient in two pairs.
+    """
+    number = len(fold.labels)
+    patients = np.arange(number) if fold.patients is None else np.asarray(fold.patients)
+    total = len(np.unique(patients))
+    if score.counts_records:
+        return total
+    labels = np.asarray(fold.labels)
+    present = present_classes(labels, task)
+    absent = ~present if task == "multiclass" else np.equal(labels, 0)
+    sides = [_of_patients(side, patients) for side in (present, absent)]
+    if score.average == "micro":
+        sides = [np.atleast_2d(side.any(axis=1)).T for side in sides]
+    pairs = np.minimum(sides[0].sum(axis=0), sides[1].sum(axis=0))
+    pairs = pairs[pairs > 0]
+    return int(min(pairs.min() * len(pairs), total // 2)) if len(pairs) else 1
 
 
 def nearest(present: np.ndarray) -> float:

@@ -54,6 +54,10 @@ class Predictions:
         """Return those of some records; ``chosen``: bool (n,)."""
         return replace(self, **{name: value[chosen] for name, value in self._by_record().items()})
 
+    def with_outputs(self, outputs: np.ndarray) -> "Predictions":
+        """Return other outputs (n, classes) for the same records; their logits are not known."""
+        return replace(self, outputs=outputs, logits=np.full_like(outputs, np.nan), gate=None)
+
     @classmethod
     def join(cls, several: list["Predictions"]) -> "Predictions":
         """Return the predictions of several folds as one, of the classes and task of the first."""

@@ -251,6 +251,8 @@ class Score:
         lower_is_better: best-<name>.pth holds the weights with its smallest value.
         whole_records: a record with any unknown label is left out, not this label alone.
         weighted: the function of ``formula``, if it takes weights (n, records) as ``auroc`` does.
+        shares: the average by which it is a share of records or answers that are right, "all" for
+            any, "" for none.
     """
 
     formula: Formula
@@ -264,11 +266,17 @@ class Score:
     lower_is_better: bool = False
     whole_records: bool = False
     weighted: Callable[..., np.ndarray] | None = None
+    shares: str = ""
 
     @property
     def average(self) -> str | None:
         """Return the average it is computed with."""
         return self.averages[0]
+
+    @property
+    def counts_records(self) -> bool:
+        """Return whether it is a share of right records, or of right answers."""
+        return self.shares == "all" or self.shares == self.average
 
 
 # defined for such labels alone
@@ -300,6 +308,7 @@ SCORES = {
         "right class, macro: mean of the classes' recall",
         "ST-MEM's Accuracy (torchmetrics)",
         averages=("micro", "macro"),
+        shares="micro",
     ),
     "F1Score": Score(
         _library(tm.f1_score),
@@ -316,6 +325,7 @@ SCORES = {
         averages=(None,),
         tasks=("multilabel",),
         whole_records=True,
+        shares="all",
     ),
     "ChallengeF1": Score(
         _over_classes(f1),

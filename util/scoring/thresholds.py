@@ -3,8 +3,8 @@
 A class is output where its score is at least its threshold (``score >= threshold``), here and in
 everything that reads ``thresholds.json``.  ``search_published`` is the published search,
 ``search_ascent`` a thorough one, ``search_single`` looks for one threshold for all classes.
-``no_search`` is the alternative: outputs of the highest expected score
-(util/scoring/decoding.py), which need no threshold.
+``no_search`` is the alternative: outputs decoded by expected score (util/scoring/decoding.py),
+which need no threshold.
 
 The searches rest on one identity.  With V = L W, a record's part of the Challenge score's
 numerator s(O) is sum(V_i * O_i) / max(|L_i or O_i|, 1).  While the other classes stay, switching
@@ -23,13 +23,14 @@ import numpy as np
 
 from util.challenge import ABBREVIATIONS, CLASSES, WEIGHTS
 from util.errors import ECGError
+from util.files import write_text
 from util.scoring.decoding import expected_outputs
 from util.scoring.scores import challenge_score, challenge_sums, check_scores, row_sum
 
 PUBLISHED_CANDIDATES = (0.1, 0.2, 0.3, 0.4, 0.5)
 TIE = 1e-12  # Challenge scores nearer than this are equal but for rounding
 # by version of thresholds.json
-RULES = {1: "score >= threshold", 2: "highest expected Challenge score"}
+RULES = {1: "score >= threshold", 2: "decoded by expected Challenge score"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +243,7 @@ def save_thresholds(path: str | Path, result: Thresholds) -> None:
         "n_records": result.n_records,
         "classes": classes,
     }
-    Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def load_thresholds(path: str | Path) -> Thresholds:

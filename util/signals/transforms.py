@@ -40,8 +40,6 @@ LEVEL = Annotated[
         lambda value: is_number(value) and 0 <= value <= MAX_LEVEL,
     ),
 ]
-# from here on: streams of plain steps, apart from views, masks and RandAugment
-PLAIN_STREAM = 1 << 20
 
 
 # ============ standardisation ============
@@ -74,12 +72,12 @@ class Augment(nn.Module):
 
     def __init__(self, name: str, arguments: dict[str, Any], position: int) -> None:
         super().__init__()
-        self.name, self.arguments, self.stream = name, arguments, PLAIN_STREAM + position
+        self.name, self.arguments, self.position = name, arguments, position
         self.draws = AUGMENTATIONS[name].draws
 
     def forward(self, x: Tensor, random: KeyedRandom | None = None) -> Tensor:
         """Return x (batch, leads, time), augmented."""
-        step_random = random.fork(self.stream) if random else None
+        step_random = random.fork("augment", self.position) if random else None
         return AUGMENTATIONS[self.name](x, step_random, **self.arguments)
 
 
@@ -122,12 +120,13 @@ class RandAugment(nn.Module):
         if not self.level:
             return x
         count = len(self.operations)
-        choice = random.permutation(count)[:, : self.num_layers]
-        choice = choice.where(random.uniform(self.num_layers) < self.prob, -1)
+        own = random.fork("rand_augment")
+        choice = own.permutation(count)[:, : self.num_layers]
+        choice = choice.where(own.uniform(self.num_layers) < self.prob, -1)
         x = x.clone()
         for layer in range(self.num_layers):
-            # of this layer and operation
-            keys = KeyedRandom(random.keys, 1 + layer * count + choice[:, layer]).keys
+            # of this layer and operation; stream 0 is taken, and 1 left to those not chosen
+            keys = random.fork("rand_augment", 2 + layer * count + choice[:, layer]).keys
             for number, operation in enumerate(self.operations):
                 self._where_chosen(operation, x, choice[:, layer] == number, keys)
         return x

@@ -107,7 +107,7 @@ class Views:
         global_count: how many of them are global; they come first.
 
     Calling it with a signal (batch, leads, time) and its ``KeyedRandom`` gives the list of views.
-    View n draws from ``random.fork(1 + n)``, whichever views are made beside it.  ``fill``, the
+    View n draws from ``random.fork("view", n)``, whichever views are made beside it.  ``fill``, the
     encoder's ``input_mean``, fills the padding and the cut-outs of a spectrogram.
 
     Raises:
@@ -148,7 +148,8 @@ class Views:
             # fork; a CPU one by one, whose numbers then stay in its caches.
             together = 1 if signal.device.type == "cpu" else count
             for _ in range(0, count, together):
-                forks = [random.fork(1 + len(views) + n).keys for n in range(together)]
+                first = len(views)
+                forks = [random.fork("view", first + n).keys for n in range(together)]
                 draws, x = KeyedRandom(torch.cat(forks)), signal.repeat(together, 1, 1)
                 for step, arguments in steps:
                     hidden = {"fill": fill} if x.ndim == 4 and step.fills else {}

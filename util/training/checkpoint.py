@@ -16,6 +16,8 @@ import torch
 
 from util.errors import CheckpointError, ConfigError
 from util.files import replacing
+from util.training.weights.other_files import kind_of_other_file
+from util.training.weights.safetensors import SUFFIX, is_safetensors, read_safetensors
 
 VERSION = 1
 LAST = "checkpoint-last.pth"
@@ -85,20 +87,28 @@ def load(path: str | os.PathLike, what: str = "checkpoint") -> dict[str, Any]:
     """Read a dict of tensors and plain values, on the CPU, by PyTorch's restricted reader.
 
     Args:
-        path: the file.
+        path: the file, of PyTorch or in the safetensors format.
         what: it should be, for messages.
 
     Raises:
-        CheckpointError: there is none, its bytes have changed, or reading it could run code.
+        CheckpointError: there is none, it is something else, its bytes have changed, or reading it
+            could run code.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no {what} at {path}; check the path")
     try:
+        other = kind_of_other_file(path)
+        if other:
+            raise CheckpointError(f"{path} is no checkpoint: it is {other}")
+        if path.suffix == SUFFIX or is_safetensors(path):
+            return read_safetensors(path)
         _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd pickles: they are read or refused
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         text = str(error)
         if "Unsupported" not in text and "global" not in text.lower():

@@ -1,24 +1,38 @@
 """Whether a run may write into its folder: not over the results of another job."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
-from util.config.compare import differences
+from util.config.fields import to_mapping
 from util.config.keys import FinetuneConfig, JobConfig, PretrainConfig
 from util.config.load import load_yaml
+from util.console import note
+from util.data.store import FOLDS
 from util.errors import ConfigError
 from util.training import checkpoint
+from util.training.resolved import different_job
 
-RESULTS = (checkpoint.LAST, "encoder.pth", "test_metrics.csv")
-MATTERS = ("dataset.store", "train.epochs")  # which a resumed run may change, but not a new one
+METRICS = "test_metrics.csv"
+RESULTS = (checkpoint.LAST, "encoder.pth", METRICS)
+# first line of config.yaml where neighbours were asked and nothing was trained
+ASKED = "by {} nearest neighbours (experiments/knn.py --k)"
 SHOWN = 4  # keys that a message names
 
 
-def check_folder(folder: str | os.PathLike, config: JobConfig, resolved: dict) -> None:
+def check_folder(
+    folder: str | os.PathLike, config: JobConfig, resolved: dict, remark: str | None = None
+) -> None:
     """Refuse a folder that holds the results of another job, unless ``config.overwrite``.
 
     The same job may write its results once more, and a run that resumes from this folder is
     checked against its checkpoint instead.
+
+    Args:
+        folder: of the results.
+        config: of the job.
+        resolved: the same, as config.yaml keeps it.
+        remark: ``ASKED``, of a job that asks neighbours and trains nothing.
 
     Raises:
         ConfigError: it holds such results; the message names what differs.
@@ -32,10 +46,10 @@ def check_folder(folder: str | os.PathLike, config: JobConfig, resolved: dict) -
         return
     stored, program = load_yaml(written), type(config)
     of = FinetuneConfig if "mode" in stored else PretrainConfig
-    job, names = f"a {of.title}", []
-    if of is program:
-        changed = differences(stored, resolved, program, str(written))
-        names = [name for name, may in changed.items() if may != "free" or name in MATTERS]
+    asked = _asked(written)
+    job, names = f"a {of.title}" if asked is None else f"a score {asked}", []
+    if of is program and asked == remark:
+        names = different_job(stored, resolved, config, str(written))
         if config.train.lr is None and "train.lr" in names:  # it follows from blr and the processes
             names.remove("train.lr")
         if not names:
@@ -46,3 +60,60 @@ def check_folder(folder: str | os.PathLike, config: JobConfig, resolved: dict) -
         f"{folder} holds the results of {job}; choose another --exp_name (or --output_dir), or "
         "give --overwrite to replace them"
     )
+
+
+def folds_beside(
+    folder: str | os.PathLike,
+    config: FinetuneConfig,
+    folds: Collection[int],
+    remark: str | None = None,
+) -> list[int]:
+    """Return the further folds of which earlier runs of the same job left results, in fold<k>/.
+
+    An encoder of their own is no other job: pre-training must leave out the tested fold.
+
+    Args:
+        folder: of all folds.
+        config: of the job.
+        folds: which it runs itself.
+        remark: as for ``check_folder``.
+
+    Raises:
+        ConfigError: some are of another job, of which a mean over the folds would be, too; with
+            ``config.overwrite`` they are named and left out.
+    """
+    found, mine = [], to_mapping(config)
+    for number in sorted({*range(FOLDS)} - {*folds}):
+        place = Path(folder) / f"fold{number}"
+        written = place / "config.yaml"
+        if not (place / METRICS).is_file() or not written.is_file():
+            continue
+        asked = _asked(written)
+        names = [f"what was scored ({asked or 'a training'})"]
+        if asked == remark:
+            theirs = load_yaml(written)
+            names = different_job(theirs, mine, config, str(written))
+            free = ["dataset.fold"]
+            # it follows from blr, or nothing is trained
+            free += ["train.lr"] * (config.train.lr is None or not theirs["train"]["lr"])
+            free += ["encoder_path"] * bool(theirs.get("encoder_path") and config.encoder_path)
+            names = [name for name in names if name not in free]
+        if not names:
+            found.append(number)
+        elif config.overwrite:
+            note(f"{place} is of another job ({', '.join(names[:SHOWN])}): in no mean over folds")
+        else:
+            raise ConfigError(
+                f"{place} is of another job, which differs in {', '.join(names[:SHOWN])}; a mean "
+                "over the folds of both would be of neither. Choose another folder "
+                "(--output_dir, --exp_name or --save_folder), or give --overwrite to leave out "
+                "those folds"
+            )
+    return found
+
+
+def _asked(written: Path) -> str | None:
+    """The ``ASKED`` of a config.yaml, None where a training left it."""
+    remark = written.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+    start, end = ASKED.split("{}")
+    return remark if remark.startswith(start) and remark.endswith(end) else None

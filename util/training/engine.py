@@ -1,9 +1,9 @@
 """The training loop of every job, self-supervised or supervised.
 
 The engine knows of a model only its contract: ``draw(batch) -> drawn`` (masks, views),
-``forward(batch, drawn) -> {"loss": scalar, ...more to log}`` and ``after_step(progress)`` (slow
-teachers).  ``main_pretrain.py`` hands it a self-supervised method, ``main_finetune.py`` a
-``SupervisedTask`` (util/training/job.py)::
+``forward(batch, drawn) -> {"loss": scalar, ...more to log}``, ``before_step(epoch)`` (frozen
+gradients) and ``after_step(progress)`` (slow teachers).  ``main_pretrain.py`` hands it a
+self-supervised method, ``main_finetune.py`` a ``SupervisedTask`` (util/training/job.py)::
 
     training = Training(model, config, ...)  # resumed, if config.resume says so
     while training.epoch < config.train.epochs:
@@ -31,6 +31,7 @@ from tqdm import tqdm
 from util.config.keys import FinetuneTrain, JobConfig
 from util.console import keep_in
 from util.contract.method import Batch, Method
+from util.contract.recompute import recompute_blocks
 from util.data.dataset import CropDataset, TrainingBatches, make_loader, to_device
 from util.files import FolderLock, remove_temporary
 from util.processes import batch_norm, collectives
@@ -47,7 +48,6 @@ from util.training.optimizer import (
     resolve_amp,
     set_matmul_precision,
 )
-from util.training.recompute import recompute_blocks
 from util.training.run_log import RunLog
 from util.training.state import TrainState, content_of, resume
 
@@ -70,6 +70,7 @@ class Training:
         folder: of the results.
         schedule: of learning rate and weight decay.
         resolved: the config as checkpoints keep it.
+        about: more that the files of its weights say of the training.
 
     Attributes:
         state: all that changes from step to step.
@@ -90,9 +91,11 @@ class Training:
         folder: str | os.PathLike,
         schedule: Schedule,
         resolved: dict,
+        about: dict[str, Any] | None = None,
     ):
         train = config.train
         self.config, self.schedule, self.resolved = config, schedule, resolved
+        self.about = about or {}
         self.dataset, self.batches, self.pipeline = dataset, batches, pipeline
         self.device, self.folder, self.stop = device, Path(folder), StopRequest()
         self.loader = make_loader(
@@ -251,6 +254,7 @@ class Training:
     def update(self) -> None:
         """Clip the gradients if train.max_norm is given, and take a step of the optimiser."""
         state, most = self.state, self.config.train.max_norm
+        self.model.before_step(self.position())
         if most is not None:
             state.scaler.unscale_(state.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), most)

@@ -4,11 +4,13 @@ with its criterion that the engine trains on them.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
+from util.config.fields import to_mapping
 from util.config.keys import FinetuneConfig
 from util.console import note
 from util.contract.encoder import Encoder
@@ -31,7 +33,15 @@ from util.training.setup import (
     open_store,
     usable_rows,
 )
-from util.training.transfer import check_pretrained, load_pretrained
+from util.training.transfer import check_pretrained, load_pretrained, pretrained_files
+from util.training.weights.seen_labels import (
+    KEY,
+    LEARNS,
+    SeenLabels,
+    described,
+    hashes,
+    seen_by,
+)
 
 PARTS = {"train": "training", "valid": "selection", "test": "test"}
 
@@ -51,6 +61,11 @@ def check_start(config: FinetuneConfig) -> None:
     if config.mode in ("finetune", "linprobe") and not config.encoder_path:
         raise ConfigError(
             f"mode {config.mode} needs --encoder_path, the encoder.pth of a pre-training run"
+        )
+    if config.mode in ("finetune", "scratch") and config.train.freeze_epochs >= config.train.epochs:
+        note(
+            f"note: train.freeze_epochs: {config.train.freeze_epochs} is the whole run "
+            f"(train.epochs: {config.train.epochs}); only the heads are trained"
         )
     if config.encoder_path and collectives.is_main():
         check_pretrained(config.encoder_path)
@@ -164,7 +179,45 @@ class LabelledJob:
             parts=parts,
             labels=labels.values,
             criterion=Criterion.fitted(self.loss, self.classes, labels.values[parts["train"]]),
+            overlap=self._overlap(number, parts["test"]),
         )
+
+    @cached_property
+    def seen(self) -> SeenLabels:
+        """Return whose labels the weights of encoder_path have seen; every process must ask."""
+        path = self.config.encoder_path
+        if not path:
+            return SeenLabels()
+        return SeenLabels.of(collectives.on_main(lambda: seen_by(pretrained_files(path)).content()))
+
+    def hashes(self, rows: np.ndarray) -> torch.Tensor:
+        """Return by which records of the store, and their patients, are known to ``seen``."""
+        return hashes(self.store.records.iloc[rows], self.splits.patients[rows])
+
+    def _overlap(self, number: int, tested: np.ndarray) -> int:
+        """How many of the records to test were trained or selected on with their labels.
+
+        Raises:
+            ConfigError: some were, and ``allow_label_overlap`` is not set.
+        """
+        config, seen = self.config, self.seen
+        if not seen.jobs:
+            return 0
+        dataset = {**to_mapping(config.dataset), "fold": number}
+        count = seen.among(self.hashes(tested), dataset)
+        jobs = f"{config.encoder_path} was trained with labels ({'; '.join(seen.jobs)})"
+        found = f"{jobs}, those of {count} of the {len(tested)} test records of fold {number} or"
+        if count and not config.allow_label_overlap:
+            raise ConfigError(
+                f"{found} of their patients among them: their scores would be too good. Start from "
+                "a pre-training's encoder.pth or from a training of the same fold; with "
+                "--allow_label_overlap they are tested all the same, and the results say so"
+            )
+        if count:
+            note(f"note: {found} of their patients among them; their scores are too good")
+        else:
+            note(f"{jobs}, none of them of the test records of fold {number} or of their patients")
+        return count
 
     def __iter__(self) -> Iterator["Fold"]:
         return (self.fold(number) for number in self.folds)
@@ -181,6 +234,7 @@ class Fold:
         parts: rows of the store by part: train, valid (selection) and test.
         labels: of all records of the store, in row order; those that this fold masks are unknown.
         criterion: the loss, fitted to the labels of its training part.
+        overlap: how many test records the weights of encoder_path have seen with their labels.
     """
 
     job: LabelledJob
@@ -189,6 +243,19 @@ class Fold:
     parts: dict[str, np.ndarray]
     labels: np.ndarray
     criterion: Criterion
+    overlap: int = 0
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """Return what files of this fold's weights say of the labels that these have seen."""
+        job, seen = self.job, self.job.seen
+        mode = job.config.mode
+        if mode in LEARNS:
+            trained, selected = (job.hashes(self.parts[part]) for part in ("train", "valid"))
+            jobs = (described(mode, self.number),)
+            seen = seen.joined(SeenLabels(jobs, trained.flatten(), selected.flatten()))
+        about: dict[str, Any] = {KEY: seen.content()}
+        return about | ({"label_overlap": self.overlap} if self.overlap else {})
 
     def labels_of(self, part: str) -> np.ndarray:
         """Return the labels of a part's records, in its order."""

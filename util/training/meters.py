@@ -5,6 +5,8 @@ Nothing here waits for the device before a window of steps is closed, unless ski
 allowed.
 """
 
+import math
+
 import pandas as pd
 import torch
 
@@ -123,12 +125,14 @@ class Meters:
         return dict(zip(self.names, rows.mean(dim=0).tolist()))
 
     def close_epoch(self) -> dict[str, float]:
-        """Return the means over all windows since the last call."""
+        """Return the means over all windows since the last call, NaN where every step of them was
+        skipped.
+        """
         if self.window:  # resumed at the very end of an epoch, in steps of another size
             self.close_window()
         count, *sums = self.sums
         self.sums = []
-        return {name: total / max(count, 1) for name, total in zip(self.names, sums)}
+        return {name: total / count if count else math.nan for name, total in zip(self.names, sums)}
 
     def forget(self) -> None:
         """Forget the values of the epoch so far."""

@@ -88,12 +88,26 @@ def make_optimizer(
     if not groups:
         raise ConfigError("nothing to train: no parameter of the model takes a gradient")
     kwargs = dict(train.optimizer_kwargs)
-    if name in FUSED and not kwargs.get("foreach"):
+    if name in FUSED and not kwargs.get("foreach") and not kwargs.get("dampening"):
         kwargs.setdefault("fused", True)
     try:
-        return OPTIMIZERS[name](groups, lr=lr, **kwargs)
+        optimizer = OPTIMIZERS[name](groups, lr=lr, **kwargs)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"train.optimizer_kwargs {train.optimizer_kwargs}: {error}") from None
+    _start_momentum(optimizer)
+    return optimizer
+
+
+def _start_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Give SGD a momentum of 0 from the start: its fused kernel fails where some parameters of a
+    group have one and others, thawed later, not yet.
+    """
+    for group in optimizer.param_groups:
+        # With dampening, the first step is another one than from 0, and no kernel is fused.
+        if isinstance(optimizer, torch.optim.SGD) and group["momentum"] and not group["dampening"]:
+            for parameter in group["params"]:
+                if optimizer.state[parameter].get("momentum_buffer") is None:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -103,12 +117,16 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
         ValueError: the state is of other parameter groups, or of another choice of amsgrad.
     """
     groups, scheduled = [], ("params", "lr", "weight_decay")
-    for old, new in zip(state["param_groups"], optimizer.param_groups, strict=True):
+    there, here = len(state["param_groups"]), len(optimizer.param_groups)
+    if there != here:
+        raise ValueError(f"{there} groups of parameters in the checkpoint, {here} in this run")
+    for old, new in zip(state["param_groups"], optimizer.param_groups):
         if old.get("amsgrad") != new.get("amsgrad"):
             raise ValueError("amsgrad cannot change in the middle of a run")
         kept = {name: value for name, value in new.items() if name not in scheduled}
         groups.append({**old, **kept})
     optimizer.load_state_dict({**state, "param_groups": groups})
+    _start_momentum(optimizer)
 
 
 # ============ schedules ============
@@ -178,6 +196,22 @@ class Schedule:
             weight_decay=train.weight_decay,
             weight_decay_end=train.weight_decay_end,
         )
+
+    def note_oddities(self) -> None:
+        """Say so where the rate stays at 0, never reaches its peak, or rises after it."""
+        if max(self.lr, self.min_lr) == 0:
+            note("note: the peak learning rate is 0 (train.lr, train.blr): the weights stay as set")
+        elif self.warmup_epochs >= self.epochs + self.by_epoch:
+            note(
+                f"note: train.warmup_epochs: {self.warmup_epochs:g} is as long as the run "
+                f"(train.epochs: {self.epochs:g}); the learning rate ends at "
+                f"{self.lr * self.epochs / self.warmup_epochs:.3g} and never reaches its peak"
+            )
+        elif self.min_lr > self.lr:
+            note(
+                f"note: train.min_lr: {self.min_lr:g} is above the peak learning rate, to which "
+                "the rate rises in the end"
+            )
 
     def lr_at(self, epoch: float) -> float:
         """Return the learning rate at a position in epochs."""

@@ -58,10 +58,11 @@ class RunLog:
         try:
             yield
         except OSError as error:
+            file = f"{Path(error.filename).name}: " if isinstance(error.filename, str) else ""
             raise ECGError(
-                f"cannot write to the run's folder {self.folder}: {error.strerror or error}. Free "
-                "some space or make it writable, resume with --resume auto, or choose another "
-                "--output_dir"
+                f"cannot write to the run's folder {self.folder}: {file}"
+                f"{error.strerror or error}. Free some space or make it writable, resume with "
+                "--resume auto, or choose another --output_dir"
             ) from None
 
     def _cut(self, name: str, keep: Callable[[dict], bool]) -> None:
@@ -103,7 +104,9 @@ class RunLog:
         """Write a figure to TensorBoard and to figures/<name>-<epoch>.png."""
         if self.writer:
             with self._writing():
-                figure.savefig(self.folder / "figures" / f"{name}-{int(epoch):04d}.png", dpi=100)
+                path = self.folder / "figures" / f"{name}-{int(epoch):04d}.png"
+                with replacing(path) as file:
+                    figure.savefig(file, format="png", dpi=100)
                 self.writer.add_figure(name, figure, int(1000 * epoch))
             # Some 30,000 objects that hold each other: Python would keep 40 MB of them before it
             # looks.
@@ -125,9 +128,11 @@ class RunLog:
     def flush(self) -> None:
         """Have all TensorBoard points so far on the disk."""
         if self.writer:
-            self.writer.flush()
+            with self._writing():
+                self.writer.flush()
 
     def close(self) -> None:
         """Close the files; the last thing to call."""
         if self.writer:
-            self.writer.close()
+            with self._writing():
+                self.writer.close()

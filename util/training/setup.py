@@ -9,20 +9,20 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
 from torch import nn
 
 from util.config.crops import steps_after_crop
-from util.config.fields import Key, keys_of, to_mapping
+from util.config.fields import Key, keys_of
 from util.config.keys import DatasetConfig, FinetuneConfig, JobConfig
 from util.config.load import ROOT, save_config
 from util.console import note
 from util.contract.encoder import Encoder
 from util.contract.method import Method
-from util.contract.registry import DataFacts, build
+from util.contract.registry import build
 from util.data.dataset import CropDataset, TrainingBatches, crops_for_statistics
 from util.data.splits import choose_rows
 from util.data.store import RecordStore
@@ -33,6 +33,7 @@ from util.signals.crops import Cropping, parse_cropping
 from util.signals.transforms import Pipeline, build_pipeline
 from util.training.engine import Training
 from util.training.optimizer import Schedule, resolve_lr
+from util.training.resolved import crop_length, data_facts, resolved
 
 
 # ============ data ============
@@ -89,14 +90,6 @@ def note_rows(store: RecordStore, config: JobConfig) -> None:
             f"dataset.max_records: {data.max_records} of {complete} records, drawn by the seed, "
             "take part"
         )
-
-
-def crop_length(data: DatasetConfig) -> int:
-    """Return the samples of a training crop."""
-    if data.transforms is not None:
-        return parse_cropping(data.transforms, "dataset.transforms").length
-    assert data.crop is not None, "a checked config has one or the other"
-    return data.crop
 
 
 def training_transforms(config: JobConfig) -> tuple[Cropping, Pipeline]:
@@ -174,9 +167,7 @@ def build_configured(config: JobConfig, num_classes: int | None = None) -> nn.Mo
     there are classes.
     """
     torch.manual_seed(config.seed)
-    data = config.dataset
-    facts = DataFacts(parse_leads(data.lead), data.fs, num_classes, crop_length(data))
-    return build({"name": config.model_name, **config.model}, facts)
+    return build({"name": config.model_name, **config.model}, data_facts(config, num_classes))
 
 
 @torch.no_grad()
@@ -235,6 +226,19 @@ def describe_run(config: JobConfig, device: torch.device, model: nn.Module) -> N
 
 
 # ============ training ============
+def fitting_batch(config: JobConfig, records: int) -> int:
+    """Return dataloader.batch_size, or less where the training records do not fill one step."""
+    wanted = config.dataloader.batch_size
+    most = records // (config.train.accum_iter * collectives.world())
+    if wanted <= most or most == 0:
+        return wanted
+    note(
+        f"note: dataloader.batch_size {wanted} is lowered to {most}, as there are only {records} "
+        "training records"
+    )
+    return most
+
+
 def set_up_training(
     config: JobConfig,
     store: RecordStore,
@@ -245,6 +249,7 @@ def set_up_training(
     *,
     labels: np.ndarray | None = None,
     fold: int | None = None,
+    about: dict[str, Any] | None = None,
 ) -> Training:
     """Do everything up to the next step of a new or resumed run, and save the config.
 
@@ -257,6 +262,7 @@ def set_up_training(
         folder: of the results.
         labels: of all records of the store, None for a self-supervised job.
         fold: the one of a supervised job that this run is.
+        about: more that the files of its weights say of the training.
     """
     # ============ data ============
     data, train = config.dataset, config.train
@@ -269,7 +275,7 @@ def set_up_training(
         dataset.samples[rows],
         cropping.length,
         seed=config.seed,
-        batch_size=config.dataloader.batch_size,
+        batch_size=fitting_batch(config, len(rows)),
         accumulate=train.accum_iter,
         crops=data.crops_per_record,
         steps=train.steps_per_epoch,
@@ -277,6 +283,7 @@ def set_up_training(
         world=collectives.world(),
     )
     lr = resolve_lr(train, batches.batch_size, collectives.world())
+    schedule = Schedule.of(train, lr)
 
     # ============ model ============
     model = make_model()
@@ -292,14 +299,16 @@ def set_up_training(
         pipeline=pipeline,
         device=device,
         folder=folder,
-        schedule=Schedule.of(train, lr),
+        schedule=schedule,
         resolved=resolved(config, lr, fold),
+        about=about,
     )
     describe_run(config, device, model)
     note(
         f"{len(rows)} training records at {store.fs} Hz, {batches.steps} steps an epoch, peak "
         f"learning rate {lr:.3g}"
     )
+    schedule.note_oddities()
     if not training.resumed:
         crops = crops_for_statistics(
             dataset, rows, cropping.length, batches.batch_size, device, pipeline.fixed
@@ -308,14 +317,3 @@ def set_up_training(
     if collectives.is_main():
         save_config(training.resolved, training.folder / "config.yaml")
     return training
-
-
-def resolved(config: JobConfig, lr: float, fold: int | None) -> dict:
-    """Return the config as config.yaml and checkpoints keep it: with the learning rate and the fold
-    of this run.
-    """
-    mapping = to_mapping(config)
-    mapping["train"]["lr"] = lr
-    if fold is not None:
-        mapping["dataset"]["fold"] = fold
-    return mapping

@@ -13,7 +13,6 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from util.config.compare import differences
 from util.config.keys import JobConfig
 from util.console import note
 from util.contract.method import Method
@@ -24,9 +23,19 @@ from util.scoring.scores import lower_is_better
 from util.training import checkpoint
 from util.training.meters import Meters
 from util.training.optimizer import load_optimizer
+from util.training.resolved import changes
+from util.training.weights.encoder_file import check_numbers
 
 # keys whose change is not said
-UNSAID = {"resume", "overwrite", "start_epoch", "output_dir", "exp_name", "device"}
+UNSAID = {
+    "resume",
+    "overwrite",
+    "allow_label_overlap",
+    "start_epoch",
+    "output_dir",
+    "exp_name",
+    "device",
+}
 CURE = "choose another --exp_name, or resume with the run's own config.yaml"
 
 
@@ -69,7 +78,12 @@ class TrainState:
         """
         self.model.load_state_dict(state["model"])
         load_optimizer(self.optimizer, state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if self.scaler.is_enabled() and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        elif self.scaler.is_enabled():
+            note("note: fp16 has its loss scale to find anew; the checkpoint is of another format")
+        elif state["scaler"]:
+            note("note: the checkpoint's loss scale is dropped; it was of fp16, this run is not")
         self.meters.load_state_dict(state["metrics"])
         self.epoch, self.step = state["epoch"], state["step"]
         best = state["metrics"].get("best_scores")
@@ -91,6 +105,7 @@ class Run(Protocol):
     batches: TrainingBatches
     folder: Path
     last_saved: str | None
+    about: dict
 
     def position(self) -> float:
         """Return where the run stands, in epochs."""
@@ -108,7 +123,9 @@ def content_of(run: Run) -> dict:
         "offset": run.batches.offset,
         "matmul_precision": torch.get_float32_matmul_precision(),
     }
-    return state | {
+    return {
+        **state,
+        **run.about,
         "config": run.resolved,
         "scheduler": {"position": run.position()},  # schedules are functions of the position
         "rng": collectives.gather_objects(random_state()),
@@ -132,9 +149,10 @@ def resume(run: Run) -> str | None:
         run.batches.set_epoch(state.epoch)
         return None
     try:
-        changed = differences(content["config"], run.resolved, type(config), path)
+        changed = changes(content["config"], run.resolved, config, path)
         other_data = content["metrics"].get("data", run.dataset.checksums) != run.dataset.checksums
         _refuse_another_job(changed, path, other_data=other_data)
+        check_numbers(path, content["model"], state.model.state_dict())
         state.load_state_dict(content)
         _restore_surroundings(run, content)
         _place(run, content, path)

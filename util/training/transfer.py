@@ -11,31 +11,19 @@ notice.
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
-
-import torch
+from typing import Any
 
 from util.contract.encoder import Encoder
 from util.errors import CheckpointError
 from util.training import checkpoint
+from util.training.weights.encoder_file import EncoderFile, check_numbers, read_encoder
+from util.training.weights.names import quote_names
 
 # What the self-supervised scripts leave in ./checkpoints, best first.
 PUBLISHED_FILES: dict[str, tuple[str, ...]] = {
     "signal": ("DINO_signal_student.pth", "SIMCLR_signal.pth", "BYOL_signal.pth"),
     "spectrogram": ("DINO_spectrogram_student.pth",),
 }
-
-
-class EncoderFile(TypedDict):
-    """The content of an encoder file.
-
-    Attributes:
-        state: tensors by name.
-        leads: names of those that it was trained on, None if the file does not say.
-    """
-
-    state: dict[str, torch.Tensor]
-    leads: list[str] | None
 
 
 # ============ one encoder ============
@@ -52,6 +40,7 @@ def save_encoder(
     epoch: int,
     config: dict,
     leads: Iterable[str],
+    **about: Any,
 ) -> None:
     """Write an encoder file.
 
@@ -61,35 +50,12 @@ def save_encoder(
         epoch: in which they were reached.
         config: of the training, resolved.
         leads: names of those that it was trained on.
+        about: more that the file says of its training.
     """
     state = without_heads(encoder, encoder.state_dict())
-    checkpoint.save(checkpoint.content(state, config, epoch, leads=list(leads)), path)
-
-
-def read_encoder(path: str | os.PathLike) -> EncoderFile:
-    """Read the tensors of an encoder, and the names of its leads.
-
-    Args:
-        path: encoder.pth, a pre-training checkpoint (of which the ``encoder.`` part is read), a
-            fine-tuned checkpoint, or a bare state dict.
-
-    Raises:
-        CheckpointError: it is unreadable or holds no tensors.
-    """
-    content = checkpoint.load(path, "encoder file")
-    state = content["model"] if isinstance(content.get("model"), dict) else content
-    state = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-    for prefix in ("encoder.", "classifier."):
-        part = {
-            name.removeprefix(prefix): value
-            for name, value in state.items()
-            if name.startswith(prefix)
-        }
-        state = part or state
-    if not state:
-        raise CheckpointError(f"{path} holds no tensors")
-    leads = content.get("leads")
-    return {"state": state, "leads": leads if isinstance(leads, list) else None}
+    if encoder.facts:
+        about["fs"] = encoder.facts.fs
+    checkpoint.save(checkpoint.content(state, config, epoch, leads=list(leads), **about), path)
 
 
 def load_encoder(model: Encoder, path: str | os.PathLike) -> str:
@@ -101,49 +67,70 @@ def load_encoder(model: Encoder, path: str | os.PathLike) -> str:
     Raises:
         CheckpointError: something does not fit; the model stays as it is.
     """
-    file = read_encoder(path)
-    given = without_heads(model, model.adapt_leads(file["state"], file["leads"]))
-    here = model.state_dict()
-    wanted = set(without_heads(model, here))
-    matched = sorted(wanted & set(given))
+    return _load_file(model, read_encoder(path))
+
+
+def _load_file(model: Encoder, file: EncoderFile) -> str:
+    path, here = file.path, model.state_dict()
+    wanted = without_heads(model, here)
+    part = file.part(wanted)
+    if not wanted.keys() & part.state.keys():
+        raise CheckpointError(
+            f"{path} does not fit the model: 0 of {len(wanted)} encoder tensors match; "
+            f"{quote_names(part.state, [*wanted])}. Take weights of this model, or rename them"
+        )
+    given = without_heads(model, file.fit_to(model, part.state))
+    matched = sorted(wanted.keys() & given.keys())
     problems = [
         f"{name} is {tuple(given[name].shape)} in the file but {tuple(here[name].shape)} here"
         for name in matched
         if here[name].shape != given[name].shape
     ]
-    problems += [f"{name} is missing in the file" for name in sorted(wanted - set(given))]
-    problems += [f"{name} of the file has no place here" for name in sorted(set(given) - wanted)]
-    if not matched or problems:
+    problems += [f"{name} is missing in the file" for name in sorted(wanted.keys() - given.keys())]
+    problems += [
+        f"{name} of the file has no place here" for name in sorted(given.keys() - wanted.keys())
+    ]
+    if problems:
         listed = "; ".join(problems[:4]) + (" ..." if len(problems) > 4 else "")
         raise CheckpointError(
             f"{path} does not fit the model: {len(matched)} of {len(wanted)} encoder tensors "
             f"match; {listed}. Check model_name, model.* and dataset.lead against the "
             "pre-training run's config.yaml"
         )
+    check_numbers(path, given, wanted)
     model.load_state_dict({**here, **given})
     return (
-        f"loaded {len(matched)} of {len(wanted)} encoder tensors from {path}; the head starts anew"
+        f"loaded {len(matched)} of {len(wanted)} encoder tensors from {path}{part.said}; the head "
+        f"starts anew{file.said_of_leads(model)}"
     )
 
 
 # ============ into any model ============
-def check_pretrained(path: str | os.PathLike) -> None:
-    """Raise an error early if a path holds no readable encoder.
+def pretrained_files(path: str | os.PathLike) -> list[Path]:
+    """Return the files that pre-trained weights are taken from: ``path`` itself, or of a folder
+    those of ``PUBLISHED_FILES``.
 
     Raises:
-        CheckpointError: it does not.
+        CheckpointError: the folder holds none.
     """
-    files = [Path(path)]
-    if files[0].is_dir():
-        files = _present(path, *PUBLISHED_FILES)
+    files = _present(path, *PUBLISHED_FILES) if Path(path).is_dir() else [Path(path)]
     if not files:
         wanted = ", ".join(name for names in PUBLISHED_FILES.values() for name in names)
         raise CheckpointError(
             f"the folder {path} holds none of {wanted}; name a file, or pre-train first with "
             "experiments/DINO_signal.py and its like"
         )
-    for file in files:
-        read_encoder(file)
+    return files
+
+
+def check_pretrained(path: str | os.PathLike) -> None:
+    """Raise an error early if a path holds no readable encoder.
+
+    Raises:
+        CheckpointError: it does not.
+    """
+    for file in pretrained_files(path):
+        read_encoder(file).part(())
 
 
 def load_pretrained(model: Encoder, path: str | os.PathLike) -> str:
@@ -162,14 +149,15 @@ def load_pretrained(model: Encoder, path: str | os.PathLike) -> str:
     Raises:
         CheckpointError: nothing fits.
     """
-    check_pretrained(path)
-    branches, is_folder = model.branches, Path(path).is_dir()
+    files, branches, is_folder = pretrained_files(path), model.branches, Path(path).is_dir()
     if not branches:
-        if is_folder:
-            return _first_fit({"encoder": model}, _present(path, *PUBLISHED_FILES))
-        return load_encoder(model, path)
+        return _first_fit({"encoder": model}, files) if is_folder else load_encoder(model, path)
     if not is_folder:
-        return _first_fit({"fusion": model, **branches}, [path])
+        file = read_encoder(path)
+        whole = without_heads(model, model.state_dict())
+        if whole.keys() & file.part(whole).state.keys():
+            return f"fusion: {_load_file(model, file)}"
+        return _first_fit(branches, files)
     lines = []
     for role, branch in branches.items():
         files = _present(path, role)
@@ -197,8 +185,8 @@ def _first_fit(models: Mapping[str, Encoder], files: Sequence[str | os.PathLike]
             except CheckpointError as error:
                 reasons.append(f"as {role}: {error}")
                 continue
-            others = [name for name in models if name not in (role, "fusion")]
-            if role == "fusion" or not others:
+            others = [name for name in models if name != role]
+            if not others:
                 return f"{role}: {line}"
             return f"{role}: {line}; {', '.join(others)} branch, gate and heads start anew"
     raise CheckpointError("\n  ".join(["no weights were transferred:", *reasons]))

@@ -37,24 +37,24 @@ def crops(samples=3, length=600, seed=0):
 
 # ============ context ============
 @pytest.mark.parametrize(
-    "n, kept, blocks", [(150, 30, 3), (50, 10, 1), (20, 5, 2), (10, 9, 4), (2, 1, 1)]
+    "n, kept, block", [(150, 30, 10), (50, 10, 10), (20, 5, 3), (20, 8, 5), (10, 9, 1), (2, 1, 1)]
 )
-def test_a_context_is_of_runs_that_lie_anywhere(n, kept, blocks):
-    keep = draw_context(KeyedRandom(torch.arange(2000)), n, kept, blocks)
+def test_patches_are_hidden_in_blocks_that_lie_anywhere(n, kept, block):
+    """The defect: it was the patches seen that came in runs of ten."""
+    keep = draw_context(KeyedRandom(torch.arange(2000)), n, kept, block)
     assert (
         keep.shape == (2000, kept)
         and (keep.diff(dim=1) > 0).all()
         and keep.min() >= 0
         and keep.max() < n
     )
-    runs = 1 + (keep.diff(dim=1) > 1).sum(dim=1)
-    assert runs.max() <= blocks and (n - kept < blocks or runs.max() == blocks)
-    shortest = min(len(run) for row in keep[:200].tolist() for run in split(row))
-    assert shortest >= kept // blocks
-    assert set(keep.unique().tolist()) == set(range(n)), "some patch is never seen"
     hidden = hidden_patches(keep, n)
     both = torch.cat([keep, hidden], dim=1).sort(dim=1).values
     assert torch.equal(both, torch.arange(n).expand(2000, n)) and (hidden.diff(dim=1) > 0).all()
+    assert min(len(run) for row in hidden.tolist() for run in split(row)) == block
+    assert set(keep.unique().tolist()) == set(range(n)), "some patch is never seen"
+    counts = {len(split(row)) for row in hidden.tolist()}
+    assert counts >= {1, min(2, (n - kept) // block)}, "always the same number of blocks"
 
 
 def split(places):
@@ -66,6 +66,21 @@ def split(places):
         else:
             runs.append([place])
     return runs
+
+
+def test_the_first_block_is_as_likely_of_any_length():
+    """As in Weimann and Conrad's code: of 12 patches, 2 seen, a block hides 5 to 10 at once, with
+    the rest where that is shorter than a block; 5 and 5 are two, one time of six, and they touch
+    one time of three.
+    """
+    keep = draw_context(KeyedRandom(torch.arange(30_000)), 12, 2, 5)
+    runs = [len(split(row)) for row in hidden_patches(keep, 12).tolist()]
+    assert runs.count(2) / len(runs) == pytest.approx(1 / 6 * 2 / 3, abs=0.01)
+    # one block of all ten: before, between or after the two that are seen
+    for first, share in ((0, 1 / 3), (10, 1 / 3)):
+        one = 5 / 6 + 1 / 6 * 1 / 3
+        found = (keep == torch.tensor([first, first + 1])).all(dim=1).float().mean().item()
+        assert found == pytest.approx(one * share, abs=0.015)
 
 
 def test_the_context_is_the_samples_own():
@@ -95,7 +110,7 @@ def test_the_loss_is_that_of_predicting_one_hidden_token_after_the_other():
                 for place, guess in zip(hidden, predicted):
                     token = theirs[place]
                     token = (token - token.mean()) / (token.var(correction=0) + 1e-5).sqrt()
-                    losses.append(F.smooth_l1_loss(guess, token))
+                    losses.append(F.l1_loss(guess, token))
         assert model(batch, drawn)["loss"].item() == pytest.approx(
             torch.stack(losses).mean().item(), rel=1e-4
         )
@@ -132,7 +147,8 @@ def test_every_parameter_learns_and_the_teacher_follows(name):
     model.after_step(0.5)
     for old, fast, slow in zip(start, model.encoder.parameters(), model.teacher.parameters()):
         assert torch.allclose(slow, 0.9 * old + 0.1 * fast, atol=1e-6)
-    assert set(model.exports) == {"teacher"} and model.exports["teacher"] is model.teacher
+    assert model.handed_on is model.teacher
+    assert model.exports == {"student": model.encoder, "teacher": model.teacher}
 
 
 def test_the_spread_of_embeddings_is_zero_after_collapse():
@@ -157,7 +173,7 @@ def test_it_learns_to_predict_crops_that_repeat():
         optimizer.step()
         model.after_step(number / 40)
         losses.append(out["loss"].item())
-    assert sum(losses[-5:]) < 0.6 * sum(losses[:5]) and out["embedding_std"].item() > 0.1
+    assert sum(losses[-5:]) < 0.75 * sum(losses[:5]) and out["embedding_std"].item() > 0.1
 
 
 # ============ what is wrong ============
@@ -170,15 +186,30 @@ def test_what_cannot_be_predicted_is_said():
         make(context=0.01)
     with pytest.raises(ConfigError, match="keeps 20 of 20 patches"):
         make(context=1.0)
-    with pytest.raises(ConfigError, match="in runs of 0"):
+    with pytest.raises(ConfigError, match="in blocks of at least 0"):
         make(block=0)
+    with pytest.raises(ConfigError, match="keeps 4 of 20 patches and hides 16, .* at least 17"):
+        make(block=17)
+    with pytest.raises(ConfigError, match="loss must be l1 or smooth_l1, not 'l2'"):
+        make(loss="l2")
 
 
-def test_the_encoder_is_fine_tuned(tmp_path, capsys):
+def test_kims_loss_is_there_too():
+    plain, smooth = make(), make(loss="smooth_l1")
+    batch = crops()
+    drawn = plain.draw(batch)
+    assert smooth(batch, drawn)["loss"].item() < 0.9 * plain(batch, drawn)["loss"].item()
+
+
+def test_the_teacher_is_what_is_handed_on(tmp_path, capsys):
+    """encoder.pth, and the part of a checkpoint that is read, hold it.  The defect: they held the
+    student, the authors fine-tune the teacher.
+    """
     from main_finetune import finetune
     from main_pretrain import pretrain
     from util.config.keys import FinetuneConfig, PretrainConfig
     from util.config.load import check
+    from util.training.transfer import read_encoder
 
     transforms = [{"random_crop": {"crop_length": 150}}, {"standardize": {"axis": [-1, -2]}}]
     shared = {
@@ -189,7 +220,7 @@ def test_the_encoder_is_fine_tuned(tmp_path, capsys):
     }
     encoder = {"seq_len": 150, "patch_size": 15}
     train = {"epochs": 1, "lr": 1e-3, "warmup_epochs": 0}
-    pretrain(
+    folder = pretrain(
         check(
             {
                 **shared,
@@ -201,6 +232,13 @@ def test_the_encoder_is_fine_tuned(tmp_path, capsys):
             PretrainConfig,
         )
     )
+    files = ("encoder.pth", "encoder-teacher.pth", "encoder-student.pth", "checkpoint-last.pth")
+    handed_on, teacher, student, saved = (read_encoder(folder / name)["state"] for name in files)
+    assert handed_on.keys() == teacher.keys() == student.keys() <= saved.keys()
+    moved = [name for name in handed_on if not torch.equal(handed_on[name], student[name])]
+    assert moved
+    for name, tensor in handed_on.items():
+        assert torch.equal(tensor, teacher[name]) and torch.equal(tensor, saved[name])
     finetune(
         check(
             {
@@ -209,7 +247,7 @@ def test_the_encoder_is_fine_tuned(tmp_path, capsys):
                 "model_name": "mean_vit_tiny",
                 "model": encoder,
                 "mode": "finetune",
-                "encoder_path": str(tmp_path / "jepa" / "encoder-teacher.pth"),
+                "encoder_path": str(folder / "encoder.pth"),
                 "train": train,
                 "metric": {"target_metrics": ["AUROC"]},
                 "test": {"target_metric": "loss", "bootstrap": 0},
@@ -218,4 +256,13 @@ def test_the_encoder_is_fine_tuned(tmp_path, capsys):
         )
     )
     said = capsys.readouterr().out
-    assert "encoder-teacher.pth; the head starts anew" in said and "test (best-loss.pth" in said
+    assert "encoder.pth; the head starts anew" in said and "test (best-loss.pth" in said
+
+
+def test_the_teacher_starts_with_the_encoders_standardisation():
+    model = make()
+    with torch.no_grad():
+        next(model.encoder.parameters()).add_(1)
+    model.fit_statistics([torch.randn(4, 12, 600)])
+    for name, tensor in model.encoder.state_dict().items():
+        assert torch.equal(tensor, model.teacher.state_dict()[name])

@@ -73,6 +73,10 @@ def write(folder, name, text):
         ("dataset.leads=I", "unknown key 'dataset.leads'; did you mean dataset.lead?"),
         ("modelname=x", "unknown key 'modelname'; did you mean model_name?"),
         ("train.xyzzy=1", "unknown key 'train.xyzzy'? Known keys here: epochs, accum_iter"),
+        ("train.learning_rate=1", "unknown key 'train.learning_rate'; did you mean train.lr?"),
+        ("lr=1", "unknown key 'lr'; did you mean train.lr?"),
+        ("train.batch_size=1", "did you mean dataloader.batch_size?"),
+        ("train.max_epochs=1", "did you mean train.epochs?"),
         ("train..epochs=3", "unknown key 'train.'"),
         ("5=3", "unknown key '5'"),
     ],
@@ -577,6 +581,7 @@ ONE_PROGRAM = [
     (FinetuneConfig, path)
     for path in (
         "encoder_path",
+        "allow_label_overlap",
         "mode",
         "dataset.eval_transforms",
         "dataset.eval_crops",

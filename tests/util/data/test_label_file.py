@@ -90,7 +90,6 @@ def test_excels_utf8_and_names_that_look_like_numbers(write):
         ("record;AF\na;1\n", "cells are separated by commas"),
         ("record\na\n", "has no column of labels beside record and patient"),
         ("record,AF,AF\na,1,0\n", "has two columns named AF"),
-        ("record,AF,\na,1,0\n", "a column cannot be called ''"),
         (
             'record,"AF, new"\na,1\n',
             "cannot be called 'AF, new': a class needs a name without commas",
@@ -104,7 +103,7 @@ def test_excels_utf8_and_names_that_look_like_numbers(write):
         ),
         (
             "record,AF\nv,1\nw,0\nx,0\ny,1\n",
-            "names 4 records that the store lacks, such as v, w, x, ...",
+            r"names 4 records that the store lacks, such as v, w, x, \.\.\., whose names are such as a",
         ),
         (
             "record,AF\na,1\nb,0\na,0\n",
@@ -167,6 +166,118 @@ def test_files_that_are_not_there_or_meet_no_record_have_a_sentence(write, tmp_p
         match="names none of the store's 4 records, which are called such as a, b, c, ...",
     ):
         read_label_file(write("record,AF\nx,1\n"), RECORDS, ignore_unknown=True)
+
+
+# ------------------------------------------------------------------------------------------------
+# columns that are no labels
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "patient",
+        "patient_id",
+        "PatientID",
+        "patientId",
+        "PATIENT_ID",
+        "Patient-ID",
+        "patientid",
+        "subject_id",
+        "SubjectID",
+        "subject",
+        "Subject_No",
+        "person_id",
+        "participant_id",
+        "anon_patient_id",
+        "id_patient",
+        "PatNr",
+        "MRN",
+        "pid",
+    ]
+    + ["Patient ID", "subject number", "Patienten-Nr."],
+)
+def test_ids_of_patients_are_recognised_in_any_writing(write, name):
+    path = write(f"record,{name},age\na,7,61\nb,7,62\nc,8,63\nd,,64\n")
+    kind, classes, _, patients = read_label_file(path, RECORDS)
+    assert (kind, classes, patients) == ("regression", ("age",), ["7", "7", "8", ""])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Unnamed: 0", "", "index", "idx", "id", "ID", "ecg_id", "ExamID", "study_id", "StudyId"]
+    + ["record_name", "row_number", "level_0", "strat_fold", "fold", "Fold", "kfold", "cv_fold"]
+    + ["split", "filename_hr", "file", "path", "trace_file", "uuid"],
+)
+def test_ids_row_numbers_folds_and_files_are_no_targets(write, sentences, name):
+    path = write(f"record,{name},age\na,3,61\nb,1,62\nc,4,63\nd,1,64\n")
+    assert read_label_file(path, RECORDS)[1] == ("age",)
+    (said,) = sentences()
+    assert f"are left out: {name or '(a column without a name)'}; --columns takes" in said
+    if name:
+        assert read_label_file(path, RECORDS, wanted=[name, "age"])[1] == (name, "age")
+        assert sentences() == []
+
+
+def test_ids_beside_labels_of_another_kind_do_no_harm(write, sentences):
+    path = write("Unnamed: 0,record,subject_id,strat_fold,AF\n0,a,P1,3,1\n1,b,P1,9,0\n")
+    kind, classes, _, patients = read_label_file(path, RECORDS)
+    assert (kind, classes, patients) == ("multilabel", ("AF",), ["P1", "P1", "", ""])
+    assert any("the column subject_id says whose record it is" in said for said in sentences())
+
+
+def test_a_column_that_counts_its_rows_is_no_target_whatever_its_name(write):
+    names = [f"r{i}" for i in range(12)]
+    text = "record,n,age\n" + "".join(f"{r},{i + 5},{60 + i % 7}\n" for i, r in enumerate(names))
+    assert read_label_file(write(text), names)[1] == ("age",)
+
+
+@pytest.mark.parametrize(
+    "name", ["PAT", "thyroid", "accessory path", "pathological", "STD", "AVID"]
+)
+def test_names_that_only_look_like_ids_are_labels(write, name):
+    path = write(f"record,{name}\na,1\nb,0\n")
+    assert read_label_file(path, RECORDS)[1] == (name,)
+
+
+def test_only_ids_are_a_sentence_and_go_if_asked_for(write):
+    path = write("record,subject_id,strat_fold\na,P1,3\nb,P1,9\n")
+    with pytest.raises(ConfigError, match=r"\(strat_fold: ids, row numbers, folds or files; --col"):
+        read_label_file(path, RECORDS)
+    assert read_label_file(path, RECORDS, wanted=["strat_fold"])[1] == ("strat_fold",)
+    assert read_label_file(path, RECORDS, wanted=["strat_fold"])[3] == ["P1", "P1", "", ""]
+    path = write("record,subject_id\na,1.5\nb,2.5\n")
+    assert read_label_file(path, RECORDS, wanted=["subject_id"])[1] == ("subject_id",)
+    with pytest.raises(ConfigError, match="has no column of labels AF; it has record, patient"):
+        read_label_file(path, RECORDS, wanted=["AF"])
+
+
+def test_two_columns_of_patients_must_agree(write, sentences):
+    path = write("record,subject_id,PatientID,age\na,1,x,61\nb,1,x,62\nc,2,y,63\n")
+    assert read_label_file(path, RECORDS)[3] == ["1", "1", "2", ""]
+    assert "PatientID, which says the same, is left out" in sentences()[0]
+    path = write("record,subject_id,PatientID,age\na,1,x,61\nb,1,y,62\nc,2,y,63\n")
+    with pytest.raises(ConfigError, match="both columns subject_id and PatientID, which tell pat"):
+        read_label_file(path, RECORDS)
+
+
+@pytest.mark.parametrize(
+    "one, other", [("AF", "af"), ("bloc \u00e9", "bloc e\u0301"), ("grade 01", "Grade  1")]
+)
+def test_classes_that_differ_in_writing_alone_are_said(write, sentences, one, other):
+    expected = (
+        f"in writing alone, and count as several: 1, such as {' and '.join(sorted((one, other)))};"
+    )
+    read_label_file(write(f"record,rhythm\na,{one}\nb,{other}\nc,SR\n"), RECORDS)
+    assert expected in sentences()[-1]
+    read_label_file(write(f"record,{one},{other}\na,1,0\nb,0,1\nc,0,0\n"), RECORDS)
+    assert expected in sentences()[-1]
+
+
+def test_ages_that_nobody_has_are_said(write, sentences):
+    read_label_file(write("record,age_years,pr\na,300,300\nb,61,1\nc,-1,2\nd,,3\n"), RECORDS)
+    assert "column age_years: 2 of 3 ages are below 0 or above 130, such as 300" in sentences()[0]
+    read_label_file(write("record,age,stage\na,100,300\nb,61,1\nc,0,2\nd,,3\n"), RECORDS)
+    assert sentences() == []
 
 
 def test_free_text_is_no_class(write):

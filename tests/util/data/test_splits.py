@@ -340,7 +340,10 @@ def test_folds_may_be_any_whole_numbers(tmp_path):
         ("record,split\nR0,\n", "the column split is empty"),
         ("record,split\nR0,train,x\n", "line 2 has 3 cells, but the first line names 2 columns"),
         ("record,split\n,train\n", "1 rows name no record"),
-        ("record,split,patient,patient_id\nR0,train,1,1\n", "both columns patient and patient_id"),
+        (
+            "record,split,patient,patient_id\nR0,train,1,1\nR1,train,1,2\n",
+            "both columns patient and patient_id, which tell patients apart in two ways",
+        ),
     ],
 )
 def test_a_wrong_file_of_splits_is_a_sentence(tmp_path, text, words):

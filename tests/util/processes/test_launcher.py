@@ -643,7 +643,7 @@ def fail_on_main(kind):
     program.run_main(main)
 
 
-@pytest.mark.parametrize("kind, status", [(ConfigError, 2), (Preempted, PREEMPTED)])
+@pytest.mark.parametrize("kind, status", [(ConfigError, 2), (OSError, 2), (Preempted, PREEMPTED)])
 def test_what_process_0_fails_at_alone_ends_all_with_its_words(kind, status):
     statuses, text = end_processes(fail_on_main, kind)
     assert statuses == [status, status] and text.count("the disk is full") == 1
@@ -736,7 +736,7 @@ def save_for_long():
 
 def test_a_process_that_works_for_all_is_left_to_finish():
     statuses, text = end_processes(save_for_long)
-    assert statuses == [PREEMPTED, PREEMPTED] and text == "saved\n"
+    assert statuses == [PREEMPTED, PREEMPTED] and "saved\n" in text
 
 
 def test_preempted_with_workers_on_two_processes(tmp_path):

@@ -245,7 +245,9 @@ def test_interface_that_leads_to_machine_0(monkeypatch):
         meeting.socket, "if_nameindex", lambda: [(1, "lo"), (2, "eth0"), (3, "eth01")]
     )
     monkeypatch.setattr(
-        meeting, "_addresses", {"lo": ["127.0.0.1"], "eth0": ["10.83.7.2"], "eth01": []}.get
+        meeting,
+        "_addresses",
+        {"lo": ["127.0.0.1"], "eth0": ["10.83.7.2"], "eth01": [], "ib1": ["10.9.9.9"]}.get,
     )
     with monkeypatch.context() as patch:
         patch.delenv("GLOO_SOCKET_IFNAME", raising=False)
@@ -258,6 +260,10 @@ def test_interface_that_leads_to_machine_0(monkeypatch):
         patch.setenv("GLOO_SOCKET_IFNAME", "ib1")
         meeting.choose_interface("node0")
         assert os.environ["GLOO_SOCKET_IFNAME"] == "ib1", "the user's choice stays"
+        for name in ("lo", "eth01"):
+            patch.setenv("GLOO_SOCKET_IFNAME", name)
+            with pytest.raises(ConfigError, match=f"GLOO_SOCKET_IFNAME={name} has no address"):
+                meeting.choose_interface("node0")
 
 
 def test_addresses_of_this_machine():

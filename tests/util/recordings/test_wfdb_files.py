@@ -589,3 +589,65 @@ def test_a_micro_sign_is_a_u(tmp_path, layout, unit, encoding):
 def test_a_description_that_is_not_ascii_does_not_lose_the_record(tmp_path, name):
     path = write_record(tmp_path, "A1", ecg_counts(leads=2), leads=("I", name))
     assert read_record(path).flags[-1] == f"left out: {name}"
+
+
+# ------------------------------------------------------------------------------------------------
+# headers as people have them
+
+
+def write_dat(folder, name="A", counts=None, comments=()):
+    """A record with its signals in a .dat of format 16, as most of PhysioNet has them."""
+    counts = ecg_counts(1500) if counts is None else counts
+    counts.astype("<i2").tofile(folder / f"{name}.dat")
+    lines = [f"{name} 12 500 {len(counts)}"]
+    lines += [f"{name}.dat 16 1000(0)/mV 16 0 0 0 0 {lead}" for lead in LEADS]
+    (folder / f"{name}.hea").write_text("\n".join([*lines, *comments]) + "\n")
+    return folder / f"{name}.hea"
+
+
+@pytest.mark.parametrize("name", ["A.B", "2026.11.30-A", "A.dat.1"])
+def test_a_dot_in_a_name(tmp_path, name):
+    expected = read_record(write_dat(tmp_path, "A")).signal
+    recording = read_record(write_dat(tmp_path, name))
+    np.testing.assert_array_equal(recording.signal, expected)
+    assert recording.flags == ()
+
+
+def test_a_header_in_upper_case_letters(tmp_path):
+    expected = read_record(write_dat(tmp_path, "A")).signal
+    path = write_dat(tmp_path, "B")
+    path.rename(tmp_path / "B.HEA")
+    assert find_headers(tmp_path) == [tmp_path / "A.hea", tmp_path / "B.HEA"]
+    np.testing.assert_array_equal(read_record(tmp_path / "B.HEA").signal, expected)
+
+
+@pytest.mark.parametrize("announced", [1, 11, 13, 24])
+@pytest.mark.parametrize("write", [write_record, write_dat])
+def test_more_or_fewer_signal_lines_than_announced(tmp_path, announced, write):
+    path = edit(write(tmp_path, "A"), "A 12 500", f"A {announced} 500")
+    words = f"header unreadable: {announced} signals announced, 12 signal lines"
+    assert reason(path) == words
+
+
+@pytest.mark.parametrize(
+    "comments, age, sex",
+    [
+        (["# <age>: 65 <sex>: F"], 65, "Female"),
+        (["#<age>: 65 <sex>: M <diagnoses> Coronary artery disease"], 65, "Male"),
+        (["#<age>: 41 <sex>: f <diagnoses>: WPW", "#patient 3"], 41, "Female"),
+        (["# Age: 65 Sex: F"], 65, "Female"),
+        (["#Age: 65, Sex: Female"], 65, "Female"),
+        (["#Sex: M; Age: 65 years"], 65, "Male"),
+        (["#age: 61Y", "#sex: F"], 61, "Female"),
+        (["# seen at the age: 65"], math.nan, "Unknown"),
+    ],
+)
+def test_age_and_sex_in_one_comment(tmp_path, comments, age, sex):
+    header = read_header(write_dat(tmp_path, comments=comments))
+    assert header.age == age or math.isnan(age) and math.isnan(header.age)
+    assert (header.sex, header.flags) == (sex, ())
+
+
+def test_a_record_without_a_line_of_diagnoses_is_not_told_that_it_has_none(tmp_path):
+    assert read_header(write_dat(tmp_path)).flags == ()
+    assert read_header(write_dat(tmp_path, comments=["#Dx: "])).flags == ("no diagnosis",)

@@ -256,7 +256,7 @@ def test_no_search_decodes_by_expected_score(tmp_path):
     )
     np.testing.assert_array_equal(loaded.decide(scores), expected_outputs(scores))
     content = json.loads((tmp_path / "t.json").read_text())
-    assert content["version"] == 2 and content["rule"] == "highest expected Challenge score"
+    assert content["version"] == 2 and content["rule"] == "decoded by expected Challenge score"
 
 
 def test_only_sinus_rhythm_gives_a_score_of_zero():

@@ -286,11 +286,11 @@ def test_preset_views(specs, lengths, teacher):
     )
 
 
-def test_view_n_is_the_transforms_with_fork_n():
+def test_view_n_is_the_transforms_with_stream_n():
     signal, random = torch.randn(4, 12, 250), random_for(4)
     views = Views("contrastive")(signal, random)
     for n, view in enumerate(views):
-        draws = random.fork(1 + n)
+        draws = random.fork("view", n)
         expected = gaussian_noise(
             time_out(signal, draws, ratio=[0.2, 0.4]), draws, sigma=[0.005, 0.025]
         )
@@ -301,7 +301,7 @@ def test_view_n_is_the_transforms_with_fork_n():
     )
 
 
-def test_view_n_of_all_groups_has_fork_n():
+def test_view_n_of_all_groups_has_stream_n():
     """The defect: two groups whose forks both began at 1 made the same views twice."""
     group = {"count": 2, "transforms": [{"time_out": {"ratio": [0.2, 0.4]}}]}
     signal, random = torch.randn(4, 12, 250), random_for(4)
@@ -311,7 +311,7 @@ def test_view_n_of_all_groups_has_fork_n():
         [{**group, "count": 1}, group],
     ):
         for n, view in enumerate(Views(groups)(signal, random)):
-            assert torch.equal(view, time_out(signal, random.fork(1 + n), ratio=[0.2, 0.4])), n
+            assert torch.equal(view, time_out(signal, random.fork("view", n), ratio=[0.2, 0.4])), n
 
 
 def test_global_views_come_first_whatever_the_order_in_the_file():

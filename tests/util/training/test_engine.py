@@ -42,10 +42,10 @@ class Spread(Encoder):
 
 class Square(Method):
     """The plainest method: a mean over the batch, nothing random, no running statistics.
-    It remembers what it saw.
+    It remembers what it saw.  Its head learns from epoch ``still`` on.
     """
 
-    rows, progress = [], []
+    rows, progress, still = [], [], 0
 
     def __init__(self):
         super().__init__()
@@ -54,6 +54,10 @@ class Square(Method):
     def forward(self, batch, drawn):
         self.rows.extend(batch["record"].tolist())
         return {"loss": self.head(self.encoder(batch["signal"])).square().mean()}
+
+    def before_step(self, epoch):
+        if epoch < self.still:
+            self.head.zero_grad(set_to_none=True)
 
     def after_step(self, progress):
         self.progress.append(progress)
@@ -121,6 +125,29 @@ def test_the_learning_rate_and_slow_teachers_move_at_every_step(tmp_path):
         [lr_at(step / 6, lr=0.1, min_lr=0, warmup_epochs=1, epochs=2) for step in range(12)]
     )
     assert Square.progress == pytest.approx([step / 12 for step in range(1, 13)])
+
+
+@pytest.mark.parametrize("more", [{}, {"accum_iter": 3}, {"max_norm": 1.0}])
+def test_a_method_may_keep_parameters_out_of_a_step(more, tmp_path, monkeypatch):
+    """AdamW does not even count the steps of epoch 0 for the head."""
+    monkeypatch.setattr(Square, "still", 1)
+    config = {**SQUARE, "dataloader": {**LOADER, "batch_size": 8 // more.get("accum_iter", 1)}}
+    after = {}
+    for epochs in (1, 2):
+        Square.rows, Square.progress = [], []
+        folder = tmp_path / str(epochs)
+        pretrain(
+            job(with_store(config, epochs=epochs, warmup_epochs=0, **more), folder, PretrainConfig)
+        )
+        after[epochs] = checkpoint.load(folder / "run" / "checkpoint-last.pth")
+    torch.manual_seed(0)
+    start = Square().state_dict()
+    one, two = (after[epochs]["model"] for epochs in (1, 2))
+    assert torch.equal(one["head.weight"], start["head.weight"])
+    assert not torch.equal(one["encoder.layer.weight"], start["encoder.layer.weight"])
+    assert not torch.equal(two["head.weight"], start["head.weight"])
+    steps = sorted(int(entry["step"]) for entry in after[2]["optimizer"]["state"].values())
+    assert steps[0] * 2 == steps[-1] > 0 and len(steps) == 4
 
 
 def test_excluded_folds_are_not_trained_on(tmp_path):

@@ -19,6 +19,7 @@ from tests.support.tiny_encoder import run_step
 from tests.support.tiny_jobs import CNN, DINO, ST_MEM, accumulating, with_store
 from util.config.keys import FinetuneConfig, PretrainConfig, TrainConfig
 from util.config.load import check
+from util.contract.recompute import recompute_blocks
 from util.contract.registry import DataFacts, build
 from util.data.dataset import CropDataset, TrainingBatches, make_loader, to_device
 from util.data.store import RecordStore
@@ -26,7 +27,6 @@ from util.errors import ConfigError
 from util.leads import LEADS
 from util.training.engine import Training
 from util.training.optimizer import make_optimizer
-from util.training.recompute import recompute_blocks
 
 VIEWS = {"head_width": 16, "encoder": "plain_encoder"}
 DINO = {**DINO, "model": {**VIEWS, "bottleneck": 8, "head_out": 32, "freeze_last_layer": 1}}

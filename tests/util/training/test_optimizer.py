@@ -17,6 +17,7 @@ from util.training import optimizer
 from util.training.lars import LARS
 from util.training.optimizer import (
     Schedule,
+    load_optimizer,
     lr_at,
     make_optimizer,
     parameter_groups,
@@ -203,6 +204,30 @@ def test_the_fused_kernel_equals_the_plain_one(name):
     assert optimizer.defaults["fused"] is True
     for a, b in zip(fused.parameters(), plain.parameters()):
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("kwargs", [{"momentum": 0.9}, {"momentum": 0.9, "dampening": 0.5}])
+def test_sgd_with_momentum_takes_parameters_that_thaw_later(kwargs):
+    """The defect: "expected Tensor as element 0 in argument 2, but got NoneType" at the thaw."""
+    train = replace(TRAIN, optimizer="sgd", optimizer_kwargs=kwargs, weight_decay=0.0)
+    torch.manual_seed(0)
+    models = [nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 2)).double() for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    ours, plain = (
+        make_optimizer(models[0], train, 0.1),
+        torch.optim.SGD(models[1].parameters(), lr=0.1, **kwargs),
+    )
+    for step in range(4):
+        for model in models:
+            for name, parameter in model.named_parameters():
+                thawed = step > 1 or name.startswith("1")
+                parameter.grad = torch.full_like(parameter, step + 1.0) if thawed else None
+        ours.step(), plain.step()
+        if step == 1:  # resumed at the thaw
+            saved, ours = ours.state_dict(), make_optimizer(models[0], train, 0.1)
+            load_optimizer(ours, saved)
+    for a, b in zip(*(model.parameters() for model in models)):
+        assert torch.allclose(a, b, rtol=1e-12)
 
 
 def test_adamw_equals_its_definition_with_and_without_decay():

@@ -1,5 +1,4 @@
-"""Readers of .npy, HDF5 and CSV files for import_arrays.py; their interface is described in
-data_preparation/importing/sources.py.
+"""Recordings out of .npy, HDF5 and CSV files.
 
 Files are untrusted: nothing is unpickled, no other file is opened, and what is wrong with a file
 is a RecordError.  One recording is in memory at a time, however many a file holds.
@@ -7,22 +6,35 @@ is a RecordError.  One recording is in memory at a time, however many a file hol
 
 import contextlib
 import csv
+import math
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from data_preparation.importing.flags import LAYOUTS
-from data_preparation.importing.sources import Lazy, Note
 from util.errors import RecordError
-from util.recordings.recording import MILLIVOLTS, Recording, millivolts_per, printable
+from util.files import is_unknown
+from util.leads import LEADS, standard_lead
+from util.recordings.flags import LAYOUTS
+from util.recordings.recording import (
+    Recording,
+    lead_of,
+    millivolts_per,
+    printable,
+    usual_unit,
+)
 
 DATASETS = ("tracings", "ecg")  # of CODE-15 % and of SPH
-MOST_WORDS = 1000  # that are looked at in a CSV file
-_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+(e[+-]?[0-9]+)?", re.IGNORECASE)
+EIGHT_LEADS = ",".join(LEADS[:2] + LEADS[6:])  # from which the other four follow
+MOST_WORDS = 1000  # that are looked at for what they mean
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9.]*,[0-9]+(e[+-]?[0-9]+)?", re.IGNORECASE)
+_WITH_UNIT = re.compile(r"(.+?)\s*[(\[](.+)[)\]]")
+_ABOVE = re.compile(r"\s*#|sep=", re.IGNORECASE)  # comments, and Excel's line on its comma
+_TIME = re.compile(r"(time|t|sec|ms|samples?|index)(\W|_|$)|seconds|timestamp", re.IGNORECASE)
 CHUNKS_BYTES = 1 << 25  # decompressed chunks of HDF5 that are kept: neighbours share one
 
 
@@ -42,7 +54,7 @@ class NpyFile:
         self.interleaved = not array.flags.c_contiguous
 
     @staticmethod
-    def _map(path):
+    def _map(path: Path) -> np.memmap:
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, MemoryError):
@@ -90,15 +102,18 @@ class HDF5File:
                 lambda name, node: self.names.append(name) if hasattr(node, "shape") else None
             )
             arrays = [name for name in self.names if len(self.file[name].shape or ()) in (2, 3)]
-            known = [name for name in ([dataset] if dataset else DATASETS) if name in self.names]
+            wanted = [dataset.strip("/")] if dataset else DATASETS
+            known = [name for name in wanted if name in self.names]
             if not known and (dataset or len(arrays) != 1):
                 what = (
                     f"no dataset {dataset}"
                     if dataset
                     else "name the dataset of the signals with --dataset"
                 )
-                raise RecordError(f"{what}; there are {', '.join(self.names) or 'none'}")
-            self.values = self.file[(known or arrays)[0]]
+                links = [link for name in wanted for link in _links(self.file, name)]
+                also = f"; {links[0]}, and links are not followed" if links else ""
+                raise RecordError(f"{what}; there are {', '.join(self.names) or 'none'}{also}")
+            self.values = self._own((known or arrays)[0])
             self.shape, self.dtype = self.values.shape, self.values.dtype
 
     def __getitem__(self, row: int) -> np.ndarray:
@@ -110,22 +125,44 @@ class HDF5File:
         with _hdf5_errors(self.values):
             return self.values[()]
 
-    def column(self, name: str) -> Lazy:
-        """Return a dataset with one value a record, as texts."""
+    def _own(self, name: str) -> Any:
+        """A dataset whose values lie in this file: no other is to be read."""
+        dataset = self.file[name]
+        if dataset.is_virtual or dataset.external:
+            raise RecordError(
+                f"the values of dataset {name} lie in other files, which are not read: copy them "
+                "into one, as h5py does with file.create_dataset(name, data=dataset[:])"
+            )
+        return dataset
+
+    def column(self, name: str) -> np.ndarray:
+        """Return a dataset with one value a record."""
         if name not in self.names:
             raise RecordError(f"no dataset {name}; there are {', '.join(self.names)}")
         with _hdf5_errors():
-            values = self.file[name][()].ravel()
+            return self._own(name)[()].ravel()
 
-        def text(row):
-            value = values[row]
-            return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
-        return Lazy(len(values), text)
+def _links(file: Any, name: str) -> list[str]:
+    """What the first link on the way to a name in an HDF5 file leads to, which is not looked at;
+    nothing where none is on it.
+    """
+    import h5py
+
+    parts = name.split("/")
+    for path in ("/".join(parts[: n + 1]) for n in range(len(parts))):
+        link = file.get(path, getlink=True) if path else None
+        if isinstance(link, h5py.ExternalLink):
+            return [
+                f"{path} is a link to {printable(link.path)} in file {printable(link.filename)}"
+            ]
+        if isinstance(link, h5py.SoftLink):
+            return [f"{path} is a link to {printable(link.path)}"]
+    return []
 
 
 @contextlib.contextmanager
-def _hdf5_errors(dataset=None):
+def _hdf5_errors(dataset: Any = None) -> Iterator[None]:
     """What HDF5 finds wrong in a file, or while it reads a dataset of it, is a RecordError; an
     OSError that the system gives a number may pass.
     """
@@ -145,7 +182,7 @@ def _hdf5_errors(dataset=None):
         ) from None
 
 
-def _lacking_filters(dataset):
+def _lacking_filters(dataset: Any) -> list[str]:
     """Number and name of each filter that a dataset needs and this machine has not."""
     import h5py
 
@@ -158,6 +195,47 @@ def _lacking_filters(dataset):
     ]
 
 
+def row_names(array: NpyFile | HDF5File, dataset: str | None, stem: str) -> Callable[[int], str]:
+    """Return the function from a row of an array to its recording's name.
+
+    That is what a dataset beside it says, or ``stem`` and its place.
+
+    Args:
+        array: of many recordings.
+        dataset: of their names; None: exam_id, if there is one.
+        stem: of the names by place.
+    """
+    beside = getattr(array, "names", ())
+    if dataset is None and "exam_id" not in beside:
+        return lambda row: f"{stem}-{row}"
+    if not isinstance(array, HDF5File):
+        raise RecordError(f"--ids {dataset} is no .csv file, and an .npy file has no datasets")
+    names = array.column(dataset or "exam_id")
+    if len(names) != array.shape[0]:
+        raise RecordError(
+            f"{len(names)} values in {dataset or 'exam_id'} for {array.shape[0]} recordings"
+        )
+    return lambda row: _text(names[row])
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def shape_of(
+    array: NpyFile | HDF5File, leads: Sequence[str], layout: str | None
+) -> tuple[bool, int]:
+    """Return whether an array has many recordings, and the axis of its leads: see ``lead_axis``."""
+    many = (
+        len(array.shape) == 3 or len(array.shape) == 2 and len(leads) == 1 and 1 not in array.shape
+    )
+    if many and array.interleaved:
+        raise RecordError(
+            "its recordings lie interleaved (Fortran order): save numpy.ascontiguousarray(array)"
+        )
+    return many, lead_axis(array.shape[1:] if many else array.shape, leads, layout)
+
+
 _opened: dict[tuple, NpyFile | HDF5File] = {}
 
 
@@ -167,41 +245,53 @@ def open_array(path: Path, dataset: str | None = None) -> NpyFile | HDF5File:
     key = path, dataset, status.st_size, status.st_mtime_ns
     if key not in _opened:
         _opened.clear()  # first: HDF5 takes a file that is still open for unchanged
-        _opened[key] = NpyFile(path) if path.suffix.lower() == ".npy" else HDF5File(path, dataset)
+        _opened[key] = NpyFile(path) if _is_npy(path) else HDF5File(path, dataset)
     return _opened[key]
+
+
+def _is_npy(path: Path) -> bool:
+    """By its ending, or by its first bytes where that is none of an array."""
+    if path.suffix.lower() in (".npy", ".h5", ".hdf5"):
+        return path.suffix.lower() == ".npy"
+    with open(path, "rb") as file:
+        return file.read(6) == b"\x93NUMPY"
 
 
 # ============ readers ============
 def read_array(
     path: Path,
     row: int | None,
-    note: Note,
+    note: object,
     *,
     fs: float,
-    units: str,
+    units: str | None,
     leads: Sequence[str],
     layout: str | None = None,
     dataset: str | None = None,
-    trim_zeros: bool = False,
 ) -> Recording:
-    """Read a recording of an .npy or HDF5 file; arguments as in ``ArrayInput``."""
+    """Read a recording of an .npy or HDF5 file; arguments as in ``Given``."""
     array = open_array(path, dataset)
+    if array.dtype.kind == "i" and not units:
+        raise RecordError(f"whole numbers ({array.dtype}): say --units uV or --units mV")
     values = array.whole() if row is None else array[row]
     axis = lead_axis(values.shape, leads, layout)
     signal = _millivolts(values if values.ndim == 2 else values[None], units)
     used = [k for k, lead in enumerate(leads) if lead != "-"]
-    rows, flags = _trimmed((signal if axis == 0 else signal.T)[used], fs, trim_zeros)
-    return Recording(rows.T, tuple(leads[k] for k in used), fs, flags=flags)
+    rows = (signal if axis == 0 else signal.T)[used]
+    names = [leads[k] for k in used]
+    turned = [name.startswith("-") for name in names]
+    if any(turned):
+        rows[turned] *= -1
+    return Recording(rows.T, tuple(name.removeprefix("-") for name in names), fs)
 
 
 def read_csv(
     path: Path,
     row: int | None,
-    note: Note,
+    note: object,
     *,
     fs: float,
-    units: str,
-    trim_zeros: bool = False,
+    units: str | None,
 ) -> Recording:
     """Read a CSV file: the first line names the leads, every other holds one instant."""
     import pandas as pd
@@ -219,40 +309,61 @@ def read_csv(
                 names=range(len(names)),
                 index_col=False,
                 encoding="utf-8-sig",
+                encoding_errors="replace",  # a micro sign in Latin-1, among words
                 low_memory=False,
                 skip_blank_lines=False,  # each is a sample that was lost
             )
     except (ValueError, OverflowError, pd.errors.ParserWarning) as error:
         raise RecordError(f"CSV unreadable: {_wide(path, above, comma, names) or error}") from None
-    # Text becomes NaN, which is refused.
+    # Words for "missing" become NaN, which is refused, or cut off at the ends.
     values = table.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     missing = np.isnan(values)
     if missing.any():
-        _look_at_words(table.to_numpy(object)[missing][:MOST_WORDS])
+        _look_at_words(names, table.to_numpy(object), missing, above + 1)
         if missing.all(1).any():
             values = values[_without_blank_ends(_lines(path)[above:][: len(values)], above + 1)]
-    rows, flags = _trimmed(_millivolts(values, units).T, fs, trim_zeros)
-    return Recording(rows.T, tuple(names), fs, flags=flags)
+    _check_time(names, values, above + 1)
+    return Recording(_millivolts(values, units), tuple(names), fs)
 
 
 def csv_header(path: Path) -> tuple[list[str], str, int]:
-    """Return the names in the first line of a CSV file that is not blank, the sign between them,
-    and the number of lines down to it.
+    """Return the names in the first line of a CSV file that is neither blank nor a comment,
+    the sign between them, and the number of lines down to it.
+
+    Raises:
+        RecordError: it holds units, too.
     """
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         number, first = 1, file.readline(1 << 16)
-        while first and not first.strip():
+        while first and (not first.strip() or _ABOVE.match(first)):
             number, first = number + 1, file.readline(1 << 16)
     comma = max(",;\t", key=first.count)
-    return next(csv.reader([first], delimiter=comma), []), comma, number
+    names = next(csv.reader([first], delimiter=comma), [])
+    for match in filter(None, map(_WITH_UNIT.fullmatch, names)):
+        unit = usual_unit(match[2].strip())
+        if standard_lead(match[1]) and unit:
+            raise RecordError(
+                f"units behind the names of the leads, such as {printable(match[0])}: write the "
+                f"names alone, and say --units {unit}"
+            )
+    return names, comma, number
 
 
-def _lines(path):
+def names_a_lead(path: Path, lead_names: Mapping[str, str]) -> bool:
+    """Return whether the first line of a CSV file names a lead: otherwise it is a table."""
+    try:
+        names = csv_header(path)[0]
+    except RecordError:
+        return True  # and its units
+    return any(lead_of(name, lead_names) for name in names)
+
+
+def _lines(path: Path) -> list[str]:
     """All lines of a text file, a blank one behind the last."""
     return re.split(r"\r\n|\n|\r", path.read_text("utf-8-sig", "replace"))
 
 
-def _without_blank_ends(lines, first):
+def _without_blank_ends(lines: Sequence[str], first: int) -> slice:
     """Slice of lines without blank ones at both ends; a RecordError where one is between samples.
 
     ``first`` is the number of the first line, from 1.
@@ -270,22 +381,61 @@ def _without_blank_ends(lines, first):
     return kept
 
 
-def _look_at_words(cells):
-    """A RecordError for words in place of samples that tell what is wrong with the file."""
-    for word in (cell.strip() for cell in cells if isinstance(cell, str)):
+def _look_at_words(
+    names: Sequence[str], cells: np.ndarray, missing: np.ndarray, first: int
+) -> None:
+    """A RecordError for words in place of samples; those that mean "missing" may be.
+
+    Args:
+        names: of the columns.
+        cells: (lines, columns), of which ``missing`` are no numbers.
+        first: number of the first line, from 1.
+    """
+    words = [
+        (line, column, cells[line, column].strip())
+        for line, column in np.argwhere(missing)
+        if isinstance(cells[line, column], str)
+    ]
+    for _, _, word in words[:MOST_WORDS]:
         if _DECIMAL_COMMA.fullmatch(word):
             raise RecordError(
                 f"numbers with a decimal comma, such as {printable(word)}: write decimal points"
             )
-        unit = word.strip("()[] ")
-        if millivolts_per(unit) is not None:
+        unit = usual_unit(word.strip("()[] "))
+        if unit:
             raise RecordError(
                 f"a line of units, such as {printable(word)}, among the samples: take it out, and "
-                f"say --units {printable(unit)}"
+                f"say --units {unit}"
+            )
+    of_numbers = missing.mean(0) < 0.5  # other columns may hold text
+    texts = [word for word in words if of_numbers[word[1]] and not is_unknown(word[2])]
+    if texts:
+        where = ", ".join(dict.fromkeys(printable(names[column]) for _, column, _ in texts))
+        raise RecordError(
+            f"non-finite samples: {len(texts)} in {where}: text, such as {printable(texts[0][2])} "
+            f"in line {first + texts[0][0]}"
+        )
+
+
+def _check_time(names: Sequence[str], values: np.ndarray, first: int) -> None:
+    """A RecordError where a column that counts seconds or samples jumps: some were lost."""
+    for name, times in zip(names, values.T):
+        if not _TIME.match(name.strip()) or len(times) < 3 or not np.isfinite(times).all():
+            continue
+        steps = np.diff(times)
+        usual = np.median(steps)
+        if ((steps >= 0) & (steps < 0.6 * usual)).any() or usual <= 0:
+            continue  # too coarsely rounded
+        jumps = np.flatnonzero((steps < 0) | (steps > 1.6 * usual))
+        if len(jumps):
+            raise RecordError(
+                f"samples were lost: the column {printable(name)} jumps at {len(jumps)} places, "
+                f"the first is line {first + jumps[0] + 1}: fill them in, or cut the recording "
+                "there"
             )
 
 
-def _wide(path, above, comma, names):
+def _wide(path: Path, above: int, comma: str, names: Sequence[str]) -> str:
     """What a first line of samples with twice as many cells as names means, "" for any other."""
     line = (*_lines(path)[above:], "")[0]
     cells = line.split(comma)
@@ -313,33 +463,19 @@ def lead_axis(shape: tuple[int, ...], leads: Sequence[str], layout: str | None =
             f"{' or '.join(LAYOUTS)}"
         )
     if not fitting:
+        eight = f" {EIGHT_LEADS} if they are the eight that hospitals keep" * (8 in shape)
         raise RecordError(
             f"shape {shape} has no axis of {len(leads)} "
             f"leads{f' as {layout} means' if layout else ''}; name the leads that there are with "
-            "--leads"
+            f"--leads{eight}"
         )
     return fitting[0]
 
 
-def _millivolts(values, units):
+def _millivolts(values: np.ndarray, units: str | None) -> np.ndarray:
     if values.dtype.kind not in "fi" or values.dtype.itemsize > 8:
         raise RecordError(f"samples of type {values.dtype}; use float16, float32, float64 or int16")
     with np.errstate(over="ignore"):  # becomes infinite, which is refused
         signal = values.astype(np.float32)
-    return signal if units == "mV" else signal * np.float32(MILLIVOLTS[units.lower()])
-
-
-def _trimmed(rows, fs, trim_zeros):
-    """Rows (leads, time) without the instants at both ends where every lead is 0, or a remark on
-    these.
-    """
-    signal = np.flatnonzero(rows.any(axis=0))
-    if not len(signal):
-        return rows, ()
-    first, end = signal[0], signal[-1] + 1
-    if trim_zeros:
-        return rows[:, first:end], ()
-    padding = (rows.shape[1] - (end - first)) / fs
-    if padding <= 0.1:
-        return rows, ()
-    return rows, (f"{padding:.3g} s of zeros at its ends (see --trim_zeros)",)
+    unit = units or "mV"
+    return signal if unit == "mV" else signal * np.float32(millivolts_per(unit) or math.nan)

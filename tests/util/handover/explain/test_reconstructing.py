@@ -8,8 +8,8 @@ from util.config.fields import to_mapping
 from util.config.keys import PretrainConfig
 from util.config.load import ROOT, load_config
 from util.errors import CheckpointError, ConfigError
-from util.handover.occlusion import SeenCrops
-from util.handover.reconstructing import load_methods, reconstruct
+from util.handover.explain.occlusion import SeenCrops
+from util.handover.explain.reconstructing import load_methods, reconstruct
 from util.training import checkpoint
 from util.training.setup import build_configured
 

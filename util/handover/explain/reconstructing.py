@@ -16,8 +16,8 @@ from util.contract.method import Batch, Method
 from util.contract.registry import find_model
 from util.errors import CheckpointError
 from util.evaluation.trained import read_weights
+from util.handover.explain.occlusion import SeenCrops
 from util.handover.load import config_of
-from util.handover.occlusion import SeenCrops
 from util.keyed_random import KeyedRandom, sample_keys
 from util.training import checkpoint
 from util.training.setup import build_configured

@@ -16,9 +16,7 @@ from util.errors import ConfigError
 from util.evaluation.figures import plot_reconstruction, save_figure
 from util.files import replacing, write_frame
 from util.handover.embedding import Embeddings
-from util.handover.embedding_map import draw_map, layouts, main_diagnoses
-from util.handover.explain_figures import draw_between, draw_explanation
-from util.handover.explaining import (
+from util.handover.explain.attribution import (
     Explanation,
     by_attention,
     by_gradients,
@@ -26,9 +24,11 @@ from util.handover.explaining import (
     column_of,
     seen_by,
 )
+from util.handover.explain.embedding_map import draw_map, layouts, main_diagnoses
+from util.handover.explain.occlusion import SeenCrops
+from util.handover.explain.pages import draw_between, draw_explanation
+from util.handover.explain.reconstructing import load_methods, reconstruct
 from util.handover.load import Applied, AppliedClassifier, AppliedEncoder
-from util.handover.occlusion import SeenCrops
-from util.handover.reconstructing import load_methods, reconstruct
 from util.scoring.criterion import TASKS
 
 RECORDS = 3  # where none is named

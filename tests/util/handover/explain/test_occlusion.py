@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from tests.support.tiny_encoder import Plain
-from util.handover.occlusion import SeenCrops, Stretches, falls_without, occlude, without
+from util.handover.explain.occlusion import SeenCrops, Stretches, falls_without, occlude, without
 
 LENGTH, STRIDE, SAMPLES = 50, 25, 120
 

@@ -10,7 +10,7 @@ from util.config.keys import FinetuneConfig
 from util.config.load import ROOT, load_config
 from util.contract.encoder import Encoder
 from util.errors import ConfigError
-from util.handover.explaining import (
+from util.handover.explain.attribution import (
     by_attention,
     by_gradients,
     by_occlusion,
@@ -20,8 +20,8 @@ from util.handover.explaining import (
     seen_by,
     shuffled,
 )
+from util.handover.explain.occlusion import SeenCrops
 from util.handover.load import AppliedClassifier, AppliedEncoder, load_classifier
-from util.handover.occlusion import SeenCrops
 from util.leads import LEADS
 from util.scoring.criterion import Criterion
 from util.training.setup import build_configured, evaluation_transforms

@@ -12,7 +12,7 @@ from tests.support.tiny_jobs import ST_MEM, with_store
 from util.config.keys import PretrainConfig
 from util.config.load import check
 from util.errors import ConfigError
-from util.handover.embedding_map import OTHER, layouts, main_diagnoses, principal_components
+from util.handover.explain.embedding_map import OTHER, layouts, main_diagnoses, principal_components
 from util.handover.load import load_classifier
 from util.leads import LEADS
 
@@ -61,7 +61,7 @@ def test_a_classifier_is_explained_in_pictures_numbers_and_a_table(weights, tmp_
 def test_an_encoder_is_explained_with_attention_and_reconstructions(encoder_file, tmp_path, capsys):
     explained(encoder_file, tmp_path, "--records", "E001", "--window", 1)
     names = {path.name.removeprefix("E001.") for path in tmp_path.iterdir()}
-    pictures = ["occlusion", "gradients", "attention", "leads", "rebuilt-30", "rebuilt-60"]
+    pictures = ["occlusion", "gradients", "attention", "leads", "rebuilt-own"]
     assert names == {*(f"{name}.png" for name in pictures), "npz", "explained.csv"}
     said = capsys.readouterr().out
     assert "reconstructions are by" in said and "encoder.pth holds no decoder" in said
@@ -103,7 +103,7 @@ def test_principal_components_are_those_of_the_covariance():
 
 
 def test_umap_is_drawn_only_where_it_is_installed(monkeypatch):
-    monkeypatch.setattr("util.handover.embedding_map.find_spec", lambda name: None)
+    monkeypatch.setattr("util.handover.explain.embedding_map.find_spec", lambda name: None)
     assert list(layouts(np.eye(5))) == ["PCA"]
 
 

@@ -15,7 +15,7 @@ from util.evaluation.figures import (
     new_figure,
     plot_ecg,
 )
-from util.handover.explaining import Explanation
+from util.handover.explain.attribution import Explanation
 
 BARS, PROFILE, FOOT = 54, 26, 20  # mm: the leads' bars, the course over time, the words below
 SMOOTH = 0.08  # seconds over which shades are averaged, as gradients jump from sample to sample

@@ -1,0 +1,116 @@
+"""DICOM waveforms: which groups make the recording, whose it is, and what is damaged."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from tests.support.dicom_files import CODED, made_dicom
+from tests.support.wfdb_files import ecg_counts
+from util.errors import RecordError
+from util.leads import LEADS
+from util.recordings.dicom import read_dicom
+
+COUNTS = ecg_counts(2500)
+MDC = CODED["MDC"]
+
+
+def read(folder, parts, **about):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # when it is written
+        made_dicom(folder, parts, **about)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return read_dicom(folder / "a.dcm", None, None)
+
+
+def strips(seconds, fs=250):
+    """Four groups of three leads that follow one another."""
+    n = int(seconds * fs)
+    return [
+        (COUNTS[n * k : n * k + n, 3 * k : 3 * k + 3], MDC[3 * k : 3 * k + 3], 1000 * seconds * k)
+        for k in range(4)
+    ]
+
+
+@pytest.mark.parametrize("fs, seconds", [(500, 1), (250, 2.5), (100, 6)])
+def test_strips_are_refused_with_that_word(tmp_path, fs, seconds):
+    with pytest.raises(RecordError, match=f"4 strips of {seconds:g} s that follow one another"):
+        read(tmp_path, strips(seconds, fs), fs=fs)
+
+
+@pytest.mark.parametrize("seconds, number", [(2.5, 1), (2.5, 3), (6, 1)])
+def test_strips_beside_a_rhythm_strip_are_left_out(tmp_path, seconds, number):
+    rhythm = [(COUNTS[:, [k]], [MDC[k]], 0) for k in (1, 6, 10)[:number]]
+    recording = read(tmp_path, [*strips(seconds, 100), *rhythm], fs=100)
+    assert recording.leads == ("II", "V1", "V5")[:number] and len(recording.signal) == 2500
+    assert recording.flags[0].startswith("other waveforms left out: 4 strips that follow")
+
+
+def test_strips_beside_a_median_beat_are_refused(tmp_path):
+    with pytest.raises(RecordError, match="4 strips of 2.5 s"):
+        read(tmp_path, [*strips(2.5), (COUNTS[:300], MDC, 0)])
+
+
+def test_twelve_leads_count_more_than_one_that_is_longer(tmp_path):
+    long = (np.tile(COUNTS[:, [1]], (6, 1)), [MDC[1]], 0)
+    median = (COUNTS[:300], MDC, 0)
+    recording = read(tmp_path, [median, long, (COUNTS, MDC, 0)])
+    assert recording.leads == LEADS and len(recording.signal) == 2500
+    np.testing.assert_allclose(recording.signal, COUNTS / 1000, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "channel",
+    [
+        lambda lead: (f"MDC_ECG_LEAD_{lead.upper()}", "MDC", "a channel"),
+        lambda lead: (dict(zip(LEADS, [c[0] for c in CODED["SCPECG"]]))[lead], "SCP-ECG", "x"),
+        lambda lead: (lead, "99LOCAL", ""),
+        lambda lead: ("17", "99LOCAL", f"Lead {lead.lower()}"),
+    ],
+)
+def test_leads_by_other_writings_of_their_codes(tmp_path, channel):
+    recording = read(tmp_path, [(COUNTS, [channel(lead) for lead in LEADS], 0)])
+    assert recording.leads == LEADS
+
+
+@pytest.mark.parametrize(
+    "about, years",
+    [
+        ({"PatientAge": "61Y"}, 61),
+        ({"PatientAge": " 061y"}, 61),
+        ({"PatientAge": "061"}, 61),
+        ({"PatientAge": "018M"}, 1.5),
+        ({"PatientAge": "999Y"}, None),
+        ({"PatientBirthDate": "19560601", "StudyDate": "20200102"}, 63),
+        ({"PatientBirthDate": "19560102", "AcquisitionDateTime": "20200102030405.5+0100"}, 64),
+        ({"PatientBirthDate": "19560601"}, None),
+        ({"PatientAge": "", "PatientBirthDate": ""}, None),
+    ],
+)
+def test_ages(tmp_path, about, years):
+    age = read(tmp_path, [(COUNTS, MDC, 0)], **about).age
+    assert np.isnan(age) if years is None else age == years
+
+
+@pytest.mark.parametrize(
+    "sex, word", [("f", "Female"), ("F ", "Female"), ("male", "Male"), ("O", "Unknown")]
+)
+def test_sexes(tmp_path, sex, word):
+    assert read(tmp_path, [(COUNTS, MDC, 0)], PatientSex=sex).sex == word
+
+
+@pytest.mark.parametrize(
+    "patient, own", [("P 17", "P 17"), ("", ""), ("unknown", ""), ("Anonymous", ""), ("0", "0")]
+)
+def test_patients(tmp_path, patient, own):
+    assert read(tmp_path, [(COUNTS, MDC, 0)], PatientID=patient).patient == own
+
+
+@pytest.mark.parametrize("part", [0.02, 0.3, 0.7, 0.99])
+def test_a_file_cut_short_is_refused(tmp_path, part):
+    made_dicom(tmp_path, [(COUNTS, MDC, 0)])
+    data = (tmp_path / "a.dcm").read_bytes()
+    (tmp_path / "a.dcm").write_bytes(data[: int(part * len(data))])
+    with pytest.raises(RecordError, match="damaged DICOM file|no DICOM file|without waveforms"):
+        read_dicom(tmp_path / "a.dcm", None, None)

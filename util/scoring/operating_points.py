@@ -1,0 +1,160 @@
+"""A threshold for each class, chosen on the selection fold, and what it does on the test fold."""
+
+import re
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit, logit
+from scipy.stats import norm
+
+from util.errors import ConfigError
+from util.scoring.predictions import Predictions
+from util.scoring.scores import auprc, auroc
+
+RULES = "youden, f1, or sensitivity=S such as sensitivity=0.9"
+WITHOUT = 0.5  # for classes without positive or without negative records
+
+
+def choose_thresholds(labels: np.ndarray, probabilities: np.ndarray, rule: str) -> np.ndarray:
+    """Return the best threshold of each class: float64 (classes,); 0.5 where nothing can be chosen.
+
+    A record counts as positive where its probability is at least the threshold.
+
+    Args:
+        labels: (records, classes) of 1, 0 and NaN = unknown.
+        probabilities: (records, classes).
+        rule: youden (largest sensitivity + specificity), f1 (largest F1), or sensitivity=S (the
+            highest threshold that reaches it).
+
+    Raises:
+        ConfigError: there is no such rule.
+    """
+    wanted = wanted_sensitivity(rule)
+    order = np.argsort(-probabilities, axis=0, kind="stable")
+    sorted_labels = np.take_along_axis(labels, order, axis=0)
+    p = np.take_along_axis(probabilities, order, axis=0)
+    true, false = np.cumsum(sorted_labels == 1, axis=0), np.cumsum(sorted_labels == 0, axis=0)
+    positive, negative = true[-1], false[-1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sensitivity, specificity = true / positive, 1 - false / negative
+        if wanted is not None:
+            quality = np.where(sensitivity >= wanted - 1e-12, p, -np.inf)
+        elif rule == "f1":
+            quality = 2 * true / (true + false + positive)
+        else:
+            quality = sensitivity + specificity
+    last_of_ties = np.vstack([p[1:] != p[:-1], np.ones((1, p.shape[1]), bool)])
+    best = np.where(last_of_ties, quality, -np.inf).argmax(axis=0)
+    columns = np.arange(p.shape[1])
+    # Halfway to the next lower probability: the choice must not hang on one record's last digit.
+    lower = np.vstack([p[1:], np.zeros((1, p.shape[1]))])
+    thresholds = (p[best, columns] + lower[best, columns]) / 2
+    return np.where((positive > 0) & (negative > 0), thresholds, WITHOUT)
+
+
+def wanted_sensitivity(rule: str) -> float | None:
+    """Return S of the rule sensitivity=S, None for youden and f1.
+
+    Raises:
+        ConfigError: there is no such rule.
+    """
+    match = re.fullmatch(r"sensitivity=(0?\.\d+|1|1\.0*)", rule)
+    if not match and rule not in ("youden", "f1"):
+        raise ConfigError(f"no rule {rule!r} for thresholds; known: {RULES}")
+    return float(match[1]) if match else None
+
+
+def wilson(successes: np.ndarray, trials: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the 95 % interval of a proportion (Wilson's), NaN without trials."""
+    z = norm.ppf(0.975)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = successes / trials
+        centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
+        reach = z * np.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+        reach = reach / (1 + z**2 / trials)
+    return centre - reach, centre + reach
+
+
+def by_class(test: Predictions, decided: np.ndarray) -> pd.DataFrame:
+    """Return a row for each class of multi-label predictions.
+
+    Args:
+        test: of the test records.
+        decided: bool (records, classes), by the thresholds.
+
+    Returns:
+        class, records (known), positive, AUROC, AUPRC, sensitivity and specificity with the ends
+        of their 95 % intervals, and the share of positive decisions that are right (precision).
+    """
+    is_positive, is_negative = test.labels == 1, test.labels == 0
+    true = (decided & is_positive).sum(axis=0)
+    rejected = (~decided & is_negative).sum(axis=0)
+    positive, negative = is_positive.sum(axis=0), is_negative.sum(axis=0)
+    claimed = (decided & (is_positive | is_negative)).sum(axis=0)
+    sensitivity_low, sensitivity_high = wilson(true, positive)
+    specificity_low, specificity_high = wilson(rejected, negative)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        columns = {
+            "class": test.classes,
+            "records": positive + negative,
+            "positive": positive,
+            "AUROC": auroc(test.labels, test.outputs),
+            "AUPRC": auprc(test.labels, test.outputs),
+            "sensitivity": true / positive,
+            "sensitivity_low": sensitivity_low,
+            "sensitivity_high": sensitivity_high,
+            "specificity": rejected / negative,
+            "specificity_low": specificity_low,
+            "specificity_high": specificity_high,
+            "precision": true / claimed,
+        }
+    return pd.DataFrame(columns)
+
+
+# ============ calibration ============
+def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> pd.DataFrame:
+    """Return, for equal bins of probability over all classes, how often the label was 1.
+
+    Args:
+        labels: (records, classes) of 1, 0 and NaN = unknown.
+        probabilities: (records, classes).
+
+    Returns:
+        probability (mean), share (of positive labels), count; empty bins are left out.
+    """
+    known = ~np.isnan(labels)
+    p, y = probabilities[known], labels[known]
+    place = np.minimum((p * bins).astype(int), bins - 1)
+    table = pd.DataFrame({"bin": place, "probability": p, "share": y})
+    means = table.groupby("bin").agg(
+        probability=("probability", "mean"), share=("share", "mean"), count=("share", "size")
+    )
+    return means.reset_index(drop=True)
+
+
+def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return the expected calibration error over all classes: the mean distance of share and
+    probability over the bins of ``reliability``, weighed by their counts.
+    """
+    table = reliability(labels, probabilities)
+    distance = (table["share"] - table["probability"]).abs()
+    return float((distance * table["count"]).sum() / table["count"].sum())
+
+
+def temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return the number by which logits are divided for the smallest cross-entropy.
+
+    Args:
+        labels: (records, classes) of 1, 0 and NaN, of the selection fold.
+        probabilities: (records, classes).
+    """
+    known = ~np.isnan(labels)
+    logits, y = logit(np.clip(probabilities[known], 1e-7, 1 - 1e-7)), labels[known]
+    candidates = np.geomspace(0.1, 10, 201)
+    losses = [np.logaddexp(0, np.where(y == 1, -1, 1) * logits / t).mean() for t in candidates]
+    return float(candidates[int(np.argmin(losses))])
+
+
+def tempered(probabilities: np.ndarray, by: float) -> np.ndarray:
+    """Return probabilities whose logits are divided by a temperature."""
+    return expit(logit(np.clip(probabilities, 1e-7, 1 - 1e-7)) / by)
