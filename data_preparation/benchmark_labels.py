@@ -5,8 +5,9 @@ recordings.
 
 Writes tables of labels and one of splits beside the store's sampling rates, prints how many
 records of every class each part has, and compares the metadata with what is known of the
-published versions: where they differ, a warning says what was expected and what was found.  What
-each set does: docs/benchmarks.md.
+published versions: where they differ, a warning says what was expected and what was found.  They
+go to the set's own database alone, which is found by its name.  What each set does:
+docs/benchmarks.md.
 
     python data_preparation/benchmark_labels.py cpsc2018 --store STORE --metadata DIR
         --splits theirs.csv
@@ -43,6 +44,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="DIR",
         help="folder of the set's own CSV files (default: where download.py puts them, "
         f"{DOWNLOADS}/NAME)",
+    )
+    parser.add_argument(
+        "--database",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="databases of the store that hold the set's recordings (default: those that are "
+        "called as the set is)",
     )
     parser.add_argument(
         "--splits",
@@ -87,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.name,
         args.store,
         folder,
-        others,
+        args.database,
+        others=others,
         allow_patient_overlap=args.allow_patient_overlap,
     )
     print("\n".join(notes))

@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             min_seconds=shortest,
             lead_names=dict(args.lead_names),
             assume=args.assume,
+            database=args.database,
         )
         return run_import(source, args)
 

@@ -26,8 +26,6 @@ Examples:
         --input sph/records --fs 500 --database sph
 """
 
-import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,12 +37,6 @@ from util.files import file_errors
 from util.flags import Parser
 from util.processes.program import run_main
 from util.recordings.flags import add_array_flags
-
-
-def _database(text):
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", text):
-        raise argparse.ArgumentTypeError(f"{text!r}: use letters, digits, _ . and -")
-    return text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,9 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "record, in the array's order, and of several arrays a column file, or an HDF5 dataset "
         "(default: exam_id if there is one, else <database>-<index>, with several files "
         "<file>-<index>)",
-    )
-    parser.add_argument(
-        "--database", type=_database, metavar="NAME", help="default: the name of --input"
     )
     args = parse_import(parser, argv)
 

@@ -5,12 +5,16 @@ store.
     python data_preparation/reformat_memmap.py --patients patients.csv --labels labels.csv
     python data_preparation/reformat_memmap.py --splits splits.csv
     python data_preparation/reformat_memmap.py --drop duplicates.csv
+    python data_preparation/reformat_memmap.py --input_dir chapman_extracted code15_extracted
 
 Makes <output_dir>/fs100, <output_dir>/fs250, ... with signals.dat, records.csv and meta.json.
 All rates hold the same records in the same order with the same folds: ten, stratified within each
 database over --labels, else the Challenge's classes, and then over all other codes, with all
 records of a patient in one fold where a file tells who they are.  The same input gives the same
 bytes.
+
+Recordings that their names call copies of others (PTB-XL's at 100 Hz) are left out, and those that
+are in the store twice by their signals are counted.
 """
 
 import sys
@@ -30,8 +34,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(description=__doc__)
     parser.add_argument(
         "--input_dir",
-        default=EXTRACTED,
-        help="what the extraction wrote (default: %(default)s)",
+        nargs="+",
+        action="extend",
+        metavar="DIR",
+        help="what an import wrote; several are joined into one store, in this order "
+        f"(default: {EXTRACTED})",
     )
     parser.add_argument("--output_dir", default=STORE, help="default: %(default)s")
     parser.add_argument(
@@ -80,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="take published splits that put a patient's records on two sides",
     )
     args = parser.parse_args(argv)
+    args.input_dir = args.input_dir or [EXTRACTED]
     if args.label_columns and not args.labels:
         parser.error("--columns are those of --labels: give that, too")
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from data_preparation.building.folds import stratify
 from util.errors import ConfigError
+from util.files import is_unknown
 
 FLAGS = {"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0, "": np.nan}
 
@@ -79,6 +80,12 @@ def by_key(table: pd.DataFrame, key: str, path: Path) -> pd.DataFrame:
 def whole_texts(column: pd.Series) -> pd.Series:
     """Return texts without blanks around them, whole numbers without .0."""
     return column.str.strip().str.removesuffix(".0")
+
+
+def patient_texts(column: pd.Series) -> pd.Series:
+    """Return ids of patients as ``whole_texts``, "" where a word means that one is unknown."""
+    texts = whole_texts(column)
+    return texts.mask(texts.map(is_unknown), "")
 
 
 def read_numbers(column: pd.Series, path: Path) -> pd.Series:

@@ -42,12 +42,14 @@ class Benchmark:
         versions: {version: {quantity: count}}, quantities as ``tables.count`` names them.
         given: folds of each part, None where the splits say train, valid and test themselves.
         numbered: whether keys are numbers, so that leading zeros in names do not count.
+        databases: of a store, which hold its recordings, as ``known_sets.SETS`` calls them.
     """
 
     name_of: str
     versions: dict[str, dict[str, int]]
     given: dict[str, list[int]] | None = None
     numbered: bool = False
+    databases: tuple[str, ...] = ()
 
 
 BENCHMARKS = {
@@ -67,13 +69,32 @@ BENCHMARKS = {
         },
         {"train": [1, 2, 3, 4, 5, 6, 7, 8], "valid": [9], "test": [10]},
         numbered=True,
+        databases=("ptb-xl",),
     ),
     "code15": Benchmark(
-        r"(\d+)", {"2021": {"records": 345779, "patients": 233770}}, TENTHS, numbered=True
+        r"(\d+)",
+        {"2021": {"records": 345779, "patients": 233770}},
+        TENTHS,
+        numbered=True,
+        databases=("code15",),
     ),
-    "cpsc2018": Benchmark(r"(A\d{4})", {"2018": {"records": 6877, **CPSC_COUNTS}}, TENTHS),
-    "chapman_ningbo": Benchmark(r"(JS\d+)", {"1.0.0": {"records": 45152}}, TENTHS),
-    "sph": Benchmark(r"(A\d{5})", {"1": {"records": 25770, "patients": 24666, "sph classes": 44}}),
+    "cpsc2018": Benchmark(
+        r"(A\d{4})",
+        {"2018": {"records": 6877, **CPSC_COUNTS}},
+        TENTHS,
+        databases=("cpsc_2018",),
+    ),
+    "chapman_ningbo": Benchmark(
+        r"(JS\d+)",
+        {"1.0.0": {"records": 45152}},
+        TENTHS,
+        databases=("chapman_ningbo", "chapman_shaoxing", "ningbo"),
+    ),
+    "sph": Benchmark(
+        r"(A\d{5})",
+        {"1": {"records": 25770, "patients": 24666, "sph classes": 44}},
+        databases=("sph",),
+    ),
     "physionet2017": Benchmark(
         r"(A\d{5})",
         {
@@ -94,6 +115,9 @@ BENCHMARKS = {
             },
         },
         TENTHS,
+        databases=("physionet2017",),
     ),
-    "mimic_iv_ecg": Benchmark(r"(\d+)", {"1.0": {"records": 800035}}, TENTHS),
+    "mimic_iv_ecg": Benchmark(
+        r"(\d+)", {"1.0": {"records": 800035}}, TENTHS, databases=("mimic_iv_ecg",)
+    ),
 }

@@ -15,6 +15,7 @@ from data_preparation.benchmarks.metadata import (
     by_key,
     indicator,
     made_folds,
+    patient_texts,
     read_flags,
     read_numbers,
     read_table,
@@ -83,7 +84,7 @@ def _ptbxl(folder, _) -> Metadata:
         )
     return Metadata(
         labels,
-        pd.DataFrame({"fold": folds.astype(int), "patient": whole_texts(database["patient_id"])}),
+        pd.DataFrame({"fold": folds.astype(int), "patient": patient_texts(database["patient_id"])}),
         notes,
     )
 
@@ -113,7 +114,7 @@ def _code15(folder, _) -> Metadata:
     path = folder / "exams.csv"
     exams = by_key(read_table(path, ("exam_id", "patient_id", *CODE15)), "exam_id", path)
     labels = pd.DataFrame({name: read_flags(exams[name], path) for name in CODE15})
-    patients = whole_texts(exams["patient_id"])
+    patients = patient_texts(exams["patient_id"])
     return Metadata({"code15": labels}, made_folds(labels, patients))
 
 
@@ -125,9 +126,7 @@ def _cpsc2018(folder, records) -> Metadata:
     if path.is_file():
         keys, sets = _cpsc_reference(path)
     else:
-        of_set = records[
-            records["record"].str.fullmatch(r"A\d{4}(_\d+)?") & (records["database"] == "cpsc_2018")
-        ]
+        of_set = records[records["record"].str.fullmatch(r"A\d{4}(_\d+)?")]
         keys, sets = (
             of_set["record"],
             [
@@ -209,8 +208,9 @@ def _sph(folder, _) -> Metadata:
     )
     sets = [{names.get(code, code) for code in codes_of} for codes_of in primary]
     labels = with_a_class(indicator(table.index, sets, set().union(*sets)), "sph", notes)
-    patients = whole_texts(table["Patient_ID"])
-    split = pd.Series(np.where(patients.duplicated(keep=False), "test", "train"), table.index)
+    patients = patient_texts(table["Patient_ID"])
+    several = patients.duplicated(keep=False) & (patients != "")
+    split = pd.Series(np.where(several, "test", "train"), table.index)
     training = labels[(split[labels.index] == "train").to_numpy()]
     if len(training):
         split[training.index[tenths(training, patients[training.index]) == 9]] = "valid"
@@ -264,7 +264,7 @@ def _mimic_iv_ecg(folder, _) -> Metadata:
         "subject_id",
         people,
     )
-    subjects = whole_texts(records["subject_id"])
+    subjects = patient_texts(records["subject_id"])
     person_of = patients.reindex(subjects).set_axis(records.index).fillna("")
     unknown = int((person_of["anchor_age"] == "").sum())
     notes = [
@@ -297,7 +297,7 @@ def read_metadata(name: str, folder: Path, records: pd.DataFrame) -> Metadata:
     Args:
         name: a key of ``published.BENCHMARKS``.
         folder: of its metadata files.
-        records: of the store; some sets keep their labels in the recordings' headers.
+        records: of the set in the store; some sets keep their labels in the headers.
 
     Raises:
         ConfigError: a file is missing or not the published one.

@@ -16,6 +16,7 @@ from data_preparation.benchmarks.metadata import Metadata
 from data_preparation.benchmarks.published import BENCHMARKS, Benchmark
 from data_preparation.benchmarks.sets import read_metadata
 from data_preparation.building.tables import add_labels, add_splits, open_any_rate
+from data_preparation.known_sets import set_of_folder
 from util.data.record_tables import first_few
 from util.data.splits import PARTS
 from util.errors import ConfigError
@@ -26,8 +27,9 @@ def make_tables(
     name: str,
     root: str | os.PathLike,
     folder: str | os.PathLike,
-    others: Mapping[Path, pd.Series] | None = None,
+    databases: Sequence[str] | None = None,
     *,
+    others: Mapping[Path, pd.Series] | None = None,
     allow_patient_overlap: bool = False,
 ) -> list[str]:
     """Write the tables of a benchmark into a store; return what there is to say.
@@ -36,15 +38,22 @@ def make_tables(
         name: a key of ``BENCHMARKS``.
         root: the folder that holds fs100 and others.
         folder: of the metadata.
+        databases: of the store that hold its recordings; None: found by their names.
         others: folds or parts that others made, see ``others.read_others``, by their files.
         allow_patient_overlap: take those that put a patient on two sides.
 
     Raises:
-        ConfigError: the metadata are wrong, or of none of the store's records.
+        ConfigError: the metadata are wrong, or of none of the records of these databases.
     """
-    benchmark, records = BENCHMARKS[name], open_any_rate(root).records
-    metadata = read_metadata(name, Path(folder), records)
+    benchmark, everything = BENCHMARKS[name], _with_own_names(open_any_rate(root).records)
+    is_of_set = _is_of_set(everything, benchmark, databases)
+    records = everything[is_of_set]
+    if records.empty:
+        raise ConfigError(_no_database(name, root, benchmark, everything))
+    metadata = read_metadata(name, Path(folder), records.assign(record=records["own"]))
     parts = parts_of(metadata.splits, benchmark.given)
+    rest = everything[~is_of_set]
+    strangers = rest["database"][keys_of(rest, benchmark, metadata.splits.index) != ""]
     keys = keys_of(records, benchmark, metadata.splits.index)
     key_of = pd.Series(keys, records["record"])[keys != ""]
     if key_of.empty:
@@ -55,7 +64,13 @@ def make_tables(
             f"no record of {root} is in the metadata of {name}: they have names like "
             f"{records['record'].iloc[0]}, the metadata {known}"
         )
-    notes = [*metadata.notes, *_coverage(name, metadata, records, key_of)]
+    _check_one_database(name, records, key_of)
+    notes = [*metadata.notes, *_coverage(name, metadata, everything, key_of)]
+    if len(strangers):
+        notes.append(
+            f"{len(strangers)} records of other databases ({', '.join(sorted(set(strangers)))}) "
+            f"have names as those of {name}, and get no label; --database says otherwise"
+        )
     written = []
     with tempfile.TemporaryDirectory() as scratch:
         for label, table in ((None, metadata.splits), *metadata.labels.items()):
@@ -123,6 +138,62 @@ def _of_others(root, path, sides, metadata, key_of, scratch, *, allow) -> list[s
     return notes
 
 
+def _with_own_names(records):
+    """The records with a column own: their names without the database that was put in front where
+    two databases used one name.
+    """
+    pairs = zip(records["database"], records["record"])
+    return records.assign(own=[record.removeprefix(f"{database}_") for database, record in pairs])
+
+
+def _is_of_set(records, benchmark, databases):
+    """bool (records,): of the databases that are named, else of those called as the set is."""
+    there = sorted(set(records["database"]))
+    absent = sorted(set(databases or ()) - set(there))
+    if absent:
+        raise ConfigError(
+            f"--database: the store has no {', '.join(absent)}; it has {', '.join(there)}"
+        )
+    if not databases:
+        known = set(benchmark.databases)
+        databases = [one for one in there if {one, set_of_folder(one)} & known]
+    return records["database"].isin(databases)
+
+
+def _no_database(name, root, benchmark, records):
+    """The message where no database of a store is called as the set is."""
+    names = zip(records["own"], records["path"])
+    is_alike = [
+        any(re.fullmatch(benchmark.name_of, text) for text in (own, Path(path).stem))
+        for own, path in names
+    ]
+    alike = records["database"][is_alike].value_counts()
+    if alike.empty:
+        return (
+            f"no record of {root} is in the metadata of {name}: they have names like "
+            f"{records['record'].iloc[0]}, the metadata of the form {benchmark.name_of}"
+        )
+    counts = ", ".join(f"{count} of {database}" for database, count in alike.items())
+    return (
+        f"no database of {root} is called as {name} is ({', '.join(benchmark.databases)}). Records "
+        f"with names as there: {counts}; say with --database which of these is {name}"
+    )
+
+
+def _check_one_database(name, records, key_of):
+    """A ConfigError where records of two databases share a row of the metadata."""
+    database_of = records.set_index("record")["database"][key_of.index]
+    several = database_of.groupby(key_of.to_numpy()).nunique()
+    shared = several[several > 1]
+    if len(shared):
+        one = key_of[key_of == shared.index[0]].index
+        raise ConfigError(
+            f"records of several databases are one record of {name}, for {len(shared)} records: "
+            f"{', '.join(f'{record} of {database_of[record]}' for record in one[:3])}; name the "
+            "right one with --database"
+        )
+
+
 def _coverage(name, metadata, records, key_of) -> list[str]:
     """Sentences about the records of the store and of the metadata that belong together."""
     databases = ", ".join(sorted(set(records["database"][records["record"].isin(key_of.index)])))
@@ -172,7 +243,7 @@ def keys_of(records: pd.DataFrame, benchmark: Benchmark, known: Iterable[str]) -
     A record goes by its name, else by the name of the file that it is a piece of.
 
     Args:
-        records: of the store.
+        records: of the store; the column own has their names without their database.
         benchmark: says how records are called.
         known: the keys of the metadata.
     """
@@ -185,7 +256,7 @@ def keys_of(records: pd.DataFrame, benchmark: Benchmark, known: Iterable[str]) -
             inner = inner.lstrip("0")
         return text if text in keys else inner if inner in keys else ""
 
-    names = zip(records["record"], records["path"])
+    names = zip(records["own"], records["path"])
     return np.array([key(name) or key(Path(path).stem) for name, path in names], object)
 
 

@@ -92,13 +92,14 @@ class AboutTables(NamedTuple):
     """Tables that go into the store, None where there is none."""
 
     name: str
+    records: Sequence[str]
     labels: LabelFile | None
     splits: SplitFile | None
 
-    def write(self, root: Path, records: Sequence[str], command: str) -> None:
-        """Write them beside the rates of a store of these records."""
+    def write(self, root: Path, command: str) -> None:
+        """Write them beside the rates of a store that holds these records."""
         if self.labels:
-            write_labels(root, self.name, self.labels, records, f"{self.name}.csv", command)
+            write_labels(root, self.name, self.labels, self.records, f"{self.name}.csv", command)
         if self.splits:
             write_splits(root, self.splits, self.name, command)
 
@@ -133,4 +134,4 @@ def tables_of(
             if len(parts):
                 write_frame(path, parts.to_frame(kind), index=True)
                 splits = read_splits(path, columns, allow_patient_overlap=allow_patient_overlap)
-    return AboutTables(about.name, labels, splits)
+    return AboutTables(about.name, columns["record"], labels, splits)

@@ -29,7 +29,7 @@ from util.files import safe_cell
 from util.leads import LEADS
 
 MANY_RECORDS = 5  # fewer of one patient are no large share, however small the store
-Shards = Sequence[tuple[str, list[dict[str, Any]]]]
+Shards = Sequence[tuple[Any, list[dict[str, Any]]]]
 
 
 # ============ what an import left ============
@@ -81,54 +81,51 @@ def load_extraction(input_dir: Path) -> tuple[dict[str, Any], Shards]:
     return settings, shards
 
 
-def read_columns(shards: Shards, dropped: Collection[str] = ()) -> dict[str, list]:
+def read_columns(shards: Shards) -> dict[str, list]:
     """Return what of the records is needed at once, lists by the name of the column.
 
     These are record, recording ("" unless it is a piece of one), database, dx, own_patient (the
-    id in its file) and patient (none yet).  Equal texts are one object: a record takes some 100
-    bytes.
-
-    Args:
-        shards: of the import.
-        dropped: names of records to leave out.
+    id in its file), patient (none yet) and folder (of its import).  Equal texts are one object: a
+    record takes some 100 bytes.
     """
-    names = ("record", "recording", "database", "dx", "own_patient", "patient")
+    names = ("record", "recording", "database", "dx", "own_patient", "patient", "folder")
     columns: dict[str, list] = {name: [] for name in names}
-    for _, rows in shards:
+    for path, rows in shards:
         for row in rows:
-            if row["record"] not in dropped:
-                cells = {"recording": "", "own_patient": row.get("patient", "")} | row
-                cells |= {"dx": " ".join(row["dx"]), "patient": ""}
-                columns["record"].append(row["record"])
-                for name in names[1:]:
-                    columns[name].append(sys.intern(cells[name]))
+            cells = {"recording": "", "own_patient": row.get("patient", "")} | row
+            cells |= {"dx": " ".join(row["dx"]), "patient": "", "folder": str(path.parent.parent)}
+            columns["record"].append(row["record"])
+            for name in names[1:]:
+                columns[name].append(sys.intern(cells[name]))
     return columns
 
 
 def stored_rows(
-    input_dir: Path,
-    shards: Shards,
-    dropped: Collection[str],
-    columns: dict[str, list],
-    fs: int,
-    progress: tqdm,
+    shards: Shards, kept: np.ndarray, columns: dict[str, list], fs: int, progress: tqdm
 ) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-    """Yield the row and the int16 counts (n, 12) of every record at one rate."""
-    known = zip(columns["patient"], columns["fold"])
-    for name, rows in shards:
-        with open(input_dir / "shards" / f"{name}-fs{fs}.dat", "rb") as file:
+    """Yield the row and the int16 counts (n, 12) of every record at one rate.
+
+    Args:
+        shards: their paths without ending, and their rows.
+        kept: bool, of every row whether it is in the store.
+        columns: of those that are, with fold.
+        fs: the rate in Hz.
+        progress: is told of each.
+    """
+    keeps = iter(kept.tolist())
+    known = zip(columns["record"], columns["patient"], columns["fold"])
+    for path, rows in shards:
+        with open(f"{path}-fs{fs}.dat", "rb") as file:
             for row in rows:
                 counts = np.fromfile(file, "<i2", row["length"][str(fs)] * len(LEADS)).reshape(
                     -1, len(LEADS)
                 )
-                if row["record"] in dropped:
+                if not next(keeps):
                     continue
                 progress.update()
-                patient, fold = next(known)
-                yield (
-                    row | {"scale_uv": row["scale_uv"][str(fs)], "patient": patient, "fold": fold},
-                    counts,
-                )
+                record, patient, fold = next(known)
+                now = {"record": record, "patient": patient, "fold": fold}
+                yield row | now | {"scale_uv": row["scale_uv"][str(fs)]}, counts
 
 
 # ============ files that a user adds ============
@@ -201,6 +198,13 @@ def note_shares(columns: dict[str, list]) -> None:
             "its own"
         )
     note_alike_patients(columns["database"], columns["patient"])
+    shared = sorted(name for name, n in Counter(name for _, name in sizes).items() if n > 1)
+    if shared:
+        print(
+            f"patients of several databases with one name, which count as several: {len(shared)}, "
+            f"such as {first_few(list(map(safe_cell, shared)))}; import databases that share "
+            "their patients under one --database"
+        )
     for (database, patient), size in sizes.most_common(3):
         if size >= MANY_RECORDS and size > total / FOLDS:
             print(

@@ -4,7 +4,8 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,8 @@ from data_preparation.building.extraction import (
     stored_rows,
     with_own_patients,
 )
+from data_preparation.building.joining import copies_of, join, tell_apart
+from data_preparation.building.same_signals import note_same_signals
 from data_preparation.building.split_files import read_splits, write_splits
 from data_preparation.building.tables import column_flags
 from data_preparation.importing import shards as engine
@@ -34,7 +37,7 @@ from util.data.labels import write_labels
 from util.data.record_tables import first_few, table_name
 from util.data.store import FOLDS, publish, write_store
 from util.data.strata import label_strata
-from util.files import FolderLock
+from util.files import FolderLock, write_frame
 
 
 class Built(NamedTuple):
@@ -61,7 +64,7 @@ class Built(NamedTuple):
 
 
 def reformat(
-    input_dir: str | os.PathLike,
+    input_dir: str | os.PathLike | Sequence[str | os.PathLike],
     output_dir: str | os.PathLike,
     *,
     patients: str | os.PathLike | None = None,
@@ -75,7 +78,7 @@ def reformat(
     """Build the stores of all extracted rates, and tables of labels and splits.
 
     Args:
-        input_dir: what an import wrote.
+        input_dir: what an import wrote, or several that are joined in this order.
         output_dir: where the stores go.
         patients: CSV file with columns record and patient_id.
         labels: CSV file for a table of labels, over which the folds are spread.
@@ -86,27 +89,28 @@ def reformat(
         allow_patient_overlap: take splits that put a patient on two sides.
 
     Raises:
-        ECGError: there is no finished import, a file is wrong, or the stores cannot be written.
+        ECGError: there is no finished import, imports do not fit each other, a file is wrong, or
+            the stores cannot be written.
     """
-    input_dir, output_dir = Path(input_dir), Path(output_dir)
-    settings, shards = load_extraction(input_dir)
-    columns = everything = read_columns(shards)
-    dropped: Collection[str] = frozenset()
-    if drop:
-        dropped = read_drop(drop, columns["record"])
-        print(f"left out, as --drop {drop} says: {len(dropped)} records")
-        columns = read_columns(shards, dropped)
+    several = isinstance(input_dir, Sequence) and not isinstance(input_dir, str)
+    folders = [Path(folder) for folder in (input_dir if several else [input_dir])]
+    output_dir = Path(output_dir)
+    settings, shards = join(folders, [load_extraction(folder) for folder in folders])
+    everything, kept, copies = _choose_records(shards, drop)
+    columns = everything
+    if not kept.all():
+        columns = {name: list(compress(cells, kept)) for name, cells in everything.items()}
     strata, names = None, columns["record"]
     if patients:
         patient_of = read_patients(patients)
         note_patients(everything, patients, patient_of)
         add_patients(columns, patient_of, f"--patients {patients}")
-    about = read_about(input_dir, settings.get("about"))
-    if about:
-        known = with_own_patients(columns)  # those of the table among them
-        of_set = tables_of(about, known, allow_patient_overlap=allow_patient_overlap)
-        if of_set.labels:
-            strata = label_strata(of_set.labels.values, of_set.labels.kind)
+    of_sets = [
+        tables_of(about, part, allow_patient_overlap=allow_patient_overlap)
+        for about, part in _by_import(folders, columns)
+    ]
+    if len(folders) == 1 and of_sets and of_sets[0].labels:
+        strata = label_strata(of_sets[0].labels.values, of_sets[0].labels.kind)
     if labels:  # before the work of building stores
         table = _name_by_file("labels", labels)
         label_file = load_label_file(
@@ -127,7 +131,7 @@ def reformat(
     if any(columns["patient"]):
         note_shares(columns)
     add_folds(columns, strata)
-    if settings.get("unread"):
+    if settings["unread"]:
         print(
             "records not read in the extraction, which are not in the store: "
             f"{settings['unread']}; its command tries again"
@@ -136,12 +140,13 @@ def reformat(
     files = {"patients": patients, "labels": labels, "splits": splits, "drop": drop}
     command = (
         "python data_preparation/reformat_memmap.py"
+        + (len(folders) > 1) * f" --input_dir {' '.join(folder.name for folder in folders)}"
         + "".join(f" --{name} {Path(file).name}" for name, file in files.items() if file)
         + column_flags(label_columns)
         + " --ignore_unknown" * ignore_unknown
         + " --allow_patient_overlap" * allow_patient_overlap
     )
-    commands = [settings["command"], command]
+    commands = [*settings["commands"], command]
     new = {fs: output_dir / f".fs{fs}.tmp" for fs in rates}
     with FolderLock(output_dir, engine.PATIENCE):
         try:
@@ -150,13 +155,17 @@ def reformat(
             ) as progress:
                 for fs, folder in new.items():
                     shutil.rmtree(folder, ignore_errors=True)
-                    rows = stored_rows(input_dir, shards, dropped, columns, fs, progress)
-                    write_store(folder, fs, rows, commands)
-            _count_replaced(output_dir, {*names, *dropped})
+                    rows = stored_rows(shards, kept, columns, fs, progress)
+                    store = write_store(folder, fs, rows, commands)
+                    if fs == min(rates):
+                        note_same_signals(store, output_dir)
+                    del store  # its table takes memory
+            _count_replaced(output_dir, set(everything["record"]))
             for fs, folder in new.items():
                 publish(folder, output_dir / f"fs{fs}")
-            if about:
-                of_set.write(output_dir, names, command)
+            for of_set in of_sets:
+                of_set.write(output_dir, command)
+            _write_copies(output_dir / "copies.csv", copies)
             if labels:
                 write_labels(output_dir, table, label_file, names, Path(labels).name, command)
             if splits:
@@ -165,6 +174,54 @@ def reformat(
             for folder in new.values():
                 shutil.rmtree(folder, ignore_errors=True)
     return Built(columns, [output_dir / f"fs{fs}" for fs in rates])
+
+
+def _by_import(folders, columns):
+    """Yield the metadata of each import that has some, and the columns of its records, in which
+    recording is the name that the metadata know.
+    """
+    known = with_own_patients(columns)  # those of the metadata among them
+    known["recording"] = [
+        whole or own for whole, own in zip(columns["recording"], columns["own_name"])
+    ]
+    for folder in folders:
+        settings, _ = load_extraction(folder)
+        about = read_about(folder, settings.get("about"))
+        if about:
+            is_of_it = [place == str(folder) for place in columns["folder"]]
+            yield about, {name: list(compress(cells, is_of_it)) for name, cells in known.items()}
+
+
+def _choose_records(shards, drop):
+    """Columns of all records, with names that no two share, which of them are kept, bool, and
+    the table of those that are left out as copies.
+    """
+    columns = read_columns(shards)
+    columns["own_name"] = list(columns["record"])  # within its import
+    names, kept = columns["record"], np.ones(len(columns["record"]), bool)
+    copies = copies_of(columns)
+    kept[copies["place"]] = False
+    tell_apart(columns, kept)
+    if len(copies):
+        one = copies.iloc[0]
+        print(
+            f"copies of other records by their names, which are left out: {len(copies)}, such as "
+            f"{one['record']} of {one['database']}, which is {one['copy_of']}; copies.csv beside "
+            "the stores lists them"
+        )
+    if drop:
+        dropped = read_drop(drop, names)
+        print(f"left out, as --drop {drop} says: {len(dropped)} records")
+        kept &= [name not in dropped for name in names]
+    return columns, kept, copies
+
+
+def _write_copies(path, copies):
+    """Write the table of copies that were left out; none where there are none."""
+    if len(copies):
+        write_frame(path, copies.drop(columns="place"))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _name_by_file(kind, path):

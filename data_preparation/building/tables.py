@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_preparation.building.extraction import note_shares
 from data_preparation.building.split_files import read_splits, write_splits
 from util.data.label_file import load_label_file
 from util.data.labels import write_labels
@@ -75,6 +76,8 @@ def add_labels(
                 "too good: make it again by data_preparation/reformat_memmap.py --labels, or go "
                 "by a table of splits (dataset.protocol: given)"
             )
+        rows = store.records["record"][file.has_row], np.asarray(file.patients)[file.has_row]
+        _note_patients(store, dict(zip(*rows)))
     command = f"python data_preparation/add_labels.py STORE {path.name} --name {name}"
     write_labels(
         store.path.parent,
@@ -110,9 +113,19 @@ def add_splits(
         ignore_unknown=ignore_unknown,
         allow_patient_overlap=allow_patient_overlap,
     )
+    if "patient" in table.columns:
+        _note_patients(store, dict(zip(table.columns["record"], table.columns["patient"])))
     command = (
         f"python data_preparation/add_splits.py STORE {path.name} --name {name}"
         + " --ignore_unknown" * ignore_unknown
         + " --allow_patient_overlap" * allow_patient_overlap
     )
     write_splits(store.path.parent, table, name, command)
+
+
+def _note_patients(store, patient_of):
+    """Say what is striking about the patients of a file: {record: patient}, "" unknown."""
+    of_file = store.records[store.records["record"].isin(patient_of)]
+    patients = of_file["record"].map(patient_of).tolist()
+    if any(patients):
+        note_shares({"database": of_file["database"].tolist(), "patient": patients})

@@ -18,6 +18,7 @@ from data_preparation.importing.sources import (
     repeated,
     without_duplicates,
 )
+from data_preparation.known_sets import set_of_folder, set_of_layout
 from util.data.record_tables import read_text
 from util.errors import ECGError, RecordError
 from util.leads import LEADS
@@ -92,7 +93,9 @@ def array_source(given: ArrayInput) -> Source:
     folder, kind, files, left_out = find_input(given.path)
     assumed: list[str] = []
     name = given.path.resolve()
-    database = given.database or database_name(name.stem if name.is_file() else name.name)
+    own = name.stem if name.is_file() else name.name
+    known = set_of_folder(own) or set_of_layout(f"{folder.resolve().name}/{files[0]}")
+    database = given.database or known or database_name(own)
     many = False
     options: dict[str, Any] = {}
     if kind in SELF_DESCRIBED:

@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+import re
 from collections.abc import Sequence
 
 from data_preparation.places import EXTRACTED
@@ -52,6 +53,13 @@ def parse_import(parser: argparse.ArgumentParser, argv: Sequence[str] | None) ->
         "and skip "
         "shorter ones; ST-MEM's published preparation has 10 (default: records stay whole)",
     )
+    parser.add_argument(
+        "--database",
+        type=_database,
+        metavar="NAME",
+        help="name of the recordings' database (default: the known set that folders and files are "
+        "called as, else as the folder or file)",
+    )
     add_shared_flags(parser)
     parser.add_argument(
         "--metadata",
@@ -89,3 +97,9 @@ def parse_import(parser: argparse.ArgumentParser, argv: Sequence[str] | None) ->
         parser.error("--lead_names says of one name twice what it stands for; say it once")
     args.target_fs = sorted(set(args.target_fs))
     return args
+
+
+def _database(text):
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: use letters, digits, _ . and -")
+    return text

@@ -34,7 +34,7 @@ from data_preparation.importing.plan import (
     plan_shards,
     shard_files,
 )
-from data_preparation.importing.sources import Item, Lazy, Reader, Source, repeated
+from data_preparation.importing.sources import Item, Lazy, Reader, Source, repeated, without_copies
 from util.challenge import CODE_TO_CLASS
 from util.data.store import quantise, spread
 from util.errors import ECGError, RecordError
@@ -105,6 +105,7 @@ def import_recordings(
     output_dir, shard_dir = Path(output_dir), Path(output_dir) / "shards"
     if not source.items:
         raise ECGError(f"no recording to import from {source.folder}")
+    source = without_copies(source)
     shards = plan_shards(
         source,
         target_fs,

@@ -18,12 +18,13 @@ with their number.
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from data_preparation.known_sets import find_copies
 from util.files import find_files
 from util.recordings.plausible import Told
 from util.recordings.recording import printable
@@ -143,6 +144,26 @@ def without_duplicates(items: Sequence[Item]) -> tuple[Sequence[Item], list[dict
             if item.record in twice:
                 first[item.record] = item
     return Lazy(len(kept), lambda place: items[kept[place]]), duplicates
+
+
+def without_copies(source: Source) -> Source:
+    """Return a source without recordings whose names say that they are copies of another; rows
+    of skipped.csv name that.
+    """
+    items = source.items
+    places, first = find_copies((item.database, item.record) for item in items)
+    if not len(places):
+        return source
+    rows = [
+        items[place].about | {"reason": f"copy of a recording that is kept: {items[one].path}"}
+        for place, one in zip(places.tolist(), first.tolist())
+    ]
+    kept = np.delete(np.arange(len(items)), places)
+    return replace(
+        source,
+        items=Lazy(len(kept), lambda place: items[int(kept[place])]),
+        skipped=[*source.skipped, *rows],
+    )
 
 
 def repeated(names: Callable[[], Iterable[str]]) -> set[str]:

@@ -16,33 +16,12 @@ from data_preparation.importing.sources import (
     endings_there,
     without_duplicates,
 )
+from data_preparation.known_sets import set_of_folder, set_of_layout
 from util.errors import ECGError
 from util.files import find_files
 from util.recordings.plausible import Told
 from util.recordings.recording import Recording
 from util.recordings.wfdb_files import ENDINGS, read_header, read_signal
-
-# The six databases of the Challenge, by every folder name under which they are published, without
-# case and signs.
-DATABASES = {
-    "cpsc_2018": ("cpsc2018", "icbeb2018", "physionetchallenge2020trainingcpsc"),
-    "cpsc_2018_extra": (
-        "cpsc2018extra",
-        "cpsc20182",
-        "icbeb20182",
-        "physionetchallenge2020training2",
-    ),
-    "st_petersburg_incart": (
-        "stpetersburgincart",
-        "stpetersburg",
-        "incart",
-        "physionetchallenge2020trainingstpetersburg",
-    ),
-    "ptb": ("ptb", "physionetchallenge2020trainingptb"),
-    "ptb-xl": ("ptbxl", "physionetchallenge2020trainingptbxl"),
-    "georgia": ("georgia", "ga", "physionetchallenge2020traininge"),
-}
-_BY_ALIAS = {alias: name for name, aliases in DATABASES.items() for alias in aliases}
 
 
 def wfdb_source(
@@ -51,6 +30,7 @@ def wfdb_source(
     min_seconds: float = MIN_SECONDS,
     lead_names: dict[str, str] | None = None,
     assume: bool = False,
+    database: str | None = None,
 ) -> Source:
     """Return all WFDB recordings under a folder.
 
@@ -59,6 +39,7 @@ def wfdb_source(
         min_seconds: the samples of shorter records are not read.
         lead_names: {name in lower case: the lead it stands for}.
         assume: whether to go on where recordings cannot be what their headers say.
+        database: of all of them; None: as folders and layouts say, see ``database_of``.
 
     Raises:
         ECGError: there is none.
@@ -75,15 +56,21 @@ def wfdb_source(
             f"--input_dir{endings_there(input_dir)}"
         )
     name = input_dir.resolve().name
-    items, duplicates = without_duplicates(
-        Lazy(len(paths), lambda n: Item(Path(paths[n]).stem, database_of(paths[n], name), paths[n]))
-    )
+
+    def item(place: int) -> Item:
+        path = paths[place]
+        return Item(Path(path).stem, database or database_of(path, name), path)
+
+    items, duplicates = without_duplicates(Lazy(len(paths), item))
     return Source(
         input_dir,
         items,
         functools.partial(read_wfdb, min_seconds=min_seconds, lead_names=lead_names),
         "data_preparation/data_extraction_without_preprocessing.py",
-        options={"assume": True} if assume else {},
+        options={
+            **({"assume": True} if assume else {}),
+            **({"database": database} if database else {}),
+        },
         lead_names=lead_names or {},
         skipped=duplicates,
         told=Told(assume=assume),
@@ -108,14 +95,15 @@ def read_wfdb(
 def database_of(relative_path: str, input_name: str) -> str:
     """Return the database of a record.
 
-    It is the first folder above it that is one of the Challenge's; else the top folder
-    ("training" and the Challenge's g1, g2, ... do not count), or the input folder's name.
+    It is the first folder above it that is one of a known set's; else the set whose own layout
+    the path has; else the top folder ("training" and the Challenge's g1, g2, ... do not count),
+    or the input folder's name.
     """
     folders = relative_path.split("/")[:-1]
-    for folder in [*folders, input_name]:
-        known = _BY_ALIAS.get(re.sub(r"[^a-z0-9]", "", folder.lower().removeprefix("wfdb_")))
-        if known:
-            return known
+    known = next(filter(None, map(set_of_folder, [*folders, input_name])), None)
+    known = known or set_of_layout(f"{input_name}/{relative_path}")
+    if known:
+        return known
     others = [name for name in folders if not re.fullmatch(r"training|g[0-9]+", name.lower())]
     return database_name(others[0] if others else input_name)
 

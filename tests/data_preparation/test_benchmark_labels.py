@@ -14,6 +14,7 @@ from data_preparation import benchmark_labels
 from data_preparation.benchmarks import tables
 from data_preparation.benchmarks.published import BENCHMARKS
 from data_preparation.building.reformat import reformat
+from data_preparation.building.tables import add_labels, add_splits
 from data_preparation.importing.wfdb_source import extract
 from tests.support import benchmark_files, small_store
 from tests.support.tiny_jobs import CNN, LOADER
@@ -185,3 +186,96 @@ def test_every_table_of_ptbxl_has_a_config():
         "ptbxl_form",
         "ptbxl_rhythm",
     }
+
+
+# ------------------------------------------------------------------------------------------------
+# the set's own database alone
+
+
+@pytest.fixture(scope="module")
+def two_sets(tmp_path_factory):
+    """A store of PTB-XL's 1 to 40 in ptb-xl and of exams 3, 7, 11, ... in code15."""
+    folder = tmp_path_factory.mktemp("two_sets")
+    for i in range(1, 41):
+        write_record(folder / "in" / "ptb-xl", f"{i:05d}_hr", ecg_counts(1000, seed=i))
+    for i in range(3, 40, 4):
+        write_record(folder / "in" / "code15", f"{i}", ecg_counts(1000, seed=100 + i))
+    extract(folder / "in", folder / "extracted", [100], workers=1)
+    reformat(folder / "extracted", folder / "store")
+    benchmark_files.ptbxl(folder / "metadata", range(1, 41))
+    return folder
+
+
+def tables_of(folder, *names):
+    return [
+        pd.read_csv(folder / "store" / f"{name}.csv", dtype=str, keep_default_na=False)
+        for name in names
+    ]
+
+
+def test_labels_patients_and_folds_go_to_the_sets_database_alone(two_sets, capsys):
+    make(two_sets)
+    for table in tables_of(two_sets, "splits/ptbxl", "labels/ptbxl_all"):
+        given = table[table.drop(columns=["record", "patient"], errors="ignore").ne("").any(axis=1)]
+        assert len(given) == 40 and given["record"].str.endswith("_hr").all()
+    said = capsys.readouterr().out
+    assert "10 records of other databases (code15) have names as those of ptbxl" in said
+    assert "40 of 50 records of the store are of ptbxl (database ptb-xl)" in said
+
+
+@pytest.fixture(scope="module")
+def other_name(tmp_path_factory):
+    """The same, but PTB-XL's records are in databases mine and more."""
+    folder = tmp_path_factory.mktemp("other_name")
+    for i in range(1, 21):
+        place = folder / "in" / ("mine" if i < 15 else "more")
+        write_record(place, f"{i:05d}_hr", ecg_counts(1000, seed=i), comments=())
+    write_record(folder / "in" / "code15", "3", ecg_counts(1000, seed=103))
+    extract(folder / "in", folder / "extracted", [100], workers=1)
+    reformat(folder / "extracted", folder / "store")
+    benchmark_files.ptbxl(folder / "metadata", range(1, 41))
+    return folder
+
+
+def test_a_match_in_databases_of_other_names_is_an_error(other_name):
+    with pytest.raises(
+        ConfigError, match="Records with names as there: 14 of mine, 6 of more"
+    ) as e:
+        tables.make_tables("ptbxl", other_name / "store", other_name / "metadata")
+    assert "1 of code15; say with --database which of these is ptbxl" in str(e.value)
+    with pytest.raises(ConfigError, match="the store has no ptb; it has code15, mine, more"):
+        tables.make_tables("ptbxl", other_name / "store", other_name / "metadata", ["ptb"])
+
+
+def test_a_named_database_gets_the_labels(other_name):
+    for databases, count in ((["mine"], 14), (["mine", "more"], 20)):
+        tables.make_tables("ptbxl", other_name / "store", other_name / "metadata", databases)
+        assert len(tables_of(other_name, "splits/ptbxl")[0]) == count
+
+
+def test_one_record_of_the_metadata_in_two_databases_is_an_error(other_name):
+    with pytest.raises(ConfigError, match="for 1 records: 3 of code15, 00003_hr of mine; name"):
+        databases = ["code15", "mine"]
+        tables.make_tables("ptbxl", other_name / "store", other_name / "metadata", databases)
+
+
+def test_unknown_patients_of_the_metadata_are_not_one_patient(other_name, tmp_path):
+    benchmark_files.ptbxl(tmp_path, range(1, 41))
+    path = tmp_path / "ptbxl_database.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table.loc[:29, "patient_id"] = ["nan", "unknown", "-1"] * 10
+    table.to_csv(path, index=False)
+    tables.make_tables("ptbxl", other_name / "store", tmp_path, ["mine"])
+    assert set(tables_of(other_name, "splits/ptbxl")[0]["patient"]) == {""}
+
+
+def test_a_patient_with_a_large_share_is_said_where_tables_are_added(other_name, tmp_path, capsys):
+    names = RecordStore(other_name / "store" / "fs100").records["record"]
+    for column, add in (("AF", add_labels), ("split", add_splits)):
+        cells = [["0", "1", "0"], ["train"] * 3][column == "split"]
+        rows = (f"{name},anonymous,{cells[n % 3]}\n" for n, name in enumerate(names))
+        path = tmp_path / f"{column}.csv"
+        path.write_text(f"record,patient,{column}\n" + "".join(rows))
+        capsys.readouterr()
+        add(other_name / "store", path)
+        assert "patient anonymous of mine has 14 of 21 records" in capsys.readouterr().out

@@ -151,7 +151,7 @@ def as_code15(folder, array):
             )
             file["exam_id"] = NAMES[rows]
     write_csv(folder / "mine" / "exams.csv", [[1, 2]], ["exam_id", "age"])
-    return folder / "mine", "--trim"
+    return folder / "mine", "--trim", "--database", "mine"  # code15 by its files' names
 
 
 def as_sph(folder, array):
@@ -1188,7 +1188,7 @@ def test_wrong_input_is_one_sentence(tmp_path, array, capsys):
         (["--fs", "0"], "0 Hz is not from 20"),
         (["--fs", "x"], "--fs"),
         (["--database", "a/b"], "use letters"),
-        (["--units", "kV"], "invalid choice"),
+        (["--units", "kV"], "is no voltage"),
         (["--workers", "0"], "at least 1"),
     ],
 )
@@ -1347,7 +1347,8 @@ def test_hospital_exports_become_a_store(tmp_path, capsys, monkeypatch):
     (tmp_path / "in" / "bad.xml").write_text("no number")
     assert run(tmp_path / "in", tmp_path) == 0
     out = capsys.readouterr().out
-    assert "3: limb leads that follow from two others (--no_derive keeps them absent)" in out
+    remark = "limb leads that follow from two others (--no_derive keeps them absent)"
+    assert f"3 with the remark: {remark}" in out
     building.reformat(tmp_path / "extracted", tmp_path / "store")
     store = RecordStore(tmp_path / "store" / "fs250")
     assert store.records["record"].tolist() == store.records["patient"].tolist()

@@ -104,9 +104,9 @@ def test_ptbxl_by_number_with_ages_of_over_89(bring, tmp_path, capsys):
     assert "ages of over 89 (300 in the file), 90 noted: 1" in said
 
 
-def test_both_rates_of_a_recording_have_its_row(bring):
-    records = bring(["00001_hr", "00001_lr"], [HEAD, "1,7.0,50,0,{},1"])
-    assert records["patient"].tolist() == ["7", "7"] and records["fold"].nunique() == 1
+def test_of_both_rates_of_a_recording_the_one_that_is_kept_has_its_row(bring):
+    records = bring(["00001_lr", "00001_hr"], [HEAD, "1,7.0,50,0,{},1"])
+    assert records["record"].tolist() == ["00001_hr"] and records["patient"].tolist() == ["7"]
 
 
 # ------------------------------------------------------------------------------------------------

@@ -93,7 +93,8 @@ def test_record_names_of_both_layouts_and_pieces():
             "E00007.hea",
             "7x.hea",
             "HR00099.hea",
-        ]
+        ],
+        own=names,
     )
     keys = tables.keys_of(records, BENCHMARKS["ptbxl"], ["7", "12", "3", "20000"])
     assert keys.tolist() == ["7", "12", "3", "20000", "", "", ""]

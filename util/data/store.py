@@ -328,9 +328,9 @@ def write_store(
     fs: int,
     rows: Iterable[tuple[dict[str, Any], np.ndarray]],
     command: Sequence[str],
-) -> None:
+) -> RecordStore:
     """Write a store into a new folder, record by record, in memory that does not grow with their
-    number.
+    number, and return it.
 
     Args:
         folder: must not exist.
@@ -388,7 +388,7 @@ def write_store(
         )
     except OSError as error:
         raise StoreError(f"cannot write the store {folder}: {error}") from error
-    RecordStore(folder)  # what was written must be what we read
+    return RecordStore(folder)  # what was written must be what we read
 
 
 @functools.cache

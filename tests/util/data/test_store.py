@@ -430,9 +430,10 @@ def test_a_failed_rebuild_leaves_the_old_store(tmp_path, monkeypatch):
     write = building.write_store
 
     def full(folder, fs, rows, command):
-        write(folder, fs, rows, command)
+        store = write(folder, fs, rows, command)
         if fs == 250:
             raise StoreError("No space left on device")
+        return store
 
     monkeypatch.setattr(building, "write_store", full)
     assert (
