@@ -27,8 +27,8 @@ from util.data.store import RecordStore
 from util.errors import ConfigError
 from util.evaluation.trained import load_trained
 from util.scoring.thresholds import Thresholds, save_thresholds
-from util.training import checkpoint
 from util.training.job import LabelledJob
+from util.weights import checkpoint
 
 PLAIN = [
     {"random_crop": {"crop_length": 150}}
