@@ -153,7 +153,7 @@ MUTANTS = [
         "key=lambda p: int(p.stem[11:])",
         "key=lambda p: p.stem",
         "sorted() of paths looks right up to epoch 9",
-        ("util/training/test_checkpoint.py",),
+        ("util/weights/test_checkpoint.py",),
     ),
     # ============ mains, supervised, evaluation ============
     Mutant(
