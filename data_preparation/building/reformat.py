@@ -162,7 +162,6 @@ def reformat(
                     rows = stored_rows(shards, kept, columns, fs, progress)
                     store = write_store(folder, fs, rows, commands)
                     if fs == min(rates):
-                        progress.clear()
                         note_same_signals(store, output_dir)
                     del store  # its table takes memory
             _count_replaced(output_dir, set(everything["record"]))
