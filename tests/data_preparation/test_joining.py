@@ -212,3 +212,13 @@ def test_a_name_twice_in_one_import_has_a_cure(tmp_path):
         "duplicate record name: the first is one/r1.hea; import each database by itself and join "
         "them"
     ]
+
+
+def test_imports_that_differ_in_derived_leads_are_said(tmp_path, capsys):
+    a = wfdb(tmp_path / "a", ["r1"], rates=(100,))
+    np.save(tmp_path / "s1.npy", ecg_counts(1500, seed=3) / 1000)
+    flags = f"--input {tmp_path}/s1.npy --fs 500 --no_derive --workers 1 --target_fs 100"
+    assert import_arrays.main(f"{flags} --output_dir {tmp_path}/b/x".split()) == 0
+    reformat([a, tmp_path / "b" / "x"], tmp_path / "store")
+    said = capsys.readouterr().out
+    assert f"differ in derived limb leads (--no_derive): yes ({a}), none ({tmp_path}/b/x)" in said

@@ -218,3 +218,15 @@ def test_a_csv_of_latin_1_is_read(tmp_path):
     recording = read_recording(path, given)
     np.testing.assert_allclose(recording.signal, COUNTS / 1000, atol=1e-6)
     assert recording.flags == ("left out: unit",)
+
+
+@pytest.mark.parametrize(
+    "units, factor, odd", [("uV", 1, True), ("mV", 1000, True), ("mV", 1, False)]
+)
+def test_an_amplitude_that_no_ecg_has_is_remarked_though_the_unit_was_said(
+    tmp_path, units, factor, odd
+):
+    np.save(tmp_path / "a.npy", COUNTS[:, :2] / 1000 * factor)
+    given = Given(fs=500, units=units, leads=("V1", "V2"))
+    flags = read_recording(tmp_path / "a.npy", given).flags
+    assert any("which no ECG has: is --units right?" in flag for flag in flags) == odd
