@@ -349,8 +349,11 @@ def csv_header(path: Path) -> tuple[list[str], str, int]:
     comma = max(",;\t", key=first.count)
     names = next(csv.reader([first], delimiter=comma), [])
     matches = [match for match in map(_WITH_UNIT.fullmatch, names) if match]
-    units = {match[0]: usual_unit(match[2].strip()) for match in matches if standard_lead(match[1])}
-    units = {name: unit for name, unit in units.items() if unit}
+    units = {
+        match[0]: unit
+        for match in matches
+        if standard_lead(match[1]) and (unit := usual_unit(match[2].strip()))
+    }
     if units:
         several = sorted({*units.values()})
         cure = f"say --units {several[0]}"
