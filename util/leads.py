@@ -3,6 +3,7 @@
 import argparse
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from util.errors import ConfigError
 
@@ -12,6 +13,7 @@ _BY_LOWER = {lead.lower(): lead for lead in LEADS}
 SUBSETS = {"12lead": LEADS, "limb_lead": LEADS[:6], "lead1": ("I",), "lead2": ("II",)}
 
 
+@lru_cache(maxsize=1 << 12)  # every record has the same names
 def standard_lead(name: str) -> str | None:
     """Return the standard spelling of a lead name in any case ("avr", "Lead aVR", "ECG aVR",
     "MDC_ECG_LEAD_AVR" -> "aVR").

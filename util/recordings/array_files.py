@@ -36,7 +36,7 @@ _WITH_UNIT = re.compile(r"(.+?)\s*[(\[](.+)[)\]]")
 _ABOVE = re.compile(r"\s*#|sep=", re.IGNORECASE)  # comments, and Excel's line on its comma
 _TIME = re.compile(r"(time|t|sec|ms|samples?|index)(\W|_|$)|seconds|timestamp", re.IGNORECASE)
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")  # its marks
-MIN_FS, MAX_FS = 20, 10_000  # Hz, of what a column of time is taken to mean
+TIMED_FS = (20, 10_000)  # Hz that a column of time is taken to mean
 _COUNTER = re.compile("sample|index", re.IGNORECASE)
 CHUNKS_BYTES = 1 << 25  # decompressed chunks of HDF5 that are kept: neighbours share one
 
@@ -468,7 +468,7 @@ def _rates_of(name: str, step: float) -> list[float]:
     if step == 1 or _COUNTER.match(name.strip()):
         return []
     rates = [unit / step for unit in (1, 1e3, 1e6, 1e9)]
-    return [rate for rate in rates if MIN_FS <= rate <= MAX_FS]
+    return [rate for rate in rates if TIMED_FS[0] <= rate <= TIMED_FS[1]]
 
 
 def _wide(path: Path, above: int, comma: str, names: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import scipy.fft
@@ -124,6 +125,7 @@ def _measured(rows: np.ndarray) -> tuple[int, int]:
     return (int(full[0]), int(full[-1]) + 1) if len(full) else (0, rows.shape[1])
 
 
+@lru_cache(maxsize=1 << 12)  # every record has the same units
 def millivolts_per(unit: str) -> float | None:
     """Return the factor from a unit, in any case, word or sign (uV, microvolts), to mV.
 
