@@ -119,7 +119,8 @@ def _measured(rows: np.ndarray) -> tuple[int, int]:
     """First and end of the instants of rows (leads, time) between which there is a signal; all
     of them where there is none.
     """
-    if (np.nan_to_num(rows[:, [0, -1]]) != 0).any(0).all():  # as nearly always
+    ends = rows[:, [0, -1]]
+    if ((ends != 0) & (ends == ends)).any(0).all():  # as nearly always
         return 0, rows.shape[1]
     full = np.flatnonzero((np.nan_to_num(rows) != 0).any(0))
     return (int(full[0]), int(full[-1]) + 1) if len(full) else (0, rows.shape[1])
