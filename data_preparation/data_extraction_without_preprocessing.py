@@ -21,8 +21,8 @@ The output folder holds
 
 A run that was killed resumes where it stopped when the same command is given again; of a changed
 input only the shards that hold changed, new or removed records are made again.  Exit status 75:
-some records could not be read this time (a stale file handle, out of memory); the same command
-tries them again.  Exit status 2: none was kept.
+some records could not be read this time (a stale file handle, out of memory, a missing package);
+the same command tries them again.  Exit status 2: none was kept.
 """
 
 import sys

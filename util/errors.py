@@ -17,6 +17,10 @@ class RecordError(ECGError):
     """One recording cannot be used; str(error) is the reason, without the path."""
 
 
+class MissingPackage(RecordError):
+    """A recording needs a package that is not installed: with it, the same command reads it."""
+
+
 class StoreError(ECGError):
     """A RecordStore is missing, damaged or of another version."""
 

@@ -1,21 +1,26 @@
 """The twelve standard leads and how people name subsets of them."""
 
 import argparse
+import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from util.errors import ConfigError
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+_BEFORE = re.compile(r"(mdc[ _-])?(ecg[ _-]+)?(lead[ _-]+)?", re.IGNORECASE)
 _BY_LOWER = {lead.lower(): lead for lead in LEADS}
 SUBSETS = {"12lead": LEADS, "limb_lead": LEADS[:6], "lead1": ("I",), "lead2": ("II",)}
 
 
+@lru_cache(maxsize=1 << 12)  # every record has the same names
 def standard_lead(name: str) -> str | None:
-    """Return the standard spelling of a lead name in any case ("avr" -> "aVR").
+    """Return the standard spelling of a lead name in any case ("avr", "Lead aVR", "ECG aVR",
+    "MDC_ECG_LEAD_AVR" -> "aVR").
 
     None if it is none of the twelve.
     """
-    return _BY_LOWER.get(name.strip().lower())
+    return _BY_LOWER.get(_BEFORE.sub("", name.strip(), count=1).lower())
 
 
 def _lead_name(text: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ columns are asked for, metadata_labels.csv.
 """
 
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from data_preparation.building.split_files import SplitFile, read_splits, write_splits
+from util.console import note
 from util.data.label_file import LabelFile, load_label_file
 from util.data.labels import write_labels
-from util.data.record_tables import read_cells
-from util.errors import StoreError
+from util.data.record_tables import first_few, read_cells
+from util.errors import ConfigError, StoreError
 from util.files import write_frame
 
 FILE, LABELS_FILE = "metadata.csv", "metadata_labels.csv"
@@ -122,16 +124,44 @@ def tables_of(
         [whole or record for record, whole in zip(columns["record"], columns["recording"])],
         pd.Index(columns["record"], name="record"),
     )
-    labels = splits = None
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / f"{about.name}.csv"
-        if about.labels is not None:
-            of_records = recording_of[recording_of.isin(about.labels.index)]
-            write_frame(path, about.labels.loc[of_records].set_axis(of_records.index), index=True)
-            labels = load_label_file(path, columns["record"], wanted=list(about.labels))
-        for kind in ("fold", "split"):
-            parts = recording_of.map(about.values(kind)).dropna()
-            if len(parts):
-                write_frame(path, parts.to_frame(kind), index=True)
-                splits = read_splits(path, columns, allow_patient_overlap=allow_patient_overlap)
+        try:
+            labels, splits = _read_tables(path, about, columns, recording_of, allow_patient_overlap)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace(str(path), f"--metadata {path.name}")) from None
     return AboutTables(about.name, columns["record"], labels, splits)
+
+
+def _read_tables(path, about, columns, recording_of, allow_patient_overlap):
+    """Labels and splits of the records, by way of a file at ``path``."""
+    labels = splits = None
+    if about.labels is not None:
+        of_records = recording_of[recording_of.isin(about.labels.index)]
+        write_frame(path, about.labels.loc[of_records].set_axis(of_records.index), index=True)
+        labels = load_label_file(path, columns["record"], wanted=list(about.labels))
+    for kind in ("fold", "split"):
+        parts = recording_of.map(about.values(kind)).dropna()
+        if len(parts):
+            write_frame(path, parts.to_frame(kind), index=True)
+            splits = read_splits(path, columns, allow_patient_overlap=allow_patient_overlap)
+    return labels, splits
+
+
+def named_apart(tables: Sequence[AboutTables]) -> list[AboutTables]:
+    """Return the tables of several imports, those of one name with a number behind it, and say so:
+    each would replace the one before.
+    """
+    counts, named = Counter(one.name for one in tables), []
+    for one in tables:
+        if counts[one.name] > 1:
+            taken = {other.name for other in (*tables, *named)}
+            names = (f"{one.name}_{n}" for n in range(1, len(tables) + len(taken) + 2))
+            new = next(name for name in names if name not in taken)
+            note(
+                f"--metadata of several imports are called {one.name}; the tables of "
+                f"{first_few(one.records)} are called {new}"
+            )
+            one = one._replace(name=new)
+        named.append(one)
+    return named

@@ -25,6 +25,7 @@ TOLD = {  # settings that may differ, by the flag that says so
     "min_seconds": "--min_seconds",
     "segment_seconds": "--segment_seconds",
     "lead_names": "--lead_names",
+    "derive": "derived limb leads (--no_derive)",
 }
 
 
@@ -84,6 +85,8 @@ def _check_settings(folders, settings):
 def _words(value):
     if isinstance(value, dict):
         return " ".join(f"{name}={lead}" for name, lead in sorted(value.items()))
+    if value is True:
+        return "yes"
     return " ".join(map(str, value)) if isinstance(value, list) else f"{value or 'none'}"
 
 

@@ -75,6 +75,8 @@ def read_metadata(
     roles, others = _roles(path, table.drop(columns=key), columns)
     ids = table[key].str.strip()
     table, ids = table[ids != ""], ids[ids != ""]
+    if not len(ids):
+        raise ConfigError(f"{path}: no row below its header names a record in column {key}")
     twice = ids[ids.duplicated()]
     if len(twice):
         raise ConfigError(

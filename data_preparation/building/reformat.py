@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from data_preparation.building.about import read_about, tables_of
+from data_preparation.building.about import named_apart, read_about, tables_of
 from data_preparation.building.extraction import (
     add_folds,
     add_patients,
@@ -37,6 +37,7 @@ from util.data.labels import write_labels
 from util.data.record_tables import first_few, table_name
 from util.data.store import FOLDS, publish, write_store
 from util.data.strata import label_strata
+from util.errors import ConfigError
 from util.files import FolderLock, write_frame
 
 
@@ -109,6 +110,7 @@ def reformat(
         tables_of(about, part, allow_patient_overlap=allow_patient_overlap)
         for about, part in _by_import(folders, columns)
     ]
+    of_sets = named_apart(of_sets)
     if len(folders) == 1 and of_sets and of_sets[0].labels:
         strata = label_strata(of_sets[0].labels.values, of_sets[0].labels.kind)
     if labels:  # before the work of building stores
@@ -116,6 +118,7 @@ def reformat(
         label_file = load_label_file(
             labels, names, ignore_unknown=ignore_unknown, wanted=label_columns
         )
+        _refuse_name("labels", labels, table, [one.name for one in of_sets if one.labels])
         strata = label_strata(label_file.values, label_file.kind)
         add_patients(columns, dict(zip(names, label_file.patients or ())), labels)
     if splits:
@@ -126,6 +129,7 @@ def reformat(
             ignore_unknown=ignore_unknown,
             allow_patient_overlap=allow_patient_overlap,
         )
+        _refuse_name("splits", splits, split_table, [one.name for one in of_sets if one.splits])
         add_patients(columns, split_file.patients, splits)
     columns = with_own_patients(columns)
     if any(columns["patient"]):
@@ -228,6 +232,15 @@ def _name_by_file(kind, path):
     """What the table of a file is called; a ConfigError says how to name it."""
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(path).stem).strip("_.-") or kind
     return table_name(kind, path, cure=f"rename the file, for example to {plain}.csv")
+
+
+def _refuse_name(kind, path, name, taken):
+    """A ConfigError for the table of a file that would replace one of --metadata."""
+    if name in taken:
+        raise ConfigError(
+            f"--{kind} {path}: the {kind} of an import's --metadata are called {name}, too; rename "
+            "the file"
+        )
 
 
 def _count_replaced(root, names):

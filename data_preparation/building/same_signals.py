@@ -9,6 +9,7 @@ import os
 
 import numpy as np
 
+from util.console import note
 from util.data.store import ABSENT, RecordStore
 from util.files import safe_cell
 from util.leads import LEADS, lead_index
@@ -42,7 +43,7 @@ def note_same_signals(store: RecordStore, root: str | os.PathLike) -> None:
     def differ(column: str) -> int:
         return int((one[column].to_numpy() != other[column].to_numpy()).sum())
 
-    print(
+    note(
         f"warning: recordings that are in the store twice, by their signals: {len(pairs)}, such "
         f"as {safe_cell(other['record'].iloc[0])}, which is {safe_cell(one['record'].iloc[0])}; "
         f"{differ('fold')} are in another fold, {differ('database')} in another database than "

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_preparation.building.metadata import read_metadata
-from data_preparation.importing.shards import import_recordings
+from data_preparation.importing.shards import UNREAD, import_recordings
 from data_preparation.importing.sources import Source
 from util.errors import ECGError, RecordError
 from util.files import safe_cell
@@ -146,8 +146,18 @@ def _print_block(title: str, sentences: Sequence[str]) -> None:
 
 
 def _reasons(skipped: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
-    """Reasons without their details, the most common first."""
-    return Counter(row["reason"].partition(":")[0] for row in skipped).most_common()
+    """Reasons without their details, the most common first; the rarest together."""
+    kinds = Counter(_reason(row["reason"]) for row in skipped).most_common()
+    rest = sum(count for _, count in kinds[MOST_KINDS:])
+    return kinds[:MOST_KINDS] + [("for other reasons", rest)] * (rest > 0)
+
+
+def _reason(text: str) -> str:
+    """A reason without its details: names in it, and what follows a colon."""
+    kind, _, detail = text.partition(":")
+    if kind == UNREAD:
+        return f"{kind}:{detail.partition(':')[0]}"
+    return re.sub(r"^(unsafe (file|record) name) .*", r"\1", kind)
 
 
 def _remarks(path: Path) -> Counter[str]:

@@ -37,12 +37,13 @@ from data_preparation.importing.plan import (
 from data_preparation.importing.sources import Item, Lazy, Reader, Source, repeated, without_copies
 from util.challenge import CODE_TO_CLASS
 from util.data.store import quantise, spread
-from util.errors import ECGError, RecordError
+from util.errors import ECGError, MissingPackage, RecordError
 from util.files import FolderLock, remove_temporary, replacing, safe_cell, write_json, write_table
 from util.leads import lead_cell
 from util.recordings.derived_leads import with_derived_leads
 from util.recordings.recording import checked, flat_leads, resample_to
 
+UNREAD = "not read this time"  # a reason that may pass
 PATIENCE = 5  # seconds to wait for an earlier run into the same folder to end
 RECORD_COLUMNS = (
     "record",
@@ -119,6 +120,7 @@ def import_recordings(
         remove_temporary(output_dir)
         shard_dir.mkdir(parents=True, exist_ok=True)
         _look_at_replaced(shard_dir, shards, source.items)
+        _note_lost_table(output_dir, about)
         # From here on the folder is incomplete.
         (output_dir / "extraction.json").unlink(missing_ok=True)
         todo = [shard for shard in shards if not is_finished(shard_dir, shard, source.folder)]
@@ -138,7 +140,7 @@ def import_recordings(
             RECORD_COLUMNS,
             _finish(shard_dir, shards, totals, skipped, about),
         )
-        unread = sum(row["reason"].startswith("not read this time") for row in skipped)
+        unread = sum(row["reason"].startswith(UNREAD) for row in skipped)
         skipped.sort(key=lambda row: row["path"])
         write_table(output_dir / "skipped.csv", ("record", "path", "reason"), skipped)
         settings = shards[0]["settings"]
@@ -235,6 +237,17 @@ def _look_at_replaced(folder, shards, items):
     )
 
 
+def _note_lost_table(folder, about):
+    """Say that an earlier import had --metadata, if it had and this one has not."""
+    with contextlib.suppress(OSError, ValueError, AttributeError, TypeError, KeyError):
+        before = json.loads((folder / "extraction.json").read_text("utf-8")).get("about")
+        if before and not about:
+            print(
+                f"warning: the earlier import into {folder} had {before['flags']}, this one has "
+                "no such table: its ages, patients, folds and labels are no longer there"
+            )
+
+
 def _remove_leftovers(folder, shards):
     """Delete what earlier runs left behind: unfinished files, shards of other inputs or
     settings.
@@ -315,14 +328,17 @@ def extract_shard(
         for item in items:
             try:
                 pieces = _extract_record(input_dir, item, read, shard["settings"], table["inputs"])
+            except (OSError, MemoryError, MissingPackage) as error:
+                # May pass; the files themselves can be sound.
+                reason = getattr(error, "strerror", None) or "out of memory"
+                if isinstance(error, MissingPackage):
+                    reason = str(error)
+                table.setdefault("unread", []).append(
+                    item.about | {"reason": f"{UNREAD}: {reason}"}
+                )
+                continue
             except RecordError as error:
                 table["skipped"].append(item.about | {"reason": str(error)})
-                continue
-            except (OSError, MemoryError) as error:  # may pass; the files themselves can be sound
-                reason = getattr(error, "strerror", None) or "out of memory"
-                table.setdefault("unread", []).append(
-                    item.about | {"reason": f"not read this time: {reason}"}
-                )
                 continue
             except Exception as error:
                 # An unforeseen error in one record must not end the run over all the others.

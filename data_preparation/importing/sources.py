@@ -135,9 +135,12 @@ def without_duplicates(items: Sequence[Item]) -> tuple[Sequence[Item], list[dict
     first: dict[str, Item] = {}
     for place, item in enumerate(items):
         if item.record in first:
+            one = first[item.record]
+            cure = "; import each database by itself and join them" * (
+                one.database != item.database
+            )
             duplicates.append(
-                item.about
-                | {"reason": f"duplicate record name: the first is {first[item.record].path}"}
+                item.about | {"reason": f"duplicate record name: the first is {one.path}{cure}"}
             )
         else:
             kept.append(place)

@@ -577,20 +577,109 @@ def test_comments_above_the_names_are_passed_over(tmp_path, array, above):
 
 
 @pytest.mark.parametrize(
-    "name, step, digits", [("time", 0.004, 3), ("Time (s)", 1 / 360, 3), ("sample", 1, 0)]
+    "name, step, digits, fs",
+    [("time", 0.004, 3, 250), ("Time (s)", 1 / 360, 3, 360), ("sample", 1, 0, 250)],
 )
-def test_a_column_of_time_tells_of_lost_lines(tmp_path, array, name, step, digits):
+def test_a_column_of_time_tells_of_lost_lines(tmp_path, array, name, step, digits, fs):
     signal = array[0, :2].T
     lines = [f"{k * step:.{digits}f},{line}" for k, line in enumerate(csv_lines(signal))]
     (tmp_path / "in").mkdir()
     for record, kept in (("whole", lines), ("lost", lines[:500] + lines[503:])):
         text = "\n".join([f"{name},I,II", *kept]) + "\n"
         (tmp_path / "in" / f"{record}.csv").write_text(text)
-    store = imported(tmp_path / "in", tmp_path, "--fs", 250, "--units", "uV")
+    store = imported(tmp_path / "in", tmp_path, "--fs", fs, "--units", "uV")
     assert store.records["record"].tolist() == ["whole"]
     assert skipped(tmp_path)["lost.csv"].startswith(
         f"samples were lost: the column {name} jumps at 1 places, the first is line 502"
     )
+
+
+@pytest.mark.parametrize(
+    "name, step, digits, words",
+    [
+        ("time", 0.002, 3, "counts in steps of 0.002, so it has 500 Hz, but --fs says 250"),
+        ("t [ms]", 2, 0, "counts in steps of 2, so it has 500 Hz, but --fs says 250"),
+        ("Time", 1000 / 300, 0, "so it has 300 Hz, but --fs says 250"),  # rounded to 3, 3, 4
+        ("time", 4, 0, None),
+        ("ms", 4, 1, None),
+        ("timestamp", 4e6, 0, None),  # ns
+        ("sample", 2, 0, None),
+        ("t", 1, 0, None),  # may count samples
+    ],
+)
+def test_a_column_of_time_of_another_rate_is_refused(tmp_path, array, name, step, digits, words):
+    signal = array[0, :2].T
+    lines = [f"{k * step:.{digits}f},{line}" for k, line in enumerate(csv_lines(signal))]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.csv").write_text("\n".join([f"{name},I,II", *lines]) + "\n")
+    write_lines(tmp_path / "in", array[1, :2].T, "whole")
+    imported(tmp_path / "in", tmp_path, "--fs", 250, "--units", "uV")
+    assert list(skipped(tmp_path)) == ["a.csv"] * bool(words)
+    assert (words or "") in skipped(tmp_path).get("a.csv", "")
+
+
+@pytest.mark.parametrize("form", ["{}", "Lead {}", " lead_{} ", "ECG {}", "MDC_ECG_LEAD_{}"])
+def test_leads_under_their_usual_names_in_any_order(tmp_path, array, form):
+    order = [5, 3, 0, 1, 2, 4, *range(11, 5, -1)]
+    header = ",".join(form.format(LEADS[k].upper()) for k in order)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.csv").write_text("\n".join([header, *csv_lines(array[0, order].T)]))
+    store = imported(tmp_path / "in", tmp_path, "--fs", 250, "--units", "uV")
+    np.testing.assert_array_equal(store.counts(0), array[0].T)
+
+
+def test_units_that_differ_by_column_are_no_unit(tmp_path, array):
+    folder = write_lines(tmp_path / "in", array[0, :2].T, header="I (mV),II (uV)")
+    write_lines(folder, array[1, :2].T, "whole")
+    imported(folder, tmp_path, "--fs", 250, "--units", "uV")
+    assert skipped(tmp_path)["r1.csv"].endswith("bring all leads to one unit (there are mV, uV)")
+
+
+def test_csv_in_utf_16_is_named(tmp_path, array):
+    folder = write_lines(tmp_path / "in", array[0, :2].T, "whole")
+    (folder / "a.csv").write_text((folder / "whole.csv").read_text(), "utf-16")
+    imported(folder, tmp_path, "--fs", 250, "--units", "uV")
+    assert skipped(tmp_path)["a.csv"] == "text in UTF-16: save it as CSV in UTF-8"
+
+
+def test_one_recording_in_fortran_order(tmp_path, array):
+    np.save(tmp_path / "a.npy", np.ascontiguousarray(array[0].T).T[None])
+    store = imported(tmp_path / "a.npy", tmp_path, "--fs", 250, "--units", "uV")
+    assert len(store) == 1
+    np.testing.assert_array_equal(store.counts(0), array[0].T)
+
+
+def test_many_unsafe_names_are_one_line(tmp_path, array, capsys):
+    for k in range(5):
+        write_lines(tmp_path / "in", array[k, :2].T, f"a b{k}")
+    write_lines(tmp_path / "in", array[5, :2].T, "whole")
+    imported(tmp_path / "in", tmp_path, "--fs", 250, "--units", "uV")
+    assert "left out:\n  5 skipped: unsafe file name\n" in capsys.readouterr().out
+    assert "unsafe file name a b3: use letters" in skipped(tmp_path)["a b3.csv"]
+
+
+def test_what_a_missing_package_could_not_read_is_read_with_it(tmp_path, monkeypatch, capsys):
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        (tmp_path / "in" / f"{name}.xml").write_text("x")
+
+    def whole(path):
+        return made_record(
+            [made_lead(lead, counts(3)[:, k] / 1000) for k, lead in enumerate(LEADS)]
+        )
+
+    def parse(path):
+        if path.stem == "b":
+            raise ModuleNotFoundError("No module named 'xmltodict'")
+        return whole(path)
+
+    stand_in(monkeypatch, parse)
+    assert run(tmp_path / "in", tmp_path) == AGAIN
+    said = capsys.readouterr()
+    assert "1 skipped: not read this time: ecgdatakit is not whole (No module named" in said.out
+    assert "pip install" in skipped(tmp_path)["b.xml"]
+    stand_in(monkeypatch, whole)
+    assert imported(tmp_path / "in", tmp_path).records["record"].tolist() == ["a", "b"]
 
 
 @pytest.mark.parametrize("blank", ["", "   ", ",", '"",""', "\t"])
@@ -756,9 +845,12 @@ def test_a_missing_filter_of_hdf5_is_named(tmp_path, array):
         space = h5py.h5s.create_simple(ecg.shape)
         made = h5py.h5d.create(file.id, b"ecg", h5py.h5t.NATIVE_FLOAT, space, how)
         made.write_direct_chunk((0, 0), ecg.tobytes())
-    assert imported(tmp_path / "in", tmp_path, "--fs", 250).records["record"].tolist() == ["a"]
+    assert run(tmp_path / "in", tmp_path, "--fs", 250) == AGAIN
     reason = skipped(tmp_path)["b.h5"]
-    assert reason.startswith("compressed by a filter that HDF5 lacks here") and "499" in reason
+    assert (
+        reason.startswith("not read this time: compressed by a filter that HDF5 lacks here")
+        and "499" in reason
+    )
     assert "python -m pip install hdf5plugin" in reason
 
 
@@ -1096,9 +1188,9 @@ def test_a_table_of_labels_is_no_recording(tmp_path, array, capsys):
     assert "its first line names no lead (it is empty)" in fails(
         capsys, path, tmp_path, "--fs", 500
     )
-    write_csv(path, array[0].T / 1000, [f"lead {lead}" for lead in LEADS])
-    assert "names no lead (lead I," in fails(capsys, path, tmp_path, "--fs", 500)
-    assert run(path, tmp_path, "--fs", 500, "--lead_names", "lead I=I") == 0
+    write_csv(path, array[0].T / 1000, [f"channel {lead}" for lead in LEADS])
+    assert "names no lead (channel I," in fails(capsys, path, tmp_path, "--fs", 500)
+    assert run(path, tmp_path, "--fs", 500, "--lead_names", "channel I=I") == 0
 
 
 def test_nothing_kept_is_an_error(tmp_path, array, capsys):

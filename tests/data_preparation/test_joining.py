@@ -158,3 +158,67 @@ def test_the_memory_of_a_join_is_that_of_its_parts(tmp_path):
     assert settings["target_fs"] == [100, 250] and settings["unread"] == 0
     assert [row["record"] for _, rows in shards for row in rows] == ["A1", "1", "2"]
     assert shards[0] is not shards[0]
+
+
+def with_table(folder, ids, column, folds, first):
+    """An import of arrays with its own meta.csv; returns its folder."""
+    folder.mkdir()
+    cells = {"record": ids, column: [k % 2 for k in range(len(ids))], "fold": folds}
+    cells["patient"] = [f"p{fold}" for fold in folds]
+    pd.DataFrame(cells).to_csv(folder / "meta.csv", index=False)
+    place = arrays(folder / "in", ids, database=folder.name, first=first)
+    flags = (
+        f"--input {folder}/in/ecgs.npy --fs 400 --units uV --ids {folder}/in/ids.csv --workers 1"
+    )
+    flags += f" --database {folder.name} --output_dir {place} --metadata {folder}/meta.csv"
+    flags += f" --columns {column} fold patient"
+    assert import_arrays.main(flags.split()) == 0
+    return place
+
+
+def test_metadata_of_one_name_keep_both_tables(tmp_path, capsys):
+    """Names of records, patients and columns meet, too."""
+    ids = ["r1", "r2", "r3", "r4"]
+    a = with_table(tmp_path / "a", ids, "AF", [1, 1, 2, 2], 1)
+    b = with_table(tmp_path / "b", ids, "LBBB", [5, 5, 6, 6], 11)
+    c = with_table(tmp_path / "c", ["s1", "s2", "s3", "s4"], "AF", [1, 2, 3, 4], 21)
+    reformat([a, b, c], tmp_path / "store")
+    assert "of several imports are called meta; the tables of b_r1" in capsys.readouterr().out
+    names = sorted(path.stem for path in (tmp_path / "store" / "labels").glob("*.csv"))
+    assert names == ["meta_1", "meta_2", "meta_3"]
+    for number, column, first in ((1, "AF", "a_r1"), (2, "LBBB", "b_r1"), (3, "AF", "s1")):
+        for kind, value in (("labels", column), ("splits", "fold")):
+            table = pd.read_csv(tmp_path / "store" / kind / f"meta_{number}.csv", dtype=str)
+            assert list(table) == ["record", value] and first in set(table["record"])
+
+
+@pytest.mark.parametrize("kind", ["labels", "splits"])
+def test_a_file_called_as_the_metadata_is_refused(tmp_path, kind):
+    a = with_table(tmp_path / "a", ["r1", "r2", "r3"], "AF", [1, 1, 2], 1)
+    column = {"labels": "LBBB", "splits": "fold"}[kind]
+    (tmp_path / "meta.csv").write_text(f"record,{column}\nr1,1\nr2,1\nr3,0\n")
+    with pytest.raises(ConfigError, match=f"the {kind} of an import's --metadata are called meta"):
+        reformat(a, tmp_path / "store", **{kind: tmp_path / "meta.csv"})
+    (tmp_path / "meta.csv").rename(tmp_path / "mine.csv")
+    reformat(a, tmp_path / "store", **{kind: tmp_path / "mine.csv"})
+
+
+def test_a_name_twice_in_one_import_has_a_cure(tmp_path):
+    for database in ("one", "two"):
+        write_record(tmp_path / "in" / database, "r1", ecg_counts(1500))
+    extract(tmp_path / "in", tmp_path / "x", [100], 1)
+    skipped = pd.read_csv(tmp_path / "x" / "skipped.csv")["reason"].tolist()
+    assert skipped == [
+        "duplicate record name: the first is one/r1.hea; import each database by itself and join "
+        "them"
+    ]
+
+
+def test_imports_that_differ_in_derived_leads_are_said(tmp_path, capsys):
+    a = wfdb(tmp_path / "a", ["r1"], rates=(100,))
+    np.save(tmp_path / "s1.npy", ecg_counts(1500, seed=3) / 1000)
+    flags = f"--input {tmp_path}/s1.npy --fs 500 --no_derive --workers 1 --target_fs 100"
+    assert import_arrays.main(f"{flags} --output_dir {tmp_path}/b/x".split()) == 0
+    reformat([a, tmp_path / "b" / "x"], tmp_path / "store")
+    said = capsys.readouterr().out
+    assert f"differ in derived limb leads (--no_derive): yes ({a}), none ({tmp_path}/b/x)" in said

@@ -192,3 +192,22 @@ def test_a_folder_without_recordings_says_what_is_there(tmp_path, capsys):
     words = "what is there: 2 .npz, 1 without an ending"
     assert words in refused(capsys, tmp_path, extract(tmp_path / "in", tmp_path))
     assert words in refused(capsys, tmp_path, import_array(tmp_path / "in", tmp_path, "--fs", 500))
+
+
+@pytest.mark.parametrize("lead, factor", [("V1", 1000), ("V6", 1e-3), ("I", 1000)])
+def test_a_lead_in_another_unit_stops_an_import(tmp_path, capsys, lead, factor):
+    array = np.stack([ecg(seed=k) for k in range(RECORDS)])
+    array[:, :, LEADS.index(lead)] *= factor
+    np.save(tmp_path / "a.npy", array)
+    flags = ("--fs", 500, "--units", "mV")
+    error = refused(capsys, tmp_path, import_array(tmp_path / "a.npy", tmp_path, *flags))
+    assert f"lead {lead} has " in error and "it is in another unit; bring all leads to one" in error
+    assert import_array(tmp_path / "a.npy", tmp_path, *flags, "--assume") == 0
+
+
+def test_a_lead_that_is_off_or_small_is_no_other_unit(tmp_path):
+    array = np.stack([ecg(seed=k) for k in range(RECORDS)])
+    array[:, :, 6], array[:, :, 7] = 0, array[:, :, 7] / 50
+    array[0, :, 8] *= 1000  # of one recording alone
+    np.save(tmp_path / "a.npy", array)
+    assert import_array(tmp_path / "a.npy", tmp_path, "--fs", 500) == 0

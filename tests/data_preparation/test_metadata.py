@@ -214,3 +214,28 @@ def test_a_patient_in_two_folds_needs_the_word(bring, tmp_path):
         bring(["a", "b"], ["record,patient,fold", "a,1,3", "b,1,4"])
     reformat(tmp_path / "x", tmp_path / "store", allow_patient_overlap=True)
     assert splits(tmp_path)["fold"].tolist() == ["3", "4"]
+
+
+def test_an_import_again_without_its_table_says_what_goes(bring, capsys):
+    rows = ["record,patient,age", "a,p1,50", "b,p1,60"]
+    assert bring(["a", "b"], rows)["patient"].tolist() == ["p1", "p1"]
+    bring(["a", "b"], rows)
+    assert "no longer there" not in capsys.readouterr().out
+    assert bring(["a", "b"], None)["patient"].tolist() == ["", ""]
+    said = capsys.readouterr().out
+    assert "had --metadata mine.csv --id_column record --columns age patient, this one has" in said
+    assert "ages, patients, folds and labels are no longer there" in said
+
+
+@pytest.mark.parametrize(
+    "rows, words",
+    [
+        (["record;patient;age", "a;p1;50"], "mine.csv: semicolons are between its columns"),
+        (["record\tpatient\tage", "a\tp1\t50"], "mine.csv: tabs are between its columns"),
+        (["record,patient,age"], "mine.csv: no row below its header names a record in column rec"),
+        (["record,patient,fold", "a,p1,1", "b,p1,2"], "^--metadata mine.csv puts 1 patients on"),
+    ],
+)
+def test_files_that_are_wrong_are_named(bring, rows, words):
+    with pytest.raises(ConfigError, match=words):
+        bring(["a", "b"], rows)

@@ -54,6 +54,13 @@ def read_cells(path: str | os.PathLike) -> pd.DataFrame:
             ) from None
         raise ConfigError(f"{path} is not a CSV file: {' '.join(str(error).split())}") from None
     table = table.fillna("")  # cells that a short row lacks
+    first = str(table.iat[0, 0])
+    other = next((sign for sign in (";", "\t") if len(table.columns) == 1 and sign in first), None)
+    if other:
+        sign = "semicolons" if other == ";" else "tabs"
+        raise ConfigError(
+            f"{path}: {sign} are between its columns ({first[:80].strip()!r}): save it with commas"
+        )
     names = [str(name).strip() for name in table.iloc[0]]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

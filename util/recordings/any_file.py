@@ -25,7 +25,7 @@ from util.recordings.derived_leads import with_derived_leads
 from util.recordings.dicom import read_dicom
 from util.recordings.flags import Given
 from util.recordings.hospital_files import ENDINGS, read_hospital
-from util.recordings.plausible import Looks, Told, judge
+from util.recordings.plausible import POSSIBLE_MV, Looks, Told, judge
 from util.recordings.recording import Recording, check_name, checked, flat_leads
 from util.recordings.wfdb_files import read_header, read_signal
 
@@ -205,16 +205,19 @@ def read_recording(
     check_name(place.name, "record name")
     recording = _read(place, said, min_seconds)
     recording = checked(recording, min_seconds, said.lead_names, trim=said.trim)
+    remarks: tuple[str, ...] = ()
     if place.kind not in SELF_DESCRIBED and not said.assume:
-        _judge(recording, place, said)
+        remarks = _judge(recording, place, said)
     if said.derive:
         recording = with_derived_leads(recording)
-    flags = recording.flags + flat_leads(recording.signal, recording.leads)
+    flags = recording.flags + flat_leads(recording.signal, recording.leads) + remarks
     return replace(recording, name=place.name, flags=flags)
 
 
-def _judge(recording: Recording, place: Place, said: Given) -> None:
-    """Look whether a recording can be what was said of it, see ``plausible``."""
+def _judge(recording: Recording, place: Place, said: Given) -> tuple[str, ...]:
+    """Look whether a recording can be what was said of it, see ``plausible``, and return the
+    remark that its amplitude is none of an ECG, where the unit was said.
+    """
     looks = Looks()
     looks.add(place.name, "", recording)
     flags = ("fs", "units", "leads") if place.kind in ARRAYS else ("fs", "units")
@@ -223,6 +226,9 @@ def _judge(recording: Recording, place: Place, said: Given) -> None:
             judge(looks, Told(frozenset(flags), bool(said.units), said.leads or ()))
     except ECGError as error:
         raise RecordError(str(error)) from None
+    (span,), (low, high) = looks.spans, POSSIBLE_MV
+    is_odd = not low <= span <= high
+    return (f"peak to peak {span:.3g} mV, which no ECG has: is --units right?",) * is_odd
 
 
 def _read(place: Place, said: Given, min_seconds: float) -> Recording:

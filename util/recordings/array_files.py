@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from util.errors import RecordError
+from util.errors import MissingPackage, RecordError
 from util.files import is_unknown
 from util.leads import LEADS, standard_lead
 from util.recordings.flags import LAYOUTS
@@ -35,6 +35,9 @@ _DECIMAL_COMMA = re.compile(r"[+-]?[0-9.]*,[0-9]+(e[+-]?[0-9]+)?", re.IGNORECASE
 _WITH_UNIT = re.compile(r"(.+?)\s*[(\[](.+)[)\]]")
 _ABOVE = re.compile(r"\s*#|sep=", re.IGNORECASE)  # comments, and Excel's line on its comma
 _TIME = re.compile(r"(time|t|sec|ms|samples?|index)(\W|_|$)|seconds|timestamp", re.IGNORECASE)
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")  # its marks
+TIMED_FS = (20, 10_000)  # Hz that a column of time is taken to mean
+_COUNTER = re.compile("sample|index", re.IGNORECASE)
 CHUNKS_BYTES = 1 << 25  # decompressed chunks of HDF5 that are kept: neighbours share one
 
 
@@ -50,8 +53,9 @@ class NpyFile:
         array = self._map(path)
         self.path, self.offset = path, array.offset
         self.shape, self.dtype = array.shape, array.dtype
-        # In Fortran order a row lies all over the file.
-        self.interleaved = not array.flags.c_contiguous
+        # In Fortran order a row lies all over the file, unless it is the only one.
+        self.is_turned = not array.flags.c_contiguous
+        self.interleaved = self.is_turned and array.shape[0] > 1
 
     @staticmethod
     def _map(path: Path) -> np.memmap:
@@ -69,6 +73,8 @@ class NpyFile:
         return array
 
     def __getitem__(self, row: int) -> np.ndarray:
+        if self.is_turned:
+            return self.whole()[row]
         size = int(np.prod(self.shape[1:]))
         values = np.fromfile(
             self.path, self.dtype, size, offset=self.offset + row * size * self.dtype.itemsize
@@ -173,7 +179,7 @@ def _hdf5_errors(dataset: Any = None) -> Iterator[None]:
             raise
         lacking = [] if dataset is None else _lacking_filters(dataset)
         if lacking:
-            raise RecordError(
+            raise MissingPackage(
                 f"compressed by a filter that HDF5 lacks here ({', '.join(lacking)}): python -m "
                 "pip install hdf5plugin, or compress it anew with gzip"
             ) from None
@@ -322,7 +328,7 @@ def read_csv(
         _look_at_words(names, table.to_numpy(object), missing, above + 1)
         if missing.all(1).any():
             values = values[_without_blank_ends(_lines(path)[above:][: len(values)], above + 1)]
-    _check_time(names, values, above + 1)
+    _check_time(names, values, above + 1, fs)
     return Recording(_millivolts(values, units), tuple(names), fs)
 
 
@@ -333,19 +339,30 @@ def csv_header(path: Path) -> tuple[list[str], str, int]:
     Raises:
         RecordError: it holds units, too.
     """
+    with open(path, "rb") as file:
+        if file.read(2) in _UTF16:
+            raise RecordError("text in UTF-16: save it as CSV in UTF-8")
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         number, first = 1, file.readline(1 << 16)
         while first and (not first.strip() or _ABOVE.match(first)):
             number, first = number + 1, file.readline(1 << 16)
     comma = max(",;\t", key=first.count)
     names = next(csv.reader([first], delimiter=comma), [])
-    for match in filter(None, map(_WITH_UNIT.fullmatch, names)):
-        unit = usual_unit(match[2].strip())
-        if standard_lead(match[1]) and unit:
-            raise RecordError(
-                f"units behind the names of the leads, such as {printable(match[0])}: write the "
-                f"names alone, and say --units {unit}"
-            )
+    matches = [match for match in map(_WITH_UNIT.fullmatch, names) if match]
+    units = {
+        match[0]: unit
+        for match in matches
+        if standard_lead(match[1]) and (unit := usual_unit(match[2].strip()))
+    }
+    if units:
+        several = sorted({*units.values()})
+        cure = f"say --units {several[0]}"
+        if len(several) > 1:
+            cure = f"bring all leads to one unit (there are {', '.join(several)})"
+        raise RecordError(
+            f"units behind the names of the leads, such as {printable(next(iter(units)))}: write "
+            f"the names alone, and {cure}"
+        )
     return names, comma, number
 
 
@@ -417,8 +434,10 @@ def _look_at_words(
         )
 
 
-def _check_time(names: Sequence[str], values: np.ndarray, first: int) -> None:
-    """A RecordError where a column that counts seconds or samples jumps: some were lost."""
+def _check_time(names: Sequence[str], values: np.ndarray, first: int, fs: float) -> None:
+    """A RecordError where a column that counts seconds or samples jumps: some were lost, or where
+    it counts at another rate than ``fs``.
+    """
     for name, times in zip(names, values.T):
         if not _TIME.match(name.strip()) or len(times) < 3 or not np.isfinite(times).all():
             continue
@@ -433,6 +452,23 @@ def _check_time(names: Sequence[str], values: np.ndarray, first: int) -> None:
                 f"the first is line {first + jumps[0] + 1}: fill them in, or cut the recording "
                 "there"
             )
+        rates = _rates_of(name, float(times[-1] - times[0]) / (len(times) - 1))
+        if rates and not any(math.isclose(rate, fs, rel_tol=0.02) for rate in rates):
+            raise RecordError(
+                f"the column {printable(name)} counts in steps of {usual:g}, so it has "
+                f"{' or '.join(f'{rate:.4g}' for rate in rates)} Hz, but --fs says {fs:g}: give "
+                "the right one, or take the column out"
+            )
+
+
+def _rates_of(name: str, step: float) -> list[float]:
+    """Hz that the mean step of a column of time may mean, in s, ms, us or ns; none where it may
+    count samples.
+    """
+    if step == 1 or _COUNTER.match(name.strip()):
+        return []
+    rates = [unit / step for unit in (1, 1e3, 1e6, 1e9)]
+    return [rate for rate in rates if TIMED_FS[0] <= rate <= TIMED_FS[1]]
 
 
 def _wide(path: Path, above: int, comma: str, names: Sequence[str]) -> str:

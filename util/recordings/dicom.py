@@ -3,6 +3,7 @@
 import math
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +63,17 @@ def _recording(dataset: Any) -> Recording:
         raise RecordError("a DICOM file without waveforms")
     chosen, strips = _together(groups)
     signal = np.concatenate([_samples(dataset, index) for index in chosen], axis=1)
+    names = [name for index in chosen for name in _leads(groups[index])]
+    if len(chosen) > 1:  # groups may share a lead
+        once = [place for place, name in enumerate(names) if names.index(name) == place]
+        signal, names = signal[:, once], [names[place] for place in once]
     group = groups[chosen[0]]
-    others = [
-        str(other.get("MultiplexGroupLabel", "without a name"))
-        for k, other in enumerate(groups)
-        if k not in chosen
-    ]
+    others = [_described(other, names) for k, other in enumerate(groups) if k not in chosen]
     if strips:
         others = [f"{strips} strips that follow one another", *others]
     return Recording(
         np.ascontiguousarray(signal.T, np.float32).T,
-        tuple(name for index in chosen for name in _leads(groups[index])),
+        tuple(names),
         float(group.SamplingFrequency),
         _age(dataset),
         SEXES.get(str(dataset.get("PatientSex") or "").strip().lower()[:1], "Unknown"),
@@ -80,6 +81,14 @@ def _recording(dataset: Any) -> Recording:
         if others
         else (),
         patient=own_patient(str(dataset.get("PatientID") or "")),
+    )
+
+
+def _described(group: Any, names: Sequence[str]) -> str:
+    """The label of a group, and the leads that it alone has."""
+    lost = [lead for lead in _leads(group) if standard_lead(lead) and lead not in names]
+    return str(group.get("MultiplexGroupLabel") or "without a name") + (
+        f" ({' '.join(lost)})" if lost else ""
     )
 
 
@@ -95,7 +104,7 @@ def _together(groups: Any) -> tuple[list[int], int]:
         start = float(group.get("MultiplexGroupTimeOffset") or 0)
         kind = float(group.SamplingFrequency), int(group.NumberOfWaveformSamples), start
         known = {lead for other in sets.get(kind, ()) for lead in _leads(groups[other])}
-        if not known & {*_leads(group)}:
+        if not {*_leads(group)} <= known:
             sets.setdefault(kind, []).append(place)
 
     def seconds(kind: tuple[float, int, float]) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from util.errors import ECGError, RecordError
+from util.errors import ECGError, MissingPackage, RecordError
 from util.leads import standard_lead
 from util.recordings.recording import Recording, millivolts_per, own_patient, printable
 from util.recordings.wfdb_files import OLDEST_AGE, SEXES
@@ -72,9 +72,10 @@ def _parse(path: Path) -> tuple[Any, list[str]]:
     """The record that ecgdatakit makes of a file, in mV, and its warnings."""
     try:
         from ecgdatakit import ECGDataKitError, FileParser
-    except ImportError:
+    except ImportError as error:
         raise ECGError(
-            f"hospital exports ({', '.join(ENDINGS)}) need the package ecgdatakit: {INSTALL}"
+            f"hospital exports ({', '.join(ENDINGS)}) need the package ecgdatakit with all that "
+            f"it needs ({error}): {INSTALL}"
         ) from None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -87,6 +88,8 @@ def _parse(path: Path) -> tuple[Any, list[str]]:
             raise
         except ECGDataKitError as error:
             raise RecordError(f"damaged: {_reason(error, path)}") from None
+        except ImportError as error:
+            raise MissingPackage(f"ecgdatakit is not whole ({error}): {INSTALL}") from None
         except Exception as error:  # its parsers can raise anything
             raise RecordError(
                 f"ecgdatakit cannot read it: {type(error).__name__}: {_reason(error, path)}"

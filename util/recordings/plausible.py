@@ -23,6 +23,7 @@ from util.recordings.recording import Recording, printable
 
 POSSIBLE_MV = (0.02, 50.0)  # outside, the unit is wrong unless it was said
 USUAL_MV = (0.1, 20.0)  # peak to peak, the median of recordings: outside, the unit is in doubt
+ANOTHER_UNIT = 300.0  # times: a lead that is smaller is no mere low voltage
 POSSIBLE_BEATS = (15.0, 300.0)  # a minute: outside, the sampling rate is wrong
 USUAL_BEATS = (40.0, 150.0)  # the median of recordings: outside, the rate is in doubt
 FEWEST_RHYTHMS = 5  # recordings with a clear rhythm that say something of the rate
@@ -56,6 +57,7 @@ class Looks:
 
     Attributes:
         spans: their amplitudes, peak to peak, in mV.
+        by_lead: {lead: its amplitudes} in mV.
         beats: their beats a minute, of those with a clear rhythm.
         rates: their sampling rates in Hz.
         names: of all.
@@ -63,6 +65,7 @@ class Looks:
     """
 
     spans: list[float] = field(default_factory=list)
+    by_lead: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     beats: list[float] = field(default_factory=list)
     rates: set[float] = field(default_factory=set)
     names: list[str] = field(default_factory=list)
@@ -75,7 +78,10 @@ class Looks:
         signal = recording.signal[: int(LOOKED_AT_SECONDS * recording.fs)]
         self.names.append(name)
         self.rates.add(recording.fs)
-        self.spans.append(float(np.median(np.ptp(signal, axis=0))))
+        by_lead = np.ptp(signal, axis=0).tolist()
+        self.spans.append(float(np.median(by_lead)))
+        for lead, span in zip(recording.leads, by_lead):
+            self.by_lead[lead].append(span)
         beats = beats_a_minute(signal, recording.fs)
         if beats:
             self.beats.append(beats)
@@ -164,6 +170,14 @@ def _judge_amplitude(looks: Looks, told: Told, refuse: Refuse) -> None:
     elif not low <= typical <= high:
         what = "is --units right?" if by_flag else "are units and gains of the files right?"
         note(f"warning: an ECG has {low:g} to {high:g} mV from peak to peak; {what}")
+    for lead, seen in looks.by_lead.items():
+        of_lead = float(np.median(seen))
+        if is_possible and (of_lead > most or 0 < of_lead < typical / ANOTHER_UNIT):
+            refuse(
+                f"lead {lead} has {of_lead:.3g} mV from peak to peak, the median of all leads is "
+                f"{typical:.3g} mV: it is in another unit",
+                "bring all leads to one unit, or --assume to go on as it is",
+            )
     odd = np.flatnonzero((spans < least) | (spans > most))
     if is_possible and len(odd):
         note(

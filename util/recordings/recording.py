@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import scipy.fft
@@ -118,12 +119,14 @@ def _measured(rows: np.ndarray) -> tuple[int, int]:
     """First and end of the instants of rows (leads, time) between which there is a signal; all
     of them where there is none.
     """
-    if (np.nan_to_num(rows[:, [0, -1]]) != 0).any(0).all():  # as nearly always
+    ends = rows[:, [0, -1]]
+    if ((ends != 0) & (ends == ends)).any(0).all():  # as nearly always
         return 0, rows.shape[1]
     full = np.flatnonzero((np.nan_to_num(rows) != 0).any(0))
     return (int(full[0]), int(full[-1]) + 1) if len(full) else (0, rows.shape[1])
 
 
+@lru_cache(maxsize=1 << 12)  # every record has the same units
 def millivolts_per(unit: str) -> float | None:
     """Return the factor from a unit, in any case, word or sign (uV, microvolts), to mV.
 

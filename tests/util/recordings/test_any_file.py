@@ -74,6 +74,7 @@ def test_a_folder_of_all_formats_and_tables(tmp_path, monkeypatch):
     (tmp_path / "labels.csv").write_text("record,age\na,3\n")
     (tmp_path / "._b.xml").write_text("of macOS")
     begin()
+    begin()  # the first job of a process keeps what was said before
     given = Given(fs=500, units="uV")
     places = find_places(tmp_path, given)
     assert [place.kind for place in places] == ["WFDB", "npy", "HDF5", "CSV", "hospital"]
@@ -217,3 +218,15 @@ def test_a_csv_of_latin_1_is_read(tmp_path):
     recording = read_recording(path, given)
     np.testing.assert_allclose(recording.signal, COUNTS / 1000, atol=1e-6)
     assert recording.flags == ("left out: unit",)
+
+
+@pytest.mark.parametrize(
+    "units, factor, odd", [("uV", 1, True), ("mV", 1000, True), ("mV", 1, False)]
+)
+def test_an_amplitude_that_no_ecg_has_is_remarked_though_the_unit_was_said(
+    tmp_path, units, factor, odd
+):
+    np.save(tmp_path / "a.npy", COUNTS[:, :2] / 1000 * factor)
+    given = Given(fs=500, units=units, leads=("V1", "V2"))
+    flags = read_recording(tmp_path / "a.npy", given).flags
+    assert any("which no ECG has: is --units right?" in flag for flag in flags) == odd

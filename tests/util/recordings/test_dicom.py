@@ -114,3 +114,19 @@ def test_a_file_cut_short_is_refused(tmp_path, part):
     (tmp_path / "a.dcm").write_bytes(data[: int(part * len(data))])
     with pytest.raises(RecordError, match="damaged DICOM file|no DICOM file|without waveforms"):
         read_dicom(tmp_path / "a.dcm", None, None)
+
+
+@pytest.mark.parametrize("cut", [(6, 5), (6, 0), (1, 0)])
+def test_groups_that_share_a_lead_are_joined(tmp_path, cut):
+    end, begin = cut
+    parts = [(COUNTS[:, :end], MDC[:end], 0), (COUNTS[:, begin:], MDC[begin:], 0)]
+    recording = read(tmp_path, parts)
+    assert sorted(recording.leads) == sorted(LEADS) and not recording.flags
+    order = [recording.leads.index(lead) for lead in LEADS]
+    np.testing.assert_allclose(recording.signal[:, order], COUNTS / 1000, atol=1e-6)
+
+
+def test_leads_of_a_group_that_is_shorter_are_named(tmp_path):
+    recording = read(tmp_path, [(COUNTS[:, :6], MDC[:6], 0), (COUNTS[:2000, 5:], MDC[5:], 0)])
+    assert recording.leads == LEADS[6:][:0] + LEADS[5:]
+    assert recording.flags == ("other waveforms left out: without a name (I II III aVR aVL)",)
