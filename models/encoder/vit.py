@@ -10,7 +10,7 @@ import torch
 import torch.nn as nn
 from einops import rearrange, repeat
 
-from models.layers.blocks import Block, patch_embedding, sincos_positions, take
+from models.layers.blocks import Attention, Block, patch_embedding, sincos_positions, take
 from util.contract.encoder import other_leads, pick_leads
 from util.contract.patch_encoder import PatchEncoder
 from util.contract.registry import register
@@ -104,6 +104,19 @@ class TransformerEncoder(PatchEncoder):
         for i in range(self.depth):
             tokens = getattr(self, f"block{i}")(tokens)
         return tokens
+
+    def attention(self, series: torch.Tensor) -> torch.Tensor:
+        seen: list[torch.Tensor] = []
+        last = self.get_submodule(f"block{self.depth - 1}.attn.fn")
+        assert isinstance(last, Attention)
+        hook = last.register_forward_pre_hook(
+            lambda module, given: seen.append(last.weights(given[0]))
+        )
+        try:
+            self.encode(series)
+        finally:
+            hook.remove()
+        return seen[0]
 
     def level_of(self, name: str) -> int:
         """Return the level of a parameter: each block is one, with the embeddings below them all;

@@ -76,6 +76,15 @@ class Attention(nn.Module):
         else:
             self.to_out = nn.Sequential(nn.Linear(inner, width), nn.Dropout(dropout))
 
+    def weights(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what each token of x (batch, tokens, width) gives to the others, (batch, heads,
+        tokens, tokens), for people to look at; rows sum to 1.
+        """
+        q, k, _ = rearrange(
+            self.to_qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads
+        )
+        return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (batch, tokens, width) for x of the same shape."""
         q, k, v = rearrange(

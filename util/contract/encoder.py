@@ -75,6 +75,12 @@ class Encoder(nn.Module):
             "models/encoder/*vit.py"
         )
 
+    def attention(self, series: torch.Tensor) -> torch.Tensor | None:
+        """Return how the tokens of the last block attend to each other, (batch, heads, n, n), for
+        crops (batch, leads, time): rows attend to columns and sum to 1.  None where none do.
+        """
+        return None
+
     @property
     def fresh_parts(self) -> dict[str, nn.Module]:
         """Return the parts that pre-training does not train, by attribute: fine-tuning starts them

@@ -94,7 +94,7 @@ class Embeddings:
         for number, part in enumerate(parts):
             path = self.pieces / f"{number:06d}.npy"
             if not collectives.on_main(path.is_file):
-                collectives.on_main(partial(_write_array, path, self._embed(part)))
+                collectives.on_main(partial(_write_array, path, self.compute(part)))
             bar.update(len(part))
         bar.close()
         collectives.on_main(lambda: self._join(len(parts), rows))
@@ -110,8 +110,8 @@ class Embeddings:
         self.pieces.mkdir(parents=True, exist_ok=True)
         write_json(about, made_by)
 
-    def _embed(self, rows: np.ndarray) -> np.ndarray:
-        """float32 (records, ...) of these rows, on every process."""
+    def compute(self, rows: np.ndarray) -> np.ndarray:
+        """Return float32 (records, ...) of these rows, on every process."""
         encoder, cropping = self.encoder, self.encoder.cropping
         if self.tokens:
             cropping = Cropping("center", cropping.length)

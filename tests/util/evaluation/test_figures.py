@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from util.evaluation.figures import plot_ecg, plot_reconstruction
@@ -116,3 +117,49 @@ def test_pyplot_is_never_loaded():
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "False"
+
+
+def test_no_wave_hides_a_name_and_tall_waves_are_not_cut():
+    signal = np.zeros((1000, 12))
+    signal[::100] = 3.0  # mV
+    axes = plot_ecg(signal, 100)
+    tops = [np.max(line.get_ydata()) for line in axes.lines]
+    baselines = axes.get_yticks()
+    for text in axes.texts:
+        if text.get_text() in LEADS:
+            below = baselines[baselines < text.get_position()[1]].max()
+            assert text.get_position()[1] >= below + 30
+    assert max(tops) >= baselines.max() + 30
+    assert [label.get_text() for label in axes.get_yticklabels()][0] == "I aVR V1 V4"
+
+
+def test_a_page_that_would_grow_out_of_hand_has_a_smaller_gain():
+    def footer(peak):
+        signal = np.zeros((1000, 12))
+        signal[::100], signal[50::100] = peak, -peak
+        axes = plot_ecg(signal, 100, stacked=True)
+        return next(t.get_text() for t in axes.texts if "mm/s" in t.get_text())
+
+    assert [footer(peak) for peak in (0.5, 2, 4, 50)] == [
+        "25 mm/s   10 mm/mV   100 Hz",
+        "25 mm/s   5 mm/mV   100 Hz",
+        "25 mm/s   2.5 mm/mV   100 Hz",
+        "25 mm/s   2.5 mm/mV   100 Hz   cut at 40 mV",
+    ]
+
+
+def test_shades_lie_behind_their_samples_and_given_axes_are_drawn_on(tmp_path):
+    signal, shades = np.zeros((400, 2)), np.zeros((400, 2))
+    shades[100:200, 0], shades[200:300, 0], shades[:100, 1] = 1, -1, np.nan
+    first = plot_ecg(signal, 100, lead_names=("I", "II"), shades=shades)
+    axes = Figure().add_axes((0, 0, 1, 1))
+    assert plot_ecg(signal, 100, lead_names=("I", "II"), shades=shades, axes=axes) is axes
+    blue, orange, grey = axes.images
+    assert np.flatnonzero(blue.get_array()[0, :, 3]).tolist() == list(range(100, 200))
+    assert np.flatnonzero(orange.get_array()[0, :, 3]).tolist() == list(range(200, 300))
+    assert np.flatnonzero(grey.get_array()[0, :, 3]).tolist() == list(range(100))
+    assert len(first.images) == 3 and blue.get_extent()[3] > orange.get_extent()[3]
+    with pytest.raises(ValueError, match="must have the signal's shape"):
+        plot_ecg(signal, 100, lead_names=("I", "II"), shades=shades.T)
+    plot_ecg(signal, 100, tmp_path / "page.pdf", lead_names=("I", "II"))
+    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")

@@ -1,0 +1,97 @@
+"""Show what a trained network looked at in records of a store.
+
+    python experiments/explain.py --weights best-AUROC.pth --input STORE --output explained
+    python experiments/explain.py --weights best-AUROC.pth --input STORE --output explained \\
+        --records JS20000 JS20001 --class AF --pdf
+    python experiments/explain.py --weights encoder.pth --input STORE --output explained --map
+
+STORE is the folder that holds fs100/, fs250/, ... (docs/data.md).  For each record, shaded over its
+traces on ECG paper: R.occlusion.png, R.gradients.png (integrated gradients) and, of transformers,
+R.attention.png and R.leads.png; the numbers are in R.npz, one row a picture in explained.csv.  A
+classifier is explained for --class, or for the record's likeliest class.  An encoder without
+classes is explained by how far its features turn; of masked autoencoders there is also a
+R.rebuilt-<percent>.png for each of --ratios.  --map draws all records by their features: by PCA,
+and by UMAP where the package umap-learn is installed.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from util.processes.devices import add_gpu_flag, one_device
+from util.processes.program import run_main
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--weights", required=True, metavar="PTH", help="weights of a classifier, or encoder.pth"
+    )
+    parser.add_argument("--input", required=True, metavar="STORE", help="the records")
+    parser.add_argument("--output", required=True, metavar="DIR", help="where figures go")
+    parser.add_argument(
+        "--records", nargs="+", metavar="NAME", help="which (default: three of the store)"
+    )
+    parser.add_argument(
+        "--class",
+        dest="wanted",
+        metavar="NAME",
+        help="name or code of the class to explain (default: each record's likeliest)",
+    )
+    parser.add_argument(
+        "--window",
+        type=float,
+        default=0.2,
+        metavar="S",
+        help="seconds that occlusion hides at a time (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--ratios",
+        type=float,
+        nargs="+",
+        default=[0.25, 0.5, 0.75],
+        metavar="R",
+        help="shares of patches to hide in reconstructions (default: 0.25 0.5 0.75)",
+    )
+    parser.add_argument("--map", action="store_true", help="a map of all records, too")
+    parser.add_argument("--pdf", action="store_true", help="each figure as PDF, too")
+    add_gpu_flag(parser, several=False)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_arguments()  # --help and a wrong flag end here, before anything slow is imported
+
+from util.handover.explain.job import ExplainJob
+from util.handover.load import is_classifier, load_classifier, load_encoder
+from util.training.setup import store_at
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; see the module's docstring."""
+    arguments = parse_arguments(argv)
+    device, weights = one_device(arguments.gpu), arguments.weights
+    load = load_classifier if is_classifier(weights) else load_encoder
+    applied = load(weights, device)
+    job = ExplainJob(
+        applied,
+        Path(weights),
+        store_at(arguments.input, applied.fs),
+        Path(arguments.output),
+        wanted=arguments.wanted,
+        window=arguments.window,
+        ratios=tuple(arguments.ratios),
+        pdf=arguments.pdf,
+    )
+    job.explain(arguments.records)
+    if arguments.map:
+        job.map()
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main, again="the same command starts again"))

@@ -1,0 +1,114 @@
+"""What experiments/explain.py leaves: pictures, numbers and a table for records of a store."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import main_pretrain
+from experiments import explain
+from tests.support import small_store
+from tests.support.small_store import run
+from tests.support.tiny_jobs import ST_MEM, with_store
+from util.config.keys import PretrainConfig
+from util.config.load import check
+from util.errors import ConfigError
+from util.handover.explain.embedding_map import OTHER, layouts, main_diagnoses, principal_components
+from util.handover.load import load_classifier
+from util.leads import LEADS
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return next(small_store.trained_signal().rglob("fold3_bestROC.pth"))
+
+
+@pytest.fixture(scope="module")
+def encoder_file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrained")
+    config = {**with_store(ST_MEM, epochs=1), "output_dir": str(folder), "exp_name": "run"}
+    main_pretrain.pretrain(check(config, PretrainConfig))
+    return folder / "run" / "encoder.pth"
+
+
+def explained(weights, output, *flags):
+    given = ("--weights", weights, "--input", small_store.store(), "--output", output)
+    run(explain.main, *given, "--gpu", "cpu", *flags)
+
+
+def test_a_classifier_is_explained_in_pictures_numbers_and_a_table(weights, tmp_path, capsys):
+    explained(
+        weights, tmp_path, "--records", "E003", "--class", "AF", "--window", 1, "--pdf", "--map"
+    )
+    names = {path.name for path in tmp_path.iterdir()}
+    pictures = {"E003.occlusion", "E003.gradients", "map-pca"}
+    files = {f"{name}{ending}" for name in pictures for ending in (".png", ".pdf")}
+    assert names == files | {"E003.npz", "explained.csv", "map.csv"}
+    assert (tmp_path / "E003.occlusion.pdf").read_bytes().startswith(b"%PDF")
+    table = pd.read_csv(tmp_path / "explained.csv")
+    assert list(table["method"]) == ["occlusion", "integrated gradients"]
+    assert set(table["record"]) == {"E003"} and set(table["class"]) == {"AF"}
+    with np.load(tmp_path / "E003.npz", allow_pickle=False) as numbers:
+        classifier = load_classifier(weights)
+        output = classifier(numbers["signal"][None], fs=int(numbers["fs"]))[0]
+        assert tuple(numbers["leads"]) == LEADS and numbers["gradients_trace"].shape == (12, 500)
+        total = np.nansum(numbers["gradients_trace"])
+    assert table["output"][0] == pytest.approx(output[classifier.classes.index("AF")], abs=1e-6)
+    assert table["sum"][1] == pytest.approx(total, rel=1e-3, abs=1e-6)
+    assert len(pd.read_csv(tmp_path / "map.csv")) == 80
+    assert "1 records explained" in capsys.readouterr().out
+
+
+def test_an_encoder_is_explained_with_attention_and_reconstructions(encoder_file, tmp_path, capsys):
+    explained(encoder_file, tmp_path, "--records", "E001", "--window", 1)
+    names = {path.name.removeprefix("E001.") for path in tmp_path.iterdir()}
+    pictures = ["occlusion", "gradients", "attention", "leads", "rebuilt-own"]
+    assert names == {*(f"{name}.png" for name in pictures), "npz", "explained.csv"}
+    said = capsys.readouterr().out
+    assert "reconstructions are by" in said and "encoder.pth holds no decoder" in said
+    alone = tmp_path / "alone" / "encoder.pth"
+    alone.parent.mkdir()
+    alone.write_bytes(encoder_file.read_bytes())
+    explained(alone, tmp_path / "more", "--records", "E001", "--window", 1)
+    assert "no reconstructions" in capsys.readouterr().out
+    assert not list((tmp_path / "more").glob("*rebuilt*"))
+
+
+def test_without_names_some_records_are_taken_and_it_is_said(weights, tmp_path, capsys):
+    explained(weights, tmp_path, "--window", 2.5)
+    assert "no --records given: 3 of 80, spread evenly" in capsys.readouterr().out
+    assert set(pd.read_csv(tmp_path / "explained.csv")["record"]) == {"E000", "E039", "E079"}
+
+
+def test_wrong_arguments_are_said_before_anything_is_computed(weights, encoder_file, tmp_path):
+    with pytest.raises(ConfigError, match="--records X1 X2: not in .*its first are E000, E001"):
+        explained(weights, tmp_path, "--records", "X1", "E000", "X2")
+    with pytest.raises(ConfigError, match="--class VF: the weights know"):
+        explained(weights, tmp_path, "--records", "E000", "--class", "VF")
+    with pytest.raises(ConfigError, match="an encoder, which knows no classes"):
+        explained(encoder_file, tmp_path, "--class", "AF")
+    with pytest.raises(ConfigError, match="--window 0: seconds, more than 0"):
+        explained(weights, tmp_path, "--window", 0)
+    assert not list(tmp_path.iterdir())
+
+
+# ============ maps ============
+def test_principal_components_are_those_of_the_covariance():
+    features = np.random.default_rng(0).standard_normal((50, 6)) * np.arange(1, 7)
+    points, shares = principal_components(features)
+    values = np.linalg.eigvalsh(np.cov(features.T))[::-1]
+    np.testing.assert_allclose(points.var(axis=0, ddof=1), values[:2])
+    np.testing.assert_allclose(shares, values[:2] / values.sum())
+    same, none = principal_components(np.ones((3, 4)))
+    assert not same.any() and not none.any()
+
+
+def test_umap_is_drawn_only_where_it_is_installed(monkeypatch):
+    monkeypatch.setattr("util.handover.explain.embedding_map.find_spec", lambda name: None)
+    assert list(layouts(np.eye(5))) == ["PCA"]
+
+
+def test_a_record_goes_by_the_rarest_of_the_commonest_diagnoses():
+    normal, fibrillation, block = "426783006", "164889003", "270492004"
+    cells = [normal] * 3 + [f"{normal} {fibrillation}"] * 2 + [block, "", "12345"]
+    wanted = ["NSR"] * 3 + ["AF"] * 2 + [OTHER] * 3
+    assert main_diagnoses(cells, most=2) == wanted

@@ -1,0 +1,202 @@
+"""All figures and numbers that explain some records of a store: the work of explain.py."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from util.console import note
+from util.data.store import RecordStore
+from util.errors import ConfigError
+from util.evaluation.figures import plot_reconstruction, save_figure
+from util.files import replacing, write_frame
+from util.handover.embedding import Embeddings
+from util.handover.explain.attribution import (
+    Explanation,
+    by_attention,
+    by_gradients,
+    by_occlusion,
+    column_of,
+    seen_by,
+)
+from util.handover.explain.embedding_map import draw_map, layouts, main_diagnoses
+from util.handover.explain.occlusion import SeenCrops
+from util.handover.explain.pages import draw_between, draw_explanation
+from util.handover.explain.reconstructing import load_methods, reconstruct
+from util.handover.load import Applied, AppliedClassifier, AppliedEncoder
+from util.scoring.criterion import TASKS
+
+RECORDS = 3  # where none is named
+FILES = {
+    "occlusion": "occlusion",
+    "integrated gradients": "gradients",
+    "attention": "attention",
+}
+
+
+@dataclass(frozen=True)
+class ExplainJob:
+    """Explains records of a store by one network.
+
+    Attributes:
+        applied: the network.
+        weights: its file.
+        store: the records, at its rate.
+        output: the folder for figures and numbers.
+        wanted: name or code of the class; None: each record's likeliest.
+        window: seconds that occlusion hides at a time.
+        ratios: shares of patches that reconstructions hide.
+        pdf: each figure as PDF, too.
+    """
+
+    applied: Applied
+    weights: Path
+    store: RecordStore
+    output: Path
+    wanted: str | None = None
+    window: float = 0.2
+    ratios: tuple[float, ...] = (0.25, 0.5, 0.75)
+    pdf: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.window > 0:
+            raise ConfigError(f"--window {self.window:g}: seconds, more than 0")
+        if self.wanted is not None and not isinstance(self.applied, AppliedClassifier):
+            raise ConfigError(
+                f"--class {self.wanted}: {self.weights} is an encoder, which knows no classes; "
+                "leave it out, or name the weights of a classifier"
+            )
+        if isinstance(self.applied, AppliedClassifier):
+            column_of(self.applied, self.wanted, np.zeros(1))
+
+    def explain(self, names: Sequence[str] | None) -> None:
+        """Explain the records of these names; None: a few of the store.
+
+        Raises:
+            ConfigError: a record is not there or lacks a lead.
+        """
+        rows = self._rows(names)
+        device = next(self.applied.parameters()).device
+        methods = load_methods(self.weights, self.ratios, device)
+        self.output.mkdir(parents=True, exist_ok=True)
+        table: list[dict[str, Any]] = []
+        for row in tqdm(rows, unit="record", desc="explaining"):
+            signal = self.store.read(row, leads=self.applied.leads).T
+            record, name = seen_by(self.applied, signal), str(self.store.records["record"][row])
+            table += self._explain(name, signal, record)
+            for made in reconstruct(methods, record, row):
+                title = f"{name}   {made.title}"
+                figure = plot_reconstruction(
+                    made.signal,
+                    made.rebuilt,
+                    made.hidden,
+                    self.applied.fs,
+                    self.applied.leads,
+                    title,
+                )
+                self._save(figure, f"{name}.rebuilt-{made.name}")
+        write_frame(self.output / "explained.csv", pd.DataFrame(table))
+        note(f"{self.output}: {len(rows)} records explained; explained.csv has a row a picture")
+
+    def _rows(self, names: Sequence[str] | None) -> list[int]:
+        usable = np.flatnonzero(self.store.has_leads(self.applied.leads))
+        if names is None:
+            if not len(usable):
+                raise ConfigError(
+                    f"no record of {self.store.path} has leads {' '.join(self.applied.leads)}"
+                )
+            places = np.linspace(0, len(usable) - 1, min(RECORDS, len(usable))).astype(int)
+            note(f"no --records given: {len(places)} of {len(usable)}, spread evenly")
+            return usable[places].tolist()
+        rows = {name: row for row, name in enumerate(self.store.records["record"])}
+        missing = [name for name in names if name not in rows]
+        if missing:
+            raise ConfigError(
+                f"--records {' '.join(missing)}: not in {self.store.path}; its first are "
+                f"{', '.join(list(rows)[:3])}"
+            )
+        short = [name for name in names if rows[name] not in usable]
+        if short:
+            leads = " ".join(self.applied.leads)
+            raise ConfigError(f"--records {' '.join(short)}: without all of the leads {leads}")
+        return [rows[name] for name in dict.fromkeys(names)]
+
+    def _explain(self, name: str, signal: np.ndarray, record: SeenCrops) -> list[dict[str, Any]]:
+        """Draw all explanations of a record and return their rows of explained.csv."""
+        column, what, unit, about = self._answer(signal)
+        found = [
+            by_occlusion(self.applied, record, column, self.window),
+            by_gradients(self.applied, record, column),
+            by_attention(self.applied, record),
+        ]
+        made = [explanation for explanation in found if explanation is not None]
+        leads, fs = self.applied.leads, self.applied.fs
+        title = f"{name}   {what}   {self.applied.config.model_name}, {self.weights.name}"
+        numbers: dict[str, np.ndarray] = {"signal": signal, "leads": np.array(leads)}
+        for explanation in made:
+            file = FILES[explanation.method]
+            figure = draw_explanation(signal, fs, leads, explanation, title=title, unit=unit)
+            self._save(figure, f"{name}.{file}")
+            if explanation.between is not None:
+                self._save(draw_between(explanation.between, leads, title), f"{name}.leads")
+                numbers["attention_between_leads"] = explanation.between
+            for part in ("trace", "leads", "profile"):
+                numbers[f"{file}_{part}"] = getattr(explanation, part)
+        with replacing(self.output / f"{name}.npz") as handle:
+            np.savez_compressed(handle, fs=np.array(fs), **numbers)
+        return [{"record": name, **about, **self._row(explanation)} for explanation in made]
+
+    def _answer(self, signal: np.ndarray) -> tuple[int | None, str, str, dict[str, Any]]:
+        """The class's column, what the network says, the unit of what is explained, and cells."""
+        applied = self.applied
+        if not isinstance(applied, AppliedClassifier):
+            return None, "features", "cosine to the features of the whole record", {}
+        outputs = applied(signal[None], fs=applied.fs)[0]
+        column = column_of(applied, self.wanted, outputs)
+        name, value = applied.classes[column], float(outputs[column])
+        about = {"class": name, "output": value}
+        if TASKS[applied.criterion.loss] == "regression":
+            return column, f"{name}: {value:.4g}", f"value of {name}", about
+        return column, f"{name}: probability {value:.2f}", f"log-odds of {name}", about
+
+    def _row(self, explanation: Explanation) -> dict[str, Any]:
+        strongest = int(np.argmax(np.abs(explanation.leads)))
+        time = int(np.nanargmax(np.abs(explanation.profile)))
+        return {
+            "method": explanation.method,
+            "strongest_lead": self.applied.leads[strongest],
+            "strongest_second": round(time / self.applied.fs, 2),
+            "sum": explanation.total,
+            "change": explanation.change,
+            "correlation_with_shuffled_weights": explanation.random,
+        }
+
+    def map(self) -> None:
+        """Draw a map of all records of the store by their features."""
+        applied = self.applied
+        encoder = AppliedEncoder(
+            applied.network, applied.config, applied.cropping, applied.pipeline
+        )
+        embeddings = Embeddings(encoder, self.store, self.output / "map.npy")
+        rows = embeddings.rows
+        records = self.store.records.iloc[rows]
+        diagnoses = main_diagnoses(records["dx"].tolist())
+        groups = {
+            "by diagnosis: of the eight commonest, the rarest that a record has": diagnoses,
+            "by database": records["database"].tolist(),
+        }
+        table = records[["record", "database"]].assign(diagnosis=diagnoses)
+        for method, (points, names) in layouts(embeddings.compute(rows)).items():
+            title = f"{method} of the features of {len(rows)} records   {self.weights.name}"
+            self._save(draw_map(points, names, groups, title), f"map-{method.lower()}")
+            table[f"{method}_1"], table[f"{method}_2"] = points.T
+        write_frame(self.output / "map.csv", table)
+
+    def _save(self, figure: Figure, name: str) -> None:
+        for ending in (".png", ".pdf")[: 1 + self.pdf]:
+            save_figure(figure, self.output / f"{name}{ending}")
