@@ -125,8 +125,8 @@ class Evaluator:
                 f"choose {', '.join(defined) or 'another fold'}"
             )
 
-    def select(self, training: Training) -> dict[str, float]:
-        """Score the selection records; where there is a gate, log its weights."""
+    def select(self, training: Training) -> Predictions:
+        """Predict the selection records; where there is a gate, log its weights."""
         task = cast(SupervisedTask, training.model)
         predictions = self.predict(task.classifier, "valid")
         if predictions.gate is not None:
@@ -136,7 +136,7 @@ class Evaluator:
             }
             training.log.histogram("gate/signal", predictions.gate[:, 0], training.epoch)
             training.log.scalars(means, training.epoch)
-        return self.scores(predictions)
+        return predictions
 
 
 def gate_table(predictions: Predictions) -> pd.DataFrame:

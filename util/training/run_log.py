@@ -46,7 +46,7 @@ class RunLog:
 
     def _open(self, epoch: int, step: int, position: float) -> None:
         with self._writing():
-            (self.folder / "figures").mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._cut("log.txt", lambda line: line["epoch"] < epoch)
             self._cut("log_steps.txt", lambda line: (line["epoch"], line["step"]) <= (epoch, step))
             tensorboard = self.folder / "tensorboard"
@@ -105,6 +105,7 @@ class RunLog:
         if self.writer:
             with self._writing():
                 path = self.folder / "figures" / f"{name}-{int(epoch):04d}.png"
+                path.parent.mkdir(exist_ok=True)
                 with replacing(path) as file:
                     figure.savefig(file, format="png", dpi=100)
                 self.writer.add_figure(name, figure, int(1000 * epoch))
