@@ -21,6 +21,9 @@ from util.challenge import ABBREVIATIONS, CLASSES, NAMES
 from util.data.store import ABSENT
 from util.errors import CheckpointError, ECGError
 from util.evaluation.trained import load_trained
+from util.handover.predicting import job as predicting
+from util.handover.predicting.decisions import by_thresholds
+from util.handover.predicting.recordings import read_entry
 from util.leads import LEADS
 from util.recordings.any_file import find_places
 from util.recordings.flags import Given
@@ -68,7 +71,7 @@ def test_predictions_equal_those_of_the_evaluation_after_training(tmp_path):
         table = pd.read_csv(trained_signal() / f"fold{fold}" / "test_predictions.csv").set_index(
             "record"
         )
-        diagnose(recordings(), tmp_path, weights=(weights,))
+        diagnose(recordings(), tmp_path, "--decide", "0.5", weights=(weights,))
         for record, row in table.iterrows():
             codes, outputs, scores = scorer_reads(tmp_path / f"{record}.csv")
             assert tuple(codes) == CLASSES
@@ -150,8 +153,8 @@ def test_thresholds_decide_and_the_summary_says_it_in_words(tmp_path):
     _, outputs, _ = scorer_reads(tmp_path / "E001.csv")
     assert np.flatnonzero(outputs).tolist() == [4]
     assert table.loc["E001", "diagnoses"] == NAMES[4]
-    found = Thresholds(np.array([0.3, 0.71]), 0, 0, "by hand")
-    assert predict.decide(np.array([[0.3, 0.7]]), found, "multilabel").tolist() == [[True, False]]
+    found = by_thresholds(np.array([0.3, 0.71]), "by hand")
+    assert found.outputs(np.array([[0.3, 0.7]])).tolist() == [[True, False]]
 
 
 def test_a_file_without_thresholds_decodes_by_expected_score(tmp_path):
@@ -315,20 +318,19 @@ def test_a_folder_of_several_formats(tmp_path, monkeypatch):
 def test_one_lead_is_enough_for_a_model_of_one_lead(tmp_path):
     path = write_record(tmp_path, "A00001", ecg_counts(3000, leads=1), leads=("ECG",), fs="300")
     (place,) = find_places(path, Given())
-    entry = predict.read_entry(place, [300], 2.5, ("I",), Given(lead_names={"ecg": "I"}))
+    entry = read_entry(place, [300], 2.5, ("I",), Given(lead_names={"ecg": "I"}))
     np.testing.assert_array_equal(entry.counts[300][:, 0], ecg_counts(3000, leads=1)[:, 0])
     assert (entry.counts[300][:, 1:] == ABSENT).all()
-    predict.plot_ecg(path=tmp_path / "A00001.png", **entry.picture)
-    assert (tmp_path / "A00001.png").stat().st_size > 1000
+    assert (entry.shown.fs, entry.shown.leads, entry.seconds) == (300, ("I",), 10)
 
 
 def test_memory_is_bounded_and_chunks_change_nothing(tmp_path, monkeypatch):
     whole = diagnose(recordings(), tmp_path / "a")
     sizes = []
-    real = predict.probabilities_of
-    monkeypatch.setattr(predict, "CHUNK_SAMPLES", 2000)
+    real = predicting.probabilities_of
+    monkeypatch.setattr(predicting, "CHUNK_SAMPLES", 2000)
     monkeypatch.setattr(
-        predict,
+        predicting,
         "probabilities_of",
         lambda entries, *rest: sizes.append(len(entries)) or real(entries, *rest),
     )

@@ -71,11 +71,17 @@ def decisions(
     if first.task != "multilabel":
         if rule or searched:
             raise ConfigError(
-                f"--{'decide' if rule else 'thresholds'} chooses among classes that may hold "
-                f"together, which these weights ({first.task}) do not predict; leave it out"
+                f"--{'decide' if rule else 'thresholds'} is for classes that may hold together "
+                "(own ones or the Challenge's 24 classes, multi-label), which these weights "
+                f"({first.task}) do not predict; leave it out"
             )
         alone = _without_thresholds(first.task)
         return alone, alone
+    if searched and searched.codes != first.codes:
+        raise ConfigError(
+            f"--thresholds are of {len(searched.codes)} classes ({', '.join(searched.names[:3])} "
+            "...), which these weights do not predict; search them with these weights"
+        )
     if rule == EXPECTED and first.codes != CLASSES:
         raise ConfigError(
             f"--decide {EXPECTED} is for the Challenge's 24 classes, which these weights do not "
