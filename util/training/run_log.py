@@ -1,20 +1,24 @@
 """The files of a run: progress bar, TensorBoard, JSON lines and PNG figures, all by process 0
-alone.
+alone; and, where the config asks for one, a tracker of experiments.
 """
 
 import contextlib
 import gc
+import importlib
 import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
-from util.errors import ECGError
+from util.console import note
+from util.errors import ConfigError, ECGError
 from util.files import replacing
 from util.processes import collectives
 
@@ -42,6 +46,7 @@ class RunLog:
     ):
         self.folder = Path(folder)
         self.writer: SummaryWriter | None = None  # on process 0
+        self.tracker: Tracker | None = None  # on process 0, where one is asked for
         collectives.on_main(lambda: self._open(epoch, step, position))
 
     def _open(self, epoch: int, step: int, position: float) -> None:
@@ -51,6 +56,39 @@ class RunLog:
             self._cut("log_steps.txt", lambda line: (line["epoch"], line["step"]) <= (epoch, step))
             tensorboard = self.folder / "tensorboard"
             self.writer = SummaryWriter(tensorboard, purge_step=int(1000 * position) + 1)
+
+    def describe(self, config: dict, curves: list[str], tracker: str | None) -> None:
+        """Write the hyper-parameters into TensorBoard, and begin the run at a tracker.
+
+        Args:
+            config: of the run, resolved.
+            curves: the scalars by which TensorBoard is to compare runs.
+            tracker: a key of ``TRACKERS``, or None.
+
+        Raises:
+            ConfigError: the tracker's package is missing, or does not begin.
+        """
+
+        def begin() -> None:
+            flat = flattened(config)
+            assert self.writer is not None, "opened on process 0"
+            with self._writing():
+                for summary in hparams(flat, dict.fromkeys(curves, 0.0)):
+                    self.writer.file_writer.add_summary(summary)
+            if tracker:
+                self.tracker = open_tracker(tracker, self.folder, flat)
+
+        collectives.on_main(begin)
+
+    def _track(self, act: Callable[["Tracker"], None]) -> None:
+        """Have the tracker do something; one that fails is left, and the run goes on."""
+        if self.tracker is None:
+            return
+        try:
+            act(self.tracker)
+        except Exception as error:  # whatever a service or its network can raise
+            note(f"train.tracker failed and is left ({type(error).__name__}: {error})")
+            self.tracker = None
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -93,6 +131,7 @@ class RunLog:
             with self._writing():
                 for name, value in values.items():
                     self.writer.add_scalar(name, value, int(1000 * epoch))
+            self._track(lambda tracker: tracker.log(dict(values), int(1000 * epoch)))
 
     def histogram(self, name: str, values: np.ndarray, epoch: float) -> None:
         """Write a TensorBoard histogram."""
@@ -134,6 +173,101 @@ class RunLog:
 
     def close(self) -> None:
         """Close the files; the last thing to call."""
+        self._track(lambda tracker: tracker.finish())
         if self.writer:
             with self._writing():
                 self.writer.close()
+
+
+# ============ trackers of experiments ============
+class Tracker(Protocol):
+    """A run at a tracker."""
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Add points of curves."""
+
+    def finish(self) -> None:
+        """End the run."""
+
+
+class MLflowRun:
+    """A run of MLflow, in the words of the others.
+
+    Args:
+        package: mlflow.
+        project: its experiment.
+        name: of the run.
+        config: its parameters.
+    """
+
+    def __init__(self, package: Any, project: str, name: str, config: dict[str, Any]) -> None:
+        self.package = package
+        package.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or project)
+        package.start_run(run_name=name)
+        package.log_params(config)
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Add points of curves."""
+        self.package.log_metrics(values, step=step)
+
+    def finish(self) -> None:
+        """End the run."""
+        self.package.end_run()
+
+
+def _wandb(package: Any, project: str, name: str, config: dict[str, Any]) -> Tracker:
+    project = os.environ.get("WANDB_PROJECT") or project
+    return package.init(project=project, name=name, config=config)
+
+
+def _trackio(package: Any, project: str, name: str, config: dict[str, Any]) -> Tracker:
+    return package.init(project=project, name=name, config=config)
+
+
+TRACKERS: dict[str, Callable[..., Tracker]] = {
+    "wandb": _wandb,
+    "mlflow": MLflowRun,
+    "trackio": _trackio,
+}
+
+
+def open_tracker(kind: str, folder: Path, config: dict[str, Any]) -> Tracker:
+    """Begin a run at a tracker: its project is the folder above the run's.
+
+    Args:
+        kind: a key of ``TRACKERS``.
+        folder: of the run.
+        config: its parameters, flat.
+
+    Raises:
+        ConfigError: the package is missing, or does not begin.
+    """
+    try:
+        package = importlib.import_module(kind)
+    except ImportError:
+        raise ConfigError(
+            f"train.tracker: {kind} needs the package {kind}; pip install {kind}, or leave the "
+            "key out (train.tracker=null)"
+        ) from None
+    above, name = folder.resolve().parts[-2:]
+    if name.startswith("fold"):
+        above, name = folder.resolve().parts[-3], f"{above}/{name}"
+    try:
+        return TRACKERS[kind](package, above, name, config)
+    except Exception as error:  # whatever a service or its network can raise
+        raise ConfigError(
+            f"train.tracker: {kind} does not begin ({type(error).__name__}: {error}); mend it, or "
+            "leave the key out (train.tracker=null)"
+        ) from None
+
+
+def flattened(config: dict, prefix: str = "") -> dict[str, Any]:
+    """Return a config with dotted keys and plain values, others as text."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            plain = isinstance(value, bool | int | float | str)
+            flat[f"{prefix}{key}"] = value if plain else str(value)
+    return flat
