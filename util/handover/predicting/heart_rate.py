@@ -3,18 +3,17 @@
 import numpy as np
 import scipy.signal
 
-BAND = (5.0, 20.0)  # Hz, where QRS complexes have most of their energy
+BAND = (8.0, 20.0)  # Hz, where QRS complexes have most of their energy, and T waves little
 WIDTH = 0.12  # seconds over which it is averaged, about one complex
 APART = 0.24  # seconds between two beats at the least, 250 a minute
 SHARE = 0.25  # of the usual beat's energy that a beat has
 FEWEST = 3  # beats
-STEADY = 0.9  # seconds: none of the two ends may be silent for longer than a usual beat and this
 
 
 def heart_rate(signal_mv: np.ndarray, fs: float) -> float | None:
     """Return the mean heart rate in beats a minute, None where it is not clear.
 
-    Beats are peaks of the energy between 5 and 20 Hz, all leads together, so that neither a
+    Beats are peaks of the energy between 8 and 20 Hz, all leads together, so that neither a
     lead's polarity nor wander counts.
 
     Args:

@@ -15,9 +15,10 @@ WIDTH = 269  # mm at the least, as wide as ten seconds
 LINE = 4.4  # mm, of the page's words
 BAR = 5.2  # mm, a bar with the room around it
 MOST = 10  # bars, unless more classes are output
+FEWEST_OTHERS = 3  # bars of classes that are not
 LETTERS = 1.75  # mm, an average letter of the page's words
 LETTERS_BOLD = 2.0
-WIDE_NAME = 60  # letters of a record in large type
+WIDE_NAME = 45  # letters of a record in large type
 LONGEST_NAME = 50  # letters of a class beside its bar
 NUMBERS = 45  # mm beside the bars
 LONGEST = 120  # mm, a bar of probability 1
@@ -104,11 +105,10 @@ def draw_page(entry: Entry, words: Words, bars: Sequence[Bar]) -> Figure:
 def _chosen(bars: Sequence[Bar]) -> list[Bar]:
     """The bars of a page: all that are output, and the likeliest others."""
     falling = sorted(bars, key=lambda bar: -bar.probability)
-    likeliest = falling[:MOST]
-    named = [bar for bar in falling if bar.is_output or bar in likeliest]
-    others = [bar for bar in named if not bar.is_output]
-    kept = others[: max(MOST - (len(named) - len(others)), 3)]
-    return [bar for bar in named if bar.is_output or bar in kept]
+    others = [bar for bar in falling if not bar.is_output]
+    count = max(MOST - (len(bars) - len(others)), FEWEST_OTHERS)
+    shown = {id(bar) for bar in others[:count]}
+    return [bar for bar in falling if bar.is_output or id(bar) in shown]
 
 
 # ============ words ============
