@@ -4,4 +4,5 @@ set -eu
 source "$(dirname "$0")/util/environment.sh"
 make_environment
 cd "$root"
-exec "$python" -m pytest -q "$@"
+# Two at a time: much of the suite waits for processes that it has started.  -n 0 in the flags: one at a time, for --pdb
+exec "$python" -m pytest -q -n 2 --dist loadfile "$@"

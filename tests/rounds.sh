@@ -13,7 +13,7 @@ failed=0
 for round in OMP_NUM_THREADS=1 OMP_NUM_THREADS=2 ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 \
              "ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2" TESTS_MATMUL_PRECISION=medium; do
   # shellcheck disable=SC2086  # a round may be several variables
-  if env $round "$python" -m pytest -q "$@" > "$output" 2>&1; then status=passed; else status=FAILED failed=1; fi
+  if env $round "$python" -m pytest -q -n 2 --dist loadfile "$@" > "$output" 2>&1; then status=passed; else status=FAILED failed=1; fi
   printf '%s  %s: %s\n' "$status" "$round" "$(tail -n 1 "$output")"
   [ "$status" = passed ] || cat "$output"
 done

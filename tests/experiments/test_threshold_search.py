@@ -43,16 +43,8 @@ def no_figures(request, monkeypatch):
 
 
 def search(folder, *flags):
-    run(
-        threshold_search.main,
-        "--weight_folder",
-        folder,
-        "--gpu",
-        "cpu",
-        "--method",
-        "ascent",
-        *flags,
-    )
+    method = () if "--method" in flags else ("--method", "ascent")
+    run(threshold_search.main, "--weight_folder", folder, "--gpu", "cpu", *method, *flags)
 
 
 def saved_part(folder, name, fold, best="PRC"):

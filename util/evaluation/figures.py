@@ -199,7 +199,7 @@ def plot_ecg(
             time = x + np.arange(len(part.trace)) * mm
             wave = np.clip(gain * part.trace, -TALLEST, TALLEST)
             axes.plot(time, baseline + wave, color=INK, linewidth=0.7)
-            axes.text(x + 1, top - LANE + 1, part.lead, fontsize=8, color=INK, va="bottom")
+            axes.text(x + 1, top - LANE + 1, part.lead, fontsize=9, color=INK, va="bottom")
         top = bottom
     axes.set_yticks(baselines, [" ".join(part.lead for part in row) for row in rows])
     scale = f"25 mm/s   {gain:g} mm/mV   {fs:g} Hz"

@@ -52,10 +52,10 @@ def plot_discrimination(test: Predictions) -> Figure:
         known = ~np.isnan(test.labels[:, c])
         order = np.argsort(-test.outputs[known, c], kind="stable")
         p, y = test.outputs[known, c][order], test.labels[known, c][order]
+        if not 0 < y.sum() < len(y):
+            continue
         ends = np.flatnonzero(np.append(p[1:] != p[:-1], True))
         true, false = np.cumsum(y == 1)[ends], np.cumsum(y == 0)[ends]
-        if not true[-1] or not false[-1]:
-            continue
         shown = np.unique(np.linspace(0, len(ends) - 1, POINTS).astype(int))
         recall, alarm = true / true[-1], false / false[-1]
         precision = true / (true + false)

@@ -11,7 +11,7 @@ import torch
 from util.contract.encoder import Encoder
 from util.contract.patch_encoder import PatchEncoder
 from util.errors import ConfigError
-from util.handover.explain.occlusion import BATCH, Score, SeenCrops, occlude
+from util.handover.explain.occlusion import BATCH, Occlusion, Score, SeenCrops, occlude
 from util.handover.load import Applied, AppliedClassifier, cut
 from util.scoring.criterion import TASKS
 
@@ -133,7 +133,7 @@ def by_occlusion(
     """
     window = max(1, round(seconds * applied.fs))
 
-    def hide(network: Encoder):
+    def hide(network: Encoder) -> Occlusion:
         return occlude(record, score_of(applied, network, record, column), window)
 
     ours, theirs = hide(applied.network), hide(shuffled(applied.network))
@@ -250,6 +250,9 @@ def _attended(
     """What each patch gets from all patches, (crops, leads or 1, patches), and what leads get from
     leads, (leads, leads), where patches are of single leads.
     """
+    parts = (network, *network.branches.values())
+    patches = (part for part in parts if isinstance(part, PatchEncoder))
+    network = next(patches, network)
     weights = network.attention(crops)
     if weights is None or not isinstance(network, PatchEncoder):
         return None

@@ -98,12 +98,15 @@ def _scatter(panel: Axes, points: np.ndarray, members: np.ndarray) -> None:
     rest = ~np.isin(members, shown)
     if rest.any():
         label = f"{OTHER} ({rest.sum()})"
-        panel.scatter(*points[rest].T, s=6, color="#c4c4c4", linewidths=0, label=label)
+        panel.scatter(
+            points[rest, 0], points[rest, 1], s=6, color="#c4c4c4", linewidths=0, label=label
+        )
     for name, colour, shape in zip(shown, COLOURS, SHAPES):
         chosen = members == name
         label = f"{name} ({chosen.sum()})"
         panel.scatter(
-            *points[chosen].T,
+            points[chosen, 0],
+            points[chosen, 1],
             s=11,
             color=colour,
             marker=shape,

@@ -137,7 +137,11 @@ class ExplainJob:
         made = [explanation for explanation in found if explanation is not None]
         leads, fs = self.applied.leads, self.applied.fs
         title = f"{name}   {what}   {self.applied.config.model_name}, {self.weights.name}"
-        numbers: dict[str, np.ndarray] = {"signal": signal, "leads": np.array(leads)}
+        numbers: dict[str, np.ndarray] = {
+            "signal": signal,
+            "leads": np.array(leads),
+            "fs": np.array(fs),
+        }
         for explanation in made:
             file = FILES[explanation.method]
             figure = draw_explanation(signal, fs, leads, explanation, title=title, unit=unit)
@@ -148,7 +152,7 @@ class ExplainJob:
             for part in ("trace", "leads", "profile"):
                 numbers[f"{file}_{part}"] = getattr(explanation, part)
         with replacing(self.output / f"{name}.npz") as handle:
-            np.savez_compressed(handle, fs=np.array(fs), **numbers)
+            np.savez_compressed(handle, **numbers)  # type: ignore[arg-type]  # NumPy's own flag
         return [{"record": name, **about, **self._row(explanation)} for explanation in made]
 
     def _answer(self, signal: np.ndarray) -> tuple[int | None, str, str, dict[str, Any]]:

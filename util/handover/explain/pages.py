@@ -45,7 +45,9 @@ def draw_explanation(
         title: above it, in one line or two.
         unit: of the explained number.
     """
-    shades = _scaled(_smooth(explanation.trace, round(SMOOTH * fs)))
+    jumps = explanation.method == "integrated gradients"
+    smooth = round(SMOOTH * fs) if jumps else 1
+    shades = _scaled(_smooth(explanation.trace, smooth))
     seconds = signal_mv.shape[1] / fs
     paper = plot_ecg(
         signal_mv.T,
@@ -77,7 +79,7 @@ def draw_explanation(
         axes=place(0, below, width, height),
     )
     _bars(place(width + 4, below, BARS - 14, height), paper, explanation.leads)
-    course = _smooth(explanation.profile[None], round(SMOOTH * fs))[0]
+    course = _smooth(explanation.profile[None], smooth)[0]
     _course(place(START, FOOT + 5, seconds * MM_PER_SECOND, PROFILE - 8), course, fs)
     _key(figure, explanation, unit, MARGIN / whole_width, whole_height)
     return figure
@@ -103,10 +105,10 @@ def draw_between(between: np.ndarray, leads: tuple[str, ...], title: str) -> Fig
     for (row, column), share in np.ndenumerate(between):
         colour = "white" if share > half else INK
         text = f"{100 * share:.0f}"
-        axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+        axes.text(column, row, text, ha="center", va="center", fontsize=9, color=colour)
     bar = figure.colorbar(image, ax=axes, fraction=0.046)
     bar.set_label("share (numbers in the cells: %)", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
+    bar.ax.tick_params(labelsize=9)
     axes.set_title(title, fontsize=8)
     return figure
 
@@ -130,7 +132,7 @@ def _colours(values: np.ndarray) -> list[tuple[float, float, float]]:
 def _bars(axes: Axes, paper: Axes, values: np.ndarray) -> None:
     """A bar beside each lead's row."""
     axes.barh(paper.get_yticks(), values, height=6, color=_colours(values))
-    axes.axvline(0, color=INK, linewidth=0.6)
+    axes.axvline(0, ymax=0.97, color=INK, linewidth=0.6)
     axes.set_ylim(paper.get_ylim())
     low, high = min(values.min(), 0.0), max(values.max(), 0.0)
     room = 0.45 * ((high - low) or 1.0)
@@ -138,7 +140,7 @@ def _bars(axes: Axes, paper: Axes, values: np.ndarray) -> None:
     for y, value in zip(paper.get_yticks(), values):
         side = "left" if value >= 0 else "right"
         text = f" {value:+.2g} " if low < 0 else f" {value:.2g} "
-        axes.text(value, y, text, fontsize=7, va="center", ha=side)
+        axes.text(value, y, text, fontsize=9, va="center", ha=side)
     axes.text(
         0.5,
         1 - 8 / np.ptp(paper.get_ylim()),
@@ -158,12 +160,12 @@ def _course(axes: Axes, values: np.ndarray, fs: float) -> None:
         axes.fill_between(time, part, step="mid", color=colour, linewidth=0)
     axes.axhline(0, color=INK, linewidth=0.5)
     axes.set_xlim(0, len(values) / fs)
-    axes.tick_params(labelsize=7)
-    axes.set_xlabel("seconds", fontsize=7, labelpad=1)
-    axes.set_title("all leads together", fontsize=8, pad=2)
+    axes.tick_params(labelsize=9)
+    axes.set_xlabel("seconds", fontsize=9, labelpad=1)
+    axes.set_title("all leads together", fontsize=9, pad=2)
     axes.locator_params(axis="y", nbins=3)
-    axes.ticklabel_format(axis="y", scilimits=(-1, 3))
-    axes.yaxis.offsetText.set_fontsize(7)
+    axes.ticklabel_format(axis="y", scilimits=(-2, 3))
+    axes.yaxis.offsetText.set_fontsize(9)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 
@@ -179,9 +181,9 @@ def _key(figure: Figure, explanation: Explanation, unit: str, left: float, heigh
         lines[1] = "shares of the attention; blue: attended to    grey: not seen"
     for number, line in enumerate(lines):
         y = (FOOT - 7 - 4 * number) / height
-        figure.text(left, y, line, fontsize=7.5, va="top", color=INK)
+        figure.text(left, y, line, fontsize=9.5, va="top", color=INK)
     figure.text(
-        0.985, 3 / height, "research use only", fontsize=7.5, ha="right", va="bottom", color=INK
+        0.985, 3 / height, "research use only", fontsize=9.5, ha="right", va="bottom", color=INK
     )
 
 

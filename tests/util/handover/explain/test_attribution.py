@@ -181,6 +181,13 @@ def test_attention_weights_are_those_of_the_forward_pass():
         torch.testing.assert_close(attention.to_out(mixed), attention(x), rtol=1e-4, atol=1e-5)
 
 
+def test_attention_of_a_fusion_is_that_of_its_transformer():
+    arguments = {"model.signal.name": "st_mem_vit_tiny", "model.spectrogram.channels": 2}
+    of = applied(name="fusion_st_mem", **arguments)
+    found = by_attention(of, seen_by(of, signal(of.fs, 10)))
+    assert found.between.shape == (12, 12) and np.nansum(found.trace) == pytest.approx(1, rel=1e-4)
+
+
 def test_networks_without_attention_have_no_such_picture():
     of = applied(OnlyV2())
     assert by_attention(of, seen_by(of, signal())) is None
