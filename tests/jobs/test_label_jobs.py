@@ -350,7 +350,7 @@ def test_own_labels_have_thresholds_by_f1_youden_or_a_sensitivity(tmp_path):
         made = folder / f"thresholds_ROC_{rule}"
         with np.load(folder / "predictions" / "best-AUROC_fold0.npz") as file:
             parts = {p: Predictions.from_arrays(dict(file), p) for p in ("valid", "test")}
-        assert np.isnan(parts["valid"].labels).any()
+        assert np.isnan(parts["test"].labels).any() and len(parts["test"]) == 4
         expected = choose_thresholds(parts["valid"].labels, parts["valid"].outputs, rule)
         found = load_thresholds(made / "thresholds.json")
         np.testing.assert_array_equal(found.thresholds, expected)
