@@ -74,7 +74,7 @@ class RunLog:
             assert self.writer is not None, "opened on process 0"
             with self._writing():
                 for summary in hparams(flat, dict.fromkeys(curves, 0.0)):
-                    self.writer.file_writer.add_summary(summary)
+                    self.writer._get_file_writer().add_summary(summary)
             if tracker:
                 self.tracker = open_tracker(tracker, self.folder, flat)
 
