@@ -103,7 +103,9 @@ def save_best(
 def with_thresholds(chosen: Predictions | None) -> dict[str, Any]:
     """Return what weights say of the thresholds of their selection records."""
     kept = kept_thresholds(chosen) if chosen else {}
-    return {"thresholds": kept} if kept else {}
+    if not chosen or not kept:
+        return {}
+    return {"thresholds": kept, "positives": (chosen.labels == 1).sum(axis=0).tolist()}
 
 
 def save_weights(

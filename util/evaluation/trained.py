@@ -109,6 +109,7 @@ class Trained:
         codes: SNOMED CT codes of the classes, or their names where labels come from a table.
         thresholds: of the selection records, a number for each class by rule (see
             ``util.scoring.operating_points``); empty where the file has none.
+        positives: how many of these records have each class; empty likewise.
     """
 
     path: Path
@@ -121,6 +122,7 @@ class Trained:
     criterion: Criterion
     codes: tuple[str, ...]
     thresholds: dict[str, list[float]] = field(default_factory=dict)
+    positives: tuple[int, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -190,6 +192,7 @@ def load_trained(
         criterion=criterion,
         codes=class_codes(config, criterion.classes),
         thresholds=_thresholds(content.get("thresholds"), len(criterion.classes), path),
+        positives=tuple(content.get("positives") or ()),
     )
 
 

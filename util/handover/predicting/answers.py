@@ -118,6 +118,7 @@ class Answer:
             about[number] = _finite(float(self.probabilities[c]))
             if limits is not None:
                 about["threshold"] = _finite(float(limits[c]))
+                about["threshold_of_few"] = c in model.people.unsure
             if not model.is_regression:
                 about["output"] = bool(self.outputs[c])
             classes.append(about)
@@ -185,6 +186,7 @@ class Answer:
             + (named if len(weights) == 1 else f"{len(weights)} weights: {named}"),
             date=datetime.date.today().isoformat(),
             is_regression=model.is_regression,
+            unsure=[model.names[c] for c in sorted(model.people.unsure) if self.outputs[c]],
         )
 
 

@@ -1,7 +1,7 @@
 """Which classes a recording is said to have: by thresholds, or by their expected score."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ DEFAULT = "f1"
 HALF, EXPECTED = "0.5", "expected"
 RULES = f"youden, f1, sensitivity=S such as sensitivity=0.9, {EXPECTED} or {HALF}"
 NAMES = {"youden": "Youden's index", "f1": "F1"}
+FEWEST = 5  # positive records that choose a threshold worth its name
 OF_WEIGHTS = "on the selection fold"
 
 
@@ -28,11 +29,14 @@ class Decision:
         outputs: of probabilities (records, classes), bool of the same shape.
         words: how, for people.
         thresholds: of each class, where there are any.
+        unsure: numbers of the classes whose thresholds rest on fewer than ``FEWEST`` positive
+            records.
     """
 
     outputs: Callable[[np.ndarray], np.ndarray]
     words: str
     thresholds: np.ndarray | None = None
+    unsure: frozenset[int] = frozenset()
 
 
 def by_thresholds(thresholds: np.ndarray, words: str) -> Decision:
@@ -125,4 +129,20 @@ def _of_rule(ensemble: Sequence[Trained], rule: str, *, asked: bool) -> Decision
     words = f"by {NAMES.get(str(kept[0]), kept[0])} {OF_WEIGHTS}"
     if len(ensemble) > 1:
         words += f", median of {len(ensemble)} weights"
-    return by_thresholds(np.median(of_each, axis=0), words)
+    found = by_thresholds(np.median(of_each, axis=0), words)
+    return replace(found, unsure=_unsure(ensemble))
+
+
+def _unsure(ensemble: Sequence[Trained]) -> frozenset[int]:
+    """The classes that too few records of the selection folds have, which is said."""
+    counts = [trained.positives for trained in ensemble if trained.positives]
+    if not counts:
+        return frozenset()
+    together = np.sum(counts, axis=0)
+    few = np.flatnonzero(together < FEWEST)
+    if len(few):
+        names = ", ".join(f"{ensemble[0].classes[c]} ({together[c]})" for c in few)
+        note(
+            f"thresholds that fewer than {FEWEST} positive records chose, which say little: {names}"
+        )
+    return frozenset(few.tolist())

@@ -3,7 +3,7 @@
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -51,6 +51,7 @@ class Words:
         model: and its weights.
         date: of the prediction.
         is_regression: whether the bars are numbers in their own units.
+        unsure: outputs whose thresholds rest on too few records.
     """
 
     diagnoses: list[str]
@@ -59,6 +60,7 @@ class Words:
     model: str
     date: str
     is_regression: bool
+    unsure: list[str] = field(default_factory=list)
 
 
 def draw_page(entry: Entry, words: Words, bars: Sequence[Bar]) -> Figure:
@@ -146,6 +148,9 @@ def _foot(entry: Entry, words: Words, width: float) -> list[Line]:
     decided = "" if words.is_regression else f"   ·   decided {words.decided}"
     said = f"Model: {words.model}   ·   {words.date}{decided}"
     lines = [(line, INK) for line in _wrapped(said, letters)]
+    if words.unsure:
+        few = f"Thresholds that very few records chose, which say little: {', '.join(words.unsure)}"
+        lines += [(line, ALARM) for line in _wrapped(few, letters)]
     for remark in entry.remarks:
         lines += [(line, GREY) for line in _wrapped(f"Remark: {remark}", letters)]
     return lines

@@ -16,9 +16,14 @@ from util.scoring.thresholds import Thresholds
 P = np.array([[0.2, 0.6, 0.45]])
 
 
-def weights(name="a.pth", codes=("a", "b", "c"), task="multilabel", **thresholds):
+def weights(name="a.pth", codes=("a", "b", "c"), task="multilabel", positives=(), **thresholds):
     return SimpleNamespace(
-        path=Path(name), codes=codes, classes=codes, task=task, thresholds=thresholds
+        path=Path(name),
+        codes=codes,
+        classes=codes,
+        task=task,
+        thresholds=thresholds,
+        positives=positives,
     )
 
 
@@ -41,6 +46,16 @@ def test_a_sensitivity_between_the_kept_steps_takes_the_next_higher():
     assert found.thresholds.tolist() == [0.3] * 3 and "sensitivity=0.91" in found.words
     found, _ = decisions([weights(**kept)], "sensitivity=.9", None)
     assert found.thresholds.tolist() == [0.4] * 3
+
+
+def test_thresholds_that_few_records_chose_are_said(capsys):
+    one = weights(f1=[0.5] * 3, positives=(1, 40, 3))
+    found, _ = decisions([one], None, None)
+    assert found.unsure == {0, 2}
+    assert "which say little: a (1), c (3)" in capsys.readouterr().out
+    found, _ = decisions([one, weights(f1=[0.5] * 3, positives=(2, 0, 3))], None, None)
+    assert found.unsure == {0} and "a (3)" in capsys.readouterr().out
+    assert not decisions([one], "0.5", None)[0].unsure
 
 
 def test_weights_without_thresholds_are_decided_at_one_half_and_it_is_said(capsys):

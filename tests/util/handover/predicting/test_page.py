@@ -19,6 +19,7 @@ WORDS = Words(
     model="xresnet1d50, best-AUROC.pth",
     date="2026-01-02",
     is_regression=False,
+    unsure=["bradycardia"],
 )
 
 
