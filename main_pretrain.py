@@ -44,7 +44,7 @@ from util.training.setup import (
     training_transforms,
     usable_rows,
 )
-from util.training.transfer import save_encoder
+from util.weights.transfer import save_encoder
 
 
 def pretrain(config: PretrainConfig) -> Path:

@@ -87,6 +87,7 @@ def rows() -> list[list[Box]]:
         [room("training")],
         [
             room("data"),
+            room("weights"),
             Box(
                 "models/",
                 "what is learned; util finds it by the name in a config",

@@ -27,7 +27,7 @@ LONG_FILES = (
     "tests/util/evaluation/test_probes.py",
     "tests/util/processes",
     "tests/util/recordings/test_fuzz_records.py",
-    "tests/util/training/test_checkpoint.py",
+    "tests/util/weights/test_checkpoint.py",
     "tests/util/training/test_compile.py",
     "tests/util/training/test_engine.py",
     "tests/util/training/test_gpu_step.py",

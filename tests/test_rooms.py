@@ -17,7 +17,8 @@ MAY_IMPORT = {  # besides the ground; of processes, models take collectives and 
     "contract": ("signals",),
     "models": ("signals", "collectives", "contract"),
     "data": ("recordings", "signals", "stopping"),
-    "training": ("config", "signals", "processes", "scoring", "contract", "data"),
+    "weights": ("contract",),
+    "training": ("config", "signals", "processes", "scoring", "contract", "data", "weights"),
     "evaluation": (
         "config",
         "recordings",
@@ -26,6 +27,7 @@ MAY_IMPORT = {  # besides the ground; of processes, models take collectives and 
         "scoring",
         "contract",
         "data",
+        "weights",
         "training",
     ),
     "handover": (
@@ -36,6 +38,7 @@ MAY_IMPORT = {  # besides the ground; of processes, models take collectives and 
         "scoring",
         "contract",
         "data",
+        "weights",
         "training",
         "evaluation",
     ),

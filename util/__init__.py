@@ -8,7 +8,8 @@ processes    many processes as one program: collectives, launching, stopping, de
 scoring      criteria, scores, intervals, thresholds
 contract     what the engine asks of a model, and the registry of models
 data         the store, its tables, labels and splits, and the crops that training reads
-training     from a config to trained weights: set-up, loop, checkpoints, log
+weights      files of weights, ours and others: checkpoints, encoders, what they have seen
+training     from a config to trained weights: set-up, loop, optimiser, log
 evaluation   predictions, probes, reports and figures of trained weights
 handover     trained models in use: called on signals, described, embedded, exported
 """

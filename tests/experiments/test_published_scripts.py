@@ -40,7 +40,7 @@ from util.processes.devices import choose_devices
 from util.scoring.criterion import DEFAULT_LOSS
 from util.training.job import LabelledJob, SupervisedTask
 from util.training.setup import build_configured
-from util.training.transfer import load_pretrained
+from util.weights.transfer import load_pretrained
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs" / "downstream"

@@ -27,11 +27,11 @@ from util.contract.registry import register
 from util.errors import CheckpointError, ConfigError, ECGError
 from util.processes import program
 from util.processes.stopping import Preempted
-from util.training import checkpoint, engine
-from util.training.checkpoint import parse_checkpoint_every
 from util.training.meters import Meters
 from util.training.run_log import RunLog
 from util.training.state import TrainState
+from util.weights import checkpoint, engine
+from util.weights.checkpoint import parse_checkpoint_every
 
 
 class MeanEncoder(Encoder):

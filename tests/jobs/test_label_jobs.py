@@ -29,8 +29,8 @@ from util.evaluation.trained import load_trained
 from util.scoring.operating_points import by_class, choose_thresholds, kept_rule
 from util.scoring.predictions import Predictions
 from util.scoring.thresholds import Thresholds, load_thresholds, save_thresholds
-from util.training import checkpoint
 from util.training.job import LabelledJob
+from util.weights import checkpoint
 
 PLAIN = [
     {"random_crop": {"crop_length": 150}}

@@ -15,8 +15,8 @@ from util.config.load import check, save_config
 from util.errors import ConfigError
 from util.evaluation.neighbours import score_neighbours
 from util.evaluation.trained import load_trained
-from util.training import checkpoint
-from util.training.weights.seen_labels import KEY, SeenLabels, hashes, seen_by
+from util.weights import checkpoint
+from util.weights.seen_labels import KEY, SeenLabels, hashes, seen_by
 
 STEPS = {"epochs": 1, "warmup_epochs": 0, "steps_per_epoch": 1, "freeze_epochs": 0}
 

@@ -22,7 +22,7 @@ from tests.support.double import in_double
 from tests.support.two_processes import run_processes
 from util.config.keys import PretrainConfig
 from util.config.load import load_config
-from util.training import checkpoint, transfer
+from util.weights import checkpoint, transfer
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [

@@ -96,7 +96,7 @@ from main_finetune import finetune
 from util.config.keys import FinetuneConfig
 from util.config.load import load_config
 from util.processes.program import run_main
-from util.training import checkpoint
+from util.weights import checkpoint
 
 held, save = [], checkpoint.save
 

@@ -149,11 +149,11 @@ MUTANTS = [
     ),
     Mutant(
         "oldest_by_name",
-        "util/training/checkpoint.py",
+        "util/weights/checkpoint.py",
         "key=lambda p: int(p.stem[11:])",
         "key=lambda p: p.stem",
         "sorted() of paths looks right up to epoch 9",
-        ("util/training/test_checkpoint.py",),
+        ("util/weights/test_checkpoint.py",),
     ),
     # ============ mains, supervised, evaluation ============
     Mutant(
@@ -327,7 +327,7 @@ MUTANTS = [
     ),
     Mutant(
         "last_published_file",
-        "util/training/transfer.py",
+        "util/weights/transfer.py",
         "files[:1]",
         "files[-1:]",
         "the newest comes last elsewhere",

@@ -20,10 +20,10 @@ from util.scoring.intervals import Predicted, estimate
 from util.scoring.operating_points import kept_thresholds
 from util.scoring.predictions import Predictions
 from util.scoring.scores import compute_scores, lower_is_better
-from util.training import checkpoint
 from util.training.engine import Training
 from util.training.job import SupervisedTask
-from util.training.transfer import save_encoder
+from util.weights import checkpoint
+from util.weights.transfer import save_encoder
 
 PUBLISHED_BEST = {"AUROC": "ROC", "AUPRC": "PRC"}  # fold0_bestROC.pth, as published
 DIGITS = 4  # of scores in CSV files

@@ -19,8 +19,8 @@ from util.scoring.criterion import TASKS, Criterion
 from util.signals.crops import Cropping
 from util.signals.transforms import Pipeline
 from util.training.setup import build_configured, evaluation_transforms
-from util.training.weights.encoder_file import EncoderFile, check_numbers, read_encoder
-from util.training.weights.names import quote_names
+from util.weights.encoder_file import EncoderFile, check_numbers, read_encoder
+from util.weights.names import quote_names
 
 METRIC = {name: metric for metric, name in PUBLISHED_BEST.items()}  # --best-type ROC -> AUROC
 

@@ -15,8 +15,8 @@ from util.data.store import FOLDS
 from util.errors import ECGError
 from util.evaluation.report import FoldFiles, improved
 from util.scoring.scores import lower_is_better
-from util.training import checkpoint
 from util.training.run_log import flattened
+from util.weights import checkpoint
 
 # keys that say where and how a run was done, and not what
 ASIDE = ("exp_name", "output_dir", "resume", "overwrite", "start_epoch", "device", "dataset.fold")

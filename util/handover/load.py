@@ -28,7 +28,7 @@ from util.signals.crops import Cropping
 from util.signals.resampling import resample
 from util.signals.transforms import Pipeline
 from util.training.setup import build_configured, crop_length, training_transforms
-from util.training.transfer import load_encoder as load_weights
+from util.weights.transfer import load_encoder as load_weights
 
 CROPS = 64  # computed at a time
 Signals = TypeVar("Signals", np.ndarray, torch.Tensor)

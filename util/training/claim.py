@@ -10,8 +10,8 @@ from util.config.load import load_yaml
 from util.console import note
 from util.data.store import FOLDS
 from util.errors import ConfigError
-from util.training import checkpoint
 from util.training.resolved import different_job
+from util.weights import checkpoint
 
 METRICS = "test_metrics.csv"
 RESULTS = (checkpoint.LAST, "encoder.pth", METRICS)

@@ -37,8 +37,6 @@ from util.files import FolderLock, remove_temporary
 from util.processes import batch_norm, collectives
 from util.processes.stopping import Preempted, StopRequest
 from util.signals.transforms import Pipeline
-from util.training import checkpoint
-from util.training.checkpoint import parse_checkpoint_every
 from util.training.claim import check_folder
 from util.training.meters import Meters
 from util.training.optimizer import (
@@ -50,6 +48,8 @@ from util.training.optimizer import (
 )
 from util.training.run_log import RunLog
 from util.training.state import TrainState, content_of, resume
+from util.weights import checkpoint
+from util.weights.checkpoint import parse_checkpoint_every
 
 PATIENCE = 30  # seconds to wait while another run of the same name still holds the folder
 

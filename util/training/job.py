@@ -33,8 +33,7 @@ from util.training.setup import (
     open_store,
     usable_rows,
 )
-from util.training.transfer import check_pretrained, load_pretrained, pretrained_files
-from util.training.weights.seen_labels import (
+from util.weights.seen_labels import (
     KEY,
     LEARNS,
     SeenLabels,
@@ -42,6 +41,7 @@ from util.training.weights.seen_labels import (
     hashes,
     seen_by,
 )
+from util.weights.transfer import check_pretrained, load_pretrained, pretrained_files
 
 PARTS = {"train": "training", "valid": "selection", "test": "test"}
 

@@ -20,11 +20,11 @@ from util.data.dataset import CropDataset, TrainingBatches
 from util.errors import CheckpointError
 from util.processes import collectives
 from util.scoring.scores import lower_is_better
-from util.training import checkpoint
 from util.training.meters import Meters
 from util.training.optimizer import load_optimizer
 from util.training.resolved import changes
-from util.training.weights.encoder_file import check_numbers
+from util.weights import checkpoint
+from util.weights.encoder_file import check_numbers
 
 # keys whose change is not said
 UNSAID = {

@@ -13,7 +13,7 @@ from util.contract.registry import MODELS, build
 from util.errors import ConfigError
 from util.training.job import SupervisedTask
 from util.training.optimizer import make_optimizer
-from util.training.transfer import without_heads
+from util.weights.transfer import without_heads
 
 torch.set_num_threads(1)
 SMALL = {"signal": {"channels": 16}, "spectrogram": {"channels": 8}}  # 128 and 64 features

@@ -14,7 +14,7 @@ from util.contract.registry import build
 from util.errors import CheckpointError, ConfigError
 from util.keyed_random import KeyedRandom
 from util.leads import LEADS, lead_index, parse_leads, standard_lead
-from util.training import checkpoint, transfer
+from util.weights import checkpoint, transfer
 
 ST_MEM = dict(seq_len=150, patch_size=75)  # two patches a lead
 MLAE = dict(seq_len=60)

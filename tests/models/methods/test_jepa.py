@@ -209,7 +209,7 @@ def test_the_teacher_is_what_is_handed_on(tmp_path, capsys):
     from main_pretrain import pretrain
     from util.config.keys import FinetuneConfig, PretrainConfig
     from util.config.load import check
-    from util.training.transfer import read_encoder
+    from util.weights.transfer import read_encoder
 
     transforms = [{"random_crop": {"crop_length": 150}}, {"standardize": {"axis": [-1, -2]}}]
     shared = {

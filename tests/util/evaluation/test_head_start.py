@@ -16,9 +16,9 @@ from util.contract.registry import build
 from util.errors import ConfigError
 from util.evaluation.head_start import fit_layer, fit_linear, last_layers
 from util.scoring.criterion import LOSSES, Criterion
-from util.training import checkpoint
 from util.training.job import SupervisedTask
 from util.training.optimizer import Schedule, make_optimizer, parameter_groups
+from util.weights import checkpoint
 
 FITTED = {**CNN, "train": {**CNN["train"], "head_init": "probe"}}
 

@@ -4,7 +4,7 @@ import pytest
 
 from util.errors import CheckpointError
 from util.evaluation.trained import read_weights
-from util.training import checkpoint
+from util.weights import checkpoint
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ from util.processes.launcher import (
     torchrun_arguments,
 )
 from util.processes.stopping import LOST, PREEMPTED, SIGNALS, Preempted, StopRequest
-from util.training import checkpoint
+from util.weights import checkpoint
 
 
 # ============ signals ============

@@ -19,7 +19,7 @@ from tests.support.launched import children, end, start, wait_for
 from util.errors import ConfigError, ECGError
 from util.processes import machines as meeting
 from util.processes.stopping import LOST, PREEMPTED
-from util.training import checkpoint
+from util.weights import checkpoint
 
 ADDRESSES = ("10.83.7.1", "10.83.7.2")
 

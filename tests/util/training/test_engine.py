@@ -24,9 +24,9 @@ from util.data.splits import choose_rows
 from util.data.store import RecordStore
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.trained import load_trained
-from util.training import checkpoint
 from util.training.job import LabelledJob
 from util.training.optimizer import lr_at
+from util.weights import checkpoint
 
 
 class Spread(Encoder):

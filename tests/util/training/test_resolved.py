@@ -13,8 +13,8 @@ from util.config.load import check, load_config
 from util.contract.registry import DataFacts, build, complete
 from util.errors import CheckpointError
 from util.leads import LEADS
-from util.training import checkpoint
 from util.training.resolved import data_facts
+from util.weights import checkpoint
 
 STEPS = {"epochs": 1, "warmup_epochs": 0, "steps_per_epoch": 1, "freeze_epochs": 0}
 FACTS = DataFacts(LEADS[:3], 100, None, 300)

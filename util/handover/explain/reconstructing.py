@@ -19,8 +19,8 @@ from util.evaluation.trained import read_weights
 from util.handover.explain.occlusion import SeenCrops
 from util.handover.load import config_of
 from util.keyed_random import KeyedRandom, sample_keys
-from util.training import checkpoint
 from util.training.setup import build_configured
+from util.weights import checkpoint
 
 
 @dataclass(frozen=True)

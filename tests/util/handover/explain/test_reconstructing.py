@@ -10,8 +10,8 @@ from util.config.load import ROOT, load_config
 from util.errors import CheckpointError, ConfigError
 from util.handover.explain.occlusion import SeenCrops
 from util.handover.explain.reconstructing import load_methods, reconstruct
-from util.training import checkpoint
 from util.training.setup import build_configured
+from util.weights import checkpoint
 
 CPU = torch.device("cpu")
 SMALL = ("dataset.crop=750", "model_name=st_mem_vit_tiny_dec128d2b")

@@ -16,8 +16,8 @@ import torch
 
 from util.errors import CheckpointError, ConfigError
 from util.files import replacing
-from util.training.weights.other_files import kind_of_other_file
-from util.training.weights.safetensors import SUFFIX, is_safetensors, read_safetensors
+from util.weights.other_files import kind_of_other_file
+from util.weights.safetensors import SUFFIX, is_safetensors, read_safetensors
 
 VERSION = 1
 LAST = "checkpoint-last.pth"

@@ -11,8 +11,8 @@ from tests.support import jobs  # noqa: F401  (registers the tiny models)
 from util.contract.registry import DataFacts, build, find_model
 from util.errors import CheckpointError
 from util.leads import LEADS
-from util.training import checkpoint
-from util.training.transfer import load_pretrained, save_encoder
+from util.weights import checkpoint
+from util.weights.transfer import load_pretrained, save_encoder
 
 SIZES = {"channels": 8, "seq_len": 150, "hidden": 8}
 BY_ORDER = ["xresnet1d18", "spectrogram_se_resnet34", "cpc_lstm", "cpc_s4", "vit_tiny"]

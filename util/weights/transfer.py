@@ -15,9 +15,9 @@ from typing import Any
 
 from util.contract.encoder import Encoder
 from util.errors import CheckpointError
-from util.training import checkpoint
-from util.training.weights.encoder_file import EncoderFile, check_numbers, read_encoder
-from util.training.weights.names import quote_names
+from util.weights import checkpoint
+from util.weights.encoder_file import EncoderFile, check_numbers, read_encoder
+from util.weights.names import quote_names
 
 # What the self-supervised scripts leave in ./checkpoints, best first.
 PUBLISHED_FILES: dict[str, tuple[str, ...]] = {

@@ -6,8 +6,8 @@ import torch
 from tests.support import jobs  # noqa: F401  (registers the tiny models)
 from util.contract.registry import build
 from util.errors import CheckpointError
-from util.training.transfer import load_encoder, load_pretrained
-from util.training.weights.names import find_part
+from util.weights.names import find_part
+from util.weights.transfer import load_encoder, load_pretrained
 
 SIZES = {"seq_len": 150, "patch_size": 75}
 
@@ -81,9 +81,10 @@ def test_of_two_that_fit_the_taken_one_and_the_other_are_said(state, tmp_path):
     other = {name: torch.zeros_like(value) for name, value in state.items()}
     said = loaded({"student": other, "teacher": state}, tmp_path / "w.pth")
     assert "under 'teacher' (under 'student' would fit as well)" in said
-    both = {f"encoder.{name}": value for name, value in state.items()}
-    both |= {f"teacher.{name}": value for name, value in other.items()}
-    assert "begin with encoder." in loaded({"model": both}, tmp_path / "v.pth")
+    # a checkpoint of JEPA, whose teacher is what is handed on
+    both = {f"encoder.{name}": value for name, value in other.items()}
+    both |= {f"teacher.{name}": value for name, value in state.items()}
+    assert "begin with teacher." in loaded({"model": both}, tmp_path / "v.pth")
 
 
 def test_names_of_another_network_are_quoted_beside_ours(tmp_path):

@@ -11,8 +11,8 @@ import torch
 from util.contract.encoder import Encoder
 from util.errors import CheckpointError, ConfigError
 from util.leads import parse_leads
-from util.training import checkpoint
-from util.training.weights.names import Part, find_part
+from util.weights import checkpoint
+from util.weights.names import Part, find_part
 
 
 @dataclass(frozen=True)

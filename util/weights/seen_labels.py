@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from util.errors import CheckpointError
-from util.training import checkpoint
+from util.weights import checkpoint
 
 KEY = "seen_labels"
 LEARNS = ("finetune", "scratch")  # modes in which labels reach the encoder

@@ -20,9 +20,9 @@ from util.contract.registry import build
 from util.errors import CheckpointError, ConfigError
 from util.files import remove_temporary
 from util.training import state as run_state
-from util.training.checkpoint import find_resume, load, load_training, prune, save
 from util.training.job import SupervisedTask
-from util.training.transfer import check_pretrained, load_encoder, read_encoder
+from util.weights.checkpoint import find_resume, load, load_training, prune, save
+from util.weights.transfer import check_pretrained, load_encoder, read_encoder
 
 CONTENT = {
     "model": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3)},
@@ -92,7 +92,7 @@ def test_read_only_folder(saved, monkeypatch):
 
 LIMITED_SAVE = """
 import resource, signal, sys, torch
-from util.training.checkpoint import save
+from util.weights.checkpoint import save
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
 save({"model": {"a": torch.zeros(1_000_000)}}, sys.argv[1])

@@ -10,9 +10,9 @@ import torch
 
 from util.contract.registry import build
 from util.errors import CheckpointError
-from util.training import checkpoint
-from util.training.transfer import load_encoder
-from util.training.weights.encoder_file import check_numbers
+from util.weights import checkpoint
+from util.weights.encoder_file import check_numbers
+from util.weights.transfer import load_encoder
 
 OTHERS = {
     "Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 343\n",
