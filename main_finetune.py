@@ -107,9 +107,8 @@ def run_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:
                 training.build_runner()  # DDP has to know which parameters have gradients now
             epoch = training.epoch
             line = {"epoch": epoch, **training.train_epoch(stop)}
-            chosen = evaluator.select(training)
-            values = evaluator.scores(chosen)
-            save_best(training, values, files, chosen)
+            values = evaluator.select(training)
+            save_best(training, values, files, evaluator.selected)
             line.update({f"valid_{name}": value for name, value in values.items()})
             training.log.scalars(
                 {f"valid/{name}": value for name, value in values.items()}, training.epoch

@@ -27,10 +27,14 @@ class Evaluator:
     Args:
         fold: whose records.
         device: where the classifier is.
+
+    Attributes:
+        selected: the predictions that ``select`` scored last.
     """
 
     def __init__(self, fold: Fold, device: torch.device):
         self.fold, self.job, self.device = fold, fold.job, device
+        self.selected: Predictions | None = None
         config = self.job.config
         self.amp = resolve_amp(config.train.amp, device)
         self.pipeline = self.job.eval_pipeline.to(device)
@@ -125,8 +129,8 @@ class Evaluator:
                 f"choose {', '.join(defined) or 'another fold'}"
             )
 
-    def select(self, training: Training) -> Predictions:
-        """Predict the selection records; where there is a gate, log its weights."""
+    def select(self, training: Training) -> dict[str, float]:
+        """Score the selection records; where there is a gate, log its weights."""
         task = cast(SupervisedTask, training.model)
         predictions = self.predict(task.classifier, "valid")
         if predictions.gate is not None:
@@ -136,7 +140,8 @@ class Evaluator:
             }
             training.log.histogram("gate/signal", predictions.gate[:, 0], training.epoch)
             training.log.scalars(means, training.epoch)
-        return predictions
+        self.selected = predictions
+        return self.scores(predictions)
 
 
 def gate_table(predictions: Predictions) -> pd.DataFrame:
