@@ -19,7 +19,7 @@ FEWEST_OTHERS = 3  # bars of classes that are not
 LETTERS = 1.75  # mm, an average letter of the page's words
 LETTERS_BOLD = 2.0
 WIDE_NAME = 45  # letters of a record in large type
-LONGEST_NAME = 50  # letters of a class beside its bar
+LONGEST_NAME, SHORTEST_NAME = 50, 10  # letters of a class beside its bar
 NUMBERS = 45  # mm beside the bars
 LONGEST = 120  # mm, a bar of probability 1
 AXIS = 13  # mm under the bars
@@ -96,7 +96,7 @@ def draw_page(entry: Entry, words: Words, bars: Sequence[Bar]) -> Figure:
     _write_head(page, entry, words, head)
     _write_lines(page, foot, MARGIN, words_below - LINE)
     chosen = [replace(bar, name=_shortened(bar.name)) for bar in chosen]
-    names = MARGIN + LETTERS_BOLD * max(len(bar.name) for bar in chosen)
+    names = MARGIN + LETTERS_BOLD * max(SHORTEST_NAME, *(len(bar.name) for bar in chosen))
     wide = min(width - names - NUMBERS, LONGEST)
     bars_place = place(names, words_below + AXIS, wide, BAR * len(chosen))
     axes = figure.add_axes(bars_place)
@@ -122,7 +122,10 @@ def _head(entry: Entry, words: Words, width: float) -> list[Line]:
     letters = int((width - 2 * MARGIN) / LETTERS)
     lines = [(_about(entry), INK)]
     if not words.is_regression:
-        found = ", ".join(words.diagnoses) or "no class reaches its threshold"
+        marked = [
+            f"{n} (threshold of few records)" * (n in words.unsure) or n for n in words.diagnoses
+        ]
+        found = ", ".join(marked) or "no class reaches its threshold"
         lines += [(line, NAMED) for line in _wrapped(f"Model says: {found}", letters)]
     if words.contradictions:
         pairs = f"! Contradictory: {'; '.join(words.contradictions)}"

@@ -50,10 +50,17 @@ class Entry:
 
 
 class Stored(NamedTuple):
-    """A record of a store, as a ``Place`` is one of a file: its row and the store at each rate."""
+    """A record of a store, as a ``Place`` is one of a file.
+
+    Attributes:
+        stores: the store at each rate of the weights.
+        row: of the record.
+        finest: the store at its highest rate, which people are shown.
+    """
 
     stores: dict[int, RecordStore]
     row: int
+    finest: RecordStore
 
     @property
     def about(self) -> pd.Series:
@@ -75,7 +82,9 @@ Source = Place | Stored  # of a recording
 def stored_records(place: str, rates: list[int]) -> list[Stored]:
     """Return all records of the store at a place."""
     stores = {fs: store_at(place, fs) for fs in rates}
-    return [Stored(stores, row) for row in range(len(stores[rates[0]]))]
+    there = [int(path.parent.name[2:]) for path in Path(place).glob("fs*/meta.json")]
+    finest = store_at(place, max(there))
+    return [Stored(stores, row, finest) for row in range(len(stores[rates[0]]))]
 
 
 def read_entry(
@@ -155,12 +164,12 @@ def _read_stored(stored: Stored, said: Given) -> Entry:
             sex=str(about["sex"]),
             flags=flags,
         )
-        for fs, store in stored.stores.items()
+        for fs, store in {**stored.stores, stored.finest.fs: stored.finest}.items()
     }
     if said.derive:
         recordings = {fs: with_derived_leads(one) for fs, one in recordings.items()}
-    shown = recordings[max(recordings)]
-    entry = _entry(stored, shown, recordings)
+    shown = recordings[stored.finest.fs]
+    entry = _entry(stored, shown, {fs: recordings[fs] for fs in stored.stores})
     if shown.leads == leads:
         for fs, store in stored.stores.items():
             entry.counts[fs] = store.counts(stored.row)
