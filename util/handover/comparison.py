@@ -105,7 +105,7 @@ def _selection(folder: Path, target: str) -> dict[str, float]:
 def differing(runs: Sequence[Run]) -> pd.DataFrame:
     """Return a row for each run: its values of the keys that are not the same in all."""
     names = {name for run in runs for name in run.config} - set(ASIDE)
-    rows = [{name: run.config.get(name, "") for name in sorted(names)} for run in runs]
+    rows = [{name: run.config.get(name) for name in sorted(names)} for run in runs]
     table = pd.DataFrame(rows, dtype=object)
     different = [name for name in table if table[name].map(str).nunique() > 1]
     return table[different]
