@@ -108,7 +108,7 @@ def run_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:
             epoch = training.epoch
             line = {"epoch": epoch, **training.train_epoch(stop)}
             values = evaluator.select(training)
-            save_best(training, values, files)
+            save_best(training, values, files, evaluator.selected)
             line.update({f"valid_{name}": value for name, value in values.items()})
             training.log.scalars(
                 {f"valid/{name}": value for name, value in values.items()}, training.epoch

@@ -75,6 +75,6 @@ bash "$root/run_downstream.sh" "${common[@]}" "${finetune[@]}" --exp_name finetu
 bash "$root/run_downstream.sh" "${common[@]}" "${finetune[@]}" --exp_name scratch --set mode=scratch
 
 step "test fold"
-"$python" "$root/experiments/compare_runs.py" "$work/random" "$work/probe" "$work/finetune" "$work/scratch"
+"$python" "$root/experiments/compare_runs.py" "$work/random" "$work/probe" "$work/finetune" "$work/scratch" --test
 echo
 echo "reconstructions: $work/pretrain/figures/   curves: tensorboard --logdir $work"

@@ -1,25 +1,31 @@
-"""Search the class thresholds with the best Challenge score for trained weights, and score them
-on the test fold.
+"""Search the class thresholds of trained weights on their selection folds, and score them on the
+test folds: for the best Challenge score, or for any labels by F1, Youden's index or a sensitivity.
 
     python experiments/threshold_search.py --model_type signal --best-type PRC --gpu 0 \\
         --weight_folder ./checkpoints/base_signal
     python experiments/threshold_search.py --weight_folder output/st_mem_finetuned \\
         --method published --fold 0
+    python experiments/threshold_search.py --weight_folder output/own_labels --method f1
 
 For every fold k with weights in the folder: predict its selection fold (k + 1) and its test fold
 (k), search on the first, report on the second.  --method pooled searches on the selection folds
 of all these weights together, except those whose selection fold is fold k; --method expected
-decodes by expected score and searches nothing.  Weights trained with dataset.protocol: published
-have one fold for both, and the numbers are optimistic then.  Predictions are kept in
-<weight_folder>/predictions/ and used again while the weights and the store stay as they are.
+decodes by expected score and searches nothing.  These and ascent, published and single are for
+the Challenge's 24 classes; f1, youden and sensitivity=S (the highest threshold that reaches S)
+look at each class by itself, of any multi-label labels, unknown ones left out.  Weights trained
+with dataset.protocol: published have one fold for both, and the numbers are optimistic then.
+Predictions are kept in <weight_folder>/predictions/ and used again while the weights and the
+store stay as they are.
 
 Leaves in <weight_folder>/thresholds_<best type>_<method>/: thresholds_fold<k>.json for the
 weights of fold k and thresholds.json, the median over folds (pooled: searched on all selection
 folds), both for experiments/predict.py; scores.csv; fold<k>.png, the score against the threshold
-of each class, where there are thresholds.
+of each class, where the Challenge score was searched; classes_fold<k>.csv, each class on the
+test fold, where each was looked at by itself.
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -31,8 +37,19 @@ from util.processes.devices import add_gpu_flag, one_device
 from util.processes.program import run_main
 
 MODELS = {"signal": "xresnet1d50", "spectrogram": "spectrogram_se_resnet34", "ensemble": "fusion"}
-METHODS = ("expected", "ascent", "published", "single", "pooled")
+METHODS = ("expected", "ascent", "published", "single", "pooled", "f1", "youden", "sensitivity=S")
 DEFAULT_METHOD = "expected"
+
+
+def method(text: str) -> str:
+    """Return a method of METHODS as it is written on the command line.
+
+    Raises:
+        argparse.ArgumentTypeError: there is none of this name.
+    """
+    if text in METHODS[:-1] or re.fullmatch(r"sensitivity=(0?\.\d+|1|1\.0*)", text):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(METHODS)}")
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -67,14 +84,15 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--method",
-        choices=METHODS,
+        type=method,
+        metavar="METHOD",
         default=DEFAULT_METHOD,
         help="ascent: coordinate ascent over all "
         "useful thresholds; published: one pass over 0.1 ... 0.5; single: one threshold for all "
         "classes; pooled: ascent on the selection folds of all weights but those that select on "
         "the "
-        "test fold; expected: outputs decoded by expected score, no thresholds (default: "
-        "%(default)s)",
+        "test fold; expected: outputs decoded by expected score, no thresholds; for any labels f1, "
+        "youden, sensitivity=S such as sensitivity=0.9 (default: %(default)s)",
     )
     parser.add_argument(
         "--min_positives",

@@ -1,6 +1,7 @@
 """experiments/predict.py: recordings in, Challenge files out."""
 
 import csv
+import json
 import shutil
 import sys
 
@@ -19,12 +20,18 @@ from tests.support.small_store import recordings, run, store, trained_signal
 from tests.support.wfdb_files import SHARED, ecg_counts, needs_broken, write_record
 from util.challenge import ABBREVIATIONS, CLASSES, NAMES
 from util.data.store import ABSENT
-from util.errors import CheckpointError, ECGError
+from util.errors import CheckpointError, ConfigError, ECGError
 from util.evaluation.trained import load_trained
+from util.handover.predicting import job as predicting
+from util.handover.predicting import recordings as reading
+from util.handover.predicting.decisions import by_thresholds
+from util.handover.predicting.recordings import read_entry
 from util.leads import LEADS
 from util.recordings.any_file import find_places
 from util.recordings.flags import Given
 from util.scoring.decoding import expected_outputs
+from util.scoring.operating_points import choose_thresholds
+from util.scoring.predictions import Predictions
 from util.scoring.thresholds import Thresholds, save_thresholds
 
 ROC, OTHER = "fold3_bestROC.pth", "fold9_bestROC.pth"
@@ -68,7 +75,7 @@ def test_predictions_equal_those_of_the_evaluation_after_training(tmp_path):
         table = pd.read_csv(trained_signal() / f"fold{fold}" / "test_predictions.csv").set_index(
             "record"
         )
-        diagnose(recordings(), tmp_path, weights=(weights,))
+        diagnose(recordings(), tmp_path, "--decide", "0.5", weights=(weights,))
         for record, row in table.iterrows():
             codes, outputs, scores = scorer_reads(tmp_path / f"{record}.csv")
             assert tuple(codes) == CLASSES
@@ -150,8 +157,8 @@ def test_thresholds_decide_and_the_summary_says_it_in_words(tmp_path):
     _, outputs, _ = scorer_reads(tmp_path / "E001.csv")
     assert np.flatnonzero(outputs).tolist() == [4]
     assert table.loc["E001", "diagnoses"] == NAMES[4]
-    found = Thresholds(np.array([0.3, 0.71]), 0, 0, "by hand")
-    assert predict.decide(np.array([[0.3, 0.7]]), found, "multilabel").tolist() == [[True, False]]
+    found = by_thresholds(np.array([0.3, 0.71]), "by hand")
+    assert found.outputs(np.array([[0.3, 0.7]])).tolist() == [[True, False]]
 
 
 def test_a_file_without_thresholds_decodes_by_expected_score(tmp_path):
@@ -315,20 +322,19 @@ def test_a_folder_of_several_formats(tmp_path, monkeypatch):
 def test_one_lead_is_enough_for_a_model_of_one_lead(tmp_path):
     path = write_record(tmp_path, "A00001", ecg_counts(3000, leads=1), leads=("ECG",), fs="300")
     (place,) = find_places(path, Given())
-    entry = predict.read_entry(place, [300], 2.5, ("I",), Given(lead_names={"ecg": "I"}))
+    entry = read_entry(place, [300], 2.5, ("I",), Given(lead_names={"ecg": "I"}))
     np.testing.assert_array_equal(entry.counts[300][:, 0], ecg_counts(3000, leads=1)[:, 0])
     assert (entry.counts[300][:, 1:] == ABSENT).all()
-    predict.plot_ecg(path=tmp_path / "A00001.png", **entry.picture)
-    assert (tmp_path / "A00001.png").stat().st_size > 1000
+    assert (entry.shown.fs, entry.shown.leads, entry.seconds) == (300, ("I",), 10)
 
 
 def test_memory_is_bounded_and_chunks_change_nothing(tmp_path, monkeypatch):
     whole = diagnose(recordings(), tmp_path / "a")
     sizes = []
-    real = predict.probabilities_of
-    monkeypatch.setattr(predict, "CHUNK_SAMPLES", 2000)
+    real = predicting.probabilities_of
+    monkeypatch.setattr(predicting, "CHUNK_SAMPLES", 2000)
     monkeypatch.setattr(
-        predict,
+        predicting,
         "probabilities_of",
         lambda entries, *rest: sizes.append(len(entries)) or real(entries, *rest),
     )
@@ -381,12 +387,12 @@ def test_nothing_is_written_outside_the_output_folder(tmp_path):
 
 
 def test_unforeseen_failures_are_reported_too(tmp_path, monkeypatch):
-    def fail_on_five(place, said, real=predict.read_recording):
+    def fail_on_five(place, said, real=reading.read_recording):
         if place.name == "E005":
             raise ZeroDivisionError("surprise")
         return real(place, said)
 
-    monkeypatch.setattr(predict, "read_recording", fail_on_five)
+    monkeypatch.setattr(reading, "read_recording", fail_on_five)
     table = diagnose(recordings(), tmp_path)
     assert (
         table.loc["E005", "remark"] == "not read: unexpected ZeroDivisionError: surprise"
@@ -402,17 +408,84 @@ def test_nothing_readable_is_an_error(tmp_path):
         diagnose(tmp_path, tmp_path / "out")
 
 
-def test_plot_draws_the_recording_with_its_labels(tmp_path):
-    diagnose(recordings() / "g1" / "E002", tmp_path, "--plot")
-    assert (tmp_path / "E002.png").read_bytes().startswith(b"\x89PNG")
+def test_pages_and_json_lie_beside_the_csv(tmp_path):
+    given = recordings() / "g1" / "E002"
+    diagnose(given, tmp_path / "png", "--plot")
+    assert (tmp_path / "png" / "E002.png").read_bytes().startswith(b"\x89PNG")
+    table = diagnose(given, tmp_path, "--pdf", "--json").loc["E002"]
+    assert (tmp_path / "E002.png").exists()
+    assert (tmp_path / "E002.pdf").read_bytes().startswith(b"%PDF")
+    (told,) = json.loads((tmp_path / "summary.json").read_text())
+    assert told == json.loads((tmp_path / "E002.json").read_text())
+    assert (told["age"], told["sex"], told["fs"], told["seconds"]) == (50, "Female", 500, 5)
+    assert told["use"] == "research use only" and told["model"] == "xresnet1d50"
+    named = [one["name"] for one in told["classes"] if one["output"]]
+    assert sorted(named) == sorted(told["diagnoses"]) == sorted(table["diagnoses"].split("; "))
+    for one, name in zip(told["classes"], ABBREVIATIONS):
+        assert one["probability"] == pytest.approx(float(table[name]), rel=1e-4)
+        assert one["output"] == (one["probability"] >= one["threshold"])
+
+
+def test_the_weights_own_thresholds_decide_by_the_rule_that_is_asked_for(tmp_path):
+    """They are those of the selection fold's predictions, by F1 unless asked otherwise."""
+    chosen = Predictions.load(trained_signal() / "fold3" / "selection_predictions.npz")
+    given = recordings() / "g1"
+    for rule, flags in (("f1", ()), ("youden", ("--decide", "youden"))):
+        diagnose(given, tmp_path, *flags)
+        thresholds = choose_thresholds(chosen.labels, chosen.outputs, rule)
+        rows = [scorer_reads(path)[1:] for path in sorted(tmp_path.glob("E*.csv"))]
+        outputs, p = (np.array(part) for part in zip(*rows))
+        apart = np.abs(p - thresholds) > 1e-5
+        np.testing.assert_array_equal(outputs[apart], (p >= thresholds)[apart])
+
+
+def test_weights_of_before_say_that_they_keep_no_thresholds(tmp_path, capsys):
+    content = torch.load(trained_signal() / ROC, weights_only=True)
+    assert {"youden", "f1", "sensitivity=0.90"} <= set(content.pop("thresholds"))
+    torch.save(content, tmp_path / "old.pth")
+    given = recordings() / "g1" / "E002"
+    diagnose(given, tmp_path, weights=(tmp_path / "old.pth",))
+    said = capsys.readouterr().out
     assert (
-        predict.in_words(("a", "b", "c"), np.array([1, 0, 1]), np.array([0.2, 0.9, 0.7]))
-        == "c 0.70, a 0.20"
+        "old.pth keeps none of its selection fold by f1, so every class is decided at 0.5" in said
     )
-    assert predict.in_words("abcdefghij", np.ones(10), np.linspace(0.9, 0, 10)).endswith(
-        "and 2 more"
-    )
-    assert predict.in_words("ab", np.zeros(2), np.zeros(2)) == "nothing"
+    _, outputs, scores = scorer_reads(tmp_path / "E002.csv")
+    assert outputs == [score >= 0.5 for score in scores]
+    torch.save({**content, "thresholds": {"f1": [0.5, "x"]}}, tmp_path / "bad.pth")
+    with pytest.raises(CheckpointError, match="its thresholds cannot be used"):
+        diagnose(given, tmp_path, weights=(tmp_path / "bad.pth",))
+
+
+def test_expected_score_decides_the_challenge_s_csv_and_no_diagnosis(tmp_path):
+    save_thresholds(tmp_path / "t.json", Thresholds(None, 0.5, 10, "expected score"))
+    given, out = recordings() / "g1" / "E002", tmp_path / "out"
+    usual = diagnose(given, out)["diagnoses"]
+    decoded = diagnose(given, out, "--thresholds", tmp_path / "t.json")
+    _, outputs, scores = scorer_reads(out / "E002.csv")
+    expected = expected_outputs(np.array([scores]))[0]
+    assert outputs == expected.tolist()
+    assert decoded["diagnoses"].tolist() == usual.tolist()
+    asked = diagnose(given, out, "--decide", "expected").loc["E002", "diagnoses"]
+    assert set(asked.split("; ")) == {NAMES[c] for c in np.flatnonzero(expected)}
+
+
+def test_contradictory_diagnoses_are_marked(tmp_path, capsys):
+    thresholds = np.full(24, 2.0)
+    tachycardia, bradycardia = ABBREVIATIONS.index("STach"), ABBREVIATIONS.index("Brady")
+    thresholds[[tachycardia, bradycardia]] = 0
+    save_thresholds(tmp_path / "t.json", Thresholds(thresholds, 0.5, 10, "by hand"))
+    given = recordings() / "g1" / "E002"
+    table = diagnose(given, tmp_path / "out", "--thresholds", tmp_path / "t.json", "--plot")
+    assert table.loc["E002", "contradictions"] == "bradycardia with sinus tachycardia"
+    assert "1 recordings have diagnoses that exclude each other" in capsys.readouterr().out
+
+
+def test_a_wrong_rule_has_a_sentence_before_anything_is_read(tmp_path):
+    with pytest.raises(ConfigError, match="--decide best: there is no such rule; known: youden"):
+        diagnose(tmp_path / "nothing", tmp_path, "--decide", "best")
+    with pytest.raises(ConfigError, match="--watch .*no such folder; make it first"):
+        words = ["--watch", tmp_path / "no", "--output", tmp_path, "--gpu", "cpu"]
+        run(predict.main, "--weights", trained_signal() / ROC, *words)
 
 
 def test_weights_without_their_config_are_refused(tmp_path):

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from experiments import run_signal, threshold_search
-from experiments.compare_runs import compare
 from main_finetune import main as finetune_main
 from tests.support.made_predictions import made
 from tests.support.small_store import TINY, run, store, trained_signal
@@ -18,6 +17,7 @@ from util.data.store import RecordStore
 from util.errors import CheckpointError, ConfigError
 from util.evaluation import threshold_search as searching
 from util.evaluation.trained import find_weights
+from util.handover.comparison import read_run
 from util.scoring.decoding import expected_outputs
 from util.scoring.predictions import Predictions
 from util.scoring.scores import REPORT, SCORES, challenge_score, compute_scores, parse_scores
@@ -194,7 +194,7 @@ def test_every_table_gives_the_same_number_under_the_same_name(folder, tmp_path)
     tables = [
         pd.read_csv(fold3 / "test_metrics.csv").iloc[0],
         pd.read_csv(trained_signal() / "summary.csv").set_index("fold").loc["3"],
-        compare([fold3]).loc["fold3"],
+        read_run(fold3).test().iloc[0],
         searching.report(3, 4, part, half, part).set_index("part").loc["test"],
     ]
     searched = (

@@ -26,7 +26,9 @@ from util.config.load import check
 from util.data.store import RecordStore
 from util.errors import ConfigError
 from util.evaluation.trained import load_trained
-from util.scoring.thresholds import Thresholds, save_thresholds
+from util.scoring.operating_points import by_class, choose_thresholds, kept_rule
+from util.scoring.predictions import Predictions
+from util.scoring.thresholds import Thresholds, load_thresholds, save_thresholds
 from util.training.job import LabelledJob
 from util.weights import checkpoint
 
@@ -298,8 +300,9 @@ def test_threshold_search_refuses_other_classes_and_leaves_out_unknown_records(t
             tmp_path,
         )
     )
-    with pytest.raises(ConfigError, match="other classes than the Challenge's 24"):
-        run(threshold_search.main, "--weight_folder", folder, "--gpu", "cpu")
+    search = ("--weight_folder", folder, "--gpu", "cpu", "--best-type", "ROC")
+    with pytest.raises(ConfigError, match="other classes than the Challenge's 24.*--method f1"):
+        run(threshold_search.main, *search)
     random = np.random.default_rng(1)
     cells = np.where(
         random.random((80, 24)) < 0.03, "", random.integers(0, 2, (80, 24)).astype(str)
@@ -330,6 +333,44 @@ def test_threshold_search_refuses_other_classes_and_leaves_out_unknown_records(t
     assert load_trained(folder / "best-loss.pth").codes == CLASSES, (
         "its thresholds serve predict.py"
     )
+
+
+def test_own_labels_have_thresholds_by_f1_youden_or_a_sensitivity(tmp_path):
+    """Of all known labels, also in records with unknown ones; predict.py takes them."""
+    folder = folder_of(
+        job(
+            config_for(some_unknown(tmp_path), metric={"target_metrics": ["AUROC", "AUPRC"]}),
+            tmp_path,
+        )
+    )
+    weights = folder / "best-AUROC.pth"
+    for rule in ("f1", "youden", "sensitivity=0.9"):
+        search = ("--weight_folder", folder, "--gpu", "cpu", "--best-type", "ROC")
+        run(threshold_search.main, *search, "--method", rule)
+        made = folder / f"thresholds_ROC_{rule}"
+        with np.load(folder / "predictions" / "best-AUROC_fold0.npz") as file:
+            parts = {p: Predictions.from_arrays(dict(file), p) for p in ("valid", "test")}
+        assert np.isnan(parts["test"].labels).any() and len(parts["test"]) == 4
+        expected = choose_thresholds(parts["valid"].labels, parts["valid"].outputs, rule)
+        found = load_thresholds(made / "thresholds.json")
+        np.testing.assert_array_equal(found.thresholds, expected)
+        assert (found.codes, found.method) == (("large", "odd"), rule)
+        kept = load_trained(weights).thresholds[kept_rule(rule, load_trained(weights).thresholds)]
+        np.testing.assert_allclose(kept, expected, atol=1e-6)  # as training chose them
+        scores = pd.read_csv(made / "scores.csv").set_index("part")
+        decided = parts["test"].outputs >= expected
+        sensitivity = by_class(parts["test"], decided)["sensitivity"].mean()
+        assert scores.loc["test", "sensitivity"] == pytest.approx(sensitivity, abs=1e-5)
+        assert scores.loc["test", "records"] == len(parts["test"])
+        table = pd.read_csv(made / "classes_fold0.csv")
+        assert table["class"].tolist() == ["large", "odd"]
+    words = ["--weights", weights, "--input", recordings(), "--output", tmp_path / "out"]
+    run(predict.main, *words, "--gpu", "cpu", "--thresholds", made / "thresholds.json")
+    summary = pd.read_csv(tmp_path / "out" / "summary.csv", keep_default_na=False)
+    for name, threshold in zip(found.codes, found.thresholds):
+        named = summary["diagnoses"].str.split("; ").map(lambda said, name=name: name in said)
+        apart = (summary[name] - threshold).abs() > 1e-5
+        assert (named == (summary[name] >= threshold))[apart].all()
 
 
 def test_classes_that_exclude_each_other_have_no_thresholds(tmp_path):

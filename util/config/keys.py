@@ -254,6 +254,13 @@ class TrainConfig:
     keep_last: int = key(
         0, "how many of these to keep, the newest (0: all)", least=0, resumed="free"
     )
+    tracker: str | None = key(
+        None,
+        "send curves and config to a tracker of experiments, too, whose package must be there: "
+        "wandb, mlflow or trackio (null: to none)",
+        choices=("wandb", "mlflow", "trackio"),
+        resumed="free",
+    )
     skip_nonfinite: int = key(
         0,
         "steps whose loss is not finite to skip before the run ends with an error",

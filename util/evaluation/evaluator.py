@@ -27,10 +27,14 @@ class Evaluator:
     Args:
         fold: whose records.
         device: where the classifier is.
+
+    Attributes:
+        selected: the predictions that ``select`` scored last.
     """
 
     def __init__(self, fold: Fold, device: torch.device):
         self.fold, self.job, self.device = fold, fold.job, device
+        self.selected: Predictions | None = None
         config = self.job.config
         self.amp = resolve_amp(config.train.amp, device)
         self.pipeline = self.job.eval_pipeline.to(device)
@@ -136,6 +140,7 @@ class Evaluator:
             }
             training.log.histogram("gate/signal", predictions.gate[:, 0], training.epoch)
             training.log.scalars(means, training.epoch)
+        self.selected = predictions
         return self.scores(predictions)
 
 

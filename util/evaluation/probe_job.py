@@ -11,7 +11,14 @@ from util.console import keep_in, note
 from util.data.dataset import CropDataset, crops_for_statistics
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.head_start import fit_heads
-from util.evaluation.report import FoldFiles, FoldResult, in_words, report_test, save_weights
+from util.evaluation.report import (
+    FoldFiles,
+    FoldResult,
+    in_words,
+    report_test,
+    save_weights,
+    with_thresholds,
+)
 from util.files import FolderLock
 from util.processes import collectives
 from util.training.claim import check_folder
@@ -61,13 +68,14 @@ def probe_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult
     )
     task.fit_statistics(crops)  # of the input, unless they were loaded with the weights
     fit_heads(task, evaluator)
-    values = evaluator.scores(evaluator.predict(task.classifier, "valid"))
+    chosen = evaluator.predict(task.classifier, "valid")
+    values, about = evaluator.scores(chosen), fold.about | with_thresholds(chosen)
     note(f"selection: {in_words(values)}")
 
     def write() -> None:
         save_config(kept, files.folder / "config.yaml")
         for name in values:
-            save_weights(task, kept, 0, values, job.store, files.best(name), fold.about)
+            save_weights(task, kept, 0, values, job.store, files.best(name), about)
 
     collectives.on_main(write)
     result = report_test(evaluator, task.classifier, files, kept)

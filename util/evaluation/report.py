@@ -17,6 +17,7 @@ from util.evaluation.evaluator import Evaluator, gate_table
 from util.files import write_frame
 from util.processes import collectives
 from util.scoring.intervals import Predicted, estimate
+from util.scoring.operating_points import kept_thresholds
 from util.scoring.predictions import Predictions
 from util.scoring.scores import compute_scores, lower_is_better
 from util.training.engine import Training
@@ -70,12 +71,24 @@ class FoldResult:
 
 
 # ============ selection ============
-def save_best(training: Training, values: dict[str, float], files: FoldFiles) -> None:
+def save_best(
+    training: Training,
+    values: dict[str, float],
+    files: FoldFiles,
+    chosen: Predictions | None = None,
+) -> None:
     """Write best-<metric>.pth for every metric that is better than ever before.
 
     NaN, where a metric is not defined on these records, is the worst value; the first epoch is
     always written.
+
+    Args:
+        training: that has reached these weights.
+        values: scores of the selection records.
+        files: where they go.
+        chosen: predictions of the selection records, for thresholds that the weights keep.
     """
+    about: dict[str, Any] = {}
     task = cast(SupervisedTask, training.model)
     for name, value in values.items():
         if not improved(name, value, training.best.get(name)):
@@ -83,8 +96,16 @@ def save_best(training: Training, values: dict[str, float], files: FoldFiles) ->
         training.best[name] = value
         if collectives.is_main():
             store, done = training.dataset.store, training.epoch - 1
-            path, about = files.best(name), training.about
-            save_weights(task, training.resolved, done, values, store, path, about)
+            about = about or training.about | with_thresholds(chosen)
+            save_weights(task, training.resolved, done, values, store, files.best(name), about)
+
+
+def with_thresholds(chosen: Predictions | None) -> dict[str, Any]:
+    """Return what weights say of the thresholds of their selection records."""
+    kept = kept_thresholds(chosen) if chosen else {}
+    if not chosen or not kept:
+        return {}
+    return {"thresholds": kept, "positives": (chosen.labels == 1).sum(axis=0).tolist()}
 
 
 def save_weights(

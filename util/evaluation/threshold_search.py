@@ -22,8 +22,16 @@ from util.data.splits import parse_folds, selection_fold
 from util.errors import CheckpointError, ConfigError
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.threshold_figures import plot_score_curves
+from util.evaluation.threshold_rules import (
+    MEANS,
+    describe_rule,
+    report_rule,
+    search_rule,
+    table_of,
+)
 from util.evaluation.trained import Trained, find_weights, load_trained
 from util.files import replacing, write_frame
+from util.scoring.operating_points import wanted_sensitivity
 from util.scoring.predictions import Predictions
 from util.scoring.scores import REPORT, compute_scores, parse_scores
 from util.scoring.thresholds import (
@@ -54,15 +62,10 @@ SEARCHES["pooled"] = SEARCHES["ascent"]  # on other records
 def predictions_of(
     trained: Trained, job: LabelledJob, place: Path, device: torch.device
 ) -> dict[str, Predictions]:
-    """Return the predictions of the selection ("valid") and the test records of the weights' fold
-    whose labels are wholly known, from ``place`` if they were made by the same weights on the
-    same store, else computed and written there.
+    """Return the predictions of the selection ("valid") and the test records of the weights'
+    fold, from ``place`` if they were made by the same weights on the same store, else computed
+    and written there.
     """
-    if job.classes != ABBREVIATIONS or job.task != "multilabel":
-        raise ConfigError(
-            f"{trained.path} is of other classes than the Challenge's 24, multi-label, which its "
-            "score needs"
-        )
     if trained.store not in (None, job.store.meta["records_crc32"]):
         note(
             f"note: the store at {job.store.path} is not the one that {trained.path.name} was "
@@ -75,15 +78,7 @@ def predictions_of(
         note(f"predictions: {place.name} from an earlier search")
         return kept
     evaluator, classifier = Evaluator(fold, device), trained.classifier.to(device)
-    predictions = {}
-    for part in ("valid", "test"):
-        known = ~np.isnan(fold.labels_of(part)).any(axis=1)  # the score judges whole records
-        if not known.all():
-            note(
-                f"records with an unknown label, left out of the {part} part: {(~known).sum()} "
-                f"of {len(known)}"
-            )
-        predictions[part] = evaluator.predict(classifier, part).where(known)
+    predictions = {part: evaluator.predict(classifier, part) for part in ("valid", "test")}
     place.parent.mkdir(exist_ok=True)
     arrays: dict[str, Any] = {"made_by": made_by}
     for part, values in predictions.items():
@@ -91,6 +86,47 @@ def predictions_of(
     with replacing(place) as file:
         np.savez_compressed(file, **arrays)
     return predictions
+
+
+def check_classes(trained: Trained, job: LabelledJob, method: str) -> None:
+    """Raise a ConfigError where a method cannot choose thresholds of the weights' classes."""
+    if is_rule(method) and job.task != "multilabel":
+        raise ConfigError(
+            f"{trained.path} is of classes that exclude each other or of numbers ({job.task}), "
+            "which need no thresholds"
+        )
+    if not is_rule(method) and (job.classes != ABBREVIATIONS or job.task != "multilabel"):
+        cure = "; give --method f1, youden or sensitivity=S" * (job.task == "multilabel")
+        raise ConfigError(
+            f"{trained.path} is of other classes than the Challenge's 24, multi-label, which its "
+            f"score needs{cure}"
+        )
+
+
+def is_rule(method: str) -> bool:
+    """Return whether a method looks at each class by itself, whatever the classes are.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    if method in SEARCHES:
+        return False
+    wanted_sensitivity(method)
+    return True
+
+
+def wholly_known(predictions: dict[str, Predictions]) -> dict[str, Predictions]:
+    """Return the records whose labels are all known, as the Challenge score judges whole ones."""
+    kept = {}
+    for part, each in predictions.items():
+        known = ~np.isnan(each.labels).any(axis=1)
+        if not known.all():
+            note(
+                f"records with an unknown label, left out of the {part} part: {(~known).sum()} "
+                f"of {len(known)}"
+            )
+        kept[part] = each.where(known)
+    return kept
 
 
 def tested_fold(trained: Trained) -> int:
@@ -205,21 +241,22 @@ def for_all_folds(
         every = Predictions.join([part for _, part in searched.values()])
         return SEARCHES[method](every.labels > 0, every.outputs, min_positives)
     score = float(np.mean([result.score for result in results]))
-    records, name = sum(result.n_records for result in results), results[0].method
-    if results[0].thresholds is None:  # a decoder
-        return Thresholds(None, score, records, name, 0)
+    first = replace(results[0], score=score, n_records=sum(each.n_records for each in results))
+    if first.thresholds is None:  # a decoder
+        return first
     median = np.median([result.thresholds for result in results], axis=0)
-    return Thresholds(median, score, records, f"{name}, median of {len(results)} folds", 1)
+    method = f"{first.method}, median of {len(results)} folds"
+    return replace(first, thresholds=median, method=method, sweeps=1, shared=())
 
 
-def mean_rows(table: pd.DataFrame) -> pd.DataFrame:
+def mean_rows(table: pd.DataFrame, columns: list[str] = REPORT) -> pd.DataFrame:
     """Return mean and standard deviation over folds of the search and the test rows, as rows of
     the same table.
     """
     return pd.DataFrame(
         [
             {"weights of fold": "all", "part": part, "fold": name, "records": rows["records"].sum()}
-            | rows[REPORT].agg(name).to_dict()
+            | rows[columns].agg(name).to_dict()
             for part, rows in table.groupby("part")
             for name in ("mean", "std")
         ]
@@ -289,7 +326,7 @@ def search_folder(
 
     Args:
         folder: of the weights.
-        method: a key of ``SEARCHES``.
+        method: a key of ``SEARCHES``, or of each class by itself f1, youden or sensitivity=S.
         device: for predictions.
         best: ROC or PRC, the metric by which the weights were chosen.
         folds: those wanted; None: all that are there.
@@ -299,7 +336,7 @@ def search_folder(
         check: raises where weights are not those that were asked for.
     """
     begin()
-    folder = Path(folder)
+    folder, by_rule = Path(folder), is_rule(method)
     searched, tested = {}, {}
     first: Trained | None = None
     job: LabelledJob | None = None
@@ -324,20 +361,33 @@ def search_folder(
         place = folder / "predictions" / f"{path.stem}_fold{fold}.npz"
         if job is None or job.config.dataset.store != trained.config.dataset.store:
             job = LabelledJob(trained.config)  # once for all folds, so its notes are said once
+        check_classes(trained, job, method)
         parts = predictions_of(trained, job, place, device)
+        parts = parts if by_rule else wholly_known(parts)
         searched[fold] = (selection_fold(protocol, fold), parts["valid"])
         tested[fold] = parts["test"]
 
     results = folder / f"thresholds_{best}_{method}"
+    assert first is not None, "find_weights found some"
     every_fold, tables = [], []
     for fold, part in search_sets(method, searched).items():
+        results.mkdir(exist_ok=True)
+        if by_rule:
+            thresholds = search_rule(method, part, first.codes)
+            every_fold.append(thresholds)
+            note(f"==== fold {fold} ====\n{describe_rule(thresholds, part)}")
+            tables.append(report_rule(fold, *searched[fold], thresholds, tested[fold]))
+            note_table(tables[-1])
+            save_thresholds(results / f"thresholds_fold{fold}.json", thresholds)
+            by_class = table_of(tested[fold], thresholds)
+            write_frame(results / f"classes_fold{fold}.csv", by_class, float_format="%.6g")
+            continue
         labels = part.labels > 0
         thresholds = SEARCHES[method](labels, part.outputs, min_positives)
         every_fold.append(thresholds)
         note(f"==== fold {fold} ====\n{describe(thresholds, labels, min_positives)}")
         tables.append(report(fold, *searched[fold], thresholds, tested[fold]))
         note_table(tables[-1])
-        results.mkdir(exist_ok=True)
         save_thresholds(results / f"thresholds_fold{fold}.json", thresholds)
         if thresholds.thresholds is not None:
             plot_score_curves(
@@ -353,13 +403,12 @@ def search_folder(
     table = pd.concat(tables)
     if len(every_fold) > 1:
         note(f"==== {len(every_fold)} folds ====")
-        means = mean_rows(table)
+        means = mean_rows(table, MEANS if by_rule else REPORT)
         note_table(means)
         table = pd.concat([table, means])
     write_frame(results / "scores.csv", table, float_format="%.6g")
-    headings = [
-        f"{score.heading} is {name}" for name, score in REPORTED.items() if score.heading != name
-    ]
-    note(f"published headings: {', '.join(headings)}")
+    if not by_rule:
+        headings = [f"{s.heading} is {name}" for name, s in REPORTED.items() if s.heading != name]
+        note(f"published headings: {', '.join(headings)}")
     note(f"thresholds and their scores: {results}")
     return table

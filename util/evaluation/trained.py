@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,9 @@ class Trained:
         pipeline: the transforms of these windows.
         criterion: what its outputs mean.
         codes: SNOMED CT codes of the classes, or their names where labels come from a table.
+        thresholds: of the selection records, a number for each class by rule (see
+            ``util.scoring.operating_points``); empty where the file has none.
+        positives: how many of these records have each class; empty likewise.
     """
 
     path: Path
@@ -118,6 +121,8 @@ class Trained:
     pipeline: Pipeline
     criterion: Criterion
     codes: tuple[str, ...]
+    thresholds: dict[str, list[float]] = field(default_factory=dict)
+    positives: tuple[int, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -186,7 +191,28 @@ def load_trained(
         pipeline=pipeline,
         criterion=criterion,
         codes=class_codes(config, criterion.classes),
+        thresholds=_thresholds(content.get("thresholds"), len(criterion.classes), path),
+        positives=tuple(content.get("positives") or ()),
     )
+
+
+def _thresholds(kept: Any, classes: int, path: str | os.PathLike) -> dict[str, list[float]]:
+    """The thresholds that weights carry, checked."""
+    if kept is None:
+        return {}
+    try:
+        return {str(rule): _probabilities(values, classes) for rule, values in kept.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: its thresholds cannot be used ({error}); train anew"
+        ) from None
+
+
+def _probabilities(values: Any, classes: int) -> list[float]:
+    numbers = [float(value) for value in values]
+    if len(numbers) != classes or not all(0 <= number <= 1 for number in numbers):
+        raise ValueError(f"not {classes} numbers between 0 and 1")
+    return numbers
 
 
 def _criterion(about: Any, config: FinetuneConfig, path: str | os.PathLike) -> Criterion:

@@ -1,6 +1,7 @@
 """A threshold for each class, chosen on the selection fold, and what it does on the test fold."""
 
 import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from util.scoring.predictions import Predictions
 from util.scoring.scores import auprc, auroc
 
 RULES = "youden, f1, or sensitivity=S such as sensitivity=0.9"
+SENSITIVITIES = (*range(50, 90, 5), *range(90, 101))  # %, of which weights keep the thresholds
 WITHOUT = 0.5  # for classes without positive or without negative records
 
 
@@ -29,7 +31,36 @@ def choose_thresholds(labels: np.ndarray, probabilities: np.ndarray, rule: str) 
     Raises:
         ConfigError: there is no such rule.
     """
+    return by_rules(labels, probabilities, [rule])[rule]
+
+
+def kept_thresholds(chosen: Predictions) -> dict[str, list[float]]:
+    """Return what weights keep of their selection records: for every rule, sensitivities in
+    steps, a threshold for each class; nothing where classes are not multi-label.
+    """
+    if chosen.task != "multilabel" or not len(chosen):
+        return {}
+    rules = ["youden", "f1", *(f"sensitivity={percent / 100:.2f}" for percent in SENSITIVITIES)]
+    found = by_rules(chosen.labels, chosen.outputs, rules)
+    return {rule: thresholds.tolist() for rule, thresholds in found.items()}
+
+
+def kept_rule(rule: str, kept: Iterable[str]) -> str | None:
+    """Return which of the rules that weights keep answers one that is asked for: itself, or the
+    next higher sensitivity; None if none does.
+    """
     wanted = wanted_sensitivity(rule)
+    if wanted is None:
+        return rule if rule in kept else None
+    steps = {each: wanted_sensitivity(each) for each in kept if each.startswith("sensitivity=")}
+    high = {each: step for each, step in steps.items() if step and step >= wanted - 1e-9}
+    return min(high, key=lambda each: high[each], default=None)
+
+
+def by_rules(
+    labels: np.ndarray, probabilities: np.ndarray, rules: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Return the thresholds of ``choose_thresholds`` for several rules, sorted once for all."""
     order = np.argsort(-probabilities, axis=0, kind="stable")
     sorted_labels = np.take_along_axis(labels, order, axis=0)
     p = np.take_along_axis(probabilities, order, axis=0)
@@ -37,19 +68,20 @@ def choose_thresholds(labels: np.ndarray, probabilities: np.ndarray, rule: str) 
     positive, negative = true[-1], false[-1]
     with np.errstate(divide="ignore", invalid="ignore"):
         sensitivity, specificity = true / positive, 1 - false / negative
+        f1 = 2 * true / (true + false + positive)
+    last_of_ties = np.vstack([p[1:] != p[:-1], np.ones((1, p.shape[1]), bool)])
+    # Halfway to the next lower probability: the choice must not hang on one record's last digit.
+    middle = (p + np.vstack([p[1:], np.zeros((1, p.shape[1]))])) / 2
+    found = {}
+    for rule in rules:
+        wanted = wanted_sensitivity(rule)
+        quality = f1 if rule == "f1" else sensitivity + specificity
         if wanted is not None:
             quality = np.where(sensitivity >= wanted - 1e-12, p, -np.inf)
-        elif rule == "f1":
-            quality = 2 * true / (true + false + positive)
-        else:
-            quality = sensitivity + specificity
-    last_of_ties = np.vstack([p[1:] != p[:-1], np.ones((1, p.shape[1]), bool)])
-    best = np.where(last_of_ties, quality, -np.inf).argmax(axis=0)
-    columns = np.arange(p.shape[1])
-    # Halfway to the next lower probability: the choice must not hang on one record's last digit.
-    lower = np.vstack([p[1:], np.zeros((1, p.shape[1]))])
-    thresholds = (p[best, columns] + lower[best, columns]) / 2
-    return np.where((positive > 0) & (negative > 0), thresholds, WITHOUT)
+        best = np.where(last_of_ties, quality, -np.inf).argmax(axis=0)
+        thresholds = middle[best, np.arange(p.shape[1])]
+        found[rule] = np.where((positive > 0) & (negative > 0), thresholds, WITHOUT)
+    return found
 
 
 def wanted_sensitivity(rule: str) -> float | None:

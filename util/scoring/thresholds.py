@@ -14,6 +14,7 @@ anew.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +31,11 @@ from util.scoring.scores import challenge_score, challenge_sums, check_scores, r
 PUBLISHED_CANDIDATES = (0.1, 0.2, 0.3, 0.4, 0.5)
 TIE = 1e-12  # Challenge scores nearer than this are equal but for rounding
 # by version of thresholds.json
-RULES = {1: "score >= threshold", 2: "decoded by expected Challenge score"}
+RULES = {
+    1: "score >= threshold",
+    2: "decoded by expected Challenge score",
+    3: "score >= threshold, each class by itself",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +43,15 @@ class Thresholds:
     """The result of a search, or of decoding by expected score, which has no thresholds.
 
     Attributes:
-        thresholds: float64 (24,); a class is output where its score is at least this.
-        score: the Challenge score of these thresholds on the search set.
+        thresholds: float64 (classes,); a class is output where its score is at least this.
+        score: the Challenge score of these thresholds on the search set; NaN where each class was
+            looked at by itself.
         n_records: size of the search set.
         method: how they were found, in words.
         sweeps: passes over all classes; an ascent's last one changed nothing.
         shared: the rare classes, if any, that share one threshold.
+        codes: of the classes.
+        names: of the classes.
     """
 
     thresholds: np.ndarray | None
@@ -52,9 +60,11 @@ class Thresholds:
     method: str
     sweeps: int = 1
     shared: tuple[int, ...] = ()
+    codes: tuple[str, ...] = CLASSES
+    names: tuple[str, ...] = ABBREVIATIONS
 
     def decide(self, probabilities: np.ndarray) -> np.ndarray:
-        """Return the outputs of these probabilities, bool (records, 24)."""
+        """Return the outputs of these probabilities, bool (records, classes)."""
         if self.thresholds is None:
             return expected_outputs(probabilities)
         return apply_thresholds(probabilities, self.thresholds)
@@ -227,11 +237,11 @@ def candidate_thresholds(scores: np.ndarray, max_candidates: int | None = 512) -
 def save_thresholds(path: str | Path, result: Thresholds) -> None:
     """Write ``thresholds.json``: readable, one entry a class with its code and abbreviation."""
     classes: list[dict[str, Any]] = [
-        {"code": code, "abbreviation": name} for code, name in zip(CLASSES, ABBREVIATIONS)
+        {"code": code, "abbreviation": name} for code, name in zip(result.codes, result.names)
     ]
     version = 2
     if result.thresholds is not None:
-        version = 1
+        version = 3 if math.isnan(result.score) else 1
         for c, entry in enumerate(classes):
             entry |= {"threshold": float(result.thresholds[c]), "shared": c in result.shared}
     content = {
@@ -239,7 +249,7 @@ def save_thresholds(path: str | Path, result: Thresholds) -> None:
         "rule": RULES[version],
         "method": result.method,
         "sweeps": result.sweeps,
-        "challenge_score": result.score,
+        "challenge_score": None if math.isnan(result.score) else result.score,
         "n_records": result.n_records,
         "classes": classes,
     }
@@ -261,16 +271,19 @@ def load_thresholds(path: str | Path) -> Thresholds:
             raise ValueError(
                 f"its version is {version}, this code reads {' and '.join(map(str, RULES))}"
             )
-        if tuple(entry["code"] for entry in classes) != CLASSES:
+        codes = tuple(entry["code"] for entry in classes)
+        if version != 3 and codes != CLASSES:
             raise ValueError("its classes are not the Challenge's 24 in the Challenge's order")
-        thresholds, shared = _read_thresholds(classes) if version == 1 else (None, ())
+        thresholds, shared = _read_thresholds(classes) if version != 2 else (None, ())
         return Thresholds(
             thresholds,
-            float(content["challenge_score"]),
+            math.nan if version == 3 else float(content["challenge_score"]),
             int(content["n_records"]),
             content["method"],
             int(content["sweeps"]),
             shared,
+            codes,
+            tuple(entry["abbreviation"] for entry in classes),
         )
     except OSError as error:
         raise ECGError(f"{path}: cannot be read ({error.strerror}); {cure}") from None
@@ -280,11 +293,12 @@ def load_thresholds(path: str | Path) -> Thresholds:
 
 
 def _read_thresholds(classes: list[dict[str, Any]]) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Thresholds (24,), and which classes share one, of the entries of a file."""
+    """Thresholds (classes,), and which classes share one, of the entries of a file."""
     thresholds = np.array([float(entry["threshold"]) for entry in classes])
     finite = np.isfinite(thresholds)
     if not finite.all():
-        raise ValueError(f"threshold of {ABBREVIATIONS[finite.argmin()]} is not a number")
+        name = classes[finite.argmin()]["abbreviation"]
+        raise ValueError(f"threshold of {name} is not a number")
     return thresholds, tuple(c for c, entry in enumerate(classes) if entry["shared"])
 
 

@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from util.config.keys import FinetuneTrain, JobConfig
+from util.config.keys import FinetuneConfig, FinetuneTrain, JobConfig
 from util.console import keep_in
 from util.contract.method import Batch, Method
 from util.contract.recompute import recompute_blocks
@@ -124,6 +124,10 @@ class Training:
         self.resumed = self.last_saved is not None
         keep_in(self.folder)
         self.log = RunLog(self.folder, self.epoch, self.state.step, self.position())
+        curves = ["train/loss"]
+        if isinstance(config, FinetuneConfig):
+            curves += ["valid/loss", f"valid/{config.test.target_metric}"]
+        self.log.describe(resolved, curves, train.tracker)
         self.build_runner()
 
     def _claim_folder(self) -> None:

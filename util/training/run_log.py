@@ -1,5 +1,5 @@
 """The files of a run: progress bar, TensorBoard, JSON lines and PNG figures, all by process 0
-alone.
+alone; and, where the config asks for one, a tracker of experiments.
 """
 
 import contextlib
@@ -12,11 +12,14 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
+from util.console import note
 from util.errors import ECGError
 from util.files import replacing
 from util.processes import collectives
+from util.training.trackers import Tracker, flattened, open_tracker
 
 
 class RunLog:
@@ -42,15 +45,49 @@ class RunLog:
     ):
         self.folder = Path(folder)
         self.writer: SummaryWriter | None = None  # on process 0
+        self.tracker: Tracker | None = None  # on process 0, where one is asked for
         collectives.on_main(lambda: self._open(epoch, step, position))
 
     def _open(self, epoch: int, step: int, position: float) -> None:
         with self._writing():
-            (self.folder / "figures").mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._cut("log.txt", lambda line: line["epoch"] < epoch)
             self._cut("log_steps.txt", lambda line: (line["epoch"], line["step"]) <= (epoch, step))
             tensorboard = self.folder / "tensorboard"
             self.writer = SummaryWriter(tensorboard, purge_step=int(1000 * position) + 1)
+
+    def describe(self, config: dict, curves: list[str], tracker: str | None) -> None:
+        """Write the hyper-parameters into TensorBoard, and begin the run at a tracker.
+
+        Args:
+            config: of the run, resolved.
+            curves: the scalars by which TensorBoard is to compare runs.
+            tracker: a key of ``TRACKERS``, or None.
+
+        Raises:
+            ConfigError: the tracker's package is missing, or does not begin.
+        """
+
+        def begin() -> None:
+            flat = flattened(config)
+            assert self.writer is not None, "opened on process 0"
+            with self._writing():
+                for summary in hparams(flat, dict.fromkeys(curves, 0.0)):
+                    self.writer._get_file_writer().add_summary(summary)
+            if tracker:
+                self.tracker = open_tracker(tracker, self.folder, flat)
+
+        collectives.on_main(begin)
+
+    def _track(self, act: Callable[[Tracker], None]) -> None:
+        """Have the tracker do something; one that fails is left, and the run goes on."""
+        if self.tracker is None:
+            return
+        try:
+            act(self.tracker)
+        except Exception as error:  # whatever a service or its network can raise
+            note(f"train.tracker failed and is left ({type(error).__name__}: {error})")
+            self.tracker = None
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -93,6 +130,7 @@ class RunLog:
             with self._writing():
                 for name, value in values.items():
                     self.writer.add_scalar(name, value, int(1000 * epoch))
+            self._track(lambda tracker: tracker.log(dict(values), int(1000 * epoch)))
 
     def histogram(self, name: str, values: np.ndarray, epoch: float) -> None:
         """Write a TensorBoard histogram."""
@@ -105,6 +143,7 @@ class RunLog:
         if self.writer:
             with self._writing():
                 path = self.folder / "figures" / f"{name}-{int(epoch):04d}.png"
+                path.parent.mkdir(exist_ok=True)
                 with replacing(path) as file:
                     figure.savefig(file, format="png", dpi=100)
                 self.writer.add_figure(name, figure, int(1000 * epoch))
@@ -133,6 +172,7 @@ class RunLog:
 
     def close(self) -> None:
         """Close the files; the last thing to call."""
+        self._track(lambda tracker: tracker.finish())
         if self.writer:
             with self._writing():
                 self.writer.close()

@@ -9,6 +9,8 @@ from util.scoring.operating_points import (
     by_class,
     calibration_error,
     choose_thresholds,
+    kept_rule,
+    kept_thresholds,
     reliability,
     temperature,
     tempered,
@@ -83,3 +85,30 @@ def test_temperature_undoes_overconfidence():
     assert by == pytest.approx(2.5, rel=0.06)
     assert calibration_error(labels, tempered(sharp, by)) < 0.015
     assert reliability(labels, p)["count"].sum() == len(p)
+
+
+def test_what_weights_keep_is_what_each_rule_chooses():
+    labels, p = drawn()
+    kept = kept_thresholds(made(p, labels))
+    for rule in ("youden", "f1", "sensitivity=0.50", "sensitivity=0.93", "sensitivity=1.00"):
+        np.testing.assert_array_equal(kept[rule], choose_thresholds(labels, p, rule))
+    assert kept_thresholds(made(p, np.zeros(len(p), int), task="multiclass")) == {}
+
+
+@pytest.mark.parametrize(
+    "rule, found",
+    [
+        ("f1", "f1"),
+        ("sensitivity=0.9", "sensitivity=0.90"),
+        ("sensitivity=.925", "sensitivity=0.93"),
+        ("sensitivity=0.3", "sensitivity=0.50"),
+        ("sensitivity=1", "sensitivity=1.00"),
+    ],
+)
+def test_a_rule_is_answered_by_the_kept_one_that_reaches_it(rule, found):
+    labels, p = drawn()
+    kept = kept_thresholds(made(p, labels))
+    assert kept_rule(rule, kept) == found
+    wanted = choose_thresholds(labels, p, rule)
+    assert (np.array(kept[found]) <= wanted + 1e-12).all()  # at least as sensitive
+    assert kept_rule(rule, {}) is None

@@ -1,0 +1,1 @@
+"""Recordings diagnosed by trained weights: read, predicted, decided, written for people."""
