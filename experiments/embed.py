@@ -78,4 +78,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main, again="the same command goes on where it was stopped"))
+    sys.exit(run_main(main, again="the same command goes on where it stopped"))

@@ -600,6 +600,7 @@ ONE_PROGRAM = [
         "metric.target_metrics",
         "test.target_metric",
         "test.bootstrap",
+        "test.report",
     )
 ] + [
     (PretrainConfig, path)

@@ -87,7 +87,7 @@ def test_excels_utf8_and_names_that_look_like_numbers(write):
             "lacks the column record; its columns are name, AF; rename the one with the records' "
             "names",
         ),
-        ("record;AF\na;1\n", "cells are separated by commas"),
+        ("record;AF\na;1\n", "semicolons are between its columns"),
         ("record\na\n", "has no column of labels beside record and patient"),
         ("record,AF,AF\na,1,0\n", "has two columns named AF"),
         (

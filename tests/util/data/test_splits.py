@@ -322,7 +322,7 @@ def test_folds_may_be_any_whole_numbers(tmp_path):
         ("record,split\nR0,train\nR0,train\n", "names 1 records more than once, such as R0"),
         ("record,part\nR0,train\n", r"has no column split \(train, valid, test\) or fold"),
         ("name,split\nR0,train\n", "lacks the column record; its columns are name, split"),
-        ("record;split\nR0;train\n", "lacks the column record; .*separated by commas"),
+        ("record;split\nR0;train\n", "semicolons are between its columns"),
         ("record,split,fold\nR0,train,1\n", "has both columns split and fold; leave out one"),
         ("record,split,split\nR0,train,test\n", "two columns named split"),
         (

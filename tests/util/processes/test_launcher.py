@@ -142,7 +142,13 @@ sys.exit(run_main(main))
 
 
 # Without --resume: the same command goes on.
-RESUMING = ("data_extraction_without_preprocessing", "download", "import_arrays", "reproduce")
+RESUMING = (
+    "data_extraction_without_preprocessing",
+    "download",
+    "import_arrays",
+    "reproduce",
+    "embed",
+)
 NEEDED = ["--config_path", "x.yaml", "--output_dir", "x", "--exp_name", "x"]
 SCRIPTS = [
     path
