@@ -24,6 +24,7 @@ LONG_FILES = (
     "tests/models/methods/test_golden.py",
     "tests/util/config/test_fuzz_config.py",
     "tests/util/evaluation/test_head_start.py",
+    "tests/util/handover",
     "tests/util/evaluation/test_probes.py",
     "tests/util/processes",
     "tests/util/recordings/test_fuzz_records.py",
@@ -91,6 +92,13 @@ def plain_products():
     fixture, has chosen.
     """
     torch.set_float32_matmul_precision("highest")
+
+
+@pytest.fixture(autouse=True)
+def nothing_said():
+    """What one test has made the process say does not reach the next one."""
+    for state in (console._said, console._folder, console._jobs, console._quiet):
+        state.clear()
 
 
 @pytest.fixture

@@ -163,11 +163,11 @@ def run_job(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    place = () if "--output_dir" in flags else ("--output_dir", str(folder))
     argv = [
         "--config_path",
         str(folder / "config.yaml"),
-        "--output_dir",
-        str(folder),
+        *place,
         "--exp_name",
         "run",
         "--resume",
