@@ -3,7 +3,7 @@
 import pytest
 
 from util.errors import CheckpointError
-from util.evaluation.trained import read_weights
+from util.evaluation.trained import load_trained, read_weights
 from util.weights import checkpoint
 
 
@@ -19,7 +19,7 @@ def test_what_does_not_classify(tmp_path, config, more):
     """The defect: a list of missing keys, or words about factories."""
     checkpoint.save(checkpoint.content({}, config, 3, **more), tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="x.pth is an encoder or .*; fine-tune it first"):
-        read_weights(tmp_path / "x.pth")
+        load_trained(tmp_path / "x.pth")
 
 
 def test_weights_of_a_classifier(tmp_path):
