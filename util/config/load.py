@@ -194,7 +194,7 @@ def _note_dropped(layers: list[dict], merged: dict) -> None:
     for layer in layers:
         if isinstance(layer.get("model"), dict):
             owner = str(layer.get("model_name", "the model"))
-            dropped |= _dropped(layer["model"], merged.get("model"), "model", owner)
+            dropped |= _dropped(layer["model"], merged.get("model"), "model", owner, set())
     if dropped:
         note(
             f"note: the config names another model than a file or flag before it, so "
@@ -202,14 +202,22 @@ def _note_dropped(layers: list[dict], merged: dict) -> None:
         )
 
 
-def _dropped(given: dict, kept: object, path: str, owner: str) -> dict[str, str]:
-    """In words, by dotted name, the arguments in a mapping of which ``kept`` has none."""
+def _dropped(
+    given: dict, kept: object, path: str, owner: str, passed: set[tuple[int, int]]
+) -> dict[str, str]:
+    """In words, by dotted name, the arguments in a mapping of which ``kept`` has none.
+
+    ``passed``: ids of the pairs that were compared, as a mapping may have many aliases.
+    """
+    if (id(given), id(kept)) in passed:
+        return {}
+    passed.add((id(given), id(kept)))
     owner, kept = str(given.get("name", owner)), kept if isinstance(kept, dict) else {}
     found: dict[str, str] = {}
     for name, value in given.items():
         place = f"{path}.{name}"
         if isinstance(value, dict) and isinstance(kept.get(name), dict):
-            found |= _dropped(value, kept[name], place, owner)
+            found |= _dropped(value, kept[name], place, owner, passed)
         elif name != "name" and name not in kept:
             found[place] = f"{place}: {_in_a_line(value)} (given for {owner})"
     return found
