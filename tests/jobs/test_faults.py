@@ -27,10 +27,11 @@ from util.contract.registry import register
 from util.errors import CheckpointError, ConfigError, ECGError
 from util.processes import program
 from util.processes.stopping import Preempted
+from util.training import engine
 from util.training.meters import Meters
 from util.training.run_log import RunLog
 from util.training.state import TrainState
-from util.weights import checkpoint, engine
+from util.weights import checkpoint
 from util.weights.checkpoint import parse_checkpoint_every
 
 
