@@ -152,7 +152,7 @@ def test_physionet2017_from_a_12_lead_encoder_through_lead_i(tmp_path, capsys):
         tmp_path / "in",
     )
     assert "warning: records: expected 8528 (version" in (text := capsys.readouterr().out)
-    assert "72 of 72 records of the store are of physionet2017 (database training2017)" in text
+    assert "72 of 72 records of the store are of physionet2017 (database physionet2017)" in text
 
     pretrained = run(main_pretrain.main, ST_MEM, tmp_path / "pretrain", small_store.store())
     before = torch.load(pretrained / "encoder.pth", weights_only=True)["model"]
