@@ -15,7 +15,8 @@ from pathlib import Path
 
 from torch import nn
 
-dependencies = ["torch", "numpy", "scipy", "pandas", "yaml", "einops", "mergedeep", "tqdm"]
+dependencies = ["einops", "matplotlib", "mergedeep", "numpy", "pandas", "scipy", "tensorboard"]
+dependencies += ["torch", "torchmetrics", "tqdm", "yaml"]
 ROOT = str(Path(__file__).resolve().parent)
 PACKAGES = ("util", "models")
 _ours: dict = {}

@@ -64,12 +64,18 @@ def finetune(config: FinetuneConfig, *, published_names: bool = False) -> list[F
                 note(f"==== fold {number} ====")
             run = probe_fold if config.mode == "probe" else run_fold
             results.append(run(job.fold(number), FoldFiles(place, published_names), device))
+            if not several:
+                leave_report(config, place)
     if several:
         collectives.on_main(lambda: summarise(results, folder, beside))
-    if config.test.report:
-        place = folder if several else results[0].folder
-        collectives.on_main(lambda: note(f"report: {write_report(place)}"))
+        leave_report(config, folder)
     return results
+
+
+def leave_report(config: FinetuneConfig, folder: Path) -> None:
+    """Write report.html into a run's folder, if test.report asks for it."""
+    if config.test.report:
+        collectives.on_main(lambda: note(f"report: {write_report(folder)}"))
 
 
 def run_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:

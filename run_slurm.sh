@@ -40,20 +40,29 @@ submit() {
 
 # ============ 2. in the job: one task a node ============
 in_job() {
-  local root=$1 head status=0 step
+  local root=$1 head status step asked=1
   head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
   srun --ntasks-per-node=1 bash "$root/run_slurm.sh" on_node "$head" "$@" &
   step=$!
-  trap 'kill -USR1 "$step" 2> /dev/null || true' USR1 TERM  # srun hands it on to every node
-  wait "$step" || status=$?
-  while kill -0 "$step" 2> /dev/null; do  # a signal ends the waiting, not the step
-    status=0
+  trap 'asked=1; kill -USR1 "$step" 2> /dev/null || true' USR1 TERM  # srun hands it on to every node
+  while [ -n "$asked" ]; do  # a signal ends the waiting, not the step
+    asked="" status=0
     wait "$step" || status=$?
   done
   case "$status" in
     75 | 76) echo "stopped on request: back into the queue"; scontrol requeue "$SLURM_JOB_ID" ;;
   esac
   exit "$status"
+}
+
+# A number that another store, or a store that was made again, does not share: of the checksums that it keeps.
+contents() { (cd "$1" && cat fs*/meta.json labels/*.json splits/*.json 2> /dev/null | cksum | cut -d ' ' -f 1); }
+
+# Two jobs of one node may copy at the same time, and a copy may be cut short: it gets its name when it is whole.
+copy_whole() {
+  mkdir -p "$(dirname "$2")"
+  cp -r "$1" "$2.$$" || return 1
+  mv -T "$2.$$" "$2" 2> /dev/null || rm -rf "$2.$$"
 }
 
 # ============ 3. on every node: the launcher ============
@@ -66,7 +75,7 @@ on_node() {
     case "$1" in
       dataset.store=*)
         store=${1#*=}
-        copy="$stage/$(basename "$store")"
+        copy="$stage/$(basename "$store")-$(contents "$store")"
         [ -z "$stage" ] || set -- "dataset.store=$copy" "${@:2}" ;;
     esac
     args+=("$1")
@@ -74,9 +83,7 @@ on_node() {
   done
   if [ -n "$stage" ]; then
     [ -n "$store" ] || fail "--stage needs to know the store: give --set dataset.store=STORE"
-    mkdir -p "$copy"
-    # Only what has changed since an earlier job of this node
-    cp -ru "$store/." "$copy/" || fail "cannot copy $store to $copy on $(hostname)"
+    [ -d "$copy" ] || copy_whole "$store" "$copy" || fail "cannot copy $store to $copy on $(hostname)"
   fi
   [ "${SLURM_JOB_NUM_NODES:-1}" = 1 ] ||
     args+=(--nnodes "$SLURM_JOB_NUM_NODES" --node_rank "$SLURM_NODEID" --master_addr "$head")

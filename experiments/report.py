@@ -2,7 +2,7 @@
 
     python experiments/report.py output/ptbxl                      report.html in that folder
     python experiments/report.py output/ptbxl --rule sensitivity=0.9
-    python experiments/report.py RUN RUN ... --markdown            their scores in one table
+    python experiments/report.py RUN RUN ... --markdown            test scores in one table
 
 The page needs the run's folder alone: curves, scores, every class with its thresholds,
 calibration, subgroups.  Thresholds are chosen on the selection fold.
@@ -39,44 +39,28 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     parse_arguments()  # --help and a wrong flag end here, before anything slow is imported
 
-import pandas as pd
-
-from util.handover.run_report import read_run, write_report
+from util.handover.comparison import compare, read_run
+from util.handover.run_report import write_report
 from util.scoring.operating_points import wanted_sensitivity
-
-
-def comparison(runs: list[str]) -> pd.DataFrame:
-    """Return a row for each run: its test scores, means over its folds, and their deviation."""
-    rows = []
-    for run in runs:
-        folds, _ = read_run(run)
-        table = pd.DataFrame([fold.metrics for fold in folds])
-        row: dict[str, object] = {"run": Path(run).name, "folds": len(folds)}
-        for name in table:
-            value = table[name].mean()
-            row[name] = value if name != "records" else int(table[name].sum())
-            if len(folds) > 1 and name != "records":
-                row[f"{name}_std"] = table[name].std()
-        rows.append(row)
-    return pd.DataFrame(rows)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
     arguments = parse_arguments(argv)
     wanted_sensitivity(arguments.rule)
-    table = comparison(arguments.runs)
-    if arguments.markdown:
-        lines = [list(table.columns), ["---"] * len(table.columns)]
-        lines += [[_cell(value) for value in row] for row in table.to_numpy().tolist()]
-        print("\n".join(f"| {' | '.join(line)} |" for line in lines))
-    elif arguments.latex:
+    if not (arguments.markdown or arguments.latex or arguments.csv):
+        for run in arguments.runs:
+            print(write_report(run, arguments.rule))
+        return
+    table = compare([read_run(run) for run in arguments.runs], test=True).reset_index()
+    if arguments.latex:
         print(table.to_latex(index=False, float_format="%.4f"), end="")
     elif arguments.csv:
         print(table.to_csv(index=False, float_format="%.6g"), end="")
     else:
-        for run in arguments.runs:
-            print(write_report(run, arguments.rule))
+        lines = [list(table.columns), ["---"] * len(table.columns)]
+        lines += [[_cell(value) for value in row] for row in table.to_numpy().tolist()]
+        print("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
 def _cell(value: object) -> str:

@@ -6,8 +6,8 @@ lengths.
         --set dataset.store=STORE
 
 Leaves in OUT: robustness.csv, a row for each disturbance with the score and its difference to the
-undisturbed records, and robustness.png.  Records are those that the training tested; a record is
-disturbed alike for every model, by the seed and its name.
+undisturbed records, robustness.png, and console.txt, what was said.  Records are those that the
+training tested; a record is disturbed alike for every model, by the seed and its name.
 """
 
 import argparse
@@ -44,6 +44,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from util.challenge import ABBREVIATIONS
+from util.console import begin, keep_in, note
 from util.data.strata import patient_numbers
 from util.evaluation.trained import load_trained
 from util.files import write_frame
@@ -56,6 +57,7 @@ from util.training.job import LabelledJob
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
+    begin()
     arguments = parse_arguments(argv)
     device = one_device(arguments.gpu)
     trained = load_trained(arguments.weights, arguments.overrides)
@@ -80,17 +82,21 @@ def main(argv: list[str] | None = None) -> None:
     scores = parse_scores([arguments.score], ABBREVIATIONS, job.task)
 
     def score(predictions: Predictions) -> float:
-        values = compute_scores(predictions.outputs, predictions.labels, scores, job.task)
-        return values[arguments.score]
+        (value,) = compute_scores(
+            predictions.outputs, predictions.labels, scores, job.task
+        ).values()
+        return value
 
     table = measure(classifier, test, signals, score, arguments.seed)
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    keep_in(folder)
     write_frame(folder / "robustness.csv", table, float_format="%.6g")
     plot_robustness(table, f"{arguments.score}, {len(rows)} test records").savefig(
         folder / "robustness.png", dpi=150
     )
-    print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+    note(f"{arguments.weights}, {trained.config.model_name}, {fold.title}:")
+    note(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 from util.config.fields import Key, keys_of
@@ -57,8 +56,3 @@ def store_of(config: JobConfig) -> str:
 def _meta(root: str, fs: int) -> dict:
     """A store's meta.json, which holds checksums of all else."""
     return store_at(root, fs).meta
-
-
-def file_of(path: Path) -> str:
-    """Return the fingerprint of a file's content, empty where there is none."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:8] if path.is_file() else ""

@@ -55,11 +55,13 @@ def run_all(
         jobs: trainings at a time.
         budget: minutes after which no further training is started.
     """
-    results = read_results(table)
+    results, wanted = read_results(table), list(wanted)
+    in_csv = {
+        (row.name, seed): set(current_rows(results, row, "", settings, seed)["fold"])
+        for row, seed in {(row.name, seed): (row, seed) for row, seed, _ in wanted}.values()
+    }
     missing = [
-        (row, seed, fold)
-        for row, seed, fold in wanted
-        if fold not in set(current_rows(results, row, "", settings, seed)["fold"])
+        (row, seed, fold) for row, seed, fold in wanted if fold not in in_csv[row.name, seed]
     ]
     encoders: dict[str, Task] = {}
     for row, seed, fold in missing:

@@ -91,8 +91,18 @@ def test_the_store_is_copied_to_the_node(cluster, tmp_path):
     (store / "fs100" / "meta.json").write_text("{}")
     words = ("--stage", scratch, "--", "run_pretrain.sh", "--set")
     _, calls = cluster(*words, f"dataset.store={store}", nodes=1)
-    assert calls[-1].endswith(f"--set dataset.store={scratch}/real")
-    assert (scratch / "real" / "fs100" / "meta.json").read_text() == "{}"
+    (copy,) = scratch.iterdir()
+    assert copy.name.startswith("real-") and calls[-1].endswith(f"--set dataset.store={copy}")
+    assert (copy / "fs100" / "meta.json").read_text() == "{}"
+    (copy / "mark").write_text("")
+    cluster(*words, f"dataset.store={store}", nodes=1)
+    assert (copy / "mark").exists(), "copied once more"
+    other = tmp_path / "others" / "real"  # another store of that name
+    (other / "fs100").mkdir(parents=True)
+    (other / "fs100" / "meta.json").write_text('{"records": 2}')
+    _, calls = cluster(*words, f"dataset.store={other}", nodes=1)
+    (second,) = {*scratch.iterdir()} - {copy}
+    assert calls[-1].endswith(f"--set dataset.store={second}") and not (second / "mark").exists()
     done, _ = cluster(*words, "seed=1", nodes=1)
     assert done.returncode == 2 and "give --set dataset.store=STORE" in done.stderr
 

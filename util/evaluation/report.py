@@ -56,8 +56,6 @@ class FoldResult:
         selection: scores of the tested weights on the selection fold.
         predictions: of the test records.
         overlap: how many of these the first weights had seen with their labels.
-        chosen: predictions of the selection records by the tested weights, None where there are
-            none.
     """
 
     fold: int
@@ -67,7 +65,6 @@ class FoldResult:
     selection: dict[str, float]
     predictions: Predictions
     overlap: int = 0
-    chosen: Predictions | None = None
 
 
 # ============ selection ============
@@ -194,7 +191,6 @@ def report_test(
         selection=best["metrics"],
         predictions=predictions,
         overlap=evaluator.fold.overlap,
-        chosen=selection,
     )
 
 

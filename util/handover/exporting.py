@@ -21,8 +21,12 @@ from util.signals.filters import CropFilter
 from util.signals.resampling import resample
 
 TOLERANCE = 1e-4
-SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}
-NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
+SUFFIX = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
+NEEDS: dict[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "torch": (),
+    "safetensors": ("safetensors",),
+}
 OPSET = 20
 
 
@@ -108,11 +112,7 @@ def export(
         ConfigError: a package is missing.
         ECGError: the file computes something else; it is not kept.
     """
-    missing = [name for name in NEEDS[kind] if not find_spec(name)]
-    if missing:
-        raise ConfigError(
-            f"--format {kind} needs {', '.join(missing)}: pip install -r requirements-export.txt"
-        )
+    check_format(path, kind)
     graph, facts = Portable(applied, fs, samples).eval(), about(applied, fs, samples)
     example = torch.from_numpy(check[:2])
     content, run = (_onnx if kind == "onnx" else _torch)(graph, example, facts)
@@ -127,6 +127,21 @@ def export(
     with replacing(path) as file:
         file.write(content)
     return deviation
+
+
+def check_format(path: Path, kind: str) -> None:
+    """Check that a file can be written.
+
+    Raises:
+        ConfigError: a package is missing, or the name ends otherwise than files of this kind.
+    """
+    missing = [name for name in NEEDS[kind] if not find_spec(name)]
+    if missing:
+        raise ConfigError(
+            f"--format {kind} needs {', '.join(missing)}: pip install -r requirements-export.txt"
+        )
+    if path.suffix != SUFFIX[kind]:
+        raise ConfigError(f"--output {path}: files of --format {kind} end in {SUFFIX[kind]}")
 
 
 Run = Callable[[np.ndarray], np.ndarray]
@@ -179,10 +194,7 @@ def export_weights(content: dict[str, Any], path: Path, card: str) -> None:
     Raises:
         ConfigError: the package is missing.
     """
-    if not find_spec("safetensors"):
-        raise ConfigError(
-            "--format safetensors needs safetensors: pip install -r requirements-export.txt"
-        )
+    check_format(path, "safetensors")
     import safetensors.torch
 
     tensors = {name: value.contiguous() for name, value in content["model"].items()}

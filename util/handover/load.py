@@ -165,10 +165,11 @@ def load_encoder(path: str | os.PathLike, device: str | torch.device = "cpu") ->
     Raises:
         CheckpointError: the file does not carry the config of its training, or does not fit it.
     """
-    config = config_of(read_weights(path)["config"])
+    content = read_weights(path)
+    config = config_of(content["config"])
     cropping = Cropping("cover", crop_length(config.dataset))
     _, pipeline = training_transforms(config)
-    if is_classifier(path):
+    if _classifies(content):
         network = load_trained(path).classifier
     elif isinstance(config, FinetuneConfig):  # the encoder.pth of a fine-tuned run
         network = build_configured(config, 1)
@@ -208,7 +209,10 @@ def classifier_of(trained: Trained) -> AppliedClassifier:
 
 def is_classifier(path: str | os.PathLike) -> bool:
     """Return whether a file holds the weights of a classifier, not of an encoder alone."""
-    content = read_weights(path)
+    return _classifies(read_weights(path))
+
+
+def _classifies(content: dict[str, Any]) -> bool:
     return "mode" in content["config"] and "labels" in content
 
 

@@ -15,12 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from util.config.keys import FinetuneConfig
-from util.config.load import load_config, load_yaml
-from util.data.store import FOLDS, RecordStore
+from util.data.store import RecordStore
 from util.errors import ConfigError, ECGError
 from util.evaluation.report import SELECTION
 from util.files import write_text
+from util.handover.comparison import Run, read_run
 from util.handover.page import Page
 from util.handover.report_figures import (
     plot_confusion,
@@ -38,7 +37,7 @@ from util.scoring.operating_points import (
 )
 from util.scoring.predictions import Predictions
 from util.scoring.scores import auroc, macro
-from util.training.setup import open_store
+from util.training.setup import store_at
 
 FILE = "report.html"
 AGES = (0, 18, 40, 60, 75, 200)  # years; edges of subgroups
@@ -56,11 +55,9 @@ class FoldReport:
         chosen: of the selection records, None if the run kept none.
         log: lines of log.txt.
         metrics: the row of test_metrics.csv.
-        mode: of the training.
     """
 
     name: str
-    mode: str
     test: Predictions
     chosen: Predictions | None
     log: list[dict]
@@ -85,7 +82,6 @@ def read_fold(folder: Path, name: str) -> FoldReport:
     metrics = pd.read_csv(folder / "test_metrics.csv").iloc[0].to_dict()
     return FoldReport(
         name=name,
-        mode=load_yaml(folder / "config.yaml").get("mode", ""),
         test=Predictions.load(folder / "test_predictions.npz"),
         chosen=Predictions.load(chosen) if chosen.is_file() else None,
         log=[json.loads(line) for line in log.read_text("utf-8").splitlines()]
@@ -95,22 +91,23 @@ def read_fold(folder: Path, name: str) -> FoldReport:
     )
 
 
-def read_run(folder: str | os.PathLike) -> tuple[list[FoldReport], FinetuneConfig]:
-    """Read the tested folds of a run, and its config.
+def read_folds(run: Run) -> list[FoldReport]:
+    """Read the tested folds of a run.
 
     Raises:
-        ConfigError: nothing has been tested in this folder.
+        ConfigError: none has been tested.
     """
-    folder = Path(folder)
-    places = {f"fold {k}": folder / f"fold{k}" for k in range(FOLDS)} | {folder.name: folder}
-    tested = {n: p for n, p in places.items() if (p / "test_predictions.npz").is_file()}
-    if not tested:
-        raise ConfigError(f"{folder} holds no tested run (test_predictions.npz); train one first")
-    first = next(iter(tested.values())) / "config.yaml"
-    mapping = load_yaml(first)
-    there = {"mode": "scratch", "encoder_path": "", "resume": ""}
-    config = load_config([mapping], [], there, program=FinetuneConfig)
-    return [read_fold(path, name) for name, path in tested.items()], config
+    alone = len(run.folds) == 1
+    folds = [
+        read_fold(path, run.name if alone else f"fold {fold}")
+        for fold, path in run.folds.items()
+        if (path / "test_predictions.npz").is_file()
+    ]
+    if not folds:
+        raise ConfigError(
+            f"{run.name} holds no tested run (test_predictions.npz); train it to the end first"
+        )
+    return folds
 
 
 # ============ the page ============
@@ -122,12 +119,12 @@ def write_report(folder: str | os.PathLike, rule: str = RULE) -> Path:
         rule: of thresholds, see ``util.scoring.operating_points``.
 
     Raises:
-        ConfigError: nothing has been tested in this folder.
+        ECGError: there is no run, or nothing has been tested.
     """
-    folder = Path(folder)
-    folds, config = read_run(folder)
-    page = Page(f"{folder.name}: {config.model_name}")
-    page.facts(what_ran(config, folds, folder))
+    folder, run = Path(folder), read_run(folder)
+    folds = read_folds(run)
+    page = Page(f"{run.name}: {run.config['model_name']}")
+    page.facts(what_ran(run, folds, folder))
     _scores(page, folds)
     if any(fold.log for fold in folds):
         page.section("Training")
@@ -135,30 +132,39 @@ def write_report(folder: str | os.PathLike, rule: str = RULE) -> Path:
     test = Predictions.join([fold.test for fold in folds])
     if test.task == "multilabel":
         _multilabel(page, folds, test, rule)
+        if run.config["dataset.protocol"] == "published":
+            page.text(
+                "The protocol is the published one: the selection fold is the test fold, so "
+                "thresholds and temperature were chosen on these records, and all scores are too "
+                "good."
+            )
     elif test.task == "multiclass":
         page.section("Which class is taken for which")
         page.figure(plot_confusion(test.labels, test.outputs.argmax(axis=1), test.classes))
-    _subgroups(page, test, config)
+    _subgroups(page, test, run)
     path = folder / FILE
     write_text(path, page.html())
     return path
 
 
-def what_ran(config: FinetuneConfig, folds: list[FoldReport], folder: Path) -> dict[str, object]:
+def what_ran(run: Run, folds: list[FoldReport], folder: Path) -> dict[str, object]:
     """Return the facts of a run, for people."""
-    data = config.dataset
+    config = run.config
     consoles = [path for path in sorted(folder.rglob("console.txt")) if path.is_file()]
     lines = [line for path in consoles for line in path.read_text("utf-8").splitlines()]
     ran = [line for line in lines if "process(es) on" in line]
+    model = {n.removeprefix("model."): v for n, v in config.items() if n.startswith("model.")}
+    given = ("dataset.labels", "dataset.classes")
+    labels = [f"{v}" for n, v in config.items() if n.startswith(given) and v != "None"]
     return {
-        "model": f"{config.model_name} {config.model or ''}".strip(),
-        "mode": folds[0].mode,
-        "store": data.store,
-        "labels": data.labels or data.classes or "challenge2020",
-        "protocol": data.protocol,
+        "model": ", ".join([config["model_name"], *(f"{n}: {v}" for n, v in model.items())]),
+        "mode": config["mode"],
+        "store": config["dataset.store"],
+        "labels": ", ".join(labels) or "challenge2020",
+        "protocol": config["dataset.protocol"],
         "test records": sum(len(fold.test) for fold in folds),
-        "epochs": config.train.epochs,
-        "seed": config.seed,
+        "epochs": "" if config["mode"] == "probe" else config["train.epochs"],
+        "seed": config["seed"],
         "trained as": ran[-1] if ran else "",
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "page made by": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -216,13 +222,13 @@ def for_people(table: pd.DataFrame) -> pd.DataFrame:
 
 
 # ============ subgroups ============
-def _subgroups(page: Page, test: Predictions, config: FinetuneConfig) -> None:
+def _subgroups(page: Page, test: Predictions, run: Run) -> None:
     """Macro AUROC by database, and by age and sex where the store is still there."""
     if test.task != "multilabel":
         return
     groups = {f"database {name}": test.databases == name for name in np.unique(test.databases)}
     with contextlib.suppress(ECGError):  # the store may have moved
-        groups |= patients_of(test, open_store(config))
+        groups |= patients_of(test, store_at(run.config["dataset.store"], run.config["dataset.fs"]))
     rows = [
         {"group": name, "records": int(is_in.sum()), "AUROC (macro)": _macro(test.where(is_in))}
         for name, is_in in groups.items()

@@ -10,9 +10,10 @@ import pytest
 from experiments import report
 from tests.support import small_store
 from tests.support.small_store import TINY, run
-from util.errors import ConfigError
+from util.errors import ConfigError, ECGError
 from util.evaluation.report import SELECTION
-from util.handover.run_report import read_run, write_report
+from util.handover.comparison import read_run
+from util.handover.run_report import read_folds, write_report
 from util.scoring.predictions import Predictions
 from util.scoring.scores import auroc
 
@@ -57,7 +58,7 @@ def test_the_page_says_what_the_files_say(trained, capsys):
     assert rows["mode"][1] == "scratch"
     metrics = pd.read_csv(trained / "fold3" / "test_metrics.csv").iloc[0]
     assert f"{metrics['AUROC']:.4f}" in rows["fold 3"] and "mean" in rows and "std" in rows
-    folds, _ = read_run(trained)
+    folds = read_folds(read_run(trained))
     test = Predictions.join([fold.test for fold in folds])
     areas = dict(zip(test.classes, auroc(test.labels, test.outputs)))
     assert rows["AF"][3] == f"{areas['AF']:.3f}"
@@ -66,7 +67,7 @@ def test_the_page_says_what_the_files_say(trained, capsys):
 
 
 def test_thresholds_are_those_of_the_selection_fold(trained):
-    folds, _ = read_run(trained)
+    folds = read_folds(read_run(trained))
     for fold in folds:
         chosen = Predictions.load(trained / fold.name.replace(" ", "") / SELECTION)
         assert np.array_equal(fold.chosen.outputs, chosen.outputs)
@@ -98,5 +99,8 @@ def test_a_training_leaves_its_page_unless_told_not_to(tmp_path, capsys):
         run(run_signal.main, *given, *TINY, *store, "--set", "test.report=true", *flags)
     assert (tmp_path / "with" / "fold3" / "report.html").is_file()
     assert not list((tmp_path / "without").rglob("report.html"))
-    with pytest.raises(ConfigError, match="holds no tested run"):
+    with pytest.raises(ECGError, match="holds no run"):
         write_report(tmp_path)
+    (tmp_path / "with" / "fold3" / "test_predictions.npz").unlink()
+    with pytest.raises(ConfigError, match="with holds no tested run"):
+        write_report(tmp_path / "with")
