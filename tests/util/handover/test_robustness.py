@@ -18,7 +18,7 @@ def ecg(samples=2500):
 
 
 def applied(kind, strength, x, leads=LEADS, seed=0):
-    (found,) = [each for each in panel() if (each.kind, each.strength) == (kind, strength)]
+    (found,) = [each for each in panel(FS) if (each.kind, each.strength) == (kind, strength)]
     return found.apply(x.copy(), FS, leads, np.random.default_rng(seed))
 
 
@@ -65,7 +65,7 @@ def test_the_panel_of_weights_on_their_test_records(tmp_path):
     for folder in ("one", "two"):
         run(script.main, "--weights", weights, "--output_dir", tmp_path / folder, "--gpu", "cpu")
     one, two = (pd.read_csv(tmp_path / name / "robustness.csv") for name in ("one", "two"))
-    assert one.equals(two) and len(one) == len(panel())
+    assert one.equals(two) and len(one) == len(panel(100))
     metrics = pd.read_csv(weights.parent / "fold3" / "test_metrics.csv").iloc[0]
     assert one["score"][0] == pytest.approx(metrics["AUROC"], abs=1e-4)
     assert one["difference"][0] == 0 and (one["difference"] != 0).any()
