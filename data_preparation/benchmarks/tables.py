@@ -17,7 +17,7 @@ from data_preparation.benchmarks.published import BENCHMARKS, Benchmark
 from data_preparation.benchmarks.sets import read_metadata
 from data_preparation.building.tables import add_labels, add_splits, open_any_rate
 from data_preparation.known_sets import set_of_folder
-from util.data.record_tables import first_few
+from util.data.record_tables import first_few, plain_name
 from util.data.splits import PARTS
 from util.errors import ConfigError
 from util.files import write_frame
@@ -45,6 +45,7 @@ def make_tables(
     Raises:
         ConfigError: the metadata are wrong, or of none of the records of these databases.
     """
+    names = _names_of_others(others or {}, name)
     benchmark, everything = BENCHMARKS[name], _with_own_names(open_any_rate(root).records)
     is_of_set = _is_of_set(everything, benchmark, databases)
     records = everything[is_of_set]
@@ -71,8 +72,20 @@ def make_tables(
             f"{len(strangers)} records of other databases ({', '.join(sorted(set(strangers)))}) "
             f"have names as those of {name}, and get no label; --database says otherwise"
         )
-    written = []
+    written, of_others = [], []
     with tempfile.TemporaryDirectory() as scratch:
+        # first, as they may be wrong
+        for path, sides in (others or {}).items():
+            of_others += _of_others(
+                root,
+                path,
+                names[path],
+                sides,
+                metadata,
+                key_of,
+                Path(scratch),
+                allow=allow_patient_overlap,
+            )
         for label, table in ((None, metadata.splits), *metadata.labels.items()):
             in_table = key_of[key_of.isin(table.index)]
             if in_table.empty:
@@ -89,11 +102,7 @@ def make_tables(
             if label is not None:
                 written.append(label)
                 notes.append(sizes(label, table, parts.loc[in_table].to_numpy()))
-        for path, sides in (others or {}).items():
-            notes += _of_others(
-                root, path, sides, metadata, key_of, Path(scratch), allow=allow_patient_overlap
-            )
-    notes += compare(count(metadata, parts), benchmark.versions)
+    notes += of_others + compare(count(metadata, parts), benchmark.versions)
     given = json.dumps(benchmark.given).replace('"', "") if benchmark.given else "null"
     notes.append(
         f"in a config: dataset: {{labels: NAME, protocol: given, splits: {name}, given: "
@@ -102,7 +111,21 @@ def make_tables(
     return list(dict.fromkeys(notes))  # what is true of every table is said once
 
 
-def _of_others(root, path, sides, metadata, key_of, scratch, *, allow) -> list[str]:
+def _names_of_others(others, benchmark) -> dict[Path, str]:
+    """What the tables of splits of these files are called, each by its file; a ConfigError where
+    one would replace another, or the set's own.
+    """
+    names = {path: plain_name(path, "others") for path in others}
+    for path, name in names.items():
+        if name == benchmark or [*names.values()].count(name) > 1:
+            raise ConfigError(
+                f"--splits {path}: the table would be called {name}, as that of "
+                f"{benchmark if name == benchmark else 'another file'} is; rename the file"
+            )
+    return names
+
+
+def _of_others(root, path, name, sides, metadata, key_of, scratch, *, allow) -> list[str]:
     """Sentences about the splits of a file of others, which are added to the store."""
     # Keys that come from the store may be those of pieces, <recording>_<n>.
     theirs = key_of.where(key_of.isin(sides.index), key_of.str.replace(r"_\d+$", "", regex=True))
@@ -113,7 +136,6 @@ def _of_others(root, path, sides, metadata, key_of, scratch, *, allow) -> list[s
             f"has {first_few(sides.index.tolist())}, these {first_few(key_of.tolist())}; name the "
             "column of ids by --id_column"
         )
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", path.stem).strip("_.-") or "others"
     splits = sides[theirs].set_axis(theirs.index).to_frame()
     splits["patient"] = metadata.splits.loc[key_of[theirs.index], "patient"].array
     write_frame(scratch / f"{name}.csv", splits, index=True, index_label="record")

@@ -23,10 +23,11 @@ from util.data.columns import (
     split_names,
     words_of,
 )
-from util.data.record_tables import first_few, known_ids, near_matches, read_cells
+from util.data.record_tables import first_few, known_ids, near_matches, plain_name, read_cells
 from util.data.splits import PARTS
 from util.errors import ConfigError
 from util.files import is_unknown
+from util.recordings.any_file import name_of
 from util.recordings.wfdb_files import CODED_AGE, OLDEST_AGE, SEXES
 
 # Of several columns that could be the records' names, the first of these.
@@ -98,8 +99,7 @@ def read_metadata(
     labels = table.loc[list(found.values()), others].set_axis(list(found)) if others else None
     flags = {"metadata": [path.name], "id_column": [key], "columns": [*roles.values(), *others]}
     typed = " ".join(f"--{flag} {shlex.join(values)}" for flag, values in flags.items())
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", path.stem).strip("_.-") or "metadata"
-    return About(name, typed, cells, labels)
+    return About(plain_name(path, "metadata"), typed, cells, labels)
 
 
 # ============ columns ============
@@ -210,7 +210,9 @@ def _by_name(ids: pd.Series, recordings: Sequence[Named]) -> dict[str, int]:
     found = {}
     for one in recordings:
         way = PurePosixPath(one.path)
-        names = (one.record, one.path, way.with_suffix("").as_posix(), way.name, way.stem)
+        # endings of files alone: 100.2 is a name, and no file 100
+        stem = name_of(way)
+        names = (one.record, one.path, way.with_name(stem).as_posix(), way.name, stem)
         row = next((row_of[name] for name in names if name in row_of), None)
         if row is not None:
             found[one.record] = row
@@ -219,7 +221,15 @@ def _by_name(ids: pd.Series, recordings: Sequence[Named]) -> dict[str, int]:
 
 def _by_number(path: Path, ids: pd.Series, recordings: Sequence[Named]) -> dict[str, int]:
     """By the number in the recording's name, where each stands for one name alone."""
-    row_of = {_WHOLE.sub(r"\1", text): row for text, row in zip(ids, ids.index)}
+    numbers = ids.str.replace(_WHOLE, r"\1", regex=True)
+    twice = ids[numbers.duplicated(keep=False) & ids.str.fullmatch(_WHOLE)]
+    if len(twice):
+        one, other = sorted(twice[numbers == numbers[twice.index[0]]])[:2]
+        raise ConfigError(
+            f"--metadata {path}: {one} and {other} are one number, and both are rows; write the "
+            "recordings' names into a column, and name it by --id_column"
+        )
+    row_of = dict(zip(numbers, ids.index))
     found: dict[str, int] = {}
     first: dict[int, tuple[str, str]] = {}
     for one in recordings:

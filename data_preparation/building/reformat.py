@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from itertools import compress
@@ -34,7 +33,7 @@ from data_preparation.importing import shards as engine
 from util.challenge import CODE_TO_CLASS
 from util.data.label_file import load_label_file
 from util.data.labels import write_labels
-from util.data.record_tables import first_few, table_name
+from util.data.record_tables import first_few, plain_name, table_name
 from util.data.store import FOLDS, publish, write_store
 from util.data.strata import label_strata
 from util.errors import ConfigError
@@ -184,10 +183,9 @@ def _by_import(folders, columns):
     """Yield the metadata of each import that has some, and the columns of its records, in which
     recording is the name that the metadata know.
     """
-    known = with_own_patients(columns)  # those of the metadata among them
-    known["recording"] = [
-        whole or own for whole, own in zip(columns["recording"], columns["own_name"])
-    ]
+    names = [whole or own for whole, own in zip(columns["recording"], columns["own_name"])]
+    # A dict of its own; patients of the metadata are among those of the records
+    known = with_own_patients(columns) | {"recording": names}
     for folder in folders:
         settings, _ = load_extraction(folder)
         about = read_about(folder, settings.get("about"))
@@ -230,8 +228,9 @@ def _write_copies(path, copies):
 
 def _name_by_file(kind, path):
     """What the table of a file is called; a ConfigError says how to name it."""
-    plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(path).stem).strip("_.-") or kind
-    return table_name(kind, path, cure=f"rename the file, for example to {plain}.csv")
+    return table_name(
+        kind, path, cure=f"rename the file, for example to {plain_name(path, kind)}.csv"
+    )
 
 
 def _refuse_name(kind, path, name, taken):

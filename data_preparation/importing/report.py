@@ -11,7 +11,7 @@ from typing import Any
 
 from data_preparation.building.metadata import read_metadata
 from data_preparation.importing.shards import UNREAD, import_recordings
-from data_preparation.importing.sources import Source
+from data_preparation.importing.sources import COPY, Source
 from util.errors import ECGError, RecordError
 from util.files import safe_cell
 from util.leads import LEADS
@@ -71,6 +71,7 @@ def run_import(source: Source, args: argparse.Namespace) -> int:
         [
             *(f"{count} skipped: {safe_cell(reason)}" for reason, count in _reasons(skipped)),
             *source.left_out,
+            *_lost_copies(skipped),
             *([trimmed] if total["trimmed"] else []),
             *_counted(remarks, left_out),
         ],
@@ -158,6 +159,24 @@ def _reason(text: str) -> str:
     if kind == UNREAD:
         return f"{kind}:{detail.partition(':')[0]}"
     return re.sub(r"^(unsafe (file|record) name) .*", r"\1", kind)
+
+
+def _lost_copies(skipped: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence on copies of recordings that themselves could not be kept: of them nothing is."""
+    paths = {row["path"] for row in skipped}
+    lost = [
+        (row["path"], better)
+        for row in skipped
+        for kind, _, better in [row["reason"].partition(": ")]
+        if kind == COPY and better in paths
+    ]
+    if not lost:
+        return []
+    path, better = lost[0]
+    return [
+        f"{len(lost)} of these copies are of recordings that were skipped themselves, such as "
+        f"{path} of {better}: import the folder of the copies by itself, and join the two"
+    ]
 
 
 def _remarks(path: Path) -> Counter[str]:

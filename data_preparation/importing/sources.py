@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from util.recordings.recording import Recording
 
 Note = Callable[[Path], None]
+COPY = "copy of a recording that is kept"  # a reason in skipped.csv, before its path
 Reader = Callable[[Path, int | None, Note], "Recording"]
 
 
@@ -158,7 +159,7 @@ def without_copies(source: Source) -> Source:
     if not len(places):
         return source
     rows = [
-        items[place].about | {"reason": f"copy of a recording that is kept: {items[one].path}"}
+        items[place].about | {"reason": f"{COPY}: {items[one].path}"}
         for place, one in zip(places.tolist(), first.tolist())
     ]
     kept = np.delete(np.arange(len(items)), places)

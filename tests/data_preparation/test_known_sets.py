@@ -116,6 +116,18 @@ def test_of_both_rates_the_higher_enters(tmp_path, capsys):
     assert "12 skipped: copy of a recording that is kept" in said and "twice" not in said
 
 
+def test_copies_of_what_cannot_be_read_are_counted(tmp_path, capsys):
+    """The defect: they were called copies of a recording that is kept."""
+    write_ptbxl(tmp_path / "in", range(1, 5))
+    for number in (2, 3):
+        (signal,) = (tmp_path / "in" / "records500" / "00000").glob(f"{number:05d}_hr.[dm]at")
+        signal.unlink()
+    records, _ = imported(tmp_path)
+    assert records["record"].tolist() == ["00001_hr", "00004_hr"]
+    said = capsys.readouterr().out
+    assert "2 of these copies are of recordings that were skipped themselves, such as " in said
+
+
 def test_the_challenge_beside_both_rates(tmp_path):
     write_ptbxl(tmp_path / "in" / "ptb-xl", [1, 2, 3])
     write_ptbxl(tmp_path / "in" / "ptb-xl", [4], rates=(100,))

@@ -209,6 +209,24 @@ def test_numbers_never_go_to_several_databases_or_names(bring, tmp_path):
         bring(["A0007", "B0007"], ["ecg_id,age", "7,50"])
 
 
+def test_two_writings_of_one_number_are_an_error(bring):
+    """The defect: the last of these rows won without a word."""
+    with pytest.raises(ConfigError, match="012 and 12 are one number, and both are rows"):
+        bring(["00012_hr"], ["ecg_id,age", "12,50", "012,60"])
+
+
+def test_a_name_with_a_dot_is_no_file_with_an_ending(bring):
+    """The defect: record 100.2 got the age of 100."""
+    records = bring(["100", "100.2"], ["record,age", "100,50"], folder="lab")
+    assert records.set_index("record")["age"].fillna(-1).to_dict() == {"100": 50, "100.2": -1}
+
+
+@pytest.mark.parametrize("name", ["age_days", "AgeGroup", "age in months"])
+def test_ages_that_are_no_years_are_not_taken_for_them(bring, name):
+    with pytest.raises(ConfigError, match="no column is known as age, sex, patient or fold"):
+        bring(["a", "b"], [f"record,{name}", "a,3", "b,90"])
+
+
 def test_a_patient_in_two_folds_needs_the_word(bring, tmp_path):
     with pytest.raises(ConfigError, match="puts 1 patients on more than one side"):
         bring(["a", "b"], ["record,patient,fold", "a,1,3", "b,1,4"])

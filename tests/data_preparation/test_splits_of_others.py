@@ -116,6 +116,21 @@ def test_what_does_not_fit_is_a_sentence(sets, rows, flags, words):
     assert str(sets["code15"] / "theirs.csv") in str(error.value)
 
 
+def test_no_table_of_splits_replaces_the_sets_own_or_another(sets, tmp_path):
+    """The defect: a file called ptbxl.csv took the place of PTB-XL's ten folds."""
+    folder, texts = sets["code15"], ["exam_id,fold", *(f"{n},0" for n in NAMES["code15"])]
+    given = ["code15", "--store", str(folder / "store"), "--metadata", str(folder), "--splits"]
+    (tmp_path / "a").mkdir()
+    for path in (tmp_path / "code15.csv", tmp_path / "b.csv", tmp_path / "a" / "b.csv"):
+        path.write_text("\n".join(texts) + "\n")
+    before = sorted((folder / "store" / "splits").glob("*"))
+    with pytest.raises(ConfigError, match="would be called code15, as that of code15 is; rename"):
+        benchmark_labels.main([*given, str(tmp_path / "code15.csv")])
+    with pytest.raises(ConfigError, match="would be called b, as that of another file is; rename"):
+        benchmark_labels.main([*given, str(tmp_path / "b.csv"), str(tmp_path / "a" / "b.csv")])
+    assert sorted((folder / "store" / "splits").glob("*")) == before
+
+
 def test_patients_on_two_sides_if_allowed(sets):
     rows = ["exam_id,fold", *(f"{n},{i % 3}" for i, n in enumerate(NAMES["code15"]))]
     table = add(sets["code15"], "code15", rows, "--allow_patient_overlap")

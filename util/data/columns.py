@@ -12,6 +12,8 @@ _NUMBER = "(id|ids|uid|uuid|guid|identifier|nr|no|number|nummer|name|index)"
 # "" and Unnamed: 0 are pandas' index, written without a name and read again.
 _IDS = re.compile(rf"{_THING}{_NUMBER}|unnamed[0-9].*|level[0-9]+|")
 _LAST_WORDS = {"id", "ids", "uid", "uuid", "guid", "idx", "index", "identifier", "file", "filename"}
+_NO_YEARS = {"day", "days", "week", "weeks", "month", "months", "hours"}  # beside the word age
+_NO_YEARS |= {"group", "groups", "bin", "bins", "class", "category", "range", "decade"}
 _FIRST_WORDS = {"file", "filename", "filepath", "path"}
 _FOLDS = re.compile(
     "(strat|stratified|cv|k|train|test|data|traintest|trainval)?"
@@ -52,5 +54,6 @@ def holds_ids(name: str) -> bool:
 
 
 def holds_ages(name: str) -> bool:
-    """Say whether a column of this name holds ages."""
-    return bool({"age", "ages", "alter"} & set(words_of(name)))
+    """Say whether a column of this name holds ages in years."""
+    words = set(words_of(name))
+    return bool({"age", "ages", "alter"} & words) and not words & _NO_YEARS

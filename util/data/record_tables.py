@@ -300,6 +300,11 @@ def table_name(
     return name
 
 
+def plain_name(path: str | os.PathLike, default: str) -> str:
+    """Return the name of a table after its file: its letters, digits, _ . - or else ``default``."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(path).stem).strip("_.-") or default
+
+
 def table_names(root: str | os.PathLike, kind: str) -> list[str]:
     """Return the names of the tables of a kind in a store's root."""
     return sorted(path.stem for path in (Path(root) / kind).glob("*.json"))

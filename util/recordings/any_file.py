@@ -25,7 +25,7 @@ from util.recordings.derived_leads import with_derived_leads
 from util.recordings.dicom import read_dicom
 from util.recordings.flags import Given
 from util.recordings.hospital_files import ENDINGS, read_hospital
-from util.recordings.plausible import POSSIBLE_MV, Looks, Told, judge
+from util.recordings.plausible import POSSIBLE_MV, USUAL_MV, Looks, Told, judge
 from util.recordings.recording import Recording, check_name, checked, flat_leads
 from util.recordings.wfdb_files import read_header, read_signal
 
@@ -206,7 +206,7 @@ def read_recording(
     recording = _read(place, said, min_seconds)
     recording = checked(recording, min_seconds, said.lead_names, trim=said.trim)
     remarks: tuple[str, ...] = ()
-    if place.kind not in SELF_DESCRIBED and not said.assume:
+    if place.kind not in SELF_DESCRIBED:
         remarks = _judge(recording, place, said)
     if said.derive:
         recording = with_derived_leads(recording)
@@ -215,20 +215,24 @@ def read_recording(
 
 
 def _judge(recording: Recording, place: Place, said: Given) -> tuple[str, ...]:
-    """Look whether a recording can be what was said of it, see ``plausible``, and return the
-    remark that its amplitude is none of an ECG, where the unit was said.
+    """Look whether a recording can be what was said of it, see ``plausible``; return remarks on
+    what --assume overrules, and on an amplitude that ECGs hardly have.
     """
     looks = Looks()
     looks.add(place.name, "", recording)
     flags = ("fs", "units", "leads") if place.kind in ARRAYS else ("fs", "units")
     try:
         with quietly():
-            judge(looks, Told(frozenset(flags), bool(said.units), said.leads or ()))
+            overruled = judge(
+                looks, Told(frozenset(flags), bool(said.units), said.leads or (), said.assume)
+            )
     except ECGError as error:
         raise RecordError(str(error)) from None
-    (span,), (low, high) = looks.spans, POSSIBLE_MV
-    is_odd = not low <= span <= high
-    return (f"peak to peak {span:.3g} mV, which no ECG has: is --units right?",) * is_odd
+    (span,), (low, high), (least, most) = looks.spans, USUAL_MV, POSSIBLE_MV
+    if low <= span <= high:
+        return tuple(overruled)
+    kind = "few ECGs have" if least <= span <= most else "no ECG has"
+    return (*overruled, f"peak to peak {span:.3g} mV, which {kind}: is --units right?")
 
 
 def _read(place: Place, said: Given, min_seconds: float) -> Recording:

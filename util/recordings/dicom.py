@@ -187,12 +187,12 @@ def _lead(channel: Any) -> str:
 
 
 def _millivolts(channel: Any) -> float:
-    """Factor from a channel's unit to mV; NaN for a channel that is no lead."""
-    if not standard_lead(_lead(channel)):
-        return math.nan
+    """Factor from a channel's unit to mV; NaN for a channel of another unit that is no lead."""
     units = channel.get("ChannelSensitivityUnitsSequence")
     unit = str(units[0].CodeValue) if units else "none given"
     factor = millivolts_per(unit)
+    if factor is None and not standard_lead(_lead(channel)):
+        return math.nan
     if factor is None:
         raise RecordError(
             f"unit {printable(unit)} of lead {printable(_lead(channel))} is no voltage"

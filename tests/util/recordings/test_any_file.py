@@ -230,3 +230,16 @@ def test_an_amplitude_that_no_ecg_has_is_remarked_though_the_unit_was_said(
     given = Given(fs=500, units=units, leads=("V1", "V2"))
     flags = read_recording(tmp_path / "a.npy", given).flags
     assert any("which no ECG has: is --units right?" in flag for flag in flags) == odd
+
+
+def test_what_assume_overrules_is_remarked(tmp_path):
+    """The defect: --assume was not to look at all."""
+    order = ("I", "II", "III", "aVR", "aVF", "aVL")  # as MIMIC has them
+    turned = [LEADS.index(lead) for lead in order]
+    whole = {lead: COUNTS[:, LEADS.index(lead)] / 1000 for lead in ("I", "II")}
+    one, two = whole["I"], whole["II"]
+    limb = np.stack([one, two, two - one, -(one + two) / 2, one - two / 2, two - one / 2], axis=1)
+    np.save(tmp_path / "a.npy", limb[:, turned])
+    said = Given(fs=500, units="mV", leads=LEADS[:6], assume=True)
+    flags = read_recording(tmp_path / "a.npy", said).flags
+    assert any("the leads are not in this order" in flag for flag in flags)

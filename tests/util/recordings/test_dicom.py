@@ -9,7 +9,9 @@ from tests.support.dicom_files import CODED, made_dicom
 from tests.support.wfdb_files import ecg_counts
 from util.errors import RecordError
 from util.leads import LEADS
+from util.recordings.any_file import read_recording
 from util.recordings.dicom import read_dicom
+from util.recordings.flags import Given
 
 COUNTS = ecg_counts(2500)
 MDC = CODED["MDC"]
@@ -130,3 +132,13 @@ def test_leads_of_a_group_that_is_shorter_are_named(tmp_path):
     recording = read(tmp_path, [(COUNTS[:, :6], MDC[:6], 0), (COUNTS[:2000, 5:], MDC[5:], 0)])
     assert recording.leads == LEADS[6:][:0] + LEADS[5:]
     assert recording.flags == ("other waveforms left out: without a name (I II III aVR aVL)",)
+
+
+def test_another_name_of_a_lead(tmp_path):
+    """The defect: a channel that --lead_names calls a lead was read as no sample at all."""
+    channels = [("I", "99LOCAL", ""), ("MLII", "99LOCAL", "MLII")]
+    made_dicom(tmp_path / "in", [(COUNTS[:, :2], channels, 0)])
+    said = Given(lead_names={"mlii": "II"}, derive=False)
+    recording = read_recording(tmp_path / "in" / "a.dcm", said)
+    assert recording.leads == ("I", "II")
+    np.testing.assert_allclose(recording.signal, COUNTS[:, :2] / 1000, atol=1e-6)
