@@ -5,7 +5,7 @@
 #   bash run_slurm.sh --nodes=2 --gpus-per-node=4 --time=24:00:00 --partition=gpu -- \
 #       run_pretrain.sh --config_path ./configs/pretrain/st_mem.yaml --output_dir ./output --exp_name st_mem
 #
-# Every node starts the launcher with its own --node_rank, all its GPUs, and --resume auto.  Five minutes before
+# Every node starts the launcher with its own --node_rank, all its GPUs, and (unless given) --resume auto.  Five minutes before
 # the time is over, and when the job is preempted, a checkpoint is written and the job goes back into the queue.
 # --stage DIR copies the store of --set dataset.store=STORE into DIR on every node first, and trains on that copy.
 set -eu
@@ -87,7 +87,11 @@ on_node() {
   fi
   [ "${SLURM_JOB_NUM_NODES:-1}" = 1 ] ||
     args+=(--nnodes "$SLURM_JOB_NUM_NODES" --node_rank "$SLURM_NODEID" --master_addr "$head")
-  exec bash "$root/$launcher" --gpus "$gpus" --resume auto "${args[@]}"
+  case " ${args[*]} " in
+    *" --resume "* | *" --resume="*) ;;  # as you say
+    *) args+=(--resume auto) ;;
+  esac
+  exec bash "$root/$launcher" --gpus "$gpus" "${args[@]}"
 }
 
 case "${1:-}" in

@@ -28,6 +28,7 @@ from util.errors import CheckpointError, ConfigError, ECGError
 from util.processes import program
 from util.processes.stopping import Preempted
 from util.training import engine
+from util.training.claim import check_folder
 from util.training.meters import Meters
 from util.training.run_log import RunLog
 from util.training.state import TrainState
@@ -552,6 +553,22 @@ def test_results_of_another_job_are_not_overwritten(tmp_path, change, keys):
     assert all(path.read_bytes() == was for path, was in before.items())
     pretrain(changed(config, overwrite=True, **change))
     assert (tmp_path / "run" / "encoder.pth").read_bytes() != before[tmp_path / "run/encoder.pth"]
+
+
+def test_overwriting_leaves_nothing_of_the_other_job(tmp_path):
+    """The defect: a new job that was killed early lay beside the other one's scores and weights,
+    which a summary then took for its own.
+    """
+    finetune(tuning(tmp_path, [3]))
+    run = tmp_path / "run"
+    place = run if (run / "config.yaml").is_file() else run / "fold3"
+    assert {"best-loss.pth", "test_metrics.csv"} <= {path.name for path in place.iterdir()}
+    config = tuning(tmp_path, [3], train={"lr": 0.01}, overwrite=True)
+    resolved = yaml.safe_load((place / "config.yaml").read_text())
+    resolved["train"]["lr"] = 0.01
+    check_folder(place, config, resolved)
+    left = {path.name for path in place.iterdir() if path.is_file()}
+    assert left - {".lock"} == {"config.yaml"}
 
 
 def test_the_same_job_may_be_done_again(tmp_path):

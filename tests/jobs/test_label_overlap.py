@@ -2,6 +2,8 @@
 and then said in the results.
 """
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +14,7 @@ from main_finetune import finetune, main
 from tests.support.tiny_jobs import DATA, VIT, with_store
 from util.config.keys import FinetuneConfig
 from util.config.load import check, save_config
-from util.errors import ConfigError
+from util.errors import CheckpointError, ConfigError
 from util.evaluation.neighbours import score_neighbours
 from util.evaluation.trained import load_trained
 from util.weights import checkpoint
@@ -112,6 +114,40 @@ def test_files_of_earlier_versions_go_by_fold_and_protocol(supervised, tmp_path)
     finetune(job(tmp_path, 0, start=tmp_path / "old.pth"))
     with pytest.raises(ConfigError, match="test fold 0"):
         finetune(job(tmp_path, 3, start=tmp_path / "run" / "encoder.pth", name="b"))
+
+
+def test_the_overlap_of_earlier_folds_is_in_the_summary_of_later_ones(supervised, tmp_path):
+    start = supervised / "encoder.pth"
+    finetune(job(tmp_path, [2, 3], start=start, allow_label_overlap=True))
+    finetune(job(tmp_path, [0, 1], start=start, allow_label_overlap=True))
+    summary = pd.read_csv(tmp_path / "run" / "summary.csv").set_index("fold")
+    metrics = pd.read_csv(tmp_path / "run" / "fold3" / "test_metrics.csv")
+    assert summary["label_overlap"]["3"] == metrics["label_overlap"][0] > 0
+
+
+def test_a_run_is_not_resumed_from_another_encoder_under_the_same_name(supervised, tmp_path):
+    """The defect: it printed the scores of the encoder before as those of the new one."""
+    start = tmp_path / "encoder.pth"
+    shutil.copy(supervised / "encoder.pth", start)
+    finetune(job(tmp_path, 0, start=start))
+    finetune(job(tmp_path, 0, start=start, resume="auto"))
+    content = checkpoint.load(start)
+    name = next(name for name, value in content["model"].items() if value.is_floating_point())
+    content["model"][name] = content["model"][name] + 1
+    checkpoint.save(content, start)
+    with pytest.raises(CheckpointError, match=r"differs in encoder_path \(the content"):
+        finetune(job(tmp_path, 0, start=start, resume="auto"))
+
+
+def test_several_old_files_are_all_asked():
+    """The defect: of two files without hashes, the second one's training was forgotten."""
+    tested = {"protocol": "nested", "fold": 3}
+    of_3, of_0 = (
+        SeenLabels((f"fold {k}",), datasets=({"protocol": "nested", "fold": k},)) for k in (3, 0)
+    )
+    records = hashes(pd.DataFrame({"database": ["a"], "record": ["1"]}), np.array([""], object))
+    assert of_3.among(records, tested) == 0
+    assert of_3.joined(of_0).among(records, tested) == of_0.joined(of_3).among(records, tested) == 1
 
 
 def test_records_are_known_by_name_and_by_patient():

@@ -66,8 +66,8 @@ def test_every_node_runs_the_launcher_with_its_rank(cluster):
     assert "--requeue" in calls[0] and "--nodes=2 --time=1:00:00" in calls[0]
     launched = [line for line in calls if line.startswith("launcher")]
     assert launched == [
-        f"launcher --gpus 0,1,2,3 --resume auto --exp_name a b --nnodes 2 --node_rank {rank} "
-        "--master_addr n1"
+        f"launcher --gpus 0,1,2,3 --exp_name a b --nnodes 2 --node_rank {rank} --master_addr n1 "
+        "--resume auto"
         for rank in (0, 1)
     ]
     assert not any("requeue" in line for line in calls[1:])
@@ -75,7 +75,9 @@ def test_every_node_runs_the_launcher_with_its_rank(cluster):
 
 def test_one_node_without_gpus_needs_no_meeting(cluster):
     _, calls = cluster("--", "run_pretrain.sh", "--exp_name", "a", nodes=1)
-    assert calls[-1] == "launcher --gpus cpu --resume auto --exp_name a"
+    assert calls[-1] == "launcher --gpus cpu --exp_name a --resume auto"
+    _, calls = cluster("--", "run_pretrain.sh", "--resume", "x.pth", nodes=1)
+    assert calls[-1] == "launcher --gpus cpu --resume x.pth"
 
 
 @pytest.mark.parametrize("status, again", [(75, True), (76, True), (2, False), (1, False)])
@@ -92,7 +94,7 @@ def test_the_store_is_copied_to_the_node(cluster, tmp_path):
     words = ("--stage", scratch, "--", "run_pretrain.sh", "--set")
     _, calls = cluster(*words, f"dataset.store={store}", nodes=1)
     (copy,) = scratch.iterdir()
-    assert copy.name.startswith("real-") and calls[-1].endswith(f"--set dataset.store={copy}")
+    assert copy.name.startswith("real-") and f" --set dataset.store={copy} " in calls[-1]
     assert (copy / "fs100" / "meta.json").read_text() == "{}"
     (copy / "mark").write_text("")
     cluster(*words, f"dataset.store={store}", nodes=1)
@@ -102,7 +104,7 @@ def test_the_store_is_copied_to_the_node(cluster, tmp_path):
     (other / "fs100" / "meta.json").write_text('{"records": 2}')
     _, calls = cluster(*words, f"dataset.store={other}", nodes=1)
     (second,) = {*scratch.iterdir()} - {copy}
-    assert calls[-1].endswith(f"--set dataset.store={second}") and not (second / "mark").exists()
+    assert f" --set dataset.store={second} " in calls[-1] and not (second / "mark").exists()
     done, _ = cluster(*words, "seed=1", nodes=1)
     assert done.returncode == 2 and "give --set dataset.store=STORE" in done.stderr
 

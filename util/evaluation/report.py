@@ -286,15 +286,17 @@ def summarise(results: list[FoldResult], folder: Path, beside: Sequence[int] = (
     """
     keep_in(folder)
     rows = [{"fold": result.fold, **result.scores} for result in results]
+    overlap = {result.fold: result.overlap for result in results}
     for fold in beside:
         theirs = pd.read_csv(folder / f"fold{fold}" / "test_metrics.csv").iloc[0]
         rows.append({"fold": fold} | {name: theirs.get(name) for name in results[0].scores})
+        overlap[fold] = int(theirs.get("label_overlap", 0))
     if beside:
         note(f"with fold {', '.join(map(str, beside))}, which an earlier run of this job left:")
     table = pd.DataFrame(rows).set_index("fold").sort_index()
     summary = pd.concat([table, table.agg(["mean", "std"])]).round(DIGITS)
-    if any(result.overlap for result in results):
-        summary["label_overlap"] = pd.Series({result.fold: result.overlap for result in results})
+    if any(overlap.values()):
+        summary["label_overlap"] = pd.Series(overlap)
     summary.index.name = "fold"
     write_frame(folder / "summary.csv", summary.reset_index())
     note(summary.to_string())

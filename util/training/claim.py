@@ -7,7 +7,7 @@ from pathlib import Path
 from util.config.fields import to_mapping
 from util.config.keys import FinetuneConfig, JobConfig, PretrainConfig
 from util.config.load import load_yaml
-from util.console import note
+from util.console import FILE, note
 from util.data.store import FOLDS
 from util.errors import ConfigError
 from util.training.resolved import different_job
@@ -15,6 +15,10 @@ from util.weights import checkpoint
 
 METRICS = "test_metrics.csv"
 RESULTS = (checkpoint.LAST, "encoder.pth", METRICS)
+OVERWRITTEN = (
+    *("checkpoint-*.pth", "best-*.pth", "encoder*.pth", "test_*", "selection_predictions.npz"),
+    *("report.html", "log*.txt", FILE),
+)
 # first line of config.yaml where neighbours were asked and nothing was trained
 ASKED = "by {} nearest neighbours (experiments/knn.py --k)"
 SHOWN = 4  # keys that a message names
@@ -23,7 +27,8 @@ SHOWN = 4  # keys that a message names
 def check_folder(
     folder: str | os.PathLike, config: JobConfig, resolved: dict, remark: str | None = None
 ) -> None:
-    """Refuse a folder that holds the results of another job, unless ``config.overwrite``.
+    """Refuse a folder that holds the results of another job; with ``config.overwrite`` remove
+    them, as some would outlive the new job's, and be taken for its own.
 
     The same job may write its results once more, and a run that resumes from this folder is
     checked against its checkpoint instead.
@@ -39,10 +44,10 @@ def check_folder(
     """
     folder = Path(folder)
     written = folder / "config.yaml"
-    if config.overwrite or not written.is_file() or not any((folder / n).exists() for n in RESULTS):
+    if not written.is_file() or not any((folder / n).exists() for n in RESULTS):
         return
     resumed = checkpoint.find_resume(config.resume, folder)
-    if resumed and resumed.resolve().parent == folder.resolve():
+    if resumed and resumed.resolve().parent == folder.resolve() and not config.overwrite:
         return
     stored, program = load_yaml(written), type(config)
     of = FinetuneConfig if "mode" in stored else PretrainConfig
@@ -56,10 +61,22 @@ def check_folder(
             return
         more = f" and {len(names) - SHOWN} more keys" * (len(names) > SHOWN)
         job = f"another job, which differs in {', '.join(names[:SHOWN])}{more}"
+    if config.overwrite:
+        _remove_results(folder, job, keep=getattr(config, "encoder_path", ""))
+        return
     raise ConfigError(
         f"{folder} holds the results of {job}; choose another --exp_name (or --output_dir), or "
         "give --overwrite to replace them"
     )
+
+
+def _remove_results(folder: Path, job: str, keep: str) -> None:
+    """Remove the files of a run but for ``keep``, the encoder from which the new one starts."""
+    found = {path for pattern in OVERWRITTEN for path in folder.glob(pattern)}
+    files = sorted(path for path in found if path.resolve() != Path(keep).resolve())
+    for path in files:
+        path.unlink()
+    note(f"--overwrite: removed the results of {job} from {folder}: {len(files)} files")
 
 
 def folds_beside(

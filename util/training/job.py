@@ -18,7 +18,7 @@ from util.contract.method import Batch, Method
 from util.data.label_masks import LabelMasks
 from util.data.labels import Labels, note_rare_classes, note_unknown_labels, read_labels
 from util.data.splits import labelled_rows, make_splits, run_numbers, selection_fold, split_rows
-from util.data.store import RecordStore
+from util.data.store import RecordStore, checksum
 from util.data.strata import label_strata
 from util.errors import ConfigError
 from util.leads import parse_leads
@@ -190,6 +190,16 @@ class LabelledJob:
             return SeenLabels()
         return SeenLabels.of(collectives.on_main(lambda: seen_by(pretrained_files(path)).content()))
 
+    @cached_property
+    def encoder_checksum(self) -> str:
+        """Return that of the files of encoder_path, "" without any; every process must ask."""
+        path = self.config.encoder_path
+        if not path:
+            return ""
+        return collectives.on_main(
+            lambda: " ".join(checksum(file.read_bytes()) for file in pretrained_files(path))
+        )
+
     def hashes(self, rows: np.ndarray) -> torch.Tensor:
         """Return by which records of the store, and their patients, are known to ``seen``."""
         return hashes(self.store.records.iloc[rows], self.splits.patients[rows])
@@ -254,7 +264,7 @@ class Fold:
             trained, selected = (job.hashes(self.parts[part]) for part in ("train", "valid"))
             jobs = (described(mode, self.number),)
             seen = seen.joined(SeenLabels(jobs, trained.flatten(), selected.flatten()))
-        about: dict[str, Any] = {KEY: seen.content()}
+        about: dict[str, Any] = {KEY: seen.content(), "encoder_checksum": job.encoder_checksum}
         return about | ({"label_overlap": self.overlap} if self.overlap else {})
 
     def labels_of(self, part: str) -> np.ndarray:

@@ -151,7 +151,9 @@ def resume(run: Run) -> str | None:
     try:
         changed = changes(content["config"], run.resolved, config, path)
         other_data = content["metrics"].get("data", run.dataset.checksums) != run.dataset.checksums
-        _refuse_another_job(changed, path, other_data=other_data)
+        checksum = run.about.get("encoder_checksum")
+        other_encoder = content.get("encoder_checksum", checksum) != checksum
+        _refuse_another_job(changed, path, other_data=other_data, other_encoder=other_encoder)
         check_numbers(path, content["model"], state.model.state_dict())
         state.load_state_dict(content)
         _restore_surroundings(run, content)
@@ -163,11 +165,6 @@ def resume(run: Run) -> str | None:
         ) from None
     check_agreement(state)
     _refuse_changes_at_the_end(run, changed, path)
-    if other_data:
-        note(
-            "note: the store or the labels are not those of the checkpoint's run; start anew, "
-            "under another --exp_name, for scores of one data set"
-        )
     said = [name for name in changed if name not in UNSAID]
     if said:
         note(f"note: these keys differ from the checkpoint's run: {', '.join(said)}")
@@ -200,13 +197,18 @@ def check_agreement(state: TrainState) -> None:
         )
 
 
-def _refuse_another_job(changed: dict[str, str], path: str, *, other_data: bool) -> None:
-    """Raise a CheckpointError where keys differ that no resumed run may change, or where another
-    store holds other records or labels.
+def _refuse_another_job(
+    changed: dict[str, str], path: str, *, other_data: bool, other_encoder: bool
+) -> None:
+    """Raise a CheckpointError where keys differ that no resumed run may change, or where the
+    store holds other records, folds or labels by now (it would test what it has trained on), or
+    the encoder's file another encoder (the score would be of the one before).
     """
     fixed = [name for name, resumed in changed.items() if resumed == "fixed"]
-    if other_data and "dataset.store" in changed:
-        fixed.append("dataset.store")
+    if other_data:
+        fixed.append("dataset.store (the records, folds or labels that it holds)")
+    if other_encoder:
+        fixed.append("encoder_path (the content of the file)")
     if fixed:
         raise CheckpointError(
             f"{path} is of another job, which differs in {', '.join(fixed)}; {CURE}"

@@ -33,14 +33,14 @@ class SeenLabels:
         jobs: the trainings, in words.
         trained: hashes of the records that they trained on, and of their patients.
         selected: the same of those by which the weights were chosen.
-        dataset: section ``dataset`` of a training of an earlier version, whose files do not keep
+        datasets: sections ``dataset`` of trainings of an earlier version, whose files do not keep
             hashes.
     """
 
     jobs: tuple[str, ...] = ()
     trained: torch.Tensor = NONE
     selected: torch.Tensor = NONE
-    dataset: Mapping[str, Any] | None = None
+    datasets: tuple[Mapping[str, Any], ...] = ()
 
     def content(self) -> dict[str, Any]:
         """Return it as plain types, which ``of`` reads."""
@@ -48,7 +48,7 @@ class SeenLabels:
             "jobs": list(self.jobs),
             "trained": self.trained.numpy().tobytes().hex(),
             "selected": self.selected.numpy().tobytes().hex(),
-            "dataset": None if self.dataset is None else dict(self.dataset),
+            "datasets": [dict(each) for each in self.datasets],
         }
 
     @classmethod
@@ -58,7 +58,7 @@ class SeenLabels:
             torch.from_numpy(np.frombuffer(bytes.fromhex(content[name]), np.int64).copy())
             for name in ("trained", "selected")
         )
-        return cls(tuple(content["jobs"]), trained, selected, content["dataset"])
+        return cls(tuple(content["jobs"]), trained, selected, tuple(content["datasets"]))
 
     def joined(self, other: "SeenLabels") -> "SeenLabels":
         """Return what weights have seen after both trainings."""
@@ -66,7 +66,7 @@ class SeenLabels:
             tuple(dict.fromkeys([*self.jobs, *other.jobs])),
             torch.cat([self.trained, other.trained]).unique(),
             torch.cat([self.selected, other.selected]).unique(),
-            self.dataset or other.dataset,
+            (*self.datasets, *other.datasets),
         )
 
     def among(self, tested: torch.Tensor, dataset: Mapping[str, Any]) -> int:
@@ -79,7 +79,7 @@ class SeenLabels:
         seen = torch.isin(tested, self.trained).any(dim=1)
         if dataset["protocol"] != "published":  # which selects on what it tests in any case
             seen |= torch.isin(tested, self.selected).any(dim=1)
-        if self.dataset is not None and not _same_test(self.dataset, dataset):
+        if not all(_same_test(old, dataset) for old in self.datasets):
             seen[:] = True
         return int(seen.sum())
 
@@ -136,7 +136,7 @@ def _seen_by(path: str | os.PathLike) -> SeenLabels:
     if not isinstance(config, dict) or config.get("mode") not in LEARNS:
         return SeenLabels()
     data = config.get("dataset") or {}
-    return SeenLabels((described(config["mode"], data.get("fold")),), dataset=data)
+    return SeenLabels((described(config["mode"], data.get("fold")),), datasets=(data,))
 
 
 def described(mode: str, fold: object) -> str:
