@@ -32,6 +32,7 @@ LONG_FILES = (
     "tests/util/training/test_compile.py",
     "tests/util/training/test_engine.py",
     "tests/util/training/test_gpu_step.py",
+    "tests/util/training/test_step_graph.py",
 )
 # Tests of seconds in files of otherwise quick ones.
 LONG_TESTS = {

@@ -20,6 +20,7 @@ fp16 with an optimiser that is not fused (LARS, or ``foreach``) asks its GradSca
 import contextlib
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ from util.training.optimizer import (
 )
 from util.training.run_log import RunLog
 from util.training.state import TrainState, content_of, resume
+from util.training.step_graph import Inputs, StepGraph, plain_reasons
 from util.weights import checkpoint
 from util.weights.checkpoint import parse_checkpoint_every
 
@@ -128,6 +130,7 @@ class Training:
         if isinstance(config, FinetuneConfig):
             curves += ["valid/loss", f"valid/{config.test.target_metric}"]
         self.log.describe(resolved, curves, train.tracker)
+        self.graph = StepGraph(self, plain_reasons(self))
         self.build_runner()
 
     def _claim_folder(self) -> None:
@@ -137,12 +140,14 @@ class Training:
 
     def build_runner(self) -> None:
         """Make ``runner``, what a step calls in place of the model: the model itself, compiled if
-        train.compile says so, and in DDP if there are several processes.
+        train.compile says so, and in DDP if there are several processes; forget what a CUDA graph
+        holds of the one before.
 
         Call it again after parameters have been frozen or thawed.
         """
+        self.graph.forget()
         self.runner: Any = self.model
-        if self.config.train.compile:
+        if self.config.train.compile is True:
             self.runner = torch.compile(self.model)
         if collectives.world() > 1:
             # DDP averages gradients alone: ``train_epoch`` makes the model's buffers equal.
@@ -209,31 +214,48 @@ class Training:
         """Run the forward and backward passes of one step, ``train.accum_iter`` of them, and update
         the weights.
         """
-        model, state, meters = self.model, self.state, self.state.meters
+        state = self.state
         # Read on the CPU, before the batches are copied: no wait for the device.
         records = [row for batch in micro_batches for row in batch["record"].tolist()]
+        values = self.graph.take(micro_batches)
+        if values is None:
+            with self.graph.warming_up():
+                values = self.take_plain_step(micro_batches)
+        state.meters.add(state.epoch, state.step, values, records)
+
+    def take_plain_step(self, micro_batches: list[dict]) -> torch.Tensor:
+        """Take a step whose work the host queues bit by bit; return what is logged."""
+        model, state, meters = self.model, self.state, self.state.meters
         # A forward pass whose loss is not finite may already have spoilt buffers such as running
         # statistics: keep them, to undo it.
         buffers = [buffer.clone() for buffer in model.buffers()] if meters.tolerated else []
-
-        scalars = []
-        for number, batch in enumerate(micro_batches, 1):
-            with self.gradients_stay(number < len(micro_batches)):
-                with autocast(self.device, self.amp):
-                    ready = self.prepare(batch)
-                    out = self.runner(ready, model.draw(ready))  # draws are not compiled
-                loss = out["loss"] / len(micro_batches)
-                state.scaler.scale(loss).backward()
-            scalars.append(meters.scalars(out) / len(micro_batches))
-
-        values = sum(scalars[1:], scalars[0])
+        values = self.passes(map(self.inputs, micro_batches))
         if meters.skips(values):
             for buffer, before in zip(model.buffers(), buffers):
                 buffer.copy_(before)
         else:
+            model.before_step(self.position())
             self.update()
         state.optimizer.zero_grad(set_to_none=True)
-        meters.add(state.epoch, state.step, values, records)
+        return values
+
+    def inputs(self, batch: dict) -> Inputs:
+        """Return a loader's batch as the model sees it, and what the model draws for it."""
+        with autocast(self.device, self.amp):
+            ready = self.prepare(batch)
+            return ready, self.model.draw(ready)  # draws are neither compiled nor captured
+
+    def passes(self, micro_batches: Iterable[Inputs]) -> torch.Tensor:
+        """Run forward and backward passes; return what is logged, means over the micro-batches."""
+        state, count, scalars = self.state, self.batches.accumulate, []
+        for number, (ready, drawn) in enumerate(micro_batches, 1):
+            with self.gradients_stay(number < count):
+                with autocast(self.device, self.amp):
+                    out = self.runner(ready, drawn)
+                loss = out["loss"] / count
+                state.scaler.scale(loss).backward()
+            scalars.append(state.meters.scalars(out) / count)
+        return sum(scalars[1:], scalars[0])
 
     def gradients_stay(self, stay: bool) -> contextlib.AbstractContextManager:
         """Return a context for a backward pass; in it, with ``stay``, DDP exchanges no gradients:
@@ -258,7 +280,6 @@ class Training:
     def update(self) -> None:
         """Clip the gradients if train.max_norm is given, and take a step of the optimiser."""
         state, most = self.state, self.config.train.max_norm
-        self.model.before_step(self.position())
         if most is not None:
             state.scaler.unscale_(state.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), most)
