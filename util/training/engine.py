@@ -19,7 +19,6 @@ fp16 with an optimiser that is not fused (LARS, or ``foreach``) asks its GradSca
 
 import contextlib
 import os
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from util.contract.recompute import recompute_blocks
 from util.data.dataset import CropDataset, TrainingBatches, make_loader, to_device
 from util.files import FolderLock, remove_temporary
 from util.processes import batch_norm, collectives
+from util.processes.speed import Speed
 from util.processes.stopping import Preempted, StopRequest
 from util.signals.transforms import Pipeline
 from util.training.claim import check_folder
@@ -130,6 +130,8 @@ class Training:
         if isinstance(config, FinetuneConfig):
             curves += ["valid/loss", f"valid/{config.test.target_metric}"]
         self.log.describe(resolved, curves, train.tracker)
+        self.compiled = train.compile is True
+        self.speed = Speed(device, self.amp, batches.per_step, compiled=self.compiled)
         self.graph = StepGraph(self, plain_reasons(self))
         self.build_runner()
 
@@ -141,13 +143,14 @@ class Training:
     def build_runner(self) -> None:
         """Make ``runner``, what a step calls in place of the model: the model itself, compiled if
         train.compile says so, and in DDP if there are several processes; forget what a CUDA graph
-        holds of the one before.
+        holds of the one before, and its FLOPs.
 
         Call it again after parameters have been frozen or thawed.
         """
         self.graph.forget()
+        self.speed.forget()
         self.runner: Any = self.model
-        if self.config.train.compile is True:
+        if self.compiled:
             self.runner = torch.compile(self.model)
         if collectives.world() > 1:
             # DDP averages gradients alone: ``train_epoch`` makes the model's buffers equal.
@@ -187,7 +190,8 @@ class Training:
             Preempted: the process was asked to stop, and a checkpoint has been written.
         """
         state, steps = self.state, self.batches.steps
-        self.stop, self.started = stop, (state.step, time.perf_counter())
+        self.stop = stop
+        self.speed.start(state.step)
         # Buffers (BatchNorm's running statistics) drift apart between processes: copy process 0's.
         collectives.same_tensors(self.model.buffers())
         self.model.train()
@@ -204,11 +208,12 @@ class Training:
                     self.log_steps(bar, lr)
                 self.save_if_due()
         collectives.same_tensors(self.model.buffers())
-        means = {f"train_{name}": value for name, value in state.meters.close_epoch().items()}
+        means = {**state.meters.close_epoch(), **self.speed.shown(state.step)}
         done = state.epoch
         state.epoch, state.step = done + 1, 0
         self.batches.set_epoch(state.epoch)
-        return {"train_lr": self.schedule.mean_lr(done, steps), **means}
+        rate = self.schedule.mean_lr(done, steps)
+        return {"train_lr": rate, **{f"train_{name}": value for name, value in means.items()}}
 
     def take_step(self, micro_batches: list[dict]) -> None:
         """Run the forward and backward passes of one step, ``train.accum_iter`` of them, and update
@@ -249,7 +254,8 @@ class Training:
         """Run forward and backward passes; return what is logged, means over the micro-batches."""
         state, count, scalars = self.state, self.batches.accumulate, []
         for number, (ready, drawn) in enumerate(micro_batches, 1):
-            with self.gradients_stay(number < count):
+            samples = len(ready["signal"])
+            with self.gradients_stay(number < count), self.speed.counting(samples):
                 with autocast(self.device, self.amp):
                     out = self.runner(ready, drawn)
                 loss = out["loss"] / count
@@ -288,16 +294,18 @@ class Training:
 
     def log_steps(self, bar: tqdm, lr: float) -> None:
         """Log the means over the steps since the last log line."""
-        state, (step, began) = self.state, self.started
-        means = state.meters.close_window(self.last_saved)
-        rate = self.batches.per_step * (state.step - step) / (time.perf_counter() - began)
-        shown = {"loss": f"{means['loss']:.4f}", "lr": f"{lr:.2e}", "samples/s": f"{rate:.1f}"}
+        state = self.state
+        means = state.meters.close_window(self.last_saved)  # which waits for the steps
+        speed = self.speed.shown(state.step)
+        shown = {"loss": f"{means['loss']:.4f}", "lr": f"{lr:.2e}"}
+        shown["samples/s"] = f"{speed['samples_per_second']:.1f}"
+        if "mfu" in speed:
+            shown["MFU"] = f"{speed['mfu']:.1%}"
         bar.set_postfix(shown, refresh=False)
         line = {"epoch": state.epoch, "step": state.step, "lr": lr, **means}
         self.log.line("log_steps.txt", line)
-        points = {"train/lr": lr, "train/samples_per_second": rate}
-        points |= {f"train/{name}": value for name, value in means.items()}
-        self.log.scalars(points, self.position())
+        points = {"lr": lr, **speed, **means}
+        self.log.scalars({f"train/{key}": value for key, value in points.items()}, self.position())
 
     # ============ saving ============
     def save_if_due(self) -> None:
