@@ -35,7 +35,7 @@ from util.contract.recompute import recompute_blocks
 from util.data.dataset import CropDataset, TrainingBatches, make_loader, to_device
 from util.files import FolderLock, remove_temporary
 from util.processes import batch_norm, collectives
-from util.processes.speed import Speed
+from util.processes.speed import Speed, cache_folder
 from util.processes.stopping import Preempted, StopRequest
 from util.signals.transforms import Pipeline
 from util.training.claim import check_folder
@@ -151,6 +151,8 @@ class Training:
         self.speed.forget()
         self.runner: Any = self.model
         if self.compiled:
+            # The minutes of compiling are paid once a machine.
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
             self.runner = torch.compile(self.model)
         if collectives.world() > 1:
             # DDP averages gradients alone: ``train_epoch`` makes the model's buffers equal.
