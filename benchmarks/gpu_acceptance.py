@@ -3,6 +3,7 @@
     bash benchmarks/gpu_acceptance.sh                           # some nine minutes on one GPU
     bash benchmarks/gpu_acceptance.sh --device cpu              # everything in small
     python benchmarks/gpu_acceptance.py --only golden random    # some parts
+    bash benchmarks/gpu_acceptance.sh --only decide             # which defaults pay on this GPU
 
 Parts run in the order of their value, each within its time; one that would not fit is left out
 and named.  A part that fails is a row of the table, its traceback is in DIR/log.  After every
@@ -20,7 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch
 
-from benchmarks.acceptance import fast, right
+from benchmarks.acceptance import decide, fast, right
 from benchmarks.acceptance.harness import Run, describe, run_part, table
 from util.flags import Parser
 
@@ -60,10 +61,11 @@ def main(argv=None):
     parser.add_argument(
         "--only",
         nargs="+",
-        choices=list(PARTS),
+        choices=[*PARTS, *decide.PARTS, "decide"],
         default=list(PARTS),
         metavar="PART",
-        help=f"of {', '.join(PARTS)}",
+        help=f"of {', '.join(PARTS)} (default: all of these); or decide, which is "
+        f"{', '.join(decide.PARTS)}",
     )
     arguments = parser.parse_args(argv)
     began = time.monotonic()
@@ -81,8 +83,11 @@ def main(argv=None):
     )
     run = Run(device, arguments.device == "cpu", out, began + 60 * arguments.minutes)
     print(f"{describe(device)}; results in {out}", flush=True)
-    for name in arguments.only:
-        part, on_gpu, on_cpu = PARTS[name]
+    parts = {**PARTS, **decide.PARTS}
+    for name in [
+        part for each in arguments.only for part in (decide.PARTS if each == "decide" else [each])
+    ]:
+        part, on_gpu, on_cpu = parts[name]
         run_part(run, name, part, on_cpu if run.small else on_gpu)
     failed = sum(row.passed is False for row in run.rows)
     print(

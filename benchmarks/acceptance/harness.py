@@ -71,6 +71,7 @@ class Run:
     out: Path
     deadline: float
     rows: list = field(default_factory=list)
+    changes: list = field(default_factory=list)  # of defaults, by what has been measured
     part: str = ""
     jobs: int = 0
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import gpu_acceptance
-from benchmarks.acceptance import harness
+from benchmarks.acceptance import decide, harness
 from tests.support import small_store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +33,55 @@ def test_a_few_parts_pass_and_are_told_in_one_table(tmp_path, monkeypatch, capsy
     ), found
     assert (tmp_path / "acceptance.md").read_text().count("| pass |") == len(found) > 15
     assert "0 failed" in capsys.readouterr().out
+
+
+# ============ which defaults pay ============
+def test_the_first_minutes_of_a_gpu_run_in_small(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness.Run, "store", small_store.store())
+    with small_store.same_environment():
+        status = gpu_acceptance.main(
+            ["--device", "cpu", "--out", str(tmp_path), "--only", "decide"]
+        )
+    found = rows(tmp_path)
+    assert status == 0 and [row["part"] for row in found if row["passed"] is False] == []
+    assert list(dict.fromkeys(row["part"] for row in found)) == list(decide.PARTS)
+    ways = [row["what"] for row in found if row["part"] == "step"]
+    assert all(any(way in what for what in ways) for way in decide.WAYS)
+    assert found[-1]["number"] == "a CPU decides nothing; the parts before it ran in small"
+
+
+@pytest.mark.parametrize(
+    "gain, predictions, losses, taken",
+    [
+        (1.15, 5e-3, 1e-3, True),
+        (1.14, 0.0, 0.0, False),
+        (2.0, 6e-3, 0.0, False),
+        (2.0, 0.0, 2e-3, False),
+    ],
+)
+def test_a_way_of_the_step_becomes_the_default_by_its_rule(
+    gain, predictions, losses, taken, tmp_path, monkeypatch
+):
+    way, found = "whole compiled, graph", dict.fromkeys(decide.WAYS, 1.0)
+    monkeypatch.setattr(decide, "turns", lambda *given: {**found, way: 1 / gain})
+    monkeypatch.setattr(decide, "predictions_gap", lambda *given: predictions)
+    monkeypatch.setattr(decide, "losses", lambda *given: [1 + losses * (given[-1] == way)])
+    run = harness.Run(torch.device("cuda"), False, tmp_path, 0.0)
+    decide.step_ways(run)
+    decide.decision(run)
+    (change,) = [row.number for row in run.rows if row.what == "default to change"]
+    assert (way in change and "'compile': 'true'" in change) == taken
+    assert taken or change == "none"
+
+
+@pytest.mark.parametrize("gain, off, taken", [(1.06, 1e-6, 2), (1.04, 0.0, 0), (3.0, 1e-4, 0)])
+def test_a_graph_becomes_the_default_by_its_rule(gain, off, taken, tmp_path, monkeypatch):
+    seconds = {"eager": 1.0, "eager, graph": 1 / gain}
+    monkeypatch.setattr(decide, "turns", lambda *given: seconds)
+    monkeypatch.setattr(decide, "losses", lambda *given: [2.0, 1 + off * (given[-1] == "eager")])
+    run = harness.Run(torch.device("cuda"), False, tmp_path, 0.0)
+    decide.graph_ways(run)
+    assert len(run.changes) == taken
 
 
 def fails(run):
