@@ -36,7 +36,8 @@ def parse_import(parser: argparse.ArgumentParser, argv: Sequence[str] | None) ->
         type=int,
         default=cores,
         metavar="N",
-        help="processes with one record each in memory (default: %(default)s, your cores)",
+        help="processes with one record each in memory, started where there is work for them "
+        "(default: %(default)s, your cores)",
     )
     parser.add_argument(
         "--min_seconds",

@@ -14,6 +14,7 @@ import os
 import re
 import signal as signals
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -45,6 +46,8 @@ from util.recordings.recording import checked, flat_leads, resample_to
 
 UNREAD = "not read this time"  # a reason that may pass
 PATIENCE = 5  # seconds to wait for an earlier run into the same folder to end
+# Seconds of one process's work above which workers, who import everything anew, are started.
+ALONE = 5.0
 RECORD_COLUMNS = (
     "record",
     "database",
@@ -57,6 +60,10 @@ RECORD_COLUMNS = (
     "leads",
     "flags",
 )
+
+
+class TooSlow(Exception):
+    """A shard is left to other processes."""
 
 
 class Imported(NamedTuple):
@@ -264,19 +271,34 @@ def _remove_leftovers(folder, shards):
 def run_shards(
     shards: list[dict], source: Source, folder: Path, workers: int, progress: tqdm
 ) -> None:
-    """Extract shards, in this process (``workers`` 1) or in several.
+    """Extract shards: in this process, and in several where that pays.
+
+    Workers import everything anew.  So this process begins by itself, and leaves the rest to
+    workers where it would take longer than ``ALONE``.
 
     Raises:
         ECGError: a worker was killed.
     """
-    work = (
-        (shard, source.items[shard["start"] : shard["stop"]], source.folder, source.read, folder)
-        for shard in shards
-    )
-    if workers == 1:
-        for arguments in work:
-            progress.update(extract_shard(*arguments))
+
+    def arguments_of(shard: dict) -> tuple:
+        items = source.items[shard["start"] : shard["stop"]]
+        return shard, items, source.folder, source.read, folder
+
+    began, done = time.monotonic(), 0
+    patience = ALONE if workers > 1 and len(shards) > 1 else math.inf
+    while done < len(shards):
+        deadline = math.inf if done else began + patience
+        try:
+            progress.update(extract_shard(*arguments_of(shards[done]), deadline))
+        except TooSlow:
+            break
+        done += 1
+        if (time.monotonic() - began) / done * (len(shards) - done) > patience:
+            break
+    if done == len(shards):
         return
+    shards = shards[done:]
+    work = map(arguments_of, shards)
     pool = ProcessPoolExecutor(
         min(workers, len(shards)), multiprocessing.get_context("spawn"), _start_worker
     )
@@ -315,17 +337,27 @@ def _start_worker():
 
 # ============ one shard ============
 def extract_shard(
-    shard: dict, items: Sequence[Item], input_dir: Path, read: Reader, folder: Path
+    shard: dict,
+    items: Sequence[Item],
+    input_dir: Path,
+    read: Reader,
+    folder: Path,
+    deadline: float = math.inf,
 ) -> int:
     """Read, resample and write the items of one shard; return how many it had.
 
     The signals take their places first and the table last: a shard with a table is complete.
+
+    Raises:
+        TooSlow: it is past ``deadline``, of time.monotonic(); nothing is left of the shard.
     """
     table_file, signal_files = shard_files(folder, shard)
     table: dict[str, Any] = {"inputs": {}, "records": [], "skipped": []}
     with contextlib.ExitStack() as stack:
         outputs = {fs: stack.enter_context(replacing(file)) for fs, file in signal_files.items()}
         for item in items:
+            if time.monotonic() > deadline:
+                raise TooSlow
             try:
                 pieces = _extract_record(input_dir, item, read, shard["settings"], table["inputs"])
             except (OSError, MemoryError, MissingPackage) as error:

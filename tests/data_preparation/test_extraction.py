@@ -701,13 +701,38 @@ def test_half_an_hour_makes_180_pieces(tmp_path):
 # restart
 
 
-def test_processes_do_not_change_the_bytes(tmp_path):
+@pytest.mark.parametrize("alone", [0.0, 0.03])
+def test_processes_do_not_change_the_bytes(alone, tmp_path, monkeypatch):
+    """From the start, or from some shard on."""
     make_records(tmp_path / "in", 150, samples=1000)
-    for workers in (1, 2):
-        build(tmp_path / "in", tmp_path / str(workers), workers=workers)
+    build(tmp_path / "in", tmp_path / "1")
+    monkeypatch.setattr(shards, "ALONE", alone)
+    build(tmp_path / "in", tmp_path / "2", workers=2)
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
     build(tmp_path / "in", tmp_path / "1")
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+def test_workers_are_started_where_there_is_work_for_them(tmp_path, monkeypatch):
+    """The defect: two workers imported 600 records at half the rate of one process, as they import
+    all of the program first.
+    """
+    make_records(tmp_path / "in", 300, samples=1000)
+
+    def no_pool(*given):
+        raise RuntimeError("workers")
+
+    monkeypatch.setattr(shards, "ProcessPoolExecutor", no_pool)
+    made = count_extracted(monkeypatch)
+    build(tmp_path / "in", tmp_path / "few", workers=2)
+    few = len(made)
+    assert few >= 3
+    clock = iter(range(0, 10_000, 1))  # a second at every look
+    monkeypatch.setattr(shards.time, "monotonic", lambda: next(clock))
+    with pytest.raises(RuntimeError, match="workers"):
+        build(tmp_path / "in", tmp_path / "slow", workers=2)
+    assert len(made) == few + 1  # and nothing is left of that one shard
+    assert not list((tmp_path / "slow" / "extracted" / "shards").glob("*"))
 
 
 def count_extracted(monkeypatch):
@@ -851,9 +876,17 @@ def test_a_damaged_shard_is_refused(tmp_path, capsys):
 def test_killed_and_started_again_gives_the_same_bytes(tmp_path, workers):
     make_records(tmp_path / "in", 300, samples=1000)
     build(tmp_path / "in", tmp_path / "undisturbed")
+    # so small an input would be read without workers
+    program = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); "
+        "from data_preparation.importing import shards; shards.ALONE = 0.0; "
+        "from data_preparation.data_extraction_without_preprocessing import main; sys.exit(main())"
+    )
     command = [
         sys.executable,
-        str(ROOT / "data_preparation/data_extraction_without_preprocessing.py"),
+        "-c",
+        program,
+        str(ROOT),
         "--input_dir",
         str(tmp_path / "in"),
         "--output_dir",

@@ -213,6 +213,7 @@ def test_float_types(tmp_path, array, dtype, tolerance):
 def test_processes_do_not_change_the_bytes_and_a_second_run_does_nothing(tmp_path, monkeypatch):
     np.save(tmp_path / "a.npy", np.stack([ecg_counts(250, seed=i) for i in range(300)]))
     flags = ["--fs", 100, "--units", "uV", "--min_seconds", 1]
+    monkeypatch.setattr(shards, "ALONE", 0.0)
     for workers in (1, 2):
         imported(tmp_path / "a.npy", tmp_path / str(workers), *flags, "--workers", workers)
     for path in (tmp_path / "1").rglob("*.*"):
