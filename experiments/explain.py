@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     job = ExplainJob(
         applied,
         Path(weights),
-        store_at(arguments.input, applied.fs),
+        store_at(arguments.input, applied.fs, "--input"),
         Path(arguments.output),
         wanted=arguments.wanted,
         window=arguments.window,

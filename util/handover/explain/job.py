@@ -15,7 +15,7 @@ from util.data.store import RecordStore
 from util.errors import ConfigError
 from util.evaluation.figures import plot_reconstruction, save_figure
 from util.files import replacing, write_frame
-from util.handover.embedding import Embeddings
+from util.handover.embedding import compute
 from util.handover.explain.attribution import (
     Explanation,
     by_attention,
@@ -186,8 +186,7 @@ class ExplainJob:
         encoder = AppliedEncoder(
             applied.network, applied.config, applied.cropping, applied.pipeline
         )
-        embeddings = Embeddings(encoder, self.store, self.output / "map.npy")
-        rows = embeddings.rows
+        rows = np.flatnonzero(self.store.has_leads(applied.leads))
         records = self.store.records.iloc[rows]
         diagnoses = main_diagnoses(records["dx"].tolist())
         groups = {
@@ -195,7 +194,7 @@ class ExplainJob:
             "by database": records["database"].tolist(),
         }
         table = records[["record", "database"]].assign(diagnosis=diagnoses)
-        for method, (points, names) in layouts(embeddings.compute(rows)).items():
+        for method, (points, names) in layouts(compute(encoder, self.store, rows)).items():
             title = f"{method} of the features of {len(rows)} records   {self.weights.name}"
             self._save(draw_map(points, names, groups, title), f"map-{method.lower()}")
             table[f"{method}_1"], table[f"{method}_2"] = points.T
