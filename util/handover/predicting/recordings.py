@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from util.data.store import RecordStore, quantise, spread
-from util.errors import ConfigError, ECGError, RecordError
+from util.errors import ConfigError, ECGError, RecordError, StoreError
 from util.handover.predicting.heart_rate import heart_rate
 from util.leads import leads_of_cell
 from util.recordings.any_file import Place, find_places, needless_flags, read_recording
@@ -90,9 +90,16 @@ def find_sources(given: str, rates: list[int], said: Given) -> list[Source]:
         return [*find_places(given, said)]
     refuse_flags(said)
     stores = {fs: store_at(given, fs, "--input") for fs in rates}
-    there = [int(path.parent.name[2:]) for path in Path(given).glob("fs*/meta.json")]
-    finest = store_at(given, max(there), "--input")
+    finest = finest_store(given)
     return [Stored(stores, row, finest) for row in range(len(finest))]
+
+
+def finest_store(place: str | Path) -> RecordStore:
+    """Open the store of the highest rate in a folder; a StoreError where there is none."""
+    rates = [int(path.parent.name[2:]) for path in Path(place).glob("fs*/meta.json")]
+    if not rates:
+        raise StoreError(f"{place} holds no store")
+    return store_at(place, max(rates))
 
 
 def is_store(place: str | Path) -> bool:
