@@ -112,10 +112,12 @@ class Training:
             recompute_blocks(model)
         if train.sync_bn:
             batch_norm.convert(model)
-        layer_decay = train.layer_decay if isinstance(train, FinetuneTrain) else 1.0
+        by_depth: dict[str, Any] = {}
+        if isinstance(train, FinetuneTrain):
+            by_depth = {"layer_decay": train.layer_decay, "layer_rates": train.layer_rates}
         self.state = TrainState(
             model=model,
-            optimizer=make_optimizer(model, train, schedule.lr, layer_decay),
+            optimizer=make_optimizer(model, train, schedule.lr, **by_depth),
             scaler=torch.amp.GradScaler(device.type, enabled=self.amp is torch.float16),
             meters=Meters(dataset.store.records["record"], train.skip_nonfinite),
         )
