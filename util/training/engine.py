@@ -39,6 +39,7 @@ from util.processes.stopping import Preempted, StopRequest
 from util.signals.transforms import Pipeline
 from util.training.claim import check_folder
 from util.training.meters import Meters
+from util.training.movement import Movement
 from util.training.optimizer import (
     Schedule,
     autocast,
@@ -143,6 +144,7 @@ class Training:
 
         Call it again after parameters have been frozen or thawed.
         """
+        self.movement: Movement | None = None  # of what is trained from here on
         self.runner: Any = self.model
         if self.config.train.compile:
             self.runner = torch.compile(self.model)
@@ -188,6 +190,7 @@ class Training:
         # Buffers (BatchNorm's running statistics) drift apart between processes: copy process 0's.
         collectives.same_tensors(self.model.buffers())
         self.model.train()
+        self.movement = self.movement or Movement(self.model)
         batches = iter(self.loader)
         title = f"epoch {self.epoch + 1}/{self.config.train.epochs}"
         with self.log.bar(steps, title, state.step) as bar:
@@ -201,6 +204,8 @@ class Training:
                     self.log_steps(bar, lr)
                 self.save_if_due()
         collectives.same_tensors(self.model.buffers())
+        if self.schedule.lr > 0:
+            self.movement.check(last=state.epoch + 1 >= self.config.train.epochs)
         means = {f"train_{name}": value for name, value in state.meters.close_epoch().items()}
         done = state.epoch
         state.epoch, state.step = done + 1, 0
@@ -226,6 +231,8 @@ class Training:
                     out = self.runner(ready, model.draw(ready))  # draws are not compiled
                 loss = out["loss"] / len(micro_batches)
                 state.scaler.scale(loss).backward()
+                if self.movement:
+                    self.movement.see_gradients()
             scalars.append(meters.scalars(out) / len(micro_batches))
 
         values = sum(scalars[1:], scalars[0])
