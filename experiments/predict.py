@@ -96,33 +96,14 @@ if __name__ == "__main__":
     parse_arguments()  # --help and a wrong flag end here, before anything slow is imported
 
 from util.console import begin
-from util.errors import ConfigError, ECGError
+from util.errors import ECGError
 from util.handover.predicting.answers import Model
 from util.handover.predicting.decisions import check_rule, decisions
 from util.handover.predicting.ensemble import load_ensemble, rates_of
 from util.handover.predicting.job import PredictionJob
-from util.handover.predicting.recordings import Source, stored_records
+from util.handover.predicting.recordings import find_sources
 from util.handover.predicting.watching import watch
-from util.recordings.any_file import find_places, needless_flags
 from util.scoring.thresholds import load_thresholds
-
-
-def find_sources(given: str, rates: list[int], said: Given) -> list[Source]:
-    """Return the recordings of a file, a folder or a store.
-
-    Raises:
-        ConfigError: flags say of a store what it says itself.
-    """
-    if not any(Path(given).glob("fs*/meta.json")):
-        return [*find_places(given, said)]
-    others = [name for name in ("lead_names", "trim", "assume") if getattr(said, name)]
-    needless = [*needless_flags(said), *(f"--{name}" for name in others)]
-    if needless:
-        raise ConfigError(
-            f"{', '.join(needless)}: no effect on a store, whose records are millivolts of named "
-            "leads; leave it out"
-        )
-    return [*stored_records(given, rates)]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -332,7 +332,7 @@ def test_memory_is_bounded_and_chunks_change_nothing(tmp_path, monkeypatch):
     whole = diagnose(recordings(), tmp_path / "a")
     sizes = []
     real = predicting.probabilities_of
-    monkeypatch.setattr(predicting, "CHUNK_SAMPLES", 2000)
+    monkeypatch.setattr(reading, "CHUNK_SAMPLES", 2000)
     monkeypatch.setattr(
         predicting,
         "probabilities_of",

@@ -43,8 +43,13 @@ def open_store(config: JobConfig) -> RecordStore:
     return store_at(config.dataset.store, config.dataset.fs)
 
 
-def store_at(place: str | os.PathLike, fs: int) -> RecordStore:
+def store_at(place: str | os.PathLike, fs: int, said_by: str = "dataset.store") -> RecordStore:
     """Open the store of a sampling rate in the folder that holds one for each.
+
+    Args:
+        place: that folder.
+        fs: the rate in Hz.
+        said_by: the key or flag that named the folder, for errors.
 
     Raises:
         ConfigError: there is none; StoreError: it is damaged.
@@ -56,7 +61,7 @@ def store_at(place: str | os.PathLike, fs: int) -> RecordStore:
         hint = "prepare it with data_preparation/ (see docs/data.md)"
         if there:
             hint = f"it holds {', '.join(there)}"
-        raise ConfigError(f"dataset.store: no store at {folder}; {hint}")
+        raise ConfigError(f"{said_by}: no store at {folder}; {hint}")
     return RecordStore(folder)
 
 
