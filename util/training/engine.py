@@ -39,6 +39,7 @@ from util.processes.stopping import Preempted, StopRequest
 from util.signals.transforms import Pipeline
 from util.training.claim import check_folder
 from util.training.meters import Meters
+from util.training.movement import Movement
 from util.training.optimizer import (
     Schedule,
     autocast,
@@ -112,10 +113,12 @@ class Training:
             recompute_blocks(model)
         if train.sync_bn:
             batch_norm.convert(model)
-        layer_decay = train.layer_decay if isinstance(train, FinetuneTrain) else 1.0
+        by_depth: dict[str, Any] = {}
+        if isinstance(train, FinetuneTrain):
+            by_depth = {"layer_decay": train.layer_decay, "layer_rates": train.layer_rates}
         self.state = TrainState(
             model=model,
-            optimizer=make_optimizer(model, train, schedule.lr, layer_decay),
+            optimizer=make_optimizer(model, train, schedule.lr, **by_depth),
             scaler=torch.amp.GradScaler(device.type, enabled=self.amp is torch.float16),
             meters=Meters(dataset.store.records["record"], train.skip_nonfinite),
         )
@@ -141,6 +144,7 @@ class Training:
 
         Call it again after parameters have been frozen or thawed.
         """
+        self.movement: Movement | None = None  # of what is trained from here on
         self.runner: Any = self.model
         if self.config.train.compile:
             self.runner = torch.compile(self.model)
@@ -186,6 +190,7 @@ class Training:
         # Buffers (BatchNorm's running statistics) drift apart between processes: copy process 0's.
         collectives.same_tensors(self.model.buffers())
         self.model.train()
+        self.movement = self.movement or Movement(self.model)
         batches = iter(self.loader)
         title = f"epoch {self.epoch + 1}/{self.config.train.epochs}"
         with self.log.bar(steps, title, state.step) as bar:
@@ -199,6 +204,8 @@ class Training:
                     self.log_steps(bar, lr)
                 self.save_if_due()
         collectives.same_tensors(self.model.buffers())
+        if self.schedule.lr > 0:
+            self.movement.check(last=state.epoch + 1 >= self.config.train.epochs)
         means = {f"train_{name}": value for name, value in state.meters.close_epoch().items()}
         done = state.epoch
         state.epoch, state.step = done + 1, 0
@@ -224,6 +231,8 @@ class Training:
                     out = self.runner(ready, model.draw(ready))  # draws are not compiled
                 loss = out["loss"] / len(micro_batches)
                 state.scaler.scale(loss).backward()
+                if self.movement:
+                    self.movement.see_gradients()
             scalars.append(meters.scalars(out) / len(micro_batches))
 
         values = sum(scalars[1:], scalars[0])

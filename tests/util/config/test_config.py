@@ -593,6 +593,7 @@ ONE_PROGRAM = [
         "train.freeze_epochs",
         "train.head_init",
         "train.layer_decay",
+        "train.layer_rates",
         "loss",
         "metric.task",
         "metric.num_labels",
@@ -601,6 +602,7 @@ ONE_PROGRAM = [
         "test.target_metric",
         "test.bootstrap",
         "test.report",
+        "test.select_every",
     )
 ] + [
     (PretrainConfig, path)
