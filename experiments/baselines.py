@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from util.config.command_line import add_config_flags
+from util.config.command_line import add_config_flags, said
 from util.config.keys import FinetuneConfig, PretrainConfig
 from util.config.load import ROOT, find_overlay, load_config
 from util.config.page import describe_keys
@@ -252,10 +252,11 @@ def baseline_config(
             "dataset": {"fold": arguments.fold},
         }
         flags["train"]["lr"] = arguments.lr_rate
+    flags = _given(flags)
     config = load_config(
         [arguments.config_path, *map(find_overlay, arguments.overlay)],
-        arguments.overrides,
-        _given(flags),
+        said(arguments.overrides, flags),
+        flags,
         program=baseline.program,
     )
     if isinstance(config, FinetuneConfig) and config.encoder_path and config.mode == "scratch":

@@ -1,15 +1,18 @@
 """Write the features of an encoder, a row a record.
 
     python experiments/embed.py --weights output/st_mem/encoder.pth --input STORE --output F.npy
-    python experiments/embed.py --weights encoder.pth --input STORE --output F.csv
+    python experiments/embed.py --weights encoder.pth --input RECORDINGS --output F.csv
+    python experiments/embed.py --weights encoder.pth --input ecgs.npy --fs 500 --output F.npy
     torchrun --nproc_per_node 2 experiments/embed.py --weights encoder.pth --input STORE \\
         --output F.npy
 
-STORE is the folder that holds fs100/, fs250/, ... (docs/data.md).  F.npy is float32 (records,
-width), and F.records.csv beside it names the records; F.csv and F.parquet hold names and features
-in one table.  A record's features are the mean over crops of the length of the training, as many
-as cover the record; --tokens writes the tokens of its middle crop instead, (records, tokens,
-width).  Memory does not grow with the store; the same command goes on where it was stopped.
+STORE is the folder that holds fs100/, fs250/, ... (docs/data.md); RECORDINGS a file or a folder, in
+any format of predict.py and with its flags, where what cannot be read is said and left out.  F.npy
+is float32 (records, width), and F.records.csv beside it names the records; F.csv and F.parquet hold
+names and features in one table.  A record's features are the mean over crops of the length of the
+training, as many as cover the record; --tokens writes the tokens of its middle crop instead,
+(records, tokens, width).  Memory does not grow with the records; the same command goes on where it
+was stopped.
 """
 
 import argparse
@@ -20,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from util.flags import Parser
 from util.processes.program import run_main
+from util.recordings.flags import Given, add_recording_flags
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -28,7 +32,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--weights", required=True, metavar="PTH", help="encoder.pth, or weights of a classifier"
     )
-    parser.add_argument("--input", required=True, metavar="STORE", help="the records")
+    parser.add_argument(
+        "--input", required=True, metavar="PATH", help="a store, a folder, or a file"
+    )
     parser.add_argument(
         "--output", required=True, metavar="FILE", help="a name that ends in .npy, .csv or .parquet"
     )
@@ -45,6 +51,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--device", default="auto", choices=("auto", "cuda", "cpu"), help="default: %(default)s"
     )
+    add_recording_flags(parser)
     return parser.parse_args(argv)
 
 
@@ -54,27 +61,21 @@ if __name__ == "__main__":
 from util.data.store import checksum
 from util.handover.embedding import Embeddings
 from util.handover.load import load_encoder
+from util.handover.to_embed import records_at
 from util.processes import collectives
-from util.training.setup import store_at
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
     arguments = parse_arguments(argv)
     encoder = load_encoder(arguments.weights, collectives.start(arguments.device))
-    store = store_at(arguments.input, encoder.fs)
-    made_by = {
-        "weights": checksum(Path(arguments.weights).read_bytes()),
-        "records": store.meta["records_crc32"],
-        "tokens": arguments.tokens,
-    }
     Embeddings(
         encoder,
-        store,
+        records_at(arguments.input, encoder, Given.of(arguments)),
         Path(arguments.output),
         tokens=arguments.tokens,
         batch_size=arguments.batch_size,
-    ).write(made_by)
+    ).write(checksum(Path(arguments.weights).read_bytes()))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ R.attention.png and R.leads.png; the numbers are in R.npz, one row a picture in 
 classifier is explained for --class, or for the record's likeliest class.  An encoder without
 classes is explained by how far its features turn; of masked autoencoders there is also a
 R.rebuilt-<percent>.png for each of --ratios.  --map draws all records by their features: by PCA,
-and by UMAP where the package umap-learn is installed.
+and by UMAP where the package umap-learn is installed.  --gate draws how the gate of a fusion weighs
+signal and spectrogram in all records, class by class of the labels that it was trained on.
 """
 
 import argparse
@@ -58,6 +59,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="shares of patches to hide in reconstructions (default: 0.25 0.5 0.75)",
     )
     parser.add_argument("--map", action="store_true", help="a map of all records, too")
+    parser.add_argument(
+        "--gate", action="store_true", help="what the gate of a fusion weighs, class by class"
+    )
     parser.add_argument("--pdf", action="store_true", help="each figure as PDF, too")
     add_gpu_flag(parser, several=False)
     return parser.parse_args(argv)
@@ -80,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     job = ExplainJob(
         applied,
         Path(weights),
-        store_at(arguments.input, applied.fs),
+        store_at(arguments.input, applied.fs, "--input"),
         Path(arguments.output),
         wanted=arguments.wanted,
         window=arguments.window,
@@ -90,6 +94,8 @@ def main(argv: list[str] | None = None) -> None:
     job.explain(arguments.records)
     if arguments.map:
         job.map()
+    if arguments.gate:
+        job.gate()
 
 
 if __name__ == "__main__":

@@ -86,10 +86,10 @@ def recordings(applied: Applied, store: str | None, fs: float, samples: int) -> 
     if store is None and not (Path(place) / f"fs{applied.fs}").is_dir():
         note(f"the training's store {place} is not here: the file is checked on simulated ECGs")
         return simulated(applied, fs, samples)
-    records = store_at(place, applied.fs)
+    records = store_at(place, applied.fs, "--check" if store else "dataset.store")
     rows = np.flatnonzero(records.has_leads(applied.leads))
     if not len(rows):
-        raise ConfigError(f"--check {place}: no record has the leads {' '.join(applied.leads)}")
+        raise ConfigError(f"{place}: no record has the leads {' '.join(applied.leads)}")
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), RECORDS)).astype(int)]
     signals = np.zeros((len(rows), len(applied.leads), samples), np.float32)
     for signal, row in zip(signals, rows):

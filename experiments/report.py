@@ -5,7 +5,8 @@
     python experiments/report.py RUN RUN ... --markdown            test scores in one table
 
 The page needs the run's folder alone: curves, scores, every class with its thresholds,
-calibration, subgroups.  Thresholds are chosen on the selection fold.
+calibration, subgroups; where its store is still there, the records with the largest loss, too.
+Thresholds are chosen on the selection fold.  Of a pre-training: its curves and reconstructions.
 """
 
 import argparse
@@ -24,9 +25,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a tested run")
     parser.add_argument(
         "--rule",
-        default="youden",
         metavar="RULE",
-        help="of thresholds: youden, f1 or sensitivity=S (default: %(default)s)",
+        help="of thresholds: youden, f1 or sensitivity=S (default: youden)",
     )
     shape = parser.add_mutually_exclusive_group()
     for name in ("markdown", "latex", "csv"):
@@ -39,6 +39,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     parse_arguments()  # --help and a wrong flag end here, before anything slow is imported
 
+from util.errors import ConfigError
 from util.handover.comparison import compare, read_run
 from util.handover.run_report import write_report
 from util.scoring.operating_points import wanted_sensitivity
@@ -47,11 +48,14 @@ from util.scoring.operating_points import wanted_sensitivity
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
     arguments = parse_arguments(argv)
-    wanted_sensitivity(arguments.rule)
+    if arguments.rule:
+        wanted_sensitivity(arguments.rule)
     if not (arguments.markdown or arguments.latex or arguments.csv):
         for run in arguments.runs:
             print(write_report(run, arguments.rule))
         return
+    if arguments.rule:
+        raise ConfigError("--rule: no effect on a table of runs, which has no thresholds")
     table = compare([read_run(run) for run in arguments.runs], test=True).reset_index()
     if arguments.latex:
         print(table.to_latex(index=False, float_format="%.4f"), end="")

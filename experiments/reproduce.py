@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from util.config.command_line import add_set_flag
+from util.config.command_line import add_set_flag, said
 from util.flags import Parser
 from util.processes.program import run_main
 
@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.markdown:
         write_markdown(table)
         return
-    settings = Settings(arguments.output_dir, arguments.device, arguments.overrides)
+    settings = Settings(arguments.output_dir, arguments.device, said(arguments.overrides))
     stale = describe_stale(table, settings)
     if arguments.stale:
         print("\n".join(stale) or "nothing is stale")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from util.config.command_line import add_set_flag
+from util.config.command_line import add_set_flag, said
 from util.flags import Parser
 from util.processes.devices import add_gpu_flag, one_device
 from util.processes.program import run_main
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     begin()
     arguments = parse_arguments(argv)
     device = one_device(arguments.gpu)
-    trained = load_trained(arguments.weights, arguments.overrides)
+    trained = load_trained(arguments.weights, said(arguments.overrides))
     classifier = classifier_of(trained).to(device)
     job = LabelledJob(trained.config)
     fold = job.fold(job.folds[0])

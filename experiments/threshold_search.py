@@ -31,7 +31,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from util.config.command_line import add_set_flag
+from util.config.command_line import add_set_flag, said
 from util.flags import Parser
 from util.processes.devices import add_gpu_flag, one_device
 from util.processes.program import run_main
@@ -148,7 +148,7 @@ def main(argv: list[str] | None = None) -> None:
         best=arguments.best_type,
         folds=folds,
         min_positives=arguments.min_positives,
-        overrides=arguments.overrides,
+        overrides=said(arguments.overrides),
         config_path=arguments.config_path,
         check=lambda trained: check_model(trained, arguments.model_type, arguments.gating),
     )

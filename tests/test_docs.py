@@ -279,3 +279,15 @@ def test_quoted_messages_are_still_said():
         text for text in quoted if not all(part.strip(" .") in said for part in text.split("..."))
     ]
     assert not unsaid, f"docs/troubleshooting.md quotes what the code no longer says: {unsaid}"
+
+
+@pytest.mark.parametrize("page", ["choosing.md", "expected.md"])
+def test_scores_that_pages_repeat_are_those_that_were_measured(page):
+    """AUROC and Challenge scores, three or four digits behind the point: a table that is run again
+    changes them there, too.
+    """
+    measured = (ROOT / "RESULTS.md").read_text("utf-8") + (ROOT / "README.md").read_text("utf-8")
+    scores = re.findall(r"\b0(\.\d{3,4})\b", (ROOT / "docs" / page).read_text("utf-8"))
+    assert len(scores) > 20
+    unknown = [score for score in scores if not re.search(rf"{re.escape(score)}\b", measured)]
+    assert not unknown, f"docs/{page} has scores that RESULTS.md has not (any more): {unknown}"

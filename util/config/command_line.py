@@ -1,10 +1,13 @@
 """The command line that all training programs share, and the config that it asks for."""
 
 import argparse
+from collections.abc import Iterator
+from typing import Any
 
 from util.config.keys import JobConfig
-from util.config.load import Job, find_overlay, load_config
+from util.config.load import Job, find_overlay, load_config, parse_override
 from util.config.page import describe_keys
+from util.console import note
 from util.flags import Parser
 
 
@@ -88,4 +91,32 @@ def config_from(arguments: argparse.Namespace, program: type[Job]) -> Job:
     given = {name: getattr(arguments, name) for name in [*names, "allow_label_overlap"]}
     flags = {name: value for name, value in given.items() if value not in (None, "")}
     paths = [arguments.config_path, *map(find_overlay, arguments.overlay)]
-    return load_config(paths, arguments.overrides, flags, program=program)
+    return load_config(paths, said(arguments.overrides, flags), flags, program=program)
+
+
+def said(overrides: list[str], flags: dict | None = None) -> list[str]:
+    """Return the texts of --set, having noted which a later one or a flag leaves without effect.
+
+    Args:
+        overrides: texts KEY=VALUE, in order.
+        flags: what is merged over them.
+    """
+    layers = [(parse_override(text), f"--set {text} comes later") for text in overrides]
+    held: dict[str, tuple[Any, str]] = {}
+    for (layer, why), text in zip([*layers, (flags or {}, "a flag says")], [*overrides, ""]):
+        for name, value in _leaves(layer):
+            before, its_text = held.get(name, (value, ""))
+            if before != value:
+                reason = why if text else f"{why} {name}: {value}"
+                note(f"--set {its_text}: no effect, as {reason}")
+            held[name] = value, text
+    return overrides
+
+
+def _leaves(layer: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names of a config, and their values."""
+    for name, value in layer.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

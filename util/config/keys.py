@@ -314,6 +314,11 @@ class FinetuneTrain(TrainConfig):
         least=0.01,
         most=1,
     )
+    layer_rates: list = key(
+        [],
+        "instead of layer_decay: factors of the learning rate of the heads and of equal shares of "
+        "the encoder's levels from the top, e.g. [1, 0.1, 0.01]",
+    )
     freeze_epochs: int = key(
         0,
         "train only the heads for this many epochs, then everything",
@@ -361,6 +366,13 @@ class TestConfig:
 
     target_metric: str = key(
         "loss", "loss or a score; the weights that are best by it on the selection fold are tested"
+    )
+    select_every: int = key(
+        1,
+        "epochs between tests on the selection fold, from which weights are chosen; for epochs of "
+        "few steps",
+        least=1,
+        resumed="unfinished",
     )
     bootstrap: int = key(
         0,

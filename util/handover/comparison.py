@@ -15,7 +15,7 @@ from util.data.store import FOLDS
 from util.errors import ECGError
 from util.evaluation.report import FoldFiles, improved
 from util.scoring.scores import lower_is_better
-from util.training.trackers import flattened
+from util.training.log.trackers import flattened
 from util.weights import checkpoint
 
 # keys that say where and how a run was done, and not what
@@ -25,7 +25,7 @@ VALID = "valid_"
 
 @dataclass(frozen=True)
 class Run:
-    """A supervised run.
+    """A supervised run, or a pre-training.
 
     Attributes:
         name: of its folder.
@@ -36,6 +36,11 @@ class Run:
     name: str
     folds: dict[int, Path]
     config: dict[str, Any]
+
+    @property
+    def pretrained(self) -> bool:
+        """Return whether it is a pre-training, which has no scores."""
+        return "test.target_metric" not in self.config
 
     @property
     def target(self) -> str:
@@ -66,11 +71,15 @@ class Run:
         return pd.DataFrame(rows).T
 
 
-def read_run(folder: str | os.PathLike) -> Run:
+def read_run(folder: str | os.PathLike, *, pretraining: bool = False) -> Run:
     """Read what a run is, of one fold or several.
 
+    Args:
+        folder: of the run.
+        pretraining: whether it may be one.
+
     Raises:
-        ECGError: the folder holds no supervised run.
+        ECGError: the folder holds no such run.
     """
     folder = Path(folder)
     folds = {k: folder / f"fold{k}" for k in range(FOLDS)}
@@ -79,11 +88,12 @@ def read_run(folder: str | os.PathLike) -> Run:
     if not folds and not alone.is_file():
         raise ECGError(f"{folder} holds no run: neither config.yaml nor fold<k>/config.yaml")
     config = flattened(load_yaml(next(iter(folds.values())) / "config.yaml" if folds else alone))
-    if "test.target_metric" not in config:
-        raise ECGError(f"{folder} is a run of pre-training, which has no scores to compare")
     if not folds:
-        folds = {int(config["dataset.fold"]): folder}
-    return Run(folder.resolve().name, folds, config)
+        folds = {int(config.get("dataset.fold", 0)): folder}
+    run = Run(folder.resolve().name, folds, config)
+    if run.pretrained and not pretraining:
+        raise ECGError(f"{folder} is a run of pre-training, which has no scores to compare")
+    return run
 
 
 def _selection(folder: Path, target: str) -> dict[str, float]:

@@ -1,12 +1,13 @@
-"""Embeddings of whole stores: computed in pieces, kept as they are done, joined at the end.
+"""Embeddings of many records: computed in pieces, kept as they are done, joined at the end.
 
-A piece is a file of ``PIECE`` records beside the output, so memory does not grow with the store,
-and the same command goes on where it was stopped.
+A piece is a file beside the output, so memory does not grow with the records, and the same command
+goes on where it was stopped.
 """
 
 import importlib.util
 import itertools
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,30 +21,32 @@ from tqdm import tqdm
 from util.console import note
 from util.data.dataset import CropDataset
 from util.data.store import RecordStore
-from util.errors import ConfigError
+from util.errors import ConfigError, ECGError
 from util.evaluation.inference import record_loader, record_means
 from util.files import replacing, write_frame, write_json
 from util.handover.load import AppliedEncoder
+from util.handover.to_embed import Records
 from util.processes import collectives
 from util.signals.crops import Cropping
 
-PIECE = 4096  # records
+TOKENS = 64  # records a piece of maps of tokens
 FORMATS = (".npy", ".csv", ".parquet")
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Where the embeddings of a store go, and what has been computed of them.
+    """Where embeddings go, and what has been computed of them.
 
     Attributes:
+        records: what is embedded.
         output: .npy float32 (records, ...), beside it <name>.records.csv with the names; .csv or
-            .parquet with a column record and one for each feature.
+            .parquet with these columns and one for each feature.
         tokens: maps of tokens (records, tokens, width) of each record's middle crop instead of
             features, the mean over crops.
     """
 
     encoder: AppliedEncoder
-    store: RecordStore
+    records: Records
     output: Path
     tokens: bool = False
     batch_size: int = 64
@@ -61,131 +64,103 @@ class Embeddings:
             )
 
     @property
-    def rows(self) -> np.ndarray:
-        """Return the rows of the store that have all leads of the encoder."""
-        return np.flatnonzero(self.store.has_leads(self.encoder.leads))
-
-    @property
     def pieces(self) -> Path:
         """Return the folder of what has been computed."""
         return self.output.with_name(f"{self.output.name}.pieces")
 
-    def write(self, made_by: dict) -> None:
+    def write(self, weights: str) -> None:
         """Compute what is missing and write the output; all processes take part.
 
         Args:
-            made_by: what a later command must share with this one to go on with its pieces.
+            weights: checksum of the encoder's file; a later command goes on with these pieces
+                where this, the records and ``tokens`` are the same.
 
         Raises:
-            ConfigError: the pieces are of other weights or another store.
+            ConfigError: the pieces are of other weights or other records.
+            ECGError: no record could be read.
         """
-        rows = self.rows
-        left_out = len(self.store) - len(rows)
-        if left_out:
-            leads = " ".join(self.encoder.leads)
-            note(f"records that lack one of the leads {leads}, left out: {left_out}")
-        if not len(rows):
-            raise ConfigError(f"no record of {self.store.path} has the leads of the encoder")
+        made_by = {"weights": weights, "records": self.records.fingerprint, "tokens": self.tokens}
         collectives.on_main(lambda: self._begin(made_by))
-        parts = [rows[first : first + PIECE] for first in range(0, len(rows), PIECE)]
+        size = min(self.records.size, TOKENS) if self.tokens else self.records.size
+        starts = range(0, len(self.records), size)
         bar = tqdm(
-            total=len(rows), unit="record", desc="embedding", disable=not collectives.is_main()
+            total=len(self.records),
+            unit="record",
+            desc="embedding",
+            disable=not collectives.is_main(),
         )
-        for number, part in enumerate(parts):
+        for number, first in enumerate(starts):
+            last = min(first + size, len(self.records))
             path = self.pieces / f"{number:06d}.npy"
             if not collectives.on_main(path.is_file):
-                collectives.on_main(partial(_write_array, path, self.compute(part)))
-            bar.update(len(part))
+                values, about = self._piece(first, last)
+                collectives.on_main(partial(_write_piece, path, values, about))
+            bar.update(last - first)
         bar.close()
-        collectives.on_main(lambda: self._join(len(parts), rows))
+        collectives.on_main(lambda: self._join(len(starts)))
+
+    def _piece(self, first: int, last: int) -> tuple[np.ndarray, pd.DataFrame]:
+        """The values of some records and a line of each; those that could not be read are not
+        among them.
+        """
+        arrays, tables = [], []
+        for store, rows, about in self.records.read(first, last):
+            arrays.append(
+                compute(self.encoder, store, rows, tokens=self.tokens, batch_size=self.batch_size)
+            )
+            tables.append(about)
+        if not arrays:
+            return np.zeros((0, 0), np.float32), pd.DataFrame()
+        return np.concatenate(arrays), pd.concat(tables)
 
     def _begin(self, made_by: dict) -> None:
         """Make the folder of pieces, or see that it is of the same job."""
         about = self.pieces / "about.json"
         if about.is_file() and json.loads(about.read_text("utf-8")) != made_by:
             raise ConfigError(
-                f"{self.pieces} holds embeddings by other weights or of another store; remove it, "
+                f"{self.pieces} holds embeddings by other weights or of other records; remove it, "
                 "or choose another --output"
             )
         self.pieces.mkdir(parents=True, exist_ok=True)
         write_json(about, made_by)
 
-    def compute(self, rows: np.ndarray) -> np.ndarray:
-        """Return float32 (records, ...) of these rows, on every process."""
-        encoder, cropping = self.encoder, self.encoder.cropping
-        if self.tokens:
-            cropping = Cropping("center", cropping.length)
-        device = next(encoder.network.parameters()).device
-        shape = self._vectors(torch.zeros(1, len(encoder.leads), cropping.length, device=device))
-        loader = record_loader(
-            CropDataset(self.store, encoder.leads, cropping.length),
-            rows,
-            cropping,
-            self.batch_size,
-        )
-        means = record_means(
-            encoder.network,
-            loader,
-            encoder.pipeline,
-            rows,
-            device,
-            vectors=lambda crops: self._vectors(crops).flatten(1),
-            width=shape[0].numel(),
-        )
-        return means.reshape(len(rows), *shape.shape[1:]).astype(np.float32)
-
-    @torch.no_grad()
-    def _vectors(self, crops: torch.Tensor) -> torch.Tensor:
-        """(crops, width), or with ``tokens`` (crops, tokens, width)."""
-        if self.tokens:
-            return self.encoder.network.tokens(crops).float()
-        return self.encoder.vectors(crops)
-
-    def _join(self, count: int, rows: np.ndarray) -> None:
+    def _join(self, count: int) -> None:
         """Write the output from the pieces, a piece at a time, and remove them."""
-        records = self.store.records[["record", "database"]].iloc[rows].reset_index(drop=True)
         paths = [self.pieces / f"{number:06d}.npy" for number in range(count)]
-        shape = (len(rows), *np.load(paths[0], mmap_mode="r").shape[1:])
+        full = [path for path in paths if len(np.load(path, mmap_mode="r"))]
+        if not full:
+            shutil.rmtree(self.pieces)
+            raise ECGError(
+                f"none of the {len(self.records)} recordings could be read, as said above"
+            )
+        about = pd.concat([_lines(path) for path in full], ignore_index=True)
+        shape = (len(about), *np.load(full[0], mmap_mode="r").shape[1:])
         if self.output.suffix == ".npy":
-            write_frame(self.output.with_suffix(".records.csv"), records)
+            write_frame(self.output.with_suffix(".records.csv"), about)
             with replacing(self.output) as file:
                 np.lib.format.write_array_header_2_0(
                     file, {"descr": "<f4", "fortran_order": False, "shape": shape}
                 )
-                for path in paths:
+                for path in full:
                     file.write(np.load(path).tobytes())
         elif self.output.suffix == ".csv":
-            self._write_csv(records, paths)
+            self._write_csv(full)
         else:
-            self._write_parquet(records, paths)
-        for path in (*paths, self.pieces / "about.json"):
-            path.unlink()
-        self.pieces.rmdir()
+            self._write_parquet(full)
+        shutil.rmtree(self.pieces)
+        self.records.finish(about)
         note(f"{self.output}: {' x '.join(map(str, shape))}")
 
-    def _tables(self, records: pd.DataFrame, paths: list[Path]) -> Iterator[pd.DataFrame]:
-        """Names and features of each piece."""
-        for number, path in enumerate(paths):
-            values = np.load(path)
-            first = number * PIECE
-            names = [f"f{column}" for column in range(values.shape[1])]
-            table = pd.DataFrame(values, columns=names)
-            about = records.iloc[first : first + len(values)].reset_index(drop=True)
-            yield pd.concat([about, table], axis=1)
-
-    def _write_csv(self, records: pd.DataFrame, paths: list[Path]) -> None:
+    def _write_csv(self, paths: list[Path]) -> None:
         with replacing(self.output) as file:
-            for number, table in enumerate(self._tables(records, paths)):
+            for number, table in enumerate(_tables(paths)):
                 table.to_csv(file, index=False, header=number == 0, float_format="%.9g")
 
-    def _write_parquet(self, records: pd.DataFrame, paths: list[Path]) -> None:
+    def _write_parquet(self, paths: list[Path]) -> None:
         import pyarrow
         import pyarrow.parquet
 
-        rows = (
-            pyarrow.Table.from_pandas(table, preserve_index=False)
-            for table in self._tables(records, paths)
-        )
+        rows = (pyarrow.Table.from_pandas(table, preserve_index=False) for table in _tables(paths))
         first = next(rows)
         with replacing(self.output) as file:
             with pyarrow.parquet.ParquetWriter(file, first.schema) as writer:
@@ -193,6 +168,62 @@ class Embeddings:
                     writer.write_table(table)
 
 
-def _write_array(path: Path, values: np.ndarray) -> None:
+def compute(
+    encoder: AppliedEncoder,
+    store: RecordStore,
+    rows: np.ndarray,
+    *,
+    tokens: bool = False,
+    batch_size: int = 64,
+) -> np.ndarray:
+    """Return the features of records, float32 (records, width), on every process.
+
+    Args:
+        encoder: whose they are.
+        store: the records.
+        rows: which of them; all have its leads.
+        tokens: maps of tokens of each middle crop, (records, tokens, width), instead.
+        batch_size: crops computed at a time, on each process.
+    """
+    cropping, network = encoder.cropping, encoder.network
+    if tokens:
+        cropping = Cropping("center", cropping.length)
+
+    @torch.no_grad()
+    def vectors(crops: torch.Tensor) -> torch.Tensor:
+        return network.tokens(crops).float() if tokens else encoder.vectors(crops)
+
+    device = next(network.parameters()).device
+    shape = vectors(torch.zeros(1, len(encoder.leads), cropping.length, device=device))
+    loader = record_loader(
+        CropDataset(store, encoder.leads, cropping.length), rows, cropping, batch_size
+    )
+    means = record_means(
+        network,
+        loader,
+        encoder.pipeline,
+        rows,
+        device,
+        vectors=lambda crops: vectors(crops).flatten(1),
+        width=shape[0].numel(),
+    )
+    return means.reshape(len(rows), *shape.shape[1:]).astype(np.float32)
+
+
+def _write_piece(path: Path, values: np.ndarray, about: pd.DataFrame) -> None:
+    write_frame(path.with_suffix(".csv"), about)
     with replacing(path) as file:
         np.save(file, values)
+
+
+def _lines(path: Path) -> pd.DataFrame:
+    """The lines of a piece's records."""
+    return pd.read_csv(path.with_suffix(".csv"), dtype=str, keep_default_na=False)
+
+
+def _tables(paths: list[Path]) -> Iterator[pd.DataFrame]:
+    """Lines and features of each piece."""
+    for path in paths:
+        values = np.load(path)
+        names = [f"f{column}" for column in range(values.shape[1])]
+        yield pd.concat([_lines(path), pd.DataFrame(values, columns=names)], axis=1)

@@ -15,11 +15,14 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: .15rem .6rem; border-bottom: 1px solid #ddd; text-align: right;
          white-space: nowrap }
 th:first-child, td:first-child { text-align: left }
-.wide { overflow-x: auto }
+.facts td { text-align: left; white-space: normal; overflow-wrap: anywhere }
+.facts td:first-child { white-space: nowrap; vertical-align: top }
+.wide, figure { overflow-x: auto }
 img, svg { max-width: 100%; height: auto }
+@media screen and (max-width: 40rem) { svg, img { max-width: none } img { width: 50rem } }
 figure { margin: 1rem 0 } figcaption, .note { color: #666; font-size: .85rem }
 @media print { body { max-width: none } h2 { break-after: avoid } figure, tr { break-inside: avoid }
-               .wide { overflow: visible } table { font-size: .65rem } }
+               .wide, figure { overflow: visible } table { font-size: .65rem } }
 """
 
 
@@ -49,7 +52,7 @@ class Page:
             for name, value in facts.items()
             if value not in ("", None)
         ]
-        self._parts.append(f'<div class="wide"><table>{"".join(rows)}</table></div>')
+        self._parts.append(f'<div class="wide"><table class="facts">{"".join(rows)}</table></div>')
 
     def table(self, table: pd.DataFrame, digits: int = 3) -> None:
         """Add a table, numbers with so many digits."""
@@ -63,12 +66,18 @@ class Page:
         buffer = io.BytesIO()
         if paper:
             figure.savefig(buffer, format="png", dpi=80)
-            data = base64.b64encode(buffer.getvalue()).decode()
-            image = f'<img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
-        else:
-            figure.savefig(buffer, format="svg", metadata={"Date": None})
-            text = buffer.getvalue().decode()
-            image = text[text.index("<svg") :]
+            self.picture(buffer.getvalue(), caption)
+            return
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        text = buffer.getvalue().decode()
+        self._image(text[text.index("<svg") :], caption)
+
+    def picture(self, png: bytes, caption: str = "") -> None:
+        """Add a picture that is PNG already."""
+        data = base64.b64encode(png).decode()
+        self._image(f'<img alt="{escape(caption)}" src="data:image/png;base64,{data}">', caption)
+
+    def _image(self, image: str, caption: str) -> None:
         words = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
         self._parts.append(f"<figure>{image}{words}</figure>")
 

@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from util.scoring.predictions import Predictions
 
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#17becf", "#7f7f7f")
 MOST_CURVES = 8  # classes in one panel
 POINTS = 300  # of a curve
+NO_SCORES = ("train_lr", "train_wd")
 
 
 def _figure(panels: int, width: float = 4.0, height: float = 3.2) -> tuple[Figure, np.ndarray]:
@@ -22,7 +24,7 @@ def _figure(panels: int, width: float = 4.0, height: float = 3.2) -> tuple[Figur
 
 
 def plot_curves(logs: dict[str, list[dict]]) -> Figure:
-    """Draw the loss and the scores of each epoch, a line a run.
+    """Draw the loss and the scores of each epoch, a line a run; of a pre-training what it logs.
 
     Args:
         logs: the lines of each run's log.txt, by its name.
@@ -30,6 +32,10 @@ def plot_curves(logs: dict[str, list[dict]]) -> Figure:
     names = list(dict.fromkeys(name for lines in logs.values() for line in lines for name in line))
     losses = [name for name in ("train_loss", "valid_loss") if name in names]
     scores = [name for name in names if name.startswith("valid_") and name != "valid_loss"]
+    if not scores:
+        logged = [name for name in names if name.startswith(("probe_", "train_"))]
+        scores = [name for name in sorted(logged) if name not in (*losses, *NO_SCORES)]
+        scores = [name for name in scores if not name.endswith("_untrained")]
     panels = losses + scores[:2]
     figure, axes = _figure(len(panels), width=3.2, height=2.6)
     for axis, name in zip(axes, panels):
@@ -38,6 +44,7 @@ def plot_curves(logs: dict[str, list[dict]]) -> Figure:
             values = [line[name] for line in lines if name in line]
             axis.plot(epochs, values, color=colour, label=run, linewidth=1, marker=".", ms=3)
         axis.set(xlabel="epoch", title=name.replace("_", " "))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.grid(color="#eee")
     if 1 < len(logs) <= MOST_CURVES:
         axes[-1].legend(fontsize=7)
@@ -74,7 +81,7 @@ def plot_reliability(tables: dict[str, pd.DataFrame]) -> Figure:
     """Draw how often labels are 1 where the probability says so.
 
     Args:
-        tables: of ``util.scoring.operating_points.reliability``, by name.
+        tables: of ``util.scoring.calibration.reliability``, by name.
     """
     figure, (axis,) = _figure(1)
     axis.plot([0, 1], [0, 1], color="#bbb", linewidth=0.8, linestyle=":")
@@ -83,6 +90,28 @@ def plot_reliability(tables: dict[str, pd.DataFrame]) -> Figure:
     axis.set(xlabel="predicted probability", ylabel="share of positive labels")
     axis.legend(fontsize=7)
     axis.grid(color="#eee")
+    return figure
+
+
+def plot_gate(table: pd.DataFrame) -> Figure:
+    """Draw how a gate weighs its branches, a bar a class.
+
+    Args:
+        table: of ``util.evaluation.evaluator.gate_table``.
+    """
+    figure, (axis,) = _figure(1, 6.0, 1.2 + 0.25 * len(table))
+    names = [f"{row['class']} ({row['records']})" for _, row in table.iterrows()]
+    left = np.zeros(len(table))
+    for branch, colour in zip(("signal", "spectrogram"), COLOURS):
+        weights = table[branch].to_numpy(float)
+        axis.barh(names, weights, left=left, color=colour, label=branch, height=0.7)
+        left += weights
+    for place, weight in enumerate(table["signal"]):
+        axis.text(0.01, place, f"{weight:.2f}", va="center", fontsize=8, color="white")
+    axis.invert_yaxis()
+    axis.set(xlabel="mean weight of the branch", xlim=(0, 1))
+    axis.tick_params(labelsize=8)
+    figure.legend(loc="outside upper right", ncols=2, fontsize=8)
     return figure
 
 

@@ -1,15 +1,14 @@
-"""report.html of a supervised run: what ran, its curves and scores, class by class, on one page.
+"""report.html of a run: what ran, its curves and scores, class by class, on one page.
 
 It is made of the files in the run's folder alone, so it can be made again at any time.
 """
 
-import contextlib
 import json
 import os
 import platform
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,32 +16,41 @@ import pandas as pd
 
 from util.data.store import RecordStore
 from util.errors import ConfigError, ECGError
+from util.evaluation.evaluator import gate_table
 from util.evaluation.report import SELECTION
 from util.files import write_text
 from util.handover.comparison import Run, read_run
 from util.handover.page import Page
+from util.handover.predicting.recordings import finest_store
+from util.handover.pretraining_report import pretraining_page
 from util.handover.report_figures import (
     plot_confusion,
     plot_curves,
     plot_discrimination,
+    plot_gate,
     plot_reliability,
 )
-from util.scoring.operating_points import (
-    by_class,
+from util.handover.report_recordings import add_worst
+from util.scoring.calibration import (
+    LabelSets,
     calibration_error,
-    choose_thresholds,
+    class_errors,
+    fewest,
+    one_against_others,
     reliability,
+    set_table,
     temperature,
     tempered,
 )
+from util.scoring.operating_points import by_class, choose_thresholds
 from util.scoring.predictions import Predictions
 from util.scoring.scores import auroc, macro
-from util.training.setup import store_at
 
 FILE = "report.html"
 AGES = (0, 18, 40, 60, 75, 200)  # years; edges of subgroups
 FEW = 20  # records of a subgroup without a row
 RULE = "youden"
+COVERAGE = 0.9  # of label sets
 
 
 @dataclass(frozen=True)
@@ -78,16 +86,22 @@ def read_fold(folder: Path, name: str) -> FoldReport:
     Raises:
         StoreError: it holds no predictions.
     """
-    chosen, log = folder / SELECTION, folder / "log.txt"
+    chosen = folder / SELECTION
     metrics = pd.read_csv(folder / "test_metrics.csv").iloc[0].to_dict()
     return FoldReport(
         name=name,
         test=Predictions.load(folder / "test_predictions.npz"),
         chosen=Predictions.load(chosen) if chosen.is_file() else None,
-        log=[json.loads(line) for line in log.read_text("utf-8").splitlines()]
-        if log.is_file()
-        else [],
+        log=read_log(folder),
         metrics=metrics,
+    )
+
+
+def read_log(folder: Path) -> list[dict]:
+    """Return the lines of a run's log.txt, none where there is none."""
+    log = folder / "log.txt"
+    return (
+        [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.is_file() else []
     )
 
 
@@ -111,19 +125,27 @@ def read_folds(run: Run) -> list[FoldReport]:
 
 
 # ============ the page ============
-def write_report(folder: str | os.PathLike, rule: str = RULE) -> Path:
+def write_report(folder: str | os.PathLike, rule: str | None = None) -> Path:
     """Write report.html of a run into its folder; return its path.
 
     Args:
         folder: of the run; its folds are in fold<k>/ there, or it is a fold itself.
-        rule: of thresholds, see ``util.scoring.operating_points``.
+        rule: of thresholds, see ``util.scoring.operating_points``; None: RULE.
 
     Raises:
         ECGError: there is no run, or nothing has been tested.
     """
-    folder, run = Path(folder), read_run(folder)
+    folder = Path(folder)
+    path, run = folder / FILE, read_run(folder, pretraining=True)
+    title = f"{run.name}: {run.config['model_name']}"
+    if run.pretrained:
+        if rule:
+            raise ConfigError(f"{folder} is a pre-training, which has no thresholds: no --rule")
+        page = pretraining_page(title, what_ran(run, [], folder), read_log(folder), folder)
+        write_text(path, page.html())
+        return path
     folds = read_folds(run)
-    page = Page(f"{run.name}: {run.config['model_name']}")
+    page = Page(title)
     page.facts(what_ran(run, folds, folder))
     _scores(page, folds)
     if any(fold.log for fold in folds):
@@ -131,7 +153,7 @@ def write_report(folder: str | os.PathLike, rule: str = RULE) -> Path:
         page.figure(plot_curves({fold.name: fold.log for fold in folds if fold.log}))
     test = Predictions.join([fold.test for fold in folds])
     if test.task == "multilabel":
-        _multilabel(page, folds, test, rule)
+        _multilabel(page, folds, test, rule or RULE)
         if run.config["dataset.protocol"] == "published":
             page.text(
                 "The protocol is the published one: the selection fold is the test fold, so "
@@ -139,10 +161,11 @@ def write_report(folder: str | os.PathLike, rule: str = RULE) -> Path:
                 "good."
             )
     elif test.task == "multiclass":
-        page.section("Which class is taken for which")
-        page.figure(plot_confusion(test.labels, test.outputs.argmax(axis=1), test.classes))
-    _subgroups(page, test, run)
-    path = folder / FILE
+        _multiclass(page, folds, test)
+    if test.gate is not None:
+        page.section("What the gate weighs")
+        page.figure(plot_gate(gate_table(test)), "in brackets the test records of each class")
+    _by_store(page, test, run)
     write_text(path, page.html())
     return path
 
@@ -158,12 +181,12 @@ def what_ran(run: Run, folds: list[FoldReport], folder: Path) -> dict[str, objec
     labels = [f"{v}" for n, v in config.items() if n.startswith(given) and v != "None"]
     return {
         "model": ", ".join([config["model_name"], *(f"{n}: {v}" for n, v in model.items())]),
-        "mode": config["mode"],
+        "mode": config.get("mode", "pre-training"),
         "store": config["dataset.store"],
-        "labels": ", ".join(labels) or "challenge2020",
-        "protocol": config["dataset.protocol"],
-        "test records": sum(len(fold.test) for fold in folds),
-        "epochs": "" if config["mode"] == "probe" else config["train.epochs"],
+        "labels": "" if run.pretrained else ", ".join(labels) or "challenge2020",
+        "protocol": "" if run.pretrained else config["dataset.protocol"],
+        "test records": sum(len(fold.test) for fold in folds) or "",
+        "epochs": "" if config.get("mode") == "probe" else config["train.epochs"],
         "seed": config["seed"],
         "trained as": ran[-1] if ran else "",
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
@@ -194,19 +217,69 @@ def _multilabel(page: Page, folds: list[FoldReport], test: Predictions, rule: st
     )
     page.table(for_people(by_class(test, decided)))
     page.figure(plot_discrimination(test), "the classes with the most positive records")
+    _calibration(page, folds, test)
+    if len(chosen) == len(folds):
+        _label_sets(page, folds, test)
+
+
+def _multiclass(page: Page, folds: list[FoldReport], test: Predictions) -> None:
+    """Each class against the others, and which is taken for which, of all folds together."""
+    taken, each = test.outputs.argmax(axis=1), np.eye(len(test.classes))
+    page.section("Class by class")
+    page.text(
+        "All folds together, each class against the others; a record goes to its likeliest class. "
+        "In brackets Wilson's 95 % interval."
+    )
+    apart = replace(test, labels=each[test.labels], task="multilabel")
+    page.table(for_people(by_class(apart, each[taken] == 1)))
+    if all(fold.chosen is not None for fold in folds):
+        _label_sets(page, folds, test)
+    page.section("Which class is taken for which")
+    page.figure(plot_confusion(test.labels, taken, test.classes), "records of the test")
+
+
+# ============ calibration ============
+def _calibration(page: Page, folds: list[FoldReport], test: Predictions) -> None:
+    """How far probabilities can be taken at their word, before and after a temperature."""
     page.section("Calibration")
-    tables = {"as they are": reliability(test.labels, test.outputs)}
-    errors = f"Expected calibration error {calibration_error(test.labels, test.outputs):.3f}"
+    outputs = {"as they are": test.outputs}
+    chosen = [fold.chosen for fold in folds if fold.chosen is not None]
+    said = f"Expected calibration error {calibration_error(test.labels, test.outputs):.3f}"
     if len(chosen) == len(folds):
         by = [temperature(each.labels, each.outputs) for each in chosen]
-        outputs = np.concatenate([tempered(f.test.outputs, t) for f, t in zip(folds, by)])
-        tables["tempered"] = reliability(test.labels, outputs)
-        errors += (
-            f"; {calibration_error(test.labels, outputs):.3f} with logits divided by "
+        outputs["tempered"] = np.concatenate(
+            [tempered(fold.test.outputs, t) for fold, t in zip(folds, by)]
+        )
+        said += (
+            f"; {calibration_error(test.labels, outputs['tempered']):.3f} with logits divided by "
             f"{', '.join(f'{t:.2f}' for t in by)} (temperature, from the selection fold)"
         )
-    page.text(errors + ".")
-    page.figure(plot_reliability(tables))
+    page.text(said + ".")
+    page.figure(plot_reliability({n: reliability(test.labels, p) for n, p in outputs.items()}))
+    table = pd.DataFrame({"class": test.classes, "positive": (test.labels == 1).sum(axis=0)})
+    for name, probabilities in outputs.items():
+        errors = class_errors(test.labels, probabilities)
+        table = table.join(errors if name == "as they are" else errors.add_suffix(f", {name}"))
+    page.table(table)
+
+
+def _label_sets(page: Page, folds: list[FoldReport], test: Predictions) -> None:
+    """What conformal label sets of the selection folds hold on the test records."""
+    page.section("Label sets")
+    present, absent = [], []
+    for fold in folds:
+        assert fold.chosen is not None, "asked for where every fold has selection records"
+        labels = one_against_others(fold.chosen)
+        sets = LabelSets.fitted(labels, fold.chosen.outputs, COVERAGE)
+        present.append(sets.may_be_present(fold.test.outputs))
+        absent.append(sets.may_be_absent(fold.test.outputs))
+    page.text(
+        f"Of each class the set says present, absent, or leaves it open, and is to hold the truth "
+        f"for {COVERAGE:.0%} of the records with the class and of those without (split conformal, "
+        "limits from the selection fold). A class with fewer than "
+        f"{fewest(COVERAGE)} selection records is never ruled out."
+    )
+    page.table(set_table(test, np.concatenate(present), np.concatenate(absent)))
 
 
 def for_people(table: pd.DataFrame) -> pd.DataFrame:
@@ -221,14 +294,29 @@ def for_people(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-# ============ subgroups ============
-def _subgroups(page: Page, test: Predictions, run: Run) -> None:
-    """Macro AUROC by database, and by age and sex where the store is still there."""
-    if test.task != "multilabel":
-        return
+# ============ what the store knows of the records ============
+def _by_store(page: Page, test: Predictions, run: Run) -> None:
+    """Subgroups, and the records with the largest loss, where the store is still there."""
+    try:
+        store = finest_store(run.config["dataset.store"])
+    except ECGError:
+        store = None
+    if test.task == "multilabel":
+        _subgroups(page, test, store)
+    if store is None:
+        page.text(
+            f"The store {run.config['dataset.store']} is not there any more: no groups by age and "
+            "sex, and no records drawn."
+        )
+    else:
+        add_worst(page, test, store)
+
+
+def _subgroups(page: Page, test: Predictions, store: RecordStore | None) -> None:
+    """Macro AUROC by database and, where there is a store, by age and sex."""
     groups = {f"database {name}": test.databases == name for name in np.unique(test.databases)}
-    with contextlib.suppress(ECGError):  # the store may have moved
-        groups |= patients_of(test, store_at(run.config["dataset.store"], run.config["dataset.fs"]))
+    if store:
+        groups |= patients_of(test, store)
     rows = [
         {"group": name, "records": int(is_in.sum()), "AUROC (macro)": _macro(test.where(is_in))}
         for name, is_in in groups.items()

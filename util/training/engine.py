@@ -39,7 +39,9 @@ from util.processes.speed import Speed, cache_folder
 from util.processes.stopping import Preempted, StopRequest
 from util.signals.transforms import Pipeline
 from util.training.claim import check_folder
-from util.training.meters import Meters
+from util.training.log.meters import Meters
+from util.training.log.run_log import RunLog
+from util.training.movement import Movement
 from util.training.optimizer import (
     Schedule,
     autocast,
@@ -47,7 +49,6 @@ from util.training.optimizer import (
     resolve_amp,
     set_matmul_precision,
 )
-from util.training.run_log import RunLog
 from util.training.state import TrainState, content_of, resume
 from util.training.step_graph import Inputs, StepGraph, plain_reasons
 from util.weights import checkpoint
@@ -114,10 +115,12 @@ class Training:
             recompute_blocks(model)
         if train.sync_bn:
             batch_norm.convert(model)
-        layer_decay = train.layer_decay if isinstance(train, FinetuneTrain) else 1.0
+        by_depth: dict[str, Any] = {}
+        if isinstance(train, FinetuneTrain):
+            by_depth = {"layer_decay": train.layer_decay, "layer_rates": train.layer_rates}
         self.state = TrainState(
             model=model,
-            optimizer=make_optimizer(model, train, schedule.lr, layer_decay),
+            optimizer=make_optimizer(model, train, schedule.lr, **by_depth),
             scaler=torch.amp.GradScaler(device.type, enabled=self.amp is torch.float16),
             meters=Meters(dataset.store.records["record"], train.skip_nonfinite),
         )
@@ -147,6 +150,7 @@ class Training:
 
         Call it again after parameters have been frozen or thawed.
         """
+        self.movement: Movement | None = None  # of what is trained from here on
         self.graph.forget()
         self.speed.forget()
         self.runner: Any = self.model
@@ -197,6 +201,7 @@ class Training:
         # Buffers (BatchNorm's running statistics) drift apart between processes: copy process 0's.
         collectives.same_tensors(self.model.buffers())
         self.model.train()
+        self.movement = self.movement or Movement(self.model)
         batches = iter(self.loader)
         title = f"epoch {self.epoch + 1}/{self.config.train.epochs}"
         with self.log.bar(steps, title, state.step) as bar:
@@ -210,6 +215,8 @@ class Training:
                     self.log_steps(bar, lr)
                 self.save_if_due()
         collectives.same_tensors(self.model.buffers())
+        if self.schedule.lr > 0:
+            self.movement.check(last=state.epoch + 1 >= self.config.train.epochs)
         means = {**state.meters.close_epoch(), **self.speed.shown(state.step)}
         done = state.epoch
         state.epoch, state.step = done + 1, 0
@@ -262,6 +269,8 @@ class Training:
                     out = self.runner(ready, drawn)
                 loss = out["loss"] / count
                 state.scaler.scale(loss).backward()
+            if self.movement:
+                self.movement.see_gradients()
             scalars.append(state.meters.scalars(out) / count)
         return sum(scalars[1:], scalars[0])
 

@@ -32,6 +32,7 @@ from util.processes import collectives
 from util.signals.crops import Cropping, parse_cropping
 from util.signals.transforms import Pipeline, build_pipeline
 from util.training.engine import Training
+from util.training.movement import trained_of
 from util.training.optimizer import Schedule, resolve_lr
 from util.training.resolved import crop_length, data_facts, resolved
 
@@ -42,8 +43,13 @@ def open_store(config: JobConfig) -> RecordStore:
     return store_at(config.dataset.store, config.dataset.fs)
 
 
-def store_at(place: str | os.PathLike, fs: int) -> RecordStore:
+def store_at(place: str | os.PathLike, fs: int, said_by: str = "dataset.store") -> RecordStore:
     """Open the store of a sampling rate in the folder that holds one for each.
+
+    Args:
+        place: that folder.
+        fs: the rate in Hz.
+        said_by: the key or flag that named the folder, for errors.
 
     Raises:
         ConfigError: there is none; StoreError: it is damaged.
@@ -55,7 +61,7 @@ def store_at(place: str | os.PathLike, fs: int) -> RecordStore:
         hint = "prepare it with data_preparation/ (see docs/data.md)"
         if there:
             hint = f"it holds {', '.join(there)}"
-        raise ConfigError(f"dataset.store: no store at {folder}; {hint}")
+        raise ConfigError(f"{said_by}: no store at {folder}; {hint}")
     return RecordStore(folder)
 
 
@@ -215,11 +221,10 @@ def revision() -> str:
     return (git("rev-parse", "--short", "HEAD") or "unknown").strip() + ("+" if changed else "")
 
 
-def describe_run(config: JobConfig, device: torch.device, model: nn.Module) -> None:
-    """Print what runs: code version, device, size of the model."""
-    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+def describe_run(config: JobConfig, device: torch.device, model: Method) -> None:
+    """Print what runs: code version, device, size of the model and what of it learns."""
     note(
-        f"{config.model_name}: {learning / 1e6:.1f} M trainable parameters; "
+        f"{config.model_name}: {trained_of(model)}; "
         f"{collectives.world()} process(es) on {device.type}; torch {torch.__version__}; "
         f"code {revision()}"
     )

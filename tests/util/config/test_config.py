@@ -594,6 +594,7 @@ ONE_PROGRAM = [
         "train.freeze_epochs",
         "train.head_init",
         "train.layer_decay",
+        "train.layer_rates",
         "loss",
         "metric.task",
         "metric.num_labels",
@@ -602,6 +603,7 @@ ONE_PROGRAM = [
         "test.target_metric",
         "test.bootstrap",
         "test.report",
+        "test.select_every",
     )
 ] + [
     (PretrainConfig, path)
@@ -1056,3 +1058,31 @@ def test_shorter_crops_are_one_key():
     config = load_config([path], ["dataset.crop=750"], program=FinetuneConfig)
     model, _ = check_job(config, True)
     assert model.seq_len == 750 and evaluation_transforms(config)[0].length == 750
+
+
+@pytest.mark.parametrize(
+    "words, sentences",
+    [
+        (
+            ["--set", "train.lr=1", "--set", "train.lr=2"],
+            ["--set train.lr=1: no effect, as --set train.lr=2 comes later"],
+        ),
+        (
+            ["--set", "train={lr: 1, epochs: 3}", "--set", "train.lr=2"],
+            ["--set train={lr: 1, epochs: 3}: no effect, as --set train.lr=2 comes later"],
+        ),
+        (
+            ["--set", "exp_name=a", "--exp_name", "b"],
+            ["--set exp_name=a: no effect, as a flag says exp_name: b"],
+        ),
+        (["--set", "train.lr=1", "--set", "train.lr=1.0", "--set", "train.epochs=2"], []),
+        (["--set", "exp_name=b", "--exp_name", "b"], []),
+    ],
+)
+def test_a_key_that_is_set_twice_is_said(words, sentences, capsys):
+    parser = argument_parser("", "configs/pretrain/st_mem.yaml", PretrainConfig)
+    config = config_from(parser.parse_args(words), PretrainConfig)
+    said = [line for line in capsys.readouterr().out.splitlines() if "no effect, as" in line]
+    assert said == sentences
+    if "train.lr=2" in words:
+        assert config.train.lr == 2

@@ -1,16 +1,18 @@
-"""Embeddings of a store: the encoder's features, in pieces, whatever the number of processes."""
+"""Embeddings of a store or of files: the encoder's features, in pieces, whatever the number of processes."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import embed
+from experiments import embed, explain, export
 from tests.support import small_store
 from tests.support.small_store import run
 from tests.support.two_processes import run_processes
-from util.errors import ConfigError
-from util.handover import embedding
+from tests.support.wfdb_files import ecg_counts, write_record
+from util.errors import ConfigError, ECGError
+from util.handover import embedding, to_embed
 from util.handover.load import load_encoder
+from util.handover.predicting import recordings
 from util.training.setup import store_at
 
 
@@ -19,13 +21,14 @@ def weights():
     return next(small_store.trained_signal().rglob("*best*.pth"))
 
 
-def embedded(weights, output, *flags):
-    given = ("--weights", weights, "--input", small_store.store(), "--output", output)
-    run(embed.main, *given, "--device", "cpu", *flags)
+def embedded(weights, output, *flags, given=None):
+    place = given or small_store.store()
+    words = ("--weights", weights, "--input", place, "--output", output, "--device", "cpu")
+    run(embed.main, *words, *flags)
 
 
 def test_embeddings_are_the_features_of_each_record(weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(embedding, "PIECE", 30)  # three pieces
+    monkeypatch.setattr(to_embed.StoredRecords, "size", 30)  # three pieces
     embedded(weights, tmp_path / "f.npy")
     values = np.load(tmp_path / "f.npy")
     records = pd.read_csv(tmp_path / "f.records.csv")
@@ -44,21 +47,21 @@ def test_embeddings_are_the_features_of_each_record(weights, tmp_path, monkeypat
 
 
 def test_a_stopped_command_goes_on_and_other_weights_are_refused(weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(embedding, "PIECE", 30)
-    write, written = embedding._write_array, []
+    monkeypatch.setattr(to_embed.StoredRecords, "size", 30)
+    write, written = embedding._write_piece, []
 
-    def stop_after_one(path, values):
+    def stop_after_one(path, *rest):
         if written:
             raise KeyboardInterrupt
         written.append(path.name)
-        write(path, values)
+        write(path, *rest)
 
-    monkeypatch.setattr(embedding, "_write_array", stop_after_one)
+    monkeypatch.setattr(embedding, "_write_piece", stop_after_one)
     with pytest.raises(KeyboardInterrupt):
         embedded(weights, tmp_path / "f.npy")
     assert not (tmp_path / "f.npy").exists()
     monkeypatch.setattr(
-        embedding, "_write_array", lambda p, v: (written.append(p.name), write(p, v))
+        embedding, "_write_piece", lambda p, *rest: (written.append(p.name), write(p, *rest))
     )
     with pytest.raises(ConfigError, match="by other weights"):
         embedded(weights.with_name("fold9_bestPRC.pth"), tmp_path / "f.npy")
@@ -80,9 +83,75 @@ def _on_one_of_two(weights, store, output):
     embed.main(flags)
 
 
-def test_two_processes_write_what_one_writes(weights, tmp_path):
-    embedded(weights, tmp_path / "one.npy")
+@pytest.mark.parametrize("given", [small_store.store, small_store.recordings])
+def test_two_processes_write_what_one_writes(given, weights, tmp_path):
+    embedded(weights, tmp_path / "one.npy", given=given())
     output = str(tmp_path / "two.npy")
-    run_processes(_on_one_of_two, 2, str(weights), str(small_store.store()), output)
+    run_processes(_on_one_of_two, 2, str(weights), str(given()), output)
     one, two = np.load(tmp_path / "one.npy"), np.load(output)
     np.testing.assert_allclose(two, one, atol=1e-6)
+
+
+def test_files_have_the_features_of_the_store_made_of_them(weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(to_embed.FileRecords, "size", 30)  # three pieces
+    monkeypatch.setattr(recordings, "CHUNK_SAMPLES", 5000)  # of some chunks
+    embedded(weights, tmp_path / "store.npy")
+    embedded(weights, tmp_path / "files.npy", given=small_store.recordings())
+    of_store, of_files = np.load(tmp_path / "store.npy"), np.load(tmp_path / "files.npy")
+    names = [pd.read_csv(tmp_path / f"{name}.records.csv") for name in ("store", "files")]
+    order = names[1].reset_index().set_index("record").loc[names[0]["record"], "index"]
+    np.testing.assert_allclose(of_files[order], of_store, atol=1e-6)
+    assert list(names[1].columns) == ["record", "file", "remark"]
+    assert "shorter than the model's crop" in names[1].set_index("record")["remark"]["E079"]
+    one = small_store.recordings() / "g1" / "E007.hea"
+    embedded(weights, tmp_path / "one.csv", given=one)
+    table = pd.read_csv(tmp_path / "one.csv")
+    assert list(table["record"]) == ["E007"]
+    row = list(names[0]["record"]).index("E007")
+    np.testing.assert_allclose(table.iloc[0, 3:].to_numpy(float), of_store[row], atol=1e-6)
+
+
+def test_arrays_are_taken_with_their_flags(weights, tmp_path, capsys):
+    signals = np.stack([ecg_counts(2500, seed=seed).T for seed in range(3)]) / 1000
+    np.save(tmp_path / "ecgs.npy", signals.astype(np.float32))
+    embedded(weights, tmp_path / "f.npy", "--fs", 500, given=tmp_path / "ecgs.npy")
+    theirs = load_encoder(weights)(signals.astype(np.float32), fs=500)
+    np.testing.assert_allclose(np.load(tmp_path / "f.npy"), theirs, atol=1e-2)  # of rounding
+    with pytest.raises(ECGError, match="none of the 3 recordings could be read"):
+        embedded(weights, tmp_path / "g.npy", given=tmp_path / "ecgs.npy")
+    assert "ecgs-0: not read: --fs is missing" in capsys.readouterr().out
+    embedded(weights, tmp_path / "g.npy", "--fs", 500, given=tmp_path / "ecgs.npy")
+
+
+def test_files_that_cannot_be_read_are_said_and_left_out(weights, tmp_path, capsys):
+    folder = tmp_path / "mixed"
+    for place in ("a", "b"):
+        write_record(folder / place, "same", ecg_counts(2500))
+    (folder / "a" / "broken.hea").write_text("broken 12 500")
+    embedded(weights, tmp_path / "f.npy", given=folder)
+    said = capsys.readouterr().out
+    assert "broken.hea: not read: " in said
+    assert "could not be read, left out: 1 of 3" in said
+    assert "whose name another has, told apart by the column file: 1, such as same" in said
+    assert len(np.load(tmp_path / "f.npy")) == 2
+    with pytest.raises(ECGError, match="none of the 1 recordings could be read"):
+        embedded(weights, tmp_path / "g.npy", given=folder / "a" / "broken.hea")
+
+
+def test_sentences_name_the_flag_that_was_given(weights, tmp_path):
+    (tmp_path / "fs500").mkdir()
+    (tmp_path / "fs500" / "meta.json").write_text("{}")
+    with pytest.raises(ConfigError, match="^--input: no store at .*; it holds fs500$"):
+        embedded(weights, tmp_path / "f.npy", given=tmp_path)
+    explaining = ("--weights", weights, "--input", tmp_path, "--output", tmp_path / "out")
+    with pytest.raises(ConfigError, match="^--input: no store at .*; it holds fs500$"):
+        run(explain.main, *explaining, "--gpu", "cpu")
+    asked = ("--weights", weights, "--format", "torch", "--fs", 500, "--check", tmp_path)
+    with pytest.raises(ConfigError, match="^--check: no store at .*; it holds fs500$"):
+        run(export.main, *asked, "--output", tmp_path / "e.pt2")
+    with pytest.raises(ECGError, match="no recording there"):
+        (tmp_path / "empty").mkdir()
+        embedded(weights, tmp_path / "f.npy", given=tmp_path / "empty")
+    for flags in (["--fs", "500"], ["--no_derive"], ["--trim"]):
+        with pytest.raises(ConfigError, match=f"{flags[0]}: no effect on a store"):
+            embedded(weights, tmp_path / "f.npy", *flags)

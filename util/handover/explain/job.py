@@ -1,5 +1,6 @@
 """All figures and numbers that explain some records of a store: the work of explain.py."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from util.config.keys import FinetuneConfig
 from util.console import note
+from util.data.dataset import CropDataset
+from util.data.labels import read_labels
 from util.data.store import RecordStore
 from util.errors import ConfigError
+from util.evaluation.evaluator import gate_table
 from util.evaluation.figures import plot_reconstruction, save_figure
+from util.evaluation.inference import predict, record_loader
 from util.files import replacing, write_frame
-from util.handover.embedding import Embeddings
+from util.handover.embedding import compute
 from util.handover.explain.attribution import (
     Explanation,
     by_attention,
@@ -24,12 +30,20 @@ from util.handover.explain.attribution import (
     column_of,
     seen_by,
 )
-from util.handover.explain.embedding_map import draw_map, layouts, main_diagnoses
+from util.handover.explain.embedding_map import (
+    classes_of,
+    diagnoses_of,
+    draw_map,
+    layouts,
+    main_names,
+)
 from util.handover.explain.occlusion import SeenCrops
 from util.handover.explain.pages import draw_between, draw_explanation
 from util.handover.explain.reconstructing import load_methods, reconstruct
-from util.handover.load import Applied, AppliedClassifier, AppliedEncoder
+from util.handover.load import CROPS, Applied, AppliedClassifier, AppliedEncoder
+from util.handover.report_figures import plot_gate
 from util.scoring.criterion import TASKS
+from util.scoring.predictions import Predictions
 
 RECORDS = 3  # where none is named
 FILES = {
@@ -186,20 +200,75 @@ class ExplainJob:
         encoder = AppliedEncoder(
             applied.network, applied.config, applied.cropping, applied.pipeline
         )
-        embeddings = Embeddings(encoder, self.store, self.output / "map.npy")
-        rows = embeddings.rows
+        rows = np.flatnonzero(self.store.has_leads(applied.leads))
         records = self.store.records.iloc[rows]
-        diagnoses = main_diagnoses(records["dx"].tolist())
-        groups = {
-            "by diagnosis: of the eight commonest, the rarest that a record has": diagnoses,
-            "by database": records["database"].tolist(),
-        }
-        table = records[["record", "database"]].assign(diagnosis=diagnoses)
-        for method, (points, names) in layouts(embeddings.compute(rows)).items():
+        table = records[["record", "database"]]
+        groups = {"by database": records["database"].tolist()}
+        what, found = self._names(rows)
+        if any(found):
+            named = main_names(found)
+            words = f"by {what}: of the eight commonest, the rarest that a record has"
+            groups = {words: named, **groups}
+            table = table.assign(**{what: named})
+        else:
+            note(f"{self.store.path} has no {what} of these records: the map goes by database")
+        for method, (points, names) in layouts(compute(encoder, self.store, rows)).items():
             title = f"{method} of the features of {len(rows)} records   {self.weights.name}"
             self._save(draw_map(points, names, groups, title), f"map-{method.lower()}")
             table[f"{method}_1"], table[f"{method}_2"] = points.T
         write_frame(self.output / "map.csv", table)
+
+    def _names(self, rows: np.ndarray) -> tuple[str, list[set[str]]]:
+        """What records are grouped by, and each one's: classes of the table of labels that the
+        weights were trained on, where the store has it, else diagnoses.
+        """
+        config = self.applied.config
+        if isinstance(config, FinetuneConfig) and config.dataset.labels:
+            with contextlib.suppress(ConfigError):  # another store may lack it
+                return "label", classes_of(read_labels(self.store, config.dataset), rows)
+        return "diagnosis", diagnoses_of(self.store.records["dx"].iloc[rows].tolist())
+
+    def gate(self) -> None:
+        """Draw what the gate weighs, class by class, over all labelled records of the store.
+
+        Raises:
+            ConfigError: the network has no gate, or the store lacks the labels of its training.
+        """
+        applied, data = self.applied, self.applied.config.dataset
+        if not isinstance(applied, AppliedClassifier) or "gate" not in applied.network.fresh_parts:
+            raise ConfigError(f"--gate: {self.weights} is of no classifier with a gate")
+        task = TASKS[applied.criterion.loss]
+        labels = read_labels(self.store, data, task)
+        rows = np.flatnonzero(self.store.has_leads(applied.leads) & labels.known)
+        if not len(rows):
+            raise ConfigError(f"--gate: no record of {self.store.path} has labels and leads")
+        dataset = CropDataset(self.store, applied.leads, applied.cropping.length)
+        outputs, logits, gate = predict(
+            applied.network,
+            record_loader(dataset, rows, applied.cropping, CROPS),
+            applied.pipeline,
+            rows,
+            len(applied.classes),
+            applied.criterion.loss,
+            next(applied.parameters()).device,
+        )
+        records = self.store.records.iloc[rows]
+        table = gate_table(
+            Predictions(
+                records=records["record"].to_numpy(),
+                databases=records["database"].to_numpy(),
+                labels=labels.values[rows],
+                outputs=outputs,
+                logits=logits,
+                patients=rows,
+                classes=labels.classes,
+                task=task,
+                gate=gate,
+            )
+        )
+        self._save(plot_gate(table), "gate")
+        write_frame(self.output / "gate.csv", table, float_format="%.6g")
+        note(f"{self.output}/gate.csv: what the gate weighs in {len(rows)} records, by class")
 
     def _save(self, figure: Figure, name: str) -> None:
         for ending in (".png", ".pdf")[: 1 + self.pdf]:

@@ -10,14 +10,19 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from util.errors import ECGError, RecordError
+from util.errors import RecordError
 from util.files import safe_cell, write_frame, write_json
 from util.handover.predicting.answers import Answer, Model
 from util.handover.predicting.ensemble import leads_of, longest_crop, probabilities_of, rates_of
-from util.handover.predicting.recordings import Entry, Source, read_entry
+from util.handover.predicting.recordings import (
+    Entry,
+    Source,
+    chunked,
+    read_entry,
+    why_unread,
+)
 from util.recordings.flags import Given
 
-CHUNK_SAMPLES = 2_000_000  # samples a lead held in memory at a time: an hour of ECG at 500 Hz
 SUMMARY = "summary"
 
 
@@ -53,31 +58,23 @@ class PredictionJob:
         """Predict recordings and write their files and the summary."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with tqdm(total=len(sources), unit="record", desc="predicting") as bar:
-            for entries in self._chunks(sources, bar):
+            for entries in chunked(self._entries(sources, bar)):
                 probabilities = probabilities_of(entries, self.model.ensemble, self.device)
                 for entry, values in zip(entries, probabilities):
                     self._write(self.model.answer(entry, values))
                     bar.update()
         self._write_summary()
 
-    def _chunks(self, sources: Sequence[Source], bar: tqdm) -> Iterator[list[Entry]]:
-        """Lists of entries, each of about CHUNK_SAMPLES at most."""
-        chunk: list[Entry] = []
-        samples = 0
+    def _entries(self, sources: Sequence[Source], bar: tqdm) -> Iterator[Entry]:
+        """Entries of the recordings that can be read, until asked to stop."""
         for source in sources:
             if self.stop.is_set():
                 break
             entry = self._read(source)
             if entry is None:
                 bar.update()
-                continue
-            chunk.append(entry)
-            samples += max(len(counts) for counts in entry.counts.values())
-            if samples > CHUNK_SAMPLES:
-                yield chunk
-                chunk, samples = [], 0
-        if chunk:
-            yield chunk
+            else:
+                yield entry
 
     def _read(self, source: Source) -> Entry | None:
         """The entry of a recording; None where it cannot be read, as the summary then says."""
@@ -94,8 +91,7 @@ class PredictionJob:
             )
         except Exception as error:
             # An untrusted file can raise anything, which must not stop the rest.
-            kind = "" if isinstance(error, ECGError) else f"unexpected {type(error).__name__}: "
-            row = {"record": source.name, "file": place, "remark": f"not read: {kind}{error}"}
+            row = {"record": source.name, "file": place, "remark": why_unread(error)}
             self.failed[place] = {name: safe_cell(value) for name, value in row.items()}
             return None
 

@@ -1,7 +1,7 @@
 """Recordings to be predicted, out of files or a store, at the rates of the weights."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from util.data.store import RecordStore, quantise, spread
-from util.errors import RecordError
+from util.errors import ConfigError, ECGError, RecordError, StoreError
 from util.handover.predicting.heart_rate import heart_rate
 from util.leads import leads_of_cell
-from util.recordings.any_file import Place, read_recording
+from util.recordings.any_file import Place, find_places, needless_flags, read_recording
 from util.recordings.derived_leads import with_derived_leads
 from util.recordings.flags import Given
 from util.recordings.plausible import LOOKED_AT_SECONDS
@@ -22,6 +22,7 @@ from util.recordings.wfdb_files import UNDIAGNOSED
 from util.training.setup import store_at
 
 SHOWN_SECONDS = 10  # on a page
+CHUNK_SAMPLES = 2_000_000  # samples a lead held in memory at a time: an hour of ECG at 500 Hz
 
 
 @dataclass
@@ -79,12 +80,56 @@ class Stored(NamedTuple):
 Source = Place | Stored  # of a recording
 
 
-def stored_records(place: str, rates: list[int]) -> list[Stored]:
-    """Return all records of the store at a place."""
-    stores = {fs: store_at(place, fs) for fs in rates}
-    there = [int(path.parent.name[2:]) for path in Path(place).glob("fs*/meta.json")]
-    finest = store_at(place, max(there))
-    return [Stored(stores, row, finest) for row in range(len(stores[rates[0]]))]
+def find_sources(given: str, rates: list[int], said: Given) -> list[Source]:
+    """Return the recordings of a file, a folder or a store.
+
+    Raises:
+        ConfigError: flags say of a store what it says itself.
+    """
+    if not is_store(given):
+        return [*find_places(given, said)]
+    refuse_flags(said)
+    stores = {fs: store_at(given, fs, "--input") for fs in rates}
+    finest = finest_store(given)
+    return [Stored(stores, row, finest) for row in range(len(finest))]
+
+
+def finest_store(place: str | Path) -> RecordStore:
+    """Open the store of the highest rate in a folder; a StoreError where there is none."""
+    rates = [int(path.parent.name[2:]) for path in Path(place).glob("fs*/meta.json")]
+    if not rates:
+        raise StoreError(f"{place} holds no store")
+    return store_at(place, max(rates))
+
+
+def is_store(place: str | Path) -> bool:
+    """Return whether a folder holds stores, fs100/, fs250/, ..."""
+    return any(Path(place).glob("fs*/meta.json"))
+
+
+def refuse_flags(said: Given) -> None:
+    """Raise a ConfigError where flags say of a store what it says itself."""
+    others = [name for name in ("lead_names", "trim", "assume") if getattr(said, name)]
+    needless = [*needless_flags(said), *(f"--{name}" for name in others)]
+    if needless:
+        raise ConfigError(
+            f"{', '.join(needless)}: no effect on a store, whose records are millivolts of named "
+            "leads; leave it out"
+        )
+
+
+def chunked(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Yield lists of entries, each of about CHUNK_SAMPLES at most."""
+    chunk: list[Entry] = []
+    samples = 0
+    for entry in entries:
+        chunk.append(entry)
+        samples += max(len(counts) for counts in entry.counts.values())
+        if samples > CHUNK_SAMPLES:
+            yield chunk
+            chunk, samples = [], 0
+    if chunk:
+        yield chunk
 
 
 def read_entry(
@@ -175,6 +220,12 @@ def _read_stored(stored: Stored, said: Given) -> Entry:
             entry.counts[fs] = store.counts(stored.row)
             entry.scale[fs] = store.records["scale"].iloc[stored.row]
     return entry
+
+
+def why_unread(error: Exception) -> str:
+    """Return the remark on a recording that could not be read."""
+    kind = "" if isinstance(error, ECGError) else f"unexpected {type(error).__name__}: "
+    return f"not read: {kind}{error}"
 
 
 class MemoryStore:
