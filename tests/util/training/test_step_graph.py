@@ -133,6 +133,24 @@ def test_a_resumed_run_is_captured_anew_and_ends_alike(tmp_path, monkeypatch):
     assert_same(got, plain)
 
 
+def test_what_is_compiled_is_not_compiled_again_for_fixed_tensors(tmp_path, monkeypatch):
+    """A compilation within a capture would end it."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    replayed(monkeypatch)
+    for number, cuda_graph in enumerate((False, True), 1):
+        torch._dynamo.reset()
+        folder = tmp_path / str(cuda_graph)
+        lines, _ = run(pretrain, TEACHERS["byol"], folder, compile=True, cuda_graph=cuda_graph)
+        assert len(graphs) == number and len(lines.splitlines()) == 12
+    assert StandIn.replays == 12 - step_graph.WARM_UP
+
+
 # ============ what a graph would get wrong ============
 class Counting(Method):
     """Its loss depends on a number of the host's, or on a new tensor, or it draws by itself."""
