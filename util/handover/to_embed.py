@@ -78,8 +78,6 @@ def records_at(given: str, encoder: AppliedEncoder, said: Given) -> Records:
     if not is_store(given):
         return FileRecords(find_places(given, said), encoder, said)
     refuse_flags(said)
-    if not said.derive:
-        raise ConfigError("--no_derive: no effect on a store, whose leads stay as they are")
     return StoredRecords(store_at(given, encoder.fs, "--input"), encoder.leads)
 
 
