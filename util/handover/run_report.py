@@ -28,6 +28,7 @@ from util.handover.report_figures import (
     plot_curves,
     plot_discrimination,
     plot_gate,
+    plot_predicted,
     plot_reliability,
 )
 from util.handover.report_recordings import add_worst
@@ -157,6 +158,9 @@ def write_report(folder: str | os.PathLike, rule: str | None = None) -> Path:
             )
     elif test.task == "multiclass":
         _multiclass(page, test)
+    else:
+        page.section("Predicted and labelled")
+        page.figure(plot_predicted(test), "a point a test record; dotted: equal")
     if test.gate is not None:
         page.section("What the gate weighs")
         page.figure(plot_gate(gate_table(test)), "in brackets the test records of each class")

@@ -10,7 +10,7 @@ from tests.support.made_predictions import made
 from util.evaluation.evaluator import gate_table
 from util.handover.page import Page
 from util.handover.predicting.recordings import finest_store
-from util.handover.report_figures import plot_confusion, plot_gate
+from util.handover.report_figures import plot_confusion, plot_gate, plot_predicted
 from util.handover.report_recordings import add_worst, answer_of, losses
 from util.handover.run_report import _multiclass
 
@@ -64,6 +64,13 @@ def test_the_gate_is_drawn_by_class():
     texts = [text.get_text() for text in axis.texts]
     assert texts == ["0.50", "0.20", "0.40", "0.90"]
     assert [label.get_text() for label in axis.get_yticklabels()][:2] == ["all (3)", "a (1)"]
+
+
+def test_a_regression_is_drawn_against_its_labels():
+    (axis,) = plot_predicted(REGRESSION).axes
+    points = axis.collections[0].get_offsets()
+    np.testing.assert_array_equal(points[:2], [[30, 30], [50, 90]])
+    assert axis.get_title() == "a"
 
 
 def test_confusion_counts_every_record():
