@@ -113,12 +113,13 @@ def run_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:
                 training.build_runner()  # DDP has to know which parameters have gradients now
             epoch = training.epoch
             line = {"epoch": epoch, **training.train_epoch(stop)}
-            values = evaluator.select(training)
-            save_best(training, values, files, evaluator.selected)
-            line.update({f"valid_{name}": value for name, value in values.items()})
-            training.log.scalars(
-                {f"valid/{name}": value for name, value in values.items()}, training.epoch
-            )
+            if training.epoch % config.test.select_every == 0 or training.epoch >= train.epochs:
+                values = evaluator.select(training)
+                save_best(training, values, files, evaluator.selected)
+                line.update({f"valid_{name}": value for name, value in values.items()})
+                training.log.scalars(
+                    {f"valid/{name}": value for name, value in values.items()}, training.epoch
+                )
             training.log.line("log.txt", line)
             shown = [
                 f"{name} {value:{'.2e' if name == 'train_lr' else '.4f'}}"

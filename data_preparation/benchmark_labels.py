@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for path in args.splits
     }
     folder = args.metadata or Path(DOWNLOADS) / args.name
-    notes = make_tables(
+    make_tables(
         args.name,
         args.store,
         folder,
@@ -100,7 +100,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         others=others,
         allow_patient_overlap=args.allow_patient_overlap,
     )
-    print("\n".join(notes))
 
 
 if __name__ == "__main__":

@@ -67,6 +67,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "expected, for the Challenge's classes: the highest expected Challenge score (default: "
         "the file of --thresholds, or else f1)",
     )
+    parser.add_argument(
+        "--coverage",
+        type=float,
+        metavar="C",
+        help="of the label sets on page and in JSON: 0.8, 0.9 or 0.95 (default: 0.9)",
+    )
     parser.add_argument("--thresholds", metavar="JSON", help="of experiments/threshold_search.py")
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument(
@@ -98,6 +104,7 @@ if __name__ == "__main__":
 from util.console import begin
 from util.errors import ECGError
 from util.handover.predicting.answers import Model
+from util.handover.predicting.certainty import certainty_of
 from util.handover.predicting.decisions import check_rule, decisions
 from util.handover.predicting.ensemble import load_ensemble, rates_of
 from util.handover.predicting.job import PredictionJob
@@ -113,7 +120,8 @@ def main(argv: list[str] | None = None) -> None:
     check_rule(arguments.decide)
     device, ensemble = one_device(arguments.gpu), load_ensemble(arguments.weights)
     searched = load_thresholds(arguments.thresholds) if arguments.thresholds else None
-    model = Model(ensemble, *decisions(ensemble, arguments.decide, searched))
+    sure = certainty_of(ensemble, arguments.coverage)
+    model = Model(ensemble, *decisions(ensemble, arguments.decide, searched), sure)
     said = Given.of(arguments)
     sources = find_sources(arguments.input, rates_of(ensemble), said) if arguments.input else []
     for trained in ensemble:

@@ -6,7 +6,8 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,32 @@ from data_preparation.benchmarks.published import BENCHMARKS, Benchmark
 from data_preparation.benchmarks.sets import read_metadata
 from data_preparation.building.tables import add_labels, add_splits, open_any_rate
 from data_preparation.known_sets import set_of_folder
+from util.console import note
 from util.data.record_tables import first_few, plain_name
 from util.data.splits import PARTS
 from util.errors import ConfigError
 from util.files import write_frame
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Records of a store and the rows of a benchmark's metadata that they are.
+
+    Attributes:
+        name: of the benchmark.
+        root: the folder that holds fs100 and others.
+        metadata: of all recordings of the set.
+        parts: train, valid or test of each row of the metadata.
+        key_of: by record of the store, its row.
+        notes: sentences about those that belong together, and those that do not.
+    """
+
+    name: str
+    root: str | os.PathLike
+    metadata: Metadata
+    parts: pd.Series
+    key_of: pd.Series
+    notes: list[str]
 
 
 def make_tables(
@@ -31,8 +54,8 @@ def make_tables(
     *,
     others: Mapping[Path, pd.Series] | None = None,
     allow_patient_overlap: bool = False,
-) -> list[str]:
-    """Write the tables of a benchmark into a store; return what there is to say.
+) -> None:
+    """Write the tables of a benchmark into a store, and say what they hold.
 
     Args:
         name: a key of ``BENCHMARKS``.
@@ -46,15 +69,51 @@ def make_tables(
         ConfigError: the metadata are wrong, or of none of the records of these databases.
     """
     names = _names_of_others(others or {}, name)
+    matched = _match(name, root, folder, databases)
+    say = _once(matched.notes)
+    with tempfile.TemporaryDirectory() as scratch:
+        about_others: list[str] = []
+        for path, sides in (others or {}).items():  # first, as they may be wrong
+            about_others += _of_others(
+                matched, path, names[path], sides, Path(scratch), allow=allow_patient_overlap
+            )
+        _write_own(matched, None, matched.metadata.splits, Path(scratch), say)
+        written = [
+            label
+            for label, table in matched.metadata.labels.items()
+            if _write_own(matched, label, table, Path(scratch), say)
+        ]
+    benchmark = BENCHMARKS[name]
+    say(*about_others, *compare(count(matched.metadata, matched.parts), benchmark.versions))
+    given = json.dumps(benchmark.given).replace('"', "") if benchmark.given else "null"
+    say(
+        f"in a config: dataset: {{labels: NAME, protocol: given, splits: {name}, given: "
+        f"{given}}}; NAME is {' or '.join(written)}"
+    )
+
+
+def _once(first: Iterable[str]) -> Callable[..., None]:
+    """A function that says each sentence once, however many tables it is true of."""
+    said: set[str] = set()
+
+    def say(*sentences: str) -> None:
+        for sentence in sentences:
+            if sentence not in said:
+                said.add(sentence)
+                note(sentence)
+
+    say(*first)
+    return say
+
+
+def _match(name, root, folder, databases) -> Matched:
+    """The records of a store that are of a benchmark; a ConfigError where there are none."""
     benchmark, everything = BENCHMARKS[name], _with_own_names(open_any_rate(root).records)
     is_of_set = _is_of_set(everything, benchmark, databases)
     records = everything[is_of_set]
     if records.empty:
         raise ConfigError(_no_database(name, root, benchmark, everything))
     metadata = read_metadata(name, Path(folder), records.assign(record=records["own"]))
-    parts = parts_of(metadata.splits, benchmark.given)
-    rest = everything[~is_of_set]
-    strangers = rest["database"][keys_of(rest, benchmark, metadata.splits.index) != ""]
     keys = keys_of(records, benchmark, metadata.splits.index)
     key_of = pd.Series(keys, records["record"])[keys != ""]
     if key_of.empty:
@@ -67,48 +126,37 @@ def make_tables(
         )
     _check_one_database(name, records, key_of)
     notes = [*metadata.notes, *_coverage(name, metadata, everything, key_of)]
+    rest = everything[~is_of_set]
+    strangers = rest["database"][keys_of(rest, benchmark, metadata.splits.index) != ""]
     if len(strangers):
         notes.append(
             f"{len(strangers)} records of other databases ({', '.join(sorted(set(strangers)))}) "
             f"have names as those of {name}, and get no label; --database says otherwise"
         )
-    written, of_others = [], []
-    with tempfile.TemporaryDirectory() as scratch:
-        # first, as they may be wrong
-        for path, sides in (others or {}).items():
-            of_others += _of_others(
-                root,
-                path,
-                names[path],
-                sides,
-                metadata,
-                key_of,
-                Path(scratch),
-                allow=allow_patient_overlap,
-            )
-        for label, table in ((None, metadata.splits), *metadata.labels.items()):
-            in_table = key_of[key_of.isin(table.index)]
-            if in_table.empty:
-                notes.append(
-                    f"warning: {label or name}: no record of the store has a label of this task; "
-                    "no table was written"
-                )
-                continue
-            table = table.loc[in_table].set_axis(in_table.index)
-            patients = metadata.splits.loc[in_table, "patient"].array
-            path = Path(scratch) / f"{label or name}.csv"
-            _write_file(path, table.assign(patient=patients))
-            notes += _added(root, path, is_labels=label is not None)
-            if label is not None:
-                written.append(label)
-                notes.append(sizes(label, table, parts.loc[in_table].to_numpy()))
-    notes += of_others + compare(count(metadata, parts), benchmark.versions)
-    given = json.dumps(benchmark.given).replace('"', "") if benchmark.given else "null"
-    notes.append(
-        f"in a config: dataset: {{labels: NAME, protocol: given, splits: {name}, given: "
-        f"{given}}}; NAME is {' or '.join(written)}"
-    )
-    return list(dict.fromkeys(notes))  # what is true of every table is said once
+    parts = parts_of(metadata.splits, benchmark.given)
+    return Matched(name, root, metadata, parts, key_of, notes)
+
+
+def _write_own(matched, label, table, scratch, say) -> bool:
+    """Add a table of labels of the benchmark, or its splits (``label`` None), to the store and
+    say so; return whether there was anything to add.
+    """
+    name, key_of = label or matched.name, matched.key_of
+    in_table = key_of[key_of.isin(table.index)]
+    if in_table.empty:
+        say(
+            f"warning: {name}: no record of the store has a label of this task; no table was "
+            "written"
+        )
+        return False
+    table = table.loc[in_table].set_axis(in_table.index)
+    patients = matched.metadata.splits.loc[in_table, "patient"].array
+    path = scratch / f"{name}.csv"
+    _write_file(path, table.assign(patient=patients))
+    say(*_added(matched.root, path, is_labels=label is not None))
+    if label is not None:
+        say(sizes(label, table, matched.parts.loc[in_table].to_numpy()))
+    return True
 
 
 def _names_of_others(others, benchmark) -> dict[Path, str]:
@@ -125,8 +173,9 @@ def _names_of_others(others, benchmark) -> dict[Path, str]:
     return names
 
 
-def _of_others(root, path, name, sides, metadata, key_of, scratch, *, allow) -> list[str]:
+def _of_others(matched, path, name, sides, scratch, *, allow) -> list[str]:
     """Sentences about the splits of a file of others, which are added to the store."""
+    metadata, key_of = matched.metadata, matched.key_of
     # Keys that come from the store may be those of pieces, <recording>_<n>.
     theirs = key_of.where(key_of.isin(sides.index), key_of.str.replace(r"_\d+$", "", regex=True))
     theirs = theirs[theirs.isin(sides.index)]
@@ -141,7 +190,7 @@ def _of_others(root, path, name, sides, metadata, key_of, scratch, *, allow) -> 
     write_frame(scratch / f"{name}.csv", splits, index=True, index_label="record")
     try:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            add_splits(root, scratch / f"{name}.csv", allow_patient_overlap=allow)
+            add_splits(matched.root, scratch / f"{name}.csv", allow_patient_overlap=allow)
     except ConfigError as error:
         raise ConfigError(str(error).replace(f"{scratch}/{name}.csv", str(path))) from None
     notes = [

@@ -1,12 +1,13 @@
 """Extracted shards -> one memory-mapped store per sampling rate."""
 
 import contextlib
+import functools
 import os
 import shutil
 from collections.abc import Sequence
 from itertools import compress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -94,52 +95,38 @@ def reformat(
     """
     several = isinstance(input_dir, Sequence) and not isinstance(input_dir, str)
     folders = [Path(folder) for folder in (input_dir if several else [input_dir])]
-    output_dir = Path(output_dir)
     settings, shards = join(folders, [load_extraction(folder) for folder in folders])
     everything, kept, copies = _choose_records(shards, drop)
     columns = everything
-    if not kept.all():
+    if not kept.all():  # else no second copy in memory
         columns = {name: list(compress(cells, kept)) for name, cells in everything.items()}
-    strata, names = None, columns["record"]
     if patients:
         patient_of = read_patients(patients)
         note_patients(everything, patients, patient_of)
         add_patients(columns, patient_of, f"--patients {patients}")
-    of_sets = [
-        tables_of(about, part, allow_patient_overlap=allow_patient_overlap)
-        for about, part in _by_import(folders, columns)
-    ]
-    of_sets = named_apart(of_sets)
-    if len(folders) == 1 and of_sets and of_sets[0].labels:
-        strata = label_strata(of_sets[0].labels.values, of_sets[0].labels.kind)
-    if labels:  # before the work of building stores
-        table = _name_by_file("labels", labels)
-        label_file = load_label_file(
-            labels, names, ignore_unknown=ignore_unknown, wanted=label_columns
-        )
-        _refuse_name("labels", labels, table, [one.name for one in of_sets if one.labels])
-        strata = label_strata(label_file.values, label_file.kind)
-        add_patients(columns, dict(zip(names, label_file.patients or ())), labels)
+    of_sets = named_apart(
+        [
+            tables_of(about, part, allow_patient_overlap=allow_patient_overlap)
+            for about, part in _by_import(folders, columns)
+        ]
+    )
+    # before the work of building stores
+    label_table = split_table = None
+    if labels:
+        taken = [one.name for one in of_sets if one.labels]
+        label_table = _read_labels(labels, columns, label_columns, ignore_unknown, taken)
     if splits:
-        split_table = _name_by_file("splits", splits)
-        split_file = read_splits(
-            splits,
-            with_own_patients(columns),
-            ignore_unknown=ignore_unknown,
-            allow_patient_overlap=allow_patient_overlap,
-        )
-        _refuse_name("splits", splits, split_table, [one.name for one in of_sets if one.splits])
-        add_patients(columns, split_file.patients, splits)
+        taken = [one.name for one in of_sets if one.splits]
+        split_table = _read_splits(splits, columns, ignore_unknown, allow_patient_overlap, taken)
     columns = with_own_patients(columns)
     if any(columns["patient"]):
         note_shares(columns)
-    add_folds(columns, strata)
+    add_folds(columns, _strata(label_table, of_sets, folders))
     if settings["unread"]:
         print(
             "records not read in the extraction, which are not in the store: "
             f"{settings['unread']}; its command tries again"
         )
-    rates = settings["target_fs"]
     files = {"patients": patients, "labels": labels, "splits": splits, "drop": drop}
     command = (
         "python data_preparation/reformat_memmap.py"
@@ -149,36 +136,99 @@ def reformat(
         + " --ignore_unknown" * ignore_unknown
         + " --allow_patient_overlap" * allow_patient_overlap
     )
-    commands = [*settings["commands"], command]
-    new = {fs: output_dir / f".fs{fs}.tmp" for fs in rates}
+    output_dir, rates = Path(output_dir), settings["target_fs"]
     with FolderLock(output_dir, engine.PATIENCE):
-        try:
-            with tqdm(
-                total=len(names) * len(rates), unit="record", desc="building stores"
-            ) as progress:
-                for fs, folder in new.items():
-                    shutil.rmtree(folder, ignore_errors=True)
-                    rows = stored_rows(shards, kept, columns, fs, progress)
-                    store = write_store(folder, fs, rows, commands)
-                    if fs == min(rates):
-                        note_same_signals(store, output_dir)
-                    del store  # its table takes memory
+        with _new_stores(output_dir, rates) as new:
+            rows = functools.partial(stored_rows, shards, kept, columns)
+            _write_stores(new, rows, len(columns["record"]), [*settings["commands"], command])
             _count_replaced(output_dir, set(everything["record"]))
             for fs, folder in new.items():
                 publish(folder, output_dir / f"fs{fs}")
-            for of_set in of_sets:
-                of_set.write(output_dir, command)
-            _write_copies(output_dir / "copies.csv", copies)
-            if labels:
-                write_labels(output_dir, table, label_file, names, Path(labels).name, command)
-            if splits:
-                write_splits(output_dir, split_file, split_table, command)
-        finally:
-            for folder in new.values():
-                shutil.rmtree(folder, ignore_errors=True)
+        for of_set in of_sets:
+            of_set.write(output_dir, command)
+        _write_copies(output_dir / "copies.csv", copies)
+        if label_table:
+            names, origin = columns["record"], Path(label_table.path).name
+            write_labels(output_dir, label_table.name, label_table.file, names, origin, command)
+        if split_table:
+            write_splits(output_dir, split_table.file, split_table.name, command)
     return Built(columns, [output_dir / f"fs{fs}" for fs in rates])
 
 
+# ============ tables of --labels and --splits ============
+class Named(NamedTuple):
+    """A table that was given as a file.
+
+    Attributes:
+        path: of the file.
+        name: of the table.
+        file: what is in it.
+    """
+
+    path: str | os.PathLike
+    name: str
+    file: Any
+
+
+def _read_labels(path, columns, wanted, ignore_unknown, taken) -> Named:
+    """The table of --labels; its patients join those of the records."""
+    name, names = _name_by_file("labels", path), columns["record"]
+    file = load_label_file(path, names, ignore_unknown=ignore_unknown, wanted=wanted)
+    _refuse_name("labels", path, name, taken)
+    add_patients(columns, dict(zip(names, file.patients or ())), path)
+    return Named(path, name, file)
+
+
+def _read_splits(path, columns, ignore_unknown, allow_patient_overlap, taken) -> Named:
+    """The table of --splits; its patients join those of the records."""
+    name = _name_by_file("splits", path)
+    file = read_splits(
+        path,
+        with_own_patients(columns),
+        ignore_unknown=ignore_unknown,
+        allow_patient_overlap=allow_patient_overlap,
+    )
+    _refuse_name("splits", path, name, taken)
+    add_patients(columns, file.patients, path)
+    return Named(path, name, file)
+
+
+def _strata(label_table, of_sets, folders):
+    """What the folds are spread over: the labels of --labels, else those of the metadata of the
+    one import; None: the Challenge's diagnoses.
+    """
+    if label_table:
+        return label_strata(label_table.file.values, label_table.file.kind)
+    if len(folders) == 1 and of_sets and of_sets[0].labels:
+        return label_strata(of_sets[0].labels.values, of_sets[0].labels.kind)
+    return None
+
+
+# ============ stores ============
+@contextlib.contextmanager
+def _new_stores(output_dir, rates):
+    """Folders of stores to be, by rate; those that are not published within are removed."""
+    new = {fs: output_dir / f".fs{fs}.tmp" for fs in rates}
+    try:
+        for folder in new.values():
+            shutil.rmtree(folder, ignore_errors=True)
+        yield new
+    finally:
+        for folder in new.values():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_stores(new, rows, count, commands):
+    """Write a store at each rate; what recordings are the same is looked for in the first."""
+    with tqdm(total=count * len(new), unit="record", desc="building stores") as progress:
+        for fs, folder in new.items():
+            store = write_store(folder, fs, rows(fs, progress), commands)
+            if fs == min(new):
+                note_same_signals(store, folder.parent)
+            del store  # its table takes memory
+
+
+# ============ records ============
 def _by_import(folders, columns):
     """Yield the metadata of each import that has some, and the columns of its records, in which
     recording is the name that the metadata know.

@@ -26,12 +26,16 @@ def path_of(name: str, kind: str = "csv") -> Path:
 
 def read_results(table: Table) -> pd.DataFrame:
     """Read what has been run of a table."""
-    path = path_of(table.runs)
+    return read_rows(path_of(table.runs), KEY, ORIGIN)
+
+
+def read_rows(path: Path, key: list[str], origin: list[str]) -> pd.DataFrame:
+    """Read a CSV of results; ``key`` tells its rows apart, ``origin`` says what made them."""
     if not path.is_file():
-        return pd.DataFrame(columns=[*KEY, *ORIGIN])
-    text = dict.fromkeys([*ORIGIN, "revision"], str)  # 39e4096 is no number
+        return pd.DataFrame(columns=[*key, *origin])
+    text = dict.fromkeys([*origin, "revision"], str)  # 39e4096 is no number
     results = pd.read_csv(path, keep_default_na=False, na_values=["nan"], dtype=text)
-    for name in ORIGIN:
+    for name in origin:
         if name not in results:  # a file of before
             results[name] = ""
     return results
@@ -41,9 +45,14 @@ def add_results(table: Table, rows: list[dict]) -> None:
     """Append rows to results/<runs>.csv in place of those it has of the same trainings and
     methods; the file is whole at any time.
     """
-    every = pd.concat([read_results(table), pd.DataFrame(rows)], ignore_index=True)
-    every = every.drop_duplicates(KEY, keep="last")
-    write_frame(path_of(table.runs), every, float_format="%.6g", na_rep="nan")
+    add_rows(path_of(table.runs), rows, KEY, ORIGIN)
+
+
+def add_rows(path: Path, rows: list[dict], key: list[str], origin: list[str]) -> None:
+    """Append rows to a CSV of results in place of those that have the same ``key``."""
+    every = pd.concat([read_rows(path, key, origin), pd.DataFrame(rows)], ignore_index=True)
+    every = every.drop_duplicates(key, keep="last")
+    write_frame(path, every, float_format="%.6g", na_rep="nan")
 
 
 def rows_of(results: pd.DataFrame, name: str, method: str, seed: int | None = None) -> pd.DataFrame:

@@ -4,7 +4,6 @@ Phan, Le, Brijesh, Adjeroh, Wu, Jensen, Le, Multimodality multi-lead ECG arrhyth
 using self-supervised learning (BHI 2022, arXiv 2210.06297).
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.encoder.cnn import classifier, init_from_scratch
-from util.contract.encoder import Encoder, Standardizer
+from util.contract.encoder import Encoder
 from util.contract.registry import register
 from util.errors import ConfigError
 
@@ -82,25 +81,6 @@ class Fusion(Encoder):
     @property
     def classifiers(self) -> list[nn.Module]:
         return [self.head, *self.extra_heads.values()]
-
-    def level_of(self, name: str) -> int:
-        """Return the level of a parameter, as in its branch; the gate goes with the heads."""
-        branch, _, rest = name.partition(".")
-        return self.branches[branch].level_of(rest) if branch in self.branches else 0
-
-    def adapt_leads(
-        self, state: dict[str, torch.Tensor], leads: Sequence[str] | None = None
-    ) -> dict[str, torch.Tensor]:
-        adapted = dict(state)
-        for name, branch in self.branches.items():
-            names = [each for each in state if each.startswith(f"{name}.")]
-            part = {each.removeprefix(f"{name}."): adapted.pop(each) for each in names}
-            part = branch.adapt_leads(part, leads)
-            adapted |= {f"{name}.{each}": value for each, value in part.items()}
-        return adapted
-
-    def standardizers(self) -> list[Standardizer]:
-        return [part for branch in self.branches.values() for part in branch.standardizers()]
 
     def _join(
         self, series: torch.Tensor

@@ -150,6 +150,15 @@ def test_compare_is_the_correlation_of_the_overlap(tmp_path):
     assert compare(store, 0, 1, [700], np.ones(12, bool)) is None  # an overlap of less than 4 s
 
 
+@pytest.mark.parametrize("seconds", [0.9, 1.0, 1.05, 1.4])
+def test_nothing_is_confirmed_by_a_few_samples(tmp_path, seconds):
+    """A second at the ends is not compared: what is left of these is alike by chance."""
+    short = at_100_hz(heart(3), 500)[: round(100 * seconds)]
+    store = make_store(tmp_path, [("a", short, {}), ("b", short + 0.01, {})])
+    with np.errstate(all="raise"):
+        assert compare(store, 0, 1, [0], np.ones(12, bool)) is None
+
+
 def test_the_copy_that_goes_has_no_diagnosis_or_is_shorter_or_later(tmp_path):
     signals = [at_100_hz(heart(i), 500) for i in range(3)]
     store = make_store(

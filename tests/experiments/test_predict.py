@@ -29,6 +29,7 @@ from util.handover.predicting.recordings import read_entry
 from util.leads import LEADS
 from util.recordings.any_file import find_places
 from util.recordings.flags import Given
+from util.scoring.calibration import tempered
 from util.scoring.decoding import expected_outputs
 from util.scoring.operating_points import choose_thresholds
 from util.scoring.predictions import Predictions
@@ -419,11 +420,15 @@ def test_pages_and_json_lie_beside_the_csv(tmp_path):
     assert told == json.loads((tmp_path / "E002.json").read_text())
     assert (told["age"], told["sex"], told["fs"], told["seconds"]) == (50, "Female", 500, 5)
     assert told["use"] == "research use only" and told["model"] == "xresnet1d50"
+    kept = load_trained(trained_signal() / ROC)
     named = [one["name"] for one in told["classes"] if one["output"]]
     assert sorted(named) == sorted(told["diagnoses"]) == sorted(table["diagnoses"].split("; "))
     for one, name in zip(told["classes"], ABBREVIATIONS):
         assert one["probability"] == pytest.approx(float(table[name]), rel=1e-4)
         assert one["output"] == (one["probability"] >= one["threshold"])
+        assert one["calibrated"] == pytest.approx(tempered(one["probability"], kept.temperature))
+        limits = kept.sets[0.9].present[ABBREVIATIONS.index(name)]
+        assert ("present" in one["label_set"]) == (one["probability"] >= limits)
 
 
 def test_the_weights_own_thresholds_decide_by_the_rule_that_is_asked_for(tmp_path):
@@ -454,6 +459,16 @@ def test_weights_of_before_say_that_they_keep_no_thresholds(tmp_path, capsys):
     torch.save({**content, "thresholds": {"f1": [0.5, "x"]}}, tmp_path / "bad.pth")
     with pytest.raises(CheckpointError, match="its thresholds cannot be used"):
         diagnose(given, tmp_path, weights=(tmp_path / "bad.pth",))
+    content["calibration"]["sets"]["0.90"]["present"] = [2.0] * 24
+    torch.save(content, tmp_path / "bad.pth")
+    with pytest.raises(CheckpointError, match="its calibration cannot be used"):
+        diagnose(given, tmp_path, weights=(tmp_path / "bad.pth",))
+    del content["calibration"]
+    torch.save(content, tmp_path / "old.pth")
+    diagnose(given, tmp_path, "--json", weights=(tmp_path / "old.pth",))
+    assert "label_set" not in (tmp_path / "E002.json").read_text()
+    with pytest.raises(ConfigError, match="--coverage: old.pth keeps no label sets"):
+        diagnose(given, tmp_path, "--coverage", 0.9, weights=(tmp_path / "old.pth",))
 
 
 def test_expected_score_decides_the_challenge_s_csv_and_no_diagnosis(tmp_path):

@@ -60,8 +60,13 @@ class Encoder(nn.Module):
         """
         return {"logits": self(series)}
 
+    @property
+    def token_width(self) -> int:
+        """Return the width of the tokens."""
+        return self.width
+
     def tokens(self, series: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the tokens (batch, n, width) of crops (batch, leads, time), before pooling.
+        """Return the tokens (batch, n, token_width) of crops (batch, leads, time), before pooling.
 
         Args:
             keep: indices of the patches to encode, the only ones that the encoder then sees;
@@ -100,10 +105,13 @@ class Encoder(nn.Module):
             name: of the parameter, as in ``named_parameters``.
 
         Returns:
-            0 for the fresh parts, 1 for the level beneath them, and so on down to the input.  An
-            encoder that says nothing else is one level.
+            0 for the fresh parts, 1 for the level beneath them, and so on down to the input; in a
+            branch what that says.  An encoder that says nothing else is one level.
         """
-        return int(name.partition(".")[0] not in self.fresh_parts)
+        part, _, rest = name.partition(".")
+        if part in self.branches:
+            return self.branches[part].level_of(rest)
+        return int(part not in self.fresh_parts)
 
     @property
     def branches(self) -> Mapping[str, "Encoder"]:
@@ -136,6 +144,8 @@ class Encoder(nn.Module):
             CheckpointError: the file's leads are not this encoder's, or are in another order and
                 ``lead_axes`` does not say what belongs to each.
         """
+        if self.branches:
+            return self._adapt_branches(state, leads)
         own = self.input_names
         if leads is None or own is None or tuple(leads) == own:
             return state
@@ -144,11 +154,22 @@ class Encoder(nn.Module):
         rows = [list(leads).index(lead) for lead in own]
         return pick_leads(state, self.lead_axes, rows, len(leads))
 
+    def _adapt_branches(
+        self, state: dict[str, torch.Tensor], leads: Sequence[str] | None
+    ) -> dict[str, torch.Tensor]:
+        adapted = dict(state)
+        for name, branch in self.branches.items():
+            names = [each for each in state if each.startswith(f"{name}.")]
+            part = {each.removeprefix(f"{name}."): adapted.pop(each) for each in names}
+            part = branch.adapt_leads(part, leads)
+            adapted |= {f"{name}.{each}": value for each, value in part.items()}
+        return adapted
+
     def standardizers(self) -> list[Standardizer]:
         """Return every standardisation of the input, each with the function from a crop to what
         it standardises.
         """
-        return []
+        return [part for branch in self.branches.values() for part in branch.standardizers()]
 
     @torch.no_grad()
     def fit_statistics(self, batches: Iterable[torch.Tensor]) -> None:

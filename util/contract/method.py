@@ -71,6 +71,15 @@ class Method(nn.Module):
         """Return further encoders worth keeping beside ``handed_on``, by name."""
         return {}
 
+    @property
+    def frozen_parts(self) -> list[str]:
+        """Return the names of the parts that are to stay as they are, for people."""
+        return []
+
+    def frozen_tensors(self) -> dict[str, torch.Tensor]:
+        """Return the parameters and buffers that training must not change, by name."""
+        return {}
+
     def before_step(self, epoch: float) -> None:
         """Change the gradients of a step before the optimizer takes it: those of all processes
         and micro-batches together.

@@ -24,6 +24,16 @@ class SequenceEncoder(Encoder):
         """
         raise NotImplementedError
 
+    @property
+    def token_width(self) -> int:
+        return self.step_width
+
+    def tokens(self, series: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the contexts as tokens; no step can be hidden from those after it."""
+        return (
+            super().tokens(series, keep) if keep is not None else self.contexts(self.steps(series))
+        )
+
     def contexts(self, steps: torch.Tensor) -> torch.Tensor:
         """Return what is known at each step from all steps up to it, the same shape."""
         raise NotImplementedError

@@ -16,6 +16,7 @@ from util.errors import ConfigError
 from util.evaluation.evaluator import Evaluator, gate_table
 from util.files import write_frame
 from util.processes import collectives
+from util.scoring.calibration import kept_calibration
 from util.scoring.intervals import Predicted, estimate
 from util.scoring.operating_points import kept_thresholds
 from util.scoring.predictions import Predictions
@@ -98,11 +99,15 @@ def save_best(
 
 
 def with_thresholds(chosen: Predictions | None) -> dict[str, Any]:
-    """Return what weights say of the thresholds of their selection records."""
+    """Return what weights say of the thresholds and the calibration of their selection records."""
     kept = kept_thresholds(chosen) if chosen else {}
-    if not chosen or not kept:
+    if not chosen:
         return {}
-    return {"thresholds": kept, "positives": (chosen.labels == 1).sum(axis=0).tolist()}
+    about = {"calibration": kept_calibration(chosen)}
+    if not kept:
+        return about
+    positives = (chosen.labels == 1).sum(axis=0).tolist()
+    return {**about, "thresholds": kept, "positives": positives}
 
 
 def save_weights(

@@ -336,73 +336,105 @@ def search_folder(
         check: raises where weights are not those that were asked for.
     """
     begin()
-    folder, by_rule = Path(folder), is_rule(method)
+    folder = Path(folder)
+
+    def load(fold: int, path: Path) -> Trained:
+        trained = load_weights(path, fold, overrides or [], config_path)
+        check(trained)
+        return trained
+
+    weights = find_weights(folder, best, folds)
+    kept = folder / "predictions"
+    searched, tested, codes = _predict_all(weights, load, method, kept, device)
+
+    parts = search_sets(method, searched)
+    results = folder / f"thresholds_{best}_{method}"
+    results.mkdir(exist_ok=True)
+    found, tables = {}, []
+    for fold, part in parts.items():
+        note(f"==== fold {fold} ====")
+        if is_rule(method):
+            found[fold] = search_rule(method, part, codes)
+            note(describe_rule(found[fold], part))
+            tables.append(report_rule(fold, *searched[fold], found[fold], tested[fold]))
+            by_class = table_of(tested[fold], found[fold])
+            write_frame(results / f"classes_fold{fold}.csv", by_class, float_format="%.6g")
+        else:
+            found[fold] = SEARCHES[method](part.labels > 0, part.outputs, min_positives)
+            note(describe(found[fold], part.labels > 0, min_positives))
+            tables.append(report(fold, *searched[fold], found[fold], tested[fold]))
+            title = f"{folder.name}, fold {fold}"
+            _plot_search(found[fold], part, results / f"fold{fold}.png", title)
+        note_table(tables[-1])
+        save_thresholds(results / f"thresholds_fold{fold}.json", found[fold])
+    for_all = for_all_folds(method, list(found.values()), searched, min_positives)
+    save_thresholds(results / "thresholds.json", for_all)
+    return _note_results(pd.concat(tables), method, results)
+
+
+def _predict_all(
+    weights: dict[int, Path],
+    load: Callable[[int, Path], Trained],
+    method: str,
+    kept: Path,
+    device: torch.device,
+) -> tuple[dict[int, tuple[int | str, Predictions]], dict[int, Predictions], tuple[str, ...]]:
+    """The predictions of all folds' weights, (selection fold, its records) and test records, and
+    the codes of the classes.  One classifier at a time is in memory; predictions are kept in
+    the folder ``kept``.
+    """
     searched, tested = {}, {}
     first: Trained | None = None
     job: LabelledJob | None = None
-    for fold, path in find_weights(folder, best, folds).items():
+    for fold, path in weights.items():
         note(f"==== fold {fold}: {path.name} ====")
-        trained = load_weights(path, fold, overrides or [], config_path)
-        check(trained)
+        trained = load(fold, path)
         first = first or trained
         check_same_job(first, trained)
         protocol = trained.config.dataset.protocol
-        if method == "pooled" and protocol not in ("nested", "published"):
-            raise ConfigError(
-                "--method pooled takes the selection records of other weights, which under "
-                f"dataset.protocol {protocol} may hold tested ones; take --method ascent"
-            )
-        if protocol == "published":
-            pooled = ", though pooled thresholds come from the other folds"
-            note(
-                "note: protocol 'published' searches and reports on the same fold; its numbers "
-                f"are optimistic{pooled if method == 'pooled' else ''}"
-            )
-        place = folder / "predictions" / f"{path.stem}_fold{fold}.npz"
+        _check_protocol(method, protocol)
         if job is None or job.config.dataset.store != trained.config.dataset.store:
             job = LabelledJob(trained.config)  # once for all folds, so its notes are said once
         check_classes(trained, job, method)
-        parts = predictions_of(trained, job, place, device)
-        parts = parts if by_rule else wholly_known(parts)
+        parts = predictions_of(trained, job, kept / f"{path.stem}_fold{fold}.npz", device)
+        parts = parts if is_rule(method) else wholly_known(parts)
         searched[fold] = (selection_fold(protocol, fold), parts["valid"])
         tested[fold] = parts["test"]
-
-    results = folder / f"thresholds_{best}_{method}"
     assert first is not None, "find_weights found some"
-    every_fold, tables = [], []
-    for fold, part in search_sets(method, searched).items():
-        results.mkdir(exist_ok=True)
-        if by_rule:
-            thresholds = search_rule(method, part, first.codes)
-            every_fold.append(thresholds)
-            note(f"==== fold {fold} ====\n{describe_rule(thresholds, part)}")
-            tables.append(report_rule(fold, *searched[fold], thresholds, tested[fold]))
-            note_table(tables[-1])
-            save_thresholds(results / f"thresholds_fold{fold}.json", thresholds)
-            by_class = table_of(tested[fold], thresholds)
-            write_frame(results / f"classes_fold{fold}.csv", by_class, float_format="%.6g")
-            continue
-        labels = part.labels > 0
-        thresholds = SEARCHES[method](labels, part.outputs, min_positives)
-        every_fold.append(thresholds)
-        note(f"==== fold {fold} ====\n{describe(thresholds, labels, min_positives)}")
-        tables.append(report(fold, *searched[fold], thresholds, tested[fold]))
-        note_table(tables[-1])
-        save_thresholds(results / f"thresholds_fold{fold}.json", thresholds)
-        if thresholds.thresholds is not None:
-            plot_score_curves(
-                labels,
-                part.outputs,
-                thresholds,
-                results / f"fold{fold}.png",
-                f"{folder.name}, fold {fold}: {thresholds.method}, Challenge score on its search "
-                f"records {thresholds.score:.3f}, {thresholds.n_records} records",
-            )
-    for_all = for_all_folds(method, every_fold, searched, min_positives)
-    save_thresholds(results / "thresholds.json", for_all)
-    table = pd.concat(tables)
-    if len(every_fold) > 1:
-        note(f"==== {len(every_fold)} folds ====")
+    return searched, tested, first.codes
+
+
+def _check_protocol(method: str, protocol: str) -> None:
+    """Refuse a search on records that are tested on, or say that it is one."""
+    if method == "pooled" and protocol not in ("nested", "published"):
+        raise ConfigError(
+            "--method pooled takes the selection records of other weights, which under "
+            f"dataset.protocol {protocol} may hold tested ones; take --method ascent"
+        )
+    if protocol == "published":
+        pooled = ", though pooled thresholds come from the other folds" * (method == "pooled")
+        note(
+            "note: protocol 'published' searches and reports on the same fold; its numbers "
+            f"are optimistic{pooled}"
+        )
+
+
+def _plot_search(found: Thresholds, part: Predictions, path: Path, title: str) -> None:
+    """Draw the Challenge score against each class's threshold; a decoder has none."""
+    if found.thresholds is None:
+        return
+    text = (
+        f"{title}: {found.method}, Challenge score on its search records {found.score:.3f}, "
+        f"{found.n_records} records"
+    )
+    plot_score_curves(part.labels > 0, part.outputs, found, path, text)
+
+
+def _note_results(table: pd.DataFrame, method: str, results: Path) -> pd.DataFrame:
+    """Write and say the scores of all folds, and return them with their mean and deviation."""
+    by_rule, folds = is_rule(method), table["weights of fold"].nunique()
+    if folds > 1:
+        note(f"==== {folds} folds ====")
         means = mean_rows(table, MEANS if by_rule else REPORT)
         note_table(means)
         table = pd.concat([table, means])

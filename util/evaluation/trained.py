@@ -1,10 +1,13 @@
 """Trained weights: finding them in a folder, and rebuilding the classifier that they belong to."""
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from util.challenge import ABBREVIATIONS, CLASSES
 from util.config.keys import FinetuneConfig
@@ -15,6 +18,7 @@ from util.data.labels import parse_classes
 from util.data.store import FOLDS
 from util.errors import CheckpointError
 from util.evaluation.report import PUBLISHED_BEST, FoldFiles
+from util.scoring.calibration import LabelSets
 from util.scoring.criterion import TASKS, Criterion
 from util.signals.crops import Cropping
 from util.signals.transforms import Pipeline
@@ -110,6 +114,8 @@ class Trained:
         thresholds: of the selection records, a number for each class by rule (see
             ``util.scoring.operating_points``); empty where the file has none.
         positives: how many of these records have each class; empty likewise.
+        temperature: that fits these records best; None where the file has none.
+        sets: limits of label sets by coverage, of these records; empty likewise.
     """
 
     path: Path
@@ -123,6 +129,8 @@ class Trained:
     codes: tuple[str, ...]
     thresholds: dict[str, list[float]] = field(default_factory=dict)
     positives: tuple[int, ...] = ()
+    temperature: float | None = None
+    sets: dict[float, LabelSets] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -193,6 +201,7 @@ def load_trained(
         codes=class_codes(config, criterion.classes),
         thresholds=_thresholds(content.get("thresholds"), len(criterion.classes), path),
         positives=tuple(content.get("positives") or ()),
+        **_calibration(content.get("calibration"), len(criterion.classes), path),
     )
 
 
@@ -206,6 +215,25 @@ def _thresholds(kept: Any, classes: int, path: str | os.PathLike) -> dict[str, l
         raise CheckpointError(
             f"{path}: its thresholds cannot be used ({error}); train anew"
         ) from None
+
+
+def _calibration(kept: Any, classes: int, path: str | os.PathLike) -> dict[str, Any]:
+    """Temperature and label sets that weights carry, checked."""
+    if not kept:
+        return {}
+    try:
+        by = kept.get("temperature")
+        if by is not None and not 0 < float(by) < math.inf:
+            raise ValueError(f"temperature {by}")
+        sets = {}
+        for coverage, limits in kept["sets"].items():
+            sides = [np.array(_probabilities(limits[n], classes)) for n in ("present", "absent")]
+            sets[float(coverage)] = LabelSets(float(coverage), *sides)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: its calibration cannot be used ({error}); train anew"
+        ) from None
+    return {"temperature": None if by is None else float(by), "sets": sets}
 
 
 def _probabilities(values: Any, classes: int) -> list[float]:

@@ -94,7 +94,7 @@ def plot_reliability(tables: dict[str, pd.DataFrame]) -> Figure:
     """Draw how often labels are 1 where the probability says so.
 
     Args:
-        tables: of ``util.scoring.operating_points.reliability``, by name.
+        tables: of ``util.scoring.calibration.reliability``, by name.
     """
     figure, (axis,) = _figure(1)
     axis.plot([0, 1], [0, 1], color="#bbb", linewidth=0.8, linestyle=":")

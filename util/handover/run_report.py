@@ -32,14 +32,18 @@ from util.handover.report_figures import (
     plot_reliability,
 )
 from util.handover.report_recordings import add_worst
-from util.scoring.operating_points import (
-    by_class,
+from util.scoring.calibration import (
+    LabelSets,
     calibration_error,
-    choose_thresholds,
+    class_errors,
+    fewest,
+    one_against_others,
     reliability,
+    set_table,
     temperature,
     tempered,
 )
+from util.scoring.operating_points import by_class, choose_thresholds
 from util.scoring.predictions import Predictions
 from util.scoring.scores import auroc, macro
 
@@ -47,6 +51,7 @@ FILE = "report.html"
 AGES = (0, 18, 40, 60, 75, 200)  # years; edges of subgroups
 FEW = 20  # records of a subgroup without a row
 RULE = "youden"
+COVERAGE = 0.9  # of label sets
 
 
 @dataclass(frozen=True)
@@ -157,7 +162,7 @@ def write_report(folder: str | os.PathLike, rule: str | None = None) -> Path:
                 "good."
             )
     elif test.task == "multiclass":
-        _multiclass(page, test)
+        _multiclass(page, folds, test)
     else:
         page.section("Predicted and labelled")
         page.figure(plot_predicted(test), "a point a test record; dotted: equal")
@@ -216,22 +221,12 @@ def _multilabel(page: Page, folds: list[FoldReport], test: Predictions, rule: st
     )
     page.table(for_people(by_class(test, decided)))
     page.figure(plot_discrimination(test), "the classes with the most positive records")
-    page.section("Calibration")
-    tables = {"as they are": reliability(test.labels, test.outputs)}
-    errors = f"Expected calibration error {calibration_error(test.labels, test.outputs):.3f}"
+    _calibration(page, folds, test)
     if len(chosen) == len(folds):
-        by = [temperature(each.labels, each.outputs) for each in chosen]
-        outputs = np.concatenate([tempered(f.test.outputs, t) for f, t in zip(folds, by)])
-        tables["tempered"] = reliability(test.labels, outputs)
-        errors += (
-            f"; {calibration_error(test.labels, outputs):.3f} with logits divided by "
-            f"{', '.join(f'{t:.2f}' for t in by)} (temperature, from the selection fold)"
-        )
-    page.text(errors + ".")
-    page.figure(plot_reliability(tables))
+        _label_sets(page, folds, test)
 
 
-def _multiclass(page: Page, test: Predictions) -> None:
+def _multiclass(page: Page, folds: list[FoldReport], test: Predictions) -> None:
     """Each class against the others, and which is taken for which, of all folds together."""
     taken, each = test.outputs.argmax(axis=1), np.eye(len(test.classes))
     page.section("Class by class")
@@ -241,8 +236,54 @@ def _multiclass(page: Page, test: Predictions) -> None:
     )
     apart = replace(test, labels=each[test.labels], task="multilabel")
     page.table(for_people(by_class(apart, each[taken] == 1)))
+    if all(fold.chosen is not None for fold in folds):
+        _label_sets(page, folds, test)
     page.section("Which class is taken for which")
     page.figure(plot_confusion(test.labels, taken, test.classes), "records of the test")
+
+
+# ============ calibration ============
+def _calibration(page: Page, folds: list[FoldReport], test: Predictions) -> None:
+    """How far probabilities can be taken at their word, before and after a temperature."""
+    page.section("Calibration")
+    outputs = {"as they are": test.outputs}
+    chosen = [fold.chosen for fold in folds if fold.chosen is not None]
+    said = f"Expected calibration error {calibration_error(test.labels, test.outputs):.3f}"
+    if len(chosen) == len(folds):
+        by = [temperature(each.labels, each.outputs) for each in chosen]
+        outputs["tempered"] = np.concatenate(
+            [tempered(fold.test.outputs, t) for fold, t in zip(folds, by)]
+        )
+        said += (
+            f"; {calibration_error(test.labels, outputs['tempered']):.3f} with logits divided by "
+            f"{', '.join(f'{t:.2f}' for t in by)} (temperature, from the selection fold)"
+        )
+    page.text(said + ".")
+    page.figure(plot_reliability({n: reliability(test.labels, p) for n, p in outputs.items()}))
+    table = pd.DataFrame({"class": test.classes, "positive": (test.labels == 1).sum(axis=0)})
+    for name, probabilities in outputs.items():
+        errors = class_errors(test.labels, probabilities)
+        table = table.join(errors if name == "as they are" else errors.add_suffix(f", {name}"))
+    page.table(table)
+
+
+def _label_sets(page: Page, folds: list[FoldReport], test: Predictions) -> None:
+    """What conformal label sets of the selection folds hold on the test records."""
+    page.section("Label sets")
+    present, absent = [], []
+    for fold in folds:
+        assert fold.chosen is not None, "asked for where every fold has selection records"
+        labels = one_against_others(fold.chosen)
+        sets = LabelSets.fitted(labels, fold.chosen.outputs, COVERAGE)
+        present.append(sets.may_be_present(fold.test.outputs))
+        absent.append(sets.may_be_absent(fold.test.outputs))
+    page.text(
+        f"Of each class the set says present, absent, or leaves it open, and is to hold the truth "
+        f"for {COVERAGE:.0%} of the records with the class and of those without (split conformal, "
+        "limits from the selection fold). A class with fewer than "
+        f"{fewest(COVERAGE)} selection records is never ruled out."
+    )
+    page.table(set_table(test, np.concatenate(present), np.concatenate(absent)))
 
 
 def for_people(table: pd.DataFrame) -> pd.DataFrame:

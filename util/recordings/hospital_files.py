@@ -46,14 +46,20 @@ def read_hospital(path: str | Path, row: object, note: object) -> Recording:
     if damage:
         raise RecordError(f"damaged: {printable(damage[0], MOST_WORDS)}")
     leads = [lead for lead in record.leads if standard_lead(lead.label)]
+    # others may be known by --lead_names; ``checked`` leaves out those that are not
+    others = [lead for lead in record.leads if not standard_lead(lead.label) and _is_voltage(lead)]
+    if not leads:
+        leads, others = others, []
     if not leads:
         names = ", ".join(printable(lead.label) for lead in record.leads[:4])
         raise RecordError(f"none of the twelve leads: {names or 'no lead at all'}")
     fs = _common([_rate(record, lead) for lead in leads], "sampling rates")
-    _common([len(lead.samples) for lead in leads], "lengths")
+    length = _common([len(lead.samples) for lead in leads], "lengths")
+    leads += [lead for lead in others if (_rate(record, lead), len(lead.samples)) == (fs, length)]
     rows = np.stack([_millivolts(lead) for lead in leads])
-    others = [lead.label.strip() for lead in record.leads if not standard_lead(lead.label)]
-    remarks = [f"left out: {', '.join(others[:4])}"] if others else []
+    taken = [id(lead) for lead in leads]
+    left_out = [lead.label.strip() for lead in record.leads if id(lead) not in taken]
+    remarks = [f"left out: {', '.join(left_out[:4])}"] if left_out else []
     if record.source_format not in PROVEN:
         remarks.append(f"read as {record.source_format}, in which the reader is not proven")
     age = record.patient.age
@@ -114,6 +120,10 @@ def _common(values: Sequence[float], what: str) -> float:
         several = ", ".join(f"{value:g}" for value in sorted(set(values)))
         raise RecordError(f"its leads have several {what}: {several}")
     return values[0]
+
+
+def _is_voltage(lead: Any) -> bool:
+    return not lead.is_raw and millivolts_per(lead.units) is not None
 
 
 def _millivolts(lead: Any) -> np.ndarray:

@@ -67,12 +67,15 @@ class Estimate:
 
     ``low`` and ``high`` are NaN where a resample has no score, where hardly any resample has all
     classes, where no stratum has two patients, so that nothing can vary, and where nothing does
-    in a score that is no number from 0 to 1.
+    in a score that is no number from 0 to 1.  ``p`` is how likely so large a difference is where
+    there is none (two-sided, of the same distribution as the interval); NaN for a score alone, and
+    where there is no interval or nothing varies.
     """
 
     value: float
     low: float
     high: float
+    p: float = np.nan
 
     def difference_text(self) -> str:
         """Return a difference in words."""
@@ -276,8 +279,25 @@ def estimate(
         return _without_variance(value, room, from_0_to_1, tests, others)
     reach = student.ppf((1 + level) / 2, degrees) * variance**0.5
     low, high = (float(from_scale(to_scale(value) + side)) for side in (-reach, reach))
+    p = 2 * student.sf(abs(value) / variance**0.5, degrees) if others else np.nan
     # a value nearer to 0 or 1 than the margin lies outside of its clipped interval
-    return Estimate(value, min(low, value), max(high, value))
+    return Estimate(value, min(low, value), max(high, value), float(p))
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """Return p values corrected for as many comparisons as there are (Holm, Scandinavian Journal
+    of Statistics 1979): the chance of any false difference stays below the level.
+
+    Args:
+        p: of each comparison; NaN, which stays NaN, is none.
+    """
+    values = np.asarray(p, float)
+    corrected = np.full(len(values), np.nan)
+    known = np.flatnonzero(~np.isnan(values))
+    order = known[np.argsort(values[known], kind="stable")]
+    steps = values[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return corrected
 
 
 def _without_variance(

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit, logit
 from scipy.stats import norm
 
 from util.errors import ConfigError
@@ -141,52 +140,3 @@ def by_class(test: Predictions, decided: np.ndarray) -> pd.DataFrame:
             "precision": true / claimed,
         }
     return pd.DataFrame(columns)
-
-
-# ============ calibration ============
-def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> pd.DataFrame:
-    """Return, for equal bins of probability over all classes, how often the label was 1.
-
-    Args:
-        labels: (records, classes) of 1, 0 and NaN = unknown.
-        probabilities: (records, classes).
-
-    Returns:
-        probability (mean), share (of positive labels), count; empty bins are left out.
-    """
-    known = ~np.isnan(labels)
-    p, y = probabilities[known], labels[known]
-    place = np.minimum((p * bins).astype(int), bins - 1)
-    table = pd.DataFrame({"bin": place, "probability": p, "share": y})
-    means = table.groupby("bin").agg(
-        probability=("probability", "mean"), share=("share", "mean"), count=("share", "size")
-    )
-    return means.reset_index(drop=True)
-
-
-def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the expected calibration error over all classes: the mean distance of share and
-    probability over the bins of ``reliability``, weighed by their counts.
-    """
-    table = reliability(labels, probabilities)
-    distance = (table["share"] - table["probability"]).abs()
-    return float((distance * table["count"]).sum() / table["count"].sum())
-
-
-def temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the number by which logits are divided for the smallest cross-entropy.
-
-    Args:
-        labels: (records, classes) of 1, 0 and NaN, of the selection fold.
-        probabilities: (records, classes).
-    """
-    known = ~np.isnan(labels)
-    logits, y = logit(np.clip(probabilities[known], 1e-7, 1 - 1e-7)), labels[known]
-    candidates = np.geomspace(0.1, 10, 201)
-    losses = [np.logaddexp(0, np.where(y == 1, -1, 1) * logits / t).mean() for t in candidates]
-    return float(candidates[int(np.argmin(losses))])
-
-
-def tempered(probabilities: np.ndarray, by: float) -> np.ndarray:
-    """Return probabilities whose logits are divided by a temperature."""
-    return expit(logit(np.clip(probabilities, 1e-7, 1 - 1e-7)) / by)

@@ -25,6 +25,7 @@ from util.leads import parse_leads
 from util.processes import collectives
 from util.scoring.criterion import DEFAULT_LOSS, TASKS, Criterion
 from util.scoring.scores import parse_scores
+from util.training.movement import frozen_below
 from util.training.setup import (
     build_configured,
     check_input,
@@ -353,6 +354,20 @@ class SupervisedTask(Method):
         for part in self.classifier.fresh_parts.values():
             part.requires_grad_(True)
         return True
+
+    @property
+    def frozen_parts(self) -> list[str]:
+        return ["encoder"] if self.frozen else frozen_below(self.classifier)
+
+    def frozen_tensors(self) -> dict[str, torch.Tensor]:
+        model = self.classifier
+        every = dict([*model.named_parameters(), *model.named_buffers()])
+        if self.frozen:
+            fresh = tuple(f"{name}." for name in model.fresh_parts)
+            return {name: t for name, t in every.items() if not name.startswith(fresh)}
+        parts = frozen_below(model)
+        inside = tuple(f"{part}." for part in parts)
+        return {name: t for name, t in every.items() if name in parts or name.startswith(inside)}
 
     def train(self, mode: bool = True) -> "SupervisedTask":
         """Set training mode, except for a frozen encoder: its BatchNorm keeps its statistics."""

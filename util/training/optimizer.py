@@ -5,7 +5,7 @@ formats.
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,12 @@ FUSED = ("adamw", "adam", "sgd")  # one kernel for all parameters
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, *, decay_all: bool = False, layer_decay: float = 1.0
+    model: nn.Module,
+    weight_decay: float,
+    *,
+    decay_all: bool = False,
+    layer_decay: float = 1.0,
+    layer_rates: Sequence[float] = (),
 ) -> list[dict]:
     """Return the parameters by how they learn: weight matrices and kernels are decayed; biases,
     norms, tokens and position embeddings are not.
@@ -39,14 +44,16 @@ def parameter_groups(
     that never learn (no gradient at construction).
 
     Args:
-        model: whose parameters; with a ``layer_decay`` it has an ``encoder``.
+        model: whose parameters; with a ``layer_decay`` or ``layer_rates`` it has an ``encoder``.
         weight_decay: of those that are decayed.
         decay_all: decay everything, as the published ST-MEM scripts did.
         layer_decay: the learning rate's factor from one level of ``model.encoder`` to the next,
             from the heads down (Bao et al., BEiT, ICLR 2022); a group has it as "lr_scale".
+        layer_rates: instead of it the factors of the heads, and of as many equal shares of the
+            levels, from the top.
     """
     levels: dict[nn.Parameter, int] = {}
-    if layer_decay != 1:
+    if layer_decay != 1 or layer_rates:
         encoder = model.encoder
         assert isinstance(encoder, Encoder)
         levels = {
@@ -63,27 +70,44 @@ def parameter_groups(
             "params": groups[level, spared],
             "weight_decay": 0.0 if spared else weight_decay,
             "decayed": not spared,
-            "lr_scale": layer_decay**level,
+            "lr_scale": _rate_of(level, max(levels.values(), default=0), layer_decay, layer_rates),
         }
         for level, spared in sorted(groups)
     ]
 
 
+def _rate_of(level: int, deepest: int, decay: float, rates: Sequence[float]) -> float:
+    """The factor of the learning rate at a level, see ``parameter_groups``."""
+    if not rates:
+        return decay**level
+    return rates[level and 1 + (level - 1) * (len(rates) - 1) // deepest]
+
+
 def make_optimizer(
-    model: nn.Module, train: TrainConfig, lr: float, layer_decay: float = 1.0
+    model: nn.Module,
+    train: TrainConfig,
+    lr: float,
+    layer_decay: float = 1.0,
+    layer_rates: Sequence[float] = (),
 ) -> torch.optim.Optimizer:
     """Make the optimiser of the config's ``train`` section.
 
     Raises:
         ConfigError: it is unknown, or refuses its arguments, or nothing is to be trained.
     """
+    if layer_rates:
+        _check_rates(layer_rates, layer_decay)
     name = train.optimizer
     if name not in OPTIMIZERS:
         raise ConfigError(
             f"train.optimizer: unknown optimizer {name!r}; known: {', '.join(OPTIMIZERS)}"
         )
     groups = parameter_groups(
-        model, train.weight_decay, decay_all=train.decay_all, layer_decay=layer_decay
+        model,
+        train.weight_decay,
+        decay_all=train.decay_all,
+        layer_decay=layer_decay,
+        layer_rates=layer_rates,
     )
     if not groups:
         raise ConfigError("nothing to train: no parameter of the model takes a gradient")
@@ -96,6 +120,21 @@ def make_optimizer(
         raise ConfigError(f"train.optimizer_kwargs {train.optimizer_kwargs}: {error}") from None
     _start_momentum(optimizer)
     return optimizer
+
+
+def _check_rates(rates: Sequence[float], decay: float) -> None:
+    """A ConfigError where train.layer_rates are no factors, or train.layer_decay is given, too."""
+    numbers = all(isinstance(rate, int | float) and rate > 0 for rate in rates)
+    if len(rates) < 2 or not numbers:
+        raise ConfigError(
+            f"train.layer_rates: {rates}: give a factor above 0 of the heads and one or more of "
+            "the encoder, e.g. [1, 0.1, 0.01]"
+        )
+    if decay != 1:
+        raise ConfigError(
+            "train.layer_rates and train.layer_decay both say how rates fall with depth; leave "
+            "out one, e.g. by --set train.layer_decay=1"
+        )
 
 
 def _start_momentum(optimizer: torch.optim.Optimizer) -> None:

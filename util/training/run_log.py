@@ -26,8 +26,8 @@ class RunLog:
     """Files of one run.
 
     ``log.txt`` has one JSON line an epoch, as published; ``log_steps.txt`` one every
-    ``train.log_every`` steps. Neither holds times, so that a resumed run leaves the same files as
-    an undisturbed one.
+    ``train.log_every`` steps.  But for how fast an epoch was, in log.txt, neither holds times, so
+    that a resumed run leaves the same files as an undisturbed one.
 
     Args:
         folder: of the run; made if missing.

@@ -32,6 +32,7 @@ from util.processes import collectives
 from util.signals.crops import Cropping, parse_cropping
 from util.signals.transforms import Pipeline, build_pipeline
 from util.training.engine import Training
+from util.training.movement import trained_of
 from util.training.optimizer import Schedule, resolve_lr
 from util.training.resolved import crop_length, data_facts, resolved
 
@@ -220,11 +221,10 @@ def revision() -> str:
     return (git("rev-parse", "--short", "HEAD") or "unknown").strip() + ("+" if changed else "")
 
 
-def describe_run(config: JobConfig, device: torch.device, model: nn.Module) -> None:
-    """Print what runs: code version, device, size of the model."""
-    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+def describe_run(config: JobConfig, device: torch.device, model: Method) -> None:
+    """Print what runs: code version, device, size of the model and what of it learns."""
     note(
-        f"{config.model_name}: {learning / 1e6:.1f} M trainable parameters; "
+        f"{config.model_name}: {trained_of(model)}; "
         f"{collectives.world()} process(es) on {device.type}; torch {torch.__version__}; "
         f"code {revision()}"
     )

@@ -22,7 +22,7 @@ dataset.crops_per_record dataset.databases dataset.max_records dataset.fold data
 dataset.splits dataset.given dataset.test_database dataset.labels dataset.classes
 dataset.mask_unannotated dataset.annotated dataset.label_fraction dataset.eval_crops
 dataset.eval_stride dataset.eval_crop dataset.eval_transforms encoder_path mode loss
-train.optimizer train.head_init train.layer_decay train.decay_all metric.task
+train.optimizer train.head_init train.layer_decay train.layer_rates train.decay_all metric.task
 test.target_metric
 """
 

@@ -99,8 +99,9 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(override, words):
         ("train.lr=.inf", "train.lr"),
         ("train.lr=[1]", "train.lr"),
         ("train.lr=true", "train.lr"),
-        ("train.compile=1", "train.compile must be true or false, not 1"),
-        ("train.compile=maybe", "train.compile"),
+        ("train.compile=1", "train.compile must be true or false or text, not 1"),
+        ("train.compile=maybe", "train.compile: 'maybe' is not one of auto, true, false"),
+        ("train.cuda_graph=yes please", "is not one of auto, true, false"),
         ("exp_name=5", "exp_name must be text"),
         ("dataset.transforms=standardize", "dataset.transforms must be a list"),
         ("model=[1]", "model must be a mapping"),
@@ -593,6 +594,7 @@ ONE_PROGRAM = [
         "train.freeze_epochs",
         "train.head_init",
         "train.layer_decay",
+        "train.layer_rates",
         "loss",
         "metric.task",
         "metric.num_labels",
@@ -601,6 +603,7 @@ ONE_PROGRAM = [
         "test.target_metric",
         "test.bootstrap",
         "test.report",
+        "test.select_every",
     )
 ] + [
     (PretrainConfig, path)

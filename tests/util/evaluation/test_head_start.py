@@ -12,6 +12,7 @@ from tests.support.double import compute_in_double
 from tests.support.jobs import run_job
 from tests.support.tiny_jobs import CNN, VIT, with_store
 from util.config.keys import FinetuneTrain
+from util.config.load import find_overlay, load_yaml
 from util.contract.registry import build
 from util.errors import ConfigError
 from util.evaluation.head_start import fit_layer, fit_linear, last_layers
@@ -224,6 +225,46 @@ def test_rates_fall_from_the_head_to_the_input(name, arguments, expected):
                 seen.add(prefix)
     assert seen == set(expected)
     assert len(rates) == sum(p.requires_grad for p in task.parameters())
+
+
+@pytest.mark.parametrize(
+    "name, arguments, expected",
+    [
+        ("cpc_lstm", {"channels": 4}, {"head": 1, "lstm": 0.1, "convolutions": 0.01}),
+        (
+            "st_mem_vit_tiny",
+            {"num_classes": 2},
+            {"head": 1, "norm": 1, "block3": 0.1, "block2": 0.1, "block1": 0.1, "block0": 0.01},
+        ),
+        (
+            "attention_pool",
+            {"encoder": "vit_tiny", "num_classes": 2},
+            {"pool": 1, "head": 1, "encoder.block3": 0.1, "encoder.cls_embedding": 0.01},
+        ),
+    ],
+)
+def test_the_preset_gives_a_tenth_and_a_hundredth(name, arguments, expected):
+    preset = load_yaml(find_overlay("layer_rates"))["train"]
+    task = SupervisedTask(build(name, **arguments))
+    train = FinetuneTrain(lr=0.8, epochs=2, **preset)
+    optimizer = make_optimizer(task, train, 1.0, train.layer_decay, train.layer_rates)
+    scales = {p: group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
+    for key, parameter in task.classifier.named_parameters():
+        for prefix in (prefix for prefix in expected if key.startswith(f"{prefix}.")):
+            assert scales[parameter] == expected[prefix], key
+
+
+def test_rates_by_depth_are_factors_and_stand_alone():
+    task, train = SupervisedTask(build("cpc_lstm", channels=4)), FinetuneTrain(lr=1.0, epochs=2)
+    for rates, message in (
+        ([1], "one or more of the encoder"),
+        ([1, 0], "above 0"),
+        ([1, "x"], "above 0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            make_optimizer(task, train, 1.0, layer_rates=rates)
+    with pytest.raises(ConfigError, match="both say how rates fall"):
+        make_optimizer(task, train, 1.0, 0.5, [1, 0.1])
 
 
 def test_without_a_decay_there_are_the_two_groups_of_before():

@@ -12,7 +12,7 @@ from util.handover.page import Page
 from util.handover.predicting.recordings import finest_store
 from util.handover.report_figures import plot_confusion, plot_gate, plot_predicted
 from util.handover.report_recordings import add_worst, answer_of, losses
-from util.handover.run_report import _multiclass
+from util.handover.run_report import FoldReport, _multiclass
 
 
 def predicted(task, labels, outputs, gate=None):
@@ -80,7 +80,7 @@ def test_confusion_counts_every_record():
 
 def test_classes_that_exclude_each_other_have_a_row_each():
     page = Page("p")
-    _multiclass(page, MULTICLASS)
+    _multiclass(page, [FoldReport("fold 0", MULTICLASS, None, [], {})], MULTICLASS)
     text = page.html()
     assert "Which class is taken for which" in text and "each class against the others" in text
     (row,) = re.findall(r"<td>b</td>\s*(.*?)</tr>", text, re.DOTALL)

@@ -18,6 +18,7 @@ from util.evaluation.figures import plot_reconstruction, save_figure
 from util.evaluation.report import SELECTION
 from util.handover.comparison import read_run
 from util.handover.run_report import read_folds, write_report
+from util.scoring.calibration import LabelSets
 from util.scoring.predictions import Predictions
 from util.scoring.scores import auroc
 
@@ -58,7 +59,7 @@ def test_the_page_says_what_the_files_say(trained, capsys):
     assert not re.search(r'(src|href)="?(http|//|\.)', text), "it needs another file"
     tables = Tables()
     tables.feed(text)
-    rows = {row[0]: row for row in tables.rows if row}
+    rows = {row[0]: row for row in reversed(tables.rows) if row}  # of two tables the first
     assert rows["mode"][1] == "scratch"
     metrics = pd.read_csv(trained / "fold3" / "test_metrics.csv").iloc[0]
     assert f"{metrics['AUROC']:.4f}" in rows["fold 3"] and "mean" in rows and "std" in rows
@@ -68,6 +69,17 @@ def test_the_page_says_what_the_files_say(trained, capsys):
     assert rows["AF"][3] == f"{areas['AF']:.3f}"
     assert rows["AF"][2] == str(int((test.labels[:, test.classes.index("AF")] == 1).sum()))
     assert text.count("<svg") == 3 and "Expected calibration error" in text
+    assert "ECE, tempered" in text and "Brier, tempered" in text
+    af = [row for row in tables.rows if row and row[0] == "AF"]
+    c = test.classes.index("AF")
+    brier = np.mean((test.outputs[:, c] - test.labels[:, c]) ** 2)
+    assert len(af) == 3 and af[1][3] == f"{brier:.3f}"
+    held = [
+        fold.test.outputs[:, c]
+        >= LabelSets.fitted(fold.chosen.labels, fold.chosen.outputs, 0.9).present[c]
+        for fold in folds
+    ]
+    assert af[2][2] == f"{np.concatenate(held)[test.labels[:, c] == 1].mean():.3f}"
     y, p = test.labels, np.clip(test.outputs, 1e-7, 1 - 1e-7)
     losses = -(np.nan_to_num(y) * np.log(p) + np.nan_to_num(1 - y) * np.log(1 - p)).sum(axis=1)
     losses /= (~np.isnan(y)).sum(axis=1)

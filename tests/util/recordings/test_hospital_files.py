@@ -20,6 +20,7 @@ from tests.support.wfdb_files import ecg_counts
 from util.errors import ECGError, RecordError
 from util.leads import LEADS
 from util.recordings.any_file import read_recording
+from util.recordings.flags import Given
 from util.recordings.hospital_files import read_hospital
 
 COUNTS = ecg_counts(2500)
@@ -107,6 +108,27 @@ def test_micro_signs_and_other_channels_of_edf(tmp_path):
 
 
 # ============ a stand-in ============
+def test_names_of_leads_that_the_user_gives(tmp_path, monkeypatch):
+    """Channels of the leads' own rate and length are kept for --lead_names, if of a voltage."""
+    signal = COUNTS[:, :3] / 1000
+    others = [
+        made_lead("Ableitung 2", signal[:, 1]),
+        made_lead("Resp", signal[:, 2], unit="ohm"),
+        made_lead("short", signal[:100, 2]),
+    ]
+    for own in ([made_lead("I", signal[:, 0])], []):
+        stand_in(monkeypatch, lambda path, own=own: made_record([*own, *others[: 3 if own else 2]]))
+        (tmp_path / "a.scp").write_bytes(b"x")
+        said = Given(lead_names={"ableitung 2": "II"}, derive=False)
+        recording = read_recording(tmp_path / "a.scp", said)
+        assert recording.leads == (("I", "II") if own else ("II",))
+        np.testing.assert_allclose(recording.signal[:, -1], signal[:, 1], atol=1e-6)
+        assert recording.flags[0] == ("left out: Resp, short" if own else "left out: Resp")
+    stand_in(monkeypatch, lambda path: made_record(others[:2]))
+    with pytest.raises(RecordError, match="none of the twelve leads: Ableitung 2; say by --lead"):
+        read_recording(tmp_path / "a.scp")
+
+
 def test_leads_in_any_unit_with_remarks(tmp_path, monkeypatch):
     signal = COUNTS[:, :3] / 1000
 
@@ -119,11 +141,10 @@ def test_leads_in_any_unit_with_remarks(tmp_path, monkeypatch):
     stand_in(monkeypatch, parse)
     (tmp_path / "a.scp").write_bytes(b"x")
     recording = read(tmp_path / "a.scp")
-    assert recording.leads == ("i", "II", "V1") and np.isnan(recording.age)
+    assert recording.leads == ("i", "II", "V1", "X") and np.isnan(recording.age)
     assert (recording.sex, recording.patient) == ("Unknown", "")
-    np.testing.assert_allclose(recording.signal, COUNTS[:, [0, 1, 6]] / 1000, atol=1e-6)
+    np.testing.assert_allclose(recording.signal, COUNTS[:, [0, 1, 6, 2]] / 1000, atol=1e-6)
     assert recording.flags == (
-        "left out: X",
         "read as scp_ecg, in which the reader is not proven",
         "Additional rhythm waveform ignored? in it",
     )
@@ -133,7 +154,7 @@ def test_leads_in_any_unit_with_remarks(tmp_path, monkeypatch):
     "leads, said",
     [
         ([], "none of the twelve leads: no lead at all"),
-        ([("X", 9, 500, "mV")], "none of the twelve leads: X"),
+        ([("X", 9, 500, "mmHg")], "none of the twelve leads: X"),
         ([("I", 9, 500, "mV"), ("II", 9, 250, "mV")], "several sampling rates: 250, 500"),
         ([("I", 9, 500, "mV"), ("II", 8, 500, "mV")], "several lengths: 8, 9"),
         ([("I", 9, 500, "")], "unit none given of lead I is no voltage"),

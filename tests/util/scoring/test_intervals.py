@@ -19,6 +19,7 @@ from util.scoring.intervals import (
     both_sides,
     draw,
     estimate,
+    holm,
     present_classes,
     rarer_sides,
     resampled_scores,
@@ -263,6 +264,28 @@ def test_differences_are_paired():
     assert Estimate(0.1, 0.05, 0.15).difference_text() == (
         "+0.100 (95 % interval +0.050 to +0.150)"
     )
+
+
+def test_p_is_below_a_level_where_the_interval_of_that_level_leaves_out_zero():
+    rng = np.random.default_rng(3)
+    labels, predictions = rare_test(rng)
+    score = parse_scores(["AUROC"])["AUROC"]
+    for gain in (0.02, 0.1, 0.3):
+        sides = [Predicted(labels, predictions + gain * labels)], [Predicted(labels, predictions)]
+        found = estimate("AUROC", score, sides[0], "multilabel", sides[1])
+        for level in (found.p - 1e-6, found.p + 1e-6):
+            at = estimate("AUROC", score, sides[0], "multilabel", sides[1], level=1 - level)
+            assert (at.low > 0) == (level > found.p)
+    assert np.isnan(one("AUROC", labels, predictions).p)
+
+
+def test_holm_corrects_for_the_comparisons_that_are_left():
+    nan = np.nan
+    np.testing.assert_allclose(
+        holm([0.01, nan, 0.04, 0.03, 0.005]), [0.03, nan, 0.06, 0.06, 0.02], equal_nan=True
+    )
+    np.testing.assert_allclose(holm([0.5, 0.6]), [1, 1])
+    assert holm([]).shape == (0,) and np.isnan(holm([nan])).all()
 
 
 @pytest.mark.slow

@@ -7,13 +7,9 @@ from tests.support.made_predictions import made
 from util.errors import ConfigError
 from util.scoring.operating_points import (
     by_class,
-    calibration_error,
     choose_thresholds,
     kept_rule,
     kept_thresholds,
-    reliability,
-    temperature,
-    tempered,
     wilson,
 )
 
@@ -72,19 +68,6 @@ def test_the_table_counts_known_records_alone():
         assert row["sensitivity"] == true / positive
         assert row["specificity"] == 1 - false / negative
         assert row["precision"] == true / (true + false)
-
-
-def test_temperature_undoes_overconfidence():
-    random = np.random.default_rng(0)
-    p = random.random((20_000, 1))
-    labels = (random.random(p.shape) < p).astype(float)
-    assert calibration_error(labels, p) < 0.01
-    sharp = tempered(p, 0.4)
-    assert calibration_error(labels, sharp) > 0.05
-    by = temperature(labels, sharp)
-    assert by == pytest.approx(2.5, rel=0.06)
-    assert calibration_error(labels, tempered(sharp, by)) < 0.015
-    assert reliability(labels, p)["count"].sum() == len(p)
 
 
 def test_what_weights_keep_is_what_each_rule_chooses():

@@ -229,6 +229,20 @@ def test_the_weights_of_the_lowest_loss_are_kept_tested_and_handed_on(tmp_path, 
     )
 
 
+def test_weights_are_chosen_every_few_epochs_and_after_the_last(tmp_path, monkeypatch):
+    config = with_store({**CNN, "train": {**CNN["train"], "epochs": 5}})
+    config = {**config, "test": {**CNN["test"], "select_every": 2}}
+    select, asked = Evaluator.select, []
+    monkeypatch.setattr(
+        Evaluator, "select", lambda self, run: asked.append(run.epoch) or select(self, run)
+    )
+    (result,) = finetune(job(config, tmp_path, FinetuneConfig))
+    assert asked == [2, 4, 5]
+    lines = [json.loads(line) for line in (result.folder / "log.txt").read_text().splitlines()]
+    assert ["valid_loss" in line for line in lines] == [False, True, False, True, True]
+    assert checkpoint.load(result.folder / "best-loss.pth")["epoch"] in (1, 3, 4)
+
+
 def probabilities_by(state, folder):
     """Probabilities of the test records by these weights."""
     again = load_trained(folder / "best-loss.pth")

@@ -13,6 +13,7 @@ from util.challenge import CLASSES, NAMES
 from util.evaluation.figures import save_figure
 from util.evaluation.trained import Trained
 from util.files import safe_cell, write_json, write_text
+from util.handover.predicting.certainty import Certainty
 from util.handover.predicting.contradictions import contradictions
 from util.handover.predicting.decisions import Decision
 from util.handover.predicting.page import Bar, Words, draw_page
@@ -29,11 +30,13 @@ class Model:
         ensemble: the weights.
         people: how page and summary are decided.
         challenge: how the Challenge's CSV is.
+        certainty: what is known of the probabilities.
     """
 
     ensemble: Sequence[Trained]
     people: Decision
     challenge: Decision
+    certainty: Certainty = Certainty()
 
     @property
     def codes(self) -> tuple[str, ...]:
@@ -112,7 +115,7 @@ class Answer:
         """Return all of it as plain values, for JSON."""
         entry, model, limits = self.entry, self.model, self.model.people.thresholds
         number = "prediction" if model.is_regression else "probability"
-        classes = []
+        classes, sure = [], model.certainty.facts(self.probabilities)
         for c, (code, name) in enumerate(zip(model.codes, model.names)):
             about: dict[str, Any] = {"code": code, "name": name}
             about[number] = _finite(float(self.probabilities[c]))
@@ -121,7 +124,7 @@ class Answer:
                 about["threshold_of_few"] = c in model.people.unsure
             if not model.is_regression:
                 about["output"] = bool(self.outputs[c])
-            classes.append(about)
+            classes.append(about | sure[c])
         return {
             "record": entry.record,
             "file": str(entry.path),
@@ -186,6 +189,7 @@ class Answer:
             + (named if len(weights) == 1 else f"{len(weights)} weights: {named}"),
             date=datetime.date.today().isoformat(),
             is_regression=model.is_regression,
+            certainty=model.certainty.lines(self.probabilities, self.outputs, model.names),
             unsure=[model.names[c] for c in sorted(model.people.unsure) if self.outputs[c]],
         )
 

@@ -52,6 +52,7 @@ class Words:
         date: of the prediction.
         is_regression: whether the bars are numbers in their own units.
         unsure: outputs whose thresholds rest on too few records.
+        certainty: sentences on calibration and label sets.
     """
 
     diagnoses: list[str]
@@ -61,6 +62,7 @@ class Words:
     date: str
     is_regression: bool
     unsure: list[str] = field(default_factory=list)
+    certainty: list[str] = field(default_factory=list)
 
 
 def draw_page(entry: Entry, words: Words, bars: Sequence[Bar]) -> Figure:
@@ -151,6 +153,8 @@ def _foot(entry: Entry, words: Words, width: float) -> list[Line]:
     decided = "" if words.is_regression else f"   ·   decided {words.decided}"
     said = f"Model: {words.model}   ·   {words.date}{decided}"
     lines = [(line, INK) for line in _wrapped(said, letters)]
+    for sentence in words.certainty:
+        lines += [(line, INK) for line in _wrapped(sentence, letters)]
     if words.unsure:
         few = f"Thresholds that very few records chose, which say little: {', '.join(words.unsure)}"
         lines += [(line, ALARM) for line in _wrapped(few, letters)]

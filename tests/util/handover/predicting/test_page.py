@@ -20,6 +20,7 @@ WORDS = Words(
     date="2026-01-02",
     is_regression=False,
     unsure=["bradycardia"],
+    certainty=["90% label sets: present: " + ", ".join(["left bundle branch block"] * 9)],
 )
 
 
@@ -80,6 +81,7 @@ def test_no_word_hides_another_or_leaves_the_page(given):
     figure = draw_page(given, WORDS, bars(24, output=(0, 1, 20)))
     assert not overlapping(figure) and not cut(figure)
     said = " ".join(text.get_text() for text in texts(figure))
+    assert "90% label sets" in said
     for part in (RESEARCH, given.record, "Contradictory", "2026-01-02", "best-AUROC.pth", "by F1"):
         assert part in said
     assert f"{given.shown.fs:g} Hz" in said and ("63 years" in said) == (given.shown.age == 63)

@@ -1,0 +1,1 @@
+"""Encoders compared by modes, tasks and shares of the labels (experiments/evaluate.py)."""

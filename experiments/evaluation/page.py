@@ -1,0 +1,90 @@
+"""A comparison as Markdown, LaTeX and CSV."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from util.files import write_frame, write_text
+
+Grid = list[list[str]]  # rows of cells, the first the header
+ESCAPED = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#"}
+
+
+def write_tables(table: pd.DataFrame, folder: Path) -> str:
+    """Write table.csv, table.md and table.tex; return the Markdown.
+
+    Args:
+        table: of ``compare``.
+        folder: where they go.
+    """
+    grids = {
+        f"{task}, {labels:g} % of the labels: {', '.join(part['score'].unique())}": grid_of(part)
+        for (task, labels), part in table.groupby(["task", "labels"], sort=False)
+    }
+    compared = table[table["against"] != ""]
+    if len(compared):
+        grids["Differences"] = differences_of(compared)
+    about = (
+        "Mean over folds, with the 95 % interval over patients; after the slash, over the classes "
+        "with ten or more positive test records. The row random is the mean over seeds of first "
+        "weights, with their standard deviation. p is two-sided; Holm's correction is over all "
+        f"{len(compared)} comparisons."
+    )
+    marked = "\n\n".join(f"## {title}\n\n{as_markdown(grid)}" for title, grid in grids.items())
+    text = f"{about}\n\n{marked}\n"
+    write_frame(folder / "table.csv", table, float_format="%.6g", na_rep="nan")
+    write_text(folder / "table.md", text)
+    tex = "\n\n".join(f"% {title}\n{as_latex(grid)}" for title, grid in grids.items())
+    write_text(folder / "table.tex", f"% {about}\n\n{tex}\n")
+    return text
+
+
+def grid_of(part: pd.DataFrame) -> Grid:
+    """Return encoders by modes of one task and share of the labels."""
+    scores = part[part["against"] == ""]
+    modes = list(scores["mode"].unique())
+    grid = [["encoder", *modes]]
+    for name, rows in scores.groupby("encoder", sort=False):
+        cells = {row["mode"]: _score(row) for row in rows.to_dict("records")}
+        grid.append([str(name), *(cells.get(mode, "") for mode in modes)])
+    return grid
+
+
+def _score(row: dict) -> str:
+    text = f"{row['value']:.3f}"
+    if not pd.isna(row["low"]):
+        text += f" ({row['low']:.3f} to {row['high']:.3f})"
+    if not pd.isna(row["spread"]):
+        text += f" +- {row['spread']:.3f}"
+    return text if pd.isna(row["value_common"]) else f"{text} / {row['value_common']:.3f}"
+
+
+def differences_of(compared: pd.DataFrame) -> Grid:
+    """Return a row for each comparison."""
+    grid = [["task", "labels", "mode", "encoder", "minus", "difference", "p", "Holm's p"]]
+    for row in compared.to_dict("records"):
+        difference = f"{row['value']:+.3f}"
+        if not pd.isna(row["low"]):
+            difference += f" ({row['low']:+.3f} to {row['high']:+.3f})"
+        chances = ["" if pd.isna(p) else f"{p:.2g}" for p in (row["p"], row["p_holm"])]
+        about = [row["task"], f"{row['labels']:g} %", row["mode"], row["encoder"], row["against"]]
+        grid.append([*about, difference, *chances])
+    return grid
+
+
+def as_markdown(grid: Grid) -> str:
+    """Return a table in Markdown."""
+    lines = [f"| {' | '.join(row)} |" for row in grid]
+    return "\n".join([lines[0], "|---" * len(grid[0]) + "|", *lines[1:]])
+
+
+def as_latex(grid: Grid) -> str:
+    """Return a tabular in LaTeX."""
+    rows = [" & ".join(map(_escaped, row)) + r" \\" for row in grid]
+    body = [rows[0], r"\hline", *rows[1:]]
+    head, end = rf"\begin{{tabular}}{{{'l' * len(grid[0])}}}", r"\end{tabular}"
+    return "\n".join([head, *body, end])
+
+
+def _escaped(text: str) -> str:
+    return "".join(ESCAPED.get(letter, letter) for letter in text)
