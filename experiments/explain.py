@@ -79,7 +79,7 @@ from util.handover.explain.chosen import of_files, of_store
 from util.handover.explain.job import ExplainJob
 from util.handover.load import is_classifier, load_classifier, load_encoder
 from util.handover.predicting.recordings import is_store, refuse_flags
-from util.recordings.any_file import find_places
+from util.recordings.any_file import check_fs, find_places
 from util.training.setup import store_at
 
 
@@ -103,7 +103,9 @@ def main(argv: list[str] | None = None) -> None:
         for flag in ("map", "gate"):
             if getattr(arguments, flag):
                 raise ConfigError(f"--{flag} needs a store, and {given} is none (docs/data.md)")
-        job.explain(of_files(given, find_places(given, said), applied, names, said))
+        places = find_places(given, said)
+        check_fs(places, said)
+        job.explain(of_files(given, places, applied, names, said))
         return
     refuse_flags(said)
     store = store_at(given, applied.fs, "--input")
