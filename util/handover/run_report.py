@@ -46,6 +46,7 @@ from util.scoring.calibration import (
 from util.scoring.operating_points import by_class, choose_thresholds
 from util.scoring.predictions import Predictions
 from util.scoring.scores import auroc, macro
+from util.training.setup import store_at
 
 FILE = "report.html"
 AGES = (0, 18, 40, 60, 75, 200)  # years; edges of subgroups
@@ -187,6 +188,7 @@ def what_ran(run: Run, folds: list[FoldReport], folder: Path) -> dict[str, objec
         "model": ", ".join([config["model_name"], *(f"{n}: {v}" for n, v in model.items())]),
         "mode": config.get("mode", "pre-training"),
         "store": config["dataset.store"],
+        "its records": _records(config),
         "labels": "" if run.pretrained else ", ".join(labels) or "challenge2020",
         "protocol": "" if run.pretrained else config["dataset.protocol"],
         "test records": sum(len(fold.test) for fold in folds) or "",
@@ -196,6 +198,15 @@ def what_ran(run: Run, folds: list[FoldReport], folder: Path) -> dict[str, objec
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "page made by": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
+
+
+def _records(config: dict) -> str:
+    """How many records the store has and their checksum, "" where it is not there any more."""
+    try:
+        store = store_at(config["dataset.store"], config["dataset.fs"])
+    except (ECGError, KeyError):
+        return ""
+    return f"{len(store):,} at {store.fs:g} Hz, checksum {store.meta['records_crc32']}"
 
 
 def _scores(page: Page, folds: list[FoldReport]) -> None:
