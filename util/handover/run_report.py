@@ -3,11 +3,13 @@
 It is made of the files in the run's folder alone, so it can be made again at any time.
 """
 
+import contextlib
 import json
 import os
 import platform
 import shlex
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,7 +47,7 @@ from util.scoring.calibration import (
 )
 from util.scoring.operating_points import by_class, choose_thresholds
 from util.scoring.predictions import Predictions
-from util.scoring.scores import auroc, macro
+from util.scoring.scores import auroc, compute_scores, macro, parse_scores
 from util.training.setup import store_at
 
 FILE = "report.html"
@@ -149,11 +151,11 @@ def write_report(folder: str | os.PathLike, rule: str | None = None) -> Path:
     folds = read_folds(run)
     page = Page(title)
     page.facts(what_ran(run, folds, folder))
-    _scores(page, folds)
+    test = Predictions.join([fold.test for fold in folds])
+    _scores(page, folds, test)
     if any(fold.log for fold in folds):
         page.section("Training")
         page.figure(plot_curves({fold.name: fold.log for fold in folds if fold.log}))
-    test = Predictions.join([fold.test for fold in folds])
     if test.task == "multilabel":
         _multilabel(page, folds, test, rule or RULE)
         if run.config["dataset.protocol"] == "published":
@@ -209,15 +211,27 @@ def _records(config: dict) -> str:
     return f"{len(store):,} at {store.fs:g} Hz, checksum {store.meta['records_crc32']}"
 
 
-def _scores(page: Page, folds: list[FoldReport]) -> None:
-    """Scores of each fold, and their mean and deviation."""
+def _scores(page: Page, folds: list[FoldReport], test: Predictions) -> None:
+    """Scores of each fold, their mean and deviation, and those of all records as one set."""
     page.section("Scores on the test records")
     table = pd.DataFrame([{"fold": fold.name, **fold.metrics} for fold in folds])
     table["records"] = table["records"].astype(int).astype(object)
     if len(folds) > 1:
         numbers = table.drop(columns=["fold", "records"]).agg(["mean", "std"])
-        table = pd.concat([table, numbers.rename_axis("fold").reset_index()])
+        pooled = pd.DataFrame([{"fold": "pooled", "records": len(test), **_pooled(test, table)}])
+        table = pd.concat([table, numbers.rename_axis("fold").reset_index(), pooled])
+        page.text("Mean and deviation over the folds; pooled: all test records as one set.")
     page.table(table, 4)
+
+
+def _pooled(test: Predictions, names: Iterable[str]) -> dict[str, float]:
+    """The scores of all test records, of those names that are scores."""
+    values: dict[str, float] = {}
+    for name in names:
+        with contextlib.suppress(ConfigError):  # such as loss, or the ends of an interval
+            scores = parse_scores([name], test.classes, test.task)
+            values |= compute_scores(test.outputs, test.labels, scores, test.task)
+    return values
 
 
 def _multilabel(page: Page, folds: list[FoldReport], test: Predictions, rule: str) -> None:

@@ -68,6 +68,8 @@ def test_the_page_says_what_the_files_say(trained, capsys):
     assert f"{metrics['AUROC']:.4f}" in rows["fold 3"] and "mean" in rows and "std" in rows
     folds = read_folds(read_run(trained))
     test = Predictions.join([fold.test for fold in folds])
+    pooled = float(np.nanmean(auroc(test.labels, test.outputs)))
+    assert f"{pooled:.4f}" in rows["pooled"] and rows["pooled"][1] == str(len(test))
     areas = dict(zip(test.classes, auroc(test.labels, test.outputs)))
     assert rows["AF"][3] == f"{areas['AF']:.3f}"
     assert rows["AF"][2] == str(int((test.labels[:, test.classes.index("AF")] == 1).sum()))
