@@ -217,7 +217,8 @@ def _scores(page: Page, folds: list[FoldReport], test: Predictions) -> None:
     table = pd.DataFrame([{"fold": fold.name, **fold.metrics} for fold in folds])
     table["records"] = table["records"].astype(int).astype(object)
     if len(folds) > 1:
-        numbers = table.drop(columns=["fold", "records"]).agg(["mean", "std"])
+        ends = [name for name in table if name.endswith(("_low", "_high"))]  # of intervals
+        numbers = table.drop(columns=["fold", "records", *ends]).agg(["mean", "std"])
         pooled = pd.DataFrame([{"fold": "pooled", "records": len(test), **_pooled(test, table)}])
         table = pd.concat([table, numbers.rename_axis("fold").reset_index(), pooled])
         page.text("Mean and deviation over the folds; pooled: all test records as one set.")
