@@ -1,11 +1,13 @@
-"""Show what a trained network looked at in records of a store.
+"""Show what a trained network looked at in recordings of any format, or in records of a store.
 
     python experiments/explain.py --weights best-AUROC.pth --input STORE --output explained
+    python experiments/explain.py --weights best-AUROC.pth --input A0001.hea --output explained
     python experiments/explain.py --weights best-AUROC.pth --input STORE --output explained \\
         --records JS20000 JS20001 --class AF --pdf
     python experiments/explain.py --weights encoder.pth --input STORE --output explained --map
 
-STORE is the folder that holds fs100/, fs250/, ... (docs/data.md).  For each record, shaded over its
+STORE is the folder that holds fs100/, fs250/, ... (docs/data.md); --input may as well be a file or
+a folder of recordings, as of predict.py and with its flags.  For each record, shaded over its
 traces on ECG paper: R.occlusion.png, R.gradients.png (integrated gradients) and, of transformers,
 R.attention.png and R.leads.png; the numbers are in R.npz, one row a picture in explained.csv.  A
 classifier is explained for --class, or for the record's likeliest class.  An encoder without
@@ -24,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util.flags import Parser
 from util.processes.devices import add_gpu_flag, one_device
 from util.processes.program import run_main
+from util.recordings.flags import Given, add_recording_flags
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -32,10 +35,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--weights", required=True, metavar="PTH", help="weights of a classifier, or encoder.pth"
     )
-    parser.add_argument("--input", required=True, metavar="STORE", help="the records")
+    parser.add_argument("--input", required=True, metavar="PATH", help="a store, folder or file")
     parser.add_argument("--output", required=True, metavar="DIR", help="where figures go")
     parser.add_argument(
-        "--records", nargs="+", metavar="NAME", help="which (default: three of the store)"
+        "--records", nargs="+", metavar="NAME", help="which (default: three of them)"
     )
     parser.add_argument(
         "--class",
@@ -63,6 +66,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--gate", action="store_true", help="what the gate of a fusion weighs, class by class"
     )
     parser.add_argument("--pdf", action="store_true", help="each figure as PDF, too")
+    add_recording_flags(parser)
     add_gpu_flag(parser, several=False)
     return parser.parse_args(argv)
 
@@ -70,8 +74,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     parse_arguments()  # --help and a wrong flag end here, before anything slow is imported
 
+from util.errors import ConfigError
+from util.handover.explain.chosen import of_files, of_store
 from util.handover.explain.job import ExplainJob
 from util.handover.load import is_classifier, load_classifier, load_encoder
+from util.handover.predicting.recordings import is_store, refuse_flags
+from util.recordings.any_file import check_fs, find_places
 from util.training.setup import store_at
 
 
@@ -84,18 +92,28 @@ def main(argv: list[str] | None = None) -> None:
     job = ExplainJob(
         applied,
         Path(weights),
-        store_at(arguments.input, applied.fs, "--input"),
         Path(arguments.output),
         wanted=arguments.wanted,
         window=arguments.window,
         ratios=tuple(arguments.ratios),
         pdf=arguments.pdf,
     )
-    job.explain(arguments.records)
+    given, names, said = arguments.input, arguments.records, Given.of(arguments)
+    if not is_store(given):
+        for flag in ("map", "gate"):
+            if getattr(arguments, flag):
+                raise ConfigError(f"--{flag} needs a store, and {given} is none (docs/data.md)")
+        places = find_places(given, said)
+        check_fs(places, said)
+        job.explain(of_files(given, places, applied, names, said))
+        return
+    refuse_flags(said)
+    store = store_at(given, applied.fs, "--input")
+    job.explain(of_store(store, applied, names))
     if arguments.map:
-        job.map()
+        job.map(store)
     if arguments.gate:
-        job.gate()
+        job.gate(store)
 
 
 if __name__ == "__main__":

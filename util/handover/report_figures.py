@@ -77,6 +77,19 @@ def plot_discrimination(test: Predictions) -> Figure:
     return figure
 
 
+def plot_predicted(test: Predictions) -> Figure:
+    """Draw predictions of a regression against labels, a panel a column, in the labels' units."""
+    figure, axes = _figure(len(test.classes), width=3.4)
+    for c, (axis, name) in enumerate(zip(axes, test.classes)):
+        labels, outputs = test.labels[:, c], test.outputs[:, c]
+        ends = [np.nanmin(labels), np.nanmax(labels)]
+        axis.plot(ends, ends, color="#bbb", linewidth=0.8, linestyle=":")
+        axis.scatter(labels, outputs, s=8, linewidths=0, alpha=0.6, color=COLOURS[0])
+        axis.set(xlabel="labelled", ylabel="predicted", title=name)
+        axis.grid(color="#eee")
+    return figure
+
+
 def plot_reliability(tables: dict[str, pd.DataFrame]) -> Figure:
     """Draw how often labels are 1 where the probability says so.
 

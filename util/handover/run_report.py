@@ -3,11 +3,13 @@
 It is made of the files in the run's folder alone, so it can be made again at any time.
 """
 
+import contextlib
 import json
 import os
 import platform
 import shlex
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from util.handover.report_figures import (
     plot_curves,
     plot_discrimination,
     plot_gate,
+    plot_predicted,
     plot_reliability,
 )
 from util.handover.report_recordings import add_worst
@@ -44,7 +47,8 @@ from util.scoring.calibration import (
 )
 from util.scoring.operating_points import by_class, choose_thresholds
 from util.scoring.predictions import Predictions
-from util.scoring.scores import auroc, macro
+from util.scoring.scores import auroc, compute_scores, macro, parse_scores
+from util.training.setup import store_at
 
 FILE = "report.html"
 AGES = (0, 18, 40, 60, 75, 200)  # years; edges of subgroups
@@ -147,11 +151,11 @@ def write_report(folder: str | os.PathLike, rule: str | None = None) -> Path:
     folds = read_folds(run)
     page = Page(title)
     page.facts(what_ran(run, folds, folder))
-    _scores(page, folds)
+    test = Predictions.join([fold.test for fold in folds])
+    _scores(page, folds, test)
     if any(fold.log for fold in folds):
         page.section("Training")
         page.figure(plot_curves({fold.name: fold.log for fold in folds if fold.log}))
-    test = Predictions.join([fold.test for fold in folds])
     if test.task == "multilabel":
         _multilabel(page, folds, test, rule or RULE)
         if run.config["dataset.protocol"] == "published":
@@ -162,6 +166,9 @@ def write_report(folder: str | os.PathLike, rule: str | None = None) -> Path:
             )
     elif test.task == "multiclass":
         _multiclass(page, folds, test)
+    else:
+        page.section("Predicted and labelled")
+        page.figure(plot_predicted(test), "a point a test record; dotted: equal")
     if test.gate is not None:
         page.section("What the gate weighs")
         page.figure(plot_gate(gate_table(test)), "in brackets the test records of each class")
@@ -183,6 +190,7 @@ def what_ran(run: Run, folds: list[FoldReport], folder: Path) -> dict[str, objec
         "model": ", ".join([config["model_name"], *(f"{n}: {v}" for n, v in model.items())]),
         "mode": config.get("mode", "pre-training"),
         "store": config["dataset.store"],
+        "its records": _records(config),
         "labels": "" if run.pretrained else ", ".join(labels) or "challenge2020",
         "protocol": "" if run.pretrained else config["dataset.protocol"],
         "test records": sum(len(fold.test) for fold in folds) or "",
@@ -194,15 +202,37 @@ def what_ran(run: Run, folds: list[FoldReport], folder: Path) -> dict[str, objec
     }
 
 
-def _scores(page: Page, folds: list[FoldReport]) -> None:
-    """Scores of each fold, and their mean and deviation."""
+def _records(config: dict) -> str:
+    """How many records the store has and their checksum, "" where it is not there any more."""
+    try:
+        store = store_at(config["dataset.store"], config["dataset.fs"])
+    except (ECGError, KeyError):
+        return ""
+    return f"{len(store):,} at {store.fs:g} Hz, checksum {store.meta['records_crc32']}"
+
+
+def _scores(page: Page, folds: list[FoldReport], test: Predictions) -> None:
+    """Scores of each fold, their mean and deviation, and those of all records as one set."""
     page.section("Scores on the test records")
     table = pd.DataFrame([{"fold": fold.name, **fold.metrics} for fold in folds])
     table["records"] = table["records"].astype(int).astype(object)
     if len(folds) > 1:
-        numbers = table.drop(columns=["fold", "records"]).agg(["mean", "std"])
-        table = pd.concat([table, numbers.rename_axis("fold").reset_index()])
+        ends = [name for name in table if name.endswith(("_low", "_high"))]  # of intervals
+        numbers = table.drop(columns=["fold", "records", *ends]).agg(["mean", "std"])
+        pooled = pd.DataFrame([{"fold": "pooled", "records": len(test), **_pooled(test, table)}])
+        table = pd.concat([table, numbers.rename_axis("fold").reset_index(), pooled])
+        page.text("Mean and deviation over the folds; pooled: all test records as one set.")
     page.table(table, 4)
+
+
+def _pooled(test: Predictions, names: Iterable[str]) -> dict[str, float]:
+    """The scores of all test records, of those names that are scores."""
+    values: dict[str, float] = {}
+    for name in names:
+        with contextlib.suppress(ConfigError):  # such as loss, or the ends of an interval
+            scores = parse_scores([name], test.classes, test.task)
+            values |= compute_scores(test.outputs, test.labels, scores, test.task)
+    return values
 
 
 def _multilabel(page: Page, folds: list[FoldReport], test: Predictions, rule: str) -> None:

@@ -21,7 +21,7 @@ from util.handover.predicting.recordings import (
     why_unread,
 )
 from util.leads import parse_leads
-from util.recordings.any_file import Place, find_places
+from util.recordings.any_file import Place, check_fs, find_places
 from util.recordings.flags import Given
 from util.training.setup import store_at
 
@@ -76,10 +76,10 @@ def records_at(given: str, encoder: AppliedEncoder, said: Given) -> Records:
         ECGError: there are none; ConfigError: flags say of them what they say themselves.
     """
     if not is_store(given):
-        return FileRecords(find_places(given, said), encoder, said)
+        places = find_places(given, said)
+        check_fs(places, said)
+        return FileRecords(places, encoder, said)
     refuse_flags(said)
-    if not said.derive:
-        raise ConfigError("--no_derive: no effect on a store, whose leads stay as they are")
     return StoredRecords(store_at(given, encoder.fs, "--input"), encoder.leads)
 
 

@@ -4,7 +4,7 @@ for place in find_places("ecgs", Given(fs=500)):
     recording = read_recording(place, Given(fs=500))
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +32,7 @@ from util.recordings.wfdb_files import read_header, read_signal
 WFDB, NPY, HDF5, CSV, DICOM, HOSPITAL = "WFDB", "npy", "HDF5", "CSV", "DICOM", "hospital"
 KINDS = {".hea": WFDB, ".npy": NPY, ".h5": HDF5, ".hdf5": HDF5, ".csv": CSV, ".dcm": DICOM}
 KINDS |= dict.fromkeys(ENDINGS, HOSPITAL)
+NO_FS = "--fs is missing: {} files do not say at how many Hz they were sampled"
 ARRAYS = (NPY, HDF5)
 SELF_DESCRIBED = (WFDB, DICOM, HOSPITAL)  # their files say rate, unit and leads
 READERS: dict[str, Callable[..., Recording]] = {
@@ -85,6 +86,13 @@ def find_places(given: str | Path, said: Given) -> list[Place]:
             "out"
         )
     return [place for file, kind in kinds.items() for place in _places(file, kind, said)]
+
+
+def check_fs(places: Iterable[Place], said: Given) -> None:
+    """Raise a ConfigError where no recording can be read without --fs, which is missing."""
+    kinds = {place.kind for place in places}
+    if said.fs is None and kinds.isdisjoint(SELF_DESCRIBED):
+        raise ConfigError(NO_FS.format(" and ".join(sorted(kinds))))
 
 
 def needless_flags(said: Given) -> list[str]:
@@ -242,9 +250,7 @@ def _read(place: Place, said: Given, min_seconds: float) -> Recording:
     options: dict = {}
     if place.kind not in SELF_DESCRIBED:
         if said.fs is None:
-            raise ConfigError(
-                f"--fs is missing: {place.kind} files do not say at how many Hz they were sampled"
-            )
+            raise ConfigError(NO_FS.format(place.kind))
         options = {"fs": said.fs, "units": said.units}
     if place.kind in ARRAYS:
         options |= {"leads": said.leads or LEADS, "layout": said.layout, "dataset": said.dataset}

@@ -113,14 +113,18 @@ def test_files_have_the_features_of_the_store_made_of_them(weights, tmp_path, mo
 
 def test_arrays_are_taken_with_their_flags(weights, tmp_path, capsys):
     signals = np.stack([ecg_counts(2500, seed=seed).T for seed in range(3)]) / 1000
-    np.save(tmp_path / "ecgs.npy", signals.astype(np.float32))
-    embedded(weights, tmp_path / "f.npy", "--fs", 500, given=tmp_path / "ecgs.npy")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    np.save(folder / "ecgs.npy", signals.astype(np.float32))
+    embedded(weights, tmp_path / "f.npy", "--fs", 500, given=folder / "ecgs.npy")
     theirs = load_encoder(weights)(signals.astype(np.float32), fs=500)
     np.testing.assert_allclose(np.load(tmp_path / "f.npy"), theirs, atol=1e-2)  # of rounding
-    with pytest.raises(ECGError, match="none of the 3 recordings could be read"):
-        embedded(weights, tmp_path / "g.npy", given=tmp_path / "ecgs.npy")
-    assert "ecgs-0: not read: --fs is missing" in capsys.readouterr().out
-    embedded(weights, tmp_path / "g.npy", "--fs", 500, given=tmp_path / "ecgs.npy")
+    with pytest.raises(ConfigError, match="^--fs is missing: npy files do not say"):
+        embedded(weights, tmp_path / "g.npy", given=folder / "ecgs.npy")
+    write_record(folder, "one", ecg_counts(2500))  # beside it, the arrays are said
+    embedded(weights, tmp_path / "g.npy", given=folder)
+    said = capsys.readouterr().out
+    assert "ecgs-0: not read: --fs is missing" in said and "left out: 3 of 4" in said
 
 
 def test_files_that_cannot_be_read_are_said_and_left_out(weights, tmp_path, capsys):

@@ -10,9 +10,9 @@ from tests.support.made_predictions import made
 from util.evaluation.evaluator import gate_table
 from util.handover.page import Page
 from util.handover.predicting.recordings import finest_store
-from util.handover.report_figures import plot_confusion, plot_gate
+from util.handover.report_figures import plot_confusion, plot_gate, plot_predicted
 from util.handover.report_recordings import add_worst, answer_of, losses
-from util.handover.run_report import _multiclass
+from util.handover.run_report import FoldReport, _multiclass
 
 
 def predicted(task, labels, outputs, gate=None):
@@ -66,6 +66,13 @@ def test_the_gate_is_drawn_by_class():
     assert [label.get_text() for label in axis.get_yticklabels()][:2] == ["all (3)", "a (1)"]
 
 
+def test_a_regression_is_drawn_against_its_labels():
+    (axis,) = plot_predicted(REGRESSION).axes
+    points = axis.collections[0].get_offsets()
+    np.testing.assert_array_equal(points[:2], [[30, 30], [50, 90]])
+    assert axis.get_title() == "a"
+
+
 def test_confusion_counts_every_record():
     figure = plot_confusion(MULTICLASS.labels, MULTICLASS.outputs.argmax(axis=1), "abc")
     assert [text.get_text() for text in figure.axes[0].texts] == list("100100001")
@@ -73,7 +80,7 @@ def test_confusion_counts_every_record():
 
 def test_classes_that_exclude_each_other_have_a_row_each():
     page = Page("p")
-    _multiclass(page, MULTICLASS)
+    _multiclass(page, [FoldReport("fold 0", MULTICLASS, None, [], {})], MULTICLASS)
     text = page.html()
     assert "Which class is taken for which" in text and "each class against the others" in text
     (row,) = re.findall(r"<td>b</td>\s*(.*?)</tr>", text, re.DOTALL)

@@ -21,6 +21,7 @@ from util.handover.run_report import read_folds, write_report
 from util.scoring.calibration import LabelSets
 from util.scoring.predictions import Predictions
 from util.scoring.scores import auroc
+from util.training.setup import store_at
 
 
 class Tables(HTMLParser):
@@ -61,10 +62,14 @@ def test_the_page_says_what_the_files_say(trained, capsys):
     tables.feed(text)
     rows = {row[0]: row for row in reversed(tables.rows) if row}  # of two tables the first
     assert rows["mode"][1] == "scratch"
+    store = store_at(small_store.store(), 100)
+    assert rows["its records"][1] == f"80 at 100 Hz, checksum {store.meta['records_crc32']}"
     metrics = pd.read_csv(trained / "fold3" / "test_metrics.csv").iloc[0]
     assert f"{metrics['AUROC']:.4f}" in rows["fold 3"] and "mean" in rows and "std" in rows
     folds = read_folds(read_run(trained))
     test = Predictions.join([fold.test for fold in folds])
+    pooled = float(np.nanmean(auroc(test.labels, test.outputs)))
+    assert f"{pooled:.4f}" in rows["pooled"] and rows["pooled"][1] == str(len(test))
     areas = dict(zip(test.classes, auroc(test.labels, test.outputs)))
     assert rows["AF"][3] == f"{areas['AF']:.3f}"
     assert rows["AF"][2] == str(int((test.labels[:, test.classes.index("AF")] == 1).sum()))

@@ -30,6 +30,7 @@ from util.handover.explain.attribution import (
     column_of,
     seen_by,
 )
+from util.handover.explain.chosen import Chosen
 from util.handover.explain.embedding_map import (
     classes_of,
     diagnoses_of,
@@ -45,7 +46,6 @@ from util.handover.report_figures import plot_gate
 from util.scoring.criterion import TASKS
 from util.scoring.predictions import Predictions
 
-RECORDS = 3  # where none is named
 FILES = {
     "occlusion": "occlusion",
     "integrated gradients": "gradients",
@@ -55,12 +55,11 @@ FILES = {
 
 @dataclass(frozen=True)
 class ExplainJob:
-    """Explains records of a store by one network.
+    """Explains records by one network.
 
     Attributes:
         applied: the network.
         weights: its file.
-        store: the records, at its rate.
         output: the folder for figures and numbers.
         wanted: name or code of the class; None: each record's likeliest.
         window: seconds that occlusion hides at a time.
@@ -70,7 +69,6 @@ class ExplainJob:
 
     applied: Applied
     weights: Path
-    store: RecordStore
     output: Path
     wanted: str | None = None
     window: float = 0.2
@@ -88,20 +86,14 @@ class ExplainJob:
         if isinstance(self.applied, AppliedClassifier):
             column_of(self.applied, self.wanted, np.zeros(1))
 
-    def explain(self, names: Sequence[str] | None) -> None:
-        """Explain the records of these names; None: a few of the store.
-
-        Raises:
-            ConfigError: a record is not there or lacks a lead.
-        """
-        rows = self._rows(names)
+    def explain(self, records: Sequence[Chosen]) -> None:
+        """Explain these records."""
         device = next(self.applied.parameters()).device
         methods = load_methods(self.weights, self.ratios, device)
         self.output.mkdir(parents=True, exist_ok=True)
         table: list[dict[str, Any]] = []
-        for row in tqdm(rows, unit="record", desc="explaining"):
-            signal = self.store.read(row, leads=self.applied.leads).T
-            record, name = seen_by(self.applied, signal), str(self.store.records["record"][row])
+        for name, row, signal in tqdm(records, unit="record", desc="explaining"):
+            record = seen_by(self.applied, signal)
             table += self._explain(name, signal, record)
             for made in reconstruct(methods, record, row):
                 title = f"{name}   {made.title}"
@@ -115,30 +107,7 @@ class ExplainJob:
                 )
                 self._save(figure, f"{name}.rebuilt-{made.name}")
         write_frame(self.output / "explained.csv", pd.DataFrame(table))
-        note(f"{self.output}: {len(rows)} records explained; explained.csv has a row a picture")
-
-    def _rows(self, names: Sequence[str] | None) -> list[int]:
-        usable = np.flatnonzero(self.store.has_leads(self.applied.leads))
-        if names is None:
-            if not len(usable):
-                raise ConfigError(
-                    f"no record of {self.store.path} has leads {' '.join(self.applied.leads)}"
-                )
-            places = np.linspace(0, len(usable) - 1, min(RECORDS, len(usable))).astype(int)
-            note(f"no --records given: {len(places)} of {len(usable)}, spread evenly")
-            return usable[places].tolist()
-        rows = {name: row for row, name in enumerate(self.store.records["record"])}
-        missing = [name for name in names if name not in rows]
-        if missing:
-            raise ConfigError(
-                f"--records {' '.join(missing)}: not in {self.store.path}; its first are "
-                f"{', '.join(list(rows)[:3])}"
-            )
-        short = [name for name in names if rows[name] not in usable]
-        if short:
-            leads = " ".join(self.applied.leads)
-            raise ConfigError(f"--records {' '.join(short)}: without all of the leads {leads}")
-        return [rows[name] for name in dict.fromkeys(names)]
+        note(f"{self.output}: {len(records)} records explained; explained.csv has a row a picture")
 
     def _explain(self, name: str, signal: np.ndarray, record: SeenCrops) -> list[dict[str, Any]]:
         """Draw all explanations of a record and return their rows of explained.csv."""
@@ -194,41 +163,41 @@ class ExplainJob:
             "correlation_with_shuffled_weights": explanation.random,
         }
 
-    def map(self) -> None:
+    def map(self, store: RecordStore) -> None:
         """Draw a map of all records of the store by their features."""
         applied = self.applied
         encoder = AppliedEncoder(
             applied.network, applied.config, applied.cropping, applied.pipeline
         )
-        rows = np.flatnonzero(self.store.has_leads(applied.leads))
-        records = self.store.records.iloc[rows]
+        rows = np.flatnonzero(store.has_leads(applied.leads))
+        records = store.records.iloc[rows]
         table = records[["record", "database"]]
         groups = {"by database": records["database"].tolist()}
-        what, found = self._names(rows)
+        what, found = self._names(store, rows)
         if any(found):
             named = main_names(found)
             words = f"by {what}: of the eight commonest, the rarest that a record has"
             groups = {words: named, **groups}
             table = table.assign(**{what: named})
         else:
-            note(f"{self.store.path} has no {what} of these records: the map goes by database")
-        for method, (points, names) in layouts(compute(encoder, self.store, rows)).items():
+            note(f"{store.path} has no {what} of these records: the map goes by database")
+        for method, (points, names) in layouts(compute(encoder, store, rows)).items():
             title = f"{method} of the features of {len(rows)} records   {self.weights.name}"
             self._save(draw_map(points, names, groups, title), f"map-{method.lower()}")
             table[f"{method}_1"], table[f"{method}_2"] = points.T
         write_frame(self.output / "map.csv", table)
 
-    def _names(self, rows: np.ndarray) -> tuple[str, list[set[str]]]:
+    def _names(self, store: RecordStore, rows: np.ndarray) -> tuple[str, list[set[str]]]:
         """What records are grouped by, and each one's: classes of the table of labels that the
         weights were trained on, where the store has it, else diagnoses.
         """
         config = self.applied.config
         if isinstance(config, FinetuneConfig) and config.dataset.labels:
             with contextlib.suppress(ConfigError):  # another store may lack it
-                return "label", classes_of(read_labels(self.store, config.dataset), rows)
-        return "diagnosis", diagnoses_of(self.store.records["dx"].iloc[rows].tolist())
+                return "label", classes_of(read_labels(store, config.dataset), rows)
+        return "diagnosis", diagnoses_of(store.records["dx"].iloc[rows].tolist())
 
-    def gate(self) -> None:
+    def gate(self, store: RecordStore) -> None:
         """Draw what the gate weighs, class by class, over all labelled records of the store.
 
         Raises:
@@ -238,11 +207,11 @@ class ExplainJob:
         if not isinstance(applied, AppliedClassifier) or "gate" not in applied.network.fresh_parts:
             raise ConfigError(f"--gate: {self.weights} is of no classifier with a gate")
         task = TASKS[applied.criterion.loss]
-        labels = read_labels(self.store, data, task)
-        rows = np.flatnonzero(self.store.has_leads(applied.leads) & labels.known)
+        labels = read_labels(store, data, task)
+        rows = np.flatnonzero(store.has_leads(applied.leads) & labels.known)
         if not len(rows):
-            raise ConfigError(f"--gate: no record of {self.store.path} has labels and leads")
-        dataset = CropDataset(self.store, applied.leads, applied.cropping.length)
+            raise ConfigError(f"--gate: no record of {store.path} has labels and leads")
+        dataset = CropDataset(store, applied.leads, applied.cropping.length)
         outputs, logits, gate = predict(
             applied.network,
             record_loader(dataset, rows, applied.cropping, CROPS),
@@ -252,7 +221,7 @@ class ExplainJob:
             applied.criterion.loss,
             next(applied.parameters()).device,
         )
-        records = self.store.records.iloc[rows]
+        records = store.records.iloc[rows]
         table = gate_table(
             Predictions(
                 records=records["record"].to_numpy(),

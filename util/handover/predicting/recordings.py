@@ -88,7 +88,7 @@ def find_sources(given: str, rates: list[int], said: Given) -> list[Source]:
     """
     if not is_store(given):
         return [*find_places(given, said)]
-    refuse_flags(said)
+    refuse_flags(said, derives=True)
     stores = {fs: store_at(given, fs, "--input") for fs in rates}
     finest = finest_store(given)
     return [Stored(stores, row, finest) for row in range(len(finest))]
@@ -107,10 +107,16 @@ def is_store(place: str | Path) -> bool:
     return any(Path(place).glob("fs*/meta.json"))
 
 
-def refuse_flags(said: Given) -> None:
-    """Raise a ConfigError where flags say of a store what it says itself."""
+def refuse_flags(said: Given, *, derives: bool = False) -> None:
+    """Raise a ConfigError where flags say of a store what it says itself.
+
+    Args:
+        said: by them.
+        derives: whether leads are derived of the store's records, as --no_derive forbids.
+    """
     others = [name for name in ("lead_names", "trim", "assume") if getattr(said, name)]
     needless = [*needless_flags(said), *(f"--{name}" for name in others)]
+    needless += ["--no_derive"] * (not said.derive and not derives)
     if needless:
         raise ConfigError(
             f"{', '.join(needless)}: no effect on a store, whose records are millivolts of named "

@@ -9,6 +9,7 @@ from experiments import explain, run_ensembled
 from tests.support import small_store
 from tests.support.small_store import run
 from tests.support.tiny_jobs import ST_MEM, with_store
+from tests.support.wfdb_files import ecg_counts, write_record
 from util.config.keys import PretrainConfig
 from util.config.load import check
 from util.data.labels import Labels
@@ -41,9 +42,10 @@ def encoder_file(tmp_path_factory):
     return folder / "run" / "encoder.pth"
 
 
-def explained(weights, output, *flags):
-    given = ("--weights", weights, "--input", small_store.store(), "--output", output)
-    run(explain.main, *given, "--gpu", "cpu", *flags)
+def explained(weights, output, *flags, given=None):
+    place = given or small_store.store()
+    words = ("--weights", weights, "--input", place, "--output", output, "--gpu", "cpu")
+    run(explain.main, *words, *flags)
 
 
 def test_a_classifier_is_explained_in_pictures_numbers_and_a_table(weights, tmp_path, capsys):
@@ -154,3 +156,42 @@ def test_the_gate_is_shown_class_by_class(weights, tmp_path, capsys):
     assert len(rows) == table["records"]["AF"]
     with pytest.raises(ConfigError, match="--gate: .* is of no classifier with a gate"):
         explained(weights, tmp_path / "no", "--records", "E003", "--window", 2.5, "--gate")
+
+
+def test_files_are_explained_as_the_store_made_of_them(weights, tmp_path, capsys):
+    quick = ("--class", "AF", "--window", 2.5)
+    explained(weights, tmp_path / "store", "--records", "E003", *quick)
+    explained(
+        weights, tmp_path / "folder", "--records", "E003", *quick, given=small_store.recordings()
+    )
+    one = small_store.recordings() / "g1" / "E003.hea"
+    capsys.readouterr()
+    explained(weights, tmp_path / "file", *quick, given=one)
+    assert "no --records given" not in capsys.readouterr().out
+    with np.load(tmp_path / "store" / "E003.npz") as store:
+        for name in ("folder", "file"):
+            with np.load(tmp_path / name / "E003.npz") as files:
+                for part in ("signal", "occlusion_trace", "gradients_leads"):
+                    np.testing.assert_allclose(files[part], store[part], atol=1e-5)
+
+
+def test_files_that_cannot_be_explained_are_said(weights, tmp_path, capsys):
+    folder, quick = tmp_path / "in", ("--window", 2.5)
+    for place in ("a", "b"):
+        write_record(folder / place, "same", ecg_counts(1500))
+    with pytest.raises(ConfigError, match="several recordings are called same; give the file"):
+        explained(weights, tmp_path / "out", *quick, given=folder)
+    with pytest.raises(ConfigError, match="--records other: not in .*; its first are same"):
+        explained(weights, tmp_path / "out", "--records", "other", *quick, given=folder)
+    (folder / "b" / "same.hea").rename(folder / "b" / "broken.hea")
+    (folder / "b" / "broken.hea").write_text("broken 12 500")
+    explained(weights, tmp_path / "out", *quick, given=folder)
+    assert "broken.hea: not read: " in capsys.readouterr().out
+    assert set(pd.read_csv(tmp_path / "out" / "explained.csv")["record"]) == {"same"}
+    with pytest.raises(ConfigError, match="broken.hea: not read: "):
+        explained(weights, tmp_path / "no", *quick, given=folder / "b" / "broken.hea")
+    for flag in ("--map", "--gate"):
+        with pytest.raises(ConfigError, match=f"{flag} needs a store"):
+            explained(weights, tmp_path / "no", flag, given=folder)
+    with pytest.raises(ConfigError, match="--no_derive: no effect on a store"):
+        explained(weights, tmp_path / "no", "--no_derive")
