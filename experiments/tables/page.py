@@ -1,5 +1,6 @@
 """A table as Markdown, from its CSV files alone, and its place in RESULTS.md."""
 
+from collections import defaultdict
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +9,7 @@ from scipy.stats import t as student
 from experiments.tables.definition import Row, Table
 from experiments.tables.gates import gates_markdown
 from experiments.tables.results import by_this_definition, path_of, read_results, rows_of
-from experiments.tables.trainings import Settings
+from experiments.tables.trainings import Settings, base_of
 from util.config.load import ROOT
 from util.errors import ConfigError
 from util.files import replacing
@@ -31,7 +32,8 @@ def markdown(table: Table, settings: Settings | None = None) -> str:
     """
     settings = settings or Settings("")
     results, intervals = read_results(table), read_intervals(table)
-    stale, stores = 0, set()
+    stale = 0
+    stores: dict[int, set[str]] = defaultdict(set)  # by rate, as each has a fingerprint
     lines = [
         table.about.strip(),
         "",
@@ -46,7 +48,7 @@ def markdown(table: Table, settings: Settings | None = None) -> str:
                 continue
             old = int((~by_this_definition(runs, row, settings)).sum())
             stale += old
-            stores |= set(runs["store"])
+            stores[base_of(row, settings).dataset.fs] |= set(runs["store"])
             cells = (
                 f"{row.name} {method}".strip() + " (stale)" * (old > 0),
                 f"{len(runs)}",
@@ -57,8 +59,9 @@ def markdown(table: Table, settings: Settings | None = None) -> str:
             lines.append(f"| {' | '.join(cells)} |")
     if stale:
         lines += ["", f"Stale: {stale} runs are of an earlier definition of their row."]
-    if len(stores) > 1:
-        lines += ["", f"Runs of {len(stores)} different stores are in this table."]
+    several = max(map(len, stores.values()), default=0)
+    if several > 1:
+        lines += ["", f"Runs of {several} different stores are in this table."]
     if table.runs == table.name:
         lines += gates_markdown(table)
     return "\n".join(lines)

@@ -76,7 +76,7 @@ def place(table: Table, row: Row, seed: int, settings: Settings) -> Path:
     Another definition of the row, another store, or other groups of folds have another folder.
     """
     groups = row.groups if row.pretrain else []
-    made_by = fingerprint(definition_of(row, settings), store_of(_base(row, settings)), groups)
+    made_by = fingerprint(definition_of(row, settings), store_of(base_of(row, settings)), groups)
     name = f"{row.name.replace(' ', '_')}-{made_by}"
     return Path(settings.output_dir) / table.runs / name / f"seed{seed}"
 
@@ -89,7 +89,7 @@ def definition_of(row: Row, settings: Settings) -> str:
     encoder = None
     if row.pretrain:
         encoder = what_matters(resolved(row.pretrain, PretrainConfig, {}, settings.overrides))
-    return fingerprint(what_matters(_base(row, settings)), row.knn, encoder)
+    return fingerprint(what_matters(base_of(row, settings)), row.knn, encoder)
 
 
 def origin_of(row: Row, seed: int, fold: int, settings: Settings) -> dict[str, str]:
@@ -99,13 +99,13 @@ def origin_of(row: Row, seed: int, fold: int, settings: Settings) -> dict[str, s
     encoder = pretraining(row, seed, fold, settings).exp_name if row.pretrain else ""
     return {
         "definition": definition_of(row, settings),
-        "store": store_of(_base(row, settings)),
+        "store": store_of(base_of(row, settings)),
         "encoder": encoder,
     }
 
 
-def _base(row: Row, settings: Settings) -> FinetuneConfig:
-    """The config of a row on any fold."""
+def base_of(row: Row, settings: Settings) -> FinetuneConfig:
+    """Return the config of a row, on any fold."""
     more = {} if _says_mode(row) or not row.pretrain else {"mode": "finetune"}
     return resolved(row, FinetuneConfig, more, settings.overrides)
 

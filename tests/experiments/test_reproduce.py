@@ -9,6 +9,7 @@ import yaml
 
 from experiments.tables.definition import read_table
 from experiments.tables.page import markdown, write_markdown
+from experiments.tables.results import path_of
 from experiments.tables.trainings import Settings, encoder_of, pretraining
 from tests.support.small_store import store
 from tests.support.tiny_tables import TINY, reproduced, write
@@ -185,3 +186,17 @@ def test_every_row_is_checked_before_the_first_training(tables):
     with pytest.raises(ConfigError, match="unknown key 'train.epoch'"):
         reproduced(tables)
     assert not (tables / "out").exists()
+
+
+def test_two_rates_of_one_store_are_one_store(tables):
+    """The defect: a table of rows at 100 and 250 Hz was said to be of two stores."""
+    small = {**TINY["rows"][0], "name": "at 100 Hz"}
+    rows = [small, {**small, "name": "at 250 Hz", "set": [*small.get("set", ()), "dataset.fs=250"]}]
+    write(tables, rows=rows)
+    table = read_table("tiny")
+    results = pd.DataFrame(
+        {"row": ["at 100 Hz", "at 250 Hz"], "method": "", "seed": 0, "fold": 3, "AUROC": 0.8}
+    ).assign(definition="d", store=["one", "other"], encoder="", selection_AUROC=0.8)
+    path_of("tiny").parent.mkdir()
+    results.to_csv(path_of("tiny"), index=False)
+    assert "different stores" not in markdown(table)

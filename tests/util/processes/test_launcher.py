@@ -148,6 +148,7 @@ RESUMING = (
     "import_arrays",
     "reproduce",
     "embed",
+    "evaluate",
 )
 NEEDED = ["--config_path", "x.yaml", "--output_dir", "x", "--exp_name", "x"]
 SCRIPTS = [
