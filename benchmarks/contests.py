@@ -8,7 +8,7 @@ one is asked for.
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from util.data.dataset import CropDataset, TrainingBatches, make_loader, to_devi
 from util.data.store import RecordStore, write_store
 from util.keyed_random import KeyedRandom
 from util.leads import LEADS
+from util.processes.speed import FlopCounter, product_rate
 from util.scoring.scores import challenge_score
 from util.scoring.thresholds import apply_thresholds, search_ascent, search_published
 from util.signals.spectrogram import Spectrogram
@@ -70,12 +71,16 @@ TRAIN = parse(
 class Contest:
     """``amount`` of ``unit`` a call, for each of ``ways``: (amount, function) by name, the
     reference first.
+
+    ``least``: seconds for one of them at this machine's rate of matrix products, by way, where
+    that is known.
     """
 
     title: str
     unit: str
     ways: dict[str, tuple[float, Callable]]
     agreement: str
+    least: dict[str, float] = field(default_factory=dict)
 
 
 # ============ a pre-training step ============
@@ -152,11 +157,19 @@ def st_mem_step(device, small):
         "ours, matmul 'medium'": (project, ours, "medium"),
         "ours, bf16": (project, ours, "highest", torch.bfloat16),
     }
+    with FlopCounter() as counter:
+        project()["loss"].backward()
+    ours.zero_grad(set_to_none=True)
+    least = {}
+    for way, (_, _, precision, *amp) in ways.items():
+        torch.set_float32_matmul_precision(precision)
+        least[way] = counter.total / batch / product_rate(device, amp[0] if amp else None)
     yield Contest(
         f"{name}, {batch} a step",
         "ECGs",
         {way: (batch, lambda of=of: step(*of)) for way, of in ways.items()},
         agreement,
+        least,
     )
     torch.set_float32_matmul_precision(before)
 

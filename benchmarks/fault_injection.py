@@ -12,6 +12,7 @@ every .pth by their bytes, logs and tables by their text, and the names of the f
 are simulated.
 """
 
+import json
 import os
 import random
 import shutil
@@ -30,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from util.flags import Parser  # noqa: E402
+from util.processes.speed import SPEEDS  # noqa: E402
 
 MOMENTS = ("starting", "step", "checkpoint", "evaluation")
 EPOCHS = 3
@@ -257,6 +259,12 @@ def same(a, b) -> bool:
     return a == b or (a != a and b != b)
 
 
+def timeless(path) -> list[dict]:
+    """The lines of a log.txt without how fast their epochs were."""
+    lines, times = path.read_text().splitlines(), {f"train_{name}" for name in SPEEDS}
+    return [{k: v for k, v in json.loads(line).items() if k not in times} for line in lines]
+
+
 def differences(folder, other) -> list[str]:
     """Names of a run's files that are not the same in another's folder."""
     names = [
@@ -274,6 +282,8 @@ def differences(folder, other) -> list[str]:
             equal = same(
                 {**a, "config": None}, {**b, "config": None}
             )  # the folders' names are in it
+        elif name.endswith("log.txt"):
+            equal = timeless(folder / name) == timeless(other / name)
         else:
             equal = (folder / name).read_bytes() == (other / name).read_bytes()
         if not equal:

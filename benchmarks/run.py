@@ -7,7 +7,8 @@
 
 Before they are timed, this project and a small independent reference (benchmarks/reference/) have
 to agree.  Ways take turns; the best of the repeats counts, since other work of the machine can
-only slow them; the spread says how far a usual repeat is from it.
+only slow them; the spread says how far a usual repeat is from it.  MFU is the share of this
+machine's rate of matrix products that a training step's products are.
 """
 
 import json
@@ -19,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
 def measure(contest, repeats, device, clock):
-    """A dict a way: benchmark, way, rate a second, ratio to the reference, spread."""
+    """A dict a way: benchmark, way, rate a second, ratio to the reference, spread, MFU."""
     from benchmarks.timing import interleaved
 
     times = interleaved(
@@ -35,9 +36,15 @@ def measure(contest, repeats, device, clock):
             "unit": f"{contest.unit}/s",
             "ratio": rate / reference,
             "spread": times[name].spread,
+            "mfu": share(rate * contest.least.get(name, 0.0)),
         }
         for name, rate in rates.items()
     ]
+
+
+def share(found):
+    """A share of the machine's rate of products; None where it is not known, or cannot be."""
+    return found if 0 < found <= 1 else None
 
 
 def main(argv=None):
@@ -77,15 +84,17 @@ def main(argv=None):
     device, rows = collectives.start(arguments.device), []  # as every program does
     print(
         f"{arguments.device}, {arguments.threads} thread(s), torch {torch.__version__}\n\n"
-        "| benchmark | way | rate | ratio to reference | spread |\n|---|---|---|---|---|"
+        "| benchmark | way | rate | ratio to reference | spread | MFU |\n|---|---|---|---|---|---|"
     )
     for name in arguments.names or CONTESTS:
         for contest in CONTESTS[name](device, arguments.small):
             for row in measure(contest, arguments.repeats, device, clock):
+                mfu = "" if row["mfu"] is None else f"{row['mfu']:.0%}"
                 print(
                     "| {benchmark} | {way} | {rate:.4g} {unit} | {ratio:.2f} | {spread:.0%} |".format(
                         **row
                     ),
+                    f"{mfu} |",
                     flush=True,
                 )
                 rows.append({**row, "agreement": contest.agreement})

@@ -1,5 +1,7 @@
 """What every test begins with, and which tests are quick: all that are neither slow nor listed."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ from tests.support.stand_in import force_matmul_precision
 from util import console
 
 force_matmul_precision()
+# What jobs measure beside other tests is nothing to keep for the user's own.
+os.environ.setdefault("ECG_CACHE", os.path.join(tempfile.gettempdir(), "ecg_tests"))
 
 ROOT = Path(__file__).resolve().parents[1]
 # Folders and files of whole jobs, of further processes or of seconds a test.
@@ -32,6 +36,7 @@ LONG_FILES = (
     "tests/util/training/test_compile.py",
     "tests/util/training/test_engine.py",
     "tests/util/training/test_gpu_step.py",
+    "tests/util/training/test_step_graph.py",
 )
 # Tests of seconds in files of otherwise quick ones.
 LONG_TESTS = {

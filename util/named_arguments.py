@@ -69,6 +69,10 @@ def _is_whole(value: Any) -> bool:
 
 NUMBER = Annotated[float, Kind("a number", is_number)]
 SHARE = Annotated[float, Kind("a number from 0 to 1", _is_share)]
+POSITIVE = Annotated[float, Kind("a number above 0", lambda value: is_number(value) and value > 0)]
+RATE = Annotated[
+    float, Kind("a number from 0 to below 1", lambda value: _is_share(value) and value < 1)
+]
 WHOLE = Annotated[int, Kind("a whole number of 0 or more", _is_whole)]
 COUNT = Annotated[
     int, Kind("a whole number of 1 or more", lambda value: _is_whole(value) and value > 0)

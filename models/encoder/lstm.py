@@ -7,6 +7,7 @@ from torch import nn
 
 from models.encoder.sequence import ConvolutionalSteps, convolution
 from util.contract.registry import register
+from util.named_arguments import COUNT
 
 
 class LSTMEncoder(ConvolutionalSteps):
@@ -50,7 +51,7 @@ class LSTMEncoder(ConvolutionalSteps):
 
 @register
 def cpc_lstm(
-    num_classes: int | None = 24, num_leads: int = 12, channels: int = 512, layers: int = 2
+    num_classes: int | None = 24, num_leads: int = 12, channels: COUNT = 512, layers: COUNT = 2
 ) -> LSTMEncoder:
     """Build four convolutions of width 1 with BatchNorm and an LSTM, as published.
 

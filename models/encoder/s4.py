@@ -9,6 +9,7 @@ from torch import nn
 
 from models.encoder.sequence import ConvolutionalSteps, convolution
 from util.contract.registry import register
+from util.named_arguments import COUNT, RATE
 
 STEP = (1e-3, 1e-1)  # between which the time steps of a layer's channels start
 
@@ -145,10 +146,10 @@ class S4Encoder(ConvolutionalSteps):
 def cpc_s4(
     num_classes: int | None = 24,
     num_leads: int = 12,
-    channels: int = 512,
-    layers: int = 4,
-    state: int = 8,
-    dropout: float = 0.2,
+    channels: COUNT = 512,
+    layers: COUNT = 4,
+    state: COUNT = 8,
+    dropout: RATE = 0.2,
 ) -> S4Encoder:
     """Build a convolution over 3 samples of stride 2 and three over one, with BatchNorm, then
     layers of state spaces, as published.

@@ -11,6 +11,7 @@ from torch import nn
 
 from models.encoder.cnn import CNNEncoder, ResidualBlock, classifier, init_from_scratch
 from util.contract.registry import register
+from util.named_arguments import COUNT, POSITIVE
 from util.signals.spectrogram import Spectrogram
 
 LAYERS = (3, 4, 6, 3)
@@ -127,8 +128,8 @@ def spectrogram_se_resnet34(
     num_classes: int | None = 24,
     num_leads: int = 12,
     fs: float = 100,
-    segment_seconds: float = 0.25,
-    channels: int = 64,
+    segment_seconds: POSITIVE = 0.25,
+    channels: COUNT = 64,
     init: str = "shortcut",
 ) -> SpectrogramSEResNet:
     """Build the spectrogram branch, 512 features at the published size.

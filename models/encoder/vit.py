@@ -16,6 +16,7 @@ from util.contract.patch_encoder import PatchEncoder
 from util.contract.registry import register
 from util.errors import CheckpointError, ConfigError
 from util.leads import LEADS, parse_leads
+from util.named_arguments import COUNT, RATE
 
 # base and small as published; tiny is for laptops, demonstrations and tests
 SIZES = {
@@ -365,12 +366,12 @@ def encoder_factory(
         *,
         num_classes: int | None = None,
         seq_len: int = 2250,
-        patch_size: int = patch_size,
+        patch_size: COUNT = patch_size,
         num_leads: int = 12,
         leads: str | list[str] | None = None,
-        drop_out_rate: float = 0.0,
-        attn_drop_out_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
+        drop_out_rate: RATE = 0.0,
+        attn_drop_out_rate: RATE = 0.0,
+        drop_path_rate: RATE = 0.0,
     ) -> PatchEncoder:
         return encoder_class(
             num_classes=num_classes,

@@ -6,6 +6,7 @@ Phan et al. (BHI 2022).
 """
 
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,11 @@ from torch import nn
 
 from models.encoder.cnn import CNNEncoder, ResidualBlock, classifier, init_from_scratch
 from util.contract.registry import register
+from util.named_arguments import Kind
 
 STRIDES = (1, 2, 2, 2)
+# The stem has half as many.
+CHANNELS = Annotated[int, Kind("a whole number of 2 or more", lambda value: value >= 2)]
 
 
 def conv_bn(
@@ -161,7 +165,7 @@ def xresnet_factory(name: str) -> Callable[..., XResNet1d]:
     def factory(
         num_classes: int | None = 24,
         num_leads: int = 12,
-        channels: int = 64,
+        channels: CHANNELS = 64,
         init: str = "shortcut",
     ) -> XResNet1d:
         return XResNet1d(*DEPTHS[name], num_classes, num_leads, channels, init)

@@ -14,6 +14,7 @@ from util.contract.encoder import Encoder
 from util.contract.method import Batch
 from util.contract.registry import register
 from util.errors import ConfigError
+from util.named_arguments import COUNT, SHARE
 from util.signals.views import Views
 
 
@@ -88,10 +89,10 @@ class BYOL(ViewMethod):
 def byol(
     encoder: Encoder = "xresnet1d50",  # type: ignore[assignment]  # its name: see ``build``
     views: str | list = "contrastive",
-    head_width: int = 512,
-    head_out: int = 128,
-    momentum: float = 0.996,
-    momentum_end: float = 1.0,
+    head_width: COUNT = 512,
+    head_out: COUNT = 128,
+    momentum: SHARE = 0.996,
+    momentum_end: SHARE = 1.0,
     joint_views: bool = True,
     fs: float | None = None,
 ) -> BYOL:

@@ -13,6 +13,7 @@ from util.contract.method import Batch, Method
 from util.contract.registry import register
 from util.contract.sequence_encoder import SequenceEncoder
 from util.errors import ConfigError
+from util.named_arguments import COUNT
 
 
 class CPC(Method):
@@ -76,8 +77,8 @@ class CPC(Method):
 @register
 def cpc(
     encoder: Encoder = "cpc_lstm",  # type: ignore[assignment]  # its name: see ``build``
-    ahead: int = 12,
-    negatives: int = 128,
+    ahead: COUNT = 12,
+    negatives: COUNT = 128,
 ) -> CPC:
     """Build CPC around an encoder of steps and contexts.
 

@@ -15,6 +15,7 @@ from util.contract.encoder import Encoder
 from util.contract.method import Batch
 from util.contract.registry import register
 from util.errors import ConfigError
+from util.named_arguments import COUNT, POSITIVE, SHARE, WHOLE
 from util.processes.collectives import total, world
 from util.signals.views import Views
 
@@ -173,18 +174,18 @@ class DINO(ViewMethod):
 def dino(
     encoder: Encoder = "xresnet1d50",  # type: ignore[assignment]  # its name: see ``build``
     views: str | list = "dino_signal",
-    head_width: int = 512,
-    head_out: int = 65536,
-    bottleneck: int = 128,
-    student_temperature: float = 0.1,
-    teacher_temperature: float = 0.04,
-    warmup_teacher_temperature: float = 0.04,
-    warmup_teacher_epochs: int = 30,
-    centre_momentum: float = 0.9,
-    momentum: float = 0.996,
-    momentum_end: float = 1.0,
-    freeze_last_layer: int = 1,
-    head_init_std: float = 0.02,
+    head_width: COUNT = 512,
+    head_out: COUNT = 65536,
+    bottleneck: COUNT = 128,
+    student_temperature: POSITIVE = 0.1,
+    teacher_temperature: POSITIVE = 0.04,
+    warmup_teacher_temperature: POSITIVE = 0.04,
+    warmup_teacher_epochs: WHOLE = 30,
+    centre_momentum: SHARE = 0.9,
+    momentum: SHARE = 0.996,
+    momentum_end: SHARE = 1.0,
+    freeze_last_layer: WHOLE = 1,
+    head_init_std: POSITIVE = 0.02,
     fs: float | None = None,
 ) -> DINO:
     """Build DINO around an encoder.

@@ -22,6 +22,7 @@ from util.contract.patch_encoder import PatchEncoder
 from util.contract.registry import register
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
+from util.named_arguments import COUNT, RATE, SHARE
 
 LOSSES = {"l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}
 
@@ -219,11 +220,11 @@ class JEPA(Method):
 @register
 def jepa(
     encoder: Encoder = "mean_vit_small",  # type: ignore[assignment]  # its name: see ``build``
-    context: float = 0.2,
-    block: int = 10,
-    predictor_depth: int | None = None,
-    momentum: float = 0.998,
-    momentum_end: float = 0.9995,
+    context: RATE = 0.2,
+    block: COUNT = 10,
+    predictor_depth: COUNT | None = None,
+    momentum: SHARE = 0.998,
+    momentum_end: SHARE = 0.9995,
     loss: str = "l1",
 ) -> JEPA:
     """Build JEPA around ViT's or ST-MEM's encoder.

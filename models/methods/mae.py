@@ -14,6 +14,7 @@ from util.contract.method import Batch, Method
 from util.contract.patch_encoder import PatchEncoder
 from util.contract.registry import register
 from util.errors import ConfigError
+from util.named_arguments import COUNT, RATE
 
 # dec256d4b is the published one.  dec128d2b goes with tiny encoders, for laptops: there the
 # decoder, which sees every patch, does most of the work, and this one makes a step 3 times faster.
@@ -212,12 +213,12 @@ def mae_factory(
     def factory(
         *,
         seq_len: int = 2250,
-        patch_size: int = patch_size,
+        patch_size: COUNT = patch_size,
         num_leads: int = 12,
         leads: str | list[str] | None = None,
         norm_pix_loss: bool = True,
         mask_ratio: float = 0.75,
-        drop_path_rate: float = 0.0,
+        drop_path_rate: RATE = 0.0,
     ) -> MaskedAutoencoder:
         encoder = encoder_class(
             seq_len=seq_len,

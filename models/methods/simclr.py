@@ -14,6 +14,7 @@ from util.contract.encoder import Encoder
 from util.contract.method import Batch
 from util.contract.registry import register
 from util.errors import ConfigError
+from util.named_arguments import COUNT, POSITIVE
 from util.processes.collectives import gather, rank, world
 from util.signals.views import Views
 
@@ -85,9 +86,9 @@ class SimCLR(ViewMethod):
 def simclr(
     encoder: Encoder = "xresnet1d50",  # type: ignore[assignment]  # its name: see ``build``
     views: str | list = "contrastive",
-    head_width: int = 512,
-    head_out: int = 128,
-    temperature: float = 0.1,
+    head_width: COUNT = 512,
+    head_out: COUNT = 128,
+    temperature: POSITIVE = 0.1,
     joint_views: bool = True,
     fs: float | None = None,
 ) -> SimCLR:

@@ -48,6 +48,14 @@ def test_every_benchmark_compares_ours_with_a_reference(names, tmp_path, capsys)
     assert capsys.readouterr().out.count("\n| ") == len(found) + 1
 
 
+def test_a_step_says_its_share_of_the_machines_products(tmp_path, capsys):
+    run.main(["st_mem_step", "--small", "--repeats", "1", "--json", str(tmp_path / "found.json")])
+    shares = [row["mfu"] for row in lines(tmp_path / "found.json")]
+    assert all(0 < share <= 1 for share in shares if share is not None) and any(shares)
+    assert "| MFU |" in capsys.readouterr().out
+    assert run.share(0.0) is run.share(1.2) is None
+
+
 def test_an_unknown_benchmark_is_refused(capsys):
     with pytest.raises(SystemExit):
         run.main(["st_mem"])

@@ -929,7 +929,7 @@ def kill_after_first_shard(command, shards):
 
 def wait_until_gone(session):
     """No process of this session is left after a while."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         alive = [stat for stat in Path("/proc").glob("[0-9]*/stat") if in_session(stat, session)]
         if not alive:

@@ -52,7 +52,7 @@ def cluster(tmp_path):
             "SLURM_GPUS_ON_NODE": str(gpus),
         }
         command = ["bash", str(project / "run_slurm.sh"), *map(str, words)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
         return done, calls.read_text().splitlines()
 
     return submit

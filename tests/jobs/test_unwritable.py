@@ -131,7 +131,7 @@ def test_a_process_with_workers_ends(tmp_path, kind, limit, words):
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=600,
     )
     assert ended.returncode == 2 and "Traceback" not in ended.stderr, ended.stderr
     assert words in ended.stderr.splitlines()[-1], ended.stderr

@@ -28,7 +28,7 @@ MUTANTS = [
     Mutant(
         "loss_not_divided",
         "util/training/engine.py",
-        'loss = out["loss"] / len(micro_batches)',
+        'loss = out["loss"] / count',
         'loss = out["loss"]',
         "AdamW hides it",
         ("util/training/test_engine.py",),
@@ -93,8 +93,8 @@ MUTANTS = [
     Mutant(
         "gradients_stay_at_home",
         "util/training/engine.py",
-        "number < len(micro_batches)",
-        "number <= len(micro_batches)",
+        "number < count",
+        "number <= count",
         "counting from 1",
         ("util/processes/test_batch_norm.py::test_a_cnn_trains_alike_on_one_and_two_processes",),
     ),

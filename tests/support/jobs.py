@@ -149,7 +149,7 @@ def run_job(
     stop_at=None,
     number=signal.SIGKILL,
     patch=None,
-    timeout=300,
+    timeout=600,
 ):
     """Run a main program on ``world`` processes with results in ``folder/run``, resuming from its
     last checkpoint.

@@ -73,7 +73,7 @@ def start(folder, gpus, *flags, namespace=None, environment=None):
     )
 
 
-def wait_for(path, process, lines=1, seconds=300):
+def wait_for(path, process, lines=1, seconds=600):
     """Until a file has so many lines."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
@@ -85,7 +85,7 @@ def wait_for(path, process, lines=1, seconds=300):
     )
 
 
-def end(process, seconds=120):
+def end(process, seconds=600):
     """(exit status, what it printed, without progress bars); fails if it does not end in time or
     leaves children.
     """

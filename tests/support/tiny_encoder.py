@@ -43,9 +43,10 @@ def tiny_encoder(num_classes=None, width=16, norm=False):
 class Plain(Encoder):
     """The smallest encoder: compiled in no time."""
 
-    def __init__(self, width=8):
+    def __init__(self, width=8, num_classes=None):
         super().__init__()
-        self.width, self.head = width, nn.Identity()
+        self.width = width
+        self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
         self.conv, self.norm = nn.Conv1d(12, width, 5), nn.BatchNorm1d(width)
 
     def forward_features(self, series):
@@ -55,7 +56,7 @@ class Plain(Encoder):
 @register
 def plain_encoder(num_classes=None):
     """For tests."""
-    return Plain()
+    return Plain(num_classes=num_classes)
 
 
 def tiny_batch(rows=slice(None), samples=16, epoch=0.0, progress=0.0, seed=0):

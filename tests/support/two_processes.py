@@ -73,7 +73,7 @@ def limit_collectives(seconds):
     distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=seconds), dist.group.WORLD)
 
 
-def run_processes(function, world: int = 2, *args, timeout: float = 300) -> list:
+def run_processes(function, world: int = 2, *args, timeout: float = 600) -> list:
     """What ``function(*args)`` returns on each of ``world`` processes, rank by rank.
 
     Args:

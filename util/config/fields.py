@@ -91,6 +91,12 @@ class Key:
         return "required" if self.default is REQUIRED else json.dumps(self.default)
 
     @property
+    def options(self) -> str:
+        """Return the choices as YAML writes them."""
+        words = {True: "true", False: "false"}
+        return ", ".join(words.get(choice, choice) for choice in self.choices)
+
+    @property
     def kinds(self) -> str:
         """Return the types, in words."""
         return " or ".join(WORDS[kind] for kind in self.types)
@@ -204,7 +210,7 @@ def _convert(name: str, value: typing.Any, spec: Key) -> object:
     if not fits(value, spec.types) or isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{name} must be {spec.kinds}, not {value!r} ({spec.help})")
     if spec.choices and value not in spec.choices:
-        raise ConfigError(f"{name}: {value!r} is not one of {', '.join(map(str, spec.choices))}")
+        raise ConfigError(f"{name}: {value!r} is not one of {spec.options}")
     if isinstance(value, (int, float)) and not (
         spec.above < value and spec.least <= value <= spec.most
     ):

@@ -216,8 +216,21 @@ class TrainConfig:
         choices=("auto", "highest", "high", "medium"),
         resumed="free",
     )
-    compile: bool = key(
-        False, "torch.compile the model: a slow first step, faster ones after it", resumed="free"
+    compile: bool | str = key(
+        "auto",
+        "torch.compile the model, forward and backward pass one graph each: a slow first step, "
+        "faster ones after it (auto: where a measurement on a GPU has shown that it pays, so far "
+        "nowhere)",
+        choices=("auto", True, False),
+        resumed="free",
+    )
+    cuda_graph: bool | str = key(
+        "auto",
+        "replay the whole step (forward, backward, clipping, update) as one CUDA graph, so that "
+        "the GPU does not wait for the host: true (wherever the step allows it), false, or auto "
+        "(where a trial in the first steps finds it 1.05 times as fast, with the same losses)",
+        choices=("auto", True, False),
+        resumed="free",
     )
     checkpoint_activations: bool = key(
         False,

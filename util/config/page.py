@@ -79,9 +79,7 @@ def _table(section: str, keys_of_program: dict[type[JobConfig], dict]) -> str:
         if not isinstance(spec, Key):
             continue
         programs = [config.title for config, keys in keys_of_program.items() if name in keys]
-        allowed = ", ".join(spec.choices) or (
-            "" if math.isinf(max(spec.least, spec.above)) else spec.bounds
-        )
+        allowed = spec.options or ("" if math.isinf(max(spec.least, spec.above)) else spec.bounds)
         cells = (
             f"`{section and section + '.'}{name}`",
             spec.kinds,

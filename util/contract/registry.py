@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from torch import nn
 
 from util.contract.encoder import Encoder
 from util.contract.facts import DataFacts
 from util.errors import ConfigError
-from util.named_arguments import fits
+from util.named_arguments import fits, kind_of
 
 Factory = TypeVar("Factory", bound=Callable[..., nn.Module])
 MODELS: dict[str, Callable[..., nn.Module]] = {}
@@ -219,6 +219,8 @@ def _kinds(parameter: inspect.Parameter) -> tuple[type, ...]:
     kinds = (parameter.annotation,)
     if get_origin(parameter.annotation) in (Union, UnionType):
         kinds = get_args(parameter.annotation)
+    # COUNT and its like are a type with the values that it takes
+    kinds = tuple(get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds)
     return kinds if set(kinds) <= {*plain, type(None)} else ()
 
 
@@ -230,3 +232,6 @@ def _check_type(name: str, key: str, value: Any, parameter: inspect.Parameter) -
             f"model {name}: {key} must be of type {words}, such as {parameter.default!r}, not "
             f"{value!r}"
         )
+    allowed = kind_of(parameter.annotation)
+    if allowed and value is not None and not allowed.fits(value):
+        raise ConfigError(f"model {name}: {key} must be {allowed.words}, not {value!r}")

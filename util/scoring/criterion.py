@@ -60,7 +60,8 @@ class Criterion(nn.Module):
         std: Sequence[float] | np.ndarray | None = None,
     ) -> None:
         super().__init__()
-        self.loss, self.classes, self.share = loss, tuple(classes), share
+        # A plain number: NumPy's would be a tensor to torch.compile, and a break of its graph.
+        self.loss, self.classes, self.share = loss, tuple(classes), float(share)
         for name, values in {"mean": mean, "std": std}.items():
             buffer = None if values is None else torch.as_tensor(values, dtype=torch.float32)
             self.register_buffer(name, buffer, persistent=False)  # it follows from the data

@@ -10,6 +10,7 @@ from util.config.load import load_yaml
 from util.console import FILE, note
 from util.data.store import FOLDS
 from util.errors import ConfigError
+from util.training import trackers
 from util.training.resolved import different_job
 from util.weights import checkpoint
 
@@ -17,7 +18,7 @@ METRICS = "test_metrics.csv"
 RESULTS = (checkpoint.LAST, "encoder.pth", METRICS)
 OVERWRITTEN = (
     *("checkpoint-*.pth", "best-*.pth", "encoder*.pth", "test_*", "selection_predictions.npz"),
-    *("report.html", "log*.txt", FILE),
+    *("report.html", "log*.txt", FILE, trackers.FILE),
 )
 # first line of config.yaml where neighbours were asked and nothing was trained
 ASKED = "by {} nearest neighbours (experiments/knn.py --k)"

@@ -19,7 +19,7 @@ fp16 with an optimiser that is not fused (LARS, or ``foreach``) asks its GradSca
 
 import contextlib
 import os
-import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from util.contract.recompute import recompute_blocks
 from util.data.dataset import CropDataset, TrainingBatches, make_loader, to_device
 from util.files import FolderLock, remove_temporary
 from util.processes import batch_norm, collectives
+from util.processes.speed import Speed, cache_folder
 from util.processes.stopping import Preempted, StopRequest
 from util.signals.transforms import Pipeline
 from util.training.claim import check_folder
@@ -49,6 +50,7 @@ from util.training.optimizer import (
 )
 from util.training.run_log import RunLog
 from util.training.state import TrainState, content_of, resume
+from util.training.step_graph import Inputs, StepGraph, plain_reasons
 from util.weights import checkpoint
 from util.weights.checkpoint import parse_checkpoint_every
 
@@ -131,6 +133,9 @@ class Training:
         if isinstance(config, FinetuneConfig):
             curves += ["valid/loss", f"valid/{config.test.target_metric}"]
         self.log.describe(resolved, curves, train.tracker)
+        self.compiled = train.compile is True
+        self.speed = Speed(device, self.amp, batches.per_step, compiled=self.compiled)
+        self.graph = StepGraph(self, plain_reasons(self))
         self.build_runner()
 
     def _claim_folder(self) -> None:
@@ -140,13 +145,18 @@ class Training:
 
     def build_runner(self) -> None:
         """Make ``runner``, what a step calls in place of the model: the model itself, compiled if
-        train.compile says so, and in DDP if there are several processes.
+        train.compile says so, and in DDP if there are several processes; forget what a CUDA graph
+        holds of the one before, and its FLOPs.
 
         Call it again after parameters have been frozen or thawed.
         """
         self.movement: Movement | None = None  # of what is trained from here on
+        self.graph.forget()
+        self.speed.forget()
         self.runner: Any = self.model
-        if self.config.train.compile:
+        if self.compiled:
+            # The minutes of compiling are paid once a machine.
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
             self.runner = torch.compile(self.model)
         if collectives.world() > 1:
             # DDP averages gradients alone: ``train_epoch`` makes the model's buffers equal.
@@ -186,7 +196,8 @@ class Training:
             Preempted: the process was asked to stop, and a checkpoint has been written.
         """
         state, steps = self.state, self.batches.steps
-        self.stop, self.started = stop, (state.step, time.perf_counter())
+        self.stop = stop
+        self.speed.start(state.step)
         # Buffers (BatchNorm's running statistics) drift apart between processes: copy process 0's.
         collectives.same_tensors(self.model.buffers())
         self.model.train()
@@ -206,43 +217,62 @@ class Training:
         collectives.same_tensors(self.model.buffers())
         if self.schedule.lr > 0:
             self.movement.check(last=state.epoch + 1 >= self.config.train.epochs)
-        means = {f"train_{name}": value for name, value in state.meters.close_epoch().items()}
+        means = {**state.meters.close_epoch(), **self.speed.shown(state.step)}
         done = state.epoch
         state.epoch, state.step = done + 1, 0
         self.batches.set_epoch(state.epoch)
-        return {"train_lr": self.schedule.mean_lr(done, steps), **means}
+        rate = self.schedule.mean_lr(done, steps)
+        return {"train_lr": rate, **{f"train_{name}": value for name, value in means.items()}}
 
     def take_step(self, micro_batches: list[dict]) -> None:
         """Run the forward and backward passes of one step, ``train.accum_iter`` of them, and update
         the weights.
         """
-        model, state, meters = self.model, self.state, self.state.meters
+        state = self.state
         # Read on the CPU, before the batches are copied: no wait for the device.
         records = [row for batch in micro_batches for row in batch["record"].tolist()]
+        values = self.graph.take(micro_batches)
+        if values is None:
+            with self.graph.warming_up():
+                values = self.take_plain_step(micro_batches)
+        state.meters.add(state.epoch, state.step, values, records)
+
+    def take_plain_step(self, micro_batches: list[dict]) -> torch.Tensor:
+        """Take a step whose work the host queues bit by bit; return what is logged."""
+        model, state, meters = self.model, self.state, self.state.meters
         # A forward pass whose loss is not finite may already have spoilt buffers such as running
         # statistics: keep them, to undo it.
         buffers = [buffer.clone() for buffer in model.buffers()] if meters.tolerated else []
-
-        scalars = []
-        for number, batch in enumerate(micro_batches, 1):
-            with self.gradients_stay(number < len(micro_batches)):
-                with autocast(self.device, self.amp):
-                    ready = self.prepare(batch)
-                    out = self.runner(ready, model.draw(ready))  # draws are not compiled
-                loss = out["loss"] / len(micro_batches)
-                state.scaler.scale(loss).backward()
-                if self.movement:
-                    self.movement.see_gradients()
-            scalars.append(meters.scalars(out) / len(micro_batches))
-
-        values = sum(scalars[1:], scalars[0])
+        values = self.passes(map(self.inputs, micro_batches))
         if meters.skips(values):
             for buffer, before in zip(model.buffers(), buffers):
                 buffer.copy_(before)
         else:
+            model.before_step(self.position())
             self.update()
         state.optimizer.zero_grad(set_to_none=True)
-        meters.add(state.epoch, state.step, values, records)
+        return values
+
+    def inputs(self, batch: dict) -> Inputs:
+        """Return a loader's batch as the model sees it, and what the model draws for it."""
+        with autocast(self.device, self.amp):
+            ready = self.prepare(batch)
+            return ready, self.model.draw(ready)  # draws are neither compiled nor captured
+
+    def passes(self, micro_batches: Iterable[Inputs]) -> torch.Tensor:
+        """Run forward and backward passes; return what is logged, means over the micro-batches."""
+        state, count, scalars = self.state, self.batches.accumulate, []
+        for number, (ready, drawn) in enumerate(micro_batches, 1):
+            samples = len(ready["signal"])
+            with self.gradients_stay(number < count), self.speed.counting(samples):
+                with autocast(self.device, self.amp):
+                    out = self.runner(ready, drawn)
+                loss = out["loss"] / count
+                state.scaler.scale(loss).backward()
+            if self.movement:
+                self.movement.see_gradients()
+            scalars.append(state.meters.scalars(out) / count)
+        return sum(scalars[1:], scalars[0])
 
     def gradients_stay(self, stay: bool) -> contextlib.AbstractContextManager:
         """Return a context for a backward pass; in it, with ``stay``, DDP exchanges no gradients:
@@ -267,7 +297,6 @@ class Training:
     def update(self) -> None:
         """Clip the gradients if train.max_norm is given, and take a step of the optimiser."""
         state, most = self.state, self.config.train.max_norm
-        self.model.before_step(self.position())
         if most is not None:
             state.scaler.unscale_(state.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), most)
@@ -276,16 +305,18 @@ class Training:
 
     def log_steps(self, bar: tqdm, lr: float) -> None:
         """Log the means over the steps since the last log line."""
-        state, (step, began) = self.state, self.started
-        means = state.meters.close_window(self.last_saved)
-        rate = self.batches.per_step * (state.step - step) / (time.perf_counter() - began)
-        shown = {"loss": f"{means['loss']:.4f}", "lr": f"{lr:.2e}", "samples/s": f"{rate:.1f}"}
+        state = self.state
+        means = state.meters.close_window(self.last_saved)  # which waits for the steps
+        speed = self.speed.shown(state.step)
+        shown = {"loss": f"{means['loss']:.4f}", "lr": f"{lr:.2e}"}
+        shown["samples/s"] = f"{speed['samples_per_second']:.1f}"
+        if "mfu" in speed:
+            shown["MFU"] = f"{speed['mfu']:.1%}"
         bar.set_postfix(shown, refresh=False)
         line = {"epoch": state.epoch, "step": state.step, "lr": lr, **means}
         self.log.line("log_steps.txt", line)
-        points = {"train/lr": lr, "train/samples_per_second": rate}
-        points |= {f"train/{name}": value for name, value in means.items()}
-        self.log.scalars(points, self.position())
+        points = {"lr": lr, **speed, **means}
+        self.log.scalars({f"train/{key}": value for key, value in points.items()}, self.position())
 
     # ============ saving ============
     def save_if_due(self) -> None:

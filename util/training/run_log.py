@@ -26,8 +26,8 @@ class RunLog:
     """Files of one run.
 
     ``log.txt`` has one JSON line an epoch, as published; ``log_steps.txt`` one every
-    ``train.log_every`` steps. Neither holds times, so that a resumed run leaves the same files as
-    an undisturbed one.
+    ``train.log_every`` steps.  But for how fast an epoch was, in log.txt, neither holds times, so
+    that a resumed run leaves the same files as an undisturbed one.
 
     Args:
         folder: of the run; made if missing.
@@ -43,7 +43,7 @@ class RunLog:
         step: int = 0,
         position: float = 0.0,
     ):
-        self.folder = Path(folder)
+        self.folder, self.resumed = Path(folder), (epoch, step) != (0, 0)
         self.writer: SummaryWriter | None = None  # on process 0
         self.tracker: Tracker | None = None  # on process 0, where one is asked for
         collectives.on_main(lambda: self._open(epoch, step, position))
@@ -57,7 +57,7 @@ class RunLog:
             self.writer = SummaryWriter(tensorboard, purge_step=int(1000 * position) + 1)
 
     def describe(self, config: dict, curves: list[str], tracker: str | None) -> None:
-        """Write the hyper-parameters into TensorBoard, and begin the run at a tracker.
+        """Write the hyper-parameters into TensorBoard, and begin or resume the run at a tracker.
 
         Args:
             config: of the run, resolved.
@@ -75,7 +75,7 @@ class RunLog:
                 for summary in hparams(flat, dict.fromkeys(curves, 0.0)):
                     self.writer._get_file_writer().add_summary(summary)
             if tracker:
-                self.tracker = open_tracker(tracker, self.folder, flat)
+                self.tracker = open_tracker(tracker, self.folder, flat, resumed=self.resumed)
 
         collectives.on_main(begin)
 

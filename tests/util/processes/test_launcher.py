@@ -135,7 +135,7 @@ sys.exit(run_main(main))
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     assert ended.returncode == 1 and ended.stderr.count("Traceback") == 1, ended.stderr
     assert ended.stderr.endswith("ValueError: a bug of one's own\n")
@@ -579,7 +579,7 @@ def fail_on_one(error_rank):
     program.run_main(main)
 
 
-def end_processes(function, *args, timeout=120, until=2):
+def end_processes(function, *args, timeout=600, until=2):
     """Exit statuses (None: not within ``timeout`` seconds) and what was printed of two processes
     that join the group themselves, when the first ``until`` of them have ended.
     """
@@ -812,7 +812,7 @@ def test_restart_goes_on_from_the_checkpoint(tmp_path):
     for lines in (8, 20):  # steps
         wait_for(tmp_path / "run" / "log_steps.txt", process, lines)
         os.kill(children(process)[1], signal.SIGKILL)
-    status, text = end(process, 180)
+    status, text = end(process)
     assert status == 0 and text.count("resumed from") == 2 and "Traceback" not in text, text
     lines = (tmp_path / "run" / "log.txt").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == list(range(8))

@@ -5,6 +5,8 @@ one graph.
 import numpy as np
 import pytest
 import torch
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from main_finetune import finetune
@@ -25,7 +27,9 @@ from util.data.dataset import CropDataset, TrainingBatches, make_loader, to_devi
 from util.data.store import RecordStore
 from util.errors import ConfigError
 from util.leads import LEADS
+from util.scoring.criterion import Criterion
 from util.training.engine import Training
+from util.training.job import SupervisedTask
 from util.training.optimizer import make_optimizer
 
 VIEWS = {"head_width": 16, "encoder": "plain_encoder"}
@@ -181,40 +185,96 @@ def small_batch(length=150):
     return {**batch, "epoch": place, "progress": place}
 
 
+PATCHES = {"seq_len": 150, "patch_size": 15}
 METHODS = {
     "nano_st_mem": {},
+    "mtae_vit_tiny_dec128d2b": PATCHES,
+    "mlae_vit_tiny_dec128d2b": {"seq_len": 150, "mask_ratio": 0.5},
     "simclr": VIEWS,
     "byol": VIEWS,
     "dino": {**VIEWS, "head_out": 32},
-    "jepa": JEPA,
+    "jepa": {**JEPA, "encoder": {"name": "nano_vit", "patch_size": 15}},
     "cpc": CPC,
     "dino, two lengths": {**VIEWS, "head_out": 32, "views": "dino_signal_short"},
 }
+CLASSIFIERS = {
+    "plain_encoder": {},
+    "nano_vit": {"drop_out_rate": 0.1},
+    "fusion": FUSION["model"],
+}
+WHOLE = ("st_mem", "mtae", "mlae", "jepa")  # crops of 150
+
+
+def compiled_steps(method, length, label=None):
+    """Four of the engine's steps of a compiled method, of which a break or a recompilation is an
+    error; (graphs forward, graphs backward).
+    """
+    batch, graphs = small_batch(length), ([], [])
+    if label is not None:
+        batch["label"] = label
+
+    def compiler(kept):
+        def compile_graph(graph, inputs):
+            kept.append(graph)
+            return make_boxed_func(graph.forward)
+
+        return compile_graph
+
+    forward, backward = map(compiler, graphs)
+    torch._dynamo.reset()
+    backend = aot_autograd(fw_compiler=forward, bw_compiler=backward)
+    compiled = torch.compile(method, backend=backend, fullgraph=True)
+    optimizer = make_optimizer(method, TrainConfig(epochs=1), 1e-3)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for step in range(4):
+            place = torch.full((), step / 4, dtype=torch.float64)
+            random = type(batch["random"])(batch["random"].keys + step)
+            ready = {**batch, "random": random, "epoch": place, "progress": place}
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = compiled(ready, method.draw(ready))["loss"]
+            loss.backward()
+            method.before_step(step / 4)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            method.after_step(step / 4)
+    return tuple(map(len, graphs))
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_forward_pass_after_drawing_is_one_graph(name):
+def test_a_compiled_method_is_one_graph_forward_and_one_backward(name):
     """The defect: the masks' and views' 64-bit integers, which Inductor cannot print, cut it in
     two.
     """
     method = build({"name": name.partition(",")[0], **METHODS[name]}, DataFacts(LEADS, 100))
-    batch, graphs = small_batch(150 if name in ("nano_st_mem", "jepa") else 250), []
-    drawn = method.draw(batch)
+    length = 150 if any(part in name for part in WHOLE) else 250
+    assert compiled_steps(method, length) == (1, 1)
 
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
 
-    torch._dynamo.reset()
-    compiled = torch.compile(method, backend=backend, fullgraph=True)  # a break is an error
-    for seed in range(3):
-        torch.manual_seed(seed)
-        loss = compiled(batch, drawn)["loss"]
-        loss.backward()
-    torch.manual_seed(seed)
-    assert len(graphs) == 1
-    if name in ("nano_st_mem", "jepa", "cpc"):
-        assert torch.allclose(loss, method(batch, drawn)["loss"], rtol=1e-6)
+@pytest.mark.parametrize("loss", ["bce", "mse", "cross_entropy"])
+@pytest.mark.parametrize(
+    "name", [*list(CLASSIFIERS)[:2], pytest.param("fusion", marks=pytest.mark.slow)]
+)
+def test_a_compiled_classifier_is_one_graph_forward_and_one_backward(name, loss):
+    """The defect: the share of known labels was a number of NumPy's, on which the loss branches."""
+    if loss != "bce" and name != "plain_encoder":
+        pytest.skip("the criterion is the same")
+    facts, values = DataFacts(LEADS, 100, num_classes=3), np.arange(24.0).reshape(8, 3) % 5 % 2
+    if loss == "cross_entropy":
+        values = np.arange(8) % 3
+    else:
+        values[0, 0] = np.nan
+    criterion = Criterion.fitted(loss, ["a", "b", "c"], values)
+    task = SupervisedTask(build({"name": name, **CLASSIFIERS[name]}, facts), criterion)
+    label = torch.from_numpy(values) if values.ndim == 1 else torch.tensor(values).float()
+    assert compiled_steps(task, 150, label) == (1, 1)
+
+
+def test_an_lstm_cuts_the_graph():
+    """Dynamo leaves it out: what docs/training.md says of CPC's."""
+    config = {"encoder": {"name": "cpc_lstm", "channels": 8}, "ahead": 3}
+    method = build({"name": "cpc", **config}, DataFacts(LEADS, 100))
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="LSTM"):
+        compiled_steps(method, 250)
 
 
 @pytest.mark.parametrize("name", ["nano_st_mem", "simclr", "jepa", "cpc"])

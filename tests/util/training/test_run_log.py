@@ -69,6 +69,63 @@ def test_mlflow_gets_them_in_its_own_words(tmp_path, monkeypatch):
     ]
 
 
+class Kept(StandIn):
+    """One whose runs have ids, as the packages' have."""
+
+    id, name = "r1", "run-r1"
+    info = SimpleNamespace(run_id="r1")
+
+
+@pytest.mark.parametrize("kind", ["wandb", "mlflow", "trackio"])
+def test_a_resumed_run_goes_on_with_its_run_at_the_tracker(kind, tmp_path, monkeypatch, capsys):
+    for name in ("WANDB_PROJECT", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    package, folder = Kept(), tmp_path / "study" / "run"
+    run_with(kind, package, monkeypatch, folder)
+    package.calls.clear()
+    log = RunLog(folder, epoch=1, step=4, position=1.0)
+    log.describe(CONFIG, [], kind)
+    log.close()
+    begun = [(name, named) for name, _, named in package.calls if name in ("init", "start_run")]
+    config = {"project": "study", "config": FLAT}
+    assert (
+        begun
+        == {
+            "wandb": [("init", {**config, "name": "run", "id": "r1", "resume": "allow"})],
+            "mlflow": [("start_run", {"run_id": "r1"})],
+            "trackio": [("init", {**config, "name": "run-r1", "resume": "allow"})],
+        }[kind]
+    )
+    assert "log_params" not in [name for name, *_ in package.calls]
+    assert "train.tracker: goes on with run " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"tracker": "mlflow", "run": "r1"}', "[]"])
+def test_a_resumed_run_without_one_begins_another_and_says_so(
+    content, tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / "study" / "run"
+    folder.mkdir(parents=True)
+    if content:
+        (folder / "tracker.json").write_text(content)
+    package = Kept()
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    log = RunLog(folder, epoch=1, step=4, position=1.0)
+    log.describe(CONFIG, [], "wandb")
+    log.close()
+    assert "id" not in package.calls[0][2]
+    assert "names no run of wandb; another one begins there" in capsys.readouterr().out
+
+
+def test_a_run_from_the_start_is_a_new_one(tmp_path, monkeypatch):
+    package, folder = Kept(), tmp_path / "study" / "run"
+    for _ in range(2):
+        run_with("wandb", package, monkeypatch, folder)
+    assert [set(named) for name, _, named in package.calls if name == "init"] == [
+        {"project", "name", "config"}
+    ] * 2
+
+
 def test_a_tracker_that_fails_is_left_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
     calls = run_with("wandb", StandIn(fail_at=["log"]), monkeypatch, tmp_path / "a" / "run")
     assert [name for name, *_ in calls] == ["init", "log"]

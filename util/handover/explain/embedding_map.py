@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from util.challenge import ABBREVIATIONS, CODE_TO_CLASS
+from util.data.labels import Labels
 from util.evaluation.figures import new_figure
 
 # of Okabe and Ito (2008), which are told apart without seeing red or green, and in print
@@ -46,17 +47,36 @@ def layouts(features: np.ndarray) -> dict[str, tuple[np.ndarray, tuple[str, str]
     return found
 
 
-def main_diagnoses(cells: Sequence[str], most: int = len(COLOURS)) -> list[str]:
-    """Return one diagnosis a record: the rarest of its own that are among the commonest ``most``.
-
-    Args:
-        cells: SNOMED CT codes, separated by blanks.
-        most: diagnoses apart from OTHER.
-    """
-    found = [
+def diagnoses_of(cells: Sequence[str]) -> list[set[str]]:
+    """Return the Challenge's abbreviations for cells of SNOMED CT codes, separated by blanks."""
+    return [
         {ABBREVIATIONS[CODE_TO_CLASS[code]] for code in cell.split() if code in CODE_TO_CLASS}
         for cell in cells
     ]
+
+
+def classes_of(labels: Labels, rows: np.ndarray) -> list[set[str]]:
+    """Return the names of each record's classes; none where it has numbers instead of classes.
+
+    Args:
+        labels: of a store.
+        rows: of it.
+    """
+    values = labels.values[rows]
+    if labels.kind == "regression":
+        return [set() for _ in rows]
+    if labels.kind == "multiclass":
+        return [{labels.classes[number]} if number >= 0 else set() for number in values]
+    return [{name for name, y in zip(labels.classes, line) if y == 1} for line in values]
+
+
+def main_names(found: Sequence[set[str]], most: int = len(COLOURS)) -> list[str]:
+    """Return one name a record: the rarest of its own that are among the commonest ``most``.
+
+    Args:
+        found: names of each record.
+        most: names apart from OTHER.
+    """
     count = Counter(name for names in found for name in names)
     known = {name for name, _ in count.most_common(most)}
     return [

@@ -1,5 +1,6 @@
 """All figures and numbers that explain some records of a store: the work of explain.py."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from util.config.keys import FinetuneConfig
 from util.console import note
 from util.data.dataset import CropDataset
 from util.data.labels import read_labels
@@ -28,7 +30,13 @@ from util.handover.explain.attribution import (
     column_of,
     seen_by,
 )
-from util.handover.explain.embedding_map import draw_map, layouts, main_diagnoses
+from util.handover.explain.embedding_map import (
+    classes_of,
+    diagnoses_of,
+    draw_map,
+    layouts,
+    main_names,
+)
 from util.handover.explain.occlusion import SeenCrops
 from util.handover.explain.pages import draw_between, draw_explanation
 from util.handover.explain.reconstructing import load_methods, reconstruct
@@ -194,17 +202,31 @@ class ExplainJob:
         )
         rows = np.flatnonzero(self.store.has_leads(applied.leads))
         records = self.store.records.iloc[rows]
-        diagnoses = main_diagnoses(records["dx"].tolist())
-        groups = {
-            "by diagnosis: of the eight commonest, the rarest that a record has": diagnoses,
-            "by database": records["database"].tolist(),
-        }
-        table = records[["record", "database"]].assign(diagnosis=diagnoses)
+        table = records[["record", "database"]]
+        groups = {"by database": records["database"].tolist()}
+        what, found = self._names(rows)
+        if any(found):
+            named = main_names(found)
+            words = f"by {what}: of the eight commonest, the rarest that a record has"
+            groups = {words: named, **groups}
+            table = table.assign(**{what: named})
+        else:
+            note(f"{self.store.path} has no {what} of these records: the map goes by database")
         for method, (points, names) in layouts(compute(encoder, self.store, rows)).items():
             title = f"{method} of the features of {len(rows)} records   {self.weights.name}"
             self._save(draw_map(points, names, groups, title), f"map-{method.lower()}")
             table[f"{method}_1"], table[f"{method}_2"] = points.T
         write_frame(self.output / "map.csv", table)
+
+    def _names(self, rows: np.ndarray) -> tuple[str, list[set[str]]]:
+        """What records are grouped by, and each one's: classes of the table of labels that the
+        weights were trained on, where the store has it, else diagnoses.
+        """
+        config = self.applied.config
+        if isinstance(config, FinetuneConfig) and config.dataset.labels:
+            with contextlib.suppress(ConfigError):  # another store may lack it
+                return "label", classes_of(read_labels(self.store, config.dataset), rows)
+        return "diagnosis", diagnoses_of(self.store.records["dx"].iloc[rows].tolist())
 
     def gate(self) -> None:
         """Draw what the gate weighs, class by class, over all labelled records of the store.

@@ -104,8 +104,8 @@ def draw_between(between: np.ndarray, leads: tuple[str, ...], title: str) -> Fig
     half = between.max() / 2
     for (row, column), share in np.ndenumerate(between):
         colour = "white" if share > half else INK
-        text = f"{100 * share:.0f}"
-        axes.text(column, row, text, ha="center", va="center", fontsize=9, color=colour)
+        text = f"{100 * share:.1f}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
     bar = figure.colorbar(image, ax=axes, fraction=0.046)
     bar.set_label("share (numbers in the cells: %)", fontsize=8)
     bar.ax.tick_params(labelsize=9)

@@ -11,8 +11,16 @@ from tests.support.small_store import run
 from tests.support.tiny_jobs import ST_MEM, with_store
 from util.config.keys import PretrainConfig
 from util.config.load import check
+from util.data.labels import Labels
 from util.errors import ConfigError
-from util.handover.explain.embedding_map import OTHER, layouts, main_diagnoses, principal_components
+from util.handover.explain.embedding_map import (
+    OTHER,
+    classes_of,
+    diagnoses_of,
+    layouts,
+    main_names,
+    principal_components,
+)
 from util.handover.load import load_classifier
 from util.leads import LEADS
 from util.training.setup import store_at
@@ -114,7 +122,21 @@ def test_a_record_goes_by_the_rarest_of_the_commonest_diagnoses():
     normal, fibrillation, block = "426783006", "164889003", "270492004"
     cells = [normal] * 3 + [f"{normal} {fibrillation}"] * 2 + [block, "", "12345"]
     wanted = ["NSR"] * 3 + ["AF"] * 2 + [OTHER] * 3
-    assert main_diagnoses(cells, most=2) == wanted
+    assert main_names(diagnoses_of(cells), most=2) == wanted
+
+
+@pytest.mark.parametrize(
+    "kind, values, wanted",
+    [
+        ("multilabel", [[1, 1], [0, np.nan], [0, 1]], [{"a", "b"}, {"b"}]),
+        ("multiclass", [1, 0, -1], [{"b"}, set()]),
+        ("regression", [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], [set(), set()]),
+    ],
+)
+def test_a_map_goes_by_the_classes_of_a_table(kind, values, wanted):
+    values = np.asarray(values)
+    labels = Labels("made", kind, ("a", "b"), values, np.ones(3, bool))
+    assert classes_of(labels, np.array([0, 2])) == wanted
 
 
 def test_the_gate_is_shown_class_by_class(weights, tmp_path, capsys):

@@ -18,7 +18,7 @@ from util.recordings.any_file import Place
 ROOT = Path(__file__).resolve().parents[4]
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=600):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "nothing came"
@@ -54,7 +54,7 @@ def test_new_files_are_predicted_until_a_signal(tmp_path, number):
         wait_for((out / "E002.json").exists)
     finally:
         process.send_signal(number)
-        said, errors = process.communicate(timeout=60)
+        said, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     assert "stopped watching" in said and "2 recordings predicted, 1 not read" in said
     table = pd.read_csv(out / "summary.csv").set_index("record")
