@@ -31,6 +31,7 @@ from tqdm import tqdm
 from util.config.keys import FinetuneConfig, FinetuneTrain, JobConfig
 from util.console import keep_in
 from util.contract.method import Batch, Method
+from util.contract.movement import Movement
 from util.contract.recompute import recompute_blocks
 from util.data.dataset import CropDataset, TrainingBatches, make_loader, to_device
 from util.files import FolderLock, remove_temporary
@@ -40,7 +41,6 @@ from util.processes.stopping import Preempted, StopRequest
 from util.signals.transforms import Pipeline
 from util.training.claim import check_folder
 from util.training.meters import Meters
-from util.training.movement import Movement
 from util.training.optimizer import (
     Schedule,
     autocast,
