@@ -24,6 +24,7 @@ from util.training.job import LabelledJob
 from util.training.setup import revision
 
 ORIGIN = ["definition", "store", "weights"]
+TEXT = ["encoder", "task", *ORIGIN]  # in the CSV, also where it looks like a number
 ENOUGH = 10  # positive test records of a class that also counts in the second macro mean
 TESTED = "test_predictions.npz"
 Planned = tuple[Cell, FinetuneConfig]
@@ -36,7 +37,7 @@ def results_path(settings: Settings) -> Path:
 
 def read_results(settings: Settings) -> pd.DataFrame:
     """Read what has been run."""
-    return read_rows(results_path(settings), KEY, ORIGIN)
+    return read_rows(results_path(settings), KEY, TEXT)
 
 
 def tested(cell: Cell, config: FinetuneConfig, settings: Settings) -> Path:
@@ -81,7 +82,7 @@ def run_all(planned: Sequence[Planned], settings: Settings, jobs: int) -> None:
     try:
         for result in computed(tasks, None, pool):
             rows = result["rows"] if result else []
-            add_rows(results_path(settings), rows, KEY, ORIGIN)
+            add_rows(results_path(settings), rows, KEY, TEXT)
             done += len(rows)
             name = ", ".join(f"{key} {rows[-1][key]}" for key in KEY)
             note(f"{done} of {len(lacking)} cells done; the last: {name}")
