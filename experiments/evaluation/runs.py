@@ -20,7 +20,7 @@ from util.console import begin, note, quietly
 from util.processes import collectives
 from util.scoring.predictions import Predictions
 from util.scoring.scores import compute_scores, parse_scores
-from util.training.job import LabelledJob
+from util.training.job import LabelledJob, make_classifier
 from util.training.setup import revision
 
 ORIGIN = ["definition", "store", "weights"]
@@ -47,6 +47,21 @@ def tested(cell: Cell, config: FinetuneConfig, settings: Settings) -> Path:
 
 
 # ============ what is missing ============
+def check_weights(planned: Sequence[Planned]) -> None:
+    """Build each given encoder once for each task and fold.
+
+    Raises:
+        CheckpointError: its file does not fit its network.
+        ConfigError: it has seen labels of tested records.
+    """
+    given = {
+        (c.candidate.name, c.task, c.fold): config for c, config in planned if c.candidate.weights
+    }
+    for (_, _, number), config in given.items():
+        with quietly():
+            make_classifier(LabelledJob(config).fold(number).job)
+
+
 def missing(planned: Sequence[Planned], settings: Settings) -> list[Planned]:
     """Return the cells that results.csv lacks, or whose definition, store, weights or predictions
     are no longer those of its row; how many of these there are is said.

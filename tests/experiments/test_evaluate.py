@@ -172,12 +172,25 @@ def test_what_is_wrong_is_said_before_anything_is_run(encoders, tmp_path):
     ):
         with pytest.raises(ConfigError, match=message):
             evaluated(tmp_path / "out", [first], "--modes", "knn", *flags)
+    with pytest.raises(ConfigError, match="no encoder has a mode attention"):
+        evaluated(tmp_path / "out", [encoders["simclr"]], "--modes", "attention")
     with pytest.raises(ConfigError, match="names no encoder"):
         evaluated(tmp_path / "out", ["random:2"], "--modes", "knn")
     with pytest.raises(ConfigError, match="give one random:N"):
         evaluated(tmp_path / "out", [first, "random:0"], "--modes", "knn")
     with pytest.raises(ConfigError, match="twice"):
         evaluated(tmp_path / "out", [first, first], "--modes", "knn")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_that_has_seen_tested_labels_is_refused_first(encoders, tmp_path):
+    candidate = read_candidates([str(encoders["simclr"])], None)[0]
+    more = {"mode": "scratch", "output_dir": str(tmp_path), "exp_name": "seen", "device": "cpu"}
+    given = [f"dataset.store={store()}", "dataset.fold=4", "train.steps_per_epoch=1"]
+    layers = [candidate.layer, "configs/overlay/evaluation.yaml"]
+    (seen,) = finetune(load_config(layers, given, more, program=FinetuneConfig))
+    with pytest.raises(ConfigError, match="was trained with labels .*--allow_label_overlap"):
+        evaluated(tmp_path / "out", [seen.folder / "encoder.pth"], "--modes", "knn", fold=3)
     assert not (tmp_path / "out").exists()
 
 
