@@ -100,8 +100,8 @@ def main(argv: list[str] | None = None) -> None:
         given.bootstrap,
     )
     candidates = read_candidates(given.weights, given.config_path)
-    once = [list(dict.fromkeys(each)) for each in (given.tasks or [OWN], given.modes, given.labels)]
-    cells = all_cells(candidates, *once, settings)
+    tasks, modes = dict.fromkeys(given.tasks or [OWN]), dict.fromkeys(given.modes)
+    cells = all_cells(candidates, [*tasks], [*modes], [*dict.fromkeys(given.labels)], settings)
     if not cells:
         raise ConfigError(f"no encoder has a mode {' or '.join(given.modes)}; choose others")
     planned = [(cell, job_of(cell, settings)) for cell in cells]
