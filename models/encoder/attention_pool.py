@@ -7,6 +7,7 @@ from torch import nn
 
 from util.contract.encoder import Encoder
 from util.contract.registry import register
+from util.named_arguments import COUNT
 
 
 class QueryPool(nn.Module):
@@ -59,7 +60,7 @@ class AttentionPool(Encoder):
 @register
 def attention_pool(
     encoder: Encoder = "st_mem_vit_base",  # type: ignore[assignment]  # its name: see ``build``
-    heads: int = 16,
+    heads: COUNT = 16,
     num_classes: int | None = 24,
 ) -> AttentionPool:
     """Put a head with a learnt query on an encoder that has tokens.
