@@ -29,8 +29,8 @@ from util.processes import program
 from util.processes.stopping import Preempted
 from util.training import engine
 from util.training.claim import check_folder
-from util.training.meters import Meters
-from util.training.run_log import RunLog
+from util.training.log.meters import Meters
+from util.training.log.run_log import RunLog
 from util.training.state import TrainState
 from util.weights import checkpoint
 from util.weights.checkpoint import parse_checkpoint_every

@@ -24,7 +24,7 @@ from util.errors import CheckpointError
 from util.processes import collectives
 from util.processes.stopping import LOST, PREEMPTED
 from util.training import state as run_state
-from util.training.meters import Meters
+from util.training.log.meters import Meters
 from util.training.optimizer import make_optimizer
 from util.training.setup import seed_everything
 from util.training.state import check_agreement

@@ -20,7 +20,7 @@ from util.errors import ConfigError
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.report import _check_chosen
 from util.training.job import LabelledJob
-from util.training.meters import Meters
+from util.training.log.meters import Meters
 from util.training.optimizer import Schedule
 
 

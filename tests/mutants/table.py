@@ -67,7 +67,7 @@ MUTANTS = [
     ),
     Mutant(
         "mean_of_last_window",
-        "util/training/meters.py",
+        "util/training/log/meters.py",
         "[before + more for before, more in zip(self.sums, sums)]",
         "sums",
         "a loop variable instead of a sum",
@@ -75,7 +75,7 @@ MUTANTS = [
     ),
     Mutant(
         "sum_over_processes",
-        "util/training/meters.py",
+        "util/training/log/meters.py",
         "collectives.total(values) / collectives.world()",
         "collectives.total(values)",
         "all_reduce adds",

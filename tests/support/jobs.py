@@ -94,7 +94,7 @@ def _arm(path, stop_at, number):
     """
     from util.evaluation import evaluator
     from util.training.engine import Training
-    from util.training.run_log import RunLog
+    from util.training.log.run_log import RunLog
 
     log = open(path, "w", buffering=1)
     seen = {}

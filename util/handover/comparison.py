@@ -15,7 +15,7 @@ from util.data.store import FOLDS
 from util.errors import ECGError
 from util.evaluation.report import FoldFiles, improved
 from util.scoring.scores import lower_is_better
-from util.training.trackers import flattened
+from util.training.log.trackers import flattened
 from util.weights import checkpoint
 
 # keys that say where and how a run was done, and not what

@@ -10,7 +10,7 @@ from util.config.load import load_yaml
 from util.console import FILE, note
 from util.data.store import FOLDS
 from util.errors import ConfigError
-from util.training import trackers
+from util.training.log import trackers
 from util.training.resolved import different_job
 from util.weights import checkpoint
 

@@ -31,7 +31,6 @@ from tqdm import tqdm
 from util.config.keys import FinetuneConfig, FinetuneTrain, JobConfig
 from util.console import keep_in
 from util.contract.method import Batch, Method
-from util.contract.movement import Movement
 from util.contract.recompute import recompute_blocks
 from util.data.dataset import CropDataset, TrainingBatches, make_loader, to_device
 from util.files import FolderLock, remove_temporary
@@ -40,7 +39,9 @@ from util.processes.speed import Speed, cache_folder
 from util.processes.stopping import Preempted, StopRequest
 from util.signals.transforms import Pipeline
 from util.training.claim import check_folder
-from util.training.meters import Meters
+from util.training.log.meters import Meters
+from util.training.log.run_log import RunLog
+from util.training.movement import Movement
 from util.training.optimizer import (
     Schedule,
     autocast,
@@ -48,7 +49,6 @@ from util.training.optimizer import (
     resolve_amp,
     set_matmul_precision,
 )
-from util.training.run_log import RunLog
 from util.training.state import TrainState, content_of, resume
 from util.training.step_graph import Inputs, StepGraph, plain_reasons
 from util.weights import checkpoint

@@ -15,7 +15,6 @@ from util.config.keys import FinetuneConfig
 from util.console import note
 from util.contract.encoder import Encoder
 from util.contract.method import Batch, Method
-from util.contract.movement import frozen_below
 from util.data.label_masks import LabelMasks
 from util.data.labels import Labels, note_rare_classes, note_unknown_labels, read_labels
 from util.data.splits import labelled_rows, make_splits, run_numbers, selection_fold, split_rows
@@ -26,6 +25,7 @@ from util.leads import parse_leads
 from util.processes import collectives
 from util.scoring.criterion import DEFAULT_LOSS, TASKS, Criterion
 from util.scoring.scores import parse_scores
+from util.training.movement import frozen_below
 from util.training.setup import (
     build_configured,
     check_input,

@@ -22,7 +22,6 @@ from util.config.load import ROOT, save_config
 from util.console import note
 from util.contract.encoder import Encoder
 from util.contract.method import Method
-from util.contract.movement import trained_of
 from util.contract.registry import build
 from util.data.dataset import CropDataset, TrainingBatches, crops_for_statistics
 from util.data.splits import choose_rows
@@ -33,6 +32,7 @@ from util.processes import collectives
 from util.signals.crops import Cropping, parse_cropping
 from util.signals.transforms import Pipeline, build_pipeline
 from util.training.engine import Training
+from util.training.movement import trained_of
 from util.training.optimizer import Schedule, resolve_lr
 from util.training.resolved import crop_length, data_facts, resolved
 

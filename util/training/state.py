@@ -20,7 +20,7 @@ from util.data.dataset import CropDataset, TrainingBatches
 from util.errors import CheckpointError
 from util.processes import collectives
 from util.scoring.scores import lower_is_better
-from util.training.meters import Meters
+from util.training.log.meters import Meters
 from util.training.optimizer import load_optimizer
 from util.training.resolved import changes
 from util.weights import checkpoint

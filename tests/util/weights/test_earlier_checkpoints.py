@@ -3,7 +3,7 @@
 import pandas as pd
 import torch
 
-from util.training.meters import Meters
+from util.training.log.meters import Meters
 from util.training.state import TrainState
 
 

@@ -19,7 +19,7 @@ from util.console import note
 from util.errors import ECGError
 from util.files import replacing
 from util.processes import collectives
-from util.training.trackers import Tracker, flattened, open_tracker
+from util.training.log.trackers import Tracker, flattened, open_tracker
 
 
 class RunLog:

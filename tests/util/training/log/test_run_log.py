@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from util.errors import ConfigError
-from util.training.run_log import RunLog
-from util.training.trackers import flattened
+from util.training.log.run_log import RunLog
+from util.training.log.trackers import flattened
 
 CONFIG = {"seed": 3, "model": {"channels": 4, "widths": [1, 2]}, "train": {"lr": None, "extra": {}}}
 FLAT = {

@@ -9,11 +9,11 @@ from main_pretrain import pretrain
 from tests.support.tiny_jobs import CNN, DATA, DINO, ST_MEM, VIT, with_store
 from util.config.keys import FinetuneConfig, PretrainConfig
 from util.config.load import check
-from util.contract.movement import digests, frozen_below
 from util.contract.registry import MODELS
 from util.errors import ECGError
 from util.training.engine import Training
 from util.training.job import SupervisedTask
+from util.training.movement import digests, frozen_below
 
 CPC = {"model_name": "cpc_lstm", "model": {"channels": 8}}
 FUSION = {
