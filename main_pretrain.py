@@ -70,8 +70,9 @@ def pretrain(config: PretrainConfig) -> Path:
     probe = make_probe(store, config, device)
     if probe and not training.resumed:
         # What random weights reach, to compare the curve with; checkpoints keep training.best.
-        training.best[f"{probe.key}_untrained"] = probe(method.handed_on, training.amp)
-        training.log.scalars({probe.tag: training.best[f"{probe.key}_untrained"]}, 0)
+        seen = probe.look(method.handed_on, training.amp)
+        training.best[f"{probe.key}_untrained"] = seen[probe.key]
+        training.log.scalars(probe.points(seen), 0)
     with StopRequest() as stop:
         while training.epoch < train.epochs:
             line = {"epoch": training.epoch, **training.train_epoch(stop)}
@@ -79,13 +80,15 @@ def pretrain(config: PretrainConfig) -> Path:
             if done % train.figure_every == 0 or done == train.epochs:
                 collectives.on_main(lambda: draw_reconstruction(training, usable, rows))
             if probe and (done % train.probe_every == 0 or done == train.epochs):
-                line[probe.key] = probe(method.handed_on, training.amp)
+                seen = probe.look(method.handed_on, training.amp)
+                line.update(seen)
                 line.update(training.best)  # the score before training, on every line
-                training.log.scalars({probe.tag: line[probe.key]}, done)
+                training.log.scalars(probe.points(seen), done)
                 note(
                     f"epoch {done}: linear probe {probe.score} {line[probe.key]:.4f} on "
                     f"{probe.described}, "
-                    f"{training.best.get(f'{probe.key}_untrained', math.nan):.4f} before training"
+                    f"{training.best.get(f'{probe.key}_untrained', math.nan):.4f} before training; "
+                    f"RankMe {seen['probe_rankme']:.1f}, spread {seen['probe_spread']:.2f}"
                 )
             training.log.line("log.txt", line)
             training.save_epoch()

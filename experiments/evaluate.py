@@ -80,7 +80,7 @@ from experiments.evaluation.candidates import read_candidates
 from experiments.evaluation.cells import OWN, Settings, all_cells, job_of
 from experiments.evaluation.comparison import compare
 from experiments.evaluation.page import write_tables
-from experiments.evaluation.runs import run_all
+from experiments.evaluation.runs import check_weights, run_all
 from util.errors import ConfigError
 
 
@@ -100,8 +100,12 @@ def main(argv: list[str] | None = None) -> None:
         given.bootstrap,
     )
     candidates = read_candidates(given.weights, given.config_path)
-    cells = all_cells(candidates, given.tasks or [OWN], given.modes, given.labels, settings)
-    planned = [(cell, job_of(cell, settings)) for cell in cells]  # what is wrong is said first
+    tasks, modes = dict.fromkeys(given.tasks or [OWN]), dict.fromkeys(given.modes)
+    cells = all_cells(candidates, [*tasks], [*modes], [*dict.fromkeys(given.labels)], settings)
+    if not cells:
+        raise ConfigError(f"no encoder has a mode {' or '.join(given.modes)}; choose others")
+    planned = [(cell, job_of(cell, settings)) for cell in cells]
+    check_weights(planned)  # what is wrong is said before anything is run
     run_all(planned, settings, given.jobs)
     print(write_tables(compare(planned, settings), Path(given.output_dir)))
 

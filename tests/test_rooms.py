@@ -134,7 +134,7 @@ def test_scripts_are_imported_by_none():
     files = [*modules("data_preparation"), *modules("experiments")]
     mains = {"main_pretrain", "main_finetune"}
     scripts = {dotted(path) for path in files if is_script(path)} | mains
-    assert len(scripts) == 9 + 22 + len(mains)
+    assert len(scripts) == 9 + 23 + len(mains)
     for path in [*files, *(ROOT / f"{name}.py" for name in mains)]:
         may = mains if path.is_relative_to(ROOT / "experiments") else set()
         others = (set(imports(path)) & scripts) - may

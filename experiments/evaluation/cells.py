@@ -29,7 +29,7 @@ TRAINED = ("finetune", "linear-then-finetune")
 MODES = (*FROZEN, *TRAINED)
 OWN = "own"  # the store's own labels, as a task
 KEY = ["encoder", "task", "mode", "labels", "seed", "fold"]
-SELECTIONS = 10  # times that a training is tested on its selection fold
+SELECTIONS = 5  # times that a training is tested on its selection fold
 NEIGHBOURS = (5, 10, 20, 50)  # the selection fold chooses among these
 PENALTIES = (0.003, 0.03, 0.3)  # and these, of a linear probe's squared weights
 

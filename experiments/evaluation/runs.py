@@ -20,10 +20,11 @@ from util.console import begin, note, quietly
 from util.processes import collectives
 from util.scoring.predictions import Predictions
 from util.scoring.scores import compute_scores, parse_scores
-from util.training.job import LabelledJob
+from util.training.job import LabelledJob, make_classifier
 from util.training.setup import revision
 
 ORIGIN = ["definition", "store", "weights"]
+TEXT = ["encoder", "task", *ORIGIN]  # in the CSV, also where it looks like a number
 ENOUGH = 10  # positive test records of a class that also counts in the second macro mean
 TESTED = "test_predictions.npz"
 Planned = tuple[Cell, FinetuneConfig]
@@ -36,7 +37,7 @@ def results_path(settings: Settings) -> Path:
 
 def read_results(settings: Settings) -> pd.DataFrame:
     """Read what has been run."""
-    return read_rows(results_path(settings), KEY, ORIGIN)
+    return read_rows(results_path(settings), KEY, TEXT)
 
 
 def tested(cell: Cell, config: FinetuneConfig, settings: Settings) -> Path:
@@ -46,6 +47,21 @@ def tested(cell: Cell, config: FinetuneConfig, settings: Settings) -> Path:
 
 
 # ============ what is missing ============
+def check_weights(planned: Sequence[Planned]) -> None:
+    """Build each given encoder once for each task and fold.
+
+    Raises:
+        CheckpointError: its file does not fit its network.
+        ConfigError: it has seen labels of tested records.
+    """
+    given = {
+        (c.candidate.name, c.task, c.fold): config for c, config in planned if c.candidate.weights
+    }
+    for (_, _, number), config in given.items():
+        with quietly():
+            make_classifier(LabelledJob(config).fold(number).job)
+
+
 def missing(planned: Sequence[Planned], settings: Settings) -> list[Planned]:
     """Return the cells that results.csv lacks, or whose definition, store, weights or predictions
     are no longer those of its row; how many of these there are is said.
@@ -81,7 +97,7 @@ def run_all(planned: Sequence[Planned], settings: Settings, jobs: int) -> None:
     try:
         for result in computed(tasks, None, pool):
             rows = result["rows"] if result else []
-            add_rows(results_path(settings), rows, KEY, ORIGIN)
+            add_rows(results_path(settings), rows, KEY, TEXT)
             done += len(rows)
             name = ", ".join(f"{key} {rows[-1][key]}" for key in KEY)
             note(f"{done} of {len(lacking)} cells done; the last: {name}")

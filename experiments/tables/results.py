@@ -32,7 +32,7 @@ def read_results(table: Table) -> pd.DataFrame:
 def read_rows(path: Path, key: list[str], origin: list[str]) -> pd.DataFrame:
     """Read a CSV of results; ``key`` tells its rows apart, ``origin`` says what made them."""
     if not path.is_file():
-        return pd.DataFrame(columns=[*key, *origin])
+        return pd.DataFrame(columns=list(dict.fromkeys([*key, *origin])))
     text = dict.fromkeys([*origin, "revision"], str)  # 39e4096 is no number
     results = pd.read_csv(path, keep_default_na=False, na_values=["nan"], dtype=text)
     for name in origin:

@@ -86,6 +86,10 @@ class CNNEncoder(Encoder):
         """
         return x
 
+    @property
+    def probed_layers(self) -> dict[str, nn.Module]:
+        return {f"stage{i}": stage for i, stage in enumerate(self.stages)}
+
     def level_of(self, name: str) -> int:
         """Return the level of a parameter: each of ``stages`` is one, with the stem below them
         all.

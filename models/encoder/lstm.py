@@ -1,5 +1,7 @@
 """CPC's encoder with an LSTM (Mehari and Strodthoff, Computers in Biology and Medicine 2022)."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -26,6 +28,14 @@ class LSTMEncoder(ConvolutionalSteps):
         self.lstm = nn.LSTM(channels, channels, layers, batch_first=True)
         self.width = 3 * channels
         self.head = nn.Identity() if num_classes is None else nn.Linear(self.width, num_classes)
+
+    @property
+    def probed_layers(self) -> dict[str, nn.Module]:
+        return {"convolutions": self.convolutions, "lstm": self.lstm}
+
+    def layer_mean(self, output: Any) -> torch.Tensor:
+        """Return the mean over time of the steps, or of the LSTM's states."""
+        return output[0].mean(dim=1) if isinstance(output, tuple) else output.mean(dim=2)
 
     def level_of(self, name: str) -> int:
         """Return the level of a parameter: the LSTM is one, the convolutions are the one below."""

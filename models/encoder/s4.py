@@ -116,6 +116,14 @@ class S4Encoder(ConvolutionalSteps):
         self.width = channels
         self.head = nn.Identity() if num_classes is None else nn.Linear(channels, num_classes)
 
+    @property
+    def probed_layers(self) -> dict[str, nn.Module]:
+        return {f"layer{i}": layer for i, layer in enumerate(self.layers)}
+
+    def layer_mean(self, output: torch.Tensor) -> torch.Tensor:
+        """Return the mean over time of (batch, time, width)."""
+        return output.mean(dim=1)
+
     def level_of(self, name: str) -> int:
         """Return the level of a parameter: each layer is one, with the convolutions below them
         all.

@@ -119,6 +119,14 @@ class TransformerEncoder(PatchEncoder):
             hook.remove()
         return seen[0]
 
+    @property
+    def probed_layers(self) -> dict[str, nn.Module]:
+        return {f"block{i}": self.get_submodule(f"block{i}") for i in range(self.depth)}
+
+    def layer_mean(self, output: torch.Tensor) -> torch.Tensor:
+        """Return the mean over tokens (batch, n, width)."""
+        return output.mean(dim=1)
+
     def level_of(self, name: str) -> int:
         """Return the level of a parameter: each block is one, with the embeddings below them all;
         the final norm goes with the head (as in BEiT, Bao et al. 2022).

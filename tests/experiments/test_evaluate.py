@@ -51,7 +51,7 @@ def evaluated(folder, weights, *flags, fold=3):
         *("--weights", *weights, "--device", "cpu", "--output_dir", folder, "--bootstrap", 50),
         *("--set", f"dataset.store={store()}", "--set", f"dataset.fold={fold}", *flags),
     )
-    text = {"definition": str, "store": str, "weights": str}
+    text = {"task": str, "definition": str, "store": str, "weights": str}
     return pd.read_csv(folder / "results.csv", dtype=text)
 
 
@@ -129,9 +129,9 @@ def test_frozen_numbers_are_those_of_knn_py_and_of_mode_probe(encoders, tmp_path
         assert values["knn", result.fold] == pytest.approx(result.scores["AUROC"], abs=1e-6)
 
 
-def test_tasks_of_numbers_and_of_one_class_a_record(encoders, tmp_path):
+def test_tasks_of_numbers_and_of_one_class_a_record(encoders, tmp_path, capsys):
     numbers = add_table(
-        tmp_path, "numbers", ["record,years", *(f"E{i:03d},{i * 7 % 50}.5" for i in range(80))]
+        tmp_path, "2020", ["record,years", *(f"E{i:03d},{i * 7 % 50}.5" for i in range(80))]
     )
     words = [f"E{i:03d},{'abc'[i % 3]}" for i in range(80)]
     kinds = add_table(tmp_path, "kinds", ["record,kind", *words])
@@ -139,9 +139,12 @@ def test_tasks_of_numbers_and_of_one_class_a_record(encoders, tmp_path):
     modes = ("--modes", "knn", "linear", "finetune", "--steps", 2)
     table = evaluated(tmp_path / "out", weights, "--tasks", numbers, kinds, *modes)
     scores = table.groupby("task")["score"].unique().map(list).to_dict()
-    assert scores == {"kinds": ["AUROC"], "numbers": ["R2"]}
-    assert table[table["task"] == "numbers"]["value_common"].isna().all()
+    assert scores == {"kinds": ["AUROC"], "2020": ["R2"]}
+    assert table[table["task"] == "2020"]["value_common"].isna().all()
     assert table["value"].notna().all()
+    capsys.readouterr()
+    evaluated(tmp_path / "out", weights, "--tasks", numbers, kinds, *modes)
+    assert "cells done" not in capsys.readouterr().out, "a name of digits is a name"
 
 
 def test_random_weights_are_the_network_before_its_training(encoders, tmp_path):
@@ -169,12 +172,25 @@ def test_what_is_wrong_is_said_before_anything_is_run(encoders, tmp_path):
     ):
         with pytest.raises(ConfigError, match=message):
             evaluated(tmp_path / "out", [first], "--modes", "knn", *flags)
+    with pytest.raises(ConfigError, match="no encoder has a mode attention"):
+        evaluated(tmp_path / "out", [encoders["simclr"]], "--modes", "attention")
     with pytest.raises(ConfigError, match="names no encoder"):
         evaluated(tmp_path / "out", ["random:2"], "--modes", "knn")
     with pytest.raises(ConfigError, match="give one random:N"):
         evaluated(tmp_path / "out", [first, "random:0"], "--modes", "knn")
     with pytest.raises(ConfigError, match="twice"):
         evaluated(tmp_path / "out", [first, first], "--modes", "knn")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_that_has_seen_tested_labels_is_refused_first(encoders, tmp_path):
+    candidate = read_candidates([str(encoders["simclr"])], None)[0]
+    more = {"mode": "scratch", "output_dir": str(tmp_path), "exp_name": "seen", "device": "cpu"}
+    given = [f"dataset.store={store()}", "dataset.fold=4", "train.steps_per_epoch=1"]
+    layers = [candidate.layer, "configs/overlay/evaluation.yaml"]
+    (seen,) = finetune(load_config(layers, given, more, program=FinetuneConfig))
+    with pytest.raises(ConfigError, match="was trained with labels .*--allow_label_overlap"):
+        evaluated(tmp_path / "out", [seen.folder / "encoder.pth"], "--modes", "knn", fold=3)
     assert not (tmp_path / "out").exists()
 
 

@@ -87,6 +87,19 @@ class Encoder(nn.Module):
         return None
 
     @property
+    def probed_layers(self) -> Mapping[str, nn.Module]:
+        """Return the layers whose outputs a probe looks at, from the input up, by name; {} where
+        the encoder does not say.
+        """
+        return {}
+
+    def layer_mean(self, output: Any) -> torch.Tensor:
+        """Return the features (batch, width) of what one of ``probed_layers`` gave: the mean over
+        all places of (batch, width, ...).
+        """
+        return output.flatten(2).mean(dim=2)
+
+    @property
     def fresh_parts(self) -> dict[str, nn.Module]:
         """Return the parts that pre-training does not train, by attribute: fine-tuning starts them
         at random, a linear probe trains only them, and ``encoder.pth`` leaves them out.

@@ -2,6 +2,8 @@
 encoder are without fine-tuning it.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -27,12 +29,12 @@ SCORE = {"multilabel": "AUROC", "multiclass": "AUROC", "regression": "R2"}
 
 
 class Probe:
-    """Linear-probe score of an encoder on the selection fold, from one centre crop a record.
+    """What an encoder's features show on the selection fold, from one centre crop a record: linear
+    probes of them and of its layers, their rank and their spread.
 
     Attributes:
         score: AUROC, or R2 where the labels are numbers.
         key: its name in log.txt.
-        tag: its name in TensorBoard.
         described: the records that it is of, for people.
 
     Raises:
@@ -46,10 +48,11 @@ class Probe:
         data = config.dataset
         cropping, pipeline = training_transforms(config)
         self.device, self.pipeline, self.parts = device, pipeline.fixed.to(device), []
-        dataset = CropDataset(store, parse_leads(data.lead), cropping.length)
+        leads = parse_leads(data.lead)
+        dataset = CropDataset(store, leads, cropping.length)
+        self.crop = torch.zeros(1, len(leads), cropping.length)
         self.score = SCORE[labels.kind]
         self.key = f"probe_{self.score.lower()}"
-        self.tag = f"probe/{self.score.lower()}"
         values = labels.values
         if labels.kind == "multiclass":
             values = np.eye(len(labels.classes))[values]
@@ -64,11 +67,32 @@ class Probe:
         self.described = f"{len(parts['valid'])} records of the selection fold"
 
     def __call__(self, encoder: Encoder, amp: torch.dtype | None = None) -> float:
+        """Return the score of the encoder's features."""
+        return self.look(encoder, amp)[self.key]
+
+    def look(self, encoder: Encoder, amp: torch.dtype | None = None) -> dict[str, float]:
+        """Return what the selection records show, by its name in log.txt: the score of the
+        features, of each layer ("<key>_<layer>"), and rank ("probe_rankme") and spread
+        ("probe_spread") of the features.
+        """
         train, valid = (
-            (features(encoder, loader, self.pipeline, rows, self.device, amp), labels)
-            for rows, loader, labels in self.parts
+            layered_features(encoder, loader, self.pipeline, rows, self.crop, self.device, amp)
+            for rows, loader, _ in self.parts
         )
-        return linear_probe(*train, *valid, score=self.score)
+        (_, _, train_y), (_, _, valid_y) = self.parts
+        scores = {
+            name: linear_probe(train[name], train_y, x, valid_y, score=self.score)
+            for name, x in valid.items()
+        }
+        own = scores.pop("")
+        by_layer = {f"{self.key}_{name}": value for name, value in scores.items()}
+        shape = {"probe_rankme": rankme(valid[""]), "probe_spread": spread(valid[""])}
+        return {self.key: own, **by_layer, **shape}
+
+    @staticmethod
+    def points(seen: dict[str, float]) -> dict[str, float]:
+        """Return what ``look`` gave by its names in TensorBoard: probe/auroc, probe/rankme ..."""
+        return {name.replace("_", "/", 1): value for name, value in seen.items()}
 
 
 def make_probe(store: RecordStore, config: PretrainConfig, device: torch.device) -> Probe | None:
@@ -106,6 +130,64 @@ def features(
     return record_means(
         encoder, loader, pipeline, rows, device, vectors=vectors, width=encoder.width
     )
+
+
+def layered_features(
+    encoder: Encoder,
+    loader: torch.utils.data.DataLoader,
+    pipeline: Pipeline,
+    rows: np.ndarray,
+    crop: torch.Tensor,
+    device: torch.device,
+    amp: torch.dtype | None = None,
+) -> dict[str, np.ndarray]:
+    """Return ``features`` under "", and those of each of the encoder's layers by its name, of one
+    pass over the records; ``crop`` is any one (1, leads, time).
+    """
+    seen: dict[str, torch.Tensor] = {}
+    layers = encoder.probed_layers
+
+    def keep(name: str) -> Callable:
+        return lambda module, given, output: seen.update({name: encoder.layer_mean(output)})
+
+    def vectors(signal: torch.Tensor) -> torch.Tensor:
+        with autocast(device, amp):
+            seen[""] = encoder.forward_features(signal)
+        return torch.cat([seen[name].float() for name in ("", *layers)], dim=1)
+
+    hooks = [layer.register_forward_hook(keep(name)) for name, layer in layers.items()]
+    training = encoder.training
+    try:
+        with torch.no_grad():
+            encoder.eval()
+            vectors(crop.to(device))
+        widths = [seen[name].shape[1] for name in ("", *layers)]
+        means = record_means(
+            encoder, loader, pipeline, rows, device, vectors=vectors, width=sum(widths)
+        )
+    finally:
+        encoder.train(training)
+        for hook in hooks:
+            hook.remove()
+    return dict(zip(("", *layers), np.split(means, np.cumsum(widths)[:-1], axis=1)))
+
+
+def rankme(x: np.ndarray) -> float:
+    """Return the smooth rank of features (records, width): exp of the entropy of their singular
+    values (Garrido et al., RankMe, ICML 2023); between 1, collapsed, and the smaller side.
+    """
+    values = np.linalg.svd(x, compute_uv=False)
+    shares = values / values.sum() if values.any() else np.ones(1)
+    shares = shares[shares > 0]
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def spread(x: np.ndarray) -> float:
+    """Return the deviation over records of features (records, width) of length 1, mean over the
+    dimensions, times sqrt(width): near 1 where they spread over the sphere, 0 where all are one.
+    """
+    unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    return float(unit.std(axis=0).mean() * x.shape[1] ** 0.5)
 
 
 def linear_probe(

@@ -2,6 +2,7 @@
 form.
 """
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,12 +14,17 @@ import main_pretrain
 from tests.support import small_store
 from tests.support.tiny_jobs import ST_MEM, with_store
 from util.config.keys import PretrainConfig
-from util.config.load import ROOT, load_config
+from util.config.load import ROOT, check, load_config
+from util.contract.registry import DataFacts, build
+from util.data.dataset import CropDataset
 from util.data.labels import read_labels
 from util.data.store import RecordStore
 from util.evaluation import probes
-from util.evaluation.probes import features, linear_probe
+from util.evaluation.inference import record_loader
+from util.evaluation.probes import features, layered_features, linear_probe, rankme, spread
+from util.leads import LEADS
 from util.scoring.scores import auroc, macro
+from util.signals.crops import Cropping
 
 
 class Means(nn.Module):
@@ -187,3 +193,67 @@ def test_a_probe_does_not_say_that_records_it_cannot_use_take_no_part(capsys):
     known = labels.known & (np.arange(len(store)) != 5)
     probes.Probe(store, config, replace(labels, known=known), torch.device("cpu"))
     assert "take no part" not in capsys.readouterr().out
+
+
+# ============ rank, spread, layers ============
+def test_rank_counts_the_directions_that_are_used():
+    random = np.random.default_rng(3)
+    assert rankme(np.linalg.qr(random.standard_normal((50, 8)))[0]) == pytest.approx(8)
+    one = np.outer(random.standard_normal(50), random.standard_normal(8))
+    assert rankme(one) == pytest.approx(1, abs=1e-6) and rankme(np.zeros((5, 3))) == 1
+    assert 1.5 < rankme(one + 0.05 * random.standard_normal((50, 8))) < 8
+
+
+def test_spread_is_near_1_on_the_sphere_and_0_after_collapse():
+    random = np.random.default_rng(4)
+    assert spread(random.standard_normal((2000, 64))) == pytest.approx(1, abs=0.02)
+    assert spread(np.ones((20, 8)) * random.random((20, 1))) == pytest.approx(0, abs=1e-7)
+
+
+LAYERS = {
+    "vit_tiny": ({}, ["block0", "block1", "block2", "block3"]),
+    "st_mem_vit_tiny": ({}, ["block0", "block1", "block2", "block3"]),
+    "xresnet1d18": ({"channels": 4}, ["stage0", "stage1", "stage2", "stage3"]),
+    "spectrogram_se_resnet34": ({"channels": 4}, ["stage0", "stage1", "stage2", "stage3"]),
+    "cpc_lstm": ({"channels": 6}, ["convolutions", "lstm"]),
+    "cpc_s4": ({"channels": 6, "layers": 2}, ["layer0", "layer1"]),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_layers_of_an_encoder_are_means_over_places(name):
+    """In one pass; the encoder is as it was before, and its last layer is near its features."""
+    options, names = LAYERS[name]
+    encoder = build(name, DataFacts(LEADS, 250, None, 300), **options).train()
+    dataset = CropDataset(RecordStore(small_store.store() / "fs250"), LEADS, 300)
+    rows = np.arange(9)
+    loader = record_loader(dataset, rows, Cropping("center", 300), 4)
+    crop, cpu = torch.zeros(1, 12, 300), torch.device("cpu")
+    found = layered_features(encoder, loader, nn.Identity(), rows, crop, cpu)
+    assert list(found) == ["", *names] and encoder.training
+    assert all(len(x) == 9 and np.isfinite(x).all() for x in found.values())
+    np.testing.assert_array_equal(found[""], features(encoder, loader, nn.Identity(), rows, cpu))
+    assert not any(module._forward_hooks for module in encoder.modules())
+    if name == "cpc_s4":
+        np.testing.assert_allclose(found["layer1"], found[""], rtol=1e-5, atol=1e-6)
+    if name == "cpc_lstm":
+        np.testing.assert_allclose(found["lstm"], found[""][:, :6], rtol=1e-5, atol=1e-6)
+
+
+def test_a_pre_training_logs_rank_spread_and_layers(tmp_path):
+    config = with_store(
+        {**ST_MEM, "dataset": {**ST_MEM["dataset"], "max_records": None}}, probe_every=1
+    )
+    config = {**config, "output_dir": str(tmp_path), "exp_name": "run", "device": "cpu"}
+    main_pretrain.pretrain(check(config, PretrainConfig))
+    lines = [json.loads(text) for text in (tmp_path / "run" / "log.txt").read_text().splitlines()]
+    wanted = {
+        "probe_auroc",
+        "probe_auroc_block0",
+        "probe_auroc_block1",
+        "probe_rankme",
+        "probe_spread",
+    }
+    assert all(wanted <= line.keys() for line in lines) and len(lines) == 2
+    assert 1 <= lines[1]["probe_rankme"] <= 64 and lines[1]["probe_spread"] >= 0
+    assert "; RankMe " in (tmp_path / "run" / "console.txt").read_text()
