@@ -113,7 +113,8 @@ def run_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:
                 training.build_runner()  # DDP has to know which parameters have gradients now
             epoch = training.epoch
             line = {"epoch": epoch, **training.train_epoch(stop)}
-            if training.epoch % config.test.select_every == 0 or training.epoch >= train.epochs:
+            every = config.test.select_every or 1
+            if training.epoch % every == 0 or training.epoch >= train.epochs:
                 values = evaluator.select(training)
                 save_best(training, values, files, evaluator.selected)
                 line.update({f"valid_{name}": value for name, value in values.items()})

@@ -367,10 +367,10 @@ class TestConfig:
     target_metric: str = key(
         "loss", "loss or a score; the weights that are best by it on the selection fold are tested"
     )
-    select_every: int = key(
-        1,
-        "epochs between tests on the selection fold, from which weights are chosen; for epochs of "
-        "few steps",
+    select_every: int | None = key(
+        None,
+        "epochs between tests on the selection fold, from which weights are chosen (null: every "
+        "epoch is tested); for epochs of few steps",
         least=1,
         resumed="unfinished",
     )
