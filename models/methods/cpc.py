@@ -35,8 +35,6 @@ class CPC(Method):
                 "cpc needs an encoder with steps and contexts (cpc_lstm, cpc_s4), not "
                 f"{type(encoder).__name__}"
             )
-        if ahead < 1 or negatives < 1:
-            raise ConfigError(f"cpc: ahead {ahead} and negatives {negatives} must be 1 or more")
         self.encoder, self.ahead, self.negatives = encoder, ahead, negatives
         self.predict = nn.Linear(encoder.step_width, encoder.step_width, bias=False)
         # so that products of predictions and steps start below 1, and the loss at that of a guess

@@ -147,7 +147,7 @@ def test_what_cannot_be_predicted_is_said():
         ConfigError, match="needs an encoder with steps and contexts .* not XResNet1d"
     ):
         build("cpc", encoder={"name": "xresnet1d50", "channels": 4})
-    with pytest.raises(ConfigError, match="ahead 0 and negatives 5 must be 1 or more"):
+    with pytest.raises(ConfigError, match="ahead must be a whole number of 1 or more, not 0"):
         make(ahead=0)
     with pytest.raises(ConfigError, match="crops of 12 steps have none 12 ahead"):
         make(ahead=12).draw(crops(2, 12))
