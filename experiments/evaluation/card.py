@@ -131,6 +131,7 @@ def draw_card(tables: dict[str, pd.DataFrame], read: np.ndarray, truth: np.ndarr
         panel.plot(ends, ends, color="#bbb", linewidth=0.8)
         panel.set(xlabel=f"true {name} ({UNITS[name]})", title=f"{name}, {next(iter(tables))}")
         panel.title.set_fontsize(8)
+    panels[0].set_ylabel("read from the features")
     return figure
 
 
