@@ -82,7 +82,9 @@ def rows() -> list[list[Box]]:
                 1.4,
             ),
         ],
-        [room("handover")],
+        [room("explain")],
+        [room("handover"), room("reports")],
+        [room("predicting")],
         [room("evaluation")],
         [room("training")],
         [

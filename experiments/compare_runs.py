@@ -37,7 +37,7 @@ if __name__ == "__main__":
 
 import pandas as pd
 
-from util.handover.comparison import compare, read_run
+from util.reports.comparison import compare, read_run
 
 
 def show(table: pd.DataFrame, title: str, *, csv: bool) -> None:

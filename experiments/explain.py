@@ -75,10 +75,10 @@ if __name__ == "__main__":
     parse_arguments()  # --help and a wrong flag end here, before anything slow is imported
 
 from util.errors import ConfigError
-from util.handover.explain.chosen import of_files, of_store
-from util.handover.explain.job import ExplainJob
+from util.explain.chosen import of_files, of_store
+from util.explain.job import ExplainJob
 from util.handover.load import is_classifier, load_classifier, load_encoder
-from util.handover.predicting.recordings import is_store, refuse_flags
+from util.predicting.recordings import is_store, refuse_flags
 from util.recordings.any_file import check_fs, find_places
 from util.training.setup import store_at
 

@@ -103,13 +103,13 @@ if __name__ == "__main__":
 
 from util.console import begin
 from util.errors import ECGError
-from util.handover.predicting.answers import Model
-from util.handover.predicting.certainty import certainty_of
-from util.handover.predicting.decisions import check_rule, decisions
-from util.handover.predicting.ensemble import load_ensemble, rates_of
-from util.handover.predicting.job import PredictionJob
-from util.handover.predicting.recordings import find_sources
-from util.handover.predicting.watching import watch
+from util.predicting.answers import Model
+from util.predicting.certainty import certainty_of
+from util.predicting.decisions import check_rule, decisions
+from util.predicting.ensemble import load_ensemble, rates_of
+from util.predicting.job import PredictionJob
+from util.predicting.recordings import find_sources
+from util.predicting.watching import watch
 from util.scoring.thresholds import load_thresholds
 
 

@@ -40,8 +40,8 @@ if __name__ == "__main__":
     parse_arguments()  # --help and a wrong flag end here, before anything slow is imported
 
 from util.errors import ConfigError
-from util.handover.comparison import compare, read_run
-from util.handover.run_report import write_report
+from util.reports.comparison import compare, read_run
+from util.reports.run_report import write_report
 from util.scoring.operating_points import wanted_sensitivity
 
 

@@ -7,6 +7,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUND = "errors files flags leads challenge keyed_random named_arguments console"
+TO_TRAIN = (
+    *("config", "recordings", "signals", "processes", "scoring", "contract", "data", "weights"),
+    "training",
+)
 MAY_IMPORT = {  # besides the ground; of processes, models take collectives and data stopping alone
     "ground": (),
     "config": (),
@@ -19,29 +23,11 @@ MAY_IMPORT = {  # besides the ground; of processes, models take collectives and 
     "data": ("recordings", "signals", "stopping"),
     "weights": ("contract",),
     "training": ("config", "signals", "processes", "scoring", "contract", "data", "weights"),
-    "evaluation": (
-        "config",
-        "recordings",
-        "signals",
-        "processes",
-        "scoring",
-        "contract",
-        "data",
-        "weights",
-        "training",
-    ),
-    "handover": (
-        "config",
-        "recordings",
-        "signals",
-        "processes",
-        "scoring",
-        "contract",
-        "data",
-        "weights",
-        "training",
-        "evaluation",
-    ),
+    "evaluation": TO_TRAIN,
+    "predicting": (*TO_TRAIN, "evaluation"),
+    "reports": (*TO_TRAIN, "evaluation", "predicting"),
+    "handover": (*TO_TRAIN, "evaluation", "predicting"),
+    "explain": (*TO_TRAIN, "evaluation", "predicting", "reports", "handover"),
 }
 INSIDE_MODELS = {"layers": 0, "encoder": 1, "methods": 2}
 SCRIPTS = ("main_pretrain", "main_finetune", "experiments", "data_preparation", "benchmarks")

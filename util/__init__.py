@@ -11,5 +11,8 @@ data         the store, its tables, labels and splits, and the crops that traini
 weights      files of weights, ours and others: checkpoints, encoders, what they have seen
 training     from a config to trained weights: set-up, loop, optimiser, log
 evaluation   predictions, probes, reports and figures of trained weights
-handover     trained models in use: called on signals, described, embedded, exported
+predicting   recordings diagnosed by trained weights, and written for people
+reports      runs on paper: report.html, comparisons of several runs
+handover     trained models in use: called on signals, described, embedded, exported, disturbed
+explain      what a trained network looked at in a recording
 """

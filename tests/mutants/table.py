@@ -319,7 +319,7 @@ MUTANTS = [
     ),
     Mutant(
         "one_scale_for_all",
-        "util/handover/predicting/recordings.py",
+        "util/predicting/recordings.py",
         "scale[fs] = microvolts / 1000",
         "scale[fs] = 1 / 1000",
         "a count is a microvolt, nearly always",

@@ -1,1 +1,1 @@
-"""Trained models in use: called on signals, described, embedded, exported, explained."""
+"""Trained models in use: called on signals, described, embedded, exported, disturbed."""

@@ -11,7 +11,8 @@ from util.data.store import RecordStore, checksum
 from util.errors import ConfigError
 from util.files import safe_cell
 from util.handover.load import AppliedEncoder
-from util.handover.predicting.recordings import (
+from util.leads import parse_leads
+from util.predicting.recordings import (
     Entry,
     MemoryStore,
     chunked,
@@ -20,7 +21,6 @@ from util.handover.predicting.recordings import (
     refuse_flags,
     why_unread,
 )
-from util.leads import parse_leads
 from util.recordings.any_file import Place, check_fs, find_places
 from util.recordings.flags import Given
 from util.training.setup import store_at

@@ -12,7 +12,7 @@ from tests.support.wfdb_files import ecg_counts, write_record
 from util.errors import ConfigError, ECGError
 from util.handover import embedding, to_embed
 from util.handover.load import load_encoder
-from util.handover.predicting import recordings
+from util.predicting import recordings
 from util.training.setup import store_at
 
 

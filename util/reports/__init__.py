@@ -1,0 +1,1 @@
+"""Runs on paper: report.html, comparisons of several runs."""
