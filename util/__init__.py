@@ -13,6 +13,6 @@ training     from a config to trained weights: set-up, loop, optimiser, log
 evaluation   predictions, probes, reports and figures of trained weights
 predicting   recordings diagnosed by trained weights, and written for people
 reports      runs on paper: report.html, comparisons of several runs
-handover     trained models in use: called on signals, described, embedded, exported, tested under noise
+handover     trained models in use: called on signals, embedded, exported, tested under noise
 explain      what a trained network looked at in a recording
 """

@@ -4,7 +4,6 @@ files of random weights.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +16,6 @@ from experiments.evaluation.cells import (
     config_of,
     weights_of,
 )
-from util.config.keys import FinetuneConfig
-from util.data.dataset import CropDataset, crops_for_statistics
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.head_start import fit_linear
 from util.evaluation.neighbours import neighbours
@@ -28,7 +25,6 @@ from util.scoring.predictions import Predictions
 from util.scoring.scores import compute_scores
 from util.training.job import Fold, LabelledJob, make_classifier
 from util.training.resolved import resolved
-from util.training.setup import training_transforms
 from util.weights.transfer import save_encoder
 
 Fitted = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # features to outputs and logits
@@ -131,7 +127,8 @@ def write_random(cell: Cell, settings: Settings) -> None:
         return
     config = config_of(cell.candidate, cell.task, settings, {"dataset": {"fold": cell.fold}})
     encoder = cell.candidate.untrained(cell.seed)
-    encoder.fit_statistics(_crops(config))
+    job = LabelledJob(config)
+    encoder.fit_statistics(job.fold(job.folds[0]).crops(torch.device("cpu")))
     path.parent.mkdir(parents=True, exist_ok=True)
     save_encoder(
         encoder,
@@ -140,13 +137,3 @@ def write_random(cell: Cell, settings: Settings) -> None:
         config=resolved(replace(config, seed=cell.seed), 0.0, cell.fold),
         leads=encoder.input_names or (),
     )
-
-
-def _crops(config: FinetuneConfig) -> Any:
-    """Crops of a fold's training records."""
-    job, device = LabelledJob(config), torch.device("cpu")
-    cropping, pipeline = training_transforms(config)
-    dataset = CropDataset(job.store, job.leads, cropping.length)
-    rows = job.fold(job.folds[0]).parts["train"]
-    batch = config.dataloader.batch_size
-    return crops_for_statistics(dataset, rows, cropping.length, batch, device, pipeline.fixed)

@@ -8,7 +8,9 @@ import main_finetune
 from experiments import knn
 from tests.support.small_store import run, store
 from util.errors import ConfigError
+from util.evaluation import neighbours as evaluation_neighbours
 from util.evaluation.neighbours import neighbours
+from util.evaluation.probes import features
 
 
 def by_definition(train_x, train_y, test_x, k, temperature):
@@ -103,3 +105,16 @@ def test_folds_of_earlier_neighbours_count_in_the_summary_unless_they_were_other
         ConfigError, match="fold1 is of another job, .* what was scored .by 3 nearest"
     ):
         run(knn.main, *flags(tmp_path, "dataset.fold=[3, 9]"), "--k", 4)
+
+
+def test_an_untrained_network_standardises_its_input_as_a_probe_does(tmp_path, monkeypatch):
+    """The defect: without weights the statistics of the input were 0 and 1."""
+    fitted = []
+
+    def watched(encoder, *args):
+        fitted.extend(part.fitted for part, _ in encoder.standardizers())
+        return features(encoder, *args)
+
+    monkeypatch.setattr(evaluation_neighbours, "features", watched)
+    run(knn.main, *flags(tmp_path, "dataset.fold=3"), "--k", 3)
+    assert fitted and all(map(bool, fitted))

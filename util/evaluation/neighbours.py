@@ -83,6 +83,7 @@ def _score_fold(fold: Fold, k: int, place: Path, device: torch.device) -> FoldRe
     kept = resolved(job.config, 0.0, fold.number)
     collectives.on_main(lambda: check_folder(place, job.config, kept, ASKED.format(k)))
     encoder = make_classifier(job).to(device)
+    encoder.fit_statistics(fold.crops(device))  # of the input, unless the weights have them
     evaluator = Evaluator(fold, device)
     train, test = (
         features(

@@ -8,7 +8,6 @@ import torch
 
 from util.config.load import save_config
 from util.console import keep_in, note
-from util.data.dataset import CropDataset, crops_for_statistics
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.head_start import fit_heads
 from util.evaluation.report import (
@@ -26,7 +25,7 @@ from util.training.engine import PATIENCE
 from util.training.job import Fold, SupervisedTask, make_classifier
 from util.training.optimizer import set_matmul_precision
 from util.training.resolved import resolved
-from util.training.setup import describe_run, training_transforms
+from util.training.setup import describe_run
 
 
 def probe_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:
@@ -55,18 +54,11 @@ def probe_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult
     set_matmul_precision(config.train.matmul_precision, device)
     task = SupervisedTask(make_classifier(job), fold.criterion, "probe").to(device)
     describe_run(config, device, task)
-    evaluator, rows = Evaluator(fold, device), fold.parts["train"]
+    evaluator = Evaluator(fold, device)
     evaluator.check_target()
-    cropping, pipeline = training_transforms(config)
-    crops = crops_for_statistics(
-        CropDataset(job.store, job.leads, cropping.length),
-        rows,
-        cropping.length,
-        config.dataloader.batch_size,
-        device,
-        pipeline.to(device).fixed,
-    )
-    task.fit_statistics(crops)  # of the input, unless they were loaded with the weights
+    task.fit_statistics(
+        fold.crops(device)
+    )  # of the input, unless they were loaded with the weights
     fit_heads(task, evaluator)
     chosen = evaluator.predict(task.classifier, "valid")
     values, about = evaluator.scores(chosen), fold.about | with_thresholds(chosen)

@@ -1,1 +1,1 @@
-"""Trained models in use: called on signals, described, embedded, exported, tested under noise."""
+"""Trained models in use: called on signals, embedded, exported, tested under noise."""

@@ -15,6 +15,7 @@ from util.config.keys import FinetuneConfig
 from util.console import note
 from util.contract.encoder import Encoder
 from util.contract.method import Batch, Method
+from util.data.dataset import CropDataset, crops_for_statistics
 from util.data.label_masks import LabelMasks
 from util.data.labels import Labels, note_rare_classes, note_unknown_labels, read_labels
 from util.data.splits import labelled_rows, make_splits, run_numbers, selection_fold, split_rows
@@ -32,6 +33,7 @@ from util.training.setup import (
     evaluation_transforms,
     note_rows,
     open_store,
+    training_transforms,
     usable_rows,
 )
 from util.weights.seen_labels import (
@@ -275,6 +277,19 @@ class Fold:
     def patients_of(self, part: str) -> np.ndarray:
         """Return the patients of a part's records, "" where unknown."""
         return self.job.splits.patients[self.parts[part]]
+
+    def crops(self, device: torch.device) -> Iterator[torch.Tensor]:
+        """Yield crops of the training records, by which the input's statistics are fitted."""
+        job, config = self.job, self.job.config
+        cropping, pipeline = training_transforms(config)
+        return crops_for_statistics(
+            CropDataset(job.store, job.leads, cropping.length),
+            self.parts["train"],
+            cropping.length,
+            config.dataloader.batch_size,
+            device,
+            pipeline.to(device).fixed,
+        )
 
     def describe(self) -> None:
         """Say how many records and labels its parts have, and what is unknown or rare in them."""
