@@ -41,7 +41,7 @@ def step_rule(gain, predictions, losses) -> bool:
 
 
 def graph_rule(gain, losses) -> bool:
-    """Whether a CUDA graph should be the default: the rule of train.cuda_graph: auto."""
+    """Whether a CUDA graph should be the default: the rule of train.cuda_graph: trial."""
     return gain >= GAIN and losses <= AGREEMENT
 
 

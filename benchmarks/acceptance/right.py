@@ -347,7 +347,7 @@ def no_waiting(run):
             "train.max_norm=1.0",
             "train.log_every=1000",
             "train.steps_per_epoch=22",
-            "train.cuda_graph=false",  # its trial waits, and then nothing is queued step by step
+            "train.cuda_graph=false",  # of a graph nothing is queued step by step
         )
         step = training.take_step
 

@@ -32,7 +32,7 @@ from util.processes import collectives
 from util.training.state import TrainState
 
 WARM_UP = 3  # plain steps before a capture: they make moments, workspaces, plans and compiled code
-TRIAL = 5  # steps each way, by which train.cuda_graph: auto decides
+TRIAL = 5  # steps each way, by which train.cuda_graph: trial decides
 GAIN = 1.05  # the graph has to be so much faster
 AGREEMENT = 1e-5  # largest relative difference of a trial's losses
 FILLED = ("lr", "weight_decay", "capturable")  # of the optimiser's groups, while it is captured
@@ -168,6 +168,9 @@ def plain_reasons(run: Run) -> list[str]:
         "dropout or drop path draws random numbers": any(map(_draws, model.modules())),
         "train.checkpoint_activations computes blocks twice": train.checkpoint_activations,
         "train.cuda_graph is false": train.cuda_graph is False,
+        "train.cuda_graph is auto, and no GPU has been measured yet (trial tries it)": (
+            train.cuda_graph == "auto"
+        ),
     }
     return [reason for reason, holds in reasons.items() if holds]
 
@@ -189,7 +192,7 @@ class StepGraph:
     ):
         self.run: Run = weakref.proxy(run)  # no circle: memory is free once the run is
         self.make_recorder, self.plain = make_recorder, bool(reasons)
-        self.undecided = run.config.train.cuda_graph == "auto"
+        self.undecided = run.config.train.cuda_graph == "trial"
         # DINO takes gradients away by the epoch, which the host decides, at every step.
         self.between = type(run.state.model).before_step is not Method.before_step
         self.graphs = "two CUDA graphs, before and after before_step" * self.between
@@ -348,7 +351,7 @@ class StepGraph:
                 group |= numbers
         return []
 
-    # ============ train.cuda_graph: auto ============
+    # ============ train.cuda_graph: trial ============
     def _decide(self, undo: Callable[[], Any]) -> None:
         """Try both ways from the same state, and say which one the run takes."""
         found = []

@@ -101,7 +101,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(override, words):
         ("train.lr=true", "train.lr"),
         ("train.compile=1", "train.compile must be true or false or text, not 1"),
         ("train.compile=maybe", "train.compile: 'maybe' is not one of auto, true, false"),
-        ("train.cuda_graph=yes please", "is not one of auto, true, false"),
+        ("train.cuda_graph=yes please", "is not one of auto, trial, true, false"),
         ("exp_name=5", "exp_name must be text"),
         ("dataset.transforms=standardize", "dataset.transforms must be a list"),
         ("model=[1]", "model must be a mapping"),

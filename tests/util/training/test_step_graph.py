@@ -342,8 +342,8 @@ def test_a_trial_decides_and_leaves_no_trace(seconds, spoilt, said, taken, tmp_p
     monkeypatch.setattr(Fast, "seconds", seconds)
     monkeypatch.setattr(Fast, "spoilt", spoilt)
     replayed(monkeypatch, Fast)
-    got = run(pretrain, STILL, tmp_path / "auto")
-    first, second = head(tmp_path / "auto")
+    got = run(pretrain, STILL, tmp_path / "trial", cuda_graph="trial")
+    first, second = head(tmp_path / "trial")
     assert first == "a trial after 3 steps decides whether the step runs as one CUDA graph"
     assert said in second
     trial = 2 + step_graph.TRIAL
@@ -351,9 +351,17 @@ def test_a_trial_decides_and_leaves_no_trace(seconds, spoilt, said, taken, tmp_p
     assert_same(got, plain)
 
 
+def test_auto_takes_the_plain_path_until_a_gpu_has_been_measured(tmp_path):
+    run(pretrain, STILL, tmp_path, epochs=1)
+    assert head(tmp_path) == [
+        "the step takes the plain path, not one CUDA graph: it runs on a CPU; train.cuda_graph is "
+        "auto, and no GPU has been measured yet (trial tries it)"
+    ]
+
+
 def test_dino_says_that_its_graphs_are_two(tmp_path, monkeypatch):
     replayed(monkeypatch, Fast)
-    run(pretrain, TEACHERS["dino"], tmp_path)
+    run(pretrain, TEACHERS["dino"], tmp_path, cuda_graph="trial")
     assert "two CUDA graphs, before and after before_step" in head(tmp_path)[0]
 
 
