@@ -81,6 +81,7 @@ from experiments.evaluation.cells import OWN, Settings, all_cells, job_of
 from experiments.evaluation.comparison import compare
 from experiments.evaluation.page import write_tables
 from experiments.evaluation.runs import check_weights, run_all
+from util.console import begin, said
 from util.errors import ConfigError
 
 
@@ -91,6 +92,7 @@ def main(argv: list[str] | None = None) -> None:
         raise ConfigError("--steps, --jobs and --bootstrap are whole numbers from 1")
     if not all(0 < share <= 100 for share in given.labels):
         raise ConfigError(f"--labels {given.labels}: give per cent, above 0 and up to 100")
+    begin()
     settings = Settings(
         given.output_dir,
         given.device,
@@ -106,8 +108,9 @@ def main(argv: list[str] | None = None) -> None:
         raise ConfigError(f"no encoder has a mode {' or '.join(given.modes)}; choose others")
     planned = [(cell, job_of(cell, settings)) for cell in cells]
     check_weights(planned)  # what is wrong is said before anything is run
+    remarks = [*dict.fromkeys(said())]
     run_all(planned, settings, given.jobs)
-    print(write_tables(compare(planned, settings), Path(given.output_dir)))
+    print(write_tables(compare(planned, settings), Path(given.output_dir), remarks))
 
 
 if __name__ == "__main__":

@@ -82,9 +82,12 @@ class Cell:
         return {name: named[name] for name in KEY}
 
     @property
-    def encoder(self) -> tuple[str, int, int]:
-        """Return what tells its encoder from those of others."""
-        return self.candidate.name, self.seed, self.fold
+    def encoder(self) -> tuple[str, str, int, int]:
+        """Return what tells its encoder from those of others; the input of a random one is
+        standardised by the training records of its task.
+        """
+        task = self.task if self.candidate.name == RANDOM else ""
+        return self.candidate.name, task, self.seed, self.fold
 
 
 # ============ which there are ============
@@ -227,7 +230,8 @@ def weights_of(cell: Cell, settings: Settings) -> Path | None:
     candidate = cell.candidate
     if candidate.name != RANDOM:
         return candidate.weights
-    name = f"{fingerprint(candidate.layer)}-seed{cell.seed}-fold{cell.fold}.pth"
+    store = store_of(config_of(candidate, cell.task, settings))
+    name = f"{fingerprint(candidate.layer, store)}-{cell.task}-seed{cell.seed}-fold{cell.fold}.pth"
     return Path(settings.output_dir) / RANDOM / name
 
 

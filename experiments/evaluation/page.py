@@ -1,5 +1,6 @@
 """A comparison as Markdown, LaTeX and CSV."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -10,12 +11,13 @@ Grid = list[list[str]]  # rows of cells, the first the header
 ESCAPED = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#"}
 
 
-def write_tables(table: pd.DataFrame, folder: Path) -> str:
+def write_tables(table: pd.DataFrame, folder: Path, remarks: Sequence[str]) -> str:
     """Write table.csv, table.md and table.tex; return the Markdown.
 
     Args:
         table: of ``compare``.
         folder: where they go.
+        remarks: what was said of the encoders, for the Markdown.
     """
     grids = {
         f"{task}, {labels:g} % of the labels: {', '.join(part['score'].unique())}": grid_of(part)
@@ -31,7 +33,8 @@ def write_tables(table: pd.DataFrame, folder: Path) -> str:
         f"{len(compared)} comparisons."
     )
     marked = "\n\n".join(f"## {title}\n\n{as_markdown(grid)}" for title, grid in grids.items())
-    text = f"{about}\n\n{marked}\n"
+    noted = "".join(f"- {remark}\n" for remark in remarks)
+    text = f"{about}\n\n{marked}\n" + f"\n{noted}" * bool(noted)
     write_frame(folder / "table.csv", table, float_format="%.6g", na_rep="nan")
     write_text(folder / "table.md", text)
     tex = "\n\n".join(f"% {title}\n{as_latex(grid)}" for title, grid in grids.items())

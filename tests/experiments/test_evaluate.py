@@ -1,5 +1,8 @@
 """Encoders compared by one command, on the small store."""
 
+import json
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +10,7 @@ import pytest
 from experiments import evaluate
 from experiments.evaluation import frozen
 from experiments.evaluation.candidates import read_candidates
+from experiments.evaluation.cells import Cell, Settings, weights_of
 from main_finetune import finetune
 from main_pretrain import pretrain
 from tests.support.small_store import add_table, run, store
@@ -76,7 +80,8 @@ def test_one_command_compares_encoders_by_modes_tasks_and_labels(encoders, tmp_p
     assert set(table["training_records"].groupby(table["labels"]).nunique()) == {1}
     compared = pd.read_csv(tmp_path / "out" / "table.csv", keep_default_na=False)
     assert set(compared["against"]) == {"", "random", "scratch", "cpc"}
-    assert (tmp_path / "out" / "table.md").read_text().rstrip() in said
+    page = (tmp_path / "out" / "table.md").read_text()
+    assert page.rstrip() in said and "- note: simclr has no tokens to attend to" in page
     assert r"\begin{tabular}" in (tmp_path / "out" / "table.tex").read_text()
 
     before = (tmp_path / "out" / "results.csv").read_bytes()
@@ -201,3 +206,21 @@ def test_a_pre_training_that_read_the_tested_records_is_named(encoders, tmp_path
     assert "cpc was pre-trained on this store, without labels, and on the records of fold 5" in (
         capsys.readouterr().out
     )
+
+
+def test_random_weights_are_of_one_task_and_one_store(encoders, tmp_path):
+    """The defect: their input was standardised by the task, and the store, that came first."""
+    rows = [f"E{i:03d},{i % 2}" for i in range(80)]
+    task = add_table(tmp_path, "halves", ["record,half", *rows])
+    random = read_candidates([str(encoders["simclr"])], None)[1]
+
+    def path_of(task, place):
+        cell = Cell(random, task, "knn", 100.0, 0, 3)
+        return weights_of(cell, Settings(str(tmp_path), overrides=[f"dataset.store={place}"]))
+
+    other = tmp_path / "other"
+    shutil.copytree(store(), other)
+    meta = other / "fs100" / "meta.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "command": ["made otherwise"]}))
+    paths = [path_of("own", store()), path_of(task, store()), path_of("own", other)]
+    assert len(set(paths)) == 3 and paths[0] == path_of("own", store())
