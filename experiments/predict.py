@@ -101,7 +101,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     parse_arguments()  # --help and a wrong flag end here, before anything slow is imported
 
-from util.console import begin
+from util.console import begin, keep_in
 from util.errors import ECGError
 from util.predicting.answers import Model
 from util.predicting.certainty import certainty_of
@@ -129,6 +129,8 @@ def main(argv: list[str] | None = None) -> None:
         trained.pipeline.to(device)
     pages = [".png"] * (arguments.plot or arguments.pdf) + [".pdf"] * arguments.pdf
     job = PredictionJob(model, device, said, Path(arguments.output), pages, arguments.json)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    keep_in(job.folder)
     if arguments.watch:
         watch(job, arguments.watch)
     else:

@@ -381,7 +381,11 @@ def test_nothing_is_written_outside_the_output_folder(tmp_path):
     evil = tmp_path / "in" / "evil.hea"
     evil.write_text(text.replace("good 12", "../../evil 12", 1))
     table = diagnose(tmp_path / "in", tmp_path / "out")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"good.csv", "summary.csv"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "good.csv",
+        "summary.csv",
+        "console.txt",
+    }
     assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
     assert len(table) == 8 and (table["remark"].str.contains("not read")).sum() == 7
     assert not any(str(name).startswith("=") for name in table.index)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from util.config.keys import FinetuneConfig
-from util.console import note
+from util.console import keep_in, note
 from util.data.dataset import CropDataset
 from util.data.labels import read_labels
 from util.data.store import RecordStore
@@ -91,6 +91,7 @@ class ExplainJob:
         device = next(self.applied.parameters()).device
         methods = load_methods(self.weights, self.ratios, device)
         self.output.mkdir(parents=True, exist_ok=True)
+        keep_in(self.output)
         table: list[dict[str, Any]] = []
         for name, row, signal in tqdm(records, unit="record", desc="explaining"):
             record = seen_by(self.applied, signal)

@@ -55,7 +55,7 @@ def test_a_classifier_is_explained_in_pictures_numbers_and_a_table(weights, tmp_
     names = {path.name for path in tmp_path.iterdir()}
     pictures = {"E003.occlusion", "E003.gradients", "map-pca"}
     files = {f"{name}{ending}" for name in pictures for ending in (".png", ".pdf")}
-    assert names == files | {"E003.npz", "explained.csv", "map.csv"}
+    assert names == files | {"E003.npz", "explained.csv", "map.csv", "console.txt"}
     assert (tmp_path / "E003.occlusion.pdf").read_bytes().startswith(b"%PDF")
     table = pd.read_csv(tmp_path / "explained.csv")
     assert list(table["method"]) == ["occlusion", "integrated gradients"]
@@ -75,9 +75,10 @@ def test_an_encoder_is_explained_with_attention_and_reconstructions(encoder_file
     explained(encoder_file, tmp_path, "--records", "E001", "--window", 1)
     names = {path.name.removeprefix("E001.") for path in tmp_path.iterdir()}
     pictures = ["occlusion", "gradients", "attention", "leads", "rebuilt-own"]
-    assert names == {*(f"{name}.png" for name in pictures), "npz", "explained.csv"}
+    assert names == {*(f"{name}.png" for name in pictures), "npz", "explained.csv", "console.txt"}
     said = capsys.readouterr().out
     assert "reconstructions are by" in said and "encoder.pth holds no decoder" in said
+    assert "reconstructions are by" in (tmp_path / "console.txt").read_text("utf-8")
     alone = tmp_path / "alone" / "encoder.pth"
     alone.parent.mkdir()
     alone.write_bytes(encoder_file.read_bytes())
