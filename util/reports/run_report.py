@@ -306,7 +306,8 @@ def _label_sets(page: Page, folds: list[FoldReport], test: Predictions) -> None:
     page.text(
         f"Of each class the set says present, absent, or leaves it open, and is to hold the truth "
         f"for {COVERAGE:.0%} of the records with the class and of those without (split conformal, "
-        "limits from the selection fold). A class with fewer than "
+        "limits from the selection fold, which also chose the weights, so that they are a little "
+        "too narrow). A class with fewer than "
         f"{fewest(COVERAGE)} selection records is never ruled out."
     )
     page.table(set_table(test, np.concatenate(present), np.concatenate(absent)))

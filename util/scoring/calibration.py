@@ -4,7 +4,8 @@ they say.
 Split conformal prediction (Vovk, Gammerman and Shafer 2005), for each class and for each of its
 sides by itself (label-conditional): whatever the model, of records that have a class at least the
 stated share have it in their set, and of those that lack it at least that share have its absence,
-on average over draws of selection and test records of one population.
+on average over draws of selection and test records of one population.  That holds for given
+weights: where the selection records chose the epoch, too, as here, limits are a little too narrow.
 """
 
 import math
