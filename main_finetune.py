@@ -31,12 +31,12 @@ from util.evaluation.evaluator import Evaluator
 from util.evaluation.head_start import fit_heads
 from util.evaluation.probe_job import probe_fold
 from util.evaluation.report import FoldFiles, FoldResult, report_test, save_best, summarise
+from util.jobs.job import Fold, LabelledJob, SupervisedTask, check_start, make_classifier
+from util.jobs.setup import set_up_training, training_transforms
 from util.processes import collectives
 from util.processes.stopping import StopRequest
 from util.reports.run_report import write_report
 from util.training.claim import folds_beside
-from util.training.job import Fold, LabelledJob, SupervisedTask, check_start, make_classifier
-from util.training.setup import set_up_training, training_transforms
 
 
 def finetune(config: FinetuneConfig, *, published_names: bool = False) -> list[FoldResult]:

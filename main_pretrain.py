@@ -27,16 +27,10 @@ import torch
 
 from util.console import begin, note
 from util.data.dataset import to_device
-from util.data.labels import read_labels
 from util.data.splits import rows_left
 from util.evaluation.figures import plot_reconstruction
 from util.evaluation.probes import make_probe
-from util.leads import parse_leads
-from util.processes import collectives
-from util.processes.stopping import StopRequest
-from util.signals.crops import Cropping
-from util.training.engine import Training
-from util.training.setup import (
+from util.jobs.setup import (
     build_configured,
     note_rows,
     open_store,
@@ -44,6 +38,12 @@ from util.training.setup import (
     training_transforms,
     usable_rows,
 )
+from util.labels.tables import read_labels
+from util.leads import parse_leads
+from util.processes import collectives
+from util.processes.stopping import StopRequest
+from util.signals.crops import Cropping
+from util.training.engine import Training
 from util.weights.transfer import save_encoder
 
 

@@ -86,7 +86,8 @@ def rows() -> list[list[Box]]:
         [room("handover"), room("reports")],
         [room("predicting")],
         [room("evaluation")],
-        [room("training")],
+        [room("jobs")],
+        [room("training"), room("labels")],
         [
             room("data"),
             room("weights"),
@@ -97,8 +98,8 @@ def rows() -> list[list[Box]]:
                 "models",
             ),
         ],
-        [room("contract")],
-        [room(name) for name in ("config", "recordings", "signals", "processes", "scoring")],
+        [room("contract"), room("formats", 2)],
+        [room(name) for name in ("config", "signals", "processes", "scoring", "recordings")],
         [Box("util/", words["(here)"], modules("util"), "ground")],
     ]
 

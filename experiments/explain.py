@@ -78,10 +78,10 @@ from util.console import begin
 from util.errors import ConfigError
 from util.explain.chosen import of_files, of_store
 from util.explain.job import ExplainJob
+from util.formats.any_file import check_fs, find_places
 from util.handover.load import is_classifier, load_classifier, load_encoder
+from util.jobs.setup import store_at
 from util.predicting.recordings import is_store, refuse_flags
-from util.recordings.any_file import check_fs, find_places
-from util.training.setup import store_at
 
 
 def main(argv: list[str] | None = None) -> None:

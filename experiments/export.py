@@ -66,9 +66,9 @@ from util.files import write_text
 from util.handover.card import card
 from util.handover.exporting import about, export, export_weights
 from util.handover.load import Applied, is_classifier, load_classifier, load_encoder
+from util.jobs.setup import store_at
 from util.leads import lead_index
 from util.signals.resampling import resample
-from util.training.setup import store_at
 
 RECORDS = 100
 

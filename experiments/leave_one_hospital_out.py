@@ -53,9 +53,9 @@ from util.data.strata import label_strata
 from util.errors import ConfigError, ECGError
 from util.evaluation.report import rounded
 from util.files import write_frame
+from util.jobs.job import Fold, LabelledJob, check_start
+from util.jobs.setup import open_store, usable_rows
 from util.processes import collectives
-from util.training.job import Fold, LabelledJob, check_start
-from util.training.setup import open_store, usable_rows
 
 MATRIX = "hospitals.csv"
 RESAMPLES = 1000  # for the intervals, where the config asks for none

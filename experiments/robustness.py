@@ -50,9 +50,9 @@ from util.evaluation.trained import load_trained
 from util.files import write_frame
 from util.handover.load import classifier_of
 from util.handover.robustness import measure, plot_robustness
+from util.jobs.job import LabelledJob
 from util.scoring.predictions import Predictions
 from util.scoring.scores import compute_scores, parse_scores
-from util.training.job import LabelledJob
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -33,7 +33,7 @@ LONG_FILES = (
     "tests/util/handover",
     "tests/util/predicting",
     "tests/util/processes",
-    "tests/util/recordings/test_fuzz_records.py",
+    "tests/util/formats/test_fuzz_records.py",
     "tests/util/reports",
     "tests/util/weights/test_checkpoint.py",
     "tests/util/training/test_compile.py",

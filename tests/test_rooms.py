@@ -8,21 +8,27 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 GROUND = "errors files flags leads challenge keyed_random named_arguments console"
 TO_TRAIN = (
-    *("config", "recordings", "signals", "processes", "scoring", "contract", "data", "weights"),
-    "training",
+    *("config", "recordings", "formats", "signals", "processes", "scoring", "contract"),
+    *("data", "labels", "weights", "training", "jobs"),
 )
 MAY_IMPORT = {  # besides the ground; of processes, models take collectives and data stopping alone
     "ground": (),
     "config": (),
     "recordings": (),
+    "formats": ("recordings",),
     "signals": (),
     "processes": (),
     "scoring": (),
     "contract": ("signals",),
     "models": ("signals", "collectives", "contract"),
     "data": ("recordings", "signals", "stopping"),
+    "labels": ("recordings", "data"),
     "weights": ("contract",),
     "training": ("config", "signals", "processes", "scoring", "contract", "data", "weights"),
+    "jobs": (
+        *("config", "signals", "processes", "scoring", "contract", "data", "labels", "weights"),
+        "training",
+    ),
     "evaluation": TO_TRAIN,
     "predicting": (*TO_TRAIN, "evaluation"),
     "reports": (*TO_TRAIN, "evaluation", "predicting"),

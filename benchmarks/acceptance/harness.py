@@ -19,10 +19,10 @@ from benchmarks.fault_injection import simulate
 from util.config.keys import FinetuneConfig, JobConfig, PretrainConfig
 from util.config.load import find_overlay, load_config
 from util.files import replacing
+from util.jobs.job import LabelledJob, SupervisedTask
+from util.jobs.setup import build_configured, open_store, set_up_training, usable_rows
 from util.processes.stopping import StopRequest
 from util.training.engine import Training
-from util.training.job import LabelledJob, SupervisedTask
-from util.training.setup import build_configured, open_store, set_up_training, usable_rows
 
 VERDICTS = {True: "pass", False: "FAIL", None: "skipped"}
 

@@ -14,11 +14,11 @@ import pandas as pd
 
 from data_preparation.building.split_files import SplitFile, read_splits, write_splits
 from util.console import note
-from util.data.label_file import LabelFile, load_label_file
-from util.data.labels import write_labels
 from util.data.record_tables import first_few, read_cells
 from util.errors import ConfigError, StoreError
 from util.files import write_frame
+from util.labels.files import LabelFile, load_label_file
+from util.labels.tables import write_labels
 
 FILE, LABELS_FILE = "metadata.csv", "metadata_labels.csv"
 CELLS = ("age", "sex", "patient", "fold", "split", "remark")

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from data_preparation.building.duplicates import COLUMNS, SAME, find_duplicates
 from util.config.keys import FinetuneDataset
-from util.data.labels import read_labels
 from util.data.record_tables import find_table, table_names
 from util.data.store import RecordStore
 from util.errors import ConfigError, StoreError
 from util.files import write_table
+from util.labels.tables import read_labels
 
 
 def check_store(place: Path, pairs: Path | None = None) -> bool:

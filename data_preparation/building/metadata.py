@@ -27,8 +27,9 @@ from util.data.record_tables import first_few, known_ids, near_matches, plain_na
 from util.data.splits import PARTS
 from util.errors import ConfigError
 from util.files import is_unknown
-from util.recordings.any_file import name_of
-from util.recordings.wfdb_files import CODED_AGE, OLDEST_AGE, SEXES
+from util.formats.any_file import name_of
+from util.formats.wfdb_files import CODED_AGE, SEXES
+from util.recordings.recording import OLDEST_AGE
 
 # Of several columns that could be the records' names, the first of these.
 _IDS = ("record", "recordname", "recordid", "recording", "ecgid", "examid", "studyid", "filename")

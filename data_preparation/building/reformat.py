@@ -32,13 +32,13 @@ from data_preparation.building.split_files import read_splits, write_splits
 from data_preparation.building.tables import column_flags
 from data_preparation.importing import shards as engine
 from util.challenge import CODE_TO_CLASS
-from util.data.label_file import load_label_file
-from util.data.labels import write_labels
 from util.data.record_tables import first_few, plain_name, table_name
 from util.data.store import FOLDS, publish, write_store
 from util.data.strata import label_strata
 from util.errors import ConfigError
 from util.files import FolderLock, write_frame
+from util.labels.files import load_label_file
+from util.labels.tables import write_labels
 
 
 class Built(NamedTuple):

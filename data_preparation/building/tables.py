@@ -9,12 +9,12 @@ import numpy as np
 
 from data_preparation.building.extraction import note_shares
 from data_preparation.building.split_files import read_splits, write_splits
-from util.data.label_file import load_label_file
-from util.data.labels import write_labels
 from util.data.record_tables import note_alike_patients, table_name
 from util.data.splits import known_patients, patients_on_several_sides, with_patients
 from util.data.store import FOLDS, RecordStore
 from util.errors import StoreError
+from util.labels.files import load_label_file
+from util.labels.tables import write_labels
 
 
 def open_any_rate(place: str | os.PathLike) -> RecordStore:

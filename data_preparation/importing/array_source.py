@@ -21,8 +21,7 @@ from data_preparation.importing.sources import (
 from data_preparation.known_sets import set_of_folder, set_of_layout
 from util.data.record_tables import read_text
 from util.errors import ECGError, RecordError
-from util.leads import LEADS
-from util.recordings.any_file import (
+from util.formats.any_file import (
     ARRAYS,
     CSV,
     HOSPITAL,
@@ -34,15 +33,16 @@ from util.recordings.any_file import (
     kinds_in,
     name_of,
 )
-from util.recordings.array_files import (
+from util.formats.array_files import (
     csv_header,
     names_a_lead,
     open_array,
     row_names,
     shape_of,
 )
+from util.formats.hospital_files import ENDINGS as HOSPITAL_ENDINGS
+from util.leads import LEADS
 from util.recordings.flags import LAYOUTS
-from util.recordings.hospital_files import ENDINGS as HOSPITAL_ENDINGS
 from util.recordings.plausible import Told
 from util.recordings.recording import check_name, is_safe_name, printable
 

@@ -19,9 +19,9 @@ from data_preparation.importing.sources import (
 from data_preparation.known_sets import set_of_folder, set_of_layout
 from util.errors import ECGError
 from util.files import find_files
+from util.formats.wfdb_files import ENDINGS, read_header, read_signal
 from util.recordings.plausible import Told
 from util.recordings.recording import Recording
-from util.recordings.wfdb_files import ENDINGS, read_header, read_signal
 
 
 def wfdb_source(

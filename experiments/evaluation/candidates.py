@@ -14,7 +14,7 @@ from util.contract.encoder import Encoder
 from util.contract.registry import find_model
 from util.errors import ConfigError
 from util.handover.load import config_of
-from util.training.setup import build_configured
+from util.jobs.setup import build_configured
 from util.weights.encoder_file import read_encoder
 
 RANDOM, SCRATCH = "random", "scratch"  # names of the candidates that no file holds

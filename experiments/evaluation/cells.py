@@ -21,7 +21,7 @@ from util.data.splits import run_numbers
 from util.data.store import checksum
 from util.errors import ConfigError
 from util.evaluation.probes import SCORE
-from util.training.job import LabelledJob
+from util.jobs.job import LabelledJob
 
 FROZEN = ("knn", "linear", "attention")  # modes that leave the encoder as it is
 FITTED = ("knn", "linear")  # of these, without a training

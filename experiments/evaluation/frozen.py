@@ -20,10 +20,10 @@ from util.evaluation.evaluator import Evaluator
 from util.evaluation.head_start import fit_linear
 from util.evaluation.neighbours import neighbours
 from util.evaluation.probes import features
+from util.jobs.job import Fold, LabelledJob, make_classifier
 from util.scoring.criterion import ACTIVATIONS
 from util.scoring.predictions import Predictions
 from util.scoring.scores import compute_scores
-from util.training.job import Fold, LabelledJob, make_classifier
 from util.training.resolved import resolved
 from util.weights.transfer import save_encoder
 

@@ -17,11 +17,11 @@ from experiments.tables.runs import Task, computed, device_name, worker_pool
 from main_finetune import finetune
 from util.config.keys import FinetuneConfig
 from util.console import begin, note, quietly
+from util.jobs.job import LabelledJob, make_classifier
+from util.jobs.setup import revision
 from util.processes import collectives
 from util.scoring.predictions import Predictions
 from util.scoring.scores import compute_scores, parse_scores
-from util.training.job import LabelledJob, make_classifier
-from util.training.setup import revision
 
 ORIGIN = ["definition", "store", "weights"]
 TEXT = ["encoder", "task", *ORIGIN]  # in the CSV, also where it looks like a number

@@ -9,7 +9,7 @@ from typing import Any
 from util.config.fields import Key, keys_of
 from util.config.keys import JobConfig
 from util.data.record_tables import find_table
-from util.training.setup import store_at
+from util.jobs.setup import store_at
 
 BY_RUN = ("seed", "store", "fold", "exclude_folds", "encoder_path")  # of one row, or kept apart
 MATTERS = ("epochs",)  # though a resumed run may change it

@@ -30,9 +30,9 @@ from util.console import quietly
 from util.evaluation.neighbours import score_neighbours
 from util.evaluation.report import rounded
 from util.evaluation.threshold_search import search_folder
+from util.jobs.setup import revision
 from util.processes.devices import one_device
 from util.scoring.scores import parse_scores
-from util.training.setup import revision
 
 Task = Callable[[], dict]  # returns its row of the CSV, empty for none
 

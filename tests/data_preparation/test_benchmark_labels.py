@@ -22,11 +22,11 @@ from tests.support.wfdb_files import ecg_counts, write_record
 from util.config.keys import FinetuneConfig
 from util.config.load import ROOT, load_config
 from util.contract.encoder import Encoder
-from util.data.labels import read_labels
 from util.data.store import RecordStore
 from util.errors import ConfigError
+from util.jobs.setup import build_configured
+from util.labels.tables import read_labels
 from util.scoring.scores import parse_scores
-from util.training.setup import build_configured
 
 CONFIGS = sorted((ROOT / "configs" / "downstream" / "benchmarks").glob("*.yaml"))
 

@@ -24,10 +24,10 @@ from data_preparation.importing.wfdb_source import database_of, extract
 from tests.support.wfdb_files import SHARED, ecg_counts, needs_broken, needs_real, write_record
 from util.data.store import RecordStore, quantise
 from util.errors import ConfigError, StoreError
+from util.formats import wfdb_files
+from util.formats.wfdb_files import read_record
 from util.leads import LEADS
 from util.processes.program import run_main
-from util.recordings import wfdb_files
-from util.recordings.wfdb_files import read_record
 
 ROOT = Path(__file__).resolve().parents[2]
 

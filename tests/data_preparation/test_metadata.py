@@ -13,9 +13,9 @@ from data_preparation import benchmark_labels, data_extraction_without_preproces
 from data_preparation.building.reformat import reformat
 from tests.support.wfdb_files import SHARED, ecg_counts, write_record
 from util.config.keys import FinetuneDataset
-from util.data.labels import read_labels
 from util.data.store import RecordStore
 from util.errors import ConfigError
+from util.labels.tables import read_labels
 
 PTBXL = SHARED / "ptbxl_raw"
 HEAD = "ecg_id,patient_id,age,sex,scp_codes,strat_fold"

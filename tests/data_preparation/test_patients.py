@@ -15,11 +15,11 @@ from data_preparation import (
 from data_preparation.building.reformat import reformat
 from tests.support.wfdb_files import ecg_counts, write_record
 from util.config.keys import FinetuneDataset
-from util.data.labels import read_labels
 from util.data.splits import make_splits
 from util.data.store import RecordStore
 from util.data.strata import fraction_of, patient_numbers
 from util.errors import ConfigError
+from util.labels.tables import read_labels
 from util.scoring.intervals import Predicted, estimate
 from util.scoring.scores import parse_scores
 

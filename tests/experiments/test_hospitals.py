@@ -13,11 +13,11 @@ from main_finetune import finetune
 from tests.support.small_store import run
 from util.config.keys import FinetuneConfig, PretrainConfig
 from util.config.load import ROOT, load_config, save_config
-from util.data.labels import read_labels
 from util.data.store import RecordStore, write_store
 from util.evaluation.probes import make_probe
+from util.jobs.job import LabelledJob
+from util.labels.tables import read_labels
 from util.scoring.scores import auroc, macro
-from util.training.job import LabelledJob
 
 AF, SINUS, BRADY, LAD = "164889003", "426783006", "426177001", "39732003"
 CODES = {

@@ -22,12 +22,12 @@ from util.challenge import ABBREVIATIONS, CLASSES, NAMES
 from util.data.store import ABSENT
 from util.errors import CheckpointError, ConfigError, ECGError
 from util.evaluation.trained import load_trained
+from util.formats.any_file import find_places
 from util.leads import LEADS
 from util.predicting import job as predicting
 from util.predicting import recordings as reading
 from util.predicting.decisions import by_thresholds
 from util.predicting.recordings import read_entry
-from util.recordings.any_file import find_places
 from util.recordings.flags import Given
 from util.scoring.calibration import tempered
 from util.scoring.decoding import expected_outputs

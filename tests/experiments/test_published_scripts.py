@@ -36,10 +36,10 @@ from util.errors import CheckpointError, ConfigError
 from util.evaluation.evaluator import Evaluator, gate_table
 from util.evaluation.report import FoldFiles, save_best
 from util.evaluation.trained import load_trained
+from util.jobs.job import LabelledJob, SupervisedTask
+from util.jobs.setup import build_configured
 from util.processes.devices import choose_devices
 from util.scoring.criterion import DEFAULT_LOSS
-from util.training.job import LabelledJob, SupervisedTask
-from util.training.setup import build_configured
 from util.weights.transfer import load_pretrained
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,12 +17,12 @@ from util.data.store import RecordStore
 from util.errors import CheckpointError, ConfigError
 from util.evaluation import threshold_search as searching
 from util.evaluation.trained import find_weights
+from util.jobs import job
 from util.reports.comparison import read_run
 from util.scoring.decoding import expected_outputs
 from util.scoring.predictions import Predictions
 from util.scoring.scores import REPORT, SCORES, challenge_score, compute_scores, parse_scores
 from util.scoring.thresholds import Thresholds, load_thresholds, search_ascent, search_published
-from util.training import job
 
 SIGNAL = ROOT / "configs" / "downstream" / "signal.yaml"
 

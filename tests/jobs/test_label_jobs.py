@@ -26,10 +26,10 @@ from util.config.load import check
 from util.data.store import RecordStore
 from util.errors import ConfigError
 from util.evaluation.trained import load_trained
+from util.jobs.job import LabelledJob
 from util.scoring.operating_points import by_class, choose_thresholds, kept_rule
 from util.scoring.predictions import Predictions
 from util.scoring.thresholds import Thresholds, load_thresholds, save_thresholds
-from util.training.job import LabelledJob
 from util.weights import checkpoint
 
 PLAIN = [
@@ -134,7 +134,7 @@ def test_a_record_whose_labels_are_all_unknown_is_not_trained_on(tmp_path, monke
     some = [f"{name},{'' if i % 2 else 1},{0 if i % 4 else ''}" for i, name in enumerate(names())]
     table = add_table(tmp_path, "holes", ["record,a,b", *some])
     seen = []
-    from util.training.job import SupervisedTask
+    from util.jobs.job import SupervisedTask
 
     forward = SupervisedTask.forward
     monkeypatch.setattr(

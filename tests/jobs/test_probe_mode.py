@@ -15,7 +15,7 @@ from util.config.load import check
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.head_start import fit_heads
 from util.evaluation.probes import features, make_probe
-from util.training.job import LabelledJob, SupervisedTask, make_classifier
+from util.jobs.job import LabelledJob, SupervisedTask, make_classifier
 from util.weights import checkpoint
 
 STILL = {"epochs": 1, "warmup_epochs": 0, "steps_per_epoch": 1, "lr": 0.0, "freeze_epochs": 0}

@@ -21,12 +21,12 @@ from tests.support.two_processes import run_processes
 from util.config.fields import parse
 from util.config.keys import TrainConfig
 from util.errors import CheckpointError
+from util.jobs.setup import seed_everything
 from util.processes import collectives
 from util.processes.stopping import LOST, PREEMPTED
 from util.training import state as run_state
 from util.training.log.meters import Meters
 from util.training.optimizer import make_optimizer
-from util.training.setup import seed_everything
 from util.training.state import check_agreement
 
 KILL, TERM, USR1 = signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1

@@ -19,7 +19,7 @@ from util.config.load import check
 from util.errors import ConfigError
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.report import _check_chosen
-from util.training.job import LabelledJob
+from util.jobs.job import LabelledJob
 from util.training.log.meters import Meters
 from util.training.optimizer import Schedule
 

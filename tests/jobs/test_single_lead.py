@@ -23,8 +23,8 @@ from util.contract.registry import register
 from util.data.splits import choose_rows
 from util.data.store import RecordStore
 from util.errors import ConfigError
+from util.jobs.setup import note_rows
 from util.leads import LEADS
-from util.training.setup import note_rows
 
 
 @register

@@ -100,7 +100,7 @@ MUTANTS = [
     ),
     Mutant(
         "dropout_alike",
-        "util/training/setup.py",
+        "util/jobs/setup.py",
         "seed = seed + 1000 * collectives.rank()",
         "seed = seed + 1000",
         "the rank was moved elsewhere",
@@ -168,7 +168,7 @@ MUTANTS = [
     ),
     Mutant(
         "all_labels",
-        "util/training/job.py",
+        "util/jobs/job.py",
         "label_fraction=data.label_fraction,",
         "",
         "the argument has a default",
@@ -224,7 +224,7 @@ MUTANTS = [
     ),
     Mutant(
         "frozen_norms_move",
-        "util/training/job.py",
+        "util/jobs/job.py",
         "            self.classifier.eval()\n",
         "",
         "requires_grad False seems to be enough",
@@ -234,7 +234,7 @@ MUTANTS = [
     ),
     Mutant(
         "statistics_of_all_folds",
-        "util/training/setup.py",
+        "util/jobs/setup.py",
         "dataset, rows, cropping.length, batches.batch_size, device, pipeline.fixed",
         "dataset, range(len(store)), cropping.length, batches.batch_size, device, pipeline.fixed",
         "as published",
@@ -277,11 +277,11 @@ MUTANTS = [
     ),
     Mutant(
         "one_unit_for_all",
-        "util/recordings/wfdb_files.py",
+        "util/formats/wfdb_files.py",
         "(signal * factors).T",
         "(signal * factors[0]).T",
         "headers repeat themselves",
-        ("util/recordings/test_wfdb_files.py",),
+        ("util/formats/test_wfdb_files.py",),
     ),
     Mutant(
         "unknown_is_one_patient",

@@ -1,1 +1,1 @@
-"""Records on the disk, their tables, labels and splits, and the crops that training reads."""
+"""Records on the disk, their tables and splits, and the crops that training reads."""

@@ -41,7 +41,7 @@ class CropDataset(Dataset):
         store: the records.
         leads: names, in the order wanted.
         length: samples a crop.  A shorter record is padded at its end with each lead's mean.
-        labels: of ``util.data.labels.Labels``, of all records of the store, or None.
+        labels: of ``util.labels.tables.Labels``, of all records of the store, or None.
 
     Raises:
         ConfigError: while reading, if a record lacks one of the leads.

@@ -13,11 +13,11 @@ from util.data.dataset import CropDataset
 from util.data.strata import patient_numbers
 from util.errors import ConfigError
 from util.evaluation.inference import predict, record_loader
+from util.jobs.job import Fold, SupervisedTask
 from util.processes import collectives
 from util.scoring.predictions import Predictions
 from util.scoring.scores import compute_scores
 from util.training.engine import Training
-from util.training.job import Fold, SupervisedTask
 from util.training.optimizer import resolve_amp
 
 

@@ -15,9 +15,9 @@ from util.data.dataset import evenly
 from util.errors import ConfigError
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.inference import record_means
+from util.jobs.job import SupervisedTask
 from util.processes import collectives
 from util.scoring.criterion import Criterion
-from util.training.job import SupervisedTask
 from util.training.optimizer import autocast
 
 MAX_RECORDS = 20_000  # training records that a head is fitted on, spread evenly over all

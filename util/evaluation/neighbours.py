@@ -12,11 +12,11 @@ from util.errors import ConfigError
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.probes import features
 from util.evaluation.report import FoldResult, in_words, summarise, write_scores
+from util.jobs.job import Fold, LabelledJob, check_start, make_classifier
+from util.jobs.setup import resolved
 from util.processes import collectives
 from util.scoring.scores import compute_scores
 from util.training.claim import ASKED, check_folder, folds_beside
-from util.training.job import Fold, LabelledJob, check_start, make_classifier
-from util.training.setup import resolved
 
 # as Caron et al., DINO (ICCV 2021), after Wu et al. (CVPR 2018)
 NEIGHBOURS, TEMPERATURE = 20, 0.07

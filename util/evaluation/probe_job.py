@@ -19,13 +19,13 @@ from util.evaluation.report import (
     with_thresholds,
 )
 from util.files import FolderLock
+from util.jobs.job import Fold, SupervisedTask, make_classifier
+from util.jobs.setup import describe_run
 from util.processes import collectives
 from util.training.claim import check_folder
 from util.training.engine import PATIENCE
-from util.training.job import Fold, SupervisedTask, make_classifier
 from util.training.optimizer import set_matmul_precision
 from util.training.resolved import resolved
-from util.training.setup import describe_run
 
 
 def probe_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:

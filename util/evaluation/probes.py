@@ -11,18 +11,18 @@ from util.config.keys import PretrainConfig
 from util.console import note, quietly
 from util.contract.encoder import Encoder
 from util.data.dataset import CropDataset, evenly
-from util.data.label_masks import LabelMasks
-from util.data.labels import Labels, read_labels
 from util.data.splits import labelled_rows, make_splits, run_numbers, split_rows
 from util.data.store import RecordStore
 from util.errors import ConfigError
 from util.evaluation.inference import record_loader, record_means
+from util.jobs.setup import training_transforms, usable_rows
+from util.labels.masks import LabelMasks
+from util.labels.tables import Labels, read_labels
 from util.leads import parse_leads
 from util.scoring.scores import compute_scores, parse_scores
 from util.signals.crops import Cropping
 from util.signals.transforms import Pipeline
 from util.training.optimizer import autocast
-from util.training.setup import training_transforms, usable_rows
 
 MAX_TRAINING = 5000  # records that the probe is fitted on
 SCORE = {"multilabel": "AUROC", "multiclass": "AUROC", "regression": "R2"}

@@ -15,6 +15,7 @@ from util.data.store import RecordStore
 from util.errors import ConfigError
 from util.evaluation.evaluator import Evaluator, gate_table
 from util.files import write_frame
+from util.jobs.job import SupervisedTask
 from util.processes import collectives
 from util.scoring.calibration import kept_calibration
 from util.scoring.intervals import Predicted, estimate
@@ -22,7 +23,6 @@ from util.scoring.operating_points import kept_thresholds
 from util.scoring.predictions import Predictions
 from util.scoring.scores import compute_scores, lower_is_better
 from util.training.engine import Training
-from util.training.job import SupervisedTask
 from util.weights import checkpoint
 from util.weights.transfer import save_encoder
 

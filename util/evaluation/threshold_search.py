@@ -31,6 +31,7 @@ from util.evaluation.threshold_rules import (
 )
 from util.evaluation.trained import Trained, find_weights, load_trained
 from util.files import replacing, write_frame
+from util.jobs.job import Fold, LabelledJob
 from util.scoring.operating_points import wanted_sensitivity
 from util.scoring.predictions import Predictions
 from util.scoring.scores import REPORT, compute_scores, parse_scores
@@ -42,7 +43,6 @@ from util.scoring.thresholds import (
     search_published,
     search_single,
 )
-from util.training.job import Fold, LabelledJob
 from util.training.resolved import different_job
 
 REPORTED = parse_scores(REPORT, ABBREVIATIONS)

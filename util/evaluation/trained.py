@@ -14,15 +14,15 @@ from util.config.keys import FinetuneConfig
 from util.config.load import load_config
 from util.console import note
 from util.contract.encoder import Encoder
-from util.data.labels import parse_classes
 from util.data.store import FOLDS
 from util.errors import CheckpointError
 from util.evaluation.report import PUBLISHED_BEST, FoldFiles
+from util.jobs.setup import build_configured, evaluation_transforms
+from util.labels.tables import parse_classes
 from util.scoring.calibration import LabelSets
 from util.scoring.criterion import TASKS, Criterion
 from util.signals.crops import Cropping
 from util.signals.transforms import Pipeline
-from util.training.setup import build_configured, evaluation_transforms
 from util.weights.encoder_file import EncoderFile, check_numbers, read_encoder
 from util.weights.names import quote_names
 

@@ -9,10 +9,10 @@ import numpy as np
 from util.console import note
 from util.data.store import RecordStore
 from util.errors import ConfigError, ECGError
+from util.formats.any_file import Place
 from util.handover.load import Applied
 from util.leads import lead_index
 from util.predicting.recordings import read_entry, why_unread
-from util.recordings.any_file import Place
 from util.recordings.flags import Given
 
 RECORDS = 3  # where none is named

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from util.challenge import ABBREVIATIONS, CODE_TO_CLASS
-from util.data.labels import Labels
 from util.evaluation.figures import new_figure
+from util.labels.tables import Labels
 
 # of Okabe and Ito (2008), which are told apart without seeing red or green, and in print
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#7f5f00", "#000000")

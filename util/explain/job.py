@@ -14,7 +14,6 @@ from tqdm import tqdm
 from util.config.keys import FinetuneConfig
 from util.console import keep_in, note
 from util.data.dataset import CropDataset
-from util.data.labels import read_labels
 from util.data.store import RecordStore
 from util.errors import ConfigError
 from util.evaluation.evaluator import gate_table
@@ -42,6 +41,7 @@ from util.explain.reconstructing import load_methods, reconstruct
 from util.files import replacing, write_frame
 from util.handover.embedding import compute
 from util.handover.load import CROPS, Applied, AppliedClassifier, AppliedEncoder
+from util.labels.tables import read_labels
 from util.reports.figures import plot_gate
 from util.scoring.criterion import TASKS
 from util.scoring.predictions import Predictions

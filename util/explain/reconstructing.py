@@ -18,8 +18,8 @@ from util.errors import CheckpointError
 from util.evaluation.trained import read_weights
 from util.explain.occlusion import SeenCrops
 from util.handover.load import config_of
+from util.jobs.setup import build_configured
 from util.keyed_random import KeyedRandom, sample_keys
-from util.training.setup import build_configured
 from util.weights import checkpoint
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from util.config.keys import FinetuneConfig, JobConfig, PretrainConfig
 from util.evaluation.trained import class_codes, read_weights
 from util.handover.load import config_of
+from util.jobs.setup import crop_length
 from util.leads import parse_leads
-from util.training.setup import crop_length
 
 MOST_CLASSES = 40  # in a card
 

@@ -22,12 +22,12 @@ from util.config.load import load_config
 from util.contract.encoder import Encoder
 from util.errors import ConfigError, RecordError
 from util.evaluation.trained import Trained, load_trained, read_weights
+from util.jobs.setup import build_configured, crop_length, training_transforms
 from util.leads import parse_leads
 from util.scoring.criterion import ACTIVATIONS, Criterion
 from util.signals.crops import Cropping
 from util.signals.resampling import resample
 from util.signals.transforms import Pipeline
-from util.training.setup import build_configured, crop_length, training_transforms
 from util.weights.transfer import load_encoder as load_weights
 
 CROPS = 64  # computed at a time

@@ -10,7 +10,9 @@ from util.console import note
 from util.data.store import RecordStore, checksum
 from util.errors import ConfigError
 from util.files import safe_cell
+from util.formats.any_file import Place, check_fs, find_places
 from util.handover.load import AppliedEncoder
+from util.jobs.setup import store_at
 from util.leads import parse_leads
 from util.predicting.recordings import (
     Entry,
@@ -21,9 +23,7 @@ from util.predicting.recordings import (
     refuse_flags,
     why_unread,
 )
-from util.recordings.any_file import Place, check_fs, find_places
 from util.recordings.flags import Given
-from util.training.setup import store_at
 
 STORED, FILES = 4096, 256  # records a piece
 

@@ -11,15 +11,15 @@ import pandas as pd
 
 from util.data.store import RecordStore, quantise, spread
 from util.errors import ConfigError, ECGError, RecordError, StoreError
+from util.formats.any_file import Place, find_places, needless_flags, read_recording
+from util.formats.wfdb_files import UNDIAGNOSED
+from util.jobs.setup import store_at
 from util.leads import leads_of_cell
 from util.predicting.heart_rate import heart_rate
-from util.recordings.any_file import Place, find_places, needless_flags, read_recording
 from util.recordings.derived_leads import with_derived_leads
 from util.recordings.flags import Given
 from util.recordings.plausible import LOOKED_AT_SECONDS
 from util.recordings.recording import Recording, resample_to
-from util.recordings.wfdb_files import UNDIAGNOSED
-from util.training.setup import store_at
 
 SHOWN_SECONDS = 10  # on a page
 CHUNK_SAMPLES = 2_000_000  # samples a lead held in memory at a time: an hour of ECG at 500 Hz

@@ -10,8 +10,8 @@ from types import FrameType
 
 from util.console import note, quietly
 from util.errors import ConfigError, ECGError
+from util.formats.any_file import Place, find_places
 from util.predicting.job import PredictionJob
-from util.recordings.any_file import Place, find_places
 
 POLL_SECONDS = 2.0
 Signature = tuple[tuple[str, int, int], ...]  # of a recording's files: name, bytes, time of change

@@ -1,1 +1,1 @@
-"""One recording in memory, and the readers of its file formats."""
+"""One recording in memory, and what is checked of it: leads, their order, units, plausibility."""

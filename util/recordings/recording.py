@@ -25,6 +25,7 @@ MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "v": 1e3, "nv": 1e-6}  # see ``millivolts_p
 # What files of which names were taken out have for a patient, all of them.
 NOBODY = ("anonymous", "anonymized", "anonymised", "anon", "deidentified", "de-identified")
 UNITS = {"mV": 1.0, "uV": 1e-3, "V": 1e3, "nV": 1e-6}  # as --units writes them
+OLDEST_AGE = 130  # years
 _UNIT_WORDS = {"milli": "m", "micro": "u", "nano": "n"}
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
 

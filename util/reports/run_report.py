@@ -21,6 +21,7 @@ from util.errors import ConfigError, ECGError
 from util.evaluation.evaluator import gate_table
 from util.evaluation.report import SELECTION
 from util.files import write_text
+from util.jobs.setup import store_at
 from util.predicting.recordings import finest_store
 from util.reports.comparison import Run, read_run
 from util.reports.figures import (
@@ -48,7 +49,6 @@ from util.scoring.calibration import (
 from util.scoring.operating_points import by_class, choose_thresholds
 from util.scoring.predictions import Predictions
 from util.scoring.scores import auroc, compute_scores, macro, parse_scores
-from util.training.setup import store_at
 
 FILE = "report.html"
 AGES = (0, 18, 40, 60, 75, 200)  # years; edges of subgroups

@@ -71,7 +71,7 @@ class Criterion(nn.Module):
         """Return the criterion of a training part.
 
         Args:
-            values: its labels, see ``util.data.labels.Labels``.
+            values: its labels, see ``util.labels.tables.Labels``.
 
         Raises:
             ConfigError: a column of numbers from which nothing can be learned.

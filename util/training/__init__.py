@@ -1,1 +1,1 @@
-"""From a config to trained weights: set-up, the loop, its state, checkpoints, the log."""
+"""The loop: an epoch, its optimiser and state, one graph a step, the folder it claims, the log."""

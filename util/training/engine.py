@@ -3,7 +3,7 @@
 The engine knows of a model only its contract: ``draw(batch) -> drawn`` (masks, views),
 ``forward(batch, drawn) -> {"loss": scalar, ...more to log}``, ``before_step(epoch)`` (frozen
 gradients) and ``after_step(progress)`` (slow teachers).  ``main_pretrain.py`` hands it a
-self-supervised method, ``main_finetune.py`` a ``SupervisedTask`` (util/training/job.py)::
+self-supervised method, ``main_finetune.py`` a ``SupervisedTask`` (util/jobs/job.py)::
 
     training = Training(model, config, ...)  # resumed, if config.resume says so
     while training.epoch < config.train.epochs:

@@ -8,8 +8,8 @@ from util.config.keys import FinetuneConfig
 from util.config.load import check
 from util.contract.registry import DataFacts, build
 from util.errors import ConfigError
+from util.jobs.job import SupervisedTask
 from util.leads import LEADS
-from util.training.job import SupervisedTask
 from util.weights.transfer import load_pretrained, save_encoder
 
 ENCODERS = {

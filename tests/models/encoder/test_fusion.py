@@ -11,7 +11,7 @@ from util.config.keys import TrainConfig
 from util.contract.encoder import Encoder
 from util.contract.registry import MODELS, build
 from util.errors import ConfigError
-from util.training.job import SupervisedTask
+from util.jobs.job import SupervisedTask
 from util.training.optimizer import make_optimizer
 from util.weights.transfer import without_heads
 

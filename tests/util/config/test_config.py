@@ -31,13 +31,13 @@ from util.config.load import (
 from util.config.page import describe_keys, page
 from util.contract.encoder import Encoder
 from util.contract.method import Method
-from util.data.labels import parse_classes
 from util.errors import ConfigError
+from util.jobs.setup import build_configured, evaluation_transforms, training_transforms
+from util.labels.tables import parse_classes
 from util.leads import parse_leads
 from util.named_arguments import fits
 from util.scoring.scores import parse_scores
 from util.training.optimizer import OPTIMIZERS, resolve_lr
-from util.training.setup import build_configured, evaluation_transforms, training_transforms
 
 PRETRAIN = sorted((ROOT / "configs" / "pretrain").glob("*.yaml"))
 DOWNSTREAM = sorted((ROOT / "configs" / "downstream").glob("*.yaml"))

@@ -21,10 +21,10 @@ from util.data.dataset import (
     make_loader,
     to_device,
 )
-from util.data.labels import make_labels, note_rare_classes, parse_classes
 from util.data.store import RecordStore, spread, write_store
 from util.errors import ConfigError
 from util.keyed_random import KeyedRandom
+from util.labels.tables import make_labels, note_rare_classes, parse_classes
 from util.leads import LEADS, lead_cell
 from util.signals.crops import Cropping, parse_cropping
 

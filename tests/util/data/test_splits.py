@@ -12,7 +12,6 @@ from data_preparation.building.split_files import read_splits
 from tests.support import small_store
 from tests.support.small_store import blank_store
 from util.config.keys import PretrainDataset
-from util.data.labels import make_labels, parse_classes
 from util.data.splits import (
     choose_rows,
     labelled_rows,
@@ -26,6 +25,7 @@ from util.data.splits import (
 from util.data.store import RecordStore
 from util.data.strata import fraction_of, label_strata
 from util.errors import ConfigError, ECGError, StoreError
+from util.labels.tables import make_labels, parse_classes
 from util.processes.program import run_main
 
 AF, SINUS, BRADY, UNSCORED = "164889003", "426783006", "426177001", "999999"

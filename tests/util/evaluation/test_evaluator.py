@@ -12,10 +12,10 @@ from util.contract.encoder import Encoder
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.inference import predict
 from util.evaluation.report import intervals
+from util.jobs.job import Fold
 from util.scoring.criterion import Criterion
 from util.scoring.intervals import Predicted, estimate
 from util.scoring.scores import parse_scores
-from util.training.job import Fold
 
 
 class Means(Encoder):

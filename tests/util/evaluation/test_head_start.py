@@ -16,8 +16,8 @@ from util.config.load import find_overlay, load_yaml
 from util.contract.registry import build
 from util.errors import ConfigError
 from util.evaluation.head_start import fit_layer, fit_linear, last_layers
+from util.jobs.job import SupervisedTask
 from util.scoring.criterion import LOSSES, Criterion
-from util.training.job import SupervisedTask
 from util.training.optimizer import Schedule, make_optimizer, parameter_groups
 from util.weights import checkpoint
 

@@ -17,11 +17,11 @@ from util.config.keys import PretrainConfig
 from util.config.load import ROOT, check, load_config
 from util.contract.registry import DataFacts, build
 from util.data.dataset import CropDataset
-from util.data.labels import read_labels
 from util.data.store import RecordStore
 from util.evaluation import probes
 from util.evaluation.inference import record_loader
 from util.evaluation.probes import features, layered_features, linear_probe, rankme, spread
+from util.labels.tables import read_labels
 from util.leads import LEADS
 from util.scoring.scores import auroc, macro
 from util.signals.crops import Cropping

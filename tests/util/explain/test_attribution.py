@@ -22,9 +22,9 @@ from util.explain.attribution import (
 )
 from util.explain.occlusion import SeenCrops
 from util.handover.load import AppliedClassifier, AppliedEncoder, load_classifier
+from util.jobs.setup import build_configured, evaluation_transforms
 from util.leads import LEADS
 from util.scoring.criterion import Criterion
-from util.training.setup import build_configured, evaluation_transforms
 
 V2 = LEADS.index("V2")
 

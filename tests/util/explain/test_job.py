@@ -12,7 +12,6 @@ from tests.support.tiny_jobs import ST_MEM, with_store
 from tests.support.wfdb_files import ecg_counts, write_record
 from util.config.keys import PretrainConfig
 from util.config.load import check
-from util.data.labels import Labels
 from util.errors import ConfigError
 from util.explain.embedding_map import (
     OTHER,
@@ -23,8 +22,9 @@ from util.explain.embedding_map import (
     principal_components,
 )
 from util.handover.load import load_classifier
+from util.jobs.setup import store_at
+from util.labels.tables import Labels
 from util.leads import LEADS
-from util.training.setup import store_at
 
 AF = "164889003"
 

@@ -10,7 +10,7 @@ from util.config.load import ROOT, load_config
 from util.errors import CheckpointError, ConfigError
 from util.explain.occlusion import SeenCrops
 from util.explain.reconstructing import load_methods, reconstruct
-from util.training.setup import build_configured
+from util.jobs.setup import build_configured
 from util.weights import checkpoint
 
 CPU = torch.device("cpu")

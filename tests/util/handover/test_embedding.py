@@ -12,8 +12,8 @@ from tests.support.wfdb_files import ecg_counts, write_record
 from util.errors import ConfigError, ECGError
 from util.handover import embedding, to_embed
 from util.handover.load import load_encoder
+from util.jobs.setup import store_at
 from util.predicting import recordings
-from util.training.setup import store_at
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from util.errors import ConfigError, ECGError
 from util.handover import exporting
 from util.handover.exporting import Portable
 from util.handover.load import AppliedClassifier, load_classifier
+from util.jobs.setup import build_configured, evaluation_transforms
 from util.scoring.criterion import Criterion
 from util.signals.filters import CropFilter
-from util.training.setup import build_configured, evaluation_transforms
 
 
 def untrained(name, *overrides):

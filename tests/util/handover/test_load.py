@@ -18,11 +18,11 @@ from util.evaluation.inference import predict, record_loader
 from util.evaluation.probes import features
 from util.evaluation.trained import load_trained
 from util.handover.load import cut, load_classifier, load_encoder
+from util.jobs.setup import store_at
 from util.leads import LEADS
 from util.recordings.recording import resample_to
 from util.signals.crops import Cropping
 from util.signals.resampling import resample
-from util.training.setup import store_at
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import pytest
 
 from tests.support.small_store import recordings, trained_signal
 from tests.support.wfdb_files import ecg_counts, write_record
+from util.formats.any_file import Place
 from util.predicting import watching
-from util.recordings.any_file import Place
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -16,12 +16,12 @@ from tests.support.small_store import TINY, run
 from util.errors import ConfigError, ECGError
 from util.evaluation.figures import plot_reconstruction, save_figure
 from util.evaluation.report import SELECTION
+from util.jobs.setup import store_at
 from util.reports.comparison import read_run
 from util.reports.run_report import read_folds, write_report
 from util.scoring.calibration import LabelSets
 from util.scoring.predictions import Predictions
 from util.scoring.scores import auroc
-from util.training.setup import store_at
 
 
 class Tables(HTMLParser):

@@ -290,7 +290,7 @@ def test_published_preprocessing_equals_scipys_per_sample_result(kind):
     not REAL.is_dir(), reason="the real recordings (../shared/data/real_ecg) are not here"
 )
 def test_published_preprocessing_equals_scipys_on_real_recordings():
-    from util.recordings.wfdb_files import find_headers, read_record
+    from util.formats.wfdb_files import find_headers, read_record
 
     pipeline = build_pipeline(PUBLISHED, length=2250, fs=250)
     checked = 0

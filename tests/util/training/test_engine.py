@@ -24,7 +24,7 @@ from util.data.splits import choose_rows
 from util.data.store import RecordStore
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.trained import load_trained
-from util.training.job import LabelledJob
+from util.jobs.job import LabelledJob
 from util.training.optimizer import lr_at
 from util.weights import checkpoint
 

@@ -26,10 +26,10 @@ from util.contract.registry import DataFacts, build
 from util.data.dataset import CropDataset, TrainingBatches, make_loader, to_device
 from util.data.store import RecordStore
 from util.errors import ConfigError
+from util.jobs.job import SupervisedTask
 from util.leads import LEADS
 from util.scoring.criterion import Criterion
 from util.training.engine import Training
-from util.training.job import SupervisedTask
 from util.training.optimizer import make_optimizer
 
 VIEWS = {"head_width": 16, "encoder": "plain_encoder"}

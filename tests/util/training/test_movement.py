@@ -11,8 +11,8 @@ from util.config.keys import FinetuneConfig, PretrainConfig
 from util.config.load import check
 from util.contract.registry import MODELS
 from util.errors import ECGError
+from util.jobs.job import SupervisedTask
 from util.training.engine import Training
-from util.training.job import SupervisedTask
 from util.training.movement import digests, frozen_below
 
 CPC = {"model_name": "cpc_lstm", "model": {"channels": 8}}

@@ -19,8 +19,8 @@ from util.config.load import load_config
 from util.contract.registry import build
 from util.errors import CheckpointError, ConfigError
 from util.files import remove_temporary
+from util.jobs.job import SupervisedTask
 from util.training import state as run_state
-from util.training.job import SupervisedTask
 from util.weights.checkpoint import find_resume, load, load_training, prune, save
 from util.weights.transfer import check_pretrained, load_encoder, read_encoder
 

@@ -16,11 +16,11 @@ import pandas as pd
 
 from util.challenge import CLASS_CODES, labels_from_dx
 from util.console import note
-from util.data.label_file import LOOKS, LabelFile, load_label_file
 from util.data.record_tables import find_table, first_few, save_table, table_name
 from util.data.store import RecordStore
 from util.errors import ConfigError
 from util.files import safe_cell
+from util.labels.files import LOOKS, LabelFile, load_label_file
 
 MIN_POSITIVES = 10  # with fewer records of a class its scores are mostly chance
 

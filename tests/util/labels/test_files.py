@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from util.data.label_file import load_label_file
 from util.errors import ConfigError
+from util.labels.files import load_label_file
 
 RECORDS = ["a", "b", "c", "d"]
 

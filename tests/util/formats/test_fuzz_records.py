@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from tests.support.wfdb_files import ecg_counts, header_text, mat_bytes, write_record
 from util.data.store import quantise
 from util.errors import RecordError
+from util.formats.wfdb_files import read_header, read_record
 from util.leads import LEADS
 from util.recordings.recording import resample_to
-from util.recordings.wfdb_files import read_header, read_record
 
 QUICK = settings(
     max_examples=300,

@@ -12,8 +12,7 @@ from typing import NamedTuple
 from util.console import note, quietly
 from util.errors import ConfigError, ECGError, RecordError
 from util.files import find_files
-from util.leads import LEADS
-from util.recordings.array_files import (
+from util.formats.array_files import (
     names_a_lead,
     open_array,
     read_array,
@@ -21,13 +20,14 @@ from util.recordings.array_files import (
     row_names,
     shape_of,
 )
+from util.formats.dicom import read_dicom
+from util.formats.hospital_files import ENDINGS, read_hospital
+from util.formats.wfdb_files import read_header, read_signal
+from util.leads import LEADS
 from util.recordings.derived_leads import with_derived_leads
-from util.recordings.dicom import read_dicom
 from util.recordings.flags import Given
-from util.recordings.hospital_files import ENDINGS, read_hospital
 from util.recordings.plausible import POSSIBLE_MV, USUAL_MV, Looks, Told, judge
 from util.recordings.recording import Recording, check_name, checked, flat_leads
-from util.recordings.wfdb_files import read_header, read_signal
 
 WFDB, NPY, HDF5, CSV, DICOM, HOSPITAL = "WFDB", "npy", "HDF5", "CSV", "DICOM", "hospital"
 KINDS = {".hea": WFDB, ".npy": NPY, ".h5": HDF5, ".hdf5": HDF5, ".csv": CSV, ".dcm": DICOM}

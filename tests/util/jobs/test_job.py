@@ -8,7 +8,7 @@ from tests.support.tiny_jobs import CNN
 from util.config.keys import FinetuneConfig
 from util.config.load import check
 from util.errors import ConfigError
-from util.training.job import LabelledJob
+from util.jobs.job import LabelledJob
 
 SINUS, BRADY = "426783006", "426177001"
 

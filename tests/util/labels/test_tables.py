@@ -18,14 +18,14 @@ from tests.support.small_store import add_table
 from tests.support.tiny_jobs import CNN, with_store
 from util.config.keys import FinetuneConfig, FinetuneDataset
 from util.config.load import check
-from util.data.labels import note_rare_classes, note_unknown_labels, read_labels
 from util.data.store import RecordStore
 from util.errors import ConfigError, StoreError
 from util.evaluation.evaluator import gate_table
+from util.jobs.job import LabelledJob
+from util.labels.tables import note_rare_classes, note_unknown_labels, read_labels
 from util.processes.program import run_main
 from util.scoring.criterion import Criterion
 from util.scoring.predictions import Predictions
-from util.training.job import LabelledJob
 
 ONES = ["record,AF,LBBB,patient", "E003,1,0,p1", "E001,,1,p1", "E000,0,,", "E002,,,p2"]
 

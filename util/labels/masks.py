@@ -13,10 +13,10 @@ from typing import Protocol
 import numpy as np
 
 from util.console import note
-from util.data.labels import Labels, parse_classes
 from util.data.record_tables import read_cells
 from util.data.store import RecordStore
 from util.errors import ConfigError
+from util.labels.tables import Labels, parse_classes
 
 CODE_COLUMNS = ("snomedctcode", "code", "class")  # in lower case, letters and digits alone
 # The Challenge's names of its databases, in the same way, where they are not ours

@@ -22,7 +22,7 @@ from util.data.columns import holds_ages, holds_folds, holds_ids, split_names
 from util.data.record_tables import alike, first_few, match_rows, note_unmatched, read_text
 from util.errors import ConfigError
 from util.files import is_unknown, safe_cell
-from util.recordings.wfdb_files import OLDEST_AGE
+from util.recordings.recording import OLDEST_AGE
 
 LOOKS = {
     "multilabel": "0/1 (multi-label)",

@@ -10,8 +10,8 @@ from tests.support.hospital_files import made_lead, made_record, stand_in
 from tests.support.wfdb_files import ecg_counts, write_record
 from util.console import begin, said
 from util.errors import ConfigError, ECGError, RecordError
+from util.formats.any_file import Place, find_places, kind_of, read_recording
 from util.leads import LEADS
-from util.recordings.any_file import Place, find_places, kind_of, read_recording
 from util.recordings.flags import Given
 from util.recordings.recording import Recording
 

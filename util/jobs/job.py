@@ -16,18 +16,11 @@ from util.console import note
 from util.contract.encoder import Encoder
 from util.contract.method import Batch, Method
 from util.data.dataset import CropDataset, crops_for_statistics
-from util.data.label_masks import LabelMasks
-from util.data.labels import Labels, note_rare_classes, note_unknown_labels, read_labels
 from util.data.splits import labelled_rows, make_splits, run_numbers, selection_fold, split_rows
 from util.data.store import RecordStore, checksum
 from util.data.strata import label_strata
 from util.errors import ConfigError
-from util.leads import parse_leads
-from util.processes import collectives
-from util.scoring.criterion import DEFAULT_LOSS, TASKS, Criterion
-from util.scoring.scores import parse_scores
-from util.training.movement import frozen_below
-from util.training.setup import (
+from util.jobs.setup import (
     build_configured,
     check_input,
     evaluation_transforms,
@@ -36,6 +29,13 @@ from util.training.setup import (
     training_transforms,
     usable_rows,
 )
+from util.labels.masks import LabelMasks
+from util.labels.tables import Labels, note_rare_classes, note_unknown_labels, read_labels
+from util.leads import parse_leads
+from util.processes import collectives
+from util.scoring.criterion import DEFAULT_LOSS, TASKS, Criterion
+from util.scoring.scores import parse_scores
+from util.training.movement import frozen_below
 from util.weights.seen_labels import (
     KEY,
     LEARNS,

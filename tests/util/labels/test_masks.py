@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from util.config.keys import FinetuneDataset
-from util.data.label_masks import LabelMasks, mask_unannotated, mask_untrained, read_annotated
-from util.data.labels import Labels
 from util.errors import ConfigError
+from util.labels.masks import LabelMasks, mask_unannotated, mask_untrained, read_annotated
+from util.labels.tables import Labels
 
 CLASSES = {"LAD": {"39732003"}, "CRBBB": {"713427006", "59118001"}, "AF": {"164889003"}}
 DATABASES = ["cpsc_2018", "ptb-xl", "cpsc_2018", "ptb-xl", "own"]

@@ -16,9 +16,9 @@ from tests.support.wfdb_files import (
     write_record,
 )
 from util.errors import RecordError
+from util.formats.wfdb_files import find_headers, read_header, read_record
 from util.leads import LEADS
 from util.recordings.recording import resample_to
-from util.recordings.wfdb_files import find_headers, read_header, read_record
 
 
 def reason(path, **options):

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from util.errors import ECGError, RecordError
+from util.formats.wfdb_files import SEXES
 from util.leads import standard_lead
-from util.recordings.recording import Recording, millivolts_per, own_patient, printable
-from util.recordings.wfdb_files import OLDEST_AGE, SEXES
+from util.recordings.recording import OLDEST_AGE, Recording, millivolts_per, own_patient, printable
 
 WHOLE_SECONDS = 5.0  # of a group: shorter ones are strips or median beats, if there is another
 # The number of a lead in the codes of MDC (2:61) and SCP-ECG (5.6.3-9-61).

@@ -18,10 +18,10 @@ from tests.support.hospital_files import (
 )
 from tests.support.wfdb_files import ecg_counts
 from util.errors import ECGError, RecordError
+from util.formats.any_file import read_recording
+from util.formats.hospital_files import read_hospital
 from util.leads import LEADS
-from util.recordings.any_file import read_recording
 from util.recordings.flags import Given
-from util.recordings.hospital_files import read_hospital
 
 COUNTS = ecg_counts(2500)
 PER_BIT = {"muse.xml": 4.88, "sierra.xml": 5, "aecg.xml": 2.5, "edf.edf": 1}

@@ -26,6 +26,7 @@ from util.files import find_files, is_unknown
 from util.recordings.recording import (
     MAX_FS,
     MIN_FS,
+    OLDEST_AGE,
     Recording,
     check_length,
     check_name,
@@ -38,7 +39,7 @@ from util.recordings.recording import (
 
 MAX_HEADER_BYTES = 1 << 20
 DEFAULT_GAIN = 200.0  # counts per unit where a header gives 0 (WFDB's own rule)
-OLDEST_AGE, CODED_AGE = 130, 300  # PTB-XL writes 300 for "over 89"
+CODED_AGE = 300  # PTB-XL writes it for "over 89"
 SEXES = {"m": "Male", "male": "Male", "f": "Female", "female": "Female"}
 # Bits a sample takes on disk, by WFDB format; FLAC (5xx) compresses, at best to about 32 samples
 # a byte.

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from util.errors import ECGError, MissingPackage, RecordError
+from util.formats.wfdb_files import SEXES
 from util.leads import standard_lead
-from util.recordings.recording import Recording, millivolts_per, own_patient, printable
-from util.recordings.wfdb_files import OLDEST_AGE, SEXES
+from util.recordings.recording import OLDEST_AGE, Recording, millivolts_per, own_patient, printable
 
 ENDINGS = (".xml", ".edf", ".scp", ".ecg", ".mwf", ".mfer")
 MOST_WORDS = 160  # characters of the package's reasons and warnings

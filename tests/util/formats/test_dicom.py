@@ -8,9 +8,9 @@ import pytest
 from tests.support.dicom_files import CODED, made_dicom
 from tests.support.wfdb_files import ecg_counts
 from util.errors import RecordError
+from util.formats.any_file import read_recording
+from util.formats.dicom import read_dicom
 from util.leads import LEADS
-from util.recordings.any_file import read_recording
-from util.recordings.dicom import read_dicom
 from util.recordings.flags import Given
 
 COUNTS = ecg_counts(2500)

@@ -1,0 +1,1 @@
+"""From a config to a run: its records and labels, model, loaders and loop, fold by fold."""
