@@ -8,10 +8,15 @@ before that, while the data were being read, are then written there first.
 
 import contextlib
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from util.errors import ECGError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 FILE = "console.txt"
 _said: list[str] = []  # of this job
@@ -61,6 +66,17 @@ def note(sentence: str) -> None:
         _append([sentence])
     else:
         _said.append(sentence)
+
+
+def progress_bar(iterable: Iterable | None = None, **options: Any) -> "tqdm":
+    """Return tqdm's bar of process 0; where no terminal shows it, as in the log file of a cluster's
+    job, it writes every thirty seconds."""
+    from tqdm import tqdm  # as above
+
+    interval = 0.5 if sys.stderr.isatty() else 30.0
+    return tqdm(
+        iterable, disable=not is_first(), dynamic_ncols=True, mininterval=interval, **options
+    )
 
 
 def keep_in(folder: str | os.PathLike) -> None:

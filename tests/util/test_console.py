@@ -1,9 +1,11 @@
 """What a run says: once, at once, and kept in its folder."""
 
+import time
+
 import pytest
 
 from util import console
-from util.console import begin, keep_in, note, quietly, said
+from util.console import begin, keep_in, note, progress_bar, quietly, said
 from util.errors import ECGError
 
 
@@ -86,3 +88,13 @@ def test_a_file_that_cannot_be_written_is_an_error_with_advice(tmp_path):
     note("before")
     with pytest.raises(ECGError, match="cannot write .*console.txt: .*choose another --output_dir"):
         keep_in(tmp_path / "nowhere")
+
+
+def test_a_bar_in_a_log_file_is_written_seldom_and_by_process_0_alone(monkeypatch, capsys):
+    for _ in progress_bar(range(1000), desc="counting", unit="step"):
+        time.sleep(0.0002)
+    written = capsys.readouterr().err
+    assert "1000/1000" in written and written.count("counting") <= 3
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert list(progress_bar(range(3))) == [0, 1, 2] and not capsys.readouterr().err
