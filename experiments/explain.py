@@ -74,7 +74,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     parse_arguments()  # --help and a wrong flag end here, before anything slow is imported
 
-from util.console import begin
+from util.console import begin_job
 from util.errors import ConfigError
 from util.explain.chosen import of_files, of_store
 from util.explain.job import ExplainJob
@@ -86,7 +86,7 @@ from util.predicting.recordings import is_store, refuse_flags
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
-    begin()
+    begin_job()
     arguments = parse_arguments(argv)
     device, weights = one_device(arguments.gpu), arguments.weights
     load = load_classifier if is_classifier(weights) else load_encoder

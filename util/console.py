@@ -2,7 +2,7 @@
 
     note("records without a fold, which take no part: 12")
 
-Call ``begin`` at the start of a job and ``keep_in`` when its folder is known: sentences printed
+Call ``begin_job`` at the start of a job and ``keep_in`` when its folder is known: sentences printed
 before that, while the data were being read, are then written there first.
 """
 
@@ -40,7 +40,7 @@ def is_first() -> bool:
     return processes == 1 or number == 0
 
 
-def begin() -> None:
+def begin_job() -> None:
     """Start a job: forget the sentences and the folder of an earlier one in this process.
 
     What was said before the first job, while its config was read, belongs to it.
@@ -110,7 +110,7 @@ def quietly() -> Iterator[None]:
 
 
 def said() -> list[str]:
-    """Return the sentences since ``begin``, up to ``keep_in``."""
+    """Return the sentences since ``begin_job``, up to ``keep_in``."""
     return list(_said)
 
 
