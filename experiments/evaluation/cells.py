@@ -113,6 +113,11 @@ def all_cells(
                 "dataset.protocol: published chooses on the fold that it tests, and a comparison "
                 "must not; leave it out (nested)"
             )
+        if data.protocol == "leave_one_database" and len(run_numbers(data)) > 1:
+            raise ConfigError(
+                "dataset.fold: under dataset.protocol leave_one_database every fold tests the same "
+                "records, which intervals would count as others; choose one, e.g. dataset.fold=0"
+            )
         chosen = [mode for mode in modes if mode in modes_of(candidate)]
         cells += [
             Cell(candidate, task, mode, share, seed, fold)
@@ -230,8 +235,10 @@ def weights_of(cell: Cell, settings: Settings) -> Path | None:
     candidate = cell.candidate
     if candidate.name != RANDOM:
         return candidate.weights
-    store = store_of(config_of(candidate, cell.task, settings))
-    name = f"{fingerprint(candidate.layer, store)}-{cell.task}-seed{cell.seed}-fold{cell.fold}.pth"
+    config = config_of(candidate, cell.task, settings)
+    # what it reads, and how, as its input is standardised by that
+    made_by = fingerprint(candidate.layer, what_matters(config.dataset), store_of(config))
+    name = f"{made_by}-{cell.task}-seed{cell.seed}-fold{cell.fold}.pth"
     return Path(settings.output_dir) / RANDOM / name
 
 

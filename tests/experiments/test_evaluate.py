@@ -174,6 +174,10 @@ def test_what_is_wrong_is_said_before_anything_is_run(encoders, tmp_path):
         (["--steps", 0], "whole numbers from 1"),
         (["--tasks", "nothing"], "has no table of labels 'nothing'"),
         (["--set", "dataset.protocol=published"], "chooses on the fold that it tests"),
+        (
+            ["--set", "dataset.protocol=leave_one_database", "--set", "dataset.fold=all"],
+            "every fold tests the same records",
+        ),
     ):
         with pytest.raises(ConfigError, match=message):
             evaluated(tmp_path / "out", [first], "--modes", "knn", *flags)
@@ -224,3 +228,19 @@ def test_random_weights_are_of_one_task_and_one_store(encoders, tmp_path):
     meta.write_text(json.dumps({**json.loads(meta.read_text()), "command": ["made otherwise"]}))
     paths = [path_of("own", store()), path_of(task, store()), path_of("own", other)]
     assert len(set(paths)) == 3 and paths[0] == path_of("own", store())
+
+
+def test_random_weights_are_of_one_way_to_read_records(encoders, tmp_path):
+    """The defect: in an old folder their input stayed standardised as under earlier --set, by
+    records that are now tested, or at another scale.
+    """
+    random = read_candidates([str(encoders["simclr"])], None)[1]
+    cell = Cell(random, "own", "knn", 100.0, 0, 3)
+    given = ((), ("dataset.databases=[EX]",))
+    paths = {
+        weights_of(cell, Settings(str(tmp_path), overrides=[f"dataset.store={store()}", *more]))
+        for more in given
+    }
+    same = Cell(random, "own", "linear", 10.0, 0, 3)
+    again = weights_of(same, Settings(str(tmp_path), overrides=[f"dataset.store={store()}"]))
+    assert len(paths) == 2 and again in paths

@@ -34,14 +34,16 @@ def neighbours(
 
     Args:
         train_x: features (records, width); each is standardised over the training records first,
-            as what all records have in common tells none apart.
+            as what all records have in common tells none apart; one that does not vary there
+            takes no part.
         train_y: (records, outputs), NaN where unknown, which is ignored; where no neighbour
             has a known label, the result is the mean of all known ones.
         test_x: features (records, width).
         k: how many.
         temperature: the lower, the more the nearest count.
     """
-    mean, std = train_x.mean(axis=0), train_x.std(axis=0) + 1e-9
+    mean, std = train_x.mean(axis=0), train_x.std(axis=0)
+    std = np.where(std > 1e-6 * std.max(), std, np.inf)
     a, b = ((x - mean) / std for x in (train_x, test_x))
     a, b = (x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-9) for x in (a, b))
     cosine = b @ a.T

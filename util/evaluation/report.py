@@ -305,3 +305,21 @@ def summarise(results: list[FoldResult], folder: Path, beside: Sequence[int] = (
     summary.index.name = "fold"
     write_frame(folder / "summary.csv", summary.reset_index())
     note(summary.to_string())
+    missing = without_value(table)
+    if missing:
+        note(f"note: {missing}")
+
+
+def without_value(table: pd.DataFrame) -> str:
+    """Return which scores have no value on some folds, so that their mean is of fewer, in words.
+
+    Args:
+        table: a row for each fold, a column for each score.
+    """
+    folds = {str(name): table.index[table[name].isna()] for name in table}
+    said = [
+        f"{name} has no value on fold {', '.join(str(k).removeprefix('fold ') for k in lacking)}"
+        for name, lacking in folds.items()
+        if 0 < len(lacking) < len(table)
+    ]
+    return f"{'; '.join(said)}: means and deviations are of the other folds" if said else ""

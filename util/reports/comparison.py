@@ -11,9 +11,10 @@ from typing import Any
 import pandas as pd
 
 from util.config.load import load_yaml
+from util.console import note
 from util.data.store import FOLDS
 from util.errors import ECGError
-from util.evaluation.report import FoldFiles, improved
+from util.evaluation.report import FoldFiles, improved, without_value
 from util.scoring.scores import lower_is_better
 from util.training.log.trackers import flattened
 from util.weights import checkpoint
@@ -142,8 +143,10 @@ def compare(runs: Sequence[Run], by: str | None = None, *, test: bool = False) -
         if by not in selection:
             raise ECGError(f"{run.name} has no {by}; it has {', '.join(selection)}")
         quality.append(float(selection[by].mean()))
-        folds = ",".join(map(str, run.folds))
-        rows.append({"run": run.name, "folds": folds, **_means(run.test() if test else selection)})
+        folds, shown = ",".join(map(str, run.folds)), run.test() if test else selection
+        if missing := without_value(shown):
+            note(f"note: {run.name}: {missing}")
+        rows.append({"run": run.name, "folds": folds, **_means(shown)})
     table = pd.concat([pd.DataFrame(rows), differing(runs)], axis=1)
     turned = [value if lower_is_better(by) else -value for value in quality]
     order = sorted(range(len(runs)), key=lambda n: (math.isnan(turned[n]), turned[n]))

@@ -19,7 +19,7 @@ import pandas as pd
 from util.data.store import RecordStore
 from util.errors import ConfigError, ECGError
 from util.evaluation.evaluator import gate_table
-from util.evaluation.report import SELECTION
+from util.evaluation.report import SELECTION, without_value
 from util.files import write_text
 from util.jobs.setup import store_at
 from util.predicting.recordings import finest_store
@@ -218,10 +218,18 @@ def _scores(page: Page, folds: list[FoldReport], test: Predictions) -> None:
     table["records"] = table["records"].astype(int).astype(object)
     if len(folds) > 1:
         ends = [name for name in table if name.endswith(("_low", "_high"))]  # of intervals
-        numbers = table.drop(columns=["fold", "records", *ends]).agg(["mean", "std"])
+        scores = table.set_index("fold").drop(columns=["records", *ends])
+        numbers = scores.agg(["mean", "std"])
         pooled = pd.DataFrame([{"fold": "pooled", "records": len(test), **_pooled(test, table)}])
         table = pd.concat([table, numbers.rename_axis("fold").reset_index(), pooled])
         page.text("Mean and deviation over the folds; pooled: all test records as one set.")
+        page.text(without_value(scores))
+        twice = len(test) - len(np.unique(test.records))
+        if twice:
+            page.text(
+                f"Of the {len(test)} records that are pooled, {twice} are repeated, as several "
+                "folds test the same: intervals of what is pooled are too narrow."
+            )
     page.table(table, 4)
 
 

@@ -224,7 +224,8 @@ def estimate(
 ) -> Estimate:
     """Return the mean score over folds and seeds, or how much higher it is than the others'.
 
-    The interval covers other patients and, with several seeds, other seeds of the training.
+    The interval covers other patients and, of each model with several seeds, other seeds of its
+    training; where both have as many, they are compared seed by seed.
 
     Args:
         name, score: an entry of ``util.scoring.scores.parse_scores``.
@@ -255,16 +256,18 @@ def estimate(
         for fold, first in folds.items()
     }
     whole, resampled = _means(name, score, tests, task, drawn)
+    value, by_seed = float(whole.mean()), [whole]
     if others:
         other_whole, other_resampled = _means(name, score, others, task, drawn)
-        paired = len(other_whole) == len(whole)  # the same seeds, or a mean of these
-        whole = whole - (other_whole if paired else other_whole.mean())
+        paired = len(other_whole) == len(whole)  # the same seeds; else each side varies by itself
+        by_seed = [whole - other_whole] if paired else [whole, other_whole]
+        value -= float(other_whole.mean())
         resampled = resampled - other_resampled
-    value = float(whole.mean())
     can_vary = all(draws.strata for draws in drawn.values()) and any(
         len(stratum) > 1 for draws in drawn.values() for stratum in draws.strata
     )
-    if not (can_vary and np.isfinite(resampled).all() and np.isfinite(whole).all()):
+    finite = all(np.isfinite(values).all() for values in (resampled, *by_seed))
+    if not (can_vary and finite):
         return Estimate(value, np.nan, np.nan)
     from_0_to_1 = not (score.challenge or score.lower_is_better or "regression" in score.tasks)
     to_scale: Scale = np.asarray
@@ -273,7 +276,8 @@ def estimate(
         present = [present_classes(first.labels, task) for first in folds.values()]
         margin = np.mean([nearest(classes) for classes in present])
         to_scale, from_scale = (lambda x: logit(np.clip(x, margin, 1 - margin))), expit
-    variance, degrees = _variance(to_scale(resampled), to_scale(whole), list(drawn.values()))
+    scaled = [to_scale(values) for values in by_seed]
+    variance, degrees = _variance(to_scale(resampled), scaled, list(drawn.values()))
     if variance < ROUNDING**2:
         room = _unseen(score, list(folds.values()), task, (1 - level) / 2)
         return _without_variance(value, room, from_0_to_1, tests, others)
@@ -383,9 +387,11 @@ def _means(
     return np.array(whole), np.sum(resampled, axis=0) / len(tests)
 
 
-def _variance(resampled: np.ndarray, whole: np.ndarray, draws: list[Draws]) -> tuple[float, float]:
+def _variance(
+    resampled: np.ndarray, by_seed: list[np.ndarray], draws: list[Draws]
+) -> tuple[float, float]:
     """Variance of the mean score, and its degrees of freedom (Satterthwaite): that over
-    resamples, divided among strata, and, with several seeds, that of a mean over seeds.
+    resamples, divided among strata, and of each array of several seeds that of their mean.
     """
     n, total = len(resampled), float(np.var(resampled))
     parts: list[float] = []
@@ -400,9 +406,10 @@ def _variance(resampled: np.ndarray, whole: np.ndarray, draws: list[Draws]) -> t
                 degrees.append(len(stratum) - 1)
     share = np.array(parts)
     share = total * share / share.sum() if share.sum() else np.full(len(parts), total / len(parts))
-    if len(whole) > 1:
-        share = np.append(share, np.var(whole, ddof=1) / len(whole))
-        degrees.append(len(whole) - 1)
+    for values in by_seed:
+        if len(values) > 1:
+            share = np.append(share, np.var(values, ddof=1) / len(values))
+            degrees.append(len(values) - 1)
     variance = float(share.sum())
     if not variance:
         return variance, FEWEST

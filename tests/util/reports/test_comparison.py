@@ -82,3 +82,11 @@ def test_folders_that_are_no_finished_runs_have_a_sentence(runs, tmp_path):
     (runs[0] / "config.yaml").write_text("train: {lr: 1}\n")
     with pytest.raises(ECGError, match="a run of pre-training"):
         read_run(runs[0])
+
+
+def test_a_mean_of_fewer_folds_is_said(runs, capsys):
+    """The defect: a fold without a value was left out of the mean, without a word."""
+    file = runs[1] / "fold3" / "test_metrics.csv"
+    file.write_text("records,AUROC\n10,\n")
+    compare([read_run(folder) for folder in runs], test=True)
+    assert "two: AUROC has no value on fold 3" in capsys.readouterr().out

@@ -94,6 +94,23 @@ def test_the_page_says_what_the_files_say(trained, capsys):
     assert places == sorted(places)
 
 
+def test_folds_that_test_the_same_records_or_lack_a_score_are_said(trained, tmp_path):
+    """The defect: intervals of pooled records counted each once a fold, and means were of fewer
+    folds, without a word.
+    """
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    shutil.copytree(folder / "fold3", folder / "fold7")
+    file = folder / "fold7" / "test_metrics.csv"
+    pd.read_csv(file).assign(AUROC=np.nan).to_csv(file, index=False)
+    text = write_report(folder).read_text("utf-8")
+    count = len(Predictions.load(folder / "fold7" / "test_predictions.npz"))
+    assert f"{count} are repeated, as several folds test the same" in text
+    assert "AUROC has no value on fold fold 7" not in text and "no value on fold 7" in text
+    text = write_report(trained).read_text("utf-8")
+    assert "repeated" not in text and "no value" not in text
+
+
 def test_thresholds_are_those_of_the_selection_fold(trained):
     folds = read_folds(read_run(trained))
     for fold in folds:

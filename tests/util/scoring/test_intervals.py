@@ -342,6 +342,26 @@ def test_folds_narrow_an_interval_and_seeds_that_disagree_widen_it():
     assert both.high - both.low > 1.5 * width[1]
 
 
+def test_seeds_of_either_side_widen_a_difference():
+    """The defect: of one encoder against the mean of several random ones, the spread of the random
+    ones was left out of interval and p; the other way round it was in.
+    """
+    rng = np.random.default_rng(4)
+    labels, predictions = rare_test(rng, counts=np.array([40]), distance=np.array([1.5]))
+    score = parse_scores(["AUROC"])["AUROC"]
+    ours = [Predicted(labels, predictions + 0.2 * labels)]
+    random = [Predicted(labels, predictions + 0.3 * s * labels, seed=s) for s in range(4)]
+    sides = (ours, random), (random, ours)
+    one_way, other_way = (estimate("AUROC", score, a, "multilabel", b) for a, b in sides)
+    values = [one("AUROC", labels, each.predictions).value for each in (*ours, *random)]
+    assert one_way.value == pytest.approx(values[0] - np.mean(values[1:]))
+    assert (one_way.value, one_way.low, one_way.high, one_way.p) == pytest.approx(
+        (-other_way.value, -other_way.high, -other_way.low, other_way.p)
+    )
+    spread = np.std(values[1:], ddof=1) / 2  # standard error of a mean of four
+    assert one_way.high - one_way.low > 2 * norm.ppf(0.975) * spread
+
+
 def test_patients_with_many_records_widen_an_interval():
     rng = np.random.default_rng(4)
     labels, predictions = rare_test(rng, counts=RARE * 5)
