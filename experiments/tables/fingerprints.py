@@ -24,7 +24,8 @@ def what_matters(section: Any) -> dict[str, Any]:
     """Return the values of a config on which results depend, whatever the fold and the seed.
 
     Keys that are off (null, false, zero, empty) are left out: a key that a later version of the
-    code adds, off by default, makes no other definition.
+    code adds, off by default, makes no other definition.  Where null is the default and means
+    something else than zero, false or empty, these stay.
     """
     values: dict[str, Any] = {}
     for name, spec in sorted(keys_of(type(section)).items()):
@@ -33,7 +34,9 @@ def what_matters(section: Any) -> dict[str, Any]:
             value = what_matters(value)
         elif isinstance(spec, Key) and spec.resumed == "free" and name not in MATTERS:
             continue
-        if value and name not in BY_RUN:
+        null_alone = isinstance(spec, Key) and spec.default is None
+        is_off = value is None if null_alone else not value
+        if not is_off and name not in BY_RUN:
             values[name] = value
     return values
 

@@ -84,6 +84,7 @@ def write_intervals(table: Table, settings: Settings) -> None:
                 {
                     "row": row.name,
                     "method": method,
+                    "value": alone.value,
                     "low": alone.low,
                     "high": alone.high,
                     "difference": difference,

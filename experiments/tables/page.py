@@ -8,6 +8,7 @@ from scipy.stats import t as student
 
 from experiments.tables.definition import Row, Table
 from experiments.tables.gates import gates_markdown
+from experiments.tables.intervals import ROUNDING
 from experiments.tables.results import by_this_definition, path_of, read_results, rows_of
 from experiments.tables.trainings import Settings, base_of
 from util.config.load import ROOT
@@ -49,11 +50,15 @@ def markdown(table: Table, settings: Settings | None = None) -> str:
             old = int((~by_this_definition(runs, row, settings)).sum())
             stale += old
             stores[base_of(row, settings).dataset.fs] |= set(runs["store"])
+            mean = runs[table.score].astype(float).mean()
+            interval = intervals.get((row.name, method))
+            if interval and abs(float(interval.get("value", mean)) - mean) > ROUNDING:
+                interval = None  # of other runs than these
             cells = (
                 f"{row.name} {method}".strip() + " (stale)" * (old > 0),
                 f"{len(runs)}",
-                f"{runs[table.score].astype(float).mean():.3f}",
-                *interval_cells(table, row, intervals.get((row.name, method))),
+                f"{mean:.3f}",
+                *interval_cells(table, row, interval),
                 optimism(runs, table.score),
             )
             lines.append(f"| {' | '.join(cells)} |")

@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.tables.definition import read_table
-from experiments.tables.trainings import Settings, pretraining
+from experiments.tables.trainings import Settings, definition_of, pretraining
 from tests.support.small_store import store
 from tests.support.tiny_tables import write
 from util.errors import ConfigError
@@ -29,3 +29,21 @@ def test_each_group_of_folds_has_an_encoder_that_saw_none_of_them(tables):
     write(tables, folds=[[3, 9], [9]])
     with pytest.raises(ConfigError, match="a list of different ones"):
         read_table("tiny")
+
+
+def test_nothing_and_zero_make_two_definitions_where_they_are_two_things(tables):
+    """The defect: a weight decay that ends at 0 counted as one that does not change, and no
+    transforms in evaluation as those of training, so that old rows stood for them.
+    """
+    write(tables)
+    (row, _) = read_table("tiny").rows
+    changes = (
+        [],
+        ["train.weight_decay_end=0"],
+        ["dataset.eval_transforms=[]"],
+        ["dataset.mask_unannotated=false"],
+    )
+    found = [definition_of(row, Settings(str(tables), overrides=each)) for each in changes]
+    assert len(set(found)) == len(found)
+    null = Settings(str(tables), overrides=["train.weight_decay_end=null"])
+    assert definition_of(row, null) == found[0]
