@@ -65,17 +65,17 @@ def finetune(config: FinetuneConfig, *, published_names: bool = False) -> list[F
             run = probe_fold if config.mode == "probe" else run_fold
             results.append(run(job.fold(number), FoldFiles(place, published_names), device))
             if not several:
-                leave_report(config, place)
+                leave_report(config, place, [])
     if several:
         collectives.on_main(lambda: summarise(results, folder, beside))
-        leave_report(config, folder)
+        leave_report(config, folder, [*job.folds, *beside])
     return results
 
 
-def leave_report(config: FinetuneConfig, folder: Path) -> None:
-    """Write report.html into a run's folder, if test.report asks for it."""
+def leave_report(config: FinetuneConfig, folder: Path, folds: list[int]) -> None:
+    """Write report.html of these folds into a run's folder, if test.report asks for it."""
     if config.test.report:
-        collectives.on_main(lambda: note(f"report: {write_report(folder)}"))
+        collectives.on_main(lambda: note(f"report: {write_report(folder, wanted=folds)}"))
 
 
 def run_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:

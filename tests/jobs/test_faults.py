@@ -27,6 +27,8 @@ from util.contract.registry import register
 from util.errors import CheckpointError, ConfigError, ECGError
 from util.processes import program
 from util.processes.stopping import Preempted
+from util.reports.comparison import read_run
+from util.reports.run_report import read_folds
 from util.training import claim, engine
 from util.training.claim import check_folder
 from util.training.log.meters import Meters
@@ -649,3 +651,21 @@ def test_folds_of_different_jobs_share_no_summary(tmp_path, change, keys):
     assert list(table.index) == ["1", "2", "mean", "std"]
     said = (tmp_path / "run" / "console.txt").read_text()
     assert "fold3 is of another job" in said and "in no mean over folds" in said
+    with pytest.raises(ECGError, match=f"different jobs, which differ in {keys}; a mean"):
+        read_run(tmp_path / "run")
+    names = [fold.name for fold in read_folds(read_run(tmp_path / "run", wanted=[1, 2]))]
+    assert names == ["fold 1", "fold 2"]
+
+
+def test_a_report_is_of_the_folds_that_its_job_ran(tmp_path):
+    """The defect: report.html pooled the folds of another job that lay beside; and that of a
+    single fold showed other folds, whose folders lay within its own.
+    """
+    finetune(tuning(tmp_path, [3, 9]))
+    change = {"train": {"lr": 0.01}, "test": {"report": True}}
+    finetune(tuning(tmp_path, [1, 2], **change, overwrite=True))
+    page = (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert all((f">fold {k}<" in page) == (k < 3) for k in (1, 2, 3, 9))
+    finetune(tuning(tmp_path, [5], **change))
+    page = (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert ">run<" in page and ">fold 1<" not in page

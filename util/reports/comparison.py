@@ -3,13 +3,15 @@
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from util.config.compare import differences
+from util.config.keys import FinetuneConfig
 from util.config.load import load_yaml
 from util.console import note
 from util.data.store import FOLDS
@@ -17,6 +19,7 @@ from util.errors import ECGError
 from util.evaluation.report import FoldFiles, improved, without_value
 from util.scoring.scores import lower_is_better
 from util.training.log.trackers import flattened
+from util.training.resolved import MATTERS
 from util.weights import checkpoint
 
 # keys that say where and how a run was done, and not what
@@ -72,19 +75,28 @@ class Run:
         return pd.DataFrame(rows).T
 
 
-def read_run(folder: str | os.PathLike, *, pretraining: bool = False) -> Run:
+def read_run(
+    folder: str | os.PathLike,
+    *,
+    pretraining: bool = False,
+    wanted: Collection[int] | None = None,
+) -> Run:
     """Read what a run is, of one fold or several.
 
     Args:
         folder: of the run.
         pretraining: whether it may be one.
+        wanted: folds known to be of one job, in fold<k>/; none of them: the folder's own run;
+            None: all that are there.
 
     Raises:
-        ECGError: the folder holds no such run.
+        ECGError: the folder holds no such run, or folds of different jobs.
     """
     folder = Path(folder)
-    folds = {k: folder / f"fold{k}" for k in range(FOLDS)}
+    folds = {k: folder / f"fold{k}" for k in sorted(range(FOLDS) if wanted is None else wanted)}
     folds = {k: path for k, path in folds.items() if (path / "config.yaml").is_file()}
+    if wanted is None:
+        _check_one_job(folds)
     alone = folder / "config.yaml"
     if not folds and not alone.is_file():
         raise ECGError(f"{folder} holds no run: neither config.yaml nor fold<k>/config.yaml")
@@ -95,6 +107,25 @@ def read_run(folder: str | os.PathLike, *, pretraining: bool = False) -> Run:
     if run.pretrained and not pretraining:
         raise ECGError(f"{folder} is a run of pre-training, which has no scores to compare")
     return run
+
+
+def _check_one_job(folds: dict[int, Path]) -> None:
+    """Raise an ECGError where folds are of different jobs, whose mean would be of neither."""
+    configs = [(path, load_yaml(path / "config.yaml")) for path in folds.values()]
+    for path, config in configs[1:]:
+        beside, first = configs[0]
+        apart = ["dataset.fold"]
+        # pre-training leaves out the tested fold; a rate may follow from the processes
+        apart += ["encoder_path"] * bool(first.get("encoder_path") and config.get("encoder_path"))
+        apart += ["train.lr"] * (first.get("train", {}).get("blr") is not None)
+        changed = differences(config, first, FinetuneConfig, str(path / "config.yaml"))
+        names = [name for name, may in changed.items() if may != "free" or name in MATTERS]
+        names = [name for name in names if name not in apart]
+        if names:
+            raise ECGError(
+                f"{beside} and {path} are of different jobs, which differ in {', '.join(names)}; "
+                "a mean over them would be of neither. Move one job's folds into another folder"
+            )
 
 
 def _selection(folder: Path, target: str) -> dict[str, float]:

@@ -9,7 +9,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -129,18 +129,21 @@ def read_folds(run: Run) -> list[FoldReport]:
 
 
 # ============ the page ============
-def write_report(folder: str | os.PathLike, rule: str | None = None) -> Path:
+def write_report(
+    folder: str | os.PathLike, rule: str | None = None, wanted: Collection[int] | None = None
+) -> Path:
     """Write report.html of a run into its folder; return its path.
 
     Args:
         folder: of the run; its folds are in fold<k>/ there, or it is a fold itself.
         rule: of thresholds, see ``util.scoring.operating_points``; None: RULE.
+        wanted: folds of one job, as ``read_run`` takes them; None: all that are there.
 
     Raises:
-        ECGError: there is no run, or nothing has been tested.
+        ECGError: there is no run, folds are of different jobs, or nothing has been tested.
     """
     folder = Path(folder)
-    path, run = folder / FILE, read_run(folder, pretraining=True)
+    path, run = folder / FILE, read_run(folder, pretraining=True, wanted=wanted)
     title = f"{run.name}: {run.config['model_name']}"
     if run.pretrained:
         if rule:
