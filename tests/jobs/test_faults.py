@@ -573,6 +573,18 @@ def test_overwriting_leaves_nothing_of_the_other_job(tmp_path):
     assert left - {".lock"} == {"config.yaml"}
 
 
+def test_overwriting_leaves_no_published_weights_of_the_other_job(tmp_path):
+    """The defect: fold3_bestPRC.pth beside the folder outlived a job that scores no AUPRC, and
+    threshold_search.py took it for that job's.
+    """
+    two = {"target_metrics": ["AUROC", "AUPRC"]}
+    finetune(tuning(tmp_path, [3], metric=two), published_names=True)
+    assert (tmp_path / "run" / "fold3_bestPRC.pth").is_file()
+    change = {"train": {"lr": 0.01}, "metric": {"target_metrics": ["AUROC"]}}
+    finetune(tuning(tmp_path, [3], **change, overwrite=True), published_names=True)
+    assert [path.name for path in (tmp_path / "run").glob("*.pth")] == ["fold3_bestROC.pth"]
+
+
 def test_the_same_job_may_be_done_again(tmp_path):
     config = changed(config_for(tmp_path), train={"epochs": 1})
     pretrain(config)

@@ -87,6 +87,8 @@ def check_folder(
 def _remove_results(folder: Path, job: str, keep: str) -> None:
     """Remove the files of a run but for ``keep``, the encoder from which the new one starts."""
     found = {path for pattern in OVERWRITTEN for path in folder.glob(pattern)}
+    published = (f"{folder.name}_best{name}.pth" for name in ("ROC", "PRC"))  # lie beside it
+    found |= {path for path in map(folder.with_name, published) if path.is_file()}
     files = sorted(path for path in found if path.resolve() != Path(keep).resolve())
     for path in files:
         path.unlink()
