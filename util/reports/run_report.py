@@ -226,7 +226,8 @@ def _scores(page: Page, folds: list[FoldReport], test: Predictions) -> None:
         pooled = pd.DataFrame([{"fold": "pooled", "records": len(test), **_pooled(test, table)}])
         table = pd.concat([table, numbers.rename_axis("fold").reset_index(), pooled])
         page.text("Mean and deviation over the folds; pooled: all test records as one set.")
-        page.text(without_value(scores))
+        if missing := without_value(scores):
+            page.text(f"{missing}.")
         twice = len(test) - len(np.unique(test.records))
         if twice:
             page.text(
@@ -252,9 +253,11 @@ def _multilabel(page: Page, folds: list[FoldReport], test: Predictions, rule: st
     page.section("Class by class")
     chosen = [fold.chosen for fold in folds if fold.chosen is not None]
     how = f"chosen on the selection fold ({rule})" if chosen else "of 0.5"
+    if 0 < len(chosen) < len(folds):
+        how += f" ({len(folds) - len(chosen)} folds kept no selection records: of 0.5)"
     page.text(
         f"All folds together, known labels alone. Sensitivity, specificity and precision at "
-        f"thresholds {how}; in brackets Wilson's 95 % interval."
+        f"thresholds {how}; in brackets Wilson's 95 % interval{_of_records(folds)}."
     )
     page.table(for_people(by_class(test, decided)))
     page.figure(plot_discrimination(test), "the classes with the most positive records")
@@ -269,7 +272,7 @@ def _multiclass(page: Page, folds: list[FoldReport], test: Predictions) -> None:
     page.section("Class by class")
     page.text(
         "All folds together, each class against the others; a record goes to its likeliest class. "
-        "In brackets Wilson's 95 % interval."
+        f"In brackets Wilson's 95 % interval{_of_records(folds)}."
     )
     apart = replace(test, labels=each[test.labels], task="multilabel")
     page.table(for_people(by_class(apart, each[taken] == 1)))
@@ -277,6 +280,15 @@ def _multiclass(page: Page, folds: list[FoldReport], test: Predictions) -> None:
         _label_sets(page, folds, test)
     page.section("Which class is taken for which")
     page.figure(plot_confusion(test.labels, taken, test.classes), "records of the test")
+
+
+def _of_records(folds: list[FoldReport]) -> str:
+    """What to say of an interval that takes records for independent, where some are not."""
+    records = sum(len(fold.test) for fold in folds)
+    patients = sum(len(np.unique(fold.test.patients)) for fold in folds)
+    if patients == records:
+        return ""
+    return f", too narrow here as its {records} records are of {patients} patients"
 
 
 # ============ calibration ============

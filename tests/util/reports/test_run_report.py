@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import matplotlib.image
@@ -109,6 +110,22 @@ def test_folds_that_test_the_same_records_or_lack_a_score_are_said(trained, tmp_
     assert "AUROC has no value on fold fold 7" not in text and "no value on fold 7" in text
     text = write_report(trained).read_text("utf-8")
     assert "repeated" not in text and "no value" not in text
+
+
+def test_intervals_of_records_say_how_many_patients_there_are(trained, tmp_path):
+    """The defect: Wilson's intervals counted a patient's records as independent, without a word."""
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    file = folder / "fold3" / "test_predictions.npz"
+    test = Predictions.load(file)
+    replace(test, patients=test.patients // 2).save(file)
+    (folder / "fold9" / SELECTION).unlink()
+    text = write_report(folder).read_text("utf-8")
+    both = sum(len(fold.test) for fold in read_folds(read_run(folder)))
+    fewer = both - len(test) // 2
+    assert f"too narrow here as its {both} records are of {fewer} patients" in text
+    assert "1 folds kept no selection records: of 0.5" in text
+    assert "too narrow here" not in write_report(trained).read_text("utf-8")
 
 
 def test_thresholds_are_those_of_the_selection_fold(trained):
