@@ -227,7 +227,7 @@ class TrainConfig:
     cuda_graph: bool | str = key(
         "auto",
         "replay the whole step (forward, backward, clipping, update) as one CUDA graph, so that "
-        "the GPU does not wait for the host: true (wherever the step allows it), trial (where the "
+        "the GPU does not wait for the host: true (wherever the step allows it; several processes only so), trial (where the "
         "first steps find it 1.05 times as fast, with the same losses), false, or auto (where a "
         "measurement on a GPU has shown that it pays, so far nowhere)",
         choices=("auto", "trial", True, False),

@@ -160,7 +160,8 @@ class Training:
             self.runner = torch.compile(self.model)
         if collectives.world() > 1:
             # DDP averages gradients alone: ``train_epoch`` makes the model's buffers equal.
-            self.runner = collectives.averaging(self.runner)
+            with self.graph.warming_up():  # on the stream of the capture, where there is one
+                self.runner = collectives.averaging(self.runner)
 
     # ============ where the run stands ============
     @property
