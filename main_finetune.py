@@ -50,7 +50,7 @@ def finetune(config: FinetuneConfig, *, published_names: bool = False) -> list[F
     check_start(config)
     training_transforms(config)  # built here only to report a mistake before the store is read
     job = LabelledJob(config)
-    device = collectives.start(config.device)
+    device = collectives.start(config.device, captured=config.train.cuda_graph is True)
     folder = Path(config.output_dir) / config.exp_name
     several, results = len(job.folds) > 1, []
     apart = several or published_names  # a folder for each fold

@@ -60,7 +60,7 @@ def pretrain(config: PretrainConfig) -> Path:
     patients = read_labels(store, data).patients if data.labels else None
     rows = rows_left(store, usable, data, patients)
     note_rows(store, config)
-    device = collectives.start(config.device)
+    device = collectives.start(config.device, captured=config.train.cuda_graph is True)
     training = set_up_training(
         config, store, rows, lambda: build_configured(config), device, folder
     )
@@ -147,6 +147,7 @@ def save_encoders(training: Training) -> None:
             epoch=training.epoch - 1,
             config=training.resolved,
             leads=parse_leads(training.config.dataset.lead),
+            store=training.dataset.store.meta["records_crc32"],
         )
 
 

@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch
 
-from benchmarks.acceptance import decide, fast, right
+from benchmarks.acceptance import decide, fast, right, several
 from benchmarks.acceptance.harness import Run, describe, run_part, table
 from util.flags import Parser
 
@@ -39,6 +39,7 @@ PARTS = {
     "profile": (fast.profile, 20, 10),
     "resume": (right.resumed, 30, 30),
     "processes": (right.several_processes, 40, 40),
+    "exchange": (several.exchange, 90, 60),
     "accumulation": (right.accumulation, 10, 10),
     "flash": (right.flash, 3, 1),
     "memory": (fast.memory, 15, 1),

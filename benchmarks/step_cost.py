@@ -78,8 +78,8 @@ def counting(cost):
     return Counting()
 
 
-def step_cost(name, batch):
-    """The cost of forward and backward pass and update of a masked autoencoder in bf16."""
+def step_cost(name, batch, accumulate=1):
+    """The cost of forward and backward passes and update of a masked autoencoder in bf16."""
     from unittest import mock
 
     import torch
@@ -102,9 +102,11 @@ def step_cost(name, batch):
         optimizer.step()  # makes the moments
         optimizer.zero_grad(set_to_none=True)
         with counting(cost):
-            with autocast(device, torch.bfloat16):
-                loss = model({"signal": signal}, {"noise": noise})["loss"]
-            loss.backward()
+            with autocast(device, None):  # as the engine does
+                for _ in range(accumulate):
+                    with autocast(device, torch.bfloat16):
+                        loss = model({"signal": signal}, {"noise": noise})["loss"]
+                    loss.backward()
             optimizer.step()
     return cost
 
@@ -114,10 +116,12 @@ def main(argv=None):
 
     parser = Parser(description=__doc__)
     parser.add_argument("model", nargs="?", default="st_mem_vit_base_dec256d4b")
-    parser.add_argument("--batch", type=int, default=128, help="ECGs a step (default: 128)")
+    parser.add_argument("--batch", type=int, default=128, help="ECGs a pass (default: 128)")
+    parser.add_argument("--accumulate", type=int, default=1, help="passes a step (default: 1)")
     arguments = parser.parse_args(argv)
-    cost = step_cost(arguments.model, arguments.batch)
-    print(f"{arguments.model}, {arguments.batch} a step, bf16\n\n| kind | operations | GB |")
+    cost = step_cost(arguments.model, arguments.batch, arguments.accumulate)
+    samples = arguments.accumulate * arguments.batch
+    print(f"{arguments.model}, {samples} a step, bf16\n\n| kind | operations | GB |")
     print("|---|---|---|")
     for kind, count in cost.operations.most_common():
         print(f"| {kind} | {count} | {cost.bytes[kind] / 1e9:.1f} |")

@@ -130,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
     check_start(config)
     store = open_store(config)
     databases = sorted(set(store.records["database"].iloc[usable_rows(store, config)]))
-    collectives.start(config.device)
+    collectives.start(config.device, captured=config.train.cuda_graph is True)
     place, rows = Path(config.output_dir) / config.exp_name / MATRIX, []
     for database in databases:
         note(f"==== {database} is left out ====")

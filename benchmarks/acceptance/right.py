@@ -305,7 +305,7 @@ def compiled(run):
             run.row(
                 f"{path}: graphs, breaks, graphs compiled after step 2",
                 f"{counts[-1]}, {breaks}, {counts[-1] - counts[1]}",
-                counts[0] > 0 and not breaks and counts[-1] == counts[1],
+                counts[1] > 0 and not breaks and counts[-1] == counts[1],
                 "1 or more, 0, 0",
             )
     finally:

@@ -76,20 +76,22 @@ class Attention(nn.Module):
         else:
             self.to_out = nn.Sequential(nn.Linear(inner, width), nn.Dropout(dropout))
 
+    def _project(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """q, k and v of x, each (batch, heads, tokens, HEAD_WIDTH)."""
+        packed = self.to_qkv(x).unflatten(-1, (3, self.heads, HEAD_WIDTH))
+        # Taken apart in the product's own order: their gradients are joined in one pass.
+        return [part.transpose(1, 2) for part in packed.unbind(2)]
+
     def weights(self, x: torch.Tensor) -> torch.Tensor:
         """Return what each token of x (batch, tokens, width) gives to the others, (batch, heads,
         tokens, tokens), for people to look at; rows sum to 1.
         """
-        q, k, _ = rearrange(
-            self.to_qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads
-        )
+        q, k, _ = self._project(x)
         return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (batch, tokens, width) for x of the same shape."""
-        q, k, v = rearrange(
-            self.to_qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads
-        )
+        q, k, v = self._project(x)
         short = x.device.type == "cpu" and x.shape[1] <= SHORT
         attend = written_out if short else F.scaled_dot_product_attention
         out = attend(q, k, v, dropout_p=self.attention_dropout if self.training else 0.0)

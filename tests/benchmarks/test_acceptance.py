@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import gpu_acceptance
-from benchmarks.acceptance import decide, harness
+from benchmarks.acceptance import decide, harness, several
 from tests.support import small_store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +82,42 @@ def test_a_graph_becomes_the_default_by_its_rule(gain, off, taken, tmp_path, mon
     run = harness.Run(torch.device("cuda"), False, tmp_path, 0.0)
     decide.graph_ways(run)
     assert len(run.changes) == taken
+
+
+# ============ several GPUs ============
+def exchanged(tmp_path, monkeypatch, loss=1.0, said="the step runs as one CUDA graph on each"):
+    """Rows of the part where a step takes 40 ms on one GPU, 50 on two."""
+    found = {
+        (1, False): several.Found(0.04, 0.0, [1.0], ""),
+        (2, False): several.Found(0.05, 0.045, [1.0], ""),
+        (2, True): several.Found(0.05, 0.045, [loss], said),
+    }
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(several, "launched", lambda run, *how: found[how])
+    monkeypatch.setattr(harness.Run, "store", tmp_path)
+    run = harness.Run(torch.device("cuda"), False, tmp_path, 0.0)
+    several.exchange(run)
+    return run.rows
+
+
+def test_two_gpus_are_held_against_one(tmp_path, monkeypatch):
+    plain, graph, losses = exchanged(tmp_path, monkeypatch)
+    number = "40.0, 50.0 ms a step: efficiency 80%; an exchange alone 45.0 ms"
+    assert plain.number == graph.number == number and losses.passed
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"loss": 1.01}, {"said": "the step takes the plain path, not one CUDA graph"}]
+)
+def test_another_loss_or_the_plain_path_is_a_failure_on_two_gpus(wrong, tmp_path, monkeypatch):
+    *_, losses = exchanged(tmp_path, monkeypatch, **wrong)
+    assert losses.passed is False
+
+
+def test_one_gpu_skips_what_needs_two(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(harness.Skip, match="one GPU here"):
+        several.exchange(harness.Run(torch.device("cuda"), False, tmp_path, 0.0))
 
 
 def fails(run):

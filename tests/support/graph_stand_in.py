@@ -27,6 +27,8 @@ class Trace(TorchDispatchMode):
         self.lines, self.made, self.kept = [], {}, []
 
     def described(self, value):
+        if isinstance(value, torch.ScriptObject):  # a process group: made once, as its tensors
+            return ("object", str(value._type()))
         if not isinstance(value, torch.Tensor):
             return ("number", value)
         place = value.untyped_storage().data_ptr()

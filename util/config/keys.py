@@ -227,9 +227,10 @@ class TrainConfig:
     cuda_graph: bool | str = key(
         "auto",
         "replay the whole step (forward, backward, clipping, update) as one CUDA graph, so that "
-        "the GPU does not wait for the host: true (wherever the step allows it), trial (where the "
-        "first steps find it 1.05 times as fast, with the same losses), false, or auto (where a "
-        "measurement on a GPU has shown that it pays, so far nowhere)",
+        "the GPU does not wait for the host: true (wherever the step allows it, on several "
+        "processes, too), trial (where the first steps of one process find it 1.05 times as fast, "
+        "with the same losses), false, or auto (where a measurement on a GPU has shown that it "
+        "pays, so far nowhere)",
         choices=("auto", "trial", True, False),
         resumed="free",
     )

@@ -28,15 +28,18 @@ from util.processes.stopping import Preempted, working_alone
 
 TIMEOUT = datetime.timedelta(minutes=30)  # of a collective that all enter at about the same time
 LONG = datetime.timedelta(days=7)  # of waiting for what process 0 does alone
+# Whether a thread watches each of NCCL's exchanges, which no CUDA graph may hold: "0" if not
+WATCHED = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 Value = TypeVar("Value")
 
 
-def start(device: str = "auto") -> torch.device:
+def start(device: str = "auto", *, captured: bool = False) -> torch.device:
     """Join the process group if torchrun started several processes; return this process's device.
 
     Args:
         device: "auto" (a GPU where there is one), "cuda" or "cpu".
+        captured: what GPUs exchange may be part of a CUDA graph (train.cuda_graph: true).
 
     Raises:
         ECGError: there is no GPU for this process.
@@ -62,6 +65,8 @@ def start(device: str = "auto") -> torch.device:
     if use_gpu:
         if in_group():
             check_interfaces("NCCL_SOCKET_IFNAME")
+            if captured:  # NCCL reads it on joining
+                os.environ.setdefault(WATCHED, "0")
         torch.cuda.set_device(where)
     else:
         _keep_memory()

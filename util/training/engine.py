@@ -155,7 +155,8 @@ class Training:
             self.runner = torch.compile(self.model)
         if collectives.world() > 1:
             # DDP averages gradients alone: ``train_epoch`` makes the model's buffers equal.
-            self.runner = collectives.averaging(self.runner)
+            with self.graph.warming_up():  # on the stream of the capture, where there is one
+                self.runner = collectives.averaging(self.runner)
 
     # ============ where the run stands ============
     @property
@@ -257,16 +258,18 @@ class Training:
     def passes(self, micro_batches: Iterable[Inputs]) -> torch.Tensor:
         """Run forward and backward passes; return what is logged, means over the micro-batches."""
         state, count, scalars = self.state, self.batches.accumulate, []
-        for number, (ready, drawn) in enumerate(micro_batches, 1):
-            samples = len(ready["signal"])
-            with self.gradients_stay(number < count), self.speed.counting(samples):
-                with autocast(self.device, self.amp):
-                    out = self.runner(ready, drawn)
-                loss = out["loss"] / count
-                state.scaler.scale(loss).backward()
-            if self.movement:
-                self.movement.see_gradients()
-            scalars.append(state.meters.scalars(out) / count)
+        # Casts of weights are kept until the outermost context ends: one an update.
+        with autocast(self.device, None):
+            for number, (ready, drawn) in enumerate(micro_batches, 1):
+                samples = len(ready["signal"])
+                with self.gradients_stay(number < count), self.speed.counting(samples):
+                    with autocast(self.device, self.amp):
+                        out = self.runner(ready, drawn)
+                    loss = out["loss"] / count
+                    state.scaler.scale(loss).backward()
+                if self.movement:
+                    self.movement.see_gradients()
+                scalars.append(state.meters.scalars(out) / count)
         return sum(scalars[1:], scalars[0])
 
     def gradients_stay(self, stay: bool) -> contextlib.AbstractContextManager:

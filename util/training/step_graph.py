@@ -11,10 +11,14 @@ graphs, where a method has one), slow teachers.
     graph.forget()                             # parameters were frozen or thawed
 
 NVIDIA's and PyTorch's rules for captures: warm up on a side stream, never free what a graph reads.
+Of several processes every one captures its own step, and DDP's exchange of gradients with it, by
+NCCL's rules: DDP is made on the side stream, and has timed its first ten steps.
 """
 
 import contextlib
+import functools
 import math
+import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -27,11 +31,13 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from util.config.keys import JobConfig
 from util.console import note
 from util.contract.method import Batch, Method
+from util.errors import ECGError
 from util.keyed_random import KeyedRandom
 from util.processes import collectives
 from util.training.state import TrainState
 
 WARM_UP = 3  # plain steps before a capture: they make moments, workspaces, plans and compiled code
+WARM_UP_SHARED = 11  # of several processes: DDP times its first ten, which no graph can hold
 TRIAL = 5  # steps each way, by which train.cuda_graph: trial decides
 GAIN = 1.05  # the graph has to be so much faster
 AGREEMENT = 1e-5  # largest relative difference of a trial's losses
@@ -92,13 +98,19 @@ class Recorder(Protocol):
         ...
 
 
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The one on which DDP was made serves every capture."""
+    return torch.cuda.Stream(device)
+
+
 class CudaRecorder:
     """CUDA graphs that share their memory, as they are replayed in the order of their capture."""
 
     rates = torch.float32
 
     def __init__(self, device: torch.device):
-        self.stream = torch.cuda.Stream(device)
+        self.stream = _side_stream(device)
         self.pool = torch.cuda.graph_pool_handle()
 
     @contextlib.contextmanager
@@ -155,9 +167,17 @@ def plain_reasons(run: Run) -> list[str]:
     """Return why a step cannot be one CUDA graph, all of it; nothing where it can."""
     train, model, optimizer = run.config.train, run.state.model, run.state.optimizer
     changing = train.weight_decay_end is not None and train.optimizer != "adamw"
+    several = collectives.world()
     reasons = {
         "it runs on a CPU": run.device.type != "cuda",
-        f"{collectives.world()} processes share it": collectives.world() > 1,
+        f"train.cuda_graph: trial is for one process, and {several} share it (true captures "
+        "several)": several > 1 and train.cuda_graph == "trial",
+        f"NCCL watches what {several} processes exchange ({collectives.WATCHED} is not 0)": (
+            several > 1
+            and run.device.type == "cuda"
+            and os.environ.get(collectives.WATCHED) != "0"
+            and train.cuda_graph is True
+        ),
         "train.skip_nonfinite looks at every loss": train.skip_nonfinite > 0,
         "fp16 scales its losses": run.state.scaler.is_enabled(),
         f"train.optimizer {train.optimizer} is not one fused kernel": not all(
@@ -176,7 +196,7 @@ def plain_reasons(run: Run) -> list[str]:
 
 
 class StepGraph:
-    """A run's step, plain for ``WARM_UP`` steps, then captured and replayed.
+    """A run's step, plain for ``warm_up`` steps, then captured and replayed.
 
     Args:
         run: whose steps.
@@ -197,12 +217,17 @@ class StepGraph:
         self.between = type(run.state.model).before_step is not Method.before_step
         self.graphs = "two CUDA graphs, before and after before_step" * self.between
         self.graphs = self.graphs or "one CUDA graph"
+        several = collectives.world()
+        self.warm_up = WARM_UP_SHARED if several > 1 else WARM_UP
         if reasons:
             note(f"the step takes the plain path, not {self.graphs}: {'; '.join(reasons)}")
         elif self.undecided:
-            note(f"a trial after {WARM_UP} steps decides whether the step runs as {self.graphs}")
+            note(
+                f"a trial after {self.warm_up} steps decides whether the step runs as {self.graphs}"
+            )
         else:
-            note(f"the step runs as {self.graphs}")
+            shared = f" on each of {several} processes, which exchange their gradients within it"
+            note(f"the step runs as {self.graphs}{shared * (several > 1)}")
         self.forget()
 
     def forget(self) -> None:
@@ -229,7 +254,7 @@ class StepGraph:
         be taken instead.
         """
         self.steps += 1
-        if self.plain or self.steps <= WARM_UP:
+        if self.plain or self.steps <= self.warm_up:
             return None
         if not self._fill([self.run.inputs(batch) for batch in micro_batches]):
             return None
@@ -246,15 +271,19 @@ class StepGraph:
         """Rehearse and record the step, or leave it with a sentence; nothing has changed then."""
         changing = self._changing()
         before = [tensor.clone() for tensor in changing]
-        try:
+
+        def attempt() -> None:
             assert self.recorder is not None, "made while warming up"
             with self.recorder.rehearsing():
                 self._eager()
             self.first = self._recorded(self._passes if self.between else self._whole)
             if self.undecided:
                 self._decide(lambda: torch._foreach_copy_(changing, before))
-        except Exception as error:  # whatever a model of one's own does that no graph can hold
-            self._leave(_why(error))
+
+        try:
+            failure = _failure(attempt)
+            if failure:
+                self._leave(failure)
         finally:
             torch._foreach_copy_(changing, before)
 
@@ -280,13 +309,14 @@ class StepGraph:
             self.updated, self.second = updated, None
             self._update()
             return
-        try:
-            self.second = self.second or self._recorded(self._update)
-        except Exception as error:
+        if self.second is None and (failure := _failure(self._record_update)):
             self._update()
-            self._leave(_why(error))
-        else:
+            self._leave(failure)
+        elif self.second is not None:
             self.second()
+
+    def _record_update(self) -> None:
+        self.second = self._recorded(self._update)
 
     # ============ fixed tensors ============
     def _fill(self, prepared: list[Inputs]) -> bool:
@@ -395,9 +425,26 @@ def _fits(buffer: Any, leaf: Any) -> bool:
     return isinstance(leaf, KeyedRandom) or leaf == buffer
 
 
-def _why(error: Exception) -> str:
-    first = (str(error).splitlines() or [""])[0]
-    return f"it cannot be captured ({type(error).__name__}: {first})"
+def _failure(attempt: Callable[[], None]) -> str | None:
+    """Call it; return why it failed, alike on every process, or None.
+
+    Raises:
+        ECGError: it failed on some processes alone: what these have exchanged differs.
+    """
+    why = None
+    try:
+        attempt()
+    except Exception as error:  # whatever a model of one's own does that no graph can hold
+        first = (str(error).splitlines() or [""])[0]
+        why = f"it cannot be captured ({type(error).__name__}: {first})"
+    failed = int(collectives.total(torch.tensor(int(why is not None))))
+    if 0 < failed < collectives.world():
+        raise ECGError(
+            f"the step could be captured as a CUDA graph on {collectives.world() - failed} of "
+            f"{collectives.world()} processes: {why or 'not on another one'}; resume with "
+            "--set train.cuda_graph=false"
+        )
+    return why
 
 
 def _difference(a: float, b: float) -> float:

@@ -132,6 +132,31 @@ def test_gpus_without_local_rank(environment, monkeypatch):
         collectives.start("auto")
 
 
+@pytest.mark.parametrize(
+    "captured, chosen, found", [(True, None, "0"), (False, None, None), (True, "3", "3")]
+)
+def test_nccl_is_told_of_captures_before_it_joins(
+    environment, monkeypatch, captured, chosen, found
+):
+    """It reads the variable once; one that somebody has set stays, and the step is plain."""
+    environment(**WHOLE, LOCAL_RANK="0")
+    monkeypatch.setenv(collectives.WATCHED, chosen or "")
+    if not chosen:
+        monkeypatch.delenv(collectives.WATCHED)
+    seen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(collectives, "_store", lambda: None)
+    monkeypatch.setattr(
+        torch.distributed,
+        "init_process_group",
+        lambda *given, **named: seen.append(os.environ.get(collectives.WATCHED)),
+    )
+    collectives.start("cuda", captured=captured)
+    assert seen == [found]
+
+
 def test_a_program_of_one_process_does_without(environment):
     environment(**WHOLE)
     assert devices.one_device("cpu") == torch.device("cpu")

@@ -2,6 +2,9 @@
 one graph.
 """
 
+import contextlib
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -29,8 +32,9 @@ from util.errors import ConfigError
 from util.jobs.job import SupervisedTask
 from util.leads import LEADS
 from util.scoring.criterion import Criterion
+from util.training import engine
 from util.training.engine import Training
-from util.training.optimizer import make_optimizer
+from util.training.optimizer import autocast, make_optimizer
 
 VIEWS = {"head_width": 16, "encoder": "plain_encoder"}
 DINO = {**DINO, "model": {**VIEWS, "bottleneck": 8, "head_out": 32, "freeze_last_layer": 1}}
@@ -169,6 +173,47 @@ def test_a_step_that_waits_is_noticed(tmp_path, monkeypatch):
     forbid_waiting(monkeypatch)
     with pytest.raises(AssertionError, match="tensor lets the host wait"):
         run(pretrain, ST_MEM, tmp_path / "copying")
+
+
+# ============ no needless traffic ============
+class WeightCasts(TorchDispatchMode):
+    """Counts casts of these parameters."""
+
+    def __init__(self, parameters):
+        super().__init__()
+        self.places = {parameter.data_ptr() for parameter in parameters}
+        self.cast = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if str(function).startswith("aten._to_copy") and args[0].data_ptr() in self.places:
+            self.cast[args[0].data_ptr()] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("config", [ST_MEM, BYOL], ids=["st_mem", "byol"])
+def test_weights_are_cast_once_an_update_whatever_is_accumulated(config, tmp_path, monkeypatch):
+    """The defect: once a micro-batch."""
+    step, counts = Training.take_step, []
+
+    def counting(self, batches):
+        assert len(batches) == 2
+        with WeightCasts(p for p in self.model.parameters() if p.requires_grad) as casts:
+            step(self, batches)
+        counts.append(casts.cast)
+
+    monkeypatch.setattr(Training, "take_step", counting)
+    config, train = accumulating(config), {"amp": "bf16", "steps_per_epoch": 2}
+    once = run(pretrain, config, tmp_path / "once", **train)
+    monkeypatch.undo()
+    none = contextlib.nullcontext()
+    monkeypatch.setattr(
+        engine, "autocast", lambda device, dtype: autocast(device, dtype) if dtype else none
+    )
+    often = run(pretrain, config, tmp_path / "often", **train)
+    assert (once / "log_steps.txt").read_text() == (often / "log_steps.txt").read_text()
+    assert len(counts) == 2
+    for cast in counts:
+        assert len(cast) >= 10 and set(cast.values()) == {1}
 
 
 # ============ one graph ============

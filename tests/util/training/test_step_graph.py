@@ -15,15 +15,19 @@ from main_pretrain import pretrain
 from models.layers.heads import mlp
 from tests.support import (
     jobs,  # noqa: F401  (registers the tiny models)
+    small_store,
     tiny_encoder,  # noqa: F401  (registers plain_encoder)
 )
 from tests.support.graph_stand_in import Changed, StandIn
 from tests.support.tiny_encoder import Plain
-from tests.support.tiny_jobs import CNN, DINO, ST_MEM, VIT, accumulating, with_store
+from tests.support.tiny_jobs import CNN, DINO, LOADER, ST_MEM, VIT, accumulating, with_store
+from tests.support.two_processes import run_processes
 from util.config.keys import FinetuneConfig, PretrainConfig
 from util.config.load import check
 from util.contract.method import Method
 from util.contract.registry import register
+from util.errors import ECGError
+from util.processes import collectives
 from util.training import engine, step_graph
 from util.weights import checkpoint
 
@@ -149,6 +153,117 @@ def test_what_is_compiled_is_not_compiled_again_for_fixed_tensors(tmp_path, monk
         lines, _ = run(pretrain, TEACHERS["byol"], folder, compile=True, cuda_graph=cuda_graph)
         assert len(graphs) == number and len(lines.splitlines()) == 12
     assert StandIn.replays == 12 - step_graph.WARM_UP
+
+
+# ============ several processes ============
+HALF = {"dataloader": {**LOADER, "batch_size": 4}}  # two processes take as many steps as one
+SHARED = {
+    "st_mem, accumulated, clipped": (
+        {**accumulating(STILL), "dataloader": {**LOADER, "batch_size": 2}},
+        {"max_norm": 0.1},
+    ),
+    "dino, prototypes thaw": ({**TEACHERS["dino"], **HALF}, {}),
+    "failing": ({**STILL, **HALF}, {}),
+}
+
+
+@contextlib.contextmanager
+def shared_runs(name, store):
+    """On one of several processes: a function like ``run`` with this config and store."""
+    config, train = SHARED[name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(main_pretrain, "draw_reconstruction", lambda *given: None)
+        patch.setattr(small_store, "store", lambda: store)
+        patch.setattr(step_graph, "WARM_UP_SHARED", step_graph.WARM_UP)
+        yield patch, functools.partial(run, pretrain, config, **train)
+
+
+def plain_and_replayed(name, store, folder):
+    """(what ``run`` returns of the plain steps, of the replayed ones, number of replays)."""
+    with shared_runs(name, store) as (patch, run_in):
+        plain = run_in(folder / "plain")
+        replayed(patch)
+        return plain, run_in(folder / "graph", cuda_graph=True), StandIn.replays
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["st_mem, accumulated, clipped", pytest.param("dino, prototypes thaw", marks=pytest.mark.slow)],
+)
+def test_replayed_steps_of_two_processes_are_the_plain_ones(name, tmp_path):
+    """DDP's exchange is within what is replayed; gloo's here, which no CUDA graph could hold."""
+    results = run_processes(plain_and_replayed, 2, name, small_store.store(), tmp_path)
+    for plain, got, replays in results:
+        assert_same(got, plain)
+        assert replays >= 12 - 2 * step_graph.WARM_UP
+    assert head(tmp_path / "graph")[0].endswith(
+        " on each of 2 processes, which exchange their gradients within it"
+    )
+
+
+class FailingOnOne(StandIn):
+    """Fails on the second of two processes."""
+
+    def record(self, function):
+        if collectives.rank() == 1:
+            raise RuntimeError("out of memory")
+        return super().record(function)
+
+
+def failing_on_one(store, folder):
+    """What is said where one of two processes cannot capture its step."""
+    with shared_runs("failing", store) as (patch, run_in), pytest.raises(ECGError) as failure:
+        replayed(patch, FailingOnOne)
+        run_in(folder, cuda_graph=True)
+    return str(failure.value)
+
+
+def test_a_capture_that_fails_on_one_process_ends_all(tmp_path):
+    """It would exchange other gradients than they do, or wait for ever."""
+    said = run_processes(failing_on_one, 2, small_store.store(), tmp_path)
+    beginning = "the step could be captured as a CUDA graph on 1 of 2 processes: "
+    cure = "; resume with --set train.cuda_graph=false"
+    assert said == [
+        f"{beginning}{why}{cure}"
+        for why in ("not on another one", "it cannot be captured (RuntimeError: out of memory)")
+    ]
+
+
+@pytest.mark.parametrize("watched", ["0", "1", ""])
+def test_what_nccl_watches_is_not_captured(watched, monkeypatch):
+    monkeypatch.setenv(collectives.WATCHED, watched)
+    monkeypatch.setattr(collectives, "world", lambda: 2)
+    model = torch.nn.Linear(1, 1)
+    run = SimpleNamespace(
+        config=check({**STILL, "train": {**STILL["train"], "cuda_graph": True}}, PretrainConfig),
+        device=torch.device("cuda"),
+        state=SimpleNamespace(
+            model=model,
+            optimizer=torch.optim.AdamW(model.parameters(), fused=True),
+            scaler=SimpleNamespace(is_enabled=lambda: False),
+        ),
+    )
+    reason = "NCCL watches what 2 processes exchange (TORCH_NCCL_ASYNC_ERROR_HANDLING is not 0)"
+    assert step_graph.plain_reasons(run) == [reason] * (watched != "0")
+
+
+@pytest.mark.parametrize("chosen", ["trial", True])
+def test_several_processes_capture_where_they_are_asked_to(chosen, tmp_path, monkeypatch):
+    """And after eleven steps, as DDP times the first ten."""
+    found, make = [], step_graph.StepGraph.__init__
+
+    def making(self, run, reasons, **options):
+        monkeypatch.setattr(collectives, "world", lambda: 2)
+        found.extend(step_graph.plain_reasons(run))
+        make(self, run, reasons, **options)
+        found.append(self.warm_up)
+        raise InterruptedError
+
+    monkeypatch.setattr(step_graph.StepGraph, "__init__", making)
+    with pytest.raises(InterruptedError):
+        run(pretrain, STILL, tmp_path, cuda_graph=chosen)
+    reason = "train.cuda_graph: trial is for one process, and 2 share it (true captures several)"
+    assert found == ["it runs on a CPU", *[reason] * (chosen == "trial"), 11]
 
 
 # ============ what a graph would get wrong ============
