@@ -135,7 +135,7 @@ DATA = [
         'return patients.mask(unknown, "")',
         "return patients",
         "the note has been printed, so it seems done",
-        ("util/labels/test_files.py",),
+        ("data_preparation/test_patients.py",),
     ),
     Mutant(
         "pieces_are_patients",

@@ -307,7 +307,7 @@ LEARNING = [
         "[list(leads).index(lead) for lead in own]",
         "[own.index(lead) for lead in leads]",
         "right for two leads that change places",
-        ("models/encoder/test_leads.py",),
+        ("util/weights/test_encoder_file.py",),
     ),
     Mutant(
         "overlap_by_record",
@@ -323,7 +323,7 @@ LEARNING = [
         '        "1 % of the labels",\n',
         '        "1 % of the labels",\n        resumed="free",\n',
         "copied from a key of the loader",
-        ("jobs/test_resume.py",),
+        ("jobs/test_faults.py::test_a_loop_over_folds_under_one_name_ends_at_the_second",),
     ),
     Mutant(
         "fold_0_is_none",

@@ -255,9 +255,11 @@ def estimate(
         for fold, first in folds.items()
     }
     whole, resampled = _means(name, score, tests, task, drawn)
+    seeds = [whole]
     if others:
         other_whole, other_resampled = _means(name, score, others, task, drawn)
-        paired = len(other_whole) == len(whole)  # the same seeds, or a mean of these
+        paired = len(other_whole) == len(whole)  # the same seeds, or those of each by themselves
+        seeds = [whole - other_whole] if paired else [whole, other_whole]
         whole = whole - (other_whole if paired else other_whole.mean())
         resampled = resampled - other_resampled
     value = float(whole.mean())
@@ -273,7 +275,8 @@ def estimate(
         present = [present_classes(first.labels, task) for first in folds.values()]
         margin = np.mean([nearest(classes) for classes in present])
         to_scale, from_scale = (lambda x: logit(np.clip(x, margin, 1 - margin))), expit
-    variance, degrees = _variance(to_scale(resampled), to_scale(whole), list(drawn.values()))
+    by_seed = [to_scale(values) for values in seeds]
+    variance, degrees = _variance(to_scale(resampled), by_seed, list(drawn.values()))
     if variance < ROUNDING**2:
         room = _unseen(score, list(folds.values()), task, (1 - level) / 2)
         return _without_variance(value, room, from_0_to_1, tests, others)
@@ -383,9 +386,11 @@ def _means(
     return np.array(whole), np.sum(resampled, axis=0) / len(tests)
 
 
-def _variance(resampled: np.ndarray, whole: np.ndarray, draws: list[Draws]) -> tuple[float, float]:
+def _variance(
+    resampled: np.ndarray, by_seed: list[np.ndarray], draws: list[Draws]
+) -> tuple[float, float]:
     """Variance of the mean score, and its degrees of freedom (Satterthwaite): that over
-    resamples, divided among strata, and, with several seeds, that of a mean over seeds.
+    resamples, divided among strata, and, with several seeds, that of each mean over seeds.
     """
     n, total = len(resampled), float(np.var(resampled))
     parts: list[float] = []
@@ -400,9 +405,10 @@ def _variance(resampled: np.ndarray, whole: np.ndarray, draws: list[Draws]) -> t
                 degrees.append(len(stratum) - 1)
     share = np.array(parts)
     share = total * share / share.sum() if share.sum() else np.full(len(parts), total / len(parts))
-    if len(whole) > 1:
-        share = np.append(share, np.var(whole, ddof=1) / len(whole))
-        degrees.append(len(whole) - 1)
+    for values in by_seed:
+        if len(values) > 1:
+            share = np.append(share, np.var(values, ddof=1) / len(values))
+            degrees.append(len(values) - 1)
     variance = float(share.sum())
     if not variance:
         return variance, FEWEST
