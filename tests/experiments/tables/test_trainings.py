@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.tables.definition import read_table
-from experiments.tables.trainings import Settings, pretraining
+from experiments.tables.trainings import Settings, definition_of, pretraining
 from tests.support.small_store import store
 from tests.support.tiny_tables import write
 from util.errors import ConfigError
@@ -29,3 +29,20 @@ def test_each_group_of_folds_has_an_encoder_that_saw_none_of_them(tables):
     write(tables, folds=[[3, 9], [9]])
     with pytest.raises(ConfigError, match="a list of different ones"):
         read_table("tiny")
+
+
+@pytest.mark.parametrize(
+    "change, same",
+    [
+        ("train.epochs=7", False),
+        ("train.lr=0.5", False),
+        ("dataset.label_fraction=0.5", False),
+        ("dataloader.num_workers=3", True),
+        ("train.log_every=3", True),
+    ],
+)
+def test_what_changes_results_changes_the_definition_of_a_row(tables, change, same):
+    write(tables)
+    row, _ = read_table("tiny").rows
+    before, after = (definition_of(row, Settings("", overrides=more)) for more in ([], [change]))
+    assert (before == after) == same
