@@ -171,6 +171,14 @@ DATA = [
         ("data_preparation/test_import_arrays.py",),
     ),
     Mutant(
+        "missing_samples_are_counts",
+        "util/formats/dicom.py",
+        'if "WaveformPaddingValue" in group:',
+        'if "WaveformPaddingValue" in dataset:',
+        "it is asked where most values stand",
+        ("util/formats/test_dicom.py",),
+    ),
+    Mutant(
         "originals_dropped",
         "data_preparation/importing/sources.py",
         "kept = np.delete(np.arange(len(items)), places)",
@@ -234,7 +242,15 @@ DATA = [
         'spec.resumed == "free" and name not in MATTERS',
         'spec.resumed == "free"',
         "what a resumed run may change cannot matter",
-        ("experiments/tables/test_results.py", "experiments/tables/test_trainings.py"),
+        ("experiments/tables/test_trainings.py",),
+    ),
+    Mutant(
+        "tables_by_name",
+        "experiments/tables/fingerprints.py",
+        "return fingerprint(_meta(data.store, data.fs), tables)",
+        "return fingerprint(_meta(data.store, data.fs), named)",
+        "a table has a name",
+        ("experiments/tables/test_fingerprints.py",),
     ),
     Mutant(
         "other_neighbour_unseen",
@@ -245,6 +261,14 @@ DATA = [
         ("experiments/tables/test_trainings.py",),
     ),
     Mutant(
+        "spread_over_folds",
+        "experiments/evaluation/comparison.py",
+        "values.groupby(level=1).mean()",
+        "values.groupby(level=0).mean()",
+        "the levels are fold and seed, counted from 1",
+        ("experiments/evaluation/test_comparison.py",),
+    ),
+    Mutant(
         "chosen_by_test",
         "experiments/evaluation/frozen.py",
         'outputs, _ = fitted(found.of(fold, "valid"))\n'
@@ -252,6 +276,6 @@ DATA = [
         'outputs, _ = fitted(found.of(fold, "test"))\n'
         '        score = compute_scores(outputs, fold.labels_of("test"),',
         "the line below, copied",
-        ("experiments/test_evaluate.py",),
+        ("experiments/evaluation/test_frozen.py",),
     ),
 ]

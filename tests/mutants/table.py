@@ -285,6 +285,14 @@ LEARNING = [
         ("models/methods/test_jepa.py",),
     ),
     Mutant(
+        "standardised_over_places",
+        "models/methods/jepa.py",
+        "F.layer_norm(target, target.shape[-1:])",
+        "F.layer_norm(target, target.shape[-2:])",
+        "as of an image's whole patch",
+        ("models/methods/test_jepa.py",),
+    ),
+    Mutant(
         "answer_among_the_others",
         "models/methods/cpc.py",
         '1 + batch["random"].integers(count - 1,',
@@ -340,6 +348,16 @@ LEARNING = [
         "",
         "a capture runs nothing, and the rehearsal is forgotten",
         ("util/training/test_step_graph.py",),
+    ),
+    Mutant(
+        "logged_by_the_last_replay",
+        "util/training/step_graph.py",
+        "            self._update_by(gradients)\n        return values.clone()",
+        "            self._update_by(gradients)\n        return values",
+        "one copy less, and a mean of one step is right",
+        (
+            "util/training/test_step_graph.py::test_what_is_logged_of_a_step_outlives_the_next_replay",
+        ),
     ),
     Mutant(
         "statistics_may_move",
