@@ -26,7 +26,7 @@ if __name__ == "__main__":
 
 import torch
 
-from util.console import begin, fold_of_job, note
+from util.console import begin_job, fold_of_job, note
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.head_start import fit_heads
 from util.evaluation.probe_job import probe_fold
@@ -46,7 +46,7 @@ def finetune(config: FinetuneConfig, *, published_names: bool = False) -> list[F
         config: of the job.
         published_names: name the weights as the published scripts do (fold0_bestROC.pth).
     """
-    begin()
+    begin_job()
     check_start(config)
     training_transforms(config)  # built here only to report a mistake before the store is read
     job = LabelledJob(config)

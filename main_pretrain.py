@@ -25,7 +25,7 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 
-from util.console import begin, note
+from util.console import begin_job, note
 from util.data.dataset import to_device
 from util.data.splits import rows_left
 from util.data.store import checksum
@@ -51,7 +51,7 @@ from util.weights.transfer import save_encoder
 def pretrain(config: PretrainConfig) -> Path:
     """Run the job that ``config`` describes; return the folder of its results."""
     # ============ data and model ============
-    begin()
+    begin_job()
     folder = Path(config.output_dir) / config.exp_name
     training_transforms(config)  # built here only to report a mistake before the store is read
     store = open_store(config)

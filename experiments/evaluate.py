@@ -81,7 +81,7 @@ from experiments.evaluation.cells import OWN, Settings, all_cells, job_of
 from experiments.evaluation.comparison import compare
 from experiments.evaluation.page import write_tables
 from experiments.evaluation.runs import check_weights, run_all
-from util.console import begin, said
+from util.console import begin_job, said
 from util.errors import ConfigError
 
 
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
         raise ConfigError("--steps, --jobs and --bootstrap are whole numbers from 1")
     if not all(0 < share <= 100 for share in given.labels):
         raise ConfigError(f"--labels {given.labels}: give per cent, above 0 and up to 100")
-    begin()
+    begin_job()
     settings = Settings(
         given.output_dir,
         given.device,

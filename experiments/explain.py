@@ -74,11 +74,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     parse_arguments()  # --help and a wrong flag end here, before anything slow is imported
 
-from util.console import begin
+from util.console import begin_job
 from util.errors import ConfigError
 from util.explain.chosen import of_files, of_store
 from util.explain.job import ExplainJob
-from util.formats.any_file import check_fs, find_places
+from util.formats.any_file import find_places
 from util.handover.load import is_classifier, load_classifier, load_encoder
 from util.jobs.setup import store_at
 from util.predicting.recordings import is_store, refuse_flags
@@ -86,7 +86,7 @@ from util.predicting.recordings import is_store, refuse_flags
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
-    begin()
+    begin_job()
     arguments = parse_arguments(argv)
     device, weights = one_device(arguments.gpu), arguments.weights
     load = load_classifier if is_classifier(weights) else load_encoder
@@ -106,7 +106,6 @@ def main(argv: list[str] | None = None) -> None:
             if getattr(arguments, flag):
                 raise ConfigError(f"--{flag} needs a store, and {given} is none (docs/data.md)")
         places = find_places(given, said)
-        check_fs(places, said)
         job.explain(of_files(given, places, applied, names, said))
         return
     refuse_flags(said)

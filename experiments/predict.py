@@ -101,7 +101,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     parse_arguments()  # --help and a wrong flag end here, before anything slow is imported
 
-from util.console import begin, keep_in
+from util.console import begin_job, keep_in
 from util.errors import ECGError
 from util.predicting.answers import Model
 from util.predicting.certainty import certainty_of
@@ -115,7 +115,7 @@ from util.scoring.thresholds import load_thresholds
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
-    begin()
+    begin_job()
     arguments = parse_arguments(argv)
     check_rule(arguments.decide)
     device, ensemble = one_device(arguments.gpu), load_ensemble(arguments.weights)

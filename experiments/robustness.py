@@ -44,7 +44,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from util.challenge import ABBREVIATIONS
-from util.console import begin, keep_in, note
+from util.console import begin_job, keep_in, note
 from util.data.strata import patient_numbers
 from util.evaluation.trained import load_trained
 from util.files import write_frame
@@ -57,7 +57,7 @@ from util.scoring.scores import compute_scores, parse_scores
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
-    begin()
+    begin_job()
     arguments = parse_arguments(argv)
     device = one_device(arguments.gpu)
     trained = load_trained(arguments.weights, said(arguments.overrides))

@@ -118,9 +118,9 @@ def sentences():
 
     def since_last():
         said = console.said()
-        console.begin()
+        console.begin_job()
         return said
 
-    console.begin()
+    console.begin_job()
     yield since_last
-    console.begin()
+    console.begin_job()

@@ -2,16 +2,21 @@
 
     note("records without a fold, which take no part: 12")
 
-Call ``begin`` at the start of a job and ``keep_in`` when its folder is known: sentences printed
+Call ``begin_job`` at the start of a job and ``keep_in`` when its folder is known: sentences printed
 before that, while the data were being read, are then written there first.
 """
 
 import contextlib
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from util.errors import ECGError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 FILE = "console.txt"
 _said: list[str] = []  # of this job
@@ -35,7 +40,7 @@ def is_first() -> bool:
     return processes == 1 or number == 0
 
 
-def begin() -> None:
+def begin_job() -> None:
     """Start a job: forget the sentences and the folder of an earlier one in this process.
 
     What was said before the first job, while its config was read, belongs to it.
@@ -61,6 +66,17 @@ def note(sentence: str) -> None:
         _append([sentence])
     else:
         _said.append(sentence)
+
+
+def progress_bar(iterable: Iterable | None = None, **options: Any) -> "tqdm":
+    """Return tqdm's bar of process 0; where no terminal shows it, as in the log file of a cluster's
+    job, it writes every thirty seconds."""
+    from tqdm import tqdm  # as above
+
+    interval = 0.5 if sys.stderr.isatty() else 30.0
+    return tqdm(
+        iterable, disable=not is_first(), dynamic_ncols=True, mininterval=interval, **options
+    )
 
 
 def keep_in(folder: str | os.PathLike) -> None:
@@ -94,7 +110,7 @@ def quietly() -> Iterator[None]:
 
 
 def said() -> list[str]:
-    """Return the sentences since ``begin``, up to ``keep_in``."""
+    """Return the sentences since ``begin_job``, up to ``keep_in``."""
     return list(_said)
 
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.fft
 from scipy.ndimage import gaussian_filter1d, maximum_filter1d, uniform_filter1d
-from tqdm import tqdm
 
+from util.console import progress_bar
 from util.data.store import NO_FOLD, RecordStore
 from util.leads import LEADS
 
@@ -98,7 +98,7 @@ def find_duplicates(store: RecordStore) -> Found:
         seen[row] = True
         near.append(_neighbours(row, sample, shapes))
     candidates = _candidates(np.concatenate(near))
-    for a, b, shifts in tqdm(candidates, desc="comparing", unit="pair"):
+    for a, b, shifts in progress_bar(candidates, desc="comparing", unit="pair"):
         same = compare(store, a, b, shifts, ~(missing[a] | missing[b]))
         if same:
             pairs.append((a, b, same))
@@ -113,7 +113,7 @@ def _exact_copies(store):
     """
     scale = store.records["scale"].to_numpy()
     groups: dict[bytes, list[int]] = {}
-    for i in tqdm(range(len(store)), desc="hashing", unit="record"):
+    for i in progress_bar(range(len(store)), desc="hashing", unit="record"):
         key = hashlib.blake2b(
             store.counts(i).data, digest_size=16, salt=scale[i].tobytes()
         ).digest()
@@ -165,7 +165,7 @@ def fingerprints(
     spans = np.flatnonzero(np.diff(np.cumsum(length) // SPAN_SAMPLES, prepend=-1))
     margin = int(np.ceil((HALF_SECONDS + 3 * SMOOTH_SECONDS) * store.fs)) + 2
     parts = [(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, len(_around())), np.int8))]
-    for first, last in tqdm(
+    for first, last in progress_bar(
         list(zip(spans, [*spans[1:], len(store)])), desc=f"fingerprints of {lead}", unit="span"
     ):
         signal = store.stretch(first, last)[:, LEADS.index(lead)].astype(np.float32)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from data_preparation.building.about import named_apart, read_about, tables_of
 from data_preparation.building.extraction import (
@@ -32,6 +31,7 @@ from data_preparation.building.split_files import read_splits, write_splits
 from data_preparation.building.tables import column_flags
 from data_preparation.importing import shards as engine
 from util.challenge import CODE_TO_CLASS
+from util.console import progress_bar
 from util.data.record_tables import first_few, plain_name, table_name
 from util.data.store import FOLDS, publish, write_store
 from util.data.strata import label_strata
@@ -220,7 +220,7 @@ def _new_stores(output_dir, rates):
 
 def _write_stores(new, rows, count, commands):
     """Write a store at each rate; what recordings are the same is looked for in the first."""
-    with tqdm(total=count * len(new), unit="record", desc="building stores") as progress:
+    with progress_bar(total=count * len(new), unit="record", desc="building stores") as progress:
         for fs, folder in new.items():
             store = write_store(folder, fs, rows(fs, progress), commands)
             if fs == min(new):

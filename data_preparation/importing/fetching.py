@@ -9,8 +9,6 @@ import urllib.error
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data_preparation.importing.connection import (
     Connection,
     Stopped,
@@ -19,6 +17,7 @@ from data_preparation.importing.connection import (
 )
 from data_preparation.importing.homes import Home
 from data_preparation.importing.listings import File, list_files
+from util.console import progress_bar
 from util.errors import ECGError
 from util.files import FolderLock, sync
 
@@ -164,7 +163,7 @@ class Progress:
         self._lock = threading.Lock()
         self._at: dict[str, int] = {}
         self._received = 0
-        self._bar = tqdm(
+        self._bar = progress_bar(
             total=sum(file.size or 0 for file in files) if self._in_bytes else len(files),
             desc="downloading",
             unit="B" if self._in_bytes else "file",

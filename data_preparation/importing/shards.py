@@ -37,6 +37,7 @@ from data_preparation.importing.plan import (
 )
 from data_preparation.importing.sources import Item, Lazy, Reader, Source, repeated, without_copies
 from util.challenge import CODE_TO_CLASS
+from util.console import progress_bar
 from util.data.store import quantise, spread
 from util.errors import ECGError, MissingPackage, RecordError
 from util.files import FolderLock, remove_temporary, replacing, safe_cell, write_json, write_table
@@ -133,7 +134,7 @@ def import_recordings(
         todo = [shard for shard in shards if not is_finished(shard_dir, shard, source.folder)]
         total = len(source.items)
         done = total - sum(shard["stop"] - shard["start"] for shard in todo)
-        with tqdm(total=total, initial=done, unit="record", desc="extracting") as progress:
+        with progress_bar(total=total, initial=done, unit="record", desc="extracting") as progress:
             if todo:
                 run_shards(todo, source, shard_dir, workers, progress)
         _remove_leftovers(shard_dir, shards)

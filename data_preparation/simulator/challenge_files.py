@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.io
-from tqdm import tqdm
 
 from data_preparation.simulator.ecg_model import simulate
 from data_preparation.simulator.findings import Findings, diagnoses
 from data_preparation.simulator.patients import draw_findings
 from util.challenge import ABBREVIATIONS, CLASSES, CODE_TO_CLASS
+from util.console import progress_bar
 from util.errors import ECGError
 from util.files import write_json
 from util.leads import LEADS
@@ -174,7 +174,7 @@ def simulate_folder(
         numbers.append(seen[name])  # the running number, from 1, of a record within its database
     with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
         written = (partial(pool.map, chunksize=8) if pool else map)(work, range(records), numbers)
-        for dx in tqdm(written, total=records, unit="record", desc="simulating"):
+        for dx in progress_bar(written, total=records, unit="record", desc="simulating"):
             totals.update(dx)
     return totals
 

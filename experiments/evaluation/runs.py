@@ -16,7 +16,7 @@ from experiments.tables.results import add_rows, read_rows
 from experiments.tables.runs import Task, computed, device_name, worker_pool
 from main_finetune import finetune
 from util.config.keys import FinetuneConfig
-from util.console import begin, note, quietly
+from util.console import begin_job, note, quietly
 from util.jobs.job import LabelledJob, make_classifier
 from util.jobs.setup import revision
 from util.processes import collectives
@@ -110,7 +110,7 @@ def run_all(planned: Sequence[Planned], settings: Settings, jobs: int) -> None:
 def run_frozen(cells: Sequence[Planned], settings: Settings) -> dict[str, Any]:
     """Run the cells of one encoder that need nothing but its features."""
     began = time.monotonic()
-    begin()
+    begin_job()
     with quietly():
         write_random(cells[0][0], settings)
         device = collectives.start(cells[0][1].device)

@@ -71,12 +71,14 @@ def test_a_repeated_flag_takes_both(tmp_path):
 def test_a_name_twice_gets_its_database_in_front(tmp_path, capsys):
     a = wfdb(tmp_path / "a", ["A00001", "A00002"], "physionet2017")
     b = arrays(tmp_path / "b", ["A00002", "A00003"], "sph")
-    reformat([a, b], tmp_path / "store")
+    (tmp_path / "patients.csv").write_text("record,patient_id\nA00002,p\nA00003,q\n")
+    reformat([a, b], tmp_path / "store", patients=tmp_path / "patients.csv")
     names = RecordStore(tmp_path / "store" / "fs100").records["record"].tolist()
     assert names == ["A00001", "physionet2017_A00002", "sph_A00002", "A00003"]
     said = capsys.readouterr().out
     assert "names that two databases use: 1, such as A00002; each record of these gets" in said
     assert "such as physionet2017_A00002" in said
+    assert "warning: rows of --patients" in said and "such as A00002, which is " in said
 
 
 def test_names_that_no_database_tells_apart_are_an_error(tmp_path):

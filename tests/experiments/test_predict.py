@@ -316,7 +316,7 @@ def test_a_folder_of_several_formats(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ecgdatakit", None)
     again = diagnose(folder, tmp_path / "again", "--fs", 500)
     assert "not read: hospital exports" in again.loc["export", "remark"]
-    with pytest.raises(ECGError, match="none of the 1 .* the first: not read: --fs is missing"):
+    with pytest.raises(ConfigError, match="^--fs is missing: npy files do not say"):
         diagnose(folder / "one.npy", tmp_path / "none")
 
 

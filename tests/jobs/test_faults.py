@@ -30,7 +30,7 @@ from util.data.store import RecordStore
 from util.errors import CheckpointError, ConfigError, ECGError
 from util.processes import program
 from util.processes.stopping import Preempted
-from util.training import engine
+from util.training import claim, engine
 from util.training.claim import check_folder
 from util.training.log.meters import Meters
 from util.training.log.run_log import RunLog
@@ -215,7 +215,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path, monkeypatch):
     )
     holder.stdout.readline()
     try:
-        monkeypatch.setattr(engine, "PATIENCE", 0.3)
+        monkeypatch.setattr(claim, "PATIENCE", 0.3)
         with pytest.raises(ECGError, match="another process is writing to .*run; wait for it"):
             pretrain(config_for(tmp_path))
     finally:

@@ -1,18 +1,20 @@
 """What a run says: once, at once, and kept in its folder."""
 
+import time
+
 import pytest
 
 from util import console
-from util.console import begin, keep_in, note, quietly, said
+from util.console import begin_job, keep_in, note, progress_bar, quietly, said
 from util.errors import ECGError
 
 
 @pytest.fixture(autouse=True)
 def job():
     """A job that has said nothing, and leaves nothing behind for the next test."""
-    begin()
+    begin_job()
     yield
-    begin()
+    begin_job()
 
 
 def kept(folder):
@@ -31,7 +33,7 @@ def test_a_sentence_is_said_at_once_and_kept_when_there_is_a_folder(tmp_path, ca
 
 def test_a_resumed_run_adds_to_what_was_said(tmp_path):
     for number in range(2):
-        begin()
+        begin_job()
         note(f"start {number}")
         keep_in(tmp_path)
         note(f"end {number}")
@@ -51,7 +53,7 @@ def test_what_a_job_says_before_its_folds_is_in_each_of_them(tmp_path):
 def test_another_job_begins_with_nothing_and_writes_into_no_earlier_folder(tmp_path):
     note("first job")
     keep_in(tmp_path)
-    begin()
+    begin_job()
     note("second job")
     assert kept(tmp_path) == ["first job"] and said() == ["second job"]
 
@@ -86,3 +88,13 @@ def test_a_file_that_cannot_be_written_is_an_error_with_advice(tmp_path):
     note("before")
     with pytest.raises(ECGError, match="cannot write .*console.txt: .*choose another --output_dir"):
         keep_in(tmp_path / "nowhere")
+
+
+def test_a_bar_in_a_log_file_is_written_seldom_and_by_process_0_alone(monkeypatch, capsys):
+    for _ in progress_bar(range(1000), desc="counting", unit="step"):
+        time.sleep(0.0002)
+    written = capsys.readouterr().err
+    assert "1000/1000" in written and written.count("counting") <= 3
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert list(progress_bar(range(3))) == [0, 1, 2] and not capsys.readouterr().err

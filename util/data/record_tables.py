@@ -170,13 +170,20 @@ def alike(names: Iterable[str]) -> list[list[str]]:
 def near_matches(named: Iterable[str], others: Iterable[str]) -> list[tuple[str, str]]:
     """Return pairs of a name and one of ``others`` that it would be, but for the writing.
 
-    See ``plain_form``; names that are among ``others`` have none.
+    See ``plain_form``; names that are among ``others`` have none.  A name may also lack the
+    database that a store puts in front of those that two databases use.
     """
     there = set(others)
     lone = [name for name in named if name not in there]
     if not lone:
         return []
-    by_form = {plain_form(name): name for name in there}
+    parts = {name: name.split("_") for name in there}
+    by_form = {
+        plain_form("_".join(words[first:])): name
+        for name, words in parts.items()
+        for first in range(1, len(words))
+    }
+    by_form |= {plain_form(name): name for name in there}
     forms = ((name, by_form.get(plain_form(name))) for name in lone)
     return [(name, other) for name, other in forms if other is not None]
 

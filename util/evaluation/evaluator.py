@@ -6,15 +6,14 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
+from util.console import progress_bar
 from util.contract.encoder import Encoder
 from util.data.dataset import CropDataset
 from util.data.strata import patient_numbers
 from util.errors import ConfigError
 from util.evaluation.inference import predict, record_loader
 from util.jobs.job import Fold, SupervisedTask
-from util.processes import collectives
 from util.scoring.predictions import Predictions
 from util.scoring.scores import compute_scores
 from util.training.engine import Training
@@ -59,14 +58,11 @@ class Evaluator:
     def predict(self, classifier: Encoder, part: str) -> Predictions:
         """Return a classifier's predictions of a part's records, the same on every process."""
         job, fold = self.job, self.fold
-        loader = tqdm(
+        loader = progress_bar(
             self.loaders[part],
             desc=part,
             unit="batch",
-            disable=not collectives.is_main(),
             leave=False,
-            dynamic_ncols=True,
-            mininterval=0.5,
         )
         outputs, logits, gate = predict(
             classifier,

@@ -7,7 +7,7 @@ import torch
 
 from util.config.keys import FinetuneConfig
 from util.config.load import save_config
-from util.console import begin, fold_of_job, keep_in, note
+from util.console import begin_job, fold_of_job, keep_in, note
 from util.errors import ConfigError
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.probes import features
@@ -57,7 +57,7 @@ def score_neighbours(config: FinetuneConfig, k: int = NEIGHBOURS) -> list[FoldRe
     """Score the encoder of ``config``, pre-trained or, in mode scratch, untrained, on each fold of
     the job.
     """
-    begin()
+    begin_job()
     check_start(config)
     job, device = LabelledJob(config), collectives.start(config.device)
     folder = Path(config.output_dir) / config.exp_name

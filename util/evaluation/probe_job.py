@@ -22,8 +22,7 @@ from util.files import FolderLock
 from util.jobs.job import Fold, SupervisedTask, make_classifier
 from util.jobs.setup import describe_run
 from util.processes import collectives
-from util.training.claim import check_folder
-from util.training.engine import PATIENCE
+from util.training.claim import claim_folder
 from util.training.optimizer import set_matmul_precision
 from util.training.resolved import resolved
 
@@ -37,12 +36,10 @@ def probe_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult
     """
     job, config = fold.job, fold.job.config
     lock: list[FolderLock] = []  # on process 0 the folder's, until the fold is done; else none
-    option = "--output_dir or --exp_name"
     kept = resolved(config, 0.0, fold.number)
 
     def claim() -> None:
-        lock.append(FolderLock(files.folder, PATIENCE, option))
-        check_folder(files.folder, config, kept)
+        lock.append(claim_folder(files.folder, config, kept))
 
     collectives.on_main(claim)
     keep_in(files.folder)

@@ -17,7 +17,7 @@ import torch
 
 from util.challenge import ABBREVIATIONS
 from util.config.fields import to_mapping
-from util.console import begin, note
+from util.console import begin_job, note
 from util.data.splits import parse_folds, selection_fold
 from util.errors import CheckpointError, ConfigError
 from util.evaluation.evaluator import Evaluator
@@ -335,7 +335,7 @@ def search_folder(
         config_path: a config in place of the weights' own.
         check: raises where weights are not those that were asked for.
     """
-    begin()
+    begin_job()
     folder = Path(folder)
 
     def load(fold: int, path: Path) -> Trained:

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from util.config.keys import FinetuneConfig
-from util.console import keep_in, note
+from util.console import keep_in, note, progress_bar
 from util.data.dataset import CropDataset
 from util.data.store import RecordStore
 from util.errors import ConfigError
@@ -93,7 +92,7 @@ class ExplainJob:
         self.output.mkdir(parents=True, exist_ok=True)
         keep_in(self.output)
         table: list[dict[str, Any]] = []
-        for name, row, signal in tqdm(records, unit="record", desc="explaining"):
+        for name, row, signal in progress_bar(records, unit="record", desc="explaining"):
             record = seen_by(self.applied, signal)
             table += self._explain(name, signal, record)
             for made in reconstruct(methods, record, row):

@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
-from util.console import note
+from util.console import note, progress_bar
 from util.data.dataset import CropDataset
 from util.data.store import RecordStore
 from util.errors import ConfigError, ECGError
@@ -83,11 +82,10 @@ class Embeddings:
         collectives.on_main(lambda: self._begin(made_by))
         size = min(self.records.size, TOKENS) if self.tokens else self.records.size
         starts = range(0, len(self.records), size)
-        bar = tqdm(
+        bar = progress_bar(
             total=len(self.records),
             unit="record",
             desc="embedding",
-            disable=not collectives.is_main(),
         )
         for number, first in enumerate(starts):
             last = min(first + size, len(self.records))

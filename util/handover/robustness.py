@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
+from util.console import progress_bar
 from util.handover.load import AppliedClassifier
 from util.leads import LEADS
 from util.scoring.predictions import Predictions
@@ -167,7 +167,7 @@ def measure(
 ) -> pd.DataFrame:
     """Return a row for each disturbance: kind, strength, score, and the difference to none."""
     rows = []
-    for disturbance in tqdm(panel(classifier.fs), unit="disturbance"):
+    for disturbance in progress_bar(panel(classifier.fs), unit="disturbance"):
         value = score(disturbed(classifier, test, signals, disturbance, seed))
         rows.append({"kind": disturbance.kind, "strength": disturbance.strength, "score": value})
     table = pd.DataFrame(rows)

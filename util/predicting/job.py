@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from util.console import progress_bar
 from util.errors import RecordError
 from util.files import safe_cell, write_frame, write_json
 from util.predicting.answers import Answer, Model
@@ -57,7 +58,7 @@ class PredictionJob:
     def run(self, sources: Sequence[Source]) -> None:
         """Predict recordings and write their files and the summary."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with tqdm(total=len(sources), unit="record", desc="predicting") as bar:
+        with progress_bar(total=len(sources), unit="record", desc="predicting") as bar:
             for entries in chunked(self._entries(sources, bar)):
                 probabilities = probabilities_of(entries, self.model.ensemble, self.device)
                 for entry, values in zip(entries, probabilities):

@@ -1,4 +1,4 @@
-"""Whether a run may write into its folder: not over the results of another job."""
+"""The folder of a run: held for it alone, and not with the results of another job."""
 
 import os
 from collections.abc import Collection
@@ -10,10 +10,12 @@ from util.config.load import load_yaml
 from util.console import FILE, note
 from util.data.store import FOLDS
 from util.errors import ConfigError
+from util.files import FolderLock, remove_temporary
 from util.training.log import trackers
 from util.training.resolved import different_job
 from util.weights import checkpoint
 
+PATIENCE = 30  # seconds to wait while another run of the same name still holds the folder
 METRICS = "test_metrics.csv"
 RESULTS = (checkpoint.LAST, "encoder.pth", METRICS)
 OVERWRITTEN = (
@@ -23,6 +25,17 @@ OVERWRITTEN = (
 # first line of config.yaml where neighbours were asked and nothing was trained
 ASKED = "by {} nearest neighbours (experiments/knn.py --k)"
 SHOWN = 4  # keys that a message names
+
+
+def claim_folder(folder: str | os.PathLike, config: JobConfig, resolved: dict) -> FolderLock:
+    """Return the lock that holds a folder for this run, after ``check_folder``.
+
+    What a killed run left half-written there is removed.
+    """
+    lock = FolderLock(folder, PATIENCE, "--output_dir or --exp_name")
+    check_folder(folder, config, resolved)
+    remove_temporary(folder)
+    return lock
 
 
 def check_folder(

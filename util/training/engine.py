@@ -33,12 +33,11 @@ from util.console import keep_in
 from util.contract.method import Batch, Method
 from util.contract.recompute import recompute_blocks
 from util.data.dataset import CropDataset, TrainingBatches, make_loader, to_device
-from util.files import FolderLock, remove_temporary
 from util.processes import batch_norm, collectives
 from util.processes.speed import Speed, cache_folder
 from util.processes.stopping import Preempted, StopRequest
 from util.signals.transforms import Pipeline
-from util.training.claim import check_folder
+from util.training.claim import claim_folder
 from util.training.log.meters import Meters
 from util.training.log.run_log import RunLog
 from util.training.movement import Movement
@@ -53,8 +52,6 @@ from util.training.state import TrainState, content_of, resume
 from util.training.step_graph import Inputs, StepGraph, plain_reasons
 from util.weights import checkpoint
 from util.weights.checkpoint import parse_checkpoint_every
-
-PATIENCE = 30  # seconds to wait while another run of the same name still holds the folder
 
 
 class Training:
@@ -139,9 +136,7 @@ class Training:
         self.build_runner()
 
     def _claim_folder(self) -> None:
-        self._lock = FolderLock(self.folder, PATIENCE, "--output_dir or --exp_name")
-        check_folder(self.folder, self.config, self.resolved)
-        remove_temporary(self.folder)  # what a killed run left half-written
+        self._lock = claim_folder(self.folder, self.config, self.resolved)
 
     def build_runner(self) -> None:
         """Make ``runner``, what a step calls in place of the model: the model itself, compiled if

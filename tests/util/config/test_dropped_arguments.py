@@ -4,7 +4,7 @@ import pytest
 
 from util.config.keys import FinetuneConfig, PretrainConfig
 from util.config.load import load_config
-from util.console import begin, keep_in
+from util.console import begin_job, keep_in
 
 JEPA = "configs/pretrain/jepa.yaml"
 LOST = "model.encoder.patch_size: 15 (given for mean_vit_small)"
@@ -66,7 +66,7 @@ def test_what_is_said_of_a_config_is_kept_with_the_first_job(capsys, tmp_path, m
     monkeypatch.setattr("util.console._jobs", [])
     monkeypatch.setattr("util.console._said", [])
     load_config([JEPA], ["model.encoder=mean_vit_tiny"], program=PretrainConfig)
-    begin()
+    begin_job()
     keep_in(tmp_path)
     assert LOST in (tmp_path / "console.txt").read_text()
-    begin()
+    begin_job()

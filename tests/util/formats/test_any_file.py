@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.hospital_files import made_lead, made_record, stand_in
 from tests.support.wfdb_files import ecg_counts, write_record
-from util.console import begin, said
+from util.console import begin_job, said
 from util.errors import ConfigError, ECGError, RecordError
 from util.formats.any_file import Place, find_places, kind_of, read_recording
 from util.leads import LEADS
@@ -73,8 +73,8 @@ def test_a_folder_of_all_formats_and_tables(tmp_path, monkeypatch):
     (tmp_path / "b.XML").write_text("<RestingECG/>")
     (tmp_path / "labels.csv").write_text("record,age\na,3\n")
     (tmp_path / "._b.xml").write_text("of macOS")
-    begin()
-    begin()  # the first job of a process keeps what was said before
+    begin_job()
+    begin_job()  # the first job of a process keeps what was said before
     given = Given(fs=500, units="uV")
     places = find_places(tmp_path, given)
     assert [place.kind for place in places] == ["WFDB", "npy", "HDF5", "CSV", "hospital"]

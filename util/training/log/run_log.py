@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
-from util.console import note
+from util.console import note, progress_bar
 from util.errors import ECGError
 from util.files import replacing
 from util.processes import collectives
@@ -154,14 +154,11 @@ class RunLog:
 
     def bar(self, total: int, title: str, done: int) -> tqdm:
         """Return a progress bar with ETA, silent on other processes."""
-        return tqdm(
+        return progress_bar(
             total=total,
             initial=done,
             desc=title,
             unit="step",
-            disable=not collectives.is_main(),
-            dynamic_ncols=True,
-            mininterval=0.5,
         )
 
     def flush(self) -> None:
