@@ -143,7 +143,7 @@ DATA = [
         'return np.where(named != "", named, recordings_of(records))',
         "return named",
         "a piece is a record as any other",
-        ("util/data/test_splits.py",),
+        ("data_preparation/test_patients.py",),
     ),
     Mutant(
         "one_patient_two_names",
