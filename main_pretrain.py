@@ -149,6 +149,7 @@ def save_encoders(training: Training) -> None:
             epoch=training.epoch - 1,
             config=training.resolved,
             leads=parse_leads(training.config.dataset.lead),
+            store=training.dataset.store.meta["records_crc32"],
         )
 
 

@@ -31,12 +31,14 @@ class Candidate:
         source: the config of the training that its network comes from.
         weights: the file; None of random ones.
         seeds: of first weights; None where these are not drawn.
+        store: checksum of the records of the store of its training; None where no file says it.
     """
 
     name: str
     source: JobConfig
     weights: Path | None = None
     seeds: tuple[int, ...] | None = None
+    store: str | None = None
 
     @property
     def layer(self) -> dict[str, Any]:
@@ -124,10 +126,10 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 
 
 def _of_file(path: Path, name: str, config_path: str | None) -> Candidate:
-    content = read_encoder(path).content.get("config")
-    if isinstance(content, dict) and "model_name" in content:
-        source = config_of(content)
-        return Candidate(name, source, path)
+    content = read_encoder(path).content
+    config = content.get("config")
+    if isinstance(config, dict) and "model_name" in config:
+        return Candidate(name, config_of(config), path, store=content.get("store"))
     if config_path is None:
         raise ConfigError(
             f"{path} does not say its network; name its config by --config_path, e.g. "

@@ -22,6 +22,7 @@ from util.data.store import checksum
 from util.errors import ConfigError
 from util.evaluation.probes import SCORE
 from util.jobs.job import LabelledJob
+from util.jobs.setup import store_at
 
 FROZEN = ("knn", "linear", "attention")  # modes that leave the encoder as it is
 FITTED = ("knn", "linear")  # of these, without a training
@@ -128,13 +129,23 @@ def all_cells(
 
 
 def _note_seen(candidate: Candidate, data: FinetuneDataset) -> None:
-    """Say so if an encoder's pre-training has read tested records, without their labels."""
+    """Say so if an encoder's pre-training has read tested records, without their labels, or if
+    that is not known.
+    """
     there = candidate.source.dataset
     if candidate.weights is None or not isinstance(there, PretrainDataset):
         return
-    same = Path(there.store).resolve() == Path(data.store).resolve()
+    if candidate.store is None:  # an older file
+        same = Path(there.store).resolve() == Path(data.store).resolve()
+    else:
+        same = candidate.store == store_at(data.store, data.fs).meta["records_crc32"]
     seen = [fold for fold in run_numbers(data) if fold not in there.exclude_folds]
-    if same and seen and not there.exclude_parts:
+    if not same:
+        note(
+            f"note: {candidate.name} was pre-trained on another store, {there.store}; whether "
+            "records that are tested here were among its records is not known"
+        )
+    elif seen and not there.exclude_parts:
         note(
             f"note: {candidate.name} was pre-trained on this store, without labels, and on the "
             f"records of fold {', '.join(map(str, seen))}, too, which are tested here "

@@ -16,6 +16,7 @@ from main_pretrain import pretrain
 from tests.support.small_store import add_table, run, store
 from util.config.keys import FinetuneConfig, PretrainConfig
 from util.config.load import check, load_config
+from util.data.store import checksum
 from util.errors import ConfigError
 from util.evaluation.neighbours import score_neighbours
 
@@ -206,6 +207,22 @@ def test_a_pre_training_that_read_the_tested_records_is_named(encoders, tmp_path
     assert "cpc was pre-trained on this store, without labels, and on the records of fold 5" in (
         capsys.readouterr().out
     )
+
+
+def test_records_of_a_pre_training_elsewhere_are_not_known(encoders, tmp_path, capsys):
+    """The defect: a store under another path was taken for one of other records, in silence."""
+    moved, other = tmp_path / "moved", tmp_path / "other"
+    for place in (moved, other):
+        shutil.copytree(store(), place)
+    meta = other / "fs100" / "meta.json"
+    stored = json.loads(meta.read_text())
+    table = (other / "fs100" / "records.csv").read_text().replace("Female", "Male")
+    (other / "fs100" / "records.csv").write_text(table)
+    meta.write_text(json.dumps({**stored, "records_crc32": checksum(table.encode())}))
+    for place, said in ((moved, "on this store"), (other, "on another store")):
+        flags = ("--modes", "knn", "--set", f"dataset.store={place}")
+        evaluated(place / "out", [encoders["cpc"], "random:1"], *flags, fold=5)
+        assert f"cpc was pre-trained {said}" in capsys.readouterr().out
 
 
 def test_random_weights_are_of_one_task_and_one_store(encoders, tmp_path):
