@@ -211,9 +211,10 @@ def _refuse_another_job(
     store holds other records, folds or labels by now (it would test what it has trained on), or
     where what a checksum of ``CONTENT`` is of is another by now.
     """
-    fixed = [name for name, resumed in changed.items() if resumed == "fixed"] + others
+    fixed = [name for name, resumed in changed.items() if resumed == "fixed"]
     if other_data:
         fixed.append("dataset.store (the records, folds or labels that it holds)")
+    fixed = fixed or others  # which follow from keys that differ
     if fixed:
         raise CheckpointError(
             f"{path} is of another job, which differs in {', '.join(fixed)}; {CURE}"
