@@ -28,6 +28,7 @@ import torch
 from util.console import begin_job, note
 from util.data.dataset import to_device
 from util.data.splits import rows_left
+from util.data.store import checksum
 from util.evaluation.figures import plot_reconstruction
 from util.evaluation.probes import make_probe
 from util.jobs.setup import (
@@ -61,8 +62,9 @@ def pretrain(config: PretrainConfig) -> Path:
     rows = rows_left(store, usable, data, patients)
     note_rows(store, config)
     device = collectives.start(config.device, captured=config.train.cuda_graph is True)
+    about = {"rows_checksum": checksum(rows.tobytes())}
     training = set_up_training(
-        config, store, rows, lambda: build_configured(config), device, folder
+        config, store, rows, lambda: build_configured(config), device, folder, about=about
     )
     method, train = training.model, config.train
 

@@ -113,8 +113,11 @@ def array_source(given: ArrayInput) -> Source:
             raise ECGError(
                 f"--fs is missing: {kind} files do not say at how many Hz they were sampled"
             )
-        options = {"fs": given.fs, "units": given.units or "mV"}
-        print(f"{given.fs:g} Hz, {options['units']}{'' if given.units else ' (assumed; --units)'}")
+        units = given.units or "mV"
+        options = {"fs": given.fs}
+        if given.units or kind not in ARRAYS:  # an array of whole numbers is refused without it
+            options["units"] = units
+        print(f"{given.fs:g} Hz, {units}{'' if given.units else ' (assumed; --units)'}")
         if not given.units:
             assumed.append("the samples are millivolts (--units)")
     if kind in ARRAYS:

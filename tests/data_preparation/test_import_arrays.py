@@ -802,6 +802,16 @@ def test_files_of_a_folder_may_differ_in_layout(tmp_path, array, capsys):
     }
 
 
+def test_whole_numbers_among_other_files_need_their_unit_too(tmp_path, array, capsys):
+    """The defect: the first file alone was asked, and the counts of later ones were millivolts."""
+    for i in range(4):
+        one = array[i] if i == 3 else millivolts(array[i])
+        np.save(tmp_path / f"R{i}.npy", one)
+    assert run(tmp_path, tmp_path, "--fs", 500) == 0
+    ((name, reason),) = skipped(tmp_path).items()
+    assert name == "R3.npy" and "whole numbers (int16): say --units uV or --units mV" in reason
+
+
 def test_files_of_many_recordings_may_differ_in_layout(tmp_path, array):
     folder = tmp_path / "in"
     folder.mkdir()

@@ -15,15 +15,18 @@ import torch
 import yaml
 from torch import nn
 
+from data_preparation.building.tables import add_splits
 from main_finetune import finetune
 from main_pretrain import pretrain
+from tests.support import small_store
 from tests.support.configs import changed
-from tests.support.tiny_jobs import CNN, ST_MEM, with_store
+from tests.support.tiny_jobs import CNN, DATA, ST_MEM, with_store
 from util.config.keys import FinetuneConfig, PretrainConfig
 from util.config.load import check, load_config
 from util.contract.encoder import Encoder
 from util.contract.method import Method
 from util.contract.registry import register
+from util.data.store import RecordStore
 from util.errors import CheckpointError, ConfigError, ECGError
 from util.processes import program
 from util.processes.stopping import Preempted
@@ -529,6 +532,35 @@ def test_a_copy_of_the_store_is_no_other_job(tmp_path, capsys):
     checkpoint.save(content, path)
     with pytest.raises(CheckpointError, match="is of another job, which differs in dataset.store"):
         pretrain(changed(config, resume="auto"))
+
+
+def split_by_folds(root, shift):
+    """Add splits by the folds of a store, fold ``shift`` to test and the one behind it to select."""
+    records = RecordStore(root / "fs100").records
+    place = (records["fold"] - shift) % 10
+    records["split"] = place.map({0: "test", 1: "valid"}).fillna("train")
+    records[["record", "split"]].to_csv(root / "mine.csv", index=False)
+    add_splits(root, root / "mine.csv")
+
+
+@pytest.mark.parametrize("run, config", [(pretrain, ST_MEM), (finetune, CNN)])
+def test_other_splits_of_the_same_name_are_another_job(tmp_path, run, config):
+    """The defect: weights were tested on records that they had trained on by the table before."""
+    root = tmp_path / "store"
+    root.mkdir()
+    (root / "fs100").symlink_to(small_store.store() / "fs100", target_is_directory=True)
+    split_by_folds(root, 0)
+    data = {**DATA, "max_records": None, "store": str(root), "protocol": "given", "splits": "mine"}
+    data |= {"exclude_parts": ["test"]} if run is pretrain else {}
+    program = PretrainConfig if run is pretrain else FinetuneConfig
+    config = {**config, "dataset": data, "output_dir": str(tmp_path), "exp_name": "run"}
+    config = changed(check(config, program), train={"steps_per_epoch": 1}, resume="auto")
+    run(config)
+    split_by_folds(root, 0)
+    run(config)
+    split_by_folds(root, 3)
+    with pytest.raises(CheckpointError, match="differs in which records train, select and test"):
+        run(config)
 
 
 # ============ a folder with results ============

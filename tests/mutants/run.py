@@ -1,7 +1,7 @@
 """Put bugs into copies of the project, one at a time, and see whether the test suite notices.  By
 hand, not by CI.
 
-    python tests/mutants/run.py                     all of tests/mutants/table.py
+    python tests/mutants/run.py                     all of table.py and data_table.py
     python tests/mutants/run.py last_weights lr_late --jobs 2
     python tests/mutants/run.py --list              names, files and reasons
     python tests/mutants/run.py --check             only: is every old text there, exactly once?
@@ -23,8 +23,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from table import MUTANTS, Mutant
+from data_table import DATA
+from table import LEARNING, Mutant
 
+MUTANTS = [*LEARNING, *DATA]
 ROOT = Path(__file__).resolve().parents[2]
 PASSED, FAILED, NO_TESTS = 0, 1, 5  # pytest's exit statuses
 LIMIT = 3600  # seconds for one call of pytest: a mutant may wait for ever
@@ -97,14 +99,15 @@ def order_of_tests(mutant: Mutant) -> tuple[list[str], list[str]]:
         + (rf"|from {re.escape(package)} import .*\b{name}\b)" if package else ")"),
         re.MULTILINE,
     )
-    every = sorted(path.name for path in (ROOT / "tests").glob("test_*.py"))
+    tests = ROOT / "tests"
+    every = sorted(path.relative_to(tests).as_posix() for path in tests.rglob("test_*.py"))
     near = [
         *mutant.tests,
         *(
             test
             for test in every
             if test not in mutant.tests
-            and imports.search((ROOT / "tests" / test).read_text(encoding="utf-8"))
+            and imports.search((tests / test).read_text(encoding="utf-8"))
         ),
     ]
     return near, [test for test in every if test not in near]

@@ -1,5 +1,5 @@
-"""Forty plausible bugs: one line of the project each, and what a tired person might have written
-instead.
+"""Plausible bugs in how is learned: one line of the project each, and what a tired person might
+have written instead.  Those in data, scores and tables are in data_table.py.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ class Mutant(NamedTuple):
     tests: tuple[str, ...] = ()
 
 
-MUTANTS = [
+LEARNING = [
     # ============ engine, meters, schedules ============
     Mutant(
         "loss_not_divided",
@@ -242,99 +242,6 @@ MUTANTS = [
             "experiments/test_published_scripts.py::test_defect_9_standardisation_and_selection_keep_out_of_the_test_fold",
         ),
     ),
-    # ============ data ============
-    Mutant(
-        "patients_by_number",
-        "util/data/splits.py",
-        'records["database"] + "/" + records["patient"]',
-        'records["patient"]',
-        "a number looks unique",
-        ("util/data/test_dataset.py",),
-    ),
-    Mutant(
-        "fold_9_selects_itself",
-        "util/data/splits.py",
-        "(run + 1) % FOLDS",
-        "min(run + 1, FOLDS - 1)",
-        "a bound instead of a cycle",
-        ("util/data/test_splits.py",),
-    ),
-    Mutant(
-        "first_labels",
-        "util/data/strata.py",
-        "np.random.default_rng([seed, 2]).permutation(len(strata))",
-        "np.arange(len(strata))",
-        "the store's order looks random enough",
-        ("util/data/test_splits.py",),
-    ),
-    Mutant(
-        "scale_of_another",
-        "util/data/dataset.py",
-        "self.scale[rows]",
-        "self.scale[:len(rows)]",
-        "nearly all scales are equal",
-        ("util/data/test_dataset.py",),
-    ),
-    Mutant(
-        "one_unit_for_all",
-        "util/formats/wfdb_files.py",
-        "(signal * factors).T",
-        "(signal * factors[0]).T",
-        "headers repeat themselves",
-        ("util/formats/test_wfdb_files.py",),
-    ),
-    Mutant(
-        "unknown_is_one_patient",
-        "util/data/strata.py",
-        'np.where(patients == "", np.arange(len(patients)), patients)',
-        "patients",
-        '"" is a name as any other',
-        ("data_preparation/test_folds.py",),
-    ),
-    Mutant(
-        "goldberger_without_its_half",
-        "util/recordings/derived_leads.py",
-        '"aVF": second - one / 2,',
-        '"aVF": second - one,',
-        "it looks like III",
-        ("util/recordings/test_derived_leads.py",),
-    ),
-    # ============ scores, thresholds, probe, predict, transfer ============
-    Mutant(
-        "rare_by_one",
-        "util/scoring/thresholds.py",
-        "problem.labels.sum(axis=0) < min_positives",
-        "problem.labels.sum(axis=0) <= min_positives",
-        "off by one",
-        ("util/scoring/test_thresholds.py",),
-    ),
-    # each part's own mean would do no harm: AUROC does not see a shift of all outputs of a class
-    Mutant(
-        "probe_scales_apart",
-        "util/evaluation/probes.py",
-        "(valid_x - mean) / std",
-        "(valid_x - mean) / valid_x.std(axis=0)",
-        "each part standardised looks tidy",
-        ("util/evaluation/test_probes.py",),
-    ),
-    Mutant(
-        "one_scale_for_all",
-        "util/predicting/recordings.py",
-        "scale[fs] = microvolts / 1000",
-        "scale[fs] = 1 / 1000",
-        "a count is a microvolt, nearly always",
-        ("experiments/test_predict.py::test_a_recording_above_32_millivolts_keeps_its_millivolts",),
-    ),
-    Mutant(
-        "last_published_file",
-        "util/weights/transfer.py",
-        "files[:1]",
-        "files[-1:]",
-        "the newest comes last elsewhere",
-        (
-            "experiments/test_published_scripts.py::test_of_several_published_files_the_best_is_taken",
-        ),
-    ),
     # ============ self-supervised methods ============
     Mutant(
         "groups_share_streams",
@@ -367,5 +274,97 @@ MUTANTS = [
         "random.uniform(shape[-1]).view(-1, *[1] * (len(shape) - 1), shape[-1]).expand(-1, *shape)",
         "as MTAE does",
         ("models/encoder/test_leads.py",),
+    ),
+    # ============ JEPA, CPC, S4 ============
+    Mutant(
+        "teacher_sees_other_input",
+        "models/methods/jepa.py",
+        "        self.teacher.load_state_dict(self.encoder.state_dict())\n",
+        "",
+        "the teacher is a copy from the start",
+        ("models/methods/test_jepa.py",),
+    ),
+    Mutant(
+        "standardised_over_places",
+        "models/methods/jepa.py",
+        "F.layer_norm(target, target.shape[-1:])",
+        "F.layer_norm(target, target.shape[-2:])",
+        "as of an image's whole patch",
+        ("models/methods/test_jepa.py",),
+    ),
+    Mutant(
+        "answer_among_the_others",
+        "models/methods/cpc.py",
+        '1 + batch["random"].integers(count - 1,',
+        'batch["random"].integers(count,',
+        "any step of the record will do",
+        ("models/methods/test_cpc.py",),
+    ),
+    Mutant(
+        "end_wraps_around",
+        "models/encoder/s4.py",
+        "padded = 2 * length",
+        "padded = length",
+        "the FFT of a signal has its length",
+        ("models/methods/test_cpc.py",),
+    ),
+    # ============ weights, resume rules, graph, movement ============
+    Mutant(
+        "leads_in_inverse_order",
+        "util/contract/encoder.py",
+        "[list(leads).index(lead) for lead in own]",
+        "[own.index(lead) for lead in leads]",
+        "right for two leads that change places",
+        ("util/weights/test_encoder_file.py",),
+    ),
+    Mutant(
+        "overlap_by_record",
+        "util/weights/seen_labels.py",
+        "torch.isin(tested, self.trained).any(dim=1)",
+        "torch.isin(tested[:, 0], self.trained)",
+        "the record's hash comes first",
+        ("jobs/test_label_overlap.py",),
+    ),
+    Mutant(
+        "share_may_change",
+        "util/config/keys.py",
+        '        "1 % of the labels",\n',
+        '        "1 % of the labels",\n        resumed="free",\n',
+        "copied from a key of the loader",
+        ("jobs/test_faults.py::test_a_loop_over_folds_under_one_name_ends_at_the_second",),
+    ),
+    Mutant(
+        "fold_0_is_none",
+        "util/training/resolved.py",
+        "    if fold is not None:\n",
+        "    if fold:\n",
+        "0 is false",
+        ("util/training/test_resolved.py",),
+    ),
+    Mutant(
+        "rehearsal_counts",
+        "util/training/step_graph.py",
+        "        finally:\n            torch._foreach_copy_(changing, before)\n",
+        "",
+        "a capture runs nothing, and the rehearsal is forgotten",
+        ("util/training/test_step_graph.py",),
+    ),
+    Mutant(
+        "logged_by_the_last_replay",
+        "util/training/step_graph.py",
+        "            self._update_by(gradients)\n        return values.clone()",
+        "            self._update_by(gradients)\n        return values",
+        "one copy less, and a mean of one step is right",
+        (
+            "util/training/test_step_graph.py::test_what_is_logged_of_a_step_outlives_the_next_replay",
+        ),
+    ),
+    Mutant(
+        "statistics_may_move",
+        "util/jobs/job.py",
+        "dict([*model.named_parameters(), *model.named_buffers()])",
+        "dict(model.named_parameters())",
+        "what is frozen are parameters",
+        ("util/training/test_movement.py",),
     ),
 ]

@@ -270,7 +270,7 @@ def read_array(
     note: object,
     *,
     fs: float,
-    units: str | None,
+    units: str | None = None,
     leads: Sequence[str],
     layout: str | None = None,
     dataset: str | None = None,

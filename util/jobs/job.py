@@ -268,6 +268,7 @@ class Fold:
             jobs = (described(mode, self.number),)
             seen = seen.joined(SeenLabels(jobs, trained.flatten(), selected.flatten()))
         about: dict[str, Any] = {KEY: seen.content(), "encoder_checksum": job.encoder_checksum}
+        about["rows_checksum"] = " ".join(checksum(rows.tobytes()) for rows in self.parts.values())
         return about | ({"label_overlap": self.overlap} if self.overlap else {})
 
     def labels_of(self, part: str) -> np.ndarray:

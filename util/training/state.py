@@ -36,6 +36,10 @@ UNSAID = {
     "exp_name",
     "device",
 }
+CONTENT = {  # checksums that the files of a run keep, and what another one is of
+    "encoder_checksum": "encoder_path (the content of the file)",
+    "rows_checksum": "which records train, select and test (the table of splits, or patients)",
+}
 CURE = "choose another --exp_name, or resume with the run's own config.yaml"
 
 
@@ -151,9 +155,12 @@ def resume(run: Run) -> str | None:
     try:
         changed = changes(content["config"], run.resolved, config, path)
         other_data = content["metrics"].get("data", run.dataset.checksums) != run.dataset.checksums
-        checksum = run.about.get("encoder_checksum")
-        other_encoder = content.get("encoder_checksum", checksum) != checksum
-        _refuse_another_job(changed, path, other_data=other_data, other_encoder=other_encoder)
+        others = [
+            what
+            for name, what in CONTENT.items()
+            if content.get(name, run.about.get(name)) != run.about.get(name)
+        ]
+        _refuse_another_job(changed, path, other_data=other_data, others=others)
         check_numbers(path, content["model"], state.model.state_dict())
         state.load_state_dict(content)
         _restore_surroundings(run, content)
@@ -198,17 +205,16 @@ def check_agreement(state: TrainState) -> None:
 
 
 def _refuse_another_job(
-    changed: dict[str, str], path: str, *, other_data: bool, other_encoder: bool
+    changed: dict[str, str], path: str, *, other_data: bool, others: list[str]
 ) -> None:
     """Raise a CheckpointError where keys differ that no resumed run may change, or where the
     store holds other records, folds or labels by now (it would test what it has trained on), or
-    the encoder's file another encoder (the score would be of the one before).
+    where what a checksum of ``CONTENT`` is of is another by now.
     """
     fixed = [name for name, resumed in changed.items() if resumed == "fixed"]
     if other_data:
         fixed.append("dataset.store (the records, folds or labels that it holds)")
-    if other_encoder:
-        fixed.append("encoder_path (the content of the file)")
+    fixed = fixed or others  # which follow from keys that differ
     if fixed:
         raise CheckpointError(
             f"{path} is of another job, which differs in {', '.join(fixed)}; {CURE}"

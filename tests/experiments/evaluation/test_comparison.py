@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.evaluation.comparison import _pairs
+from experiments.evaluation.comparison import _pairs, _spread
 from experiments.evaluation.page import as_latex, as_markdown, differences_of, grid_of
 from experiments.evaluation.runs import score_of, with_enough
 from tests.support import made_predictions
@@ -45,6 +45,20 @@ def test_encoders_are_compared_with_random_weights_or_scratch_and_the_first():
         ("b", "scratch"),
         ("b", "a"),
     ]
+
+
+def test_the_spread_is_over_seeds_of_the_mean_over_folds():
+    random, labels = np.random.default_rng(1), np.arange(80).reshape(40, 2) % 3 == 0
+    tests = {
+        (fold, seed): made_predictions.made(random.random((40, 2)), labels, task="multilabel")
+        for fold in range(3)
+        for seed in range(2)
+    }
+    means = [
+        np.mean([score_of(tests[fold, seed], "AUROC") for fold in range(3)]) for seed in (0, 1)
+    ]
+    assert _spread(tests, "AUROC") == pytest.approx(np.std(means, ddof=1))
+    assert np.isnan(_spread({place: one for place, one in tests.items() if place[1] == 0}, "AUROC"))
 
 
 def test_the_tables_read_as_they_should():

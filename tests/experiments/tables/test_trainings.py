@@ -47,3 +47,20 @@ def test_nothing_and_zero_make_two_definitions_where_they_are_two_things(tables)
     assert len(set(found)) == len(found)
     null = Settings(str(tables), overrides=["train.weight_decay_end=null"])
     assert definition_of(row, null) == found[0]
+
+
+@pytest.mark.parametrize(
+    "change, same",
+    [
+        ("train.epochs=7", False),
+        ("train.lr=0.5", False),
+        ("dataset.label_fraction=0.5", False),
+        ("dataloader.num_workers=3", True),
+        ("train.log_every=3", True),
+    ],
+)
+def test_what_changes_results_changes_the_definition_of_a_row(tables, change, same):
+    write(tables)
+    row, _ = read_table("tiny").rows
+    before, after = (definition_of(row, Settings("", overrides=more)) for more in ([], [change]))
+    assert (before == after) == same

@@ -118,6 +118,18 @@ def test_a_file_cut_short_is_refused(tmp_path, part):
         read_dicom(tmp_path / "a.dcm", None, None)
 
 
+def test_counts_that_mark_missing_samples_are_missing(tmp_path):
+    pydicom, counts = pytest.importorskip("pydicom"), COUNTS.copy()
+    counts[100:120, 3] = -32768
+    made_dicom(tmp_path, [(counts, MDC, 0)])
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    padding = np.int16(-32768).tobytes()
+    dataset.WaveformSequence[0].add_new("WaveformPaddingValue", "OW", padding)
+    dataset.save_as(tmp_path / "a.dcm")
+    signal = read_dicom(tmp_path / "a.dcm", None, None).signal
+    np.testing.assert_array_equal(np.isnan(signal), counts == -32768)
+
+
 @pytest.mark.parametrize("cut", [(6, 5), (6, 0), (1, 0)])
 def test_groups_that_share_a_lead_are_joined(tmp_path, cut):
     end, begin = cut

@@ -362,6 +362,23 @@ def test_seeds_of_either_side_widen_a_difference():
     assert one_way.high - one_way.low > 2 * norm.ppf(0.975) * spread
 
 
+def test_seeds_of_one_side_alone_widen_a_difference():
+    """The defect: random weights by several seeds, against one encoder, counted as their mean."""
+    labels, predictions = rare_test(np.random.default_rng(4))
+    test, score = Predicted(labels, predictions + 0.3 * labels), parse_scores(["AUROC"])["AUROC"]
+    widths = []
+    for spread in (0.01, 0.6):
+        several = [
+            Predicted(labels, predictions + spread * seed * labels, seed=seed)
+            for seed in (-1, 0, 1)
+        ]
+        for sides in (([test], several), (several, [test])):
+            gap = estimate("AUROC", score, sides[0], "multilabel", sides[1], n=300)
+            widths.append(gap.high - gap.low)
+    assert min(widths[2:]) > 1.5 * max(widths[:2])
+    assert widths[2] == pytest.approx(widths[3])
+
+
 def test_patients_with_many_records_widen_an_interval():
     rng = np.random.default_rng(4)
     labels, predictions = rare_test(rng, counts=RARE * 5)

@@ -13,7 +13,7 @@ from util.config.load import check, load_config
 from util.contract.registry import DataFacts, build, complete
 from util.errors import CheckpointError
 from util.leads import LEADS
-from util.training.resolved import data_facts
+from util.training.resolved import data_facts, resolved
 from util.weights import checkpoint
 
 STEPS = {"epochs": 1, "warmup_epochs": 0, "steps_per_epoch": 1, "freeze_epochs": 0}
@@ -65,6 +65,13 @@ def test_config_yaml_shows_them_and_makes_the_same_model(done):
     spec = {"name": again.model_name, **again.model}
     assert complete(spec, data_facts(again)) == spec
     assert checkpoint.load(done / "run" / "best-loss.pth")["config"]["model"] == written["model"]
+
+
+def test_one_fold_of_several_is_kept_by_its_number(tmp_path):
+    """Also fold 0: scores of its weights would be of records that they were trained on."""
+    several = job(tmp_path, dataset={**with_store(VIT)["dataset"], "fold": "all"})
+    kept = [resolved(several, 0.1, fold)["dataset"]["fold"] for fold in (0, 3, None)]
+    assert kept == [0, 3, "all"]
 
 
 def test_a_pretraining_shows_them_too(tmp_path):

@@ -117,6 +117,14 @@ def test_twelve_replayed_steps_are_the_plain_ones(name, tmp_path, monkeypatch):
     assert most - 2 * step_graph.WARM_UP * thaws <= StandIn.replays <= most
 
 
+def test_what_is_logged_of_a_step_outlives_the_next_replay(tmp_path, monkeypatch):
+    """Replays write into the same tensors, and a line of the log is a mean over several steps."""
+    wanted, _ = run(pretrain, STILL, tmp_path / "plain", log_every=3)
+    replayed(monkeypatch)
+    lines, _ = run(pretrain, STILL, tmp_path / "graph", log_every=3, cuda_graph=True)
+    assert lines == wanted and StandIn.replays == 12 - step_graph.WARM_UP
+
+
 def test_a_resumed_run_is_captured_anew_and_ends_alike(tmp_path, monkeypatch):
     plain = run(pretrain, STILL, tmp_path / "plain", **DECAY)
     replayed(monkeypatch)

@@ -1,0 +1,32 @@
+"""What the fingerprint of a store is of."""
+
+import pytest
+
+from data_preparation.building.tables import add_labels, add_splits
+from experiments.tables.fingerprints import store_of
+from tests.support.small_store import store
+from tests.support.tiny_jobs import CNN, DATA
+from util.config.keys import FinetuneConfig
+from util.config.load import check
+from util.data.store import RecordStore
+
+
+@pytest.mark.parametrize(
+    "add, column, parts, keys",
+    [
+        (add_splits, "split", ["test", "valid", *["train"] * 8], {"protocol": "given"}),
+        (add_labels, "ill", [1, 1, *[0] * 8], {"labels": "mine"}),
+        (add_labels, "ill", [1, 1, *[0] * 8], {"labels": {"name": "mine", "columns": ["ill"]}}),
+    ],
+)
+def test_another_table_of_the_same_name_is_another_store(tmp_path, add, column, parts, keys):
+    (tmp_path / "fs100").symlink_to(store() / "fs100", target_is_directory=True)
+    records, found = RecordStore(tmp_path / "fs100").records, []
+    for shift in (0, 0, 3):
+        values = [parts[place] for place in (records["fold"] - shift) % 10]
+        table = records[["record"]].assign(**{column: values})
+        table.to_csv(tmp_path / "mine.csv", index=False)
+        add(tmp_path, tmp_path / "mine.csv")
+        config = {**CNN, "dataset": {**DATA, "store": str(tmp_path), **keys}}
+        found.append(store_of(check(config, FinetuneConfig)))
+    assert found[0] == found[1] != found[2]
