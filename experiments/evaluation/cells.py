@@ -145,16 +145,18 @@ def _note_seen(candidate: Candidate, data: FinetuneDataset) -> None:
     else:
         same = candidate.store == store_at(data.store, data.fs).meta["records_crc32"]
     seen = [fold for fold in run_numbers(data) if fold not in there.exclude_folds]
+    by_folds = data.protocol == "nested"
     if not same:
         note(
             f"note: {candidate.name} was pre-trained on another store, {there.store}; whether "
             "records that are tested here were among its records is not known"
         )
-    elif seen and not there.exclude_parts:
+    elif (seen or not by_folds) and not there.exclude_parts:
+        which = f"the records of fold {', '.join(map(str, seen))}, too," if by_folds else "records"
+        cure = "exclude_folds" if by_folds else "exclude_parts"
         note(
-            f"note: {candidate.name} was pre-trained on this store, without labels, and on the "
-            f"records of fold {', '.join(map(str, seen))}, too, which are tested here "
-            "(dataset.exclude_folds)"
+            f"note: {candidate.name} was pre-trained on this store, without labels, and on "
+            f"{which} which are tested here (dataset.{cure})"
         )
 
 

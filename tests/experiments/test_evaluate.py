@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data_preparation import add_splits
 from experiments import evaluate
 from experiments.evaluation import frozen
 from experiments.evaluation.candidates import read_candidates
@@ -211,6 +212,13 @@ def test_a_pre_training_that_read_the_tested_records_is_named(encoders, tmp_path
     assert "cpc was pre-trained on this store, without labels, and on the records of fold 5" in (
         capsys.readouterr().out
     )
+    rows = [f"E{i:03d},{('train', 'train', 'valid', 'test')[i % 4]}" for i in range(80)]
+    (tmp_path / "parts.csv").write_text("\n".join(["record,split", *rows]))
+    run(add_splits.main, store(), tmp_path / "parts.csv", "--name", "evaluated_parts")
+    flags = ["dataset.protocol=given", "dataset.splits=evaluated_parts"]
+    given = ("--modes", "knn", *(word for flag in flags for word in ("--set", flag)))
+    evaluated(tmp_path / "c", [encoders["cpc"], "random:1"], *given, fold=0)
+    assert "on records which are tested here (dataset.exclude_parts)" in capsys.readouterr().out
 
 
 def test_records_of_a_pre_training_elsewhere_are_not_known(encoders, tmp_path, capsys):
