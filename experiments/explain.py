@@ -78,7 +78,7 @@ from util.console import begin_job
 from util.errors import ConfigError
 from util.explain.chosen import of_files, of_store
 from util.explain.job import ExplainJob
-from util.formats.any_file import find_places
+from util.formats.any_file import check_fs, find_places
 from util.handover.load import is_classifier, load_classifier, load_encoder
 from util.jobs.setup import store_at
 from util.predicting.recordings import is_store, refuse_flags
@@ -106,6 +106,7 @@ def main(argv: list[str] | None = None) -> None:
             if getattr(arguments, flag):
                 raise ConfigError(f"--{flag} needs a store, and {given} is none (docs/data.md)")
         places = find_places(given, said)
+        check_fs(places, said)
         job.explain(of_files(given, places, applied, names, said))
         return
     refuse_flags(said)

@@ -4,7 +4,7 @@ for place in find_places("ecgs", Given(fs=500)):
     recording = read_recording(place, Given(fs=500))
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -73,23 +73,29 @@ def find_places(given: str | Path, said: Given) -> list[Place]:
         said: what is said of them.
 
     Raises:
-        ECGError: there is none; ConfigError: they do not say their sampling rates, and ``said``
-            does not, either, or it says what they say themselves.
+        ECGError: there is none; ConfigError: ``said`` says what they say themselves.
     """
     path = Path(given)
     kinds = _recordings_in(path, said) if path.is_dir() else {_file(path): kind_of(_file(path))}
     if not kinds:
         raise ECGError(f"{given}: no recording there; files may end in {', '.join(KINDS)}")
-    there = {*kinds.values()}
-    if said.fs is None and there.isdisjoint(SELF_DESCRIBED):
-        raise ConfigError(NO_FS.format(" and ".join(sorted(there))))
-    needless = needless_flags(said) if there <= {*SELF_DESCRIBED} else []
+    needless = needless_flags(said) if {*kinds.values()} <= {*SELF_DESCRIBED} else []
     if needless:
         raise ConfigError(
             f"{', '.join(needless)}: the files of {given} say themselves what they hold; leave it "
             "out"
         )
     return [place for file, kind in kinds.items() for place in _places(file, kind, said)]
+
+
+def check_fs(places: Iterable[Place], said: Given) -> None:
+    """Raise a ConfigError where no recording can be read without --fs, which is missing.
+
+    Of a folder that is watched each file is asked when it comes: others may follow.
+    """
+    kinds = {place.kind for place in places}
+    if said.fs is None and kinds.isdisjoint(SELF_DESCRIBED):
+        raise ConfigError(NO_FS.format(" and ".join(sorted(kinds))))
 
 
 def needless_flags(said: Given) -> list[str]:

@@ -10,7 +10,7 @@ from util.console import note
 from util.data.store import RecordStore, checksum
 from util.errors import ConfigError
 from util.files import safe_cell
-from util.formats.any_file import Place, find_places
+from util.formats.any_file import Place, check_fs, find_places
 from util.handover.load import AppliedEncoder
 from util.jobs.setup import store_at
 from util.leads import parse_leads
@@ -77,6 +77,7 @@ def records_at(given: str, encoder: AppliedEncoder, said: Given) -> Records:
     """
     if not is_store(given):
         places = find_places(given, said)
+        check_fs(places, said)
         return FileRecords(places, encoder, said)
     refuse_flags(said)
     return StoredRecords(store_at(given, encoder.fs, "--input"), encoder.leads)

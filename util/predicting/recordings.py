@@ -11,7 +11,7 @@ import pandas as pd
 
 from util.data.store import RecordStore, quantise, spread
 from util.errors import ConfigError, ECGError, RecordError, StoreError
-from util.formats.any_file import Place, find_places, needless_flags, read_recording
+from util.formats.any_file import Place, check_fs, find_places, needless_flags, read_recording
 from util.formats.wfdb_files import UNDIAGNOSED
 from util.jobs.setup import store_at
 from util.leads import leads_of_cell
@@ -84,10 +84,12 @@ def find_sources(given: str, rates: list[int], said: Given) -> list[Source]:
     """Return the recordings of a file, a folder or a store.
 
     Raises:
-        ConfigError: flags say of a store what it says itself.
+        ConfigError: flags say of a store what it says itself, or --fs is missing.
     """
     if not is_store(given):
-        return [*find_places(given, said)]
+        places = find_places(given, said)
+        check_fs(places, said)
+        return [*places]
     refuse_flags(said, derives=True)
     stores = {fs: store_at(given, fs, "--input") for fs in rates}
     finest = finest_store(given)

@@ -10,7 +10,7 @@ from tests.support.hospital_files import made_lead, made_record, stand_in
 from tests.support.wfdb_files import ecg_counts, write_record
 from util.console import begin_job, said
 from util.errors import ConfigError, ECGError, RecordError
-from util.formats.any_file import Place, find_places, kind_of, read_recording
+from util.formats.any_file import Place, check_fs, find_places, kind_of, read_recording
 from util.leads import LEADS
 from util.recordings.flags import Given
 from util.recordings.recording import Recording
@@ -172,6 +172,15 @@ def test_what_must_be_said_of_arrays(tmp_path, given, error, words):
     write_npy(tmp_path)
     with pytest.raises(error, match=words):
         read_recording(tmp_path / "a.npy", given)
+
+
+def test_a_folder_that_is_watched_may_hold_arrays_without_their_rate(tmp_path):
+    """The defect: a stray array among what comes in ended predict.py --watch."""
+    write_npy(tmp_path)
+    places = find_places(tmp_path, Given())
+    assert len(places) == 1
+    with pytest.raises(ConfigError, match="^--fs is missing: npy files do not say"):
+        check_fs(places, Given())
 
 
 @pytest.mark.parametrize("factor, unit", [(1, "uV"), (1e-6, "V")])
