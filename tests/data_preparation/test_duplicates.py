@@ -3,7 +3,7 @@ import csv
 import numpy as np
 import pytest
 
-from benchmarks.duplicates import COPIES, plant
+from benchmarks.duplicates import COPIES
 from data_preparation import check_store, reformat_memmap
 from data_preparation.building import reformat as building
 from data_preparation.building.duplicates import (
@@ -77,6 +77,15 @@ def heart(index, seconds=10):
 
 def names(found):
     return {(row["record_a"], row["record_b"]) for row in found.pairs}
+
+
+def plant(signals, fs, count, random):
+    """[(number of the original, kind, copy)] of ``count`` of the signals, each kind in turn."""
+    originals = random.choice(len(signals), count, replace=False)
+    return [
+        (int(i), COPIES[k % len(COPIES)].__name__, COPIES[k % len(COPIES)](signals[i], fs, random))
+        for k, i in enumerate(originals)
+    ]
 
 
 def test_fifty_planted_copies_of_all_kinds_are_found_and_no_others(tmp_path):
