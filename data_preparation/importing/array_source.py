@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from data_preparation.importing.sources import (
     Item,
@@ -361,6 +362,14 @@ def _read_ids(path, files):
             f"{', '.join(files[:3])}: "
             "say in a column file which one each is of"
         )
+    for name in table.columns.difference(["record", "patient", "file"]):
+        numbers = pd.to_numeric(table[name], errors="coerce")
+        count = np.arange(len(table)) + numbers.min()
+        if not (numbers == count).all() and (numbers.sort_values() == count).all():
+            raise ECGError(
+                f"--ids {path}: its lines are not in the order of its column {name!r}, but names go "
+                "by their order, that of the array: sort them, or leave the column out"
+            )
     file_of = table["file"].str.strip() if "file" in table else files[0]
     names: dict[str, list[str]] = {name: [] for name in files}
     for record, name in zip(table["record"], np.broadcast_to(file_of, len(table))):

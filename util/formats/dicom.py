@@ -68,6 +68,7 @@ def _recording(dataset: Any) -> Recording:
         once = [place for place, name in enumerate(names) if names.index(name) == place]
         signal, names = signal[:, once], [names[place] for place in once]
     group = groups[chosen[0]]
+    _check_skews([groups[index] for index in chosen])
     others = [_described(other, names) for k, other in enumerate(groups) if k not in chosen]
     if strips:
         others = [f"{strips} strips that follow one another", *others]
@@ -82,6 +83,23 @@ def _recording(dataset: Any) -> Recording:
         else (),
         patient=own_patient(str(dataset.get("PatientID") or "")),
     )
+
+
+def _check_skews(groups: Sequence[Any]) -> None:
+    """A RecordError where leads were sampled at times that differ by half a sample or more."""
+    skews = [
+        float(channel.get("ChannelSampleSkew") or 0)
+        + float(channel.get("ChannelTimeSkew") or 0) * float(group.SamplingFrequency)
+        for group in groups
+        for channel in group.ChannelDefinitionSequence
+        if standard_lead(_lead(channel))
+    ]
+    apart = max(skews, default=0) - min(skews, default=0)
+    if apart >= 0.5:
+        raise RecordError(
+            f"leads that were sampled at different times, up to {apart:.3g} samples apart (channel "
+            "skew), which are not put right here"
+        )
 
 
 def _described(group: Any, names: Sequence[str]) -> str:

@@ -103,10 +103,37 @@ def test_sexes(tmp_path, sex, word):
 
 
 @pytest.mark.parametrize(
-    "patient, own", [("P 17", "P 17"), ("", ""), ("unknown", ""), ("Anonymous", ""), ("0", "0")]
+    "patient, own",
+    [
+        *[("P 17", "P 17"), ("", ""), ("unknown", ""), ("Anonymous", ""), ("0", "0")],
+        # two that differ at the end alone, as long as DICOM lets them be
+        *[(f"1.2.840.113619.2.404.3.2831164.{'5' * 31}.{n}", None) for n in (1, 2)],
+    ],
 )
 def test_patients(tmp_path, patient, own):
+    own = patient if own is None else own
     assert read(tmp_path, [(COUNTS, MDC, 0)], PatientID=patient).patient == own
+
+
+@pytest.mark.parametrize(
+    "skews, refused",
+    [
+        ({"ChannelSampleSkew": [0, 5]}, True),
+        ({"ChannelTimeSkew": [0, 0.02]}, True),  # s, 5 samples
+        ({"ChannelTimeSkew": [0, 0.001]}, False),  # a quarter of a sample
+        ({"ChannelSampleSkew": [2, 2]}, False),
+    ],
+)
+def test_leads_that_were_delayed_are_refused(tmp_path, skews, refused):
+    """The defect: the delay of a channel was not looked at."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made_dicom(tmp_path, [(COUNTS[:, :2], MDC[:2], 0)], skews=skews)
+    if refused:
+        with pytest.raises(RecordError, match="leads that were sampled at different times"):
+            read_dicom(tmp_path / "a.dcm", None, None)
+    else:
+        assert read_dicom(tmp_path / "a.dcm", None, None).leads == ("I", "II")
 
 
 @pytest.mark.parametrize("part", [0.02, 0.3, 0.7, 0.99])
