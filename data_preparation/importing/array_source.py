@@ -367,8 +367,8 @@ def _read_ids(path, files):
         count = np.arange(len(table)) + numbers.min()
         if not (numbers == count).all() and (numbers.sort_values() == count).all():
             raise ECGError(
-                f"--ids {path}: its lines are not in the order of its column {name!r}, but names go "
-                "by their order, that of the array: sort them, or leave the column out"
+                f"--ids {path}: its lines are not in the order of its column {name!r}, but names "
+                "go by their order, that of the array: sort them, or leave the column out"
             )
     file_of = table["file"].str.strip() if "file" in table else files[0]
     names: dict[str, list[str]] = {name: [] for name in files}

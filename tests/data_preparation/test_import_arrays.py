@@ -663,10 +663,10 @@ def test_times_of_day_and_dates_tell_the_rate_too(tmp_path, array, name, form, s
 
 def test_a_recording_over_midnight_is_whole(tmp_path, array):
     times = [f"{'23:59:59' if k < 250 else '00:00:00'}.{k % 250 * 4:03d}" for k in range(500)]
-    lines = [",".join(pair) for pair in zip(times, csv_lines(array[0, :2, :500].T))]
+    lines = [",".join(pair) for pair in zip(times, csv_lines(millivolts(array[0, :2, :500].T)))]
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.csv").write_text("\n".join(["time,I,II", *lines]) + "\n")
-    assert len(imported(tmp_path / "in", tmp_path, "--fs", 250, "--units", "uV")) == 1
+    assert len(imported(tmp_path / "in", tmp_path, "--fs", 250)) == 1
 
 
 @pytest.mark.parametrize("factor, refused", [(1, True), (12, True), (0.2, False)])

@@ -338,7 +338,7 @@ def read_csv(
     except (ValueError, OverflowError, pd.errors.ParserWarning) as error:
         raise RecordError(f"CSV unreadable: {_wide(path, above, comma, names) or error}") from None
     # Words for "missing" become NaN, which is refused, or cut off at the ends.
-    values = table.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    values = table.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64, copy=True)
     _look_at_thousands(values, lambda column: read(usecols=[column], dtype=str)[column])
     missing = np.isnan(values)
     if missing.any():
@@ -480,7 +480,7 @@ def _seconds(cells: "pd.Series") -> np.ndarray:
     texts = cells.astype(str)
     times = pd.to_timedelta(texts, errors="coerce")
     if times.isna().any():
-        moments = pd.to_datetime(texts, errors="coerce", format="ISO8601")
+        moments = pd.to_datetime(texts, errors="coerce", format="ISO8601", utc=True)
         return (moments - moments.min()).dt.total_seconds().to_numpy(float)
     return np.unwrap(times.dt.total_seconds(), period=86_400)  # midnight
 
