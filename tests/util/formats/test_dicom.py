@@ -116,6 +116,44 @@ def test_patients(tmp_path, patient, own):
 
 
 @pytest.mark.parametrize(
+    "channel",
+    [
+        ("2:65", "MDC", "-aVR"),
+        ("5.6.3-9-65", "SCPECG", "aVR"),
+        ("x", "99LOCAL", "Lead -aVR"),
+        ("x", "99LOCAL", "Lead aVR (inverted)"),
+        ("x", "99LOCAL", "aVR, negative"),
+    ],
+)
+def test_a_lead_whose_sign_is_turned_is_derived_anew(tmp_path, channel):
+    """The defect: -aVR, which Cabrera's order has, was taken for aVR."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        counts = np.column_stack([COUNTS[:, :3], -COUNTS[:, 3], COUNTS[:, 4:]])
+        made_dicom(tmp_path, [(counts, [*MDC[:3], channel, *MDC[4:]], 0)])
+    recording = read_recording(tmp_path / "a.dcm", Given())
+    assert recording.leads == LEADS and "aVR derived from I and II" in recording.flags
+    limb = recording.signal[:, [0, 1]].mean(1)
+    np.testing.assert_allclose(recording.signal[:, 3], -limb, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["MB", "AB"])
+def test_companded_samples_are_refused(tmp_path, how):
+    """The defect: 8 bits that stand for 14, by a curve, were taken for amplitudes."""
+    pydicom = pytest.importorskip("pydicom")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made_dicom(tmp_path, [(COUNTS, MDC, 0)])
+        dataset = pydicom.dcmread(tmp_path / "a.dcm")
+        group = dataset.WaveformSequence[0]
+        group.WaveformBitsAllocated, group.WaveformSampleInterpretation = 8, how
+        group.WaveformData = (COUNTS // 64).astype("i1").tobytes()
+        dataset.save_as(tmp_path / "a.dcm")
+    with pytest.raises(RecordError, match=f"samples in the companded form {how}, which is not re"):
+        read_dicom(tmp_path / "a.dcm", None, None)
+
+
+@pytest.mark.parametrize(
     "skews, refused",
     [
         ({"ChannelSampleSkew": [0, 5]}, True),
