@@ -1076,6 +1076,14 @@ def test_ids_in_another_order_than_their_numbers_are_refused(tmp_path, array, ca
     assert store.records["record"].tolist() == NAMES
 
 
+@pytest.mark.parametrize("name, is_refused", [("index", True), ("sex", False)])
+def test_few_numbers_may_be_in_any_order_by_chance(tmp_path, array, name, is_refused):
+    np.save(tmp_path / "a.npy", millivolts(array[:2]))
+    (tmp_path / "ids.csv").write_text(f"{name},record\n1,a\n0,b\n")
+    status = run(tmp_path / "a.npy", tmp_path, "--fs", 500, "--ids", tmp_path / "ids.csv")
+    assert (status == 2) == is_refused
+
+
 def test_ids_of_several_files_say_which_file_they_are_of(tmp_path, array, capsys):
     """part10 stands before part2 in every listing of names: by the order alone, ids would go to
     other recordings.
