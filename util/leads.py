@@ -8,7 +8,8 @@ from functools import lru_cache
 from util.errors import ConfigError
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
-_BEFORE = re.compile(r"(mdc[ _-])?(ecg[ _-]+)?(lead[ _-]+)?", re.IGNORECASE)
+# A - behind a blank is the sign of a lead that is turned.
+_BEFORE = re.compile(r"(mdc[ _-])?(ecg([ _]+|-))?(lead([ _]+|-))?", re.IGNORECASE)
 _BY_LOWER = {lead.lower(): lead for lead in LEADS}
 SUBSETS = {"12lead": LEADS, "limb_lead": LEADS[:6], "lead1": ("I",), "lead2": ("II",)}
 

@@ -113,6 +113,7 @@ def _match(name, root, folder, databases) -> Matched:
     records = everything[is_of_set]
     if records.empty:
         raise ConfigError(_no_database(name, root, benchmark, everything))
+    _refuse_places(name, benchmark, records)
     metadata = read_metadata(name, Path(folder), records.assign(record=records["own"]))
     keys = keys_of(records, benchmark, metadata.splits.index)
     key_of = pd.Series(keys, records["record"])[keys != ""]
@@ -249,6 +250,17 @@ def _no_database(name, root, benchmark, records):
         f"no database of {root} is called as {name} is ({', '.join(benchmark.databases)}). Records "
         f"with names as there: {counts}; say with --database which of these is {name}"
     )
+
+
+def _refuse_places(name, benchmark, records):
+    """A ConfigError where the records of a set that counts from 1 are counted from 0."""
+    matches = (re.fullmatch(benchmark.name_of, own) for own in records["own"])
+    zero = [match[0] for match in matches if match and not match[1].strip("0")]
+    if benchmark.numbered and zero:
+        raise ConfigError(
+            f"a record of the store is called {zero[0]}, which {name} has not: names that count "
+            "recordings from 0 are not its numbers; import them under their own"
+        )
 
 
 def _check_one_database(name, records, key_of):

@@ -52,6 +52,8 @@ class Named(Protocol):
     def database(self) -> str: ...
     @property
     def path(self) -> str: ...
+    @property
+    def row(self) -> int | None: ...
 
 
 def read_metadata(
@@ -231,6 +233,7 @@ def _by_number(path: Path, ids: pd.Series, recordings: Sequence[Named]) -> dict[
             "recordings' names into a column, and name it by --id_column"
         )
     row_of = dict(zip(numbers, ids.index))
+    _refuse_places(path, numbers, recordings)
     found: dict[str, int] = {}
     first: dict[int, tuple[str, str]] = {}
     for one in recordings:
@@ -245,6 +248,33 @@ def _by_number(path: Path, ids: pd.Series, recordings: Sequence[Named]) -> dict[
                     "recordings' names into a column, and name it by --id_column"
                 )
     return found
+
+
+def _refuse_places(path: Path, numbers: pd.Series, recordings: Sequence[Named]) -> None:
+    """A ConfigError where recordings are called by their places, which rows do not go by.
+
+    They do where they have the numbers of all places, from 0.
+    """
+    matches = [_NUMBERED.fullmatch(one.record) for one in recordings]
+    named = {int(match[2]) for match in matches if match}
+    rows = set(map(int, numbers))
+    placed = [
+        one.record
+        for one in recordings
+        if one.row is not None and one.record.endswith(f"-{one.row}")
+    ]
+    if placed and rows != named:
+        raise ConfigError(
+            f"--metadata {path}: {first_few(placed)} are places in an array, from 0, and the rows "
+            f"have other numbers, such as {first_few(numbers.tolist())}: give the recordings their "
+            "names by --ids"
+        )
+    if len(named) > 1 and min(named) == 0 and rows == {place + 1 for place in named}:
+        raise ConfigError(
+            f"--metadata {path}: the recordings count from 0, the rows from 1, so that their "
+            "numbers are of different ones; write the recordings' names into a column, and name it "
+            "by --id_column"
+        )
 
 
 # ============ cells ============

@@ -119,8 +119,7 @@ def reformat(
         taken = [one.name for one in of_sets if one.splits]
         split_table = _read_splits(splits, columns, ignore_unknown, allow_patient_overlap, taken)
     columns = with_own_patients(columns)
-    if any(columns["patient"]):
-        note_shares(columns)
+    note_shares(columns)
     add_folds(columns, _strata(label_table, of_sets, folders))
     if settings["unread"]:
         print(

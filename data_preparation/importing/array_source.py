@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from data_preparation.importing.sources import (
     Item,
@@ -19,6 +20,7 @@ from data_preparation.importing.sources import (
     without_duplicates,
 )
 from data_preparation.known_sets import set_of_folder, set_of_layout
+from util.data.columns import holds_ids
 from util.data.record_tables import read_text
 from util.errors import ECGError, RecordError
 from util.formats.any_file import (
@@ -52,6 +54,7 @@ BESIDE = {  # kinds of files that are no recordings where there are others
     HOSPITAL: f"files {', '.join(HOSPITAL_ENDINGS)} beside the others, which are not read",
 }
 WFDB_CURE = "WFDB (.hea) goes to data_extraction_without_preprocessing.py"
+FEW_ROWS = 10  # of --ids: fewer may be numbered by chance
 NO_SIGNAL = "no signal: every sample is 0 or NaN"
 
 
@@ -361,6 +364,7 @@ def _read_ids(path, files):
             f"{', '.join(files[:3])}: "
             "say in a column file which one each is of"
         )
+    _check_order(path, table.drop(columns=["record", "patient", "file"], errors="ignore"))
     file_of = table["file"].str.strip() if "file" in table else files[0]
     names: dict[str, list[str]] = {name: [] for name in files}
     for record, name in zip(table["record"], np.broadcast_to(file_of, len(table))):
@@ -371,3 +375,17 @@ def _read_ids(path, files):
             )
         names[name].append(record)
     return names
+
+
+def _check_order(path, others):
+    """An ECGError where a column numbers the lines of --ids in another order than theirs."""
+    for name, cells in others.items():
+        numbers = pd.to_numeric(cells, errors="coerce")
+        count = np.arange(len(numbers)) + numbers.min()
+        by_chance = len(numbers) < FEW_ROWS and not holds_ids(name)
+        if by_chance or (numbers == count).all() or not (numbers.sort_values() == count).all():
+            continue
+        raise ECGError(
+            f"--ids {path}: its lines are not in the order of its column {name!r}, but names go by "
+            "their order, that of the array: sort them, or leave the column out"
+        )

@@ -259,6 +259,19 @@ def test_one_record_of_the_metadata_in_two_databases_is_an_error(other_name):
         tables.make_tables("ptbxl", other_name / "store", other_name / "metadata", databases)
 
 
+@pytest.mark.parametrize("form", ["{}", "{:05d}", "{:05d}_hr"])
+def test_names_that_count_from_0_are_not_those_of_the_set(ptbxl, tmp_path, form):
+    """The defect: 0.npy, 1.npy, ... of the first, second, ... recording got the labels of 1, 2, ...,
+    which are others'.
+    """
+    for k in range(4):
+        write_record(tmp_path / "in" / "ptb-xl", form.format(k), ecg_counts(300, seed=k), fs="100")
+    extract(tmp_path / "in", tmp_path / "extracted", [100], workers=1)
+    reformat(tmp_path / "extracted", tmp_path / "store")
+    with pytest.raises(ConfigError, match="called 0*(_hr)?, which ptbxl has not: names that count"):
+        tables.make_tables("ptbxl", tmp_path / "store", ptbxl / "metadata")
+
+
 def test_unknown_patients_of_the_metadata_are_not_one_patient(other_name, tmp_path):
     benchmark_files.ptbxl(tmp_path, range(1, 41))
     path = tmp_path / "ptbxl_database.csv"

@@ -619,6 +619,73 @@ def test_a_column_of_time_of_another_rate_is_refused(tmp_path, array, name, step
     assert (words or "") in skipped(tmp_path).get("a.csv", "")
 
 
+@pytest.mark.parametrize("name, step", [("time", 0.004), ("sample", 1), ("t", 4)])
+@pytest.mark.parametrize("turn", ["back", "mixed", "part"])
+def test_lines_out_of_the_order_of_time_are_refused(tmp_path, array, name, step, turn):
+    """The defect: a column whose usual step is backwards was thought to be rounded."""
+    lines = [f"{k * step:g},{line}" for k, line in enumerate(csv_lines(array[0, :2].T))]
+    order = np.arange(len(lines))[::-1]
+    if turn != "back":
+        first = 0 if turn == "mixed" else 700
+        order = np.concatenate(
+            [np.arange(first), np.random.default_rng(0).permutation(800) + first]
+        )
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.csv").write_text("\n".join([f"{name},I,II", *(lines[k] for k in order)]))
+    write_lines(tmp_path / "in", array[1, :2].T, "whole")
+    imported(tmp_path / "in", tmp_path, "--fs", 250, "--units", "uV")
+    assert f"lines out of order: the column {name} goes back" in skipped(tmp_path)["a.csv"]
+
+
+@pytest.mark.parametrize(
+    "name, form, step, words",
+    [
+        ("time", "2020-01-31 23:59:5{:.3f}", 0.002, "so it has 500 Hz, but --fs says 250"),
+        ("timestamp", "2020-01-31T10:00:0{:.6f}", 0.002, "so it has 500 Hz, but --fs says 250"),
+        ("Zeit [s]", "{:.3f}", 0.002, "so it has 500 Hz, but --fs says 250"),
+        ("Elapsed time", "00:00:0{:.4f}", 0.002, "so it has 500 Hz, but --fs says 250"),
+        ("elapsed_time", "00:00:0{:.3f}", 0.004, None),
+        ("datetime", "2020-01-31 10:00:0{:.3f}", 0.004, None),
+        ("time", "23:59:5{:.3f}", 0.004, None),
+        ("time", "started at {:.3f}", 0.002, None),
+    ],
+)
+def test_times_of_day_and_dates_tell_the_rate_too(tmp_path, array, name, form, step, words):
+    signal = array[0, :2].T
+    lines = [f"{form.format(k * step)},{line}" for k, line in enumerate(csv_lines(signal))]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.csv").write_text("\n".join([f"{name},I,II", *lines]) + "\n")
+    write_lines(tmp_path / "in", array[1, :2].T, "whole")
+    imported(tmp_path / "in", tmp_path, "--fs", 250, "--units", "uV")
+    assert list(skipped(tmp_path)) == ["a.csv"] * bool(words)
+    assert (words or "") in skipped(tmp_path).get("a.csv", "")
+
+
+def test_a_recording_over_midnight_is_whole(tmp_path, array):
+    times = [f"{'23:59:59' if k < 250 else '00:00:00'}.{k % 250 * 4:03d}" for k in range(500)]
+    lines = [",".join(pair) for pair in zip(times, csv_lines(millivolts(array[0, :2, :500].T)))]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.csv").write_text("\n".join(["time,I,II", *lines]) + "\n")
+    assert len(imported(tmp_path / "in", tmp_path, "--fs", 250)) == 1
+
+
+@pytest.mark.parametrize("factor, refused", [(1, True), (12, True), (0.2, False)])
+def test_points_between_thousands_are_refused(tmp_path, array, factor, refused):
+    """The defect: 1.628 microvolts beside 628, a thousandth of what was meant."""
+    whole = (array[0, :2].T * factor).astype(int)
+    lines = ["I;II", *(";".join(f"{v:,d}".replace(",", ".") for v in row) for row in whole)]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "in" / "b.csv").write_text(
+        "\n".join(["I,II", *csv_lines(array[0, :2].T * 4.883, "{:.7g}")]) + "\n"
+    )
+    store = imported(tmp_path / "in", tmp_path, "--fs", 250, "--units", "uV")
+    assert (np.abs(whole).max() > 999) == refused
+    assert store.records["record"].tolist() == ["a", "b"][refused:]
+    reason = skipped(tmp_path).get("a.csv", "numbers with a point between thousands, such as")
+    assert reason.startswith("numbers with a point between thousands, such as")
+
+
 @pytest.mark.parametrize("form", ["{}", "Lead {}", " lead_{} ", "ECG {}", "MDC_ECG_LEAD_{}"])
 def test_leads_under_their_usual_names_in_any_order(tmp_path, array, form):
     order = [5, 3, 0, 1, 2, 4, *range(11, 5, -1)]
@@ -991,6 +1058,30 @@ def test_wrong_ids_are_one_sentence(tmp_path, array, capsys, text, words):
     assert words in fails(
         capsys, tmp_path / "a.npy", tmp_path, "--fs", 500, "--ids", tmp_path / "ids.csv"
     )
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("name", ["index", "row", "", "i.0"])
+def test_ids_in_another_order_than_their_numbers_are_refused(tmp_path, array, capsys, first, name):
+    """The defect: names went by the order of the lines, though a column numbers them otherwise."""
+    np.save(tmp_path / "a.npy", millivolts(array))
+    places = [f"{place + first}{'.0' * name.endswith('.0')}" for place in range(N)]
+    rows = [f"{place},{record}" for place, record in zip(places, NAMES)]
+    flags = ("--fs", 500, "--ids", tmp_path / "ids.csv")
+    (tmp_path / "ids.csv").write_text("\n".join([f"{name},record", *rows[::-1]]))
+    said = fails(capsys, tmp_path / "a.npy", tmp_path, *flags)
+    assert "its lines are not in the order of its column" in said and "sort them" in said
+    (tmp_path / "ids.csv").write_text("\n".join([f"{name},record", *rows]))
+    store = imported(tmp_path / "a.npy", tmp_path, *flags)
+    assert store.records["record"].tolist() == NAMES
+
+
+@pytest.mark.parametrize("name, is_refused", [("index", True), ("sex", False)])
+def test_few_numbers_may_be_in_any_order_by_chance(tmp_path, array, name, is_refused):
+    np.save(tmp_path / "a.npy", millivolts(array[:2]))
+    (tmp_path / "ids.csv").write_text(f"{name},record\n1,a\n0,b\n")
+    status = run(tmp_path / "a.npy", tmp_path, "--fs", 500, "--ids", tmp_path / "ids.csv")
+    assert (status == 2) == is_refused
 
 
 def test_ids_of_several_files_say_which_file_they_are_of(tmp_path, array, capsys):

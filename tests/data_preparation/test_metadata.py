@@ -215,6 +215,37 @@ def test_two_writings_of_one_number_are_an_error(bring):
         bring(["00012_hr"], ["ecg_id,age", "12,50", "012,60"])
 
 
+@pytest.mark.parametrize(
+    "column, rows",
+    [
+        ("ecg_id", ["1,50", "2,60", "3,70"]),  # the array's order, from 1
+        ("ecg_id", ["2,50", "1,60", "7,70"]),  # PTB-XL's numbers have gaps
+        ("exam_id", ["0.0,50", "2.0,60", "4.0,70"]),
+    ],
+)
+def test_places_in_an_array_are_no_numbers_of_a_set(tmp_path, column, rows):
+    """The defect: 1 was taken for the recording at place 1, which is the second, and every age,
+    patient, fold and label went to another recording.
+    """
+    np.save(tmp_path / "ecgs.npy", np.stack([ecg_counts(300, seed=i) for i in range(3)]))
+    (tmp_path / "mine.csv").write_text("\n".join([f"{column},age", *rows]))
+    flags = f"--input {tmp_path}/ecgs.npy --fs 100 --units uV --workers 1 --target_fs 100"
+    flags += f" --output_dir {tmp_path}/x --metadata {tmp_path}/mine.csv"
+    with pytest.raises(ConfigError, match="ecgs-0, ecgs-1, ecgs-2 are places.* by --ids"):
+        import_arrays.main(flags.split())
+    (tmp_path / "mine.csv").write_text("place,age\n2,50\n0,60\n1,70\n")  # all places there are
+    assert import_arrays.main([*flags.split(), "--id_column", "place"]) == 0
+    records = pd.read_csv(tmp_path / "x" / "records.csv")
+    assert records["age"].tolist() == [60, 70, 50]
+
+
+def test_names_from_0_and_rows_from_1_are_an_error(bring):
+    with pytest.raises(ConfigError, match="the recordings count from 0, the rows from 1"):
+        bring(["ecg0", "ecg1", "ecg2"], ["ecg_id,age", "1,50", "2,60", "3,70"])
+    records = bring(["ecg0", "ecg1", "ecg2"], ["ecg_id,age", "0,50", "1,60", "2,70"])
+    assert records["age"].tolist() == [50, 60, 70]
+
+
 def test_a_name_with_a_dot_is_no_file_with_an_ending(bring):
     """The defect: record 100.2 got the age of 100."""
     records = bring(["100", "100.2"], ["record,age", "100,50"], folder="lab")

@@ -83,6 +83,8 @@ def test_unknown_patients_in_labels_and_splits_are_not_one_patient(extracted, tm
     reformat(extracted, tmp_path / "store", labels=labels, splits=splits)
     records = RecordStore(tmp_path / "store" / "fs100").records
     assert set(records["patient"]) == {""} and records["fold"].value_counts().max() <= 8
+    # The defect: said where some are known, but not of a store without any
+    assert "records without a patient: 60 of 60; each counts as a pat" in capsys.readouterr().out
 
 
 def test_one_patient_with_a_large_share_is_named(build):

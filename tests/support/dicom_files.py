@@ -6,8 +6,11 @@ import pytest
 from util.leads import LEADS
 
 
-def made_dicom(folder, parts, name="a", fs=250, **about):
-    """A DICOM file of groups (signal (n, leads) in uV, names or codes of its leads, offset in ms)."""
+def made_dicom(folder, parts, name="a", fs=250, skews=None, **about):
+    """A DICOM file of groups (signal (n, leads) in uV, names or codes of its leads, offset in ms).
+
+    ``skews``: {attribute: its value for each channel}.
+    """
     pydicom = pytest.importorskip("pydicom", reason="DICOM needs pydicom")
     from pydicom.dataset import Dataset
 
@@ -30,8 +33,9 @@ def made_dicom(folder, parts, name="a", fs=250, **about):
                 ChannelBaseline=0,
                 ChannelSensitivityUnitsSequence=[of(CodeValue="uV")],
                 WaveformBitsStored=16,
+                **{key: values[place] for key, values in (skews or {}).items()},
             )
-            for code, scheme, meaning in leads
+            for place, (code, scheme, meaning) in enumerate(leads)
         ]
         groups.append(
             of(

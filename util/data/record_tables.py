@@ -23,6 +23,7 @@ from util.errors import ConfigError, StoreError
 from util.files import is_unknown, write_frame, write_json
 
 FORMAT, VERSION = "ECG record table", 1
+_SHORTENED = re.compile(r"[0-9]([.,][0-9]+)?e\+[0-9]+", re.IGNORECASE)  # 1.23457E+11
 
 
 # ============ a file that is given ============
@@ -135,13 +136,22 @@ def _and_others(names: Sequence[str]) -> str:
 
 
 def known_ids(path: str | os.PathLike, patients: pd.Series) -> pd.Series:
-    """Return ids of patients, "" in place of words for "unknown", which a note counts."""
+    """Return ids of patients, "" in place of words for "unknown"; notes count these, and numbers
+    that a spreadsheet shortened.
+    """
     unknown = patients.map(is_unknown)
     words = sorted(set(patients[unknown]) - {""})
     if words:
         note(
             f"{path}: rows whose patient is unknown, written as {first_few(words)}: "
             f"{(unknown & (patients != '')).sum()} of {len(patients)}"
+        )
+    short = patients[patients.str.fullmatch(_SHORTENED)]
+    if len(short):
+        note(
+            f"warning: {path}: patients whose numbers were shortened, such as {short.iloc[0]}: "
+            f"{len(short)} of {len(patients)}; several may have become one: write the ids as "
+            "text, with all digits"
         )
     return patients.mask(unknown, "")
 

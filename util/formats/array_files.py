@@ -6,13 +6,14 @@ is a RecordError.  One recording is in memory at a time, however many a file hol
 
 import contextlib
 import csv
+import functools
 import math
 import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,15 +29,26 @@ from util.recordings.recording import (
     usual_unit,
 )
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 DATASETS = ("tracings", "ecg")  # of CODE-15 % and of SPH
 EIGHT_LEADS = ",".join(LEADS[:2] + LEADS[6:])  # from which the other four follow
 MOST_WORDS = 1000  # that are looked at for what they mean
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9.]*,[0-9]+(e[+-]?[0-9]+)?", re.IGNORECASE)
 _WITH_UNIT = re.compile(r"(.+?)\s*[(\[](.+)[)\]]")
 _ABOVE = re.compile(r"\s*#|sep=", re.IGNORECASE)  # comments, and Excel's line on its comma
-_TIME = re.compile(r"(time|t|sec|ms|samples?|index)(\W|_|$)|seconds|timestamp", re.IGNORECASE)
+_TIME = re.compile(
+    r"((elapsed|relative|date)[ _]?)?(time|zeit|t|sec|ms|samples?|index)(\W|_|$)"
+    "|seconds|timestamp|elapsed",
+    re.IGNORECASE,
+)
+# 628 and 1.628, which is 1628 where a point stands between thousands
+_HUNDREDS = re.compile(r"\s*[+-]?[0-9]{1,3}\s*")
+_THOUSANDS = re.compile(r"\s*[+-]?[1-9][0-9]{0,2}\.[0-9]{3}\s*")
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")  # its marks
 TIMED_FS = (20, 10_000)  # Hz that a column of time is taken to mean
+BACKWARDS = 0.02  # of all steps; a column of milliseconds or seconds begins anew more rarely
 _COUNTER = re.compile("sample|index", re.IGNORECASE)
 CHUNKS_BYTES = 1 << 25  # decompressed chunks of HDF5 that are kept: neighbours share one
 
@@ -225,6 +237,8 @@ def row_names(array: NpyFile | HDF5File, dataset: str | None, stem: str) -> Call
 
 
 def _text(value: object) -> str:
+    if isinstance(value, np.floating) and value.is_integer():
+        value = int(value)
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
@@ -303,29 +317,35 @@ def read_csv(
     import pandas as pd
 
     names, comma, above = csv_header(path)
+    read = functools.partial(
+        pd.read_csv,
+        path,
+        sep=comma,
+        header=None,
+        skiprows=above,
+        names=range(len(names)),
+        index_col=False,
+        encoding="utf-8-sig",
+        encoding_errors="replace",  # a micro sign in Latin-1, among words
+        low_memory=False,
+        skip_blank_lines=False,  # each is a sample that was lost
+    )
     try:
         with warnings.catch_warnings():
             # It warns when it drops cells that have no name.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = pd.read_csv(
-                path,
-                sep=comma,
-                header=None,
-                skiprows=above,
-                names=range(len(names)),
-                index_col=False,
-                encoding="utf-8-sig",
-                encoding_errors="replace",  # a micro sign in Latin-1, among words
-                low_memory=False,
-                skip_blank_lines=False,  # each is a sample that was lost
-            )
+            table = read()
     except (ValueError, OverflowError, pd.errors.ParserWarning) as error:
         raise RecordError(f"CSV unreadable: {_wide(path, above, comma, names) or error}") from None
     # Words for "missing" become NaN, which is refused, or cut off at the ends.
-    values = table.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    values = table.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64, copy=True)
+    _look_at_thousands(values, lambda column: read(usecols=[column], dtype=str)[column])
     missing = np.isnan(values)
     if missing.any():
         _look_at_words(names, table.to_numpy(object), missing, above + 1)
+        for column in np.flatnonzero(missing.all(0)):
+            if _TIME.match(names[column].strip()):
+                values[:, column] = _seconds(table[column])
         if missing.all(1).any():
             values = values[_without_blank_ends(_lines(path)[above:][: len(values)], above + 1)]
     _check_time(names, values, above + 1, fs)
@@ -434,15 +454,51 @@ def _look_at_words(
         )
 
 
+def _look_at_thousands(values: np.ndarray, texts: Callable[[int], "pd.Series"]) -> None:
+    """A RecordError where every point in a column stands between thousands.
+
+    ``texts`` returns the cells of a column, which are read again only where its numbers may be so.
+    """
+    for column, numbers in enumerate(np.abs(values).T):
+        whole = numbers == np.rint(numbers)
+        small, parts = (numbers[whole] >= 100).any(), numbers[~whole & ~np.isnan(numbers)]
+        if not small or not len(parts) or parts.min() < 1:
+            continue
+        cells = texts(column).dropna()
+        thousands = cells.str.fullmatch(_THOUSANDS)
+        if thousands.any() and (thousands | cells.str.fullmatch(_HUNDREDS)).all():
+            raise RecordError(
+                "numbers with a point between thousands, such as "
+                f"{cells[thousands].iloc[0].strip()}: write them without"
+            )
+
+
+def _seconds(cells: "pd.Series") -> np.ndarray:
+    """Seconds of texts that are times of a day (00:00:01.5), or dates with one; NaN of others."""
+    import pandas as pd
+
+    texts = cells.astype(str)
+    times = pd.to_timedelta(texts, errors="coerce")
+    if times.isna().any():
+        moments = pd.to_datetime(texts, errors="coerce", format="ISO8601", utc=True)
+        return (moments - moments.min()).dt.total_seconds().to_numpy(float)
+    return np.unwrap(times.dt.total_seconds(), period=86_400)  # midnight
+
+
 def _check_time(names: Sequence[str], values: np.ndarray, first: int, fs: float) -> None:
-    """A RecordError where a column that counts seconds or samples jumps: some were lost, or where
-    it counts at another rate than ``fs``.
+    """A RecordError where a column that counts seconds or samples jumps: some were lost, where it
+    is not in order, or where it counts at another rate than ``fs``.
     """
     for name, times in zip(names, values.T):
         if not _TIME.match(name.strip()) or len(times) < 3 or not np.isfinite(times).all():
             continue
         steps = np.diff(times)
-        usual = np.median(steps)
+        usual, back = np.median(steps), np.flatnonzero(steps < 0)
+        if len(back) > BACKWARDS * len(steps):
+            raise RecordError(
+                f"lines out of order: the column {printable(name)} goes back at {len(back)} "
+                f"places, the first is line {first + back[0] + 1}: sort the lines by it"
+            )
         if ((steps >= 0) & (steps < 0.6 * usual)).any() or usual <= 0:
             continue  # too coarsely rounded
         jumps = np.flatnonzero((steps < 0) | (steps > 1.6 * usual))

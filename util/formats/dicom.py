@@ -17,8 +17,12 @@ from util.recordings.recording import OLDEST_AGE, Recording, millivolts_per, own
 WHOLE_SECONDS = 5.0  # of a group: shorter ones are strips or median beats, if there is another
 # The number of a lead in the codes of MDC (2:61) and SCP-ECG (5.6.3-9-61).
 _CODE = re.compile(r"(?:2:|5\.6\.3-9-)([0-9]{1,3})")
-_BY_NUMBER = {1: "I", 2: "II", 61: "III", 62: "aVR", 63: "aVL", 64: "aVF"}
+# -aVR is none of the twelve, and aVR follows from others.
+_BY_NUMBER = {1: "I", 2: "II", 61: "III", 62: "aVR", 63: "aVL", 64: "aVF", 65: "-aVR"}
 _BY_NUMBER |= {n + 2: f"V{n}" for n in range(1, 7)}
+
+_TURNED = re.compile(r"(?<!\w)-\s*aVR|\bneg(ative)?\b|\binverted\b", re.IGNORECASE)
+COMPANDED = ("MB", "AB")  # mu-law and A-law
 
 
 def read_dicom(path: str | Path, row: object, note: object) -> Recording:
@@ -68,6 +72,7 @@ def _recording(dataset: Any) -> Recording:
         once = [place for place, name in enumerate(names) if names.index(name) == place]
         signal, names = signal[:, once], [names[place] for place in once]
     group = groups[chosen[0]]
+    _check_skews([groups[index] for index in chosen])
     others = [_described(other, names) for k, other in enumerate(groups) if k not in chosen]
     if strips:
         others = [f"{strips} strips that follow one another", *others]
@@ -82,6 +87,23 @@ def _recording(dataset: Any) -> Recording:
         else (),
         patient=own_patient(str(dataset.get("PatientID") or "")),
     )
+
+
+def _check_skews(groups: Sequence[Any]) -> None:
+    """A RecordError where leads were sampled at times that differ by half a sample or more."""
+    skews = [
+        float(channel.get("ChannelSampleSkew") or 0)
+        + float(channel.get("ChannelTimeSkew") or 0) * float(group.SamplingFrequency)
+        for group in groups
+        for channel in group.ChannelDefinitionSequence
+        if standard_lead(_lead(channel))
+    ]
+    apart = max(skews, default=0) - min(skews, default=0)
+    if apart >= 0.5:
+        raise RecordError(
+            f"leads that were sampled at different times, up to {apart:.3g} samples apart (channel "
+            "skew), which are not put right here"
+        )
 
 
 def _described(group: Any, names: Sequence[str]) -> str:
@@ -150,6 +172,10 @@ def _samples(dataset: Any, index: int) -> np.ndarray:
 
     group = dataset.WaveformSequence[index]
     channels = group.ChannelDefinitionSequence
+    if group.WaveformSampleInterpretation in COMPANDED:
+        raise RecordError(
+            f"samples in the companded form {group.WaveformSampleInterpretation}, which is not read"
+        )
     signal = dataset.waveform_array(index) * [_millivolts(channel) for channel in channels]
     if "WaveformPaddingValue" in group:  # marks samples that are missing
         raw = pydicom.waveforms.numpy_handler.multiplex_array(dataset, index, as_raw=True)
@@ -178,6 +204,9 @@ def _lead(channel: Any) -> str:
     if by_name:
         return by_name
     texts = [str(source.get("CodeMeaning") or ""), str(channel.get("ChannelLabel") or "")]
+    turned = next(filter(_TURNED.search, texts), None)
+    if turned:
+        return turned
     for text in texts:
         words = re.findall(r"[A-Za-z0-9]+", re.sub(r"\(.*?\)", "", text))
         named = {lead for lead in map(standard_lead, words) if lead}

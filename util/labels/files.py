@@ -33,7 +33,8 @@ FEW_ROWS = 10  # fewer that count up by one may be chance
 MOST_CLASSES = 1000  # words of one column; more are rather names or free text
 _FLAGS = {"true": 1.0, "false": 0.0}
 _INFINITE = re.compile(r"[+-]?(nan|inf(inity)?)", re.IGNORECASE)
-_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
+# Numbers with a decimal comma, signs between thousands, or a percent sign.
+_NOT_PLAIN = re.compile(r"[+-]?[0-9]+([ .,_'\u2019][0-9]{3})*(,[0-9]+)?\s*%?")
 
 
 @dataclass(frozen=True)
@@ -148,23 +149,40 @@ def _numbers_rows(cells: pd.Series) -> bool:
 def _note_doubtful(
     path: str | os.PathLike, kind: str, classes: Sequence[str], columns: dict[str, "_Column"]
 ) -> None:
-    """Say which classes differ in writing alone, and which ages nobody has."""
+    """Say which classes differ in writing alone, which ages nobody has, and which numbers will
+    mean that one is unknown.
+    """
     same = alike(classes)
     if same:
         note(
             f"warning: {path}: classes that differ in writing alone, and count as several: "
             f"{len(same)}, such as {' and '.join(same[0])}; write each in one way if they are one"
         )
+    if kind != "regression":
+        return
     for name, column in columns.items():
-        if kind != "regression" or not holds_ages(name):
-            continue
         ages = column.numbers[column.cell]
+        if not holds_ages(name):
+            _note_far_numbers(f"{path}: column {name}", ages[np.isfinite(ages)])
+            continue
         strange = ages[(ages < 0) | (ages > OLDEST_AGE)]
         if len(strange):
             note(
                 f"warning: {path}: column {name}: {len(strange)} of {np.isfinite(ages).sum()} ages "
                 f"are below 0 or above {OLDEST_AGE}, such as {strange[0]:g}; empty the cell where "
                 "an age is unknown (PTB-XL writes 300 for over 89)"
+            )
+
+
+def _note_far_numbers(where: str, numbers: np.ndarray) -> None:
+    """Say which number lies further from all others than these from one another: -9999, 29999."""
+    for far in (numbers.min(), numbers.max()):
+        rest = numbers[numbers != far]
+        if len(rest) >= FEW_ROWS and np.abs(rest - far).min() > np.ptp(rest) > 0:
+            note(
+                f"warning: {where}: {len(numbers) - len(rest)} of {len(numbers)} numbers are "
+                f"{far:g}, all others lie from {rest.min():g} to {rest.max():g}; empty the cell "
+                "where a value is unknown"
             )
 
 
@@ -209,17 +227,24 @@ class _Column:
                 f"{where} holds {no_value[0]!r}, which is no label; leave the cell empty where a "
                 "label is unknown, and write another word where it is a class"
             )
-        if set(self.numbers[finite]) == {-1, 0, 1}:
+        numbers = set(self.numbers[finite])
+        if numbers == {-1, 0, 1}:
             raise ConfigError(
                 f"{where} holds -1 beside 0 and 1; leave the cell empty where a label is unknown, "
                 "and write words if these are three classes"
             )
+        if numbers in ({-1, 0}, {-1, 1}):
+            raise ConfigError(
+                f"{where} holds -1 beside {max(numbers):g} alone; write 0 and 1, and leave the "
+                "cell empty where a label is unknown"
+            )
         if not others:
             return "multilabel" if np.isin(self.numbers[finite], (0, 1)).all() else "regression"
-        if any(_DECIMAL_COMMA.fullmatch(word) for word in others):
+        odd = [word for word in others if _NOT_PLAIN.fullmatch(word)]
+        if odd:
             raise ConfigError(
-                f"{where} holds numbers with a decimal comma, such as {others[0]!r}; write a "
-                "decimal point"
+                f"{where} holds numbers that are not plain, such as {odd[0]!r}; write digits and a "
+                "decimal point alone"
             )
         digits = [
             self.words[place]

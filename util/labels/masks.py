@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from util.console import note
-from util.data.record_tables import read_cells
+from util.data.record_tables import first_few, read_cells
 from util.data.store import RecordStore
 from util.errors import ConfigError
 from util.labels.tables import Labels, parse_classes
@@ -150,6 +150,18 @@ def mask_unannotated(
             f"{path} has no column for {', '.join(absent)}: there, a class without a positive "
             "record in the store counts as not annotated"
         )
+    there = {code for known in counts.values() for code in known}
+    unnamed = [name for name, codes in classes.items() if not codes & there]
+    if path and len(unnamed) == len(classes):
+        raise ConfigError(
+            f"dataset.annotated: {path} has no row for any of the {len(classes)} classes, such as "
+            f"{unnamed[0]}; it has {first_few(sorted(there))}"
+        )
+    if path and unnamed:
+        note(
+            f"{path} has no row for {', '.join(unnamed)}: there, a class without a positive record "
+            "of a database in the store counts as not annotated"
+        )
     for database in names:
         members = databases == database
         annotated = (labels[members] > 0).any(axis=0)
@@ -207,7 +219,11 @@ def read_annotated(path: str | os.PathLike) -> dict[str, dict[str, float]]:
     header = {_plain(name): name for name in table if name}
     code = next((header[name] for name in CODE_COLUMNS if name in header), None)
     counts = {
-        _DATABASES.get(plain, plain): dict(zip(table[code].str.strip(), table[name].astype(float)))
+        _DATABASES.get(plain, plain): table[name]
+        .astype(float)
+        .groupby(table[code].str.strip())
+        .sum()
+        .to_dict()
         for plain, name in header.items()
         if code and name != code and table[name].str.fullmatch(r"\s*[0-9]+(\.[0-9]+)?\s*").all()
     }

@@ -26,6 +26,7 @@ MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "v": 1e3, "nv": 1e-6}  # see ``millivolts_p
 NOBODY = ("anonymous", "anonymized", "anonymised", "anon", "deidentified", "de-identified")
 UNITS = {"mV": 1.0, "uV": 1e-3, "V": 1e3, "nV": 1e-6}  # as --units writes them
 OLDEST_AGE = 130  # years
+LONGEST_ID = 500  # characters of a patient's id: DICOM has 64, EDF 80
 _UNIT_WORDS = {"milli": "m", "micro": "u", "nano": "n"}
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
 
@@ -238,7 +239,7 @@ def check_name(name: str, what: str) -> str:
 def own_patient(text: str) -> str:
     """Return the patient's id that a recording's file gives, "" where it is of nobody."""
     nobody = is_unknown(text) or text.strip().lower() in NOBODY
-    return "" if nobody else printable(text.strip())
+    return "" if nobody else printable(text.strip(), LONGEST_ID)
 
 
 def printable(text: str, most: int = 40) -> str:

@@ -71,6 +71,9 @@ def test_the_published_words_and_names_in_any_case():
     assert parse_leads(["v6", "AVR", "i"]) == ("V6", "aVR", "I")
     assert lead_index(("V6", "aVR", "I")) == [11, 3, 0]
     assert standard_lead(" avl ") == "aVL" and standard_lead("V7") is None
+    assert standard_lead("ECG Lead-aVR") == standard_lead("MDC_ECG_LEAD_AVR") == "aVR"
+    # The defect: the sign of a lead that is turned went for one more blank
+    assert not any(map(standard_lead, ("-aVR", "Lead -aVR", "ECG -aVR", "lead_-aVR")))
 
 
 @pytest.mark.parametrize(

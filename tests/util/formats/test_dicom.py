@@ -103,10 +103,75 @@ def test_sexes(tmp_path, sex, word):
 
 
 @pytest.mark.parametrize(
-    "patient, own", [("P 17", "P 17"), ("", ""), ("unknown", ""), ("Anonymous", ""), ("0", "0")]
+    "patient, own",
+    [
+        *[("P 17", "P 17"), ("", ""), ("unknown", ""), ("Anonymous", ""), ("0", "0")],
+        # two that differ at the end alone, as long as DICOM lets them be
+        *[(f"1.2.840.113619.2.404.3.2831164.{'5' * 31}.{n}", None) for n in (1, 2)],
+    ],
 )
 def test_patients(tmp_path, patient, own):
+    own = patient if own is None else own
     assert read(tmp_path, [(COUNTS, MDC, 0)], PatientID=patient).patient == own
+
+
+@pytest.mark.parametrize(
+    "channel",
+    [
+        ("2:65", "MDC", "-aVR"),
+        ("5.6.3-9-65", "SCPECG", "aVR"),
+        ("x", "99LOCAL", "Lead -aVR"),
+        ("x", "99LOCAL", "Lead aVR (inverted)"),
+        ("x", "99LOCAL", "aVR, negative"),
+    ],
+)
+def test_a_lead_whose_sign_is_turned_is_derived_anew(tmp_path, channel):
+    """The defect: -aVR, which Cabrera's order has, was taken for aVR."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        counts = np.column_stack([COUNTS[:, :3], -COUNTS[:, 3], COUNTS[:, 4:]])
+        made_dicom(tmp_path, [(counts, [*MDC[:3], channel, *MDC[4:]], 0)])
+    recording = read_recording(tmp_path / "a.dcm", Given())
+    assert recording.leads == LEADS and "aVR derived from I and II" in recording.flags
+    limb = recording.signal[:, [0, 1]].mean(1)
+    np.testing.assert_allclose(recording.signal[:, 3], -limb, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["MB", "AB"])
+def test_companded_samples_are_refused(tmp_path, how):
+    """The defect: 8 bits that stand for 14, by a curve, were taken for amplitudes."""
+    pydicom = pytest.importorskip("pydicom")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made_dicom(tmp_path, [(COUNTS, MDC, 0)])
+        dataset = pydicom.dcmread(tmp_path / "a.dcm")
+        group = dataset.WaveformSequence[0]
+        group.WaveformBitsAllocated, group.WaveformSampleInterpretation = 8, how
+        group.WaveformData = (COUNTS // 64).astype("i1").tobytes()
+        dataset.save_as(tmp_path / "a.dcm")
+    with pytest.raises(RecordError, match=f"samples in the companded form {how}, which is not re"):
+        read_dicom(tmp_path / "a.dcm", None, None)
+
+
+@pytest.mark.parametrize(
+    "skews, refused",
+    [
+        ({"ChannelSampleSkew": [0, 5]}, True),
+        ({"ChannelTimeSkew": [0, 0.02]}, True),  # s, 5 samples
+        ({"ChannelTimeSkew": [0, 0.001]}, False),  # a quarter of a sample
+        ({"ChannelSampleSkew": [2, 2]}, False),
+    ],
+)
+def test_leads_that_were_delayed_are_refused(tmp_path, skews, refused):
+    """The defect: the delay of a channel was not looked at."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made_dicom(tmp_path, [(COUNTS[:, :2], MDC[:2], 0)], skews=skews)
+    if refused:
+        with pytest.raises(RecordError, match="leads that were sampled at different times"):
+            read_dicom(tmp_path / "a.dcm", None, None)
+    else:
+        assert read_dicom(tmp_path / "a.dcm", None, None).leads == ("I", "II")
 
 
 @pytest.mark.parametrize("part", [0.02, 0.3, 0.7, 0.99])

@@ -132,7 +132,16 @@ def test_excels_utf8_and_names_that_look_like_numbers(write):
         ("record,rhythm\na,AF\nb,<NA>\n", "column rhythm holds '<NA>'"),
         ("record,rhythm\na,AF\nb,SR\nc,None\n", "column rhythm holds 'None'"),
         ("record,AF\na,1\nb,0\nc,-1\n", "column AF holds -1 beside 0 and 1; leave the cell"),
-        ('record,age\na,"1,5"\nb,"2,5"\n', "decimal comma, such as '1,5'"),
+        ("record,AF\na,1\nb,-1\nc,\n", "column AF holds -1 beside 1 alone; write 0 and 1"),
+        ("record,AF\na,0\nb,-1\n", "column AF holds -1 beside 0 alone; write 0 and 1"),
+        ('record,age\na,"1,5"\nb,"2,5"\n', "that are not plain, such as '1,5'; write digits"),
+        (
+            "record,AF\na,50%\nb,100 %\n",
+            "column AF holds numbers that are not plain, such as '50%'",
+        ),
+        ('record,bnp\na,"1,234,567"\nb,10\n', "numbers that are not plain, such as '1,234,567'"),
+        ("record,bnp\na,1 234\nb,1.234.567\n", "numbers that are not plain, such as '1 234'"),
+        ("record,bnp\na,1'234\nb,1_234\n", 'numbers that are not plain, such as "1\'234"'),
         ("record,AF\na,\nb,\n", "column AF is empty throughout"),
         (
             "record,AF,age,rhythm\na,1,50,sinus\nb,0,60,AF\n",
@@ -251,6 +260,16 @@ def test_only_ids_are_a_sentence_and_go_if_asked_for(write):
         read_label_file(path, RECORDS, wanted=["AF"])
 
 
+def test_ids_that_a_spreadsheet_shortened_are_said(write, sentences):
+    """The defect: 123456789012 and 123456999999 were written as one, and nobody told."""
+    rows = "a,1.23457E+11,61\nb,1.23457e+11,62\nc,7,63\nd,P1E+3,1\n"
+    assert len(read_label_file(write("record,patient,age\n" + rows), RECORDS)[3]) == 4
+    assert sentences()[0].endswith(
+        "mine.csv: patients whose numbers were shortened, such as 1.23457E+11: 2 of 4; several may "
+        "have become one: write the ids as text, with all digits"
+    )
+
+
 def test_two_columns_of_patients_must_agree(write, sentences):
     path = write("record,subject_id,PatientID,age\na,1,x,61\nb,1,x,62\nc,2,y,63\n")
     assert read_label_file(path, RECORDS)[3] == ["1", "1", "2", ""]
@@ -277,6 +296,25 @@ def test_ages_that_nobody_has_are_said(write, sentences):
     read_label_file(write("record,age_years,pr\na,300,300\nb,61,1\nc,-1,2\nd,,3\n"), RECORDS)
     assert "column age_years: 2 of 3 ages are below 0 or above 130, such as 300" in sentences()[0]
     read_label_file(write("record,age,stage\na,100,300\nb,61,1\nc,0,2\nd,,3\n"), RECORDS)
+    assert sentences() == []
+
+
+@pytest.mark.parametrize("code", ["-9999", "29999", "999.0"])
+def test_a_number_far_from_all_others_is_said(write, sentences, code):
+    """The defect: MIMIC-IV-ECG's 29999, which means "not measured", was learned as milliseconds."""
+    names = [f"r{i}" for i in range(14)]
+    cells = [str(100 + 7 * i % 30) for i in range(12)] + [code, code]
+    rows = "".join(f"{name},{cell}\n" for name, cell in zip(names, cells))
+    assert read_label_file(write("record,pr_ms\n" + rows), names)[0] == "regression"
+    words = f"column pr_ms: 2 of 14 numbers are {float(code):g}, all others lie from 100 to 128"
+    assert f"{words}; empty the cell where a value is unknown" in sentences()[0]
+
+
+@pytest.mark.parametrize("cells", [range(14), [1, 1.5] * 7, [*range(13), 20], [0, 1000] * 7])
+def test_numbers_among_their_like_are_not_mentioned(write, sentences, cells):
+    names = [f"r{i}" for i in range(14)]
+    rows = "".join(f"{name},{cell}\n" for name, cell in zip(names, cells))
+    read_label_file(write("record,pr_ms\n" + rows), names, wanted=["pr_ms"])
     assert sentences() == []
 
 

@@ -65,6 +65,28 @@ def test_classes_of_a_table_of_labels_go_by_name(tmp_path):
     np.testing.assert_array_equal(masked, [[np.nan, 0], [np.nan, 1], [0, np.nan]])
 
 
+def test_what_the_table_does_not_name_is_said(tmp_path, sentences):
+    """The defect: of classes without a row the store was asked, and nobody told."""
+    path = tmp_path / "counts.csv"
+    path.write_text("code,cpsc_2018,ptb-xl,own\n164889003,0,5,1\n")
+    mask_unannotated(LABELS, DATABASES, CLASSES, path)
+    assert sentences()[0] == (
+        f"{path} has no row for LAD, CRBBB: there, a class without a positive record of a database "
+        "in the store counts as not annotated"
+    )
+    path.write_text("code,cpsc_2018,ptb-xl\n164889003.0,0,5\n")
+    with pytest.raises(
+        ConfigError, match="counts.csv has no row for any of the 3 classes, such as "
+    ):
+        mask_unannotated(LABELS, DATABASES, CLASSES, path)
+
+
+def test_rows_of_one_class_are_added(tmp_path):
+    """The defect: the last of them won."""
+    (tmp_path / "counts.csv").write_text("class,own\nlarge,3\nsmall,1\nlarge,0\n")
+    assert read_annotated(tmp_path / "counts.csv") == {"own": {"large": 3, "small": 1}}
+
+
 @pytest.mark.parametrize(
     "text", ["a,b\n1,2\n", "class,own\n", "class,own\nlarge,many\n", "class\nlarge\n"]
 )
