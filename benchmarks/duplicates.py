@@ -71,15 +71,6 @@ def noisy(signal, fs, random):
 COPIES = (exact, shifted, cut, halved, doubled, offset, resampled, noisy)
 
 
-def plant(signals, fs, count, random):
-    """[(number of the original, kind, copy)] of ``count`` of the signals, each kind in turn."""
-    originals = random.choice(len(signals), count, replace=False)
-    return [
-        (int(i), COPIES[k % len(COPIES)].__name__, COPIES[k % len(COPIES)](signals[i], fs, random))
-        for k, i in enumerate(originals)
-    ]
-
-
 def recording(random):
     """float32 (1000, 12) in mV."""
     time, spread = np.arange(SECONDS * FS) / FS, random.choice([0.02, 0.05, 0.2], p=[0.6, 0.3, 0.1])

@@ -4,14 +4,17 @@ import dataclasses
 import functools
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from util.config.fields import Key, keys_of
-from util.config.keys import JobConfig
+from util.config.keys import FinetuneConfig, JobConfig
 from util.data.record_tables import find_table
+from util.data.store import checksum
 from util.jobs.setup import store_at
 
-BY_RUN = ("seed", "store", "fold", "exclude_folds", "encoder_path")  # of one row, or kept apart
+# Of one row, or kept apart: what the files hold is a part of the store's fingerprint.
+BY_RUN = ("seed", "store", "fold", "exclude_folds", "encoder_path", "annotated")
 MATTERS = ("epochs",)  # though a resumed run may change it
 
 
@@ -43,7 +46,7 @@ def what_matters(section: Any) -> dict[str, Any]:
 
 def store_of(config: JobConfig) -> str:
     """Return the fingerprint of what a config reads: the records of the store with their folds and
-    patients, and the tables of labels and of splits that it names.
+    patients, the tables of labels and of splits that it names, and what database annotated what.
     """
     data = config.dataset
     named = {}
@@ -51,7 +54,9 @@ def store_of(config: JobConfig) -> str:
         named["labels"] = data.labels if isinstance(data.labels, str) else data.labels.get("name")
     if data.protocol == "given":
         named["splits"] = data.splits
-    tables = [find_table(data.store, kind, name, ())[1] for kind, name in named.items()]
+    tables: list[Any] = [find_table(data.store, kind, name, ())[1] for kind, name in named.items()]
+    if isinstance(config, FinetuneConfig) and config.dataset.annotated:
+        tables.append(checksum(Path(config.dataset.annotated).read_bytes()))
     return fingerprint(_meta(data.store, data.fs), tables)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
+from util.console import note
 from util.scoring.predictions import Predictions
 
 COVERAGES = (0.8, 0.9, 0.95)  # whose limits weights keep
@@ -63,7 +64,13 @@ def temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
     logits, y = logit(np.clip(probabilities[known], 1e-7, 1 - 1e-7)), labels[known]
     candidates = np.geomspace(0.1, 10, 201)
     losses = [np.logaddexp(0, np.where(y == 1, -1, 1) * logits / t).mean() for t in candidates]
-    return float(candidates[int(np.argmin(losses))])
+    best = float(candidates[int(np.argmin(losses))])
+    if best in candidates[[0, -1]]:
+        note(
+            f"no temperature between 0.1 and 10 calibrates these probabilities: {best:g} is the "
+            "nearest, on selection records that are all but told apart, or not at all"
+        )
+    return best
 
 
 def tempered(probabilities: np.ndarray, by: float) -> np.ndarray:

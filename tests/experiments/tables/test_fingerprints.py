@@ -3,7 +3,7 @@
 import pytest
 
 from data_preparation.building.tables import add_labels, add_splits
-from experiments.tables.fingerprints import store_of
+from experiments.tables.fingerprints import store_of, what_matters
 from tests.support.small_store import store
 from tests.support.tiny_jobs import CNN, DATA
 from util.config.keys import FinetuneConfig
@@ -30,3 +30,16 @@ def test_another_table_of_the_same_name_is_another_store(tmp_path, add, column, 
         config = {**CNN, "dataset": {**DATA, "store": str(tmp_path), **keys}}
         found.append(store_of(check(config, FinetuneConfig)))
     assert found[0] == found[1] != found[2]
+
+
+def test_another_content_of_the_file_of_annotations_is_another_store(tmp_path):
+    found = []
+    for folder, count in (("a", 1), ("b", 1), ("c", 0)):
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / "counts.csv"
+        path.write_text(f"Dx,code,cpsc\nAF,164889003,{count}\n")
+        data = {**DATA, "store": str(store()), "annotated": str(path)}
+        config = check({**CNN, "dataset": {**data, "mask_unannotated": True}}, FinetuneConfig)
+        found.append((store_of(config), what_matters(config.dataset)))
+    assert found[0] == found[1]
+    assert found[0][0] != found[2][0] and found[0][1] == found[2][1]

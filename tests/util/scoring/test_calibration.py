@@ -31,6 +31,12 @@ def test_temperature_undoes_overconfidence():
     assert reliability(labels, p)["count"].sum() == len(p)
 
 
+def test_a_temperature_at_the_end_of_the_range_is_said(capsys):
+    told_apart = np.array([[0.9], [0.1], [0.8], [0.2]])
+    assert temperature((told_apart > 0.5).astype(float), told_apart) == 0.1
+    assert "between 0.1 and 10" in "".join(capsys.readouterr())
+
+
 def test_errors_of_each_class_are_of_its_known_labels():
     labels = np.array([[1, 0, np.nan], [0, np.nan, np.nan], [1, 1, np.nan]])
     p = np.array([[0.9, 0.2, 0.5], [0.2, 0.9, 0.5], [0.6, 0.6, 0.5]])
