@@ -67,7 +67,9 @@ def score_neighbours(config: FinetuneConfig, k: int = NEIGHBOURS) -> list[FoldRe
     beside: list[int] = []
     if several:
         asked = ASKED.format(k)
-        beside = collectives.on_main(lambda: folds_beside(folder, job.config, job.folds, asked))
+        beside = collectives.on_main(
+            lambda: folds_beside(folder, job.config, job.folds, job.tests, asked)
+        )
     for number in job.folds:
         place = folder / f"fold{number}" if several else folder
         with fold_of_job():
