@@ -107,6 +107,11 @@ class Encoder(nn.Module):
         return {"head": self.head}
 
     @property
+    def gated(self) -> bool:
+        """Return whether ``outputs`` gives "gate"."""
+        return False
+
+    @property
     def classifiers(self) -> list[nn.Module]:
         """Return the heads that give logits: ``head``, then those of "extra_logits"."""
         return [self.head]
