@@ -21,7 +21,7 @@ from util.data.splits import run_numbers
 from util.data.store import checksum
 from util.errors import ConfigError
 from util.evaluation.probes import SCORE
-from util.jobs.job import LabelledJob
+from util.jobs.job import LabelledJob, note_chance
 
 FROZEN = ("knn", "linear", "attention")  # modes that leave the encoder as it is
 FITTED = ("knn", "linear")  # of these, without a training
@@ -127,6 +127,8 @@ def all_cells(
             for seed in candidate.seeds or (0,)
             for fold in run_numbers(data)
         ]
+        if {*FITTED} & {*chosen}:
+            note_chance(candidate.untrained(0), candidate.name)
         if "attention" in modes and candidate.name != SCRATCH and "attention" not in chosen:
             note(f"note: {candidate.name} has no tokens to attend to, so no mode attention")
     return cells

@@ -347,6 +347,16 @@ def make_classifier(job: LabelledJob) -> Encoder:
     return classifier
 
 
+def note_chance(encoder: Encoder, name: str = "the encoder") -> None:
+    """Say which parts features pass through as chance made them, where only heads are fitted."""
+    parts = " and ".join(encoder.fresh_on_the_way)
+    if parts:
+        note(
+            f"note: features of {name} pass through its {parts}, which no file of an encoder holds "
+            "and nothing trains here: it is as chance made it; mode linprobe trains it"
+        )
+
+
 class SupervisedTask(Method):
     """A classifier and its criterion, as the engine trains it.
 

@@ -13,7 +13,7 @@ from util.contract.encoder import Encoder
 from util.contract.registry import MODELS, build
 from util.errors import ConfigError
 from util.evaluation.inference import predict
-from util.jobs.job import SupervisedTask
+from util.jobs.job import SupervisedTask, note_chance
 from util.training.optimizer import make_optimizer
 from util.weights.transfer import without_heads
 
@@ -372,6 +372,23 @@ def test_what_a_gate_weighs_is_predicted_whether_it_learns_or_not(variant):
     cpu = torch.device("cpu")
     _, _, gate = predict(model, [batch], lambda x: x, np.arange(2), 24, "bce", cpu)
     assert ("gate" in model.outputs(signal)) == ("gating" in variant) == (gate is not None)
+
+
+@pytest.mark.parametrize(
+    ("variant", "parts"),
+    [
+        ({}, []),
+        ({"gating": True, "three_head": True}, ["gate"]),
+        ({"gating": True, "frozen": ["gate"]}, []),
+        ({"gating": True, "num_classes": None}, ["gate"]),
+    ],
+)
+def test_a_gate_of_chance_is_said_where_heads_alone_are_fitted(variant, parts, capsys):
+    model = small(**variant)
+    assert model.fresh_on_the_way == parts
+    note_chance(model)
+    said = capsys.readouterr().out
+    assert ("features of the encoder pass through its gate, which no file" in said) == bool(parts)
 
 
 def test_branches_are_cnn_encoders_by_default():
