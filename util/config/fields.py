@@ -7,6 +7,7 @@ section within it.
 import contextlib
 import copy
 import dataclasses
+import datetime
 import difflib
 import json
 import math
@@ -208,7 +209,9 @@ def _convert(name: str, value: typing.Any, spec: Key) -> object:
         with contextlib.suppress(ValueError):
             value = float(value) if isinstance(value, str) or abs(value) < 1e300 else math.inf
     if not fits(value, spec.types) or isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{name} must be {spec.kinds}, not {value!r} ({spec.help})")
+        scalar = isinstance(value, (bool, int, float, datetime.date))
+        quoted = "; text that looks so wants quotes" if str in spec.types and scalar else ""
+        raise ConfigError(f"{name} must be {spec.kinds}, not {value!r}{quoted} ({spec.help})")
     if spec.choices and value not in spec.choices:
         raise ConfigError(f"{name}: {value!r} is not one of {spec.options}")
     if isinstance(value, (int, float)) and not (

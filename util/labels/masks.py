@@ -88,7 +88,7 @@ class LabelMasks:
         self.databases = store.records["database"].to_numpy()
         self.used = np.ones(len(self.databases), bool)
         if data.databases is not None:
-            self.used = np.isin(self.databases, data.databases)
+            self.used = np.isin(self.databases, list(map(str, data.databases)))
         if wanted:
             codes = parse_classes(data.classes)
             if data.labels is not None:  # a table's classes have their name as a code

@@ -171,6 +171,23 @@ def test_every_default_is_allowed_by_its_own_rule(program):
 
 
 # ============ numbers ============
+@pytest.mark.parametrize(
+    "text, value", [("010", 10), ("08", 8), ("-07", -7), ("1_000", 1000), ("0x10", 16)]
+)
+def test_whole_numbers_are_what_they_look_like(text, value):
+    """YAML 1.1 reads 010 as eight: a loop over padded numbers would run another fold."""
+    assert read_yaml(text) == value
+
+
+def test_a_text_that_looks_like_a_number_wants_quotes(tmp_path):
+    assert read_yaml("1:30") == "1:30"
+    with pytest.raises(ConfigError, match="exp_name must be text, not 7; .* wants quotes"):
+        load_config([PRETRAIN[0]], ["exp_name=007"], program=PretrainConfig)
+    named = load_config([PRETRAIN[0]], ["exp_name='007'"], program=PretrainConfig)
+    save_config(named, tmp_path / "config.yaml")
+    assert load_config([tmp_path / "config.yaml"], program=PretrainConfig) == named
+
+
 @pytest.mark.parametrize("text", ["1e-3", "1.0e-3", "0.001", "'1e-3'", "1E-3", "+1e-03"])
 def test_1e_3_is_a_number_however_it_is_written(text):
     """YAML 1.1 reads 1e-3 as text."""

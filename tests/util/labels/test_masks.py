@@ -116,3 +116,13 @@ def test_what_nobody_could_learn_is_not_scored(sentences):
     )
     mask_untrained(masked, left_out, CLASSES, ~left_out)
     assert sentences() == []
+
+
+def test_databases_may_be_called_by_years():
+    """YAML reads [2020] as a number."""
+    values = np.array([[1, 0], [0, 0], [1, 1]], np.float32)
+    labels = Labels("mine", "multilabel", ("AF", "slow"), values, np.ones(3, bool))
+    store = SimpleNamespace(records=pd.DataFrame({"database": ["2020", "2020", "2021"]}))
+    data = FinetuneDataset(transforms=[], labels="mine", databases=[2020])
+    found = LabelMasks(labels, store, data, wanted=True).labels.values
+    np.testing.assert_array_equal(found, [[1, np.nan], [0, np.nan], [1, 1]])
