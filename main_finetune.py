@@ -56,7 +56,7 @@ def finetune(config: FinetuneConfig, *, published_names: bool = False) -> list[F
     apart = several or published_names  # a folder for each fold
     beside: list[int] = []
     if apart:
-        beside = collectives.on_main(lambda: folds_beside(folder, job.config, job.folds))
+        beside = collectives.on_main(lambda: folds_beside(folder, job.config, job.folds, job.tests))
     for number in job.folds:
         place = folder / f"fold{number}" if apart else folder
         with fold_of_job():

@@ -7,12 +7,12 @@
         --output F.npy
 
 STORE is the folder that holds fs100/, fs250/, ... (docs/data.md); RECORDINGS a file or a folder, in
-any format of predict.py and with its flags, where what cannot be read is said and left out.  F.npy
-is float32 (records, width), and F.records.csv beside it names the records; F.csv and F.parquet hold
-names and features in one table.  A record's features are the mean over crops of the length of the
-training, as many as cover the record; --tokens writes the tokens of its middle crop instead,
-(records, tokens, width).  Memory does not grow with the records; the same command goes on where it
-was stopped.
+any format of predict.py and with its flags, where what cannot be read is said, left out and listed
+with its reason in F.unread.csv.  F.npy is float32 (records, width), and F.records.csv beside it
+names the records; F.csv and F.parquet hold names and features in one table.  A record's features
+are the mean over crops of the length of the training, as many as cover the record; --tokens writes
+the tokens of its middle crop instead, (records, tokens, width).  Memory does not grow with the
+records; the same command goes on where it was stopped.
 """
 
 import argparse

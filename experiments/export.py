@@ -74,7 +74,8 @@ RECORDS = 100
 
 
 def recordings(applied: Applied, store: str | None, fs: float, samples: int) -> np.ndarray:
-    """Return recordings on which an exported file must agree, float32 (records, leads, samples).
+    """Return recordings on which an exported file must agree, float32 (records, leads, samples);
+    of a store those that are as long, if there are any: others end in zeros.
 
     Args:
         applied: says which leads.
@@ -90,6 +91,8 @@ def recordings(applied: Applied, store: str | None, fs: float, samples: int) -> 
     rows = np.flatnonzero(records.has_leads(applied.leads))
     if not len(rows):
         raise ConfigError(f"{place}: no record has the leads {' '.join(applied.leads)}")
+    whole = records.records["length"].to_numpy()[rows] * fs >= samples * applied.fs
+    rows = rows[whole] if whole.any() else rows
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), RECORDS)).astype(int)]
     signals = np.zeros((len(rows), len(applied.leads), samples), np.float32)
     for signal, row in zip(signals, rows):

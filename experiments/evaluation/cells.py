@@ -11,7 +11,7 @@ from typing import Any
 import mergedeep
 
 from experiments.evaluation.candidates import RANDOM, SCRATCH, Candidate
-from experiments.tables.fingerprints import fingerprint, store_of, what_matters
+from experiments.tables.fingerprints import fingerprint, meta_of, store_of, what_matters
 from util.config.fields import to_mapping
 from util.config.keys import FinetuneConfig, FinetuneDataset, PretrainDataset
 from util.config.load import find_overlay, load_config
@@ -21,8 +21,7 @@ from util.data.splits import run_numbers
 from util.data.store import checksum
 from util.errors import ConfigError
 from util.evaluation.probes import SCORE
-from util.jobs.job import LabelledJob
-from util.jobs.setup import store_at
+from util.jobs.job import LabelledJob, note_chance
 
 FROZEN = ("knn", "linear", "attention")  # modes that leave the encoder as it is
 FITTED = ("knn", "linear")  # of these, without a training
@@ -128,6 +127,8 @@ def all_cells(
             for seed in candidate.seeds or (0,)
             for fold in run_numbers(data)
         ]
+        if {*FITTED} & {*chosen}:
+            note_chance(candidate.untrained(0), candidate.name)
         if "attention" in modes and candidate.name != SCRATCH and "attention" not in chosen:
             note(f"note: {candidate.name} has no tokens to attend to, so no mode attention")
     return cells
@@ -143,7 +144,11 @@ def _note_seen(candidate: Candidate, data: FinetuneDataset) -> None:
     if candidate.store is None:  # an older file
         same = Path(there.store).resolve() == Path(data.store).resolve()
     else:
-        same = candidate.store == store_at(data.store, data.fs).meta["records_crc32"]
+        same = candidate.store == meta_of(data.store, data.fs)["records_crc32"]
+    by_database = data.protocol == "leave_one_database"
+    tested = [data.test_database] if by_database else data.databases
+    if same and tested and there.databases and not {*tested} & {*there.databases}:
+        return
     seen = [fold for fold in run_numbers(data) if fold not in there.exclude_folds]
     by_folds = data.protocol == "nested"
     if not same:

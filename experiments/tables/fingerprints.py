@@ -57,10 +57,10 @@ def store_of(config: JobConfig) -> str:
     tables: list[Any] = [find_table(data.store, kind, name, ())[1] for kind, name in named.items()]
     if isinstance(config, FinetuneConfig) and config.dataset.annotated:
         tables.append(checksum(Path(config.dataset.annotated).read_bytes()))
-    return fingerprint(_meta(data.store, data.fs), tables)
+    return fingerprint(meta_of(data.store, data.fs), tables)
 
 
 @functools.cache
-def _meta(root: str, fs: int) -> dict:
-    """A store's meta.json, which holds checksums of all else."""
+def meta_of(root: str, fs: int) -> dict:
+    """Return a store's meta.json, which holds checksums of all else."""
     return store_at(root, fs).meta

@@ -79,6 +79,10 @@ class Fusion(Encoder):
         return parts
 
     @property
+    def gated(self) -> bool:
+        return self.gate is not None
+
+    @property
     def classifiers(self) -> list[nn.Module]:
         return [self.head, *self.extra_heads.values()]
 

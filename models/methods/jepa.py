@@ -182,9 +182,9 @@ class JEPA(Method):
 
         Returns:
             "loss": mean distance, L1 or smooth L1.
-            "embedding_std": standard deviation over the batch of the teacher's tokens at the same
-                place, mean over places and dimensions, about 1 where records differ and 0 after
-                collapse.
+            "embedding_std": standard deviation over this process's batch of the teacher's tokens at
+                the same place, mean over places and dimensions, about 1 where records differ (less
+                in batches of few) and 0 after collapse.
             "momentum": the teacher's.
         """
         series, keep = batch["signal"], drawn["keep"]

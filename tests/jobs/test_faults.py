@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -26,7 +27,7 @@ from util.config.load import check, load_config
 from util.contract.encoder import Encoder
 from util.contract.method import Method
 from util.contract.registry import register
-from util.data.store import RecordStore
+from util.data.store import RecordStore, checksum
 from util.errors import CheckpointError, ConfigError, ECGError
 from util.processes import program
 from util.processes.stopping import Preempted
@@ -699,6 +700,32 @@ def test_folds_of_different_jobs_share_no_summary(tmp_path, change, keys):
         read_run(tmp_path / "run")
     names = [fold.name for fold in read_folds(read_run(tmp_path / "run", wanted=[1, 2]))]
     assert names == ["fold 1", "fold 2"]
+
+
+@pytest.mark.parametrize("what", ["labels", "records"])
+def test_folds_of_a_store_that_was_made_anew_share_no_summary(what, tmp_path):
+    """The configs are the same, and were all that was compared."""
+    place = tmp_path / "store"
+    shutil.copytree(small_store.store(), place)
+    change = {"dataset": {"store": str(place)}}
+    finetune(tuning(tmp_path, [3, 9], **change))
+    folder = place / "fs100"
+    table = pd.read_csv(folder / "records.csv", dtype=str, keep_default_na=False)
+    tested = table["fold"] == "3"
+    if what == "labels":
+        table.loc[tested.idxmax(), "dx"] = "426783006 713427006"
+    else:
+        table.loc[tested.idxmax(), "fold"] = "4"
+    content = table.to_csv(index=False).encode()
+    (folder / "records.csv").write_bytes(content)
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps({**meta, "records_crc32": checksum(content)}))
+    wanted = "fold3 is of another job, which differs in the records that are tested, or their la"
+    with pytest.raises(ConfigError, match=wanted):
+        finetune(tuning(tmp_path, [1, 2], **change))
+    finetune(tuning(tmp_path, [1, 2], **change, overwrite=True))
+    table = pd.read_csv(tmp_path / "run" / "summary.csv", index_col="fold")
+    assert list(table.index) == ["1", "2", "9", "mean", "std"]
 
 
 def test_a_report_is_of_the_folds_that_its_job_ran(tmp_path):

@@ -107,9 +107,24 @@ class Encoder(nn.Module):
         return {"head": self.head}
 
     @property
+    def gated(self) -> bool:
+        """Return whether ``outputs`` gives "gate"."""
+        return False
+
+    @property
     def classifiers(self) -> list[nn.Module]:
         """Return the heads that give logits: ``head``, then those of "extra_logits"."""
         return [self.head]
+
+    @property
+    def fresh_on_the_way(self) -> list[str]:
+        """Return the names of the fresh parts that features pass through: a gate, a query."""
+        heads = {module for head in self.classifiers for module in head.modules()}
+        return [
+            name
+            for name, part in self.fresh_parts.items()
+            if list(part.parameters()) and heads.isdisjoint(part.modules())
+        ]
 
     def level_of(self, name: str) -> int:
         """Return the depth of a parameter, for learning rates by depth (``train.layer_decay``).

@@ -111,7 +111,7 @@ def predict(
         logits: float64 (records, classes), mean of the raw outputs;
         gate: float64 (records, 2) mean gate, or None for a classifier without one.
     """
-    gated = "gate" in classifier.fresh_parts
+    gated = classifier.gated
 
     def vectors(signal: torch.Tensor) -> torch.Tensor:
         with autocast(device, amp):

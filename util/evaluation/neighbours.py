@@ -12,7 +12,7 @@ from util.errors import ConfigError
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.probes import features
 from util.evaluation.report import FoldResult, in_words, summarise, write_scores
-from util.jobs.job import Fold, LabelledJob, check_start, make_classifier
+from util.jobs.job import Fold, LabelledJob, check_start, make_classifier, note_chance
 from util.jobs.setup import resolved
 from util.processes import collectives
 from util.scoring.scores import compute_scores
@@ -67,7 +67,9 @@ def score_neighbours(config: FinetuneConfig, k: int = NEIGHBOURS) -> list[FoldRe
     beside: list[int] = []
     if several:
         asked = ASKED.format(k)
-        beside = collectives.on_main(lambda: folds_beside(folder, job.config, job.folds, asked))
+        beside = collectives.on_main(
+            lambda: folds_beside(folder, job.config, job.folds, job.tests, asked)
+        )
     for number in job.folds:
         place = folder / f"fold{number}" if several else folder
         with fold_of_job():
@@ -85,6 +87,7 @@ def _score_fold(fold: Fold, k: int, place: Path, device: torch.device) -> FoldRe
     kept = resolved(job.config, 0.0, fold.number)
     collectives.on_main(lambda: check_folder(place, job.config, kept, ASKED.format(k)))
     encoder = make_classifier(job).to(device)
+    note_chance(encoder)
     encoder.fit_statistics(fold.crops(device))  # of the input, unless the weights have them
     evaluator = Evaluator(fold, device)
     train, test = (

@@ -19,7 +19,7 @@ from util.evaluation.report import (
     with_thresholds,
 )
 from util.files import FolderLock
-from util.jobs.job import Fold, SupervisedTask, make_classifier
+from util.jobs.job import Fold, SupervisedTask, make_classifier, note_chance
 from util.jobs.setup import describe_run
 from util.processes import collectives
 from util.training.claim import claim_folder
@@ -51,6 +51,7 @@ def probe_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult
     set_matmul_precision(config.train.matmul_precision, device)
     task = SupervisedTask(make_classifier(job), fold.criterion, "probe").to(device)
     describe_run(config, device, task)
+    note_chance(task.classifier)
     evaluator = Evaluator(fold, device)
     evaluator.check_target()
     task.fit_statistics(

@@ -204,7 +204,7 @@ class ExplainJob:
             ConfigError: the network has no gate, or the store lacks the labels of its training.
         """
         applied, data = self.applied, self.applied.config.dataset
-        if not isinstance(applied, AppliedClassifier) or "gate" not in applied.network.fresh_parts:
+        if not isinstance(applied, AppliedClassifier) or not applied.network.gated:
             raise ConfigError(f"--gate: {self.weights} is of no classifier with a gate")
         task = TASKS[applied.criterion.loss]
         labels = read_labels(store, data, task)

@@ -22,14 +22,15 @@ from util.data.dataset import CropDataset
 from util.data.store import RecordStore
 from util.errors import ConfigError, ECGError
 from util.evaluation.inference import record_loader, record_means
-from util.files import replacing, write_frame, write_json
+from util.files import replacing, write_frame, write_json, write_table
 from util.handover.load import AppliedEncoder
-from util.handover.to_embed import Records
+from util.handover.to_embed import UNREAD, Records
 from util.processes import collectives
 from util.signals.crops import Cropping
 
 TOKENS = 64  # records a piece of maps of tokens
 FORMATS = (".npy", ".csv", ".parquet")
+_UNREAD = ".unread.csv"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ class Embeddings:
             path = self.pieces / f"{number:06d}.npy"
             if not collectives.on_main(path.is_file):
                 values, about = self._piece(first, last)
-                collectives.on_main(partial(_write_piece, path, values, about))
+                unread, self.records.unread = self.records.unread, []
+                collectives.on_main(partial(_write_piece, path, values, about, unread))
             bar.update(last - first)
         bar.close()
         collectives.on_main(lambda: self._join(len(starts)))
@@ -125,6 +127,7 @@ class Embeddings:
     def _join(self, count: int) -> None:
         """Write the output from the pieces, a piece at a time, and remove them."""
         paths = [self.pieces / f"{number:06d}.npy" for number in range(count)]
+        self._list_unread(paths)
         full = [path for path in paths if len(np.load(path, mmap_mode="r"))]
         if not full:
             shutil.rmtree(self.pieces)
@@ -148,6 +151,21 @@ class Embeddings:
         shutil.rmtree(self.pieces)
         self.records.finish(about)
         note(f"{self.output}: {' x '.join(map(str, shape))}")
+
+    def _list_unread(self, paths: list[Path]) -> None:
+        """Write <name>.unread.csv beside the output, and say how many are in it; remove that of an
+        earlier output where all were read.
+        """
+        lines = pd.concat([_lines(path, _UNREAD) for path in paths])
+        listed = self.output.with_suffix(_UNREAD)
+        if lines.empty:
+            listed.unlink(missing_ok=True)
+            return
+        write_frame(listed, lines)
+        note(
+            f"recordings that could not be read, left out: {len(lines)} of {len(self.records)}, "
+            f"listed in {listed}"
+        )
 
     def _write_csv(self, paths: list[Path]) -> None:
         with replacing(self.output) as file:
@@ -208,15 +226,18 @@ def compute(
     return means.reshape(len(rows), *shape.shape[1:]).astype(np.float32)
 
 
-def _write_piece(path: Path, values: np.ndarray, about: pd.DataFrame) -> None:
+def _write_piece(
+    path: Path, values: np.ndarray, about: pd.DataFrame, unread: list[dict[str, str]]
+) -> None:
     write_frame(path.with_suffix(".csv"), about)
+    write_table(path.with_suffix(_UNREAD), UNREAD, unread)
     with replacing(path) as file:
         np.save(file, values)
 
 
-def _lines(path: Path) -> pd.DataFrame:
-    """The lines of a piece's records."""
-    return pd.read_csv(path.with_suffix(".csv"), dtype=str, keep_default_na=False)
+def _lines(path: Path, suffix: str = ".csv") -> pd.DataFrame:
+    """The lines of a piece's records, or of those that could not be read."""
+    return pd.read_csv(path.with_suffix(suffix), dtype=str, keep_default_na=False)
 
 
 def _tables(paths: list[Path]) -> Iterator[pd.DataFrame]:

@@ -20,7 +20,7 @@ from torch import nn
 from util.config.keys import FinetuneConfig, JobConfig, PretrainConfig
 from util.config.load import load_config
 from util.contract.encoder import Encoder
-from util.errors import ConfigError, RecordError
+from util.errors import CheckpointError, ConfigError, RecordError
 from util.evaluation.trained import Trained, load_trained, read_weights
 from util.jobs.setup import build_configured, crop_length, training_transforms
 from util.leads import parse_leads
@@ -174,6 +174,12 @@ def load_encoder(path: str | os.PathLike, device: str | torch.device = "cpu") ->
     elif isinstance(config, FinetuneConfig):  # the encoder.pth of a fine-tuned run
         network = build_configured(config, 1)
         load_weights(network, path)
+        if network.fresh_on_the_way:
+            raise CheckpointError(
+                f"{path} holds no {' and '.join(network.fresh_on_the_way)}, through which features "
+                "pass, as the next training starts that anew; name the weights of the classifier, "
+                "best-<metric>.pth beside it"
+            )
     else:
         network = build_configured(config).handed_on
         load_weights(network, path)

@@ -5,7 +5,7 @@ seed and the record's name, so that all models see the same disturbed records.
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +14,27 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from util.console import progress_bar
+from util.console import note, progress_bar
 from util.handover.load import AppliedClassifier
 from util.leads import LEADS
+from util.recordings.derived_leads import limb_leads
+from util.recordings.lead_order import LIMB
 from util.scoring.predictions import Predictions
 from util.signals.resampling import resample
 
 SHORT = "shorter"
+# Electrodes taken for one another: the lead, and its sign, that a lead then shows.  With the arms
+# exchanged I turns its sign, II and III change places, and so do aVR and aVL.
+SWAPS = {
+    "left and right arm": {
+        "I": ("I", -1),
+        "II": ("III", 1),
+        "III": ("II", 1),
+        "aVR": ("aVL", 1),
+        "aVL": ("aVR", 1),
+    },
+    "V1 and V2": {"V1": ("V2", 1), "V2": ("V1", 1)},
+}
 RandomSource = np.random.Generator
 
 
@@ -38,12 +52,18 @@ class Disturbance:
     strength: str
     apply: Callable[[np.ndarray, float, tuple[str, ...], RandomSource], np.ndarray]
 
+    @property
+    def title(self) -> str:
+        """Return kind and strength in words."""
+        return f"{self.kind} {self.strength}"
 
-def panel(fs: float) -> list[Disturbance]:
-    """Return all disturbances, the undisturbed records first.
+
+def panel(fs: float, leads: Sequence[str] = LEADS) -> list[Disturbance]:
+    """Return the disturbances that such records can show, the undisturbed records first.
 
     Args:
         fs: rate of the records in Hz: lower rates alone change anything.
+        leads: names of theirs.
     """
     rows = [Disturbance("none", "", lambda x, fs, leads, random: x)]
     rows += [_muscle(sigma) for sigma in (0.05, 0.1, 0.2)]
@@ -52,8 +72,9 @@ def panel(fs: float) -> list[Disturbance]:
     rows += [_gain(factor) for factor in (0.5, 2.0)]
     rows += [_rate(rate) for rate in (100, 250, 500) if rate < fs]
     rows += [_part(seconds) for seconds in (5.0, 2.5)]
-    rows += [_without(leads) for leads in (("V1",), ("V6",), ("I",), LEADS[6:])]
-    return [*rows, *swaps()]
+    lost = (("V1",), ("V6",), ("I",), LEADS[6:])
+    rows += [_without(some) for some in lost if {*some} & {*leads}]
+    return rows + [_swapped(name) for name in SWAPS if _shows(name, leads)]
 
 
 def _muscle(sigma: float) -> Disturbance:
@@ -102,29 +123,28 @@ def _without(lost: tuple[str, ...]) -> Disturbance:
     return Disturbance("flat", name, apply)
 
 
-def swaps() -> list[Disturbance]:
-    """Return electrodes taken for one another: both arms, and V1 with V2."""
-    # with RA and LA exchanged, I turns its sign, II and III change places, and so do aVR and aVL
-    arms = {"I": ("I", -1), "II": ("III", 1), "III": ("II", 1)}
-    arms |= {"aVR": ("aVL", 1), "aVL": ("aVR", 1)}
-    chest = {"V1": ("V2", 1), "V2": ("V1", 1)}
+def _swapped(name: str) -> Disturbance:
+    def apply(x: np.ndarray, fs: float, leads: tuple[str, ...], random: RandomSource) -> np.ndarray:
+        known = dict(zip(leads, x))
+        if pair := _sources(leads):
+            known = limb_leads({lead: known[lead] for lead in pair}) | known
+        taken = (SWAPS[name].get(lead, (lead, 1)) for lead in leads)
+        return np.stack([sign * known[source] for source, sign in taken])
 
-    def exchange(places: dict[str, tuple[str, int]]) -> Callable[..., np.ndarray]:
-        def apply(
-            x: np.ndarray, fs: float, leads: tuple[str, ...], random: RandomSource
-        ) -> np.ndarray:
-            swapped = x.copy()
-            for lead, (source, sign) in places.items():
-                if lead in leads and source in leads:
-                    swapped[leads.index(lead)] = sign * x[leads.index(source)]
-            return swapped
+    return Disturbance("swapped", name, apply)
 
-        return apply
 
-    return [
-        Disturbance("swapped", "left and right arm", exchange(arms)),
-        Disturbance("swapped", "V1 and V2", exchange(chest)),
-    ]
+def _sources(leads: Sequence[str]) -> list[str]:
+    """Two of I, II and III, from which the other limb leads follow; [] without two."""
+    found = [lead for lead in LIMB[:3] if lead in leads]
+    return found[:2] if len(found) > 1 else []
+
+
+def _shows(name: str, leads: Sequence[str]) -> bool:
+    """Whether a swap changes one of the leads, and all that it changes are known after it."""
+    known = {*leads, *(LIMB if _sources(leads) else ())}
+    sources = [SWAPS[name][lead][0] for lead in leads if lead in SWAPS[name]]
+    return bool(sources) and known.issuperset(sources)
 
 
 def disturbed(
@@ -165,9 +185,16 @@ def measure(
     score: Callable[[Predictions], float],
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return a row for each disturbance: kind, strength, score, and the difference to none."""
-    rows = []
-    for disturbance in progress_bar(panel(classifier.fs), unit="disturbance"):
+    """Return a row for each disturbance: kind, strength, score, and the difference to none.
+
+    What the network's leads cannot show is left out, and said.
+    """
+    rows, tried = [], panel(classifier.fs, classifier.leads)
+    there = [each.title for each in tried]
+    missing = [each.title for each in panel(classifier.fs) if each.title not in there]
+    if missing:
+        note(f"not tried, as {' '.join(classifier.leads)} cannot show it: {', '.join(missing)}")
+    for disturbance in progress_bar(tried, unit="disturbance"):
         value = score(disturbed(classifier, test, signals, disturbance, seed))
         rows.append({"kind": disturbance.kind, "strength": disturbance.strength, "score": value})
     table = pd.DataFrame(rows)

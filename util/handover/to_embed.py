@@ -26,6 +26,7 @@ from util.predicting.recordings import (
 from util.recordings.flags import Given
 
 STORED, FILES = 4096, 256  # records a piece
+UNREAD = ("record", "file", "reason")  # columns of the list of what could not be read
 
 
 class Part(NamedTuple):
@@ -48,10 +49,12 @@ class Records(Protocol):
     Attributes:
         size: records a piece.
         fingerprint: changes with the records.
+        unread: cells of ``UNREAD`` for each that could not be read, until they are taken away.
     """
 
     size: int
     fingerprint: str
+    unread: list[dict[str, str]]
 
     def __len__(self) -> int: ...
 
@@ -60,7 +63,7 @@ class Records(Protocol):
         ...
 
     def finish(self, about: pd.DataFrame) -> None:
-        """Say what was left out, given the lines of all that were embedded."""
+        """Say what is odd about the lines of all that were embedded."""
         ...
 
 
@@ -94,6 +97,7 @@ class StoredRecords:
 
     def __init__(self, store: RecordStore, leads: tuple[str, ...]) -> None:
         self.store, self.fingerprint = store, store.meta["records_crc32"]
+        self.unread: list[dict[str, str]] = []
         self.rows = np.flatnonzero(store.has_leads(leads))
         left_out = len(store) - len(self.rows)
         if left_out:
@@ -126,6 +130,7 @@ class FileRecords:
 
     def __init__(self, places: list[Place], encoder: AppliedEncoder, said: Given) -> None:
         self.places, self.said, self.fs = places, said, encoder.fs
+        self.unread: list[dict[str, str]] = []
         self.leads = parse_leads(encoder.leads)
         self.seconds = encoder.cropping.length / encoder.fs
         states = {file: file.stat() for file in dict.fromkeys(place.file for place in places)}
@@ -149,13 +154,12 @@ class FileRecords:
             try:
                 yield read_entry(place, [self.fs], self.seconds, self.leads, self.said)
             except Exception as error:  # as an untrusted file can raise anything
-                note(f"{place}: {why_unread(error)}")
+                why = why_unread(error)
+                note(f"{place}: {why}")
+                self.unread.append({"record": place.name, "file": str(place), "reason": why})
 
     def finish(self, about: pd.DataFrame) -> None:
-        """Say how many could not be read, and which names several have; see ``Records``."""
-        unread = len(self) - len(about)
-        if unread:
-            note(f"recordings that could not be read, left out: {unread} of {len(self)}")
+        """Say which names several have; see ``Records``."""
         names = about["record"]
         again = names[names.duplicated()]
         if len(again):

@@ -34,6 +34,7 @@ from util.labels.tables import Labels, note_rare_classes, note_unknown_labels, r
 from util.leads import parse_leads
 from util.processes import collectives
 from util.scoring.criterion import DEFAULT_LOSS, TASKS, Criterion
+from util.scoring.predictions import Predictions
 from util.scoring.scores import parse_scores
 from util.training.movement import frozen_below
 from util.weights.seen_labels import (
@@ -163,6 +164,19 @@ class LabelledJob:
         Raises:
             ConfigError: a part of it is empty, or nothing can be learned from its labels.
         """
+        parts, labels = self._parts(number)
+        return Fold(
+            job=self,
+            number=number,
+            title=self.splits.title(number),
+            parts=parts,
+            labels=labels.values,
+            criterion=Criterion.fitted(self.loss, self.classes, labels.values[parts["train"]]),
+            overlap=self._overlap(number, parts["test"]),
+        )
+
+    def _parts(self, number: int) -> tuple[dict[str, np.ndarray], Labels]:
+        """The rows of a fold's parts, and the labels of all records as this fold masks them."""
         data = self.config.dataset
         selects = self.store.records["fold"] == selection_fold(data.protocol, number)
         labels = self._masks.of_fold(selects.to_numpy())
@@ -175,14 +189,15 @@ class LabelledJob:
             label_fraction=data.label_fraction,
             seed=self.config.seed,
         )
-        return Fold(
-            job=self,
-            number=number,
-            title=self.splits.title(number),
-            parts=parts,
-            labels=labels.values,
-            criterion=Criterion.fitted(self.loss, self.classes, labels.values[parts["train"]]),
-            overlap=self._overlap(number, parts["test"]),
+        return parts, labels
+
+    def tests(self, number: int, predictions: Predictions) -> bool:
+        """Return whether predictions are of the records that a fold tests, and of their labels."""
+        parts, labels = self._parts(number)
+        rows = parts["test"]
+        names = self.store.records["record"].iloc[rows].to_numpy(str)
+        return np.array_equal(predictions.records, names) and np.array_equal(
+            predictions.labels, labels.values[rows], equal_nan=True
         )
 
     @cached_property
@@ -330,6 +345,16 @@ def make_classifier(job: LabelledJob) -> Encoder:
         collectives.same_tensors(classifier.state_dict().values())
     check_input(classifier, len(job.leads), job.eval_cropping.length)
     return classifier
+
+
+def note_chance(encoder: Encoder, name: str = "the encoder") -> None:
+    """Say which parts features pass through as chance made them, where only heads are fitted."""
+    parts = " and ".join(encoder.fresh_on_the_way)
+    if parts:
+        note(
+            f"note: features of {name} pass through its {parts}, which no file of an encoder holds "
+            "and nothing trains here: it is as chance made it; mode linprobe trains it"
+        )
 
 
 class SupervisedTask(Method):

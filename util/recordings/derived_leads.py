@@ -25,7 +25,7 @@ def with_derived_leads(recording: Recording) -> Recording:
     if not pair:
         return recording
     rows = dict(zip(there, recording.signal.T))
-    follows = _limb_leads({lead: rows[lead] for lead in pair})
+    follows = limb_leads({lead: rows[lead] for lead in pair})
     leads = tuple(lead for lead in LEADS if lead in there or lead in missing)
     signal = np.stack([rows[lead] if lead in there else follows[lead] for lead in leads])
     flag = f"{', '.join(missing)} {DERIVED} {' and '.join(pair)}"
@@ -41,8 +41,8 @@ def _sources(recording: Recording) -> tuple[str, str] | None:
     return next(combinations(moving, 2), None)
 
 
-def _limb_leads(two: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All six limb leads of two among I, II and III."""
+def limb_leads(two: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return all six limb leads of two among I, II and III."""
     one = two["I"] if "I" in two else two["II"] - two["III"]
     second = two["II"] if "II" in two else two["I"] + two["III"]
     return {

@@ -1,22 +1,24 @@
 """The folder of a run: held for it alone, and not with the results of another job."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from util.config.fields import to_mapping
 from util.config.keys import FinetuneConfig, JobConfig, PretrainConfig
 from util.config.load import load_yaml
-from util.console import FILE, note
+from util.console import FILE, note, quietly
 from util.data.store import FOLDS
 from util.errors import ConfigError
 from util.files import FolderLock, remove_temporary
+from util.scoring.predictions import Predictions
 from util.training.log import trackers
 from util.training.resolved import different_job
 from util.weights import checkpoint
 
 PATIENCE = 30  # seconds to wait while another run of the same name still holds the folder
 METRICS = "test_metrics.csv"
+PREDICTIONS = "test_predictions.npz"
 RESULTS = (checkpoint.LAST, "encoder.pth", METRICS)
 OVERWRITTEN = (
     *("checkpoint-*.pth", "best-*.pth", "encoder*.pth", "test_*", "selection_predictions.npz"),
@@ -99,6 +101,7 @@ def folds_beside(
     folder: str | os.PathLike,
     config: FinetuneConfig,
     folds: Collection[int],
+    tests: Callable[[int, Predictions], bool],
     remark: str | None = None,
 ) -> list[int]:
     """Return the further folds of which earlier runs of the same job left results, in fold<k>/.
@@ -109,6 +112,8 @@ def folds_beside(
         folder: of all folds.
         config: of the job.
         folds: which it runs itself.
+        tests: whether predictions are of the records, and their labels, that the job tests in a
+            fold: the store and its tables may be others by now.
         remark: as for ``check_folder``.
 
     Raises:
@@ -131,6 +136,11 @@ def folds_beside(
             free += ["train.lr"] * (config.train.lr is None or not theirs["train"]["lr"])
             free += ["encoder_path"] * bool(theirs.get("encoder_path") and config.encoder_path)
             names = [name for name in names if name not in free]
+        predicted = place / PREDICTIONS
+        if not names and predicted.is_file():
+            with quietly():
+                same = tests(number, Predictions.load(predicted))
+            names = [] if same else ["the records that are tested, or their labels"]
         if not names:
             found.append(number)
         elif config.overwrite:

@@ -2,6 +2,7 @@
 width.
 """
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,7 +12,8 @@ from util.config.keys import TrainConfig
 from util.contract.encoder import Encoder
 from util.contract.registry import MODELS, build
 from util.errors import ConfigError
-from util.jobs.job import SupervisedTask
+from util.evaluation.inference import predict
+from util.jobs.job import SupervisedTask, note_chance
 from util.training.optimizer import make_optimizer
 from util.weights.transfer import without_heads
 
@@ -358,6 +360,35 @@ def test_a_frozen_gate_is_loaded_with_the_branches():
     nn.init.normal_(trained.gate.weight)
     assert "gate.weight" in without_heads(model, trained.state_dict())
     assert "gate.weight" not in without_heads(trained, trained.state_dict())
+
+
+@pytest.mark.parametrize("variant", [{}, {"gating": True}, {"gating": True, "frozen": ["gate"]}])
+def test_what_a_gate_weighs_is_predicted_whether_it_learns_or_not(variant):
+    """The defect: test_gate.csv was missing where the gate was frozen."""
+    model = small(**variant).eval()
+    signal = crops(2)
+    batch = {"counts": (1000 * signal).to(torch.int16).transpose(1, 2), "record": torch.arange(2)}
+    batch["key"], batch["scale"] = batch["record"], torch.full((2,), 1e-3)
+    cpu = torch.device("cpu")
+    _, _, gate = predict(model, [batch], lambda x: x, np.arange(2), 24, "bce", cpu)
+    assert ("gate" in model.outputs(signal)) == ("gating" in variant) == (gate is not None)
+
+
+@pytest.mark.parametrize(
+    ("variant", "parts"),
+    [
+        ({}, []),
+        ({"gating": True, "three_head": True}, ["gate"]),
+        ({"gating": True, "frozen": ["gate"]}, []),
+        ({"gating": True, "num_classes": None}, ["gate"]),
+    ],
+)
+def test_a_gate_of_chance_is_said_where_heads_alone_are_fitted(variant, parts, capsys):
+    model = small(**variant)
+    assert model.fresh_on_the_way == parts
+    note_chance(model)
+    said = capsys.readouterr().out
+    assert ("features of the encoder pass through its gate, which no file" in said) == bool(parts)
 
 
 def test_branches_are_cnn_encoders_by_default():

@@ -135,11 +135,44 @@ def test_files_that_cannot_be_read_are_said_and_left_out(weights, tmp_path, caps
     embedded(weights, tmp_path / "f.npy", given=folder)
     said = capsys.readouterr().out
     assert "broken.hea: not read: " in said
-    assert "could not be read, left out: 1 of 3" in said
+    assert f"could not be read, left out: 1 of 3, listed in {tmp_path / 'f.unread.csv'}" in said
+    unread = pd.read_csv(tmp_path / "f.unread.csv")
+    assert list(unread.columns) == ["record", "file", "reason"]
+    assert unread["record"].tolist() == ["broken"] and "broken.hea" in unread["file"][0]
+    assert unread["reason"][0].startswith("not read: ")
     assert "whose name another has, told apart by the column file: 1, such as same" in said
     assert len(np.load(tmp_path / "f.npy")) == 2
     with pytest.raises(ECGError, match="none of the 1 recordings could be read"):
         embedded(weights, tmp_path / "g.npy", given=folder / "a" / "broken.hea")
+
+
+def test_the_list_of_what_could_not_be_read_survives_a_stop_and_no_second_output(
+    weights, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(to_embed.FileRecords, "size", 1)  # a piece each
+    folder = tmp_path / "in"
+    for name in ("a", "c"):
+        write_record(folder, name, ecg_counts(2500))
+    for name in ("b", "d"):
+        (folder / f"{name}.hea").write_text(f"{name} 12 500")
+    write = embedding._write_piece
+
+    def stop_after_two(path, *rest):
+        write(path, *rest)
+        if path.name == "000001.npy":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embedding, "_write_piece", stop_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            embedded(weights, tmp_path / "f.csv", given=folder)
+    embedded(weights, tmp_path / "f.csv", given=folder)
+    assert pd.read_csv(tmp_path / "f.unread.csv")["record"].tolist() == ["b", "d"]
+    assert pd.read_csv(tmp_path / "f.csv")["record"].tolist() == ["a", "c"]
+    for name in ("b", "d"):
+        (folder / f"{name}.hea").unlink()
+    embedded(weights, tmp_path / "f.csv", given=folder)
+    assert not (tmp_path / "f.unread.csv").exists()
 
 
 def test_sentences_name_the_flag_that_was_given(weights, tmp_path):

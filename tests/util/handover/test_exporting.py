@@ -12,6 +12,7 @@ from tests.support import small_store
 from tests.support.small_store import run
 from util.config.keys import FinetuneConfig
 from util.config.load import ROOT, load_config
+from util.data.store import write_store
 from util.errors import ConfigError, ECGError
 from util.handover import exporting
 from util.handover.exporting import Portable
@@ -91,6 +92,18 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
         exporting.export(
             applied, tmp_path / "f.onnx", "onnx", fs=100, samples=500, check=signals(100, 5)
         )
+
+
+def test_a_file_is_checked_on_recordings_that_are_long_enough(tmp_path):
+    """Zeros behind a shorter one are only noise to a network that standardises patches."""
+    applied = untrained("signal", "model.channels=2", "dataset.fs=250")
+    counts = [np.ones((n, 12), np.int16) for n in (500, 1250, 2500)]
+    about = {"database": "A", "fs_original": 250.0, "scale_uv": 1, "age": None, "sex": "Unknown"}
+    rows = [({"record": f"R{len(one)}", **about, "dx": [], "fold": 0}, one) for one in counts]
+    write_store(tmp_path / "fs250", 250, rows, [])
+    for fs, seconds, found in ((500, 5, 2), (250, 10, 1), (250, 12, 3)):
+        check = script.recordings(applied, str(tmp_path), fs, fs * seconds)
+        assert len(check) == found and (seconds == 12 or check.all())
 
 
 def test_simulated_recordings_serve_where_there_is_no_store():

@@ -9,8 +9,8 @@ import torch
 
 import main_pretrain
 from tests.support import small_store
-from tests.support.tiny_jobs import ST_MEM, with_store
-from util.config.keys import PretrainConfig
+from tests.support.tiny_jobs import CNN, ST_MEM, with_store
+from util.config.keys import FinetuneConfig, PretrainConfig
 from util.config.load import ROOT, check
 from util.data.dataset import CropDataset
 from util.errors import CheckpointError, ConfigError, RecordError
@@ -18,11 +18,18 @@ from util.evaluation.inference import predict, record_loader
 from util.evaluation.probes import features
 from util.evaluation.trained import load_trained
 from util.handover.load import cut, load_classifier, load_encoder
-from util.jobs.setup import store_at
+from util.jobs.setup import build_configured, store_at
 from util.leads import LEADS
 from util.recordings.recording import resample_to
 from util.signals.crops import Cropping
 from util.signals.resampling import resample
+from util.training.resolved import resolved
+from util.weights.transfer import save_encoder
+
+FUSED = {
+    "signal": {"name": "xresnet1d50", "channels": 2},
+    "spectrogram": {"name": "spectrogram_se_resnet34", "channels": 2},
+}
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +137,26 @@ print(encoder(signal, fs=500).shape, classifier(signal, fs=500).shape)
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("(2, ") and done.stdout.rstrip().endswith(")")
+
+
+FEATURES_THROUGH = {
+    "gate": ("fusion", {**FUSED, "gating": True}),
+    "pool": ("attention_pool", {"encoder": {"name": "nano_vit"}}),
+    "": ("fusion", FUSED),
+}
+
+
+@pytest.mark.parametrize("part", FEATURES_THROUGH)
+def test_an_encoder_file_without_what_features_pass_through_is_refused(part, tmp_path):
+    """The defect: they passed through a gate, or a query, of random numbers, in silence."""
+    name, model = FEATURES_THROUGH[part]
+    mapping = {**with_store(CNN), "model_name": name, "model": model}
+    config = check(mapping, FinetuneConfig)
+    classifier, path = build_configured(config, 24), tmp_path / "encoder.pth"
+    kept = resolved(config, 0.0, 3)
+    save_encoder(classifier, path, epoch=0, config=kept, leads=LEADS)
+    if not part:
+        load_encoder(path)
+        return
+    with pytest.raises(CheckpointError, match=f"holds no {part}, .*; name the weights of the clas"):
+        load_encoder(path)

@@ -18,7 +18,7 @@ def ecg(samples=2500):
 
 
 def applied(kind, strength, x, leads=LEADS, seed=0):
-    (found,) = [each for each in panel(FS) if (each.kind, each.strength) == (kind, strength)]
+    (found,) = [each for each in panel(FS, leads) if (each.kind, each.strength) == (kind, strength)]
     return found.apply(x.copy(), FS, leads, np.random.default_rng(seed))
 
 
@@ -56,8 +56,32 @@ def test_lengths_rates_and_lost_leads():
     assert slow.shape == x.shape and spectrum[np.fft.rfftfreq(2500, 1 / FS) > 51].max() < 1e-6
     flat = applied("flat", "V1 to V6", x)
     assert not flat[6:].any() and (flat[:6] == x[:6]).all()
-    two = applied("flat", "V1", x[:2], ("I", "II"))
-    assert (two == x[:2]).all()
+
+
+@pytest.mark.parametrize(
+    ("leads", "swapped"),
+    [
+        (("II",), []),
+        (("I",), ["left and right arm"]),
+        (("I", "II"), ["left and right arm"]),
+        (("aVL", "V1"), []),
+        (("aVF", "V1", "V2"), ["V1 and V2"]),
+        (LEADS[:6], ["left and right arm"]),
+    ],
+)
+def test_only_what_the_leads_can_show_is_tried(leads, swapped):
+    rows = panel(FS, leads)
+    assert [row.strength for row in rows if row.kind == "swapped"] == swapped
+    x = ecg()
+    x[2] = x[1] - x[0]
+    x[3], x[4], x[5] = -(x[0] + x[1]) / 2, x[0] - x[1] / 2, x[1] - x[0] / 2
+    chosen, random = [LEADS.index(lead) for lead in leads], np.random.default_rng(0)
+    for row in rows[1:]:
+        changed = row.apply(x[chosen], FS, leads, random)
+        assert changed.shape != x[chosen].shape or (changed != x[chosen]).any(), row
+    for name in swapped:  # as in the record of all twelve leads
+        ours = applied("swapped", name, x[chosen], leads)
+        np.testing.assert_allclose(ours, applied("swapped", name, x)[chosen], atol=1e-12)
 
 
 def test_the_panel_of_weights_on_their_test_records(tmp_path):
