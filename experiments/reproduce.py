@@ -4,6 +4,7 @@ the table of these.
     python experiments/reproduce.py fusion --set dataset.store=STORE --budget 60
     python experiments/reproduce.py fusion --only gated --fold 0                    one cell
     python experiments/reproduce.py fusion --markdown  RESULTS.md from the CSV, no training
+    python experiments/reproduce.py fusion --latex fusion.tex
 
 A table is configs/tables/<table>.yaml: what all its rows share, and its rows; docs/reproduce.md
 explains the keys. What is in the CSV is not run again, unless its row is defined otherwise by now,
@@ -24,6 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util.config.command_line import add_set_flag, said
 from util.flags import Parser
 from util.processes.program import run_main
+
+SCREEN = "-"  # in the place of a file
+PAGE = "RESULTS.md"
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -58,7 +62,17 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add_set_flag(parser, "override one key of every config, e.g. --set dataset.store=DIR")
     parser.add_argument(
-        "--markdown", action="store_true", help="write RESULTS.md from the CSV and train nothing"
+        "--markdown",
+        nargs="?",
+        const=PAGE,
+        metavar="FILE",
+        help="put the table, from its CSV, into RESULTS.md, or into FILE; train nothing",
+    )
+    parser.add_argument(
+        "--latex", nargs="?", const=SCREEN, metavar="FILE", help="the same as LaTeX, printed"
+    )
+    parser.add_argument(
+        "--csv", nargs="?", const=SCREEN, metavar="FILE", help="its numbers as CSV, printed"
     )
     parser.add_argument(
         "--stale",
@@ -74,12 +88,13 @@ if __name__ == "__main__":
 from experiments.tables.definition import Row, Table, read_table
 from experiments.tables.gates import write_gates
 from experiments.tables.intervals import write_intervals
-from experiments.tables.page import markdown, write_markdown
+from experiments.tables.page import latex, markdown, numbers, write_markdown
 from experiments.tables.results import describe_stale
 from experiments.tables.runs import run_all, search_thresholds
 from experiments.tables.trainings import Settings
 from util.data.splits import parse_folds
 from util.errors import ConfigError
+from util.files import write_text
 
 
 def chosen_rows(table: Table, only: str | None) -> list[Row]:
@@ -109,12 +124,32 @@ def chosen_runs(
     return runs
 
 
+def show(table: Table, arguments: argparse.Namespace) -> None:
+    """Write or print the table in the forms that were asked for."""
+    if arguments.markdown == PAGE:
+        write_markdown(table)
+    elif arguments.markdown:
+        put(markdown(table), arguments.markdown)
+    if arguments.latex:
+        put(latex(table), arguments.latex)
+    if arguments.csv:
+        put(numbers(table).to_csv(index=False, float_format="%.6g").strip(), arguments.csv)
+
+
+def put(text: str, file: str) -> None:
+    """Write a text to a file, or print it."""
+    if file == SCREEN:
+        print(text)
+    else:
+        write_text(file, f"{text}\n")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
     arguments = parse_arguments(argv)
     table = read_table(arguments.table)
-    if arguments.markdown:
-        write_markdown(table)
+    if arguments.markdown or arguments.latex or arguments.csv:
+        show(table, arguments)
         return
     settings = Settings(arguments.output_dir, arguments.device, said(arguments.overrides))
     stale = describe_stale(table, settings)

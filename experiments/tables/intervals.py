@@ -15,6 +15,7 @@ from util.scoring.scores import parse_scores
 from util.scoring.thresholds import load_thresholds
 
 ROUNDING = 5e-4  # of scores in CSV files, which have 4 digits
+COMPARED = ("difference", "difference_low", "difference_high", "p")
 
 
 def tested(table: Table, row: Row, method: str, settings: Settings) -> list[Predicted] | None:
@@ -72,24 +73,17 @@ def write_intervals(table: Table, settings: Settings) -> None:
                 )
             others = first.get(row.name if table.methods else row.against, [])
             both = set(row.folds) & {other.fold for other in others}
-            difference = ""
+            cells: dict[str, str | float] = {"row": row.name, "method": method, "against": ""}
+            cells |= {"value": alone.value, "low": alone.low, "high": alone.high}
             if both:
                 shared, references = (
                     [one for one in side if one.fold in both] for side in (tests, others)
                 )
                 gap = estimate(name, score, shared, "multilabel", references)
-                difference = gap.difference_text()
+                cells["against"] = table.methods[0] if table.methods else row.against
+                cells |= dict(zip(COMPARED, (gap.value, gap.low, gap.high, gap.p), strict=True))
             first.setdefault(row.name, tests)
-            rows.append(
-                {
-                    "row": row.name,
-                    "method": method,
-                    "value": alone.value,
-                    "low": alone.low,
-                    "high": alone.high,
-                    "difference": difference,
-                }
-            )
+            rows.append(cells)
     if rows:
         path = path_of(table.name, "intervals.csv")
         write_frame(path, pd.DataFrame(rows), float_format="%.6g", na_rep="nan")

@@ -1,28 +1,28 @@
-"""A table as Markdown, from its CSV files alone, and its place in RESULTS.md."""
+"""A table in words: Markdown with its place in RESULTS.md, LaTeX, and its numbers as CSV."""
 
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
-from experiments.tables.definition import Row, Table
+from experiments.tables.definition import Table
 from experiments.tables.gates import gates_markdown
-from experiments.tables.intervals import ROUNDING
-from experiments.tables.results import by_this_definition, path_of, read_results, rows_of
-from experiments.tables.trainings import Settings, base_of
+from experiments.tables.grid import Grid, as_latex, as_markdown
+from experiments.tables.summary import Line, summarise
+from experiments.tables.trainings import Settings
 from util.config.load import ROOT
 from util.errors import ConfigError
 from util.files import replacing
+from util.scoring.intervals import Estimate
 
-FEW = 5  # with fewer folds no spread is given
 MARKS = "<!-- table {name}: {edge} -->"
 NAMED = "the row named"  # in a difference's cell, as rows are compared with different ones
 
 
 def markdown(table: Table, settings: Settings | None = None) -> str:
     """Return the table as Markdown: the mean over folds and seeds of what has been run, its
-    interval where there is one, and how much higher the weights scored on the folds that chose
+    interval or why there is none, and how much higher the weights scored on the folds that chose
     them.
 
     Runs of an earlier definition of their row, and of several stores, are marked as such.
@@ -31,45 +31,61 @@ def markdown(table: Table, settings: Settings | None = None) -> str:
         table: to show.
         settings: their overrides belong to today's definition of the rows.
     """
-    settings = settings or Settings("")
-    results, intervals = read_results(table), read_intervals(table)
-    stale = 0
-    stores: dict[int, set[str]] = defaultdict(set)  # by rate, as each has a fingerprint
-    lines = [
-        table.about.strip(),
-        "",
-        f"| row | runs | {table.score} | 95 % interval | difference to {reference(table)} | "
-        "selection fold minus test fold |",
-        "|---" * 6 + "|",
-    ]
-    for row in table.rows:
-        for method in table.methods or [""]:
-            runs = rows_of(results, row.name, method)
-            if not len(runs):
-                continue
-            old = int((~by_this_definition(runs, row, settings)).sum())
-            stale += old
-            stores[base_of(row, settings).dataset.fs] |= set(runs["store"])
-            mean = runs[table.score].astype(float).mean()
-            interval = intervals.get((row.name, method))
-            if interval and abs(float(interval.get("value", mean)) - mean) > ROUNDING:
-                interval = None  # of other runs than these
-            cells = (
-                f"{row.name} {method}".strip() + " (stale)" * (old > 0),
-                f"{len(runs)}",
-                f"{mean:.3f}",
-                *interval_cells(table, row, interval),
-                optimism(runs, table.score),
-            )
-            lines.append(f"| {' | '.join(cells)} |")
-    if stale:
-        lines += ["", f"Stale: {stale} runs are of an earlier definition of their row."]
-    several = max(map(len, stores.values()), default=0)
-    if several > 1:
-        lines += ["", f"Runs of {several} different stores are in this table."]
-    if table.runs == table.name:
-        lines += gates_markdown(table)
-    return "\n".join(lines)
+    lines = summarise(table, settings or Settings(""))
+    parts = [table.about.strip(), as_markdown(grid_of(table, lines)), *remarks(lines)]
+    text = "\n\n".join(parts)
+    return "\n".join([text, *(gates_markdown(table) if table.runs == table.name else [])])
+
+
+def latex(table: Table) -> str:
+    """Return the table as a tabular in LaTeX, what is said of it as comments."""
+    lines = summarise(table, Settings(""))
+    said = " ".join([table.about.strip(), *remarks(lines)]).replace("\n", " ")
+    return f"% {said}\n{as_latex(grid_of(table, lines))}"
+
+
+def numbers(table: Table) -> pd.DataFrame:
+    """Return the table's numbers, a row for each line."""
+    return pd.DataFrame(
+        {
+            "row": line.row,
+            "method": line.method,
+            "runs": line.runs,
+            "stale": line.stale,
+            **columns(table.score, line.score),
+            "no_interval": line.why,
+            "against": line.against,
+            **columns("difference", line.difference),
+            "p": line.difference.p,
+            **columns("selection_minus_test", line.gap),
+        }
+        for line in summarise(table, Settings(""))
+    )
+
+
+def columns(name: str, estimate: Estimate) -> dict[str, float]:
+    """Return a number and its interval by the names of their columns."""
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def grid_of(table: Table, lines: list[Line]) -> Grid:
+    """Return the cells of the table in words."""
+    head = ["row", "runs", table.score, "95 % interval", f"difference to {reference(table)}"]
+    grid = [[*head, "selection fold minus test fold"]]
+    for line in lines:
+        score = line.score
+        interval = f"{score.low:.3f} to {score.high:.3f}" if not line.why else f"({line.why})"
+        grid.append(
+            [
+                f"{line.row} {line.method}".strip() + " (stale)" * (line.stale > 0),
+                f"{line.runs}",
+                f"{score.value:.3f}",
+                interval,
+                difference_cell(table, line),
+                gap_cell(line.gap),
+            ]
+        )
+    return grid
 
 
 def reference(table: Table) -> str:
@@ -80,39 +96,35 @@ def reference(table: Table) -> str:
     return rows.pop() if len(rows) == 1 else NAMED
 
 
-def read_intervals(table: Table) -> dict[tuple[str, str], dict]:
-    """Read the rows of results/<table>.intervals.csv, by row and method."""
-    path = path_of(table.name, "intervals.csv")
-    if not path.is_file():
-        return {}
-    rows = pd.read_csv(path, keep_default_na=False).to_dict("records")
-    return {(row["row"], row["method"]): row for row in rows}
-
-
-def interval_cells(table: Table, row: Row, interval: dict | None) -> tuple[str, str]:
-    """Return the cells of a row's interval and difference, empty without any."""
-    if interval is None:
-        return "", ""
-    difference = interval["difference"]
-    if difference and reference(table) == NAMED:
-        difference = f"{row.against}: {difference}"
-    return f"{float(interval['low']):.3f} to {float(interval['high']):.3f}", difference
-
-
-def optimism(runs: pd.DataFrame, name: str) -> str:
-    """Return the mean of selection minus test, with its 95 % interval where there are enough
-    folds.
-
-    The interval is Student's t over folds, each the mean of its seeds, which share their records.
-    """
-    if f"selection_{name}" not in runs or runs[f"selection_{name}"].isna().any():
+def difference_cell(table: Table, line: Line) -> str:
+    """Return a difference in words, after the name of the other row where rows have others."""
+    if not line.against:
         return ""
-    gap = runs[f"selection_{name}"].astype(float) - runs[name].astype(float)
-    gaps = gap.groupby(runs["fold"]).mean().to_numpy()
-    if len(gaps) < FEW:
-        return f"{gaps.mean():+.3f}"
-    reach = student.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / len(gaps) ** 0.5
-    return f"{gaps.mean():+.3f} ({gaps.mean() - reach:+.3f} to {gaps.mean() + reach:+.3f})"
+    text = line.difference.difference_text()
+    return f"{line.against}: {text}" if reference(table) == NAMED else text
+
+
+def gap_cell(gap: Estimate) -> str:
+    """Return how much higher the weights scored on the folds that chose them."""
+    if np.isnan(gap.value):
+        return ""
+    spread = "" if np.isnan(gap.low) else f" ({gap.low:+.3f} to {gap.high:+.3f})"
+    return f"{gap.value:+.3f}{spread}"
+
+
+def remarks(lines: list[Line]) -> list[str]:
+    """Return what has to be said below the table."""
+    said = []
+    stale = sum(line.stale for line in lines)
+    if stale:
+        said.append(f"Stale: {stale} runs are of an earlier definition of their row.")
+    stores: dict[int, set[str]] = defaultdict(set)  # by rate, as each has a fingerprint
+    for line in lines:
+        stores[line.fs] |= line.stores
+    several = max(map(len, stores.values()), default=0)
+    if several > 1:
+        said.append(f"Runs of {several} different stores are in this table.")
+    return said
 
 
 def write_markdown(table: Table, page: Path = ROOT / "RESULTS.md") -> None:

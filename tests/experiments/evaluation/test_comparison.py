@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from experiments.evaluation.comparison import _pairs, _spread
-from experiments.evaluation.page import as_latex, as_markdown, differences_of, grid_of
+from experiments.evaluation.page import differences_of, grid_of
 from experiments.evaluation.runs import score_of, with_enough
+from experiments.tables.grid import as_latex, as_markdown
 from tests.support import made_predictions
 
 
