@@ -23,11 +23,11 @@ class Means(Encoder):
 
     def __init__(self, gated):
         super().__init__()
-        self.width, self.head, self.gated = 1, nn.Identity(), gated
+        self.width, self.head, self.weighs = 1, nn.Identity(), gated
 
     @property
-    def fresh_parts(self):
-        return {"head": self.head, **({"gate": nn.Identity()} if self.gated else {})}
+    def gated(self):
+        return self.weighs
 
     def outputs(self, series):
         mean = series[:, :1].mean(dim=2)
