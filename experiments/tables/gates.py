@@ -15,7 +15,7 @@ def write_gates(table: Table, settings: Settings) -> None:
     rows = []
     for row in table.rows:
         files = [
-            place(table, row, seed, settings) / f"fold{fold}" / "test_gate.csv"
+            place(table, row, seed, fold, settings) / f"fold{fold}" / "test_gate.csv"
             for seed in table.seeds
             for fold in row.folds
         ]

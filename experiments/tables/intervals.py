@@ -27,8 +27,8 @@ def tested(table: Table, row: Row, method: str, settings: Settings) -> list[Pred
     """
     tests = []
     for seed in table.seeds:
-        folder = place(table, row, seed, settings)
         for fold in row.folds:
+            folder = place(table, row, seed, fold, settings)
             searched = folder / "predictions" / f"best-AUPRC_fold{fold}.npz"
             path = searched if method else folder / f"fold{fold}" / "test_predictions.npz"
             if not path.is_file():
@@ -65,8 +65,9 @@ def write_intervals(table: Table, settings: Settings) -> None:
             alone = estimate(name, score, tests, "multilabel")
             mean = runs[name].astype(float).mean()
             if abs(alone.value - mean) > ROUNDING:
+                folder = place(table, row, table.seeds[0], row.folds[0], settings)
                 raise ConfigError(
-                    f"{place(table, row, table.seeds[0], settings)}: its predictions give {name} "
+                    f"{folder}: its predictions give {name} "
                     f"{alone.value:.4f}, but results/{table.runs}.csv says {mean:.4f} of "
                     f"{row.name} {method}; take the row out of the CSV, or name the --output_dir "
                     "that it is of"

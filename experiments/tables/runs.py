@@ -1,6 +1,7 @@
 """Run what is missing of a table: pre-trainings first, then what starts from them."""
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import sys
@@ -176,7 +177,7 @@ def quieten(threads: int) -> None:
 def search_thresholds(table: Table, rows: Iterable[Row], settings: Settings) -> None:
     """Add to the CSV what the table's methods make of each row whose folds have all been trained.
 
-    Once for all folds, as pooled methods join them.
+    Once for all folds that share an encoder, or have none, as pooled methods join them.
     """
     for row in rows if table.methods else ():
         for seed in table.seeds:
@@ -192,16 +193,14 @@ def thresholds_of(
 ) -> list[dict]:
     """Return the CSV's rows of a row's thresholds; ``trained``: those of its trainings."""
     rows: list[dict] = []
-    folds = [str(fold) for fold in trained["fold"]]
-    for method in table.methods:
+    places = trained["fold"].map(lambda fold: place(table, row, seed, fold, settings))
+    groups = list(trained.groupby(places, sort=False))
+    for method, (folder, together) in itertools.product(table.methods, groups):
+        folds = [str(fold) for fold in together["fold"]]
         began = time.monotonic()
         with quietly():
-            scores = search_folder(
-                place(table, row, seed, settings),
-                method,
-                one_device(gpu(settings.device)),
-                folds=list(trained["fold"]),
-            )
+            device = one_device(gpu(settings.device))
+            scores = search_folder(folder, method, device, folds=list(together["fold"]))
         scores = scores.astype({"weights of fold": str})
         test, selection = (
             scores[scores["part"] == part]
@@ -210,7 +209,7 @@ def thresholds_of(
             .astype(float)
             for part in ("test", "search")
         )
-        changed = trained.assign(
+        changed = together.assign(
             method=method,
             seconds=round((time.monotonic() - began) / len(folds)),
             revision=revision(),

@@ -57,7 +57,7 @@ def fine_tuning(table: Table, row: Row, seed: int, fold: int, settings: Settings
     """Return the config of one row on one fold, from its encoder where it has one."""
     more = {
         "seed": seed,
-        "output_dir": str(place(table, row, seed, settings)),
+        "output_dir": str(place(table, row, seed, fold, settings)),
         "exp_name": f"fold{fold}",
         "resume": "auto",
         "device": settings.device,
@@ -70,14 +70,14 @@ def fine_tuning(table: Table, row: Row, seed: int, fold: int, settings: Settings
     return resolved(row, FinetuneConfig, more, settings.overrides)
 
 
-def place(table: Table, row: Row, seed: int, settings: Settings) -> Path:
-    """Return the folder of a row's trainings by one seed, fold<k> for each fold.
+def place(table: Table, row: Row, seed: int, fold: int, settings: Settings) -> Path:
+    """Return the folder in which a row's training by one seed on one fold is fold<k>.
 
-    Another definition of the row, another store, or other groups of folds have another folder.
+    Folds that share an encoder share the folder, as do all folds of a row without one.  What
+    another definition of the row, another store or another encoder made lies in another folder.
     """
-    groups = row.groups if row.pretrain else []
-    made_by = fingerprint(definition_of(row, settings), store_of(base_of(row, settings)), groups)
-    name = f"{row.name.replace(' ', '_')}-{made_by}"
+    origin = origin_of(row, seed, fold, settings)
+    name = f"{row.name.replace(' ', '_')}-{fingerprint(*origin.values())}"
     return Path(settings.output_dir) / table.runs / name / f"seed{seed}"
 
 

@@ -125,6 +125,42 @@ def test_rows_and_tables_share_an_encoder_and_trainings_run_side_by_side(tables)
     assert encoder_of(pretraining(other, 0, 3, settings)).is_file()
 
 
+def test_a_row_gets_further_folds_by_another_encoder_and_keeps_its_interval(tables):
+    """The defect: trainings of the earlier folds lay in another folder than those of a group that
+    was added, so the row lost its interval, and its folds their thresholds.
+    """
+    encoder = {
+        "config": "pretrain/simclr_signal",
+        "overlay": ["reduced_ssl"],
+        "set": [
+            "model.encoder.channels=4",
+            "train.epochs=1",
+            "train.steps_per_epoch=1",
+            "train.probe_every=0",
+            "dataloader.batch_size=8",
+            "dataloader.num_workers=0",
+        ],
+    }
+    row = {"name": "from SimCLR", "pretrain": encoder}
+    changes = {"rows": [row], "methods": ["expected"], "score": "ChallengeScore"}
+    write(tables, folds=[[3]], **changes)
+    first = reproduced(tables)
+    write(tables, folds=[[3], [9]], **changes)
+    every = reproduced(tables)
+    assert every.query("fold == 3 and method == ''").drop(columns="seconds").values.tolist() == (
+        first.query("method == ''").drop(columns="seconds").values.tolist()
+    )
+    assert every[["method", "fold"]].values.tolist() == [
+        *(["", 3], ["", 9]),
+        *(["expected", 3], ["expected", 9]),
+    ]
+    assert len([*(tables / "out" / "tiny").iterdir()]) == every["encoder"].nunique() == 2
+    intervals = pd.read_csv(tables / "results" / "tiny.intervals.csv")
+    assert intervals["value"].item() == pytest.approx(
+        every.query("method == 'expected'")["ChallengeScore"].mean(), abs=1e-3
+    )
+
+
 def test_a_row_is_compared_with_the_one_it_names(tables):
     third = {"name": "third", "model": {"init": "published"}, "against": "published start"}
     write(tables, rows=[*TINY["rows"], third], folds=[3])

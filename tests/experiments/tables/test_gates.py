@@ -15,7 +15,7 @@ def test_gates_are_weighed_by_records(tables):
     table = read_table("tiny")
     settings = Settings(str(tables), overrides=[f"dataset.store={store()}"])
     for fold, (weight, af) in {3: (0.2, 0.4), 9: (0.6, 0.8)}.items():
-        folder = place(table, table.rows[1], 0, settings) / f"fold{fold}"
+        folder = place(table, table.rows[1], 0, fold, settings) / f"fold{fold}"
         folder.mkdir(parents=True)
         gates = pd.DataFrame(
             {
