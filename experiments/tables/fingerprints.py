@@ -16,6 +16,7 @@ from util.jobs.setup import store_at
 # Of one row, or kept apart: what the files hold is a part of the store's fingerprint.
 BY_RUN = ("seed", "store", "fold", "exclude_folds", "encoder_path", "annotated")
 MATTERS = ("epochs",)  # though a resumed run may change it
+HOW_MADE = "command"  # of meta.json; the checksums beside it say what came of it
 
 
 def fingerprint(*facts: Any) -> str:
@@ -57,7 +58,8 @@ def store_of(config: JobConfig) -> str:
     tables: list[Any] = [find_table(data.store, kind, name, ())[1] for kind, name in named.items()]
     if isinstance(config, FinetuneConfig) and config.dataset.annotated:
         tables.append(checksum(Path(config.dataset.annotated).read_bytes()))
-    return fingerprint(meta_of(data.store, data.fs), tables)
+    meta = {key: value for key, value in meta_of(data.store, data.fs).items() if key != HOW_MADE}
+    return fingerprint(meta, tables)
 
 
 @functools.cache

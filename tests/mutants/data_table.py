@@ -247,8 +247,8 @@ DATA = [
     Mutant(
         "tables_by_name",
         "experiments/tables/fingerprints.py",
-        "return fingerprint(meta_of(data.store, data.fs), tables)",
-        "return fingerprint(meta_of(data.store, data.fs), named)",
+        "return fingerprint(meta, tables)",
+        "return fingerprint(meta, named)",
         "a table has a name",
         ("experiments/tables/test_fingerprints.py",),
     ),

@@ -1,5 +1,7 @@
 """What the fingerprint of a store is of."""
 
+import json
+
 import pytest
 
 from data_preparation.building.tables import add_labels, add_splits
@@ -30,6 +32,22 @@ def test_another_table_of_the_same_name_is_another_store(tmp_path, add, column, 
         config = {**CNN, "dataset": {**DATA, "store": str(tmp_path), **keys}}
         found.append(store_of(check(config, FinetuneConfig)))
     assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize(
+    "key, value, same", [("command", ["another line"], True), ("blocks", ["0"], False)]
+)
+def test_the_command_line_that_made_a_store_is_no_part_of_it(tmp_path, key, value, same):
+    (tmp_path / "fs100").mkdir()
+    for name in ("records.csv", "signals.dat"):
+        (tmp_path / "fs100" / name).symlink_to(store() / "fs100" / name)
+    meta = json.loads((store() / "fs100" / "meta.json").read_text())
+    (tmp_path / "fs100" / "meta.json").write_text(json.dumps({**meta, key: value}))
+    first, second = (
+        store_of(check({**CNN, "dataset": {**DATA, "store": str(root)}}, FinetuneConfig))
+        for root in (store(), tmp_path)
+    )
+    assert (first == second) == same
 
 
 def test_another_content_of_the_file_of_annotations_is_another_store(tmp_path):
