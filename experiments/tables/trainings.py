@@ -7,6 +7,7 @@ from pathlib import Path
 from experiments.tables.definition import Row, Table, resolved
 from experiments.tables.fingerprints import fingerprint, store_of, what_matters
 from util.config.keys import FinetuneConfig, PretrainConfig
+from util.console import quietly
 from util.data.store import FOLDS
 from util.errors import ConfigError
 
@@ -81,7 +82,8 @@ def place(table: Table, row: Row, seed: int, fold: int, settings: Settings) -> P
     return Path(settings.output_dir) / table.runs / name / f"seed{seed}"
 
 
-# ============ what made a result ============
+# ============ what made a result: what its configs have to say, a training says ============
+@quietly()
 def definition_of(row: Row, settings: Settings) -> str:
     """Return the fingerprint of a row's configs and of how it is scored, whatever its fold, its
     seed and the store.
@@ -92,6 +94,7 @@ def definition_of(row: Row, settings: Settings) -> str:
     return fingerprint(what_matters(base_of(row, settings)), row.knn, encoder)
 
 
+@quietly()
 def origin_of(row: Row, seed: int, fold: int, settings: Settings) -> dict[str, str]:
     """Return what a cell of the CSV must say of its origin to be today's: the definition of its
     row, the store, and the pre-training of its encoder, empty without one.
@@ -104,6 +107,7 @@ def origin_of(row: Row, seed: int, fold: int, settings: Settings) -> dict[str, s
     }
 
 
+@quietly()
 def base_of(row: Row, settings: Settings) -> FinetuneConfig:
     """Return the config of a row, on any fold."""
     more = {} if _says_mode(row) or not row.pretrain else {"mode": "finetune"}

@@ -3,7 +3,13 @@
 import pytest
 
 from experiments.tables.definition import read_table
-from experiments.tables.trainings import Settings, definition_of, pretraining
+from experiments.tables.trainings import (
+    Settings,
+    definition_of,
+    fine_tuning,
+    origin_of,
+    pretraining,
+)
 from tests.support.small_store import store
 from tests.support.tiny_tables import write
 from util.errors import ConfigError
@@ -64,3 +70,14 @@ def test_what_changes_results_changes_the_definition_of_a_row(tables, change, sa
     row, _ = read_table("tiny").rows
     before, after = (definition_of(row, Settings("", overrides=more)) for more in ([], [change]))
     assert (before == after) == same
+
+
+def test_what_a_config_has_to_say_its_training_says_and_no_fingerprint(tables, capsys):
+    other = {"config": "downstream/st_mem", "set": ["model_name=st_mem_vit_tiny"]}
+    write(tables, rows=[{"name": "ours", **other}])
+    table = read_table("tiny")
+    settings = Settings(str(tables), overrides=[f"dataset.store={store()}"])
+    origin_of(table.rows[0], 0, 1, settings)
+    assert "has no effect" not in capsys.readouterr().out
+    fine_tuning(table, table.rows[0], 0, 1, settings)
+    assert capsys.readouterr().out.count("has no effect") == 1
