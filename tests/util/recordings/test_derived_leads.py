@@ -28,7 +28,7 @@ def of(leads, signal, **about):
     return checked(Recording(signal[:, columns].copy(), tuple(leads), 500.0, **about))
 
 
-@pytest.mark.parametrize("pair", combinations(LEADS[:3], 2), ids="-".join)
+@pytest.mark.parametrize("pair", [*combinations(LEADS[:3], 2)], ids="-".join)
 @pytest.mark.parametrize("others", [(), LEADS[6:], ("aVF",), ("aVR", "V3")])
 def test_any_two_of_three_give_all_six_to_the_microvolt(pair, others):
     signal = twelve()
