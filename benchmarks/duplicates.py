@@ -21,7 +21,7 @@ import scipy.signal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_preparation.building.duplicates import find_duplicates
+from data_preparation.checking.duplicates import find_duplicates
 from util.data.store import RecordStore, quantise, write_store
 from util.flags import Parser
 from util.leads import LEADS

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.output and not args.duplicates:
         parser.error("--output is the file of --duplicates: give that, too")
 
-    from data_preparation.building.checking import check_store
+    from data_preparation.checking.store import check_store
 
     pairs = (args.output or Path("duplicates.csv")) if args.duplicates else None
     with file_errors():

@@ -35,6 +35,14 @@ MAY_IMPORT = {  # besides the ground; of processes, models take collectives and 
     "handover": (*TO_TRAIN, "evaluation", "predicting"),
     "explain": (*TO_TRAIN, "evaluation", "predicting", "reports", "handover"),
 }
+INSIDE_DATA_PREPARATION = {  # besides known_sets and places, which stand beside the commands
+    "metadata": (),
+    "checking": (),
+    "simulator": (),
+    "importing": ("metadata",),
+    "building": ("metadata", "importing", "checking"),
+    "benchmarks": ("metadata", "building"),
+}
 INSIDE_MODELS = {"layers": 0, "encoder": 1, "methods": 2}
 SCRIPTS = ("main_pretrain", "main_finetune", "experiments", "data_preparation", "benchmarks")
 MOST_MODULES = 12
@@ -87,6 +95,15 @@ def test_inside_models_methods_stand_on_encoders_and_these_on_layers():
             other = INSIDE_MODELS.get((name.split(".") + [""])[1])
             if own is not None and name.startswith("models.") and other is not None:
                 assert other <= own, f"{path}: {name}"
+
+
+@pytest.mark.parametrize("own", INSIDE_DATA_PREPARATION)
+def test_a_room_of_data_preparation_imports_only_what_it_may(own):
+    for path in modules(f"data_preparation/{own}"):
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] == "data_preparation" and len(parts) > 2:
+                assert parts[1] in (own, *INSIDE_DATA_PREPARATION[own]), f"{path}: {name}"
 
 
 @pytest.mark.parametrize("folder", ["util", "models", "data_preparation", "experiments"])

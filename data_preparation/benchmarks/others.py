@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from data_preparation.benchmarks.published import Benchmark
-from data_preparation.building.metadata import folds_in, id_column_of
+from data_preparation.metadata.files import folds_in, id_column_of
 from util.data.columns import holds_folds
 from util.data.record_tables import first_few, read_cells
 from util.errors import ConfigError

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data_preparation.building.about import read_about
 from data_preparation.building.folds import assign_folds
 from data_preparation.importing.plan import SHARD_VERSION
 from data_preparation.importing.sources import Lazy
+from data_preparation.metadata.about import read_about
 from util.data.record_tables import (
     first_few,
     near_matches,

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from data_preparation.building.about import named_apart, read_about, tables_of
 from data_preparation.building.extraction import (
     add_folds,
     add_patients,
@@ -26,10 +25,11 @@ from data_preparation.building.extraction import (
     with_own_patients,
 )
 from data_preparation.building.joining import copies_of, join, tell_apart
-from data_preparation.building.same_signals import note_same_signals
-from data_preparation.building.split_files import read_splits, write_splits
 from data_preparation.building.tables import column_flags
+from data_preparation.checking.same_signals import note_same_signals
 from data_preparation.importing import shards as engine
+from data_preparation.metadata.about import named_apart, read_about, tables_of
+from data_preparation.metadata.split_files import read_splits, write_splits
 from util.challenge import CODE_TO_CLASS
 from util.console import progress_bar
 from util.data.record_tables import first_few, plain_name, table_name

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data_preparation.building.extraction import note_shares
-from data_preparation.building.split_files import read_splits, write_splits
+from data_preparation.metadata.split_files import read_splits, write_splits
 from util.data.record_tables import note_alike_patients, table_name
 from util.data.splits import known_patients, patients_on_several_sides, with_patients
 from util.data.store import FOLDS, RecordStore

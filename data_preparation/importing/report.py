@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_preparation.building.metadata import read_metadata
 from data_preparation.importing.shards import UNREAD, import_recordings
 from data_preparation.importing.sources import COPY, Source
+from data_preparation.metadata.files import read_metadata
 from util.errors import ECGError, RecordError
 from util.files import safe_cell
 from util.leads import LEADS

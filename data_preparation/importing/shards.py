@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from data_preparation.building.about import About
 from data_preparation.importing.flags import MIN_SECONDS
 from data_preparation.importing.plan import (
     command_line,
@@ -36,6 +35,7 @@ from data_preparation.importing.plan import (
     shard_files,
 )
 from data_preparation.importing.sources import Item, Lazy, Reader, Source, repeated, without_copies
+from data_preparation.metadata.about import About
 from util.challenge import CODE_TO_CLASS
 from util.console import progress_bar
 from util.data.store import quantise, spread

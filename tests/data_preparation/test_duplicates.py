@@ -6,7 +6,7 @@ import pytest
 from benchmarks.duplicates import COPIES
 from data_preparation import check_store, reformat_memmap
 from data_preparation.building import reformat as building
-from data_preparation.building.duplicates import (
+from data_preparation.checking.duplicates import (
     COLUMNS,
     compare,
     find_duplicates,

@@ -5,7 +5,7 @@ import pytest
 from scipy.signal import resample
 
 from data_preparation.building.reformat import reformat
-from data_preparation.building.same_signals import same_signals
+from data_preparation.checking.same_signals import same_signals
 from data_preparation.importing.wfdb_source import extract
 from tests.support.wfdb_files import ecg_counts, write_record
 from util.data.store import RecordStore

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_preparation import add_labels, add_splits, check_store, reformat_memmap
-from data_preparation.building.split_files import read_splits
+from data_preparation.metadata.split_files import read_splits
 from tests.support import small_store
 from tests.support.small_store import blank_store
 from util.config.keys import PretrainDataset

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from data_preparation.building.split_files import SplitFile, read_splits, write_splits
+from data_preparation.metadata.split_files import SplitFile, read_splits, write_splits
 from util.console import note
 from util.data.record_tables import first_few, read_cells
 from util.errors import ConfigError, StoreError

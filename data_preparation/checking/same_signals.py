@@ -122,7 +122,7 @@ def _is_same(store, file, a, b, lead):
         return False
     if np.array_equal(x, y) and scale.iat[a] == scale.iat[b]:
         return True
-    from data_preparation.building.duplicates import compare  # late: it takes memory
+    from data_preparation.checking.duplicates import compare  # late: it takes memory
 
     return compare(store, a, b, [0], (x[0] != ABSENT) & (y[0] != ABSENT)) is not None
 

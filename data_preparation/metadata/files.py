@@ -12,8 +12,8 @@ from typing import Protocol
 
 import pandas as pd
 
-from data_preparation.building.about import About
-from data_preparation.building.split_files import part_of
+from data_preparation.metadata.about import About
+from data_preparation.metadata.split_files import part_of
 from util.console import note
 from util.data.columns import (
     holds_ages,

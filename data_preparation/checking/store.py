@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from data_preparation.building.duplicates import COLUMNS, SAME, find_duplicates
+from data_preparation.checking.duplicates import COLUMNS, SAME, find_duplicates
 from util.config.keys import FinetuneDataset
 from util.data.record_tables import find_table, table_names
 from util.data.store import RecordStore

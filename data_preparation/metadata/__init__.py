@@ -1,0 +1,1 @@
+"""What a set's own tables say of its recordings: metadata, patients, labels, splits."""
