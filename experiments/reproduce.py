@@ -151,6 +151,8 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.markdown or arguments.latex or arguments.csv:
         show(table, arguments)
         return
+    rows = chosen_rows(table, arguments.only)
+    runs = chosen_runs(table, rows, arguments.fold)
     settings = Settings(arguments.output_dir, arguments.device, said(arguments.overrides))
     stale = describe_stale(table, settings)
     if arguments.stale:
@@ -158,8 +160,6 @@ def main(argv: list[str] | None = None) -> None:
         return
     if stale:
         print(f"{len(stale)} results are stale and count no longer, e.g. {stale[0]} (see --stale)")
-    rows = chosen_rows(table, arguments.only)
-    runs = chosen_runs(table, rows, arguments.fold)
     run_all(table, runs, settings, jobs=arguments.jobs, budget=arguments.budget)
     search_thresholds(table, rows, settings)
     write_intervals(table, settings)
