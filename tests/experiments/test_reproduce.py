@@ -209,7 +209,7 @@ def test_what_another_definition_or_store_made_is_stale_and_run_again(tables, tm
     other = tmp_path / "other"
     shutil.copytree(store(), other)
     meta = json.loads((other / "fs100" / "meta.json").read_text())
-    changed_meta = {**meta, "command": ["made otherwise"]}
+    changed_meta = {**meta, "blocks": ["of other signals"]}
     (other / "fs100" / "meta.json").write_text(json.dumps(changed_meta))
     third = reproduced(tables, "--only", "ours", "--set", f"dataset.store={other}")
     assert set(third["store"]) == {*again["store"], third.set_index("row").loc["ours", "store"]}
