@@ -13,6 +13,7 @@ mutant survives, such a test fails or an old text is not there.
 """
 
 import argparse
+import ast
 import os
 import re
 import shutil
@@ -37,9 +38,14 @@ def find_problem(mutant: Mutant) -> str | None:
     path = ROOT / mutant.file
     if not path.is_file():
         return f"{mutant.name}: there is no {mutant.file}"
-    found = path.read_text("utf-8").count(mutant.old)
+    text = path.read_text("utf-8")
+    found = text.count(mutant.old)
     if found != 1 or mutant.old == mutant.new:
         return f"{mutant.name}: {mutant.old!r} is in {mutant.file} {found} times, not once"
+    try:
+        ast.parse(text.replace(mutant.old, mutant.new))
+    except SyntaxError as error:
+        return f"{mutant.name}: with it, {mutant.file} is no Python: {error}"
     for target in mutant.tests:
         name, _, test = target.partition("::")
         path = ROOT / "tests" / name

@@ -345,7 +345,7 @@ LEARNING = [
         "rehearsal_counts",
         "util/training/step_graph.py",
         "        finally:\n            torch._foreach_copy_(changing, before)\n",
-        "",
+        "        finally:\n            pass\n",
         "a capture runs nothing, and the rehearsal is forgotten",
         ("util/training/test_step_graph.py",),
     ),
