@@ -13,6 +13,10 @@ from util import console
 force_matmul_precision()
 # What jobs measure beside other tests is nothing to keep for the user's own.
 os.environ.setdefault("ECG_CACHE", os.path.join(tempfile.gettempdir(), "ecg_tests"))
+if "ATEN_CPU_CAPABILITY" in os.environ:
+    # As a processor without AMX: torch asks oneDNN, which looks at the real one, whether its
+    # attention may pack bf16, and then lacks the kernel.
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 ROOT = Path(__file__).resolve().parents[1]
 # Folders and files of whole jobs, of further processes or of seconds a test.

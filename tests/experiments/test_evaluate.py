@@ -250,7 +250,8 @@ def test_random_weights_are_of_one_task_and_one_store(encoders, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(store(), other)
     meta = other / "fs100" / "meta.json"
-    meta.write_text(json.dumps({**json.loads(meta.read_text()), "command": ["made otherwise"]}))
+    stored = json.loads(meta.read_text())
+    meta.write_text(json.dumps({**stored, "blocks": ["of other signals"]}))
     paths = [path_of("own", store()), path_of(task, store()), path_of("own", other)]
     assert len(set(paths)) == 3 and paths[0] == path_of("own", store())
 
