@@ -67,6 +67,8 @@ def pretrain(config: PretrainConfig) -> Path:
         config, store, rows, lambda: build_configured(config), device, folder, about=about
     )
     method, train = training.model, config.train
+    for remark in method.remarks(training.dataset.length):
+        note(remark)
 
     # ============ train ============
     probe = make_probe(store, config, device)

@@ -339,7 +339,9 @@ class ViT(ClassTokenEncoder):
         return rearrange(series, "b l (n p) -> b n (p l)", p=self.patch_size)
 
     def unpatchify(self, patches: torch.Tensor) -> torch.Tensor:
-        return rearrange(patches, "b n (p l) -> b l (n p)", l=len(self.known_leads))
+        """Return the crops, whose leads are those of the input in their order."""
+        known = rearrange(patches, "b n (p l) -> b l (n p)", l=len(self.known_leads))
+        return known[:, self.lead_rows(self.leads)]
 
 
 class MeanViT(ViT):

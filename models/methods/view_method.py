@@ -16,6 +16,18 @@ class ViewMethod(Method):
 
     views: Views
 
+    def remarks(self, samples: int) -> list[str]:
+        factors = self.views.stretch(samples)
+        # half a percent of room: as many samples as one has are rounded
+        if factors is None or factors[0] <= 1.005 and factors[1] >= 0.995:
+            return []
+        return [
+            f"no view shows hearts at their own pace: random_resized_crop makes one sample of "
+            f"{factors[0]:.2g} to {factors[1]:.2g} samples of a crop of {samples}, and fine-tuning "
+            "shows them as they are; give model.views as a list whose length is that of the crop "
+            "times a share within ratio"
+        ]
+
     def draw(self, batch: Batch) -> dict[str, Any]:
         """Return "views", a list of tensors (batch, leads, ...)."""
         views = self.views(batch["signal"], batch["random"], input_mean(self.encoder))

@@ -80,6 +80,10 @@ class Method(nn.Module):
         """Return the parameters and buffers that training must not change, by name."""
         return {}
 
+    def remarks(self, samples: int) -> list[str]:
+        """Return what a person should know before it is trained on crops of so many samples."""
+        return []
+
     def before_step(self, epoch: float) -> None:
         """Change the gradients of a step before the optimizer takes it: those of all processes
         and micro-batches together.

@@ -126,7 +126,27 @@ class Views:
             for spec, steps in zip(ordered, parsed)
         ]
         self.count = sum(spec["count"] for spec in ordered)
+        self._global_groups = sum(spec["global"] for spec in ordered)
         self.global_count = sum(spec["count"] for spec in ordered if spec["global"])
+
+    def stretch(self, samples: int) -> tuple[float, float] | None:
+        """Return the least and the most samples of a crop that become one of a global view (of any
+        view, where none is global); None where one of them is not stretched.
+
+        Args:
+            samples: of the crop.
+        """
+        factors: list[float] = []
+        for _, steps in self.groups[: self._global_groups or None]:
+            shares = [
+                (arguments["ratio"], arguments["length"])
+                for step, arguments in steps
+                if step is AUGMENTATIONS["random_resized_crop"]
+            ]
+            if not shares:
+                return None
+            factors += [share * samples / length for ratio, length in shares for share in ratio]
+        return min(factors), max(factors)
 
     @staticmethod
     def _with_fs(step: Augmentation, arguments: dict[str, Any], fs: float | None) -> dict[str, Any]:

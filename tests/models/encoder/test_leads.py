@@ -345,6 +345,18 @@ def test_patches_and_their_inverse(family, time):
         assert torch.equal(patches[1, 2, :24], torch.cat([x[1, :, 150], x[1, :, 151]]))
 
 
+@pytest.mark.parametrize("leads", [LEADS[::-1], ["II", "V1", "I"]])
+@pytest.mark.parametrize("family", ["st_mem", "mtae", "mlae"])
+def test_what_is_rebuilt_has_the_leads_of_the_input_in_their_order(family, leads):
+    """MTAE's patches have a place for each standard lead, in the standard order."""
+    model = tiny_mae(family, leads=list(leads), mask_ratio=0.5)
+    x = signal(len(leads), 300 if family != "mlae" else 60)
+    encoder = model.encoder
+    assert torch.equal(encoder.unpatchify(encoder.patchify(x)), x)
+    found = model.reconstruct({"signal": x, "random": KeyedRandom(torch.arange(2))})
+    assert [part.shape for part in found] == [x.shape] * 3
+
+
 @pytest.mark.parametrize("family, shape", [("st_mem", (12, 4)), ("mtae", (4,)), ("mlae", (12,))])
 def test_the_loss_does_not_depend_on_visible_patches(family, shape):
     """Changing the target of a visible patch changes nothing, of a masked one it does."""

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from models.methods.view_method import encode_views
+from models.methods.view_method import ViewMethod, encode_views
 from tests.support.tiny_encoder import run_step, tiny_batch, tiny_encoder
 from util.contract.registry import build
 from util.errors import ConfigError
@@ -447,3 +447,24 @@ def test_local_views_of_signals_are_short_windows_stretched_to_the_length_of_all
     for number, view in enumerate(views):
         shown = 250 * (view[:, 0, 150] - view[:, 0, 100]) / 50
         assert_uniform(shown, *((125, 250) if number < 2 else (25, 125)), tolerance=0.05)
+
+
+@pytest.mark.parametrize(
+    "views, samples, said",
+    [
+        ("dino_signal", 250, False),
+        ("dino_signal", 625, True),  # 2.5 s at 250 Hz
+        ("dino_signal", 100, True),
+        ("contrastive", 625, False),
+        (
+            [{"transforms": [{"random_resized_crop": {"ratio": [0.33, 0.34], "length": 250}}]}],
+            750,
+            False,
+        ),
+    ],
+)
+def test_views_that_never_show_the_pace_of_the_crop_are_said(views, samples, said):
+    """Fine-tuning shows it, and nothing else does."""
+    method = ViewMethod()
+    method.views = Views(views)
+    assert bool(method.remarks(samples)) is said
