@@ -337,6 +337,8 @@ def test_resume_goes_on_at_fold_and_epoch(tmp_path, capsys):
         *TINY,
         "--set",
         f"dataset.store={store()}",
+        "--set",
+        "train.matmul_precision=highest",  # as ``trained_signal``
     )
     third, ninth = capsys.readouterr().out.split("==== fold 9 ====")
     assert (

@@ -14,14 +14,14 @@ def force_matmul_precision() -> None:
     if forced:
         from util.training import optimizer
 
-        optimizer._best_on_cpu = _Trial(forced)
+        optimizer._best_on_cpu = _Trial(forced, optimizer._best_on_cpu)
 
 
 class _Trial:
     """In place of the measurement, which remembers its result."""
 
-    def __init__(self, precision):
-        self.precision = precision
+    def __init__(self, precision, real):
+        self.precision, self.real = precision, real
 
     def __call__(self):
         return self.precision, "as TESTS_MATMUL_PRECISION forces it"
