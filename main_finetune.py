@@ -30,7 +30,14 @@ from util.console import begin_job, fold_of_job, note
 from util.evaluation.evaluator import Evaluator
 from util.evaluation.head_start import fit_heads
 from util.evaluation.probe_job import probe_fold
-from util.evaluation.report import FoldFiles, FoldResult, report_test, save_best, summarise
+from util.evaluation.report import (
+    FoldFiles,
+    FoldResult,
+    forget_lost,
+    report_test,
+    save_best,
+    summarise,
+)
 from util.jobs.job import Fold, LabelledJob, SupervisedTask, check_start, make_classifier
 from util.jobs.setup import set_up_training, training_transforms
 from util.processes import collectives
@@ -104,6 +111,8 @@ def run_fold(fold: Fold, files: FoldFiles, device: torch.device) -> FoldResult:
     assert isinstance(task, SupervisedTask)
     if train.head_init == "probe" and not training.resumed:
         fit_heads(task, evaluator)
+    if training.resumed and training.epoch < train.epochs:
+        forget_lost(training, files)
 
     # ============ train ============
     with StopRequest() as stop:

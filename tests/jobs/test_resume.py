@@ -15,11 +15,14 @@ import pytest
 import torch
 
 from benchmarks.fault_injection import differences
+from main_finetune import finetune
 from tests.support.jobs import run_job
-from tests.support.tiny_jobs import SCENARIOS, with_store
+from tests.support.small_store import same_environment
+from tests.support.tiny_jobs import SCENARIOS, VIT, with_store
 from tests.support.two_processes import run_processes
 from util.config.fields import parse
-from util.config.keys import TrainConfig
+from util.config.keys import FinetuneConfig, TrainConfig
+from util.config.load import check
 from util.errors import CheckpointError
 from util.jobs.setup import seed_everything
 from util.processes import collectives
@@ -210,6 +213,31 @@ def test_processes_that_resumed_differently_end_with_an_error(differ):
     assert said[0] == said[1] and (
         "did not resume alike (process 0: epoch 1, step 0, " in said[0]
     ) == bool(differ)
+
+
+def test_a_run_that_goes_back_tests_no_weights_of_the_epochs_it_gave_up(tmp_path, capsys):
+    """The defect: best-loss.pth was of the epochs after the checkpoint, as first trained, wherever
+    the new ones were worse than one before it.
+    """
+    folder = tmp_path / "run"
+    places = {"output_dir": str(tmp_path), "exp_name": "run", "device": "cpu"}
+
+    def best(resume, **train):
+        train = {"epochs": 3, "warmup_epochs": 0, "freeze_epochs": 0, "keep_last": 0} | train
+        config = {**with_store(VIT, **train), **places, "resume": resume}
+        with same_environment():
+            finetune(check(config, FinetuneConfig))
+        kept = torch.load(folder / "checkpoint-last.pth")["metrics"]["best_scores"]
+        weights = torch.load(folder / "best-loss.pth")
+        assert weights["metrics"]["loss"] == kept["loss"]
+        return weights["config"]["train"]["lr"], kept["loss"]
+
+    _, first = best("", lr=1e-3)
+    gone_back = best(str(folder / "checkpoint-0.pth"), lr=0.5, min_lr=0.5)
+    assert gone_back[0] == 0.5 and gone_back[1] > first
+    assert "note: best-loss.pth" in capsys.readouterr().out
+    best("auto", lr=0.5, min_lr=0.5, epochs=4)
+    assert "note: best-loss.pth" not in capsys.readouterr().out
 
 
 @pytest.mark.slow

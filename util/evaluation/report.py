@@ -12,7 +12,7 @@ import pandas as pd
 from util.console import keep_in, note
 from util.contract.encoder import Encoder
 from util.data.store import RecordStore
-from util.errors import ConfigError
+from util.errors import CheckpointError, ConfigError
 from util.evaluation.evaluator import Evaluator, gate_table
 from util.files import write_frame
 from util.jobs.job import SupervisedTask
@@ -96,6 +96,35 @@ def save_best(
             store, done = training.dataset.store, training.epoch - 1
             about = about or training.about | with_thresholds(chosen)
             save_weights(task, training.resolved, done, values, store, files.best(name), about)
+
+
+def forget_lost(training: Training, files: FoldFiles) -> None:
+    """Forget, in a resumed run, the best scores whose weights best-<metric>.pth does not hold: the
+    checkpoint is of another folder, or epochs after it, which are trained anew, left others there.
+
+    Else these would be tested wherever no new epoch is as good as one before the checkpoint.
+    """
+    best = training.best
+    lost = collectives.on_main(
+        lambda: [name for name, value in best.items() if not _holds(files.best(name), name, value)]
+    )
+    for name in lost:
+        del best[name]
+    if lost:
+        note(
+            f"note: {', '.join(files.best(name).name for name in lost)} in {files.folder} are not "
+            "the best weights of the epochs before the checkpoint: the best are chosen from the "
+            "epochs that follow"
+        )
+
+
+def _holds(path: Path, name: str, value: float) -> bool:
+    """Whether a file holds weights that reached this score."""
+    try:
+        there = checkpoint.load(path)["metrics"].get(name)
+    except (CheckpointError, KeyError, AttributeError):
+        return False
+    return there is not None and (there == value or (math.isnan(there) and math.isnan(value)))
 
 
 def with_thresholds(chosen: Predictions | None) -> dict[str, Any]:
