@@ -247,12 +247,22 @@ def add_patients(columns: dict[str, list], patients: dict[str, str], source: obj
         source: the file, for messages.
 
     Raises:
-        ConfigError: another file said otherwise.
+        ConfigError: another file said otherwise, or two databases have a recording of one name.
     """
-    for row, (record, recording, known) in enumerate(
-        zip(columns["record"], columns["recording"], columns["patient"])
+    records, home = set(columns["record"]), dict[str, str]()
+    for row, (record, recording, database, known) in enumerate(
+        zip(columns["record"], columns["recording"], columns["database"], columns["patient"])
     ):
-        patient = patients.get(record) or patients.get(recording, "")
+        patient = patients.get(record)
+        if not patient and recording not in records:  # else the file's row is that record's
+            patient = patients.get(recording, "")
+            if patient and home.setdefault(recording, database) != database:
+                raise ConfigError(
+                    f"{source} names {recording}, of which {home[recording]} and {database} have "
+                    f"pieces, such as {record}; name the pieces, or give each import its patients "
+                    "by --metadata"
+                )
+        patient = patient or ""
         if known and patient and known != patient:
             raise ConfigError(
                 f"{source} says that {record} is of patient {patient}, another file that it is "

@@ -12,6 +12,7 @@ from data_preparation import (
     data_extraction_without_preprocessing,
     import_arrays,
 )
+from data_preparation.building.extraction import add_patients
 from data_preparation.building.reformat import reformat
 from tests.support.wfdb_files import ecg_counts, write_record
 from util.config.keys import FinetuneDataset
@@ -279,3 +280,17 @@ def test_a_file_whose_name_is_no_name_of_a_table_is_refused_before_the_work(
         reformat(extracted, tmp_path / "store", **{flag: tmp_path / name})
     assert str(error.value).endswith(f"rename the file, for example to {plain or flag + '.csv'}")
     assert not (tmp_path / "store").exists()
+
+
+def test_row_of_a_recording_is_not_that_of_another_database():
+    columns = {
+        "record": ["da_5_1", "db_5_1", "6_1", "6"],
+        "recording": ["5", "5", "6", ""],
+        "database": ["da", "db", "da", "db"],
+        "patient": [""] * 4,
+    }
+    with pytest.raises(ConfigError, match="names 5, of which da and db have pieces"):
+        add_patients(columns, {"5": "A"}, "patients.csv")
+    columns["patient"] = [""] * 4
+    add_patients(columns, {"da_5_1": "A", "6": "B"}, "patients.csv")
+    assert columns["patient"] == ["A", "", "", "B"]
